@@ -1,0 +1,86 @@
+//! Exponential backoff with full jitter, reset only after the thing waited for has stayed up.
+
+use std::time::Duration;
+
+use crate::config::Reconnect;
+
+/// A connection counts as stable, and the backoff starts over, after it has been up this long.
+/// A flapping link therefore keeps its long waits.
+pub const STABLE_AFTER: Duration = Duration::from_secs(60);
+
+/// Doubles from `min` to `max`. Knows no clock and no randomness: both are arguments.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    limits: Reconnect,
+    /// Invariant: `limits.min <= ceiling <= limits.max`.
+    ceiling: Duration,
+}
+
+impl Backoff {
+    /// Starts at `limits.min`.
+    pub fn new(limits: Reconnect) -> Self {
+        Self { limits, ceiling: limits.min }
+    }
+
+    /// The next wait, between half of the present ceiling and the ceiling. `jitter` is uniform in
+    /// `0.0..=1.0`. The half keeps a herd apart without ever hammering.
+    pub fn next(&mut self, jitter: f64) -> Duration {
+        let ceiling = self.ceiling;
+        self.ceiling = ceiling.saturating_mul(2).min(self.limits.max);
+        ceiling.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+
+    /// Jumps to the longest wait: for causes that only a person can mend.
+    pub fn longest(&mut self) -> Duration {
+        self.ceiling = self.limits.max;
+        self.limits.max
+    }
+
+    /// Tells how long the connection had been up; a stable one starts over.
+    pub fn was_up(&mut self, uptime: Duration) {
+        if uptime >= STABLE_AFTER {
+            self.ceiling = self.limits.min;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits() -> impl Strategy<Value = Reconnect> {
+        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| Reconnect {
+            min: Duration::from_millis(min),
+            max: Duration::from_millis(min + more),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn waits_stay_between_half_the_minimum_and_the_maximum(
+            limits in limits(), jitters in prop::collection::vec(0.0f64..=1.0, 1..64)
+        ) {
+            let mut backoff = Backoff::new(limits);
+            for jitter in jitters {
+                let wait = backoff.next(jitter);
+                prop_assert!(wait >= limits.min / 2 && wait <= limits.max);
+            }
+        }
+
+        #[test]
+        fn waits_never_shrink_until_the_link_was_stable(limits in limits()) {
+            let mut backoff = Backoff::new(limits);
+            let mut last = Duration::ZERO;
+            for _ in 0..32 {
+                backoff.was_up(STABLE_AFTER - Duration::from_millis(1));
+                let wait = backoff.next(1.0);
+                prop_assert!(wait >= last);
+                last = wait;
+            }
+            prop_assert_eq!(last, limits.max);
+            backoff.was_up(STABLE_AFTER);
+            prop_assert_eq!(backoff.next(1.0), limits.min);
+        }
+    }
+}

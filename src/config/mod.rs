@@ -1,0 +1,5 @@
+//! Loading and explaining the configuration.
+
+pub mod model;
+
+pub use model::*;

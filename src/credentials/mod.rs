@@ -1,0 +1,1 @@
+//! Keys, certificate signing requests and what can be read from certificates.

@@ -1,0 +1,213 @@
+//! What the bridge stores: one item move or one board status change, independent of the format
+//! it came in.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// One decoded event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A tagged item appeared on, moved on or left a board.
+    Item(ItemEvent),
+    /// A board changed status.
+    Board(BoardEvent),
+}
+
+impl Event {
+    /// The key that makes redelivery harmless; see [`ItemEvent::event_id`].
+    pub fn event_id(&self) -> Uuid {
+        match self {
+            Self::Item(item) => item.event_id,
+            Self::Board(board) => board.event_id,
+        }
+    }
+
+    /// When it happened, cut to the microsecond that PostgreSQL keeps.
+    pub fn momentum(&self) -> OffsetDateTime {
+        match self {
+            Self::Item(item) => item.momentum,
+            Self::Board(board) => board.momentum,
+        }
+    }
+}
+
+/// A row of `item_event`. `None` is NULL: unset, empty or masked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemEvent {
+    /// [`item_event_id`] over the content at full resolution.
+    pub event_id: Uuid,
+    /// When it happened, UTC, cut to microseconds.
+    pub momentum: OffsetDateTime,
+    /// When the bridge received it.
+    pub received_at: OffsetDateTime,
+    /// The event's own tenant, else the configured one.
+    pub tenant: String,
+    /// The tag.
+    pub uid: String,
+    /// True: on the board; false: it left.
+    pub is_in: bool,
+    /// Serial number of the board.
+    pub board_sn: Option<String>,
+    /// Position on the board, millimetres.
+    pub x_mm: Option<i32>,
+    /// Position on the board, millimetres.
+    pub y_mm: Option<i32>,
+    /// Position on the shelf, millimetres.
+    pub shelf_x_mm: Option<i32>,
+    /// Position on the shelf, millimetres.
+    pub shelf_y_mm: Option<i32>,
+    /// Position on the floor, millimetres.
+    pub floor_x_mm: Option<i32>,
+    /// Position on the floor, millimetres.
+    pub floor_y_mm: Option<i32>,
+    /// Level in the furniture.
+    pub floor: Option<i32>,
+    /// Detections behind the event.
+    pub nb_hits: Option<i32>,
+    /// How long the item has been held, microseconds.
+    pub hold_time_us: Option<i64>,
+    /// As sent.
+    pub fill_ratio: Option<f32>,
+    /// Enrolled product.
+    pub product_reference: Option<String>,
+    /// Shelf that bears the board.
+    pub shelf_sn: Option<String>,
+    /// Furniture that bears the shelf.
+    pub furniture_sn: Option<String>,
+    /// Named location.
+    pub loc_reference: Option<String>,
+    /// Labels of the location; never an empty list.
+    pub loc_labels: Option<Vec<String>>,
+    /// Labels of the item; never an empty list.
+    pub item_labels: Option<Vec<String>>,
+    /// Computed rather than measured.
+    pub is_interpolated: Option<bool>,
+    /// What the columns cannot hold: unknown JSON keys, positions of more than two numbers.
+    pub extra: Option<Map<String, Value>>,
+    /// The message as received, where `decode.keep_payload` asks for it.
+    pub payload: Option<Bytes>,
+}
+
+/// A row of `board_event`. `None` is NULL: unset, empty or masked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoardEvent {
+    /// [`board_event_id`] over the content at full resolution.
+    pub event_id: Uuid,
+    /// When it happened, UTC, cut to microseconds.
+    pub momentum: OffsetDateTime,
+    /// When the bridge received it.
+    pub received_at: OffsetDateTime,
+    /// The configured tenant; board events carry none.
+    pub tenant: String,
+    /// Serial number of the board.
+    pub board_sn: String,
+    /// Canonical status: without the enum's prefix.
+    pub status: Option<String>,
+    /// Firmware version.
+    pub fw_version: Option<String>,
+    /// When the board last connected.
+    pub last_connection_at: Option<OffsetDateTime>,
+    /// When the board last disconnected.
+    pub last_disconnection_at: Option<OffsetDateTime>,
+    /// When the board last reported an error.
+    pub last_error_at: Option<OffsetDateTime>,
+    /// What the columns cannot hold.
+    pub extra: Option<Map<String, Value>>,
+    /// The message as received, where `decode.keep_payload` asks for it.
+    pub payload: Option<Bytes>,
+}
+
+/// Why a message became no event. The words are the `reason` column of `dead_letter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectReason {
+    /// Not the format its topic promises.
+    Malformed,
+    /// A field the tables cannot do without is absent.
+    MissingField,
+    /// A value does not fit its column, or the message is larger than accepted.
+    OutOfRange,
+    /// Decodes, but cannot be what the vendor meant: the assumed schema may be wrong.
+    Implausible,
+    /// No decoder is known for the topic.
+    UnknownTopic,
+    /// PostgreSQL refused the row.
+    RefusedByDatabase,
+}
+
+impl RejectReason {
+    /// As stored in `dead_letter.reason` and in the metrics label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::MissingField => "missing_field",
+            Self::OutOfRange => "out_of_range",
+            Self::Implausible => "implausible",
+            Self::UnknownTopic => "unknown_topic",
+            Self::RefusedByDatabase => "refused_by_database",
+        }
+    }
+}
+
+/// Why a message became no event, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", reason.as_str())]
+pub struct Reject {
+    /// The class.
+    pub reason: RejectReason,
+    /// What was found, what was expected, what to do.
+    pub detail: String,
+}
+
+impl Reject {
+    /// A reject of the given class.
+    pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// First 128 bits of SHA-256 over the length-prefixed parts. Each part is preceded by its length
+/// in bytes as a big-endian `u64`.
+fn content_id(parts: &[&[u8]]) -> Uuid {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let digest = hasher.finalize();
+    let mut id = [0u8; 16];
+    id.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(id)
+}
+
+/// The id of an item event. `momentum_ns` is nanoseconds since the Unix epoch (hashed as a
+/// big-endian `i128`); an absent board is the empty string; `is_in` is hashed as one byte.
+pub fn item_event_id(
+    tenant: &str,
+    uid: &str,
+    momentum_ns: i128,
+    board_sn: &str,
+    is_in: bool,
+) -> Uuid {
+    content_id(&[
+        b"item",
+        tenant.as_bytes(),
+        uid.as_bytes(),
+        &momentum_ns.to_be_bytes(),
+        board_sn.as_bytes(),
+        &[u8::from(is_in)],
+    ])
+}
+
+/// The id of a board event. `status` is the canonical status, empty if none.
+pub fn board_event_id(tenant: &str, board_sn: &str, momentum_ns: i128, status: &str) -> Uuid {
+    content_id(&[
+        b"board",
+        tenant.as_bytes(),
+        board_sn.as_bytes(),
+        &momentum_ns.to_be_bytes(),
+        status.as_bytes(),
+    ])
+}

@@ -1,0 +1,27 @@
+//! `centiloc-bridge` keeps a tenant's durable QoS-1 session to the Centiloc User-MQTT broker and
+//! lands every event in PostgreSQL. A message is acknowledged only after it is durable.
+//!
+//! One event passes the modules in this order:
+//!
+//! ```text
+//! session  --Intake-->  decode  --Decoded-->  store  --Feedback-->  session
+//!    ^ MQTT                                      | COMMIT              | PUBACK
+//! ```
+//!
+//! [`run`] is the composition root: the only place that names more than one stage.
+
+pub mod admin;
+pub mod backoff;
+pub mod cli;
+pub mod config;
+pub mod credentials;
+pub mod decode;
+pub mod event;
+pub mod message;
+pub mod run;
+pub mod session;
+pub mod simulate;
+pub mod store;
+pub mod supervisor;
+pub mod telemetry;
+pub mod topic;

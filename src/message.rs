@@ -1,0 +1,204 @@
+//! What travels between the stages: raw messages with their acknowledgement tokens, and the
+//! markers that must keep their place in the stream.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use crate::event::{Event, Reject};
+
+/// Numbers the connections of this process, so that a late acknowledgement can name the one it
+/// belongs to. A token of a dead connection is dropped: the broker redelivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// The right to acknowledge one delivery once it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AckToken {
+    /// The connection that delivered it.
+    pub connection: ConnectionId,
+    /// Its place in the order of receipt on that connection.
+    pub sequence: u64,
+}
+
+/// Bytes and messages held in memory, from receipt until the last stage drops them.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    bytes: AtomicUsize,
+    messages: AtomicUsize,
+}
+
+impl InFlight {
+    /// Payload and topic bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Messages held.
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::Acquire)
+    }
+
+    /// Counts one message in; the hold counts it out when dropped.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Hold {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.messages.fetch_add(1, Ordering::AcqRel);
+        Hold { owner: Arc::clone(self), bytes }
+    }
+}
+
+/// Keeps one message counted in [`InFlight`] for as long as it lives.
+#[derive(Debug)]
+pub struct Hold {
+    owner: Arc<InFlight>,
+    bytes: usize,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.owner.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.owner.messages.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One MQTT PUBLISH as received.
+#[derive(Debug)]
+pub struct Message {
+    /// Topic name.
+    pub topic: String,
+    /// Application message.
+    pub payload: Bytes,
+    /// When the bridge read it from the socket.
+    pub received_at: OffsetDateTime,
+    /// MQTT quality of service, 0 or 1.
+    pub qos: u8,
+    /// MQTT retain flag: not news, left out of lag figures.
+    pub retain: bool,
+    /// `None` for QoS 0, which is never acknowledged.
+    pub ack: Option<AckToken>,
+    /// Memory accounting; `None` where nothing bounds the source (replay, tests).
+    pub hold: Option<Hold>,
+}
+
+/// What the session tells the stages behind it, in order.
+#[derive(Debug)]
+pub enum Intake {
+    /// A message.
+    Message(Message),
+    /// Something about the connection itself.
+    Connection(ConnectionNews),
+}
+
+/// What came out of decoding, in the order it went in.
+#[derive(Debug)]
+pub enum Decoded {
+    /// A message with what it decoded to. The message stays: its bytes may yet become a dead
+    /// letter, its token an acknowledgement.
+    Message(Message, Result<Event, Reject>),
+    /// Passed through.
+    Connection(ConnectionNews),
+}
+
+/// Facts about connections that are stored in `connection` and `gap`. They travel in line with
+/// the messages: whatever they say is durable before the first acknowledgement that follows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConnectionNews {
+    /// CONNACK was received and every filter granted.
+    Opened {
+        /// Which connection.
+        id: ConnectionId,
+        /// When CONNACK came.
+        at: OffsetDateTime,
+        /// MQTT Session Present.
+        session_present: bool,
+        /// Topic filters subscribed to now.
+        filters: Vec<String>,
+    },
+    /// Filters of earlier connections that the broker confirmed as unsubscribed.
+    Unsubscribed {
+        /// Which connection.
+        id: ConnectionId,
+        /// The filters.
+        filters: Vec<String>,
+    },
+    /// The connection ended.
+    Closed {
+        /// Which connection.
+        id: ConnectionId,
+        /// When.
+        at: OffsetDateTime,
+        /// In a few words.
+        reason: String,
+    },
+    /// Messages may have been lost.
+    Gap(Gap),
+}
+
+/// A row of `gap`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gap {
+    /// Since when messages may be missing.
+    pub started_at: OffsetDateTime,
+    /// Until when; `None` while it lasts.
+    pub ended_at: Option<OffsetDateTime>,
+    /// Why.
+    pub cause: GapCause,
+    /// In words, for a person.
+    pub detail: String,
+}
+
+/// The `cause` column of `gap`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapCause {
+    /// The broker no longer knew the session.
+    SessionLost,
+    /// Away longer than the broker keeps the session.
+    Absence,
+    /// Acknowledgements were held for so long that the broker's queue may have overflowed.
+    Backpressure,
+    /// The spool reached its limit; acknowledgements were held.
+    SpoolFull,
+    /// The spool file was corrupt; not every row could be salvaged.
+    SpoolDamaged,
+}
+
+impl GapCause {
+    /// As stored in `gap.cause` and in the metrics label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionLost => "session_lost",
+            Self::Absence => "absence",
+            Self::Backpressure => "backpressure",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolDamaged => "spool_damaged",
+        }
+    }
+}
+
+/// Tokens of messages that are durable. Only the stages that make messages durable (`store`,
+/// `spool`) can make one.
+#[derive(Debug)]
+pub struct Committed(Vec<AckToken>);
+
+impl Committed {
+    /// To be called after the COMMIT (or fsync) returned, and nowhere else.
+    pub(crate) fn after_commit(tokens: Vec<AckToken>) -> Self {
+        Self(tokens)
+    }
+
+    /// The tokens, in no particular order.
+    pub fn tokens(&self) -> &[AckToken] {
+        &self.0
+    }
+}
+
+/// What the stages behind the session tell it.
+#[derive(Debug)]
+pub enum Feedback {
+    /// These may be acknowledged.
+    Committed(Committed),
+    /// Filters of earlier connections that are no longer configured.
+    Unsubscribe(Vec<String>),
+}

@@ -1,0 +1,1 @@
+//! Turns what rumqttc reports into a cause and a cure.

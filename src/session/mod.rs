@@ -1,0 +1,4 @@
+//! The MQTT session: connections, subscriptions, acknowledgements.
+
+pub mod failure;
+pub mod tls;

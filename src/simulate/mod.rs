@@ -1,0 +1,1 @@
+//! Boards and items that behave like real ones.

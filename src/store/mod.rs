@@ -1,0 +1,1 @@
+//! PostgreSQL: everything that is written, and when it counts as written.

@@ -1,0 +1,116 @@
+//! The state of the service as seen from outside: written by the stages, read by the admin
+//! endpoint.
+
+use std::sync::{Mutex, MutexGuard};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// A snapshot for `/readyz`, `/api/status` and `status`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Snapshot {
+    /// The broker.
+    pub session: SessionHealth,
+    /// PostgreSQL.
+    pub database: DatabaseHealth,
+    /// The spool; `None` while it is off.
+    pub spool: Option<SpoolHealth>,
+    /// The client certificate; `None` without TLS.
+    pub certificate: Option<CertificateHealth>,
+}
+
+/// The broker, as the session sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SessionHealth {
+    /// What the session is doing.
+    pub phase: Phase,
+    /// Why it is not subscribed, with the cure; empty while it is.
+    pub problem: Option<String>,
+    /// Since when the phase lasts.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
+    /// MQTT Session Present of the last CONNACK.
+    pub session_present: bool,
+    /// Granted filters.
+    pub filters: Vec<String>,
+    /// When the last message came.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_message_at: Option<OffsetDateTime>,
+}
+
+/// What the session is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not started yet.
+    #[default]
+    Starting,
+    /// Another process holds the client id.
+    Standby,
+    /// Connecting, or waiting to.
+    Connecting,
+    /// Subscribed at QoS 1.
+    Subscribed,
+    /// Draining.
+    Stopping,
+}
+
+/// PostgreSQL, as the store sees it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DatabaseHealth {
+    /// Whether the last attempt was answered.
+    pub up: bool,
+    /// Why not, with the cure.
+    pub problem: Option<String>,
+    /// When the last batch was committed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_commit_at: Option<OffsetDateTime>,
+    /// Momentum of the newest committed event.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub last_event_at: Option<OffsetDateTime>,
+    /// Host clock minus database clock, seconds; `None` until measured.
+    pub clock_skew_seconds: Option<f64>,
+}
+
+/// The spool.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SpoolHealth {
+    /// Messages held.
+    pub events: u64,
+    /// Bytes held.
+    pub bytes: u64,
+    /// When the oldest was received.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub oldest_at: Option<OffsetDateTime>,
+    /// What is wrong, with the cure.
+    pub problem: Option<String>,
+}
+
+/// The client certificate.
+#[derive(Debug, Clone, Serialize)]
+pub struct CertificateHealth {
+    /// End of its validity.
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_after: OffsetDateTime,
+}
+
+/// Shared between the stages and the admin endpoint.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<Snapshot>);
+
+impl Health {
+    /// A copy of the present state.
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().clone()
+    }
+
+    /// Changes the state.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        // A stage that panicked mid-update left a snapshot that is at worst half new.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

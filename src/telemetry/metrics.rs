@@ -1,0 +1,241 @@
+//! Every figure the admin endpoint serves under `/metrics`. Names are part of the contract.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Label `topic`, `qos`.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReceivedLabels {
+    /// Topic name.
+    pub topic: String,
+    /// 0 or 1.
+    pub qos: u8,
+}
+
+/// Label `kind`.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct KindLabel {
+    /// `item` or `board`.
+    pub kind: &'static str,
+}
+
+/// Label `reason`.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// A word of the vocabulary of the metric.
+    pub reason: &'static str,
+}
+
+/// Label `cause`.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// A value of `gap.cause`.
+    pub cause: &'static str,
+}
+
+/// A gauge of whole numbers.
+pub type IntGauge = Gauge<i64, AtomicI64>;
+/// A gauge of seconds.
+pub type SecondsGauge = Gauge<f64, AtomicU64>;
+
+/// The label `topic` may hold at most this many values: topics come from the broker, and a
+/// wildcard share must not grow memory without end. Further ones are counted under `other`.
+const MAX_TOPICS: usize = 64;
+
+/// The registry with every metric in it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    topics: Mutex<Vec<String>>,
+    /// PUBLISH packets received.
+    pub received: Family<ReceivedLabels, Counter>,
+    /// Events that became a row.
+    pub committed: Family<KindLabel, Counter>,
+    /// Events whose row existed.
+    pub duplicates: Family<KindLabel, Counter>,
+    /// Messages set aside.
+    pub dead_letters: Family<ReasonLabel, Counter>,
+    /// PUBACK packets handed to the connection.
+    pub acks: Counter,
+    /// Received and not yet acknowledged.
+    pub unacked: IntGauge,
+    /// Age of the oldest of them.
+    pub oldest_unacked_seconds: SecondsGauge,
+    /// Time of one committed batch.
+    pub commit_seconds: Histogram,
+    /// From momentum to commit, retained messages left out.
+    pub event_to_commit_seconds: Histogram,
+    /// Messages in one batch.
+    pub batch_events: Histogram,
+    /// Connections lost or refused.
+    pub reconnects: Family<ReasonLabel, Counter>,
+    /// 1 while subscribed.
+    pub connected: IntGauge,
+    /// 1 if the broker still knew the session at the last CONNACK.
+    pub session_present: IntGauge,
+    /// 1 while another process holds the client id.
+    pub standby: IntGauge,
+    /// Possible losses written down.
+    pub gaps: Family<CauseLabel, Counter>,
+    /// Time left on the client certificate; negative once expired.
+    pub certificate_expiry_seconds: SecondsGauge,
+    /// Messages in the spool.
+    pub spool_events: IntGauge,
+    /// Size of the spool.
+    pub spool_bytes: IntGauge,
+    /// 1 while PostgreSQL answers.
+    pub database_up: IntGauge,
+    /// Rows that no partition could be made for.
+    pub default_partition_rows: Counter,
+    /// Momentum of the newest committed event, Unix time.
+    pub last_event_timestamp_seconds: SecondsGauge,
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    pub fn new() -> Self {
+        // 0.5 ms to 16 s: a local commit takes about one, a time-out thirty seconds.
+        let commit = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+            0.0005, 2.0, 16,
+        ));
+        // 5 ms to 1.4 h: an outage of hours belongs in +Inf.
+        let lag = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+            0.005, 2.0, 21,
+        ));
+        let batch = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
+            1.0, 2.0, 15,
+        ));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("centiloc_bridge"),
+            topics: Mutex::default(),
+            received: Family::default(),
+            committed: Family::default(),
+            duplicates: Family::default(),
+            dead_letters: Family::default(),
+            acks: Counter::default(),
+            unacked: Gauge::default(),
+            oldest_unacked_seconds: Gauge::default(),
+            commit_seconds: commit,
+            event_to_commit_seconds: lag,
+            batch_events: batch,
+            reconnects: Family::default(),
+            connected: Gauge::default(),
+            session_present: Gauge::default(),
+            standby: Gauge::default(),
+            gaps: Family::default(),
+            certificate_expiry_seconds: Gauge::default(),
+            spool_events: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            database_up: Gauge::default(),
+            default_partition_rows: Counter::default(),
+            last_event_timestamp_seconds: Gauge::default(),
+        };
+        metrics.register();
+        for kind in ["item", "board"] {
+            metrics.committed.get_or_create(&KindLabel { kind });
+            metrics.duplicates.get_or_create(&KindLabel { kind });
+        }
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("received", "PUBLISH packets received", self.received.clone());
+        r.register("committed", "Events that became a row", self.committed.clone());
+        r.register("duplicates", "Events whose row already existed", self.duplicates.clone());
+        r.register("dead_letters", "Messages set aside", self.dead_letters.clone());
+        r.register("acks", "PUBACK packets sent", self.acks.clone());
+        r.register("unacked", "Messages received and not yet acknowledged", self.unacked.clone());
+        r.register(
+            "oldest_unacked_seconds",
+            "Age of the oldest message not yet acknowledged",
+            self.oldest_unacked_seconds.clone(),
+        );
+        r.register("commit_seconds", "Time of one committed batch", self.commit_seconds.clone());
+        r.register(
+            "event_to_commit_seconds",
+            "From the event's momentum to its commit, retained messages left out",
+            self.event_to_commit_seconds.clone(),
+        );
+        r.register("batch_events", "Messages in one batch", self.batch_events.clone());
+        r.register("reconnects", "Connections lost or refused", self.reconnects.clone());
+        r.register("connected", "1 while subscribed at the broker", self.connected.clone());
+        r.register(
+            "session_present",
+            "1 if the broker still knew the session at the last connection",
+            self.session_present.clone(),
+        );
+        r.register("standby", "1 while another process holds the client id", self.standby.clone());
+        r.register("gaps", "Possible losses written down", self.gaps.clone());
+        r.register(
+            "certificate_expiry_seconds",
+            "Time left on the client certificate",
+            self.certificate_expiry_seconds.clone(),
+        );
+        r.register("spool_events", "Messages in the spool", self.spool_events.clone());
+        r.register("spool_bytes", "Size of the spool", self.spool_bytes.clone());
+        r.register("database_up", "1 while PostgreSQL answers", self.database_up.clone());
+        r.register(
+            "default_partition_rows",
+            "Rows that went to the default partition",
+            self.default_partition_rows.clone(),
+        );
+        r.register(
+            "last_event_timestamp_seconds",
+            "Momentum of the newest committed event, Unix time",
+            self.last_event_timestamp_seconds.clone(),
+        );
+        r.register(
+            "build",
+            "The running program",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+    }
+
+    /// Counts one PUBLISH.
+    pub fn count_received(&self, topic: &str, qos: u8) {
+        let known = {
+            // Unwrap safety: nothing panics while this lock is held.
+            let mut topics = self.topics.lock().expect("topics lock");
+            if topics.iter().any(|t| t == topic) {
+                true
+            } else if topics.len() < MAX_TOPICS {
+                topics.push(topic.to_owned());
+                true
+            } else {
+                false
+            }
+        };
+        let topic = if known { topic } else { "other" }.to_owned();
+        self.received.get_or_create(&ReceivedLabels { topic, qos }).inc();
+    }
+
+    /// Observes a duration in a histogram of seconds.
+    pub fn observe(histogram: &Histogram, duration: Duration) {
+        histogram.observe(duration.as_secs_f64());
+    }
+
+    /// OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Unwrap safety: writing to a String does not fail.
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("metrics encode into a String");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,1 @@
+//! Topic names: which ones to subscribe to, and what arrives on them.
