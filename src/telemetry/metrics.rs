@@ -141,8 +141,8 @@ impl Metrics {
         };
         metrics.register();
         for kind in ["item", "board"] {
-            metrics.committed.get_or_create(&KindLabel { kind });
-            metrics.duplicates.get_or_create(&KindLabel { kind });
+            drop(metrics.committed.get_or_create(&KindLabel { kind }));
+            drop(metrics.duplicates.get_or_create(&KindLabel { kind }));
         }
         metrics
     }
