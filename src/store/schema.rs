@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use sqlx::Row as _;
+use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::SqlSafeStr;
 use time::OffsetDateTime;
 
 use super::Store;
@@ -89,7 +89,7 @@ impl Store {
 
     /// Applies what is pending; returns what was applied, as far as this process did it.
     pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
-        let mut conn = self.link.open_unlimited().await?;
+        let mut conn = self.link.open().await?;
         let limit = self.link.answer_within;
         let before = status(&mut conn, limit).await?;
         if before.iter().all(|s| s.applied_at.is_some()) {
@@ -99,12 +99,15 @@ impl Store {
         if !has_schema(&mut conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&mut conn))
-            .await
-            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
-            .map_err(migration_error)?;
+        let pool = self.link.for_migrations();
+        let result = tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&pool)).await;
+        // Closing the connection gives back the lock, whatever became of the migration. A dead one
+        // would not let itself be closed.
+        drop(tokio::time::timeout(limit, pool.close()).await);
+        result.map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?.map_err(migration_error)?;
         let after = status(&mut conn, limit).await?;
-        let applied = |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
+        let applied =
+            |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
         Ok(after.into_iter().filter(|s| applied(s.version)).collect())
     }
 
