@@ -20,10 +20,12 @@ use super::{assemble_mqtt, urls, values};
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 /// A longer wait is a typing error, and `PostgreSQL`'s statement timeout ends at 24 days.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+/// A year to `humantime`, which writes the bound below as "1000years"; seconds.
+pub(super) const YEAR: u64 = 31_557_600;
 /// The smallest partition is a day, so nothing shorter can be kept.
 const LEAST_RETENTION: Duration = Duration::from_secs(86_400);
 /// Beyond this, "forever" is meant; keeps date arithmetic far from its limits.
-const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * 365 * 86_400);
+const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * YEAR);
 /// Smaller, and one large message fills the spool.
 const LEAST_SPOOL: u64 = 1 << 20;
 /// Metrics and file offsets are signed 64-bit numbers.

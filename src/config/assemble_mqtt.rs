@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::assemble::wait;
+use super::assemble::{YEAR, wait};
 use super::keys::VENDOR_HOST;
 use super::model::{Formats, Mqtt, Proxy, Reconnect, Tls};
 use super::problem::{Complaint, Origin};
@@ -12,7 +12,7 @@ use super::read::Reader;
 use super::{urls, values};
 
 /// Brokers keep sessions for hours to weeks; a hundred years is for ever to them.
-const LONGEST_SESSION: Duration = Duration::from_secs(100 * 365 * 86_400);
+const LONGEST_SESSION: Duration = Duration::from_secs(100 * YEAR);
 /// Below this not even a small event fits.
 const LEAST_PACKET: u64 = 1024;
 /// MQTT's largest remaining length (MQTT-2.2.3) and the fixed header before it.

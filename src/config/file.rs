@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, Kind};
 use super::layers::{Given, Layer};
 use super::problem::{Complaint, Origin, Problem};
+use super::values;
 
 /// Reads the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
@@ -17,9 +18,12 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
         problems.extend(errors.iter().map(|error| syntax(path, text, error)));
         return None;
     }
-    let mut walk = Walk { path, text, layer: Layer::default(), problems };
+    let mut walk = Walk { path, text, layer: Layer::default(), problems: Vec::new() };
     walk.table("", table.get_ref());
-    walk.layer.join_pairs(walk.problems);
+    // Tables come sorted by name; people read from top to bottom.
+    walk.problems.sort_by_key(|(line, _)| *line);
+    problems.extend(walk.problems.into_iter().map(|(_, problem)| problem));
+    walk.layer.join_pairs(problems);
     Some(walk.layer)
 }
 
@@ -46,7 +50,8 @@ struct Walk<'a> {
     path: &'a Path,
     text: &'a str,
     layer: Layer,
-    problems: &'a mut Vec<Problem>,
+    /// With the line, from 1.
+    problems: Vec<(usize, Problem)>,
 }
 
 impl Walk<'_> {
@@ -56,7 +61,7 @@ impl Walk<'_> {
             let full =
                 if prefix.is_empty() { leaf.to_string() } else { format!("{prefix}.{leaf}") };
             let line = line_of(self.text, name.span().start);
-            self.entry(prefix, leaf, &full, Origin::line(self.path, line), value);
+            self.entry(prefix, leaf, &full, line, value);
         }
     }
 
@@ -65,39 +70,43 @@ impl Walk<'_> {
         prefix: &str,
         leaf: &str,
         full: &str,
-        at: Origin,
+        line: usize,
         value: &Spanned<DeValue<'_>>,
     ) {
         // A quoted key with a dot in it is not the path it looks like.
         let known = if leaf.contains('.') { None } else { keys::find(full) };
         match (known, value.get_ref()) {
             (Some(key), value) => match written(key.kind, value) {
-                Ok(text) => drop(self.layer.insert(key, Given { text, origin: at })),
-                Err(complaint) => self.refuse(full, at, found(value), complaint),
+                Ok(text) => {
+                    let origin = Origin::line(self.path, line);
+                    self.layer.insert(key, Given { text, origin });
+                }
+                Err(complaint) => self.refuse(full, line, found(value), complaint),
             },
             (None, DeValue::Table(table)) if keys::is_section(full) => self.table(full, table),
             (None, value) if keys::is_section(full) => {
                 let cure = format!("write [{full}] on a line of its own and its keys below it");
-                self.refuse(full, at, found(value), Complaint::new("a section", cure));
+                self.refuse(full, line, found(value), Complaint::new("a section", cure));
             }
-            (None, value) => self.unknown(prefix, full, at, matches!(value, DeValue::Table(_))),
+            (None, value) => self.unknown(prefix, full, line, matches!(value, DeValue::Table(_))),
         }
     }
 
-    fn unknown(&mut self, prefix: &str, full: &str, at: Origin, table: bool) {
+    fn unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
         let what = if table { "an unknown section" } else { "an unknown key" };
         let complaint = Complaint::new("a known one", suggestion(prefix, full, table));
-        self.refuse(full, at, what.to_owned(), complaint);
+        self.refuse(full, line, what.to_owned(), complaint);
     }
 
-    fn refuse(&mut self, subject: &str, at: Origin, found: String, complaint: Complaint) {
-        self.problems.push(Problem {
+    fn refuse(&mut self, subject: &str, line: usize, found: String, complaint: Complaint) {
+        let problem = Problem {
             subject: subject.escape_debug().to_string(),
-            origin: Some(at),
+            origin: Some(Origin::line(self.path, line)),
             found,
             expected: complaint.expected,
             cure: complaint.cure,
-        });
+        };
+        self.problems.push((line, problem));
     }
 }
 
@@ -131,7 +140,7 @@ fn written(kind: Kind, value: &DeValue<'_>) -> Result<String, Complaint> {
         (Kind::Integer | Kind::Flag, _) => Err(mistyped(kind)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (Kind::Duration, DeValue::Integer(number)) => {
-            let cure = format!("add a unit, as in \"{}s\"", number.as_str());
+            let cure = values::unit_missing(number.as_str());
             Err(Complaint::new("a duration with a unit, in quotes", cure))
         }
         (Kind::Size, DeValue::Integer(number)) => {

@@ -87,15 +87,14 @@ fn load_from(
         problems.push(unmerged(&path));
         return Err(Problems { file: path, list: problems });
     };
-    let mut reader = Reader::new(merged, path.clone(), &env);
+    let mut reader = Reader::new(merged, path.clone(), &env, problems);
     let config = assemble::config(&mut reader);
-    problems.append(&mut reader.problems);
     warnings.append(&mut reader.warnings);
     match config {
-        Some(config) if problems.is_empty() => {
+        Some(config) if reader.problems.is_empty() => {
             Ok(Loaded { config, settings: reader.settings(), warnings, file: present })
         }
-        _ => Err(Problems { file: path, list: problems }),
+        _ => Err(Problems { file: path, list: reader.problems }),
     }
 }
 

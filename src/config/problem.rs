@@ -64,13 +64,18 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong; never empty. The program ends with exit code 78.
+/// Everything that is wrong; never empty. The program ends with [`Self::EXIT_CODE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     /// The file that was read or looked for.
     pub file: PathBuf,
     /// What is wrong, in the order of the layers and then of the keys.
     pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// `EX_CONFIG` of sysexits(3).
+    pub const EXIT_CODE: u8 = 78;
 }
 
 impl fmt::Display for Problems {

@@ -27,14 +27,19 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads `merged`, which came from `file` and `environment`.
-    pub fn new(merged: Merged, file: PathBuf, environment: &[(String, String)]) -> Self {
+    /// Reads `merged`, which came from `file` and `environment` with these `problems`.
+    pub fn new(
+        merged: Merged,
+        file: PathBuf,
+        environment: &[(String, String)],
+        problems: Vec<Problem>,
+    ) -> Self {
         let credentials = environment
             .iter()
             .find(|(name, value)| name == CREDENTIALS && !value.is_empty())
             .map(|(_, value)| PathBuf::from(value));
-        let (problems, warnings) = (Vec::new(), Vec::new());
-        Self { merged, file, credentials, shown: BTreeMap::new(), problems, warnings }
+        let (shown, warnings) = (BTreeMap::new(), Vec::new());
+        Self { merged, file, credentials, shown, problems, warnings }
     }
 
     /// What is given for a key that is not empty.
@@ -107,8 +112,12 @@ impl Reader {
         }
     }
 
-    /// Notes that a required key is given nowhere, or is empty.
+    /// Notes that a required key is given nowhere, or is empty; not if it is known to be given, but
+    /// could not be taken from its layer.
     pub fn missing(&mut self, name: &'static str) {
+        if self.problems.iter().any(|problem| problem.subject == name) {
+            return;
+        }
         let example = keys::find(name).map(Key::default_literal).unwrap_or_default();
         let origin = self.merged.get(name).map(|given| given.origin);
         self.problems.push(Problem {

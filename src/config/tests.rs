@@ -127,7 +127,7 @@ url = \"postgres://u:hunter2@db/x\"
         "tennant (config.toml:1): found an unknown key, expected a known one; did you mean tenant?",
         "mqtt.port (config.toml:3): found a text in quotes, expected a whole number; ",
         "mqtt.keep_alive (config.toml:4): found a bare number, expected a duration with a unit, in \
-         quotes; add a unit, as in \"60s\"",
+         quotes; add a unit, as in \"60s\" for seconds",
         "mqtt.items (config.toml:5): found \"prot\", expected one of protobuf, json, both, off; ",
         "mqtt.max_packet_size (config.toml:6): found \"2GiB\", expected a size from 1KiB to \
          268435460B; ",
@@ -148,6 +148,16 @@ url = \"postgres://u:hunter2@db/x\"
     }
     assert_eq!(problems.list.len(), 13, "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn problems_come_in_the_order_of_the_file_and_once_a_key() {
+    let problems = load_text("[spool]\nmax_size = 5\n[log]\nlevle = 1\n[database]\nurl = 1", &[]);
+    let list = problems.unwrap_err().list;
+    let subjects: Vec<_> = list.iter().map(|problem| problem.subject.as_str()).collect();
+    let missing = ["tenant", "mqtt.tls.cert_file", "mqtt.tls.key_file"];
+    let expected = [["spool.max_size", "log.levle", "database.url"], missing].concat();
+    assert_eq!(subjects, expected);
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Parsed<D
         format!("a duration from {} to {}", written(least), written(most))
     };
     if is_bare_number(text) {
-        return Err(Complaint::new(expected(), format!("add a unit, as in \"{text}s\"")));
+        return Err(Complaint::new(expected(), unit_missing(text)));
     }
     let unreadable = |_| {
         Complaint::new(
@@ -73,6 +73,11 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Parsed<D
     } else {
         Err(Complaint::new(expected(), "write a duration within these bounds"))
     }
+}
+
+/// What to do about a bare number for a duration.
+pub(super) fn unit_missing(number: &str) -> String {
+    format!("add a unit, as in \"{number}s\" for seconds or \"{number}d\" for days")
 }
 
 /// A size with a unit, bytes, within `range`, which must fit `T`.
@@ -199,8 +204,8 @@ mod tests {
     fn durations_need_a_unit_and_the_refusal_says_which() {
         assert_eq!(duration("500ms", &ANY).unwrap(), Duration::from_millis(500));
         assert_eq!(duration("2h", &ANY).unwrap(), Duration::from_secs(7200));
-        assert_eq!(duration("60", &ANY).unwrap_err().cure, "add a unit, as in \"60s\"");
-        assert_eq!(duration("0", &ANY).unwrap_err().cure, "add a unit, as in \"0s\"");
+        assert_eq!(duration("60", &ANY).unwrap_err().cure, unit_missing("60"));
+        assert_eq!(duration("0", &ANY).unwrap_err().cure, unit_missing("0"));
         for bad in ["", "s", "-5s", "5 parsecs", "99999999999999999999s"] {
             assert!(duration(bad, &ANY).is_err(), "{bad}");
         }
