@@ -5,7 +5,7 @@ use super::keys::{self, ENV_PREFIX, ENV_SEPARATOR};
 use super::layers::{Given, Layer};
 use super::problem::{Origin, Problem};
 
-/// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`layer`]
+/// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`super::load`]
 /// refuses for the variables that concern it; the standard library would panic.
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
