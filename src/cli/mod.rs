@@ -1,3 +1,4 @@
 //! The command line: one module a command.
 
 pub mod config;
+pub mod csr;
