@@ -276,17 +276,17 @@ fn certificates_are_what_they_are_called() {
             + &String::from_utf8_lossy(&output.stderr)
     };
     for (pem, said) in [
-        (authority.client("acme").cert_pem, ": OK"),
-        (authority.client_v1("acme").cert_pem, ": OK"),
-        (authority.server().cert_pem, ": OK"),
-        (authority.client_valid("acme", Validity::Expired).cert_pem, "expired"),
-        (authority.client_valid("acme", Validity::NotYet).cert_pem, "not yet valid"),
-        (Authority::new("Another CA").client("acme").cert_pem, "unable to get local issuer"),
+        (authority.client("acme").cert, ": OK"),
+        (authority.client_v1("acme").cert, ": OK"),
+        (authority.server().cert, ": OK"),
+        (authority.client_valid("acme", Validity::Expired).cert, "expired"),
+        (authority.client_valid("acme", Validity::NotYet).cert, "not yet valid"),
+        (Authority::new("Another CA").client("acme").cert, "unable to get local issuer"),
     ] {
         let output = verify(&pem);
         assert!(output.contains(said), "{output} does not say {said:?}");
     }
-    let v1 = CertificateDer::from_pem_slice(authority.client_v1("acme").cert_pem.as_bytes());
+    let v1 = CertificateDer::from_pem_slice(authority.client_v1("acme").cert.as_bytes());
     let v1 = v1.unwrap();
     let (_, v1) = X509Certificate::from_der(&v1).unwrap();
     assert_eq!(v1.version(), X509Version::V1);
@@ -297,11 +297,11 @@ fn certificates_are_what_they_are_called() {
 fn both_forms_of_a_key_are_the_key_of_its_certificate() {
     let client = Authority::new("CA").client("acme");
     let folder = Scratch::new("certs");
-    let cert = folder.write("cert.pem", &client.cert_pem);
+    let cert = folder.write("cert.pem", &client.cert);
     let of_cert = run("openssl", ["x509", "-in", cert.to_str().unwrap(), "-noout", "-pubkey"]);
     for (pem, header) in [
-        (&client.key_sec1_pem, "-----BEGIN EC PRIVATE KEY-----"),
-        (&client.key_pkcs8_pem, "-----BEGIN PRIVATE KEY-----"),
+        (&client.key_sec1, "-----BEGIN EC PRIVATE KEY-----"),
+        (&client.key_pkcs8, "-----BEGIN PRIVATE KEY-----"),
     ] {
         assert!(pem.starts_with(header), "{pem}");
         let key = folder.write("key.pem", pem);

@@ -85,10 +85,10 @@ impl Authority {
     /// without extensions.
     pub fn client_v1(&self, tenant: &str) -> Identity {
         let identity = self.client(tenant);
-        let der = CertificateDer::from_pem_slice(identity.cert_pem.as_bytes()).unwrap();
+        let der = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
         let signer = SecretKey::from_pkcs8_der(self.issuer.key().serialized_der()).unwrap();
         let v1 = without_version_and_extensions(&der, &SigningKey::from(&signer));
-        Identity { cert_pem: pem("CERTIFICATE", &v1), ..identity }
+        Identity { cert: pem("CERTIFICATE", &v1), ..identity }
     }
 
     fn issue(&self, mut params: CertificateParams, validity: Validity) -> Identity {
@@ -102,33 +102,29 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let secret = SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
-        Identity {
-            cert_pem: cert.pem(),
-            key_sec1_pem: sec1_pem(&secret),
-            key_pkcs8_pem: key.serialize_pem(),
-        }
+        Identity { cert: cert.pem(), key_sec1: sec1_pem(&secret), key_pkcs8: key.serialize_pem() }
     }
 }
 
 /// `emailAddress` of PKCS #9.
 const EMAIL_ADDRESS: [u64; 7] = [1, 2, 840, 113_549, 1, 9, 1];
 
-/// A certificate with its key.
+/// A certificate with its key, all in PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate.
-    pub cert_pem: String,
+    /// The certificate, PEM.
+    pub cert: String,
     /// The key as `BEGIN EC PRIVATE KEY`, which the vendor's documented command writes.
-    pub key_sec1_pem: String,
+    pub key_sec1: String,
     /// The same key as `BEGIN PRIVATE KEY`.
-    pub key_pkcs8_pem: String,
+    pub key_pkcs8: String,
 }
 
 impl Identity {
     /// Writes certificate and SEC1 key; returns their paths in this order.
     pub fn write(&self, folder: &Scratch, name: &str) -> (PathBuf, PathBuf) {
-        let cert = folder.write(&format!("{name}.crt"), &self.cert_pem);
-        (cert, folder.write(&format!("{name}.key"), &self.key_sec1_pem))
+        let cert = folder.write(&format!("{name}.crt"), &self.cert);
+        (cert, folder.write(&format!("{name}.key"), &self.key_sec1))
     }
 }
 

@@ -29,8 +29,8 @@ const LOG_TAIL: usize = 60;
 /// those takes the port of a service while it is down between stop and start.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Ends every process it was told of, then removes every folder. `"${pid}"` is KILLed after a
-/// while if its own signal did not end it.
+/// Ends every process it was told of, each with its signal and after five seconds with SIGKILL,
+/// then removes every folder.
 const GUARD: &str = r#"
 procs= dirs=
 while read -r verb value signal; do
@@ -52,6 +52,7 @@ for d in $dirs; do rm -rf -- "$d"; done
 fn guard(line: &str) {
     static PIPE: OnceLock<Mutex<std::process::ChildStdin>> = OnceLock::new();
     let pipe = PIPE.get_or_init(|| {
+        #[expect(clippy::zombie_processes, reason = "it ends after this process, never before")]
         let mut guard = Command::new("sh")
             .args(["-c", GUARD])
             .stdin(Stdio::piped())
