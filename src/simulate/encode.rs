@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use prost_types::{Duration, Timestamp};
 
 use super::catalog::{Board, Catalog, Item};

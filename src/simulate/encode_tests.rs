@@ -1,6 +1,7 @@
 //! The bytes of a happening, against the vendor's documented forms.
 
 use proptest::prelude::*;
+use prost::Message as _;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -63,9 +63,14 @@ impl Ledger {
         self.outstanding
     }
 
+    /// Most messages that wait for their PUBACK.
+    pub fn window(&self) -> usize {
+        self.in_flight.len() - 1
+    }
+
     /// Messages that may be sent now.
     pub fn room(&self) -> usize {
-        self.in_flight.len() - 1 - self.outstanding
+        self.window() - self.outstanding
     }
 
     /// What is known so far.

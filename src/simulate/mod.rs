@@ -8,6 +8,7 @@ mod go_json;
 pub mod happening;
 pub mod ledger;
 mod pace;
+pub mod publish;
 pub mod source;
 pub mod wire;
 pub mod world;

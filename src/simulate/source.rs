@@ -129,6 +129,12 @@ impl Source {
         self.events
     }
 
+    /// Begins nothing new: what has happened and what is to be copied is still told.
+    pub fn finish(&mut self) {
+        let end = self.events + self.world.pending() as u64;
+        self.settings.count = Some(self.settings.count.map_or(end, |count| count.min(end)));
+    }
+
     /// Whether the next message tells a new event.
     pub fn at_event_start(&self) -> bool {
         self.ready.is_empty() && !self.echo_is_due()
@@ -258,6 +264,24 @@ mod tests {
     fn no_copies_means_one_message_an_event() {
         let source = Source::new(settings(1, 500, FormatChoice::Protobuf, 0.0));
         assert_eq!(source.count(), 500);
+    }
+
+    #[test]
+    fn told_to_finish_it_owes_no_copy_and_no_late_event() {
+        let mut settings = settings(3, 0, FormatChoice::Both, 0.5);
+        settings.count = None;
+        let mut source = Source::new(settings);
+        let mut messages: Vec<_> = source.by_ref().take(5_000).collect();
+        source.finish();
+        messages.extend(source.by_ref());
+        assert_eq!(source.world.pending(), 0);
+        let owed: u64 = messages
+            .iter()
+            .map(|m| (m.event, u64::from(m.siblings)))
+            .collect::<std::collections::HashMap<_, _>>()
+            .values()
+            .sum();
+        assert_eq!(owed, messages.len() as u64);
     }
 
     #[test]
