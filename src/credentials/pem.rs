@@ -30,18 +30,18 @@ impl PemFile {
     pub fn read(role: Role, path: &Path) -> Result<Self, CredentialError> {
         let name = FileName::new(role, path);
         let text = read_bounded(&name)?;
-        Self::parse(name, text)
+        Self::parse(name, &text)
     }
 
     /// Takes the content of a file.
-    pub fn parse(name: FileName, text: Zeroizing<Vec<u8>>) -> Result<Self, CredentialError> {
+    pub fn parse(name: FileName, text: &[u8]) -> Result<Self, CredentialError> {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Err(CredentialError::Empty { file: name });
         }
         if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
             return Err(CredentialError::Utf16 { file: name });
         }
-        let text = normalised(&text);
+        let text = normalised(text);
         let labels = labels(&text);
         if labels.is_empty() {
             return Err(not_pem(name, &text));
@@ -209,7 +209,7 @@ mod tests {
 
     fn parse(role: Role, text: impl AsRef<[u8]>) -> Result<PemFile, CredentialError> {
         let name = FileName::new(role, Path::new("/etc/x.pem"));
-        PemFile::parse(name, Zeroizing::new(text.as_ref().to_vec()))
+        PemFile::parse(name, text.as_ref())
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
         for text in [
             format!("\u{feff}{pem}"),
             pem.replace('\n', "\r\n"),
-            pem.lines().map(|l| format!("    {l}\n")).collect(),
+            pem.lines().map(|l| ["    ", l, "\n"].concat()).collect(),
             format!("subject=CN = x\nissuer=CN = y\n{pem}\n"),
         ] {
             let file = parse(Role::Anchors, &text).expect("PEM");
