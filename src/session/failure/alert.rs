@@ -134,8 +134,8 @@ pub(super) fn explain(context: &Context<'_>, alert: Alert) -> Failure {
 /// Where our certificate shows a fault of its own, that is likelier than whatever the alert says.
 fn own_fault(context: &Context<'_>) -> Option<String> {
     let facts = context.certificate?;
-    if facts.expired(context.now) || facts.not_yet_valid(context.now) {
-        return validity_note(facts, context.now);
+    if let Some(note) = outside_validity(context) {
+        return Some(note);
     }
     if facts.fits_tenant(context.tenant) == TenantFit::Exact {
         return None;
@@ -145,4 +145,11 @@ fn own_fault(context: &Context<'_>) -> Option<String> {
         facts.common_name.as_deref().unwrap_or_default(),
         context.tenant
     ))
+}
+
+/// Says so where our certificate is not valid now.
+pub(super) fn outside_validity(context: &Context<'_>) -> Option<String> {
+    let facts = context.certificate?;
+    let outside = facts.expired(context.now) || facts.not_yet_valid(context.now);
+    if outside { validity_note(facts, context.now) } else { None }
 }

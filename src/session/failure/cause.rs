@@ -250,6 +250,13 @@ pub(super) fn silent(context: &Context<'_>) -> Failure {
 /// The connection was closed without a reason.
 pub(super) fn closed(context: &Context<'_>) -> Failure {
     let broker = context.broker();
+    if let (None, Some(note)) = (context.uptime, alert::outside_validity(context)) {
+        // A broker that hangs up at once may reset the connection before its alert is read.
+        return Failure::new(
+            FailureKind::TlsClientCertificate,
+            format!("{broker} closed the connection before answering CONNECT: {note}"),
+        );
+    }
     let sentence = match context.uptime {
         None => {
             let suspect = if context.mqtt.tls.is_some() {
