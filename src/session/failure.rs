@@ -42,8 +42,10 @@ pub enum FailureKind {
     TcpUnreachable,
     /// No answer in time, at whatever step.
     Timeout,
-    /// The HTTP proxy could not be used or refused.
+    /// The HTTP proxy could not be used, or could not reach the broker.
     Proxy,
+    /// The HTTP proxy refused us: credentials or policy (status 4xx).
+    ProxyRefused,
     /// The peer does not speak TLS, or not a version and cipher of ours.
     TlsProtocol,
     /// The broker's certificate comes from nobody we trust.
@@ -79,12 +81,13 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
         Self::Timeout,
         Self::Proxy,
+        Self::ProxyRefused,
         Self::TlsProtocol,
         Self::TlsTrust,
         Self::TlsName,
@@ -110,6 +113,7 @@ impl FailureKind {
             Self::TcpUnreachable => "tcp_unreachable",
             Self::Timeout => "timeout",
             Self::Proxy => "proxy",
+            Self::ProxyRefused => "proxy_refused",
             Self::TlsProtocol => "tls_protocol",
             Self::TlsTrust => "tls_trust",
             Self::TlsName => "tls_name",
@@ -132,7 +136,8 @@ impl FailureKind {
     /// again sooner changes nothing and may lock an account.
     pub fn needs_a_person(self) -> bool {
         match self {
-            Self::TlsProtocol
+            Self::ProxyRefused
+            | Self::TlsProtocol
             | Self::TlsTrust
             | Self::TlsName
             | Self::TlsExpiredServer

@@ -17,7 +17,8 @@ pub(super) fn explain(context: &Context<'_>, error: &(dyn Error + 'static)) -> F
         Some(proxy) => format!("the proxy {}:{}", proxy.host, proxy.port),
         None => "the proxy".to_owned(),
     };
-    let sentence = match (status(error), io_error(error)) {
+    let status = status(error);
+    let sentence = match (status, io_error(error)) {
         (Some(status), _) => refused(context, &proxy, status),
         (None, Some(error)) => unreachable(&proxy, error),
         (None, None) => format!(
@@ -26,7 +27,11 @@ pub(super) fn explain(context: &Context<'_>, error: &(dyn Error + 'static)) -> F
             context.mqtt.port
         ),
     };
-    Failure::new(FailureKind::Proxy, sentence)
+    let kind = match status {
+        Some(400..500) => FailureKind::ProxyRefused,
+        _ => FailureKind::Proxy,
+    };
+    Failure::new(kind, sentence)
 }
 
 fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {

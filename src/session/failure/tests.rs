@@ -230,15 +230,16 @@ fn behind_proxy(proxy_host: &str, proxy_port: u16) -> Mqtt {
 
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_with_its_status_and_the_cure() {
-    let cases: [(&[u8], &[&str]); 4] = [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", &["407", "user:password@"]),
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", &["403", "CONNECT to broker.example:8883"]),
-        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", &["502", "could not reach the broker"]),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", &["did not answer as an HTTP proxy"]),
+    use FailureKind::{Proxy, ProxyRefused};
+    let cases: [(&[u8], FailureKind, &[&str]); 4] = [
+        (b"HTTP/1.1 407 Who?\r\n\r\n", ProxyRefused, &["407", "user:password@"]),
+        (b"HTTP/1.1 403 No\r\n\r\n", ProxyRefused, &["403", "CONNECT to broker.example:8883"]),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", Proxy, &["502", "could not reach the broker"]),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Proxy, &["did not answer as an HTTP proxy"]),
     ];
-    for (answer, words) in cases {
+    for (answer, kind, words) in cases {
         let failure = fail(&behind_proxy("127.0.0.1", answering(answer))).await;
-        expect(&failure, FailureKind::Proxy, words);
+        expect(&failure, kind, words);
     }
 }
 
