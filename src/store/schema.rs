@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use sqlx::Row as _;
+use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::SqlSafeStr;
 use time::OffsetDateTime;
 
 use super::Store;
@@ -99,12 +99,13 @@ impl Store {
         if !has_schema(&mut conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&mut conn))
+        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false))
             .await
             .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
             .map_err(migration_error)?;
         let after = status(&mut conn, limit).await?;
-        let applied = |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
+        let applied =
+            |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
         Ok(after.into_iter().filter(|s| applied(s.version)).collect())
     }
 
