@@ -288,7 +288,7 @@ impl Service {
             let last_call = async {
                 tokio::time::sleep(grace.mul_f64(0.9)).await;
                 abandon.cancel();
-                std::future::pending::<()>().await
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 result = pipeline.group.finish(grace) => result,

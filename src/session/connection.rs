@@ -51,13 +51,19 @@ pub enum End {
     MakeRoom,
     /// rumqttc gave up.
     #[error("{0}")]
-    Failed(ConnectionError),
+    Failed(Box<ConnectionError>),
     /// Every filter was refused.
     #[error("{0}")]
     NotAuthorized(String),
     /// The broker did not answer in time, or not what was asked.
     #[error("{0}")]
     Protocol(String),
+}
+
+impl End {
+    fn failed(error: ConnectionError) -> Self {
+        Self::Failed(Box::new(error))
+    }
 }
 
 impl From<Gone> for End {
@@ -186,11 +192,11 @@ impl<'a> Connection<'a> {
         event_loop: &mut EventLoop,
         event: Result<Event, ConnectionError>,
     ) -> Result<(), End> {
-        self.apply(event.map_err(End::Failed)?)?;
+        self.apply(event.map_err(End::failed)?)?;
         while let Some(event) = event_loop.state.events.pop_front() {
             self.apply(event)?;
         }
-        let written = self.acks.write(event_loop).await.map_err(End::Failed)?;
+        let written = self.acks.write(event_loop).await.map_err(End::failed)?;
         self.shared.metrics.acks.inc_by(written);
         self.publish_figures(false);
         Ok(())
@@ -199,7 +205,7 @@ impl<'a> Connection<'a> {
     fn apply(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Incoming(Incoming::Publish(publish)) => self.apply_publish(publish),
-            Event::Incoming(Incoming::ConnAck(connack)) => self.apply_connack(connack),
+            Event::Incoming(Incoming::ConnAck(connack)) => self.apply_connack(&connack),
             Event::Incoming(Incoming::SubAck(suback)) => self.apply_suback(&suback.return_codes),
             Event::Incoming(Incoming::UnsubAck(_)) => self.apply_unsuback(),
             Event::Outgoing(outgoing) => {
@@ -210,7 +216,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn apply_connack(&mut self, connack: ConnAck) -> Result<(), End> {
+    fn apply_connack(&mut self, connack: &ConnAck) -> Result<(), End> {
         self.opened = Some(Instant::now());
         let Some(door) = self.door.as_ref() else { return Err(End::Stopped) };
         let session_present = connack.session_present;
