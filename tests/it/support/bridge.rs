@@ -1,0 +1,166 @@
+//! The program itself, as built.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::config::Config;
+use super::process::{Log, Process, loopback};
+use super::wait::{SOON, until};
+
+/// `centiloc-bridge` with these arguments, free of what the environment would add.
+pub fn command<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_centiloc-bridge"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CENTILOC_BRIDGE__") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("NOTIFY_SOCKET").env_remove("RUST_LOG").env_remove("JOURNAL_STREAM");
+    command.args(args);
+    command
+}
+
+/// Runs a command of the program to its end, off the test's runtime.
+pub async fn finish(mut command: Command) -> Output {
+    command.stdin(Stdio::null());
+    let run = tokio::task::spawn_blocking(move || command.output());
+    let ended = tokio::time::timeout(Duration::from_secs(120), run).await;
+    ended.expect("the command did not end").unwrap().expect("could not start the program")
+}
+
+/// `run -c FILE`. Dropping it kills it.
+pub struct Bridge {
+    process: Process,
+    config: PathBuf,
+    admin_port: u16,
+}
+
+impl Bridge {
+    /// Starts it and returns at once. The configuration's folder must outlive it.
+    pub fn start(config: &Config) -> Self {
+        let file = config.write();
+        let process = spawn(&file, Log::default());
+        Self { process, config: file, admin_port: config.admin_port() }
+    }
+
+    /// Starts it and waits until it is subscribed and the database answers.
+    pub async fn ready(config: &Config) -> Self {
+        let mut bridge = Self::start(config);
+        bridge.until_ready().await;
+        bridge
+    }
+
+    /// Starts it again with the same file, after it ended.
+    pub fn start_again(&mut self) {
+        assert!(self.process.status().is_some(), "the bridge runs already");
+        self.process = spawn(&self.config, self.process.log().clone());
+    }
+
+    /// Waits for `/readyz` to answer 200.
+    pub async fn until_ready(&mut self) {
+        let port = self.admin_port;
+        let process = std::cell::RefCell::new(&mut self.process);
+        until("the bridge to be ready", SOON, || {
+            process.borrow_mut().assert_running();
+            async move {
+                match get(port, "/readyz").await {
+                    Ok((200, _)) => Ok(()),
+                    other => Err(other),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// GET on the admin endpoint: status and body.
+    pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        get(self.admin_port, path).await
+    }
+
+    /// A metric, all its labels added up; `labels` (`kind="item"`) narrows them.
+    /// `None` while there is no such line.
+    pub async fn metric(&self, name: &str, labels: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await.ok()?;
+        let values = text.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let rest = key.strip_prefix(name)?;
+            let matches = rest.is_empty() || rest.starts_with('{');
+            (matches && rest.contains(labels)).then(|| value.parse::<f64>().ok())?
+        });
+        values.reduce(|sum, value| sum + value)
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    /// Waits for a log line that contains all of `parts`, and returns it.
+    pub async fn until_logged(&self, parts: &[&str]) -> String {
+        let log = self.log();
+        until(&format!("a log line with {parts:?}"), SOON, || async {
+            log.find(parts).ok_or_else(|| log.lines().pop())
+        })
+        .await
+    }
+
+    /// Panics with the log if it ended.
+    pub fn assert_running(&mut self) {
+        self.process.assert_running();
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Sends a signal, for example `TERM`, `STOP` or `CONT`.
+    pub fn signal(&mut self, signal: &str) {
+        self.process.signal(signal);
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for its exit code.
+    pub async fn terminate(&mut self) -> i32 {
+        self.signal("TERM");
+        self.exit_code(SOON).await
+    }
+
+    /// Waits for its end. A signal counts as 128 and its number, as in a shell.
+    pub async fn exit_code(&mut self, deadline: Duration) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        let log = self.log().clone();
+        let process = std::cell::RefCell::new(&mut self.process);
+        let status = until("the bridge to end", deadline, || {
+            let status = process.borrow_mut().status();
+            let last = log.lines().pop();
+            async move { status.ok_or(last) }
+        })
+        .await;
+        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+    }
+}
+
+fn spawn(config: &Path, log: Log) -> Process {
+    let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
+    Process::start_logging("centiloc-bridge", &mut command, "KILL", log)
+}
+
+async fn get(port: u16, path: &str) -> Result<(u16, String), String> {
+    let request = async {
+        let mut stream = TcpStream::connect(loopback(port)).await?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(5), request);
+    let answer = answer.await.map_err(|_| "no answer".to_owned())?.map_err(|e| e.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.ok_or("no HTTP status")?, body.to_owned()))
+}

@@ -1,0 +1,201 @@
+//! A certificate authority for the tests, and the certificates Centiloc's support team would
+//! send: P-256, Common Name = tenant. Also those it should never send.
+
+use std::path::PathBuf;
+
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey};
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::pkcs8::der::Document;
+use p256::pkcs8::{AssociatedOid, DecodePrivateKey, LineEnding};
+use p256::{NistP256, SecretKey};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use time::{Duration, OffsetDateTime};
+
+use super::process::Scratch;
+
+/// Issues certificates.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// When a certificate holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Since yesterday, for that many days from now.
+    Days(i64),
+    /// Ended yesterday.
+    Expired,
+    /// Begins tomorrow.
+    NotYet,
+}
+
+impl Authority {
+    /// A new authority with a key of its own.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer }
+    }
+
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A server certificate for `localhost` and 127.0.0.1.
+    pub fn server(&self) -> Identity {
+        self.server_for(&["localhost", "127.0.0.1"])
+    }
+
+    /// A server certificate for the given names.
+    pub fn server_for(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "broker");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params, Validity::Days(30))
+    }
+
+    /// A tenant's client certificate, valid for a year as the vendor's are.
+    pub fn client(&self, tenant: &str) -> Identity {
+        self.client_valid(tenant, Validity::Days(365))
+    }
+
+    /// A tenant's client certificate with another validity.
+    pub fn client_valid(&self, tenant: &str, validity: Validity) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, "Test Hospital");
+        params.distinguished_name.push(DnType::CommonName, tenant);
+        let email = DnValue::Ia5String("ops@example.com".try_into().unwrap());
+        params.distinguished_name.push(DnType::CustomDnType(EMAIL_ADDRESS.to_vec()), email);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params, validity)
+    }
+
+    /// A tenant's client certificate of X.509 version 1, as `openssl x509 -req` makes them
+    /// without extensions.
+    pub fn client_v1(&self, tenant: &str) -> Identity {
+        let identity = self.client(tenant);
+        let der = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
+        let signer = SecretKey::from_pkcs8_der(self.issuer.key().serialized_der()).unwrap();
+        let v1 = without_version_and_extensions(&der, &SigningKey::from(&signer));
+        Identity { cert: pem("CERTIFICATE", &v1), ..identity }
+    }
+
+    fn issue(&self, mut params: CertificateParams, validity: Validity) -> Identity {
+        let now = OffsetDateTime::now_utc();
+        let day = Duration::DAY;
+        (params.not_before, params.not_after) = match validity {
+            Validity::Days(days) => (now - day, now + day * i32::try_from(days).unwrap()),
+            Validity::Expired => (now - day * 366, now - day),
+            Validity::NotYet => (now + day, now + day * 366),
+        };
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let secret = SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
+        Identity { cert: cert.pem(), key_sec1: sec1_pem(&secret), key_pkcs8: key.serialize_pem() }
+    }
+}
+
+/// `emailAddress` of PKCS #9.
+const EMAIL_ADDRESS: [u64; 7] = [1, 2, 840, 113_549, 1, 9, 1];
+
+/// A certificate with its key, all in PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate, PEM.
+    pub cert: String,
+    /// The key as `BEGIN EC PRIVATE KEY`, which the vendor's documented command writes.
+    pub key_sec1: String,
+    /// The same key as `BEGIN PRIVATE KEY`.
+    pub key_pkcs8: String,
+}
+
+impl Identity {
+    /// Writes certificate and SEC1 key; returns their paths in this order.
+    pub fn write(&self, folder: &Scratch, name: &str) -> (PathBuf, PathBuf) {
+        let cert = folder.write(&format!("{name}.crt"), &self.cert);
+        (cert, folder.write(&format!("{name}.key"), &self.key_sec1))
+    }
+}
+
+/// DER tags used below.
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const SEQUENCE: u8 = 0x30;
+/// `[0] parameters` and `[1] publicKey` of `ECPrivateKey`, both explicit.
+const PARAMETERS: u8 = 0xa0;
+const PUBLIC_KEY: u8 = 0xa1;
+/// `[0] version` and `[3] extensions` of `TBSCertificate`, both explicit.
+const VERSION: u8 = 0xa0;
+const EXTENSIONS: u8 = 0xa3;
+
+/// `ECPrivateKey` of RFC 5915 as `openssl ecparam -genkey` writes it. The p256 crate leaves the
+/// curve out, and OpenSSL cannot read that.
+fn sec1_pem(secret: &SecretKey) -> String {
+    let point = secret.public_key().to_encoded_point(false);
+    let public = encode(BIT_STRING, &[&[0], point.as_bytes()].concat());
+    let body = [
+        encode(INTEGER, &[1]),
+        encode(OCTET_STRING, &secret.to_bytes()),
+        encode(PARAMETERS, &encode(OBJECT_IDENTIFIER, NistP256::OID.as_bytes())),
+        encode(PUBLIC_KEY, &public),
+    ];
+    pem("EC PRIVATE KEY", &encode(SEQUENCE, &body.concat()))
+}
+
+/// rcgen makes version 3 only: drop what version 1 has not, and sign again.
+fn without_version_and_extensions(certificate: &[u8], signer: &SigningKey) -> Vec<u8> {
+    let outer = parts(parts(certificate)[0].1);
+    let (tbs, algorithm) = (outer[0].1, outer[1]);
+    let kept = parts(tbs).into_iter().filter(|(tag, _)| ![VERSION, EXTENSIONS].contains(tag));
+    let tbs = encode(SEQUENCE, &kept.flat_map(|(tag, body)| encode(tag, body)).collect::<Vec<_>>());
+    let signature: Signature = signer.sign(&tbs);
+    // A bit string begins with the number of unused bits.
+    let bits = [&[0], signature.to_der().as_bytes()].concat();
+    let body = [tbs, encode(algorithm.0, algorithm.1), encode(BIT_STRING, &bits)].concat();
+    encode(SEQUENCE, &body)
+}
+
+/// The tag and body of each DER element in a row.
+fn parts(mut der: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut parts = Vec::new();
+    while let [tag, first, rest @ ..] = der {
+        let octets = if *first < 0x80 { 0 } else { usize::from(*first & 0x7f) };
+        let length = if octets == 0 {
+            usize::from(*first)
+        } else {
+            rest[..octets].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+        };
+        let (body, after) = rest[octets..].split_at(length);
+        parts.push((*tag, body));
+        der = after;
+    }
+    parts
+}
+
+fn encode(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("certificates are shorter than 64 KiB");
+    let mut der = vec![tag];
+    match length {
+        0..0x80 => der.push(length.to_be_bytes()[1]),
+        _ => der.extend([0x82, length.to_be_bytes()[0], length.to_be_bytes()[1]]),
+    }
+    der.extend(body);
+    der
+}
+
+fn pem(label: &'static str, der: &[u8]) -> String {
+    Document::try_from(der).unwrap().to_pem(label, LineEnding::LF).unwrap()
+}

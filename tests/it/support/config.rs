@@ -1,0 +1,95 @@
+//! Configuration files for the program under test.
+
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::database::Database;
+use super::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
+use super::process::{Scratch, free_port};
+
+/// A configuration file with the files it names.
+pub struct Config {
+    table: Table,
+    folder: Scratch,
+    admin_port: u16,
+}
+
+impl Config {
+    /// As a customer has it: mutual TLS, password, JSON and protobuf; but reconnecting in
+    /// milliseconds, because a test waits for it.
+    pub fn new(broker: &Mosquitto, database: &Database) -> Self {
+        let folder = Scratch::new("bridge");
+        let (cert, key) = broker.client().write(&folder, "client");
+        let admin_port = free_port();
+        let config = Self { table: Table::new(), folder, admin_port };
+        config
+            .set("tenant", TENANT)
+            .set("mqtt.host", "127.0.0.1")
+            .set("mqtt.port", i64::from(broker.port()))
+            .set("mqtt.username", USERNAME)
+            .set("mqtt.password", PASSWORD)
+            .set("mqtt.items", "both")
+            .set("mqtt.boards", "both")
+            .set("mqtt.tls.ca_file", broker.ca_file().to_str().unwrap())
+            .set("mqtt.tls.cert_file", cert.to_str().unwrap())
+            .set("mqtt.tls.key_file", key.to_str().unwrap())
+            .set("mqtt.reconnect.min", "50ms")
+            .set("mqtt.reconnect.max", "500ms")
+            .set("database.url", database.url())
+            .set("admin.listen", format!("127.0.0.1:{admin_port}"))
+    }
+
+    /// The same over a plain listener, for example a tap's.
+    pub fn plain(self, port: u16) -> Self {
+        self.set("mqtt.port", i64::from(port)).without("mqtt.tls").set("mqtt.tls.enabled", false)
+    }
+
+    /// Sets a key, `section.sub.name`.
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let (sections, name) = split(key);
+        let table = sections.iter().fold(&mut self.table, |table, section| {
+            let entry = table.entry(*section).or_insert_with(|| Table::new().into());
+            entry.as_table_mut().unwrap_or_else(|| panic!("{section} of {key} is no section"))
+        });
+        table.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Removes a key or section.
+    pub fn without(mut self, key: &str) -> Self {
+        let (sections, name) = split(key);
+        let table = sections.iter().try_fold(&mut self.table, |table, section| {
+            table.get_mut(*section).and_then(Value::as_table_mut)
+        });
+        let removed = table.and_then(|table| table.remove(name));
+        assert!(removed.is_some(), "{key} is not set");
+        self
+    }
+
+    /// Writes a file beside the configuration, and returns its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        self.folder.write(name, content)
+    }
+
+    /// The folder the files are in.
+    pub fn folder(&self) -> &Scratch {
+        &self.folder
+    }
+
+    /// Port of the admin endpoint on 127.0.0.1.
+    pub fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
+    /// Writes the configuration file.
+    pub fn write(&self) -> PathBuf {
+        self.folder.write("config.toml", toml::to_string(&self.table).unwrap())
+    }
+}
+
+fn split(key: &str) -> (Vec<&str>, &str) {
+    let mut sections: Vec<&str> = key.split('.').collect();
+    let name = sections.pop().unwrap_or(key);
+    (sections, name)
+}

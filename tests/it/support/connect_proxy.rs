@@ -1,0 +1,134 @@
+//! A small HTTP CONNECT proxy, as hospitals put between their networks and the world.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::process::{background, loopback};
+
+/// Longest request head accepted, bytes.
+const MAX_HEAD: u64 = 8 * 1024;
+
+/// The proxy. Dropping it ends its connections.
+pub struct ConnectProxy {
+    port: u16,
+    requests: Arc<Mutex<Vec<String>>>,
+    task: AbortHandle,
+}
+
+impl ConnectProxy {
+    /// A proxy that everybody may use.
+    pub async fn open() -> Self {
+        Self::start(None).await
+    }
+
+    /// A proxy that asks for Basic credentials.
+    pub async fn with_credentials(user: &str, password: &str) -> Self {
+        Self::start(Some(format!("Basic {}", base64(&format!("{user}:{password}"))))).await
+    }
+
+    async fn start(authorization: Option<String>) -> Self {
+        let listener = TcpListener::bind(loopback(0)).await.expect("could not listen");
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let server = serve(listener, authorization, Arc::clone(&requests));
+        Self { port, requests, task: background().spawn(server).abort_handle() }
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The targets asked for, `host:port`, whether allowed or not.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for ConnectProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts until aborted.
+async fn serve(
+    listener: TcpListener,
+    authorization: Option<String>,
+    requests: Arc<Mutex<Vec<String>>>,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        connections.spawn(tunnel(stream, authorization.clone(), Arc::clone(&requests)));
+    }
+}
+
+async fn tunnel(
+    client: TcpStream,
+    authorization: Option<String>,
+    requests: Arc<Mutex<Vec<String>>>,
+) -> io::Result<()> {
+    let mut client = BufReader::new(client);
+    let head = read_head(&mut client).await?;
+    let request = head.first().map(String::as_str).unwrap_or_default();
+    let Some(target) = request.strip_prefix("CONNECT ").and_then(|r| r.split(' ').next()) else {
+        return answer(&mut client, "405 Method Not Allowed").await;
+    };
+    requests.lock().unwrap().push(target.to_owned());
+    let given = head.iter().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
+    });
+    if authorization.is_some() && authorization != given {
+        return answer(&mut client, "407 Proxy Authentication Required").await;
+    }
+    // Nothing but loopback is ever a target here, whatever was asked for.
+    let port = target.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+    let Ok(mut server) = TcpStream::connect(loopback(port)).await else {
+        return answer(&mut client, "502 Bad Gateway").await;
+    };
+    answer(&mut client, "200 Connection established").await?;
+    copy_bidirectional(&mut client, &mut server).await.map(drop)
+}
+
+async fn read_head(client: &mut BufReader<TcpStream>) -> io::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut limited = client.take(MAX_HEAD);
+    loop {
+        let mut line = String::new();
+        if limited.read_line(&mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.trim_end() {
+            "" => return Ok(lines),
+            line => lines.push(line.to_owned()),
+        }
+    }
+}
+
+async fn answer(client: &mut BufReader<TcpStream>, status: &str) -> io::Result<()> {
+    let challenge = "Proxy-Authenticate: Basic realm=\"test\"\r\n";
+    let challenge = if status.starts_with("407") { challenge } else { "" };
+    client.get_mut().write_all(format!("HTTP/1.1 {status}\r\n{challenge}\r\n").as_bytes()).await
+}
+
+/// RFC 4648, with padding.
+fn base64(text: &str) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut encoded = String::new();
+    for chunk in text.as_bytes().chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for place in 0..4usize {
+            let sextet = word >> (18 - 6 * place) & 0x3f;
+            let symbol = char::from(ALPHABET[sextet as usize]);
+            encoded.push(if place <= chunk.len() { symbol } else { '=' });
+        }
+    }
+    encoded
+}

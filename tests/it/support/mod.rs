@@ -1,0 +1,22 @@
+//! Real services for the tests: PostgreSQL, Mosquitto, proxies that break connections, and the
+//! built program itself. Everything runs on loopback, in scratch folders, on ports of its own,
+//! and ends with the test process, however that ends.
+
+// Not every test needs every helper, and a helper must not wait for its second user.
+#![allow(dead_code)]
+
+pub mod bridge;
+pub mod certs;
+pub mod config;
+pub mod connect_proxy;
+pub mod database;
+pub mod event;
+pub mod mosquitto;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod publisher;
+pub mod small_disk;
+pub mod subscriber;
+pub mod tap;
+pub mod wait;

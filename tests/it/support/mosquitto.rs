@@ -1,0 +1,242 @@
+//! A Mosquitto broker of a test's own, set up as Centiloc's: mutual TLS and a password, sessions
+//! kept on disk.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::certs::{Authority, Identity};
+use super::process::{Log, Process, Scratch, free_port, loopback, run};
+use super::publisher::Publisher;
+use super::wait::{SOON, until};
+
+/// The tenant that the broker's files are made for.
+pub const TENANT: &str = "acme";
+/// The tenant's user name.
+pub const USERNAME: &str = "acme-mqtt";
+/// The tenant's password: with what a shell, a URL or TOML would trip over.
+pub const PASSWORD: &str = "tr1cky #\"pass'word$";
+/// The user the platform publishes as.
+pub const PLATFORM: &str = "platform";
+/// The platform's password.
+pub const PLATFORM_PASSWORD: &str = "platform";
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    max_queued: u32,
+    max_inflight: u16,
+    acl: Option<String>,
+    server_names: Vec<String>,
+    lines: Vec<String>,
+}
+
+impl Builder {
+    /// Messages kept for an absent session; 0 is any number. Mosquitto's default is 1,000.
+    pub fn max_queued_messages(mut self, messages: u32) -> Self {
+        self.max_queued = messages;
+        self
+    }
+
+    /// Messages delivered and not yet acknowledged. Mosquitto's default is 20.
+    pub fn max_inflight_messages(mut self, messages: u16) -> Self {
+        self.max_inflight = messages;
+        self
+    }
+
+    /// An ACL file; without one everybody may do everything.
+    pub fn acl(mut self, acl: &str) -> Self {
+        self.acl = Some(acl.to_owned());
+        self
+    }
+
+    /// Names in the server certificate instead of `localhost` and 127.0.0.1.
+    pub fn server_names(mut self, names: &[&str]) -> Self {
+        self.server_names = names.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// A further line for the global part of `mosquitto.conf`.
+    pub fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Starts the broker and waits until it accepts clients.
+    pub async fn start(self) -> Mosquitto {
+        let authority = Authority::new("Test Root CA");
+        let names: Vec<&str> = self.server_names.iter().map(String::as_str).collect();
+        let server = authority.server_for(&names);
+        let client = authority.client(TENANT);
+        let scratch = Scratch::new("mqtt");
+        let (port, plain_port) = (free_port(), free_port());
+        let config = self.configuration(&scratch, &authority, &server, port, plain_port);
+        scratch.write("mosquitto.conf", config);
+        let process = spawn(&scratch, Log::default());
+        let mut broker = Mosquitto { process, scratch, authority, client, port, plain_port };
+        broker.wait_ready().await;
+        broker
+    }
+
+    fn configuration(
+        &self,
+        scratch: &Scratch,
+        authority: &Authority,
+        server: &Identity,
+        port: u16,
+        plain_port: u16,
+    ) -> String {
+        let passwords = scratch.write("passwords", "");
+        for (user, password) in [(USERNAME, PASSWORD), (PLATFORM, PLATFORM_PASSWORD)] {
+            let file = passwords.to_str().unwrap();
+            run(program("mosquitto_passwd"), ["-b", file, user, password]);
+        }
+        let ca = scratch.write("ca.crt", authority.pem());
+        let (cert, key) = server.write(scratch, "server");
+        let mut text = format!(
+            "user root\npersistence true\npersistence_location {}/\nlog_dest stderr\n\
+             log_type error\nlog_type warning\nlog_type notice\nlog_type information\n\
+             set_tcp_nodelay true\nallow_anonymous false\npassword_file {}\n\
+             max_queued_messages {}\nmax_inflight_messages {}\n",
+            scratch.path().display(),
+            passwords.display(),
+            self.max_queued,
+            self.max_inflight,
+        );
+        if let Some(acl) = &self.acl {
+            let _ = writeln!(text, "acl_file {}", scratch.write("acl", acl).display());
+        }
+        for line in &self.lines {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = write!(
+            text,
+            "listener {plain_port} 127.0.0.1\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\n\
+             keyfile {}\nrequire_certificate true\nuse_identity_as_username false\n",
+            ca.display(),
+            cert.display(),
+            key.display(),
+        );
+        text
+    }
+}
+
+/// A running broker. Dropping it kills it.
+pub struct Mosquitto {
+    process: Process,
+    scratch: Scratch,
+    authority: Authority,
+    client: Identity,
+    port: u16,
+    plain_port: u16,
+}
+
+impl Mosquitto {
+    /// Mosquitto's defaults for queues.
+    pub fn builder() -> Builder {
+        Builder {
+            max_queued: 1000,
+            max_inflight: 20,
+            acl: None,
+            server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            lines: Vec::new(),
+        }
+    }
+
+    /// A broker with the defaults.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// The TLS listener, which asks for a client certificate and a password.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The plain listener, which asks for a password.
+    pub fn plain_port(&self) -> u16 {
+        self.plain_port
+    }
+
+    /// Who signed its certificate, and the clients' it accepts.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The tenant's certificate and key.
+    pub fn client(&self) -> &Identity {
+        &self.client
+    }
+
+    /// The authority's certificate as a file.
+    pub fn ca_file(&self) -> PathBuf {
+        self.scratch.join("ca.crt")
+    }
+
+    /// What the broker logged.
+    pub fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    /// Ends the broker with SIGTERM; it saves its sessions.
+    pub async fn stop(&mut self) {
+        self.process.signal("TERM");
+        let process = RefCell::new(&mut self.process);
+        until("Mosquitto to stop", SOON, || {
+            let status = process.borrow_mut().status();
+            async move { status.ok_or("still running") }
+        })
+        .await;
+    }
+
+    /// Kills the broker with SIGKILL. It forgets what it had not saved, messages that it had
+    /// acknowledged to publishers included.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts the broker again on the same ports.
+    pub async fn start_again(&mut self) {
+        assert!(self.process.status().is_some(), "the broker runs already");
+        self.process = spawn(&self.scratch, self.process.log().clone());
+        self.wait_ready().await;
+    }
+
+    /// Writes the sessions to disk now, as the autosave does every half hour.
+    pub async fn save(&mut self) {
+        let saved = || {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(self.scratch.join("mosquitto.db")).map(|file| file.ino()).ok()
+        };
+        let before = saved();
+        self.process.signal("USR1");
+        // A new file is renamed over the old one when it is complete.
+        super::wait::until_true("Mosquitto to save", SOON, || saved() != before).await;
+    }
+
+    async fn wait_ready(&mut self) {
+        let (port, plain_port) = (self.port, self.plain_port);
+        let process = RefCell::new(&mut self.process);
+        until("Mosquitto to accept clients", SOON, || {
+            process.borrow_mut().assert_running();
+            async move {
+                tokio::net::TcpStream::connect(loopback(port)).await.map_err(|e| e.to_string())?;
+                Publisher::try_connect(plain_port, "ready-probe").await.map(drop)
+            }
+        })
+        .await;
+    }
+}
+
+fn spawn(scratch: &Scratch, log: Log) -> Process {
+    let mut command = Command::new(program("mosquitto"));
+    command.arg("-c").arg(scratch.join("mosquitto.conf"));
+    Process::start_logging("mosquitto", &mut command, "KILL", log)
+}
+
+/// Debian installs the broker where an ordinary user's PATH does not look.
+fn program(name: &str) -> PathBuf {
+    let installed = PathBuf::from("/usr/sbin").join(name);
+    if installed.exists() { installed } else { name.into() }
+}

@@ -1,0 +1,310 @@
+//! PostgreSQL clusters in scratch folders: one shared by the tests that only need a database, and
+//! clusters of their own for tests that stop, kill or constrain the server.
+//!
+//! `fsync` stays on: what the tests show about durability must be true.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::sync::OnceCell;
+
+use super::process::{Log, Process, Scratch, free_port, run, run_command};
+use super::wait::{SOON, until};
+
+pub use super::database::Database;
+
+/// The role that owns the databases. Not a superuser, as in the field.
+pub const ROLE: &str = "bridge";
+/// Its password, asked for over TCP.
+pub const PASSWORD: &str = "p@ss/word: 1";
+
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+fsync = on
+synchronous_commit = on
+max_connections = 200
+shared_buffers = 64MB
+max_wal_size = 256MB
+log_line_prefix = '%m [%p] %u@%d '
+log_checkpoints = off
+";
+
+/// A running server. Dropping it stops the server and removes the data.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    address: Address,
+    home: Home,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// TCP port on 127.0.0.1; a password is asked for there.
+    pub port: u16,
+    /// Folder of the unix socket; everybody is trusted there.
+    pub socket_dir: PathBuf,
+}
+
+impl Address {
+    /// Options for the superuser over the unix socket.
+    pub fn superuser(&self, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.socket_dir)
+            .port(self.port)
+            .username("postgres")
+            .database(database)
+    }
+}
+
+impl Postgres {
+    /// The cluster for tests that leave the server itself alone. It ends with the process.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+        SHARED.get_or_init(Self::own).await
+    }
+
+    /// A cluster for one test.
+    pub async fn own() -> Self {
+        Self::own_with(&[]).await
+    }
+
+    /// A cluster for one test with further lines in `postgresql.conf`.
+    pub async fn own_with(settings: &[&str]) -> Self {
+        let home = Home::create(&settings.join("\n")).await;
+        let address = Address { port: free_port(), socket_dir: home.scratch.path().join("socket") };
+        let process = home.start(address.port, Log::default());
+        let mut postgres = Self { process, address, home };
+        postgres.wait_ready().await;
+        let role = format!("create role {ROLE} login password '{PASSWORD}'");
+        postgres.execute(&role).await;
+        postgres
+    }
+
+    /// A new, empty database of this server.
+    pub async fn database(&self) -> Database {
+        self.database_with("").await
+    }
+
+    /// As [`Postgres::database`], with further options of CREATE DATABASE.
+    pub async fn database_with(&self, options: &str) -> Database {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let create = format!("create database {name} owner {ROLE} template template0 {options}");
+        self.execute(&create).await;
+        Database::new(self.address.clone(), name)
+    }
+
+    /// Runs statements as the superuser, outside any test's database.
+    pub async fn execute(&self, sql: &str) {
+        self.try_execute(sql).await.unwrap_or_else(|e| panic!("{sql:?} failed: {e}"));
+    }
+
+    /// The TCP port, the same over restarts.
+    pub fn port(&self) -> u16 {
+        self.address.port
+    }
+
+    /// What the server logged.
+    pub fn log(&self) -> &Log {
+        self.process.log()
+    }
+
+    /// Stops the server as an administrator does; sessions are ended.
+    pub async fn stop(&mut self) {
+        self.process.signal("INT");
+        let process = std::cell::RefCell::new(&mut self.process);
+        until("PostgreSQL to stop", SOON, || {
+            let status = process.borrow_mut().status();
+            async move { status.ok_or("still running") }
+        })
+        .await;
+    }
+
+    /// Kills the server and all its sessions with SIGKILL.
+    pub fn kill(&mut self) {
+        let pid = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        self.process.kill();
+        for child in children.unwrap_or_default().split_whitespace() {
+            // Until it is gone it holds the shared memory, which a new server would refuse. It may
+            // also have gone by itself.
+            while Path::new("/proc").join(child).exists() {
+                let _ = Command::new("sh").args(["-c", "kill -KILL \"$0\" 2>&-", child]).status();
+            }
+        }
+    }
+
+    /// Starts the server again on the same port, and waits until it answers.
+    pub async fn start(&mut self) {
+        assert!(self.process.status().is_some(), "the server runs already");
+        let log = self.process.log().clone();
+        self.process = self.home.start(self.address.port, log);
+        self.wait_ready().await;
+    }
+
+    /// Makes a folder that the server may write to, and lets it pass through the one above.
+    pub fn own_folder(&self, folder: &Path) {
+        std::fs::create_dir(folder).unwrap();
+        if let (Some(user), Some(parent)) = (&self.home.user, folder.parent()) {
+            chown(folder, Some(user.uid), Some(user.gid)).unwrap();
+            std::fs::set_permissions(parent, PermissionsExt::from_mode(0o711)).unwrap();
+        }
+    }
+
+    /// Makes every transaction read-only (SQLSTATE 25006 for a write), as on a standby.
+    pub async fn set_read_only(&self, on: bool) {
+        self.execute(&format!("alter system set default_transaction_read_only = {on}")).await;
+        self.execute("select pg_reload_conf()").await;
+    }
+
+    async fn try_execute(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let mut connection =
+            PgConnection::connect_with(&self.address.superuser("postgres")).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
+        connection.close().await
+    }
+
+    async fn wait_ready(&mut self) {
+        let address = self.address.clone();
+        let process = std::cell::RefCell::new(&mut self.process);
+        until("PostgreSQL to answer", SOON, || {
+            process.borrow_mut().assert_running();
+            let options = address.superuser("postgres");
+            async move { PgConnection::connect_with(&options).await.map(drop) }
+        })
+        .await;
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // An immediate stop ends the sessions too, which SIGKILL does not.
+        self.process.signal("QUIT");
+        if !std::thread::panicking() {
+            self.process.wait(SOON);
+        }
+    }
+}
+
+/// A data folder, and who may use it.
+#[derive(Debug)]
+struct Home {
+    scratch: Scratch,
+    user: Option<User>,
+}
+
+impl Home {
+    /// Copies the one cluster that `initdb` made for this process: the copy takes a tenth of the
+    /// time.
+    async fn create(settings: &str) -> Self {
+        static TEMPLATE: OnceCell<Home> = OnceCell::const_new();
+        let template = TEMPLATE.get_or_init(|| async { blocking(Home::initdb).await }).await;
+        let (from, user) = (template.data(), template.user.clone());
+        let home = blocking(move || {
+            let home = Self::empty(user);
+            run("cp", ["-a".as_ref(), from.as_os_str(), home.data().as_os_str()]);
+            home
+        })
+        .await;
+        let conf = home.data().join("postgresql.conf");
+        let text = std::fs::read_to_string(&conf).unwrap() + SETTINGS + settings + "\n";
+        std::fs::write(&conf, text).unwrap();
+        home
+    }
+
+    fn initdb() -> Self {
+        let home = Self::empty(User::to_run_postgres_as());
+        let mut command = home.command("initdb");
+        command.arg("--pgdata").arg(home.data()).args([
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--no-sync",
+            "--wal-segsize=4",
+        ]);
+        run_command(&mut command);
+        home
+    }
+
+    fn empty(user: Option<User>) -> Self {
+        let scratch = Scratch::new("pg");
+        // The folder itself only has to be passed through.
+        std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        let socket = scratch.join("socket");
+        std::fs::create_dir(&socket).unwrap();
+        if let Some(user) = &user {
+            chown(&socket, Some(user.uid), Some(user.gid)).unwrap();
+            chown(scratch.path(), Some(user.uid), Some(user.gid)).unwrap();
+        }
+        Self { scratch, user }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scratch.join("data")
+    }
+
+    fn start(&self, port: u16, log: Log) -> Process {
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data()).args(["-p", &port.to_string(), "-k"]);
+        command.arg(self.scratch.join("socket"));
+        Process::start_logging("postgres", &mut command, "QUIT", log)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(server_program(program));
+        command.current_dir(self.scratch.path()).env("LC_ALL", "C");
+        if let Some(user) = &self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        command
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+#[derive(Debug, Clone)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+impl User {
+    /// `None`: as the user who runs the tests.
+    fn to_run_postgres_as() -> Option<Self> {
+        if run("id", ["-u"]).trim() != "0" {
+            return None;
+        }
+        let id = |flag: &str, name: &str| {
+            let output = Command::new("id").args([flag, name]).output().ok()?;
+            String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+        };
+        let user = ["postgres", "nobody"]
+            .iter()
+            .find_map(|name| Some(Self { uid: id("-u", name)?, gid: id("-g", name)? }));
+        Some(user.expect("PostgreSQL cannot run as root, and there is no user postgres or nobody"))
+    }
+}
+
+/// The newest of Debian's versions, else what is in PATH.
+fn server_program(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| {
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let program = entry.path().join("bin").join(name);
+            program.exists().then_some((version, program))
+        })
+        .max_by_key(|(version, _)| *version);
+    newest.map_or_else(|| Path::new(name).to_owned(), |(_, program)| program)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("a helper of the test support panicked")
+}

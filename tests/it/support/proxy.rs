@@ -1,0 +1,300 @@
+//! A TCP proxy that breaks connections: it cuts, stalls, delays, refuses and truncates.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::process::{background, free_port, loopback};
+
+/// Read at once from one side.
+const CHUNK: usize = 16 * 1024;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the one who connected.
+    Up,
+    /// From the server.
+    Down,
+}
+
+/// Looks at the bytes before they are forwarded, and may hold them back by waiting.
+pub trait Observer: Send + Sync + 'static {
+    /// `connection` counts from 0.
+    fn bytes<'a>(
+        &'a self,
+        connection: u64,
+        direction: Direction,
+        bytes: &'a [u8],
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+}
+
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    /// Counts the changes, so that one can be waited for.
+    version: u64,
+    /// Connections of an earlier epoch are reset.
+    epoch: u64,
+    refuse: bool,
+    stalled: Vec<Direction>,
+    delay: Duration,
+}
+
+/// The proxy. Dropping it resets all its connections.
+pub struct Proxy {
+    port: u16,
+    rules: watch::Sender<Rules>,
+    applied: watch::Receiver<u64>,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    target: SocketAddr,
+    observer: Option<Arc<dyn Observer>>,
+    accepted: AtomicU64,
+    forwarded: [AtomicU64; 2],
+    /// Bytes that may still pass, by direction; `None` is any number.
+    left: Mutex<[Option<u64>; 2]>,
+}
+
+impl Proxy {
+    /// A proxy in front of a port on loopback.
+    pub async fn to(port: u16) -> Self {
+        Self::observed(port, None).await
+    }
+
+    /// A proxy whose traffic is looked at.
+    pub async fn observed(port: u16, observer: Option<Arc<dyn Observer>>) -> Self {
+        let shared = Arc::new(Shared {
+            target: loopback(port),
+            observer,
+            accepted: AtomicU64::new(0),
+            forwarded: [AtomicU64::new(0), AtomicU64::new(0)],
+            left: Mutex::new([None, None]),
+        });
+        let port = free_port();
+        let (rules, rules_seen) = watch::channel(Rules { version: 1, ..Rules::default() });
+        let (applied_tx, applied) = watch::channel(0);
+        let task = background()
+            .spawn(serve(port, Arc::clone(&shared), rules_seen, applied_tx))
+            .abort_handle();
+        let proxy = Self { port, rules, applied, shared, task };
+        proxy.applied().await;
+        proxy
+    }
+
+    /// Where to connect to, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connections accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Bytes forwarded so far.
+    pub fn forwarded(&self, direction: Direction) -> u64 {
+        self.shared.forwarded[direction as usize].load(Ordering::Relaxed)
+    }
+
+    /// Everything passes again: no refusal, stall, delay or limit. What a stall held back is
+    /// delivered.
+    pub async fn pass(&self) {
+        *self.shared.left.lock().unwrap() = [None, None];
+        self.change(|rules| {
+            rules.refuse = false;
+            rules.stalled.clear();
+            rules.delay = Duration::ZERO;
+        })
+        .await;
+    }
+
+    /// Resets every open connection (RST). New ones pass.
+    pub async fn cut(&self) {
+        self.change(|rules| rules.epoch += 1).await;
+    }
+
+    /// Resets every open connection and refuses new ones, as a port without a server does.
+    pub async fn refuse(&self) {
+        self.change(|rules| {
+            rules.epoch += 1;
+            rules.refuse = true;
+        })
+        .await;
+    }
+
+    /// Forwards nothing more in this direction, not even the end of the connection: half-open.
+    pub async fn stall(&self, direction: Direction) {
+        self.change(|rules| rules.stalled.push(direction)).await;
+    }
+
+    /// [`Proxy::stall`] in both directions.
+    pub async fn stall_both(&self) {
+        self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
+    }
+
+    /// Holds every chunk back for this long.
+    pub async fn delay(&self, delay: Duration) {
+        self.change(|rules| rules.delay = delay).await;
+    }
+
+    /// Lets so many bytes more pass in this direction, over all connections, then cuts the
+    /// connection that carried the last of them, and every later one at its first byte.
+    pub fn limit(&self, direction: Direction, bytes: u64) {
+        self.shared.left.lock().unwrap()[direction as usize] = Some(bytes);
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut Rules)) {
+        self.rules.send_modify(|rules| {
+            change(rules);
+            rules.version += 1;
+        });
+        self.applied().await;
+    }
+
+    async fn applied(&self) {
+        let version = self.rules.borrow().version;
+        let mut applied = self.applied.clone();
+        applied.wait_for(|seen| *seen >= version).await.expect("the proxy could not listen");
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts while it may. Connections end with the set that holds them.
+async fn serve(
+    port: u16,
+    shared: Arc<Shared>,
+    mut rules: watch::Receiver<Rules>,
+    applied: watch::Sender<u64>,
+) -> io::Result<()> {
+    let mut connections = JoinSet::new();
+    let mut listener = None;
+    loop {
+        let now = rules.borrow_and_update().clone();
+        if now.refuse {
+            listener = None;
+        } else if listener.is_none() {
+            listener = Some(TcpListener::bind(loopback(port)).await?);
+        }
+        applied.send_replace(now.version);
+        tokio::select! {
+            changed = rules.changed() => if changed.is_err() { return Ok(()) },
+            accepted = accept(listener.as_ref()) => {
+                let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
+                let epoch = rules.borrow().epoch;
+                let link = Link { number, epoch, shared: Arc::clone(&shared), rules: rules.clone() };
+                connections.spawn(link.run(accepted?));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// One connection through the proxy.
+struct Link {
+    number: u64,
+    epoch: u64,
+    shared: Arc<Shared>,
+    rules: watch::Receiver<Rules>,
+}
+
+impl Link {
+    async fn run(self, mut client: TcpStream) {
+        // Zero linger makes closing a reset, also when the task is aborted. An orderly end on both
+        // sides takes it back.
+        let _ = client.set_zero_linger();
+        let Ok(mut server) = TcpStream::connect(self.shared.target).await else { return };
+        let _ = server.set_zero_linger();
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let orderly = {
+            let (client_read, client_write) = client.split();
+            let (server_read, server_write) = server.split();
+            let both = async {
+                tokio::try_join!(
+                    self.pump(Direction::Up, client_read, server_write),
+                    self.pump(Direction::Down, server_read, client_write),
+                )
+            };
+            let mut rules = self.rules.clone();
+            tokio::select! {
+                ended = both => ended.is_ok(),
+                _ = rules.wait_for(|rules| rules.epoch != self.epoch) => false,
+            }
+        };
+        if orderly {
+            // Both ends have been shut down already: there is nothing left to reset.
+            linger_as_usual(&client);
+            linger_as_usual(&server);
+        }
+    }
+
+    async fn pump(
+        &self,
+        direction: Direction,
+        mut from: ReadHalf<'_>,
+        mut to: WriteHalf<'_>,
+    ) -> io::Result<()> {
+        let mut rules = self.rules.clone();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            let now = rules.wait_for(|rules| !rules.stalled.contains(&direction)).await;
+            let delay = now.map_err(io::Error::other)?.delay;
+            tokio::time::sleep(delay).await;
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            let (allowed, cut) = self.take(direction, count);
+            if let Some(observer) = &self.shared.observer {
+                observer.bytes(self.number, direction, &buffer[..allowed]).await;
+            }
+            let forwarded = &self.shared.forwarded[direction as usize];
+            forwarded.fetch_add(allowed as u64, Ordering::Relaxed);
+            to.write_all(&buffer[..allowed]).await?;
+            if cut {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+    }
+
+    /// How many of `count` bytes may pass, and whether the connection is cut behind them.
+    fn take(&self, direction: Direction, count: usize) -> (usize, bool) {
+        match &mut self.shared.left.lock().unwrap()[direction as usize] {
+            None => (count, false),
+            Some(left) => {
+                let allowed = count.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= allowed as u64;
+                (allowed, *left == 0)
+            }
+        }
+    }
+}
+
+fn linger_as_usual(stream: &TcpStream) {
+    #[allow(deprecated, reason = "taking the zero linger back never blocks")]
+    let _ = stream.set_linger(None);
+}

@@ -1,0 +1,64 @@
+//! Waiting on conditions. A test never sleeps and hopes: it says what it waits for and until when.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Between two looks at a condition: short against everything waited for, long against the look.
+const POLL: Duration = Duration::from_millis(20);
+
+/// For what takes milliseconds on an idle machine. Generous, because tests share two cores with
+/// builds; a passing test never waits for it.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Polls until `look` answers `Ok`, whose value is returned.
+///
+/// Panics after `deadline` with `what` was waited for and the last `Err`, the state last seen.
+pub async fn until<T, S, F>(what: &str, deadline: Duration, mut look: impl FnMut() -> F) -> T
+where
+    S: Debug,
+    F: Future<Output = Result<T, S>>,
+{
+    let started = Instant::now();
+    loop {
+        // A look that hangs must not outlive the deadline either.
+        let left = deadline.saturating_sub(started.elapsed()).max(POLL);
+        let last = match tokio::time::timeout(left, look()).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(state)) => format!("{state:?}"),
+            Err(_) => "the look itself did not return".to_owned(),
+        };
+        assert!(
+            started.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}; last seen: {last}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// [`until`] for a look that neither waits nor says more than whether.
+pub async fn until_true(what: &str, deadline: Duration, mut look: impl FnMut() -> bool) {
+    until(what, deadline, || std::future::ready(if look() { Ok(()) } else { Err("not yet") }))
+        .await;
+}
+
+/// Polls until `look` answers `expected`.
+pub async fn until_eq<T, F>(
+    what: &str,
+    deadline: Duration,
+    expected: T,
+    mut look: impl FnMut() -> F,
+) where
+    T: PartialEq + Debug,
+    F: Future<Output = T>,
+{
+    until(what, deadline, || {
+        let seen = look();
+        let expected = &expected;
+        async move {
+            let seen = seen.await;
+            if &seen == expected { Ok(()) } else { Err(seen) }
+        }
+    })
+    .await;
+}

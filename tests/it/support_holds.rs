@@ -1,0 +1,333 @@
+//! The support is what all other tests stand on: what it claims is tested too.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+
+use crate::support::certs::{Authority, Validity};
+use crate::support::connect_proxy::ConnectProxy;
+use crate::support::event::ItemEvent;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::process::{Scratch, background, loopback, run};
+use crate::support::proxy::{Direction, Proxy};
+use crate::support::publisher::Publisher;
+use crate::support::small_disk::SmallDisk;
+use crate::support::subscriber::Subscriber;
+use crate::support::tap::{Packet, Tap};
+use crate::support::wait::{SOON, until, until_eq};
+
+/// Sends back what it reads; on a background runtime, until the process ends.
+async fn echo_server() -> u16 {
+    let listener = TcpListener::bind(loopback(0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    background().spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            background().spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    port
+}
+
+async fn connect(proxy: &Proxy) -> TcpStream {
+    TcpStream::connect(loopback(proxy.port())).await.unwrap()
+}
+
+async fn say(stream: &mut TcpStream, word: &[u8]) -> std::io::Result<Vec<u8>> {
+    stream.write_all(word).await?;
+    let mut answer = vec![0; word.len()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn proxy_passes_then_resets_on_cut_and_passes_new_connections() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut first = connect(&proxy).await;
+    assert_eq!(say(&mut first, b"hello").await.unwrap(), b"hello");
+    proxy.cut().await;
+    let error = until("the reset", SOON, || {
+        let read = first.try_read(&mut [0; 1]);
+        async move { read.err().filter(|e| e.kind() != ErrorKind::WouldBlock).ok_or("open") }
+    });
+    assert_eq!(error.await.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(say(&mut connect(&proxy).await, b"again").await.unwrap(), b"again");
+    assert_eq!(proxy.accepted(), 2);
+    assert_eq!(proxy.forwarded(Direction::Down), 10);
+}
+
+#[tokio::test]
+async fn proxy_refuses_as_a_closed_port_does_until_it_passes_again() {
+    let proxy = Proxy::to(echo_server().await).await;
+    proxy.refuse().await;
+    let error = TcpStream::connect(loopback(proxy.port())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    proxy.pass().await;
+    assert_eq!(say(&mut connect(&proxy).await, b"back").await.unwrap(), b"back");
+}
+
+#[tokio::test]
+async fn proxy_stall_holds_bytes_back_and_pass_delivers_them() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut stream = connect(&proxy).await;
+    assert_eq!(say(&mut stream, b"1").await.unwrap(), b"1");
+    proxy.stall(Direction::Down).await;
+    let held = tokio::time::timeout(Duration::from_millis(300), say(&mut stream, b"2")).await;
+    assert!(held.is_err(), "the answer came through a stalled proxy");
+    assert_eq!(proxy.forwarded(Direction::Up), 2);
+    proxy.pass().await;
+    let mut answer = [0; 1];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"2");
+}
+
+#[tokio::test]
+async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
+    let proxy = Proxy::to(echo_server().await).await;
+    proxy.limit(Direction::Down, 3);
+    let mut stream = connect(&proxy).await;
+    stream.write_all(b"abcdef").await.unwrap();
+    let mut answer = Vec::new();
+    let error = stream.read_to_end(&mut answer).await.unwrap_err();
+    assert_eq!((answer.as_slice(), error.kind()), (&b"abc"[..], ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn proxy_delay_adds_to_the_round_trip() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut stream = connect(&proxy).await;
+    say(&mut stream, b"warm").await.unwrap();
+    proxy.delay(Duration::from_millis(100)).await;
+    let started = std::time::Instant::now();
+    say(&mut stream, b"slow").await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn proxy_forwards_an_orderly_end_as_one() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut stream = connect(&proxy).await;
+    stream.write_all(b"bye").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"bye");
+}
+
+#[tokio::test]
+async fn connect_proxy_tunnels_only_with_the_right_credentials() {
+    let target = echo_server().await;
+    let proxy = ConnectProxy::with_credentials("user", "secret").await;
+    for (header, status) in [
+        ("", "407"),
+        ("Proxy-Authorization: Basic dXNlcjp3cm9uZw==\r\n", "407"),
+        ("proxy-authorization: Basic dXNlcjpzZWNyZXQ=\r\n", "200"),
+    ] {
+        let mut stream = TcpStream::connect(loopback(proxy.port())).await.unwrap();
+        let request = format!("CONNECT broker.example:{target} HTTP/1.1\r\n{header}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{header:?}");
+    }
+    assert_eq!(proxy.requests(), vec![format!("broker.example:{target}"); 3]);
+}
+
+#[tokio::test]
+async fn postgres_keeps_what_was_committed_over_a_stop_and_a_kill() {
+    let mut postgres = Postgres::own().await;
+    let port = postgres.port();
+    let database = postgres.database().await;
+    database.execute("create table kept (n int)").await;
+    database.execute("insert into kept values (1)").await;
+    postgres.stop().await;
+    assert_eq!(database.count("kept").await, -1, "a stopped server answered");
+    postgres.start().await;
+    database.execute("insert into kept values (2)").await;
+    postgres.kill();
+    postgres.start().await;
+    assert_eq!(postgres.port(), port);
+    assert_eq!(database.column::<i32>("select n from kept order by n").await, [1, 2]);
+}
+
+#[tokio::test]
+async fn postgres_read_only_refuses_writes_with_25006() {
+    let postgres = Postgres::own().await;
+    let database = postgres.database().await;
+    database.execute("create table t (n int)").await;
+    postgres.set_read_only(true).await;
+    until("a write to be refused", SOON, || async {
+        match database.rows("insert into t values (1)").await {
+            Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("25006") => Ok(()),
+            other => Err(other.map(|_| "written")),
+        }
+    })
+    .await;
+    postgres.set_read_only(false).await;
+    until("writes to be accepted", SOON, || async {
+        database.rows("insert into t values (1)").await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_with_53100_until_there_is_room() {
+    let disk = match SmallDisk::mount(32) {
+        Ok(disk) => disk,
+        Err(reason) => return eprintln!("not shown here: {reason}"),
+    };
+    let postgres = Postgres::own().await;
+    let database = disk.database(&postgres).await;
+    database.execute("create table t (n int, filler text)").await;
+    let insert = "insert into t select n, repeat('x', 1000) from generate_series(1, 1000) n";
+    database.execute(insert).await;
+    disk.fill();
+    match database.rows(insert).await {
+        Err(sqlx::Error::Database(e)) => assert_eq!(e.code().as_deref(), Some("53100"), "{e}"),
+        other => panic!("written to a full disk: {:?}", other.map(|_| ())),
+    }
+    disk.free();
+    database.execute(insert).await;
+    assert_eq!(database.count("t").await, 2000);
+    drop(postgres);
+}
+
+#[tokio::test]
+async fn databases_of_the_shared_cluster_are_apart_and_fsync_is_on() {
+    let postgres = Postgres::shared().await;
+    let (one, two) = (postgres.database().await, postgres.database().await);
+    one.execute("create table mine (n int)").await;
+    assert_eq!((one.count("mine").await, two.count("mine").await), (0, -1));
+    assert_eq!(one.value::<String>("select current_setting('fsync')").await, "on");
+    for url in [one.url(), one.socket_url()] {
+        use sqlx::Connection;
+        let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+        let who: (String, String) =
+            sqlx::query_as("select current_user::text, current_database()::text")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        assert_eq!(who, ("bridge".to_owned(), one.name().to_owned()), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn broker_keeps_a_session_over_a_restart_and_delivers_what_was_published_meanwhile() {
+    let mut broker = Mosquitto::start().await;
+    let events = ItemEvent::series(TENANT, 5);
+    let topic = events[0].json_topic();
+    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    assert!(!subscriber.session_present());
+    subscriber.subscribe(&topic).await.unwrap();
+    drop(subscriber);
+    Publisher::connect(&broker).await.publish_json(&events).await;
+    broker.stop().await;
+    broker.start_again().await;
+    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    assert!(subscriber.session_present());
+    for event in &events {
+        let publish = subscriber.receive_and_ack().await.unwrap();
+        assert_eq!(publish.payload, event.json().to_string().as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn broker_killed_keeps_what_it_had_saved() {
+    let mut broker = Mosquitto::start().await;
+    let events = ItemEvent::series(TENANT, 1);
+    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    subscriber.subscribe(&events[0].protobuf_topic()).await.unwrap();
+    drop(subscriber);
+    Publisher::connect(&broker).await.publish_protobuf(&events).await;
+    broker.save().await;
+    broker.kill();
+    broker.start_again().await;
+    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    assert_eq!(subscriber.receive().await.unwrap().payload, events[0].protobuf());
+}
+
+#[tokio::test]
+async fn tap_sees_deliveries_and_acknowledgements_and_tells_a_wrong_order() {
+    let broker = Mosquitto::start().await;
+    let tap = Tap::checking(broker.plain_port(), |publish| async move {
+        if publish.payload == b"3" { Err("3 may not be acknowledged".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let mut subscriber = Subscriber::connect(tap.proxy.port(), "acme-test").await.unwrap();
+    subscriber.subscribe("centiloc/acme").await.unwrap();
+    let publisher = Publisher::connect(&broker).await;
+    for payload in ["1", "2", "3"] {
+        assert!(publisher.publish("centiloc/acme", payload).await);
+    }
+    subscriber.receive_and_ack().await.unwrap();
+    until_eq("the first PUBACK", SOON, 1, || async { tap.pubacks() }).await;
+    tap.assert_no_violation();
+    // 2 stays unacknowledged: 3 overtakes it, and is the one objected to.
+    subscriber.receive().await.unwrap();
+    subscriber.receive_and_ack().await.unwrap();
+    until_eq("the second PUBACK", SOON, 2, || async { tap.pubacks() }).await;
+    let expected = ["PUBACK 3 overtook 1 earlier deliveries", "3 may not be acknowledged"];
+    until_eq("the violations", SOON, expected.map(str::to_owned).to_vec(), || async {
+        tap.violations()
+    })
+    .await;
+    let payloads: Vec<_> = tap.publishes().into_iter().map(|p| p.payload).collect();
+    assert_eq!(payloads, [b"1", b"2", b"3"]);
+    assert!(matches!(tap.packets().last(), Some(Packet::Puback(0, _))));
+}
+
+#[test]
+fn certificates_are_what_they_are_called() {
+    let authority = Authority::new("CA");
+    let folder = Scratch::new("certs");
+    let ca = folder.write("ca.pem", authority.pem());
+    let verify = |pem: &str| {
+        let cert = folder.write("cert.pem", pem);
+        let output = std::process::Command::new("openssl")
+            .args(["verify", "-CAfile", ca.to_str().unwrap(), cert.to_str().unwrap()])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
+    };
+    for (pem, said) in [
+        (authority.client("acme").cert, ": OK"),
+        (authority.client_v1("acme").cert, ": OK"),
+        (authority.server().cert, ": OK"),
+        (authority.client_valid("acme", Validity::Expired).cert, "expired"),
+        (authority.client_valid("acme", Validity::NotYet).cert, "not yet valid"),
+        (Authority::new("Another CA").client("acme").cert, "unable to get local issuer"),
+    ] {
+        let output = verify(&pem);
+        assert!(output.contains(said), "{output} does not say {said:?}");
+    }
+    let v1 = CertificateDer::from_pem_slice(authority.client_v1("acme").cert.as_bytes());
+    let v1 = v1.unwrap();
+    let (_, v1) = X509Certificate::from_der(&v1).unwrap();
+    assert_eq!(v1.version(), X509Version::V1);
+    assert_eq!(v1.subject().iter_common_name().next().unwrap().as_str().unwrap(), "acme");
+}
+
+#[test]
+fn both_forms_of_a_key_are_the_key_of_its_certificate() {
+    let client = Authority::new("CA").client("acme");
+    let folder = Scratch::new("certs");
+    let cert = folder.write("cert.pem", &client.cert);
+    let of_cert = run("openssl", ["x509", "-in", cert.to_str().unwrap(), "-noout", "-pubkey"]);
+    for (pem, header) in [
+        (&client.key_sec1, "-----BEGIN EC PRIVATE KEY-----"),
+        (&client.key_pkcs8, "-----BEGIN PRIVATE KEY-----"),
+    ] {
+        assert!(pem.starts_with(header), "{pem}");
+        let key = folder.write("key.pem", pem);
+        assert_eq!(run("openssl", ["pkey", "-in", key.to_str().unwrap(), "-pubout"]), of_cert);
+    }
+}
