@@ -1,6 +1,7 @@
 //! Schema migrations: append-only, applied under a lock, so that any number of processes may start
 //! at once. Where nothing is pending, reading is enough: `run` needs no right to change the schema.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row as _;
@@ -122,13 +123,20 @@ impl Store {
                     "applied a migration"
                 );
             }
-            return Ok(());
+        } else {
+            let steps = self.schema_status().await?;
+            let pending = steps.iter().filter(|s| s.applied_at.is_none()).count();
+            if pending > 0 {
+                return Err(SchemaError::Behind { pending });
+            }
         }
-        let steps = self.schema_status().await?;
-        match steps.iter().filter(|s| s.applied_at.is_none()).count() {
-            0 => Ok(()),
-            pending => Err(SchemaError::Behind { pending }),
-        }
+        self.prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether [`Store::prepare_schema`] has succeeded.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::Acquire)
     }
 }
 
