@@ -1,1 +1,180 @@
 //! Topic names: which ones to subscribe to, and what arrives on them.
+
+use crate::config::Mqtt;
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A tagged item.
+    Item,
+    /// A board's status.
+    Board,
+}
+
+impl Kind {
+    /// As in the metrics label `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Item => "item",
+            Self::Board => "board",
+        }
+    }
+}
+
+/// How an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Protobuf.
+    Protobuf,
+    /// JSON.
+    Json,
+}
+
+const PREFIX: &str = "centiloc/";
+
+/// Every topic of the vendor, by what follows `centiloc/<tenant>`.
+const TOPICS: [(Kind, Encoding, &str); 4] = [
+    (Kind::Item, Encoding::Protobuf, ""),
+    (Kind::Item, Encoding::Json, "/json/item/v1/update"),
+    (Kind::Board, Encoding::Protobuf, "/proto/board/v1/update"),
+    (Kind::Board, Encoding::Json, "/json/board/v1/update"),
+];
+
+/// The topic on which a tenant's events of a kind and encoding are published.
+pub fn name(tenant: &str, kind: Kind, encoding: Encoding) -> String {
+    let suffix = TOPICS
+        .iter()
+        .find(|(k, e, _)| *k == kind && *e == encoding)
+        .map_or("", |(_, _, suffix)| suffix);
+    format!("{PREFIX}{tenant}{suffix}")
+}
+
+/// What arrives on a topic; `None` for one that is not the tenant's or not known. Topics that are
+/// not subscribed to are routed too: the session may still hold filters of an earlier
+/// configuration, and what they deliver is an event like any other.
+pub fn route(tenant: &str, topic: &str) -> Option<(Kind, Encoding)> {
+    let suffix = topic.strip_prefix(PREFIX)?.strip_prefix(tenant)?;
+    TOPICS
+        .iter()
+        .find(|(_, _, known)| *known == suffix)
+        .map(|&(kind, encoding, _)| (kind, encoding))
+}
+
+/// The filters to subscribe to, in the vendor's order of topics.
+pub fn filters(mqtt: &Mqtt, tenant: &str) -> Vec<String> {
+    let wanted = |kind, encoding| {
+        let formats = match kind {
+            Kind::Item => mqtt.items,
+            Kind::Board => mqtt.boards,
+        };
+        match encoding {
+            Encoding::Protobuf => formats.protobuf(),
+            Encoding::Json => formats.json(),
+        }
+    };
+    TOPICS
+        .iter()
+        .filter(|(kind, encoding, _)| wanted(*kind, *encoding))
+        .map(|(_, _, suffix)| match &mqtt.share_group {
+            Some(group) => format!("$share/{group}/{PREFIX}{tenant}{suffix}"),
+            None => format!("{PREFIX}{tenant}{suffix}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Formats, Reconnect};
+
+    fn mqtt(items: Formats, boards: Formats, share_group: Option<&str>) -> Mqtt {
+        Mqtt {
+            host: "localhost".into(),
+            port: 1,
+            client_id: "acme-bridge".into(),
+            username: None,
+            password: None,
+            keep_alive: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(30),
+            proxy: None,
+            max_packet_size: 1,
+            max_unacked: 1,
+            items,
+            boards,
+            share_group: share_group.map(Into::into),
+            session_expiry: Duration::from_secs(7200),
+            queue_grace: Duration::from_secs(10),
+            tls: None,
+            reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(1) },
+        }
+    }
+
+    #[test]
+    fn every_topic_of_the_vendor_is_routed() {
+        for (topic, expected) in [
+            ("centiloc/acme", (Kind::Item, Encoding::Protobuf)),
+            ("centiloc/acme/json/item/v1/update", (Kind::Item, Encoding::Json)),
+            ("centiloc/acme/proto/board/v1/update", (Kind::Board, Encoding::Protobuf)),
+            ("centiloc/acme/json/board/v1/update", (Kind::Board, Encoding::Json)),
+        ] {
+            assert_eq!(route("acme", topic), Some(expected), "{topic}");
+            assert_eq!(name("acme", expected.0, expected.1), topic);
+        }
+    }
+
+    #[test]
+    fn other_topics_and_other_tenants_are_not_routed() {
+        for topic in [
+            "",
+            "centiloc",
+            "centiloc/",
+            "centiloc/acm",
+            "centiloc/acme-two",
+            "centiloc/acme/",
+            "centiloc/acme/json/item/v2/update",
+            "centiloc/other/json/item/v1/update",
+            "Centiloc/acme",
+            "$share/acme-g/centiloc/acme",
+        ] {
+            assert_eq!(route("acme", topic), None, "{topic}");
+        }
+    }
+
+    #[test]
+    fn filters_follow_from_the_formats() {
+        assert_eq!(
+            filters(&mqtt(Formats::Protobuf, Formats::Protobuf, None), "acme"),
+            ["centiloc/acme", "centiloc/acme/proto/board/v1/update"]
+        );
+        assert_eq!(
+            filters(&mqtt(Formats::Both, Formats::Json, None), "acme"),
+            [
+                "centiloc/acme",
+                "centiloc/acme/json/item/v1/update",
+                "centiloc/acme/json/board/v1/update"
+            ]
+        );
+        assert!(filters(&mqtt(Formats::Off, Formats::Off, None), "acme").is_empty());
+    }
+
+    #[test]
+    fn a_share_group_goes_before_the_topic() {
+        assert_eq!(
+            filters(&mqtt(Formats::Protobuf, Formats::Off, Some("acme-ward3")), "acme"),
+            ["$share/acme-ward3/centiloc/acme"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_subscribed_to_is_routed(tenant in "[a-z0-9-]{1,20}") {
+            for filter in filters(&mqtt(Formats::Both, Formats::Both, None), &tenant) {
+                prop_assert!(route(&tenant, &filter).is_some());
+            }
+        }
+    }
+}

@@ -10,8 +10,8 @@ cd "$(dirname "$0")/../.."
 
 readonly seconds=${DEMO_SECONDS:-} events=${DEMO_EVENTS:-}
 readonly tenant=acme boards=12 items=400
-# Events a second where nothing else is said: a busy shop.
-readonly default_rate=200
+# Events a second where nothing else is said: far more than a busy shop has.
+readonly default_rate=1000
 # How long the bridge may take to commit what is published.
 readonly settle_seconds=60
 

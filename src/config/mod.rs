@@ -1,5 +1,145 @@
 //! Loading and explaining the configuration.
+//!
+//! Defaults < `config.toml` < environment, each value parsed once into types that cannot hold a
+//! wrong one. Everything that is wrong is said at once, so that one edit mends it all, and nothing
+//! said ever holds a secret. What is known of each key stands in one table, [`keys::KEYS`].
 
+mod assemble;
+mod assemble_mqtt;
+mod environment;
+mod file;
+pub mod keys;
+mod layers;
 pub mod model;
+mod problem;
+mod read;
+mod secret;
+mod table;
+#[cfg(test)]
+mod tests;
+mod urls;
+mod values;
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+pub use environment::process_environment;
 pub use model::*;
+pub use problem::{Origin, Problem, Problems};
+
+use layers::{Layer, Merged};
+use read::Reader;
+
+/// Read when no `-c` is given; may be absent where the environment says enough.
+pub const DEFAULT_FILE: &str = "/etc/centiloc-bridge/config.toml";
+
+/// A configuration that may be run, and how it came about.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every key, in the order of [`keys::KEYS`].
+    pub settings: Vec<Setting>,
+    /// What may be meant but should be looked at; for `check` and the start of `run`.
+    pub warnings: Vec<String>,
+    /// The file, if there was one.
+    pub file: Option<PathBuf>,
+}
+
+/// What one key comes to, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Full dotted name.
+    pub key: &'static str,
+    /// The value in TOML, with secrets left out.
+    pub shown: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Loads the configuration from `file`, or [`DEFAULT_FILE`] if it exists, and the environment.
+pub fn load(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Problems> {
+    let must_exist = file.is_some();
+    load_from(file.unwrap_or(Path::new(DEFAULT_FILE)), must_exist, env)
+}
+
+fn load_from(
+    file: &Path,
+    must_exist: bool,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Problems> {
+    // Relative paths start from the file's folder, also after the process changes its own.
+    let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let env: Vec<_> = env.into_iter().collect();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let file_layer = read_file(&path, must_exist, &mut problems);
+    let env_layer = environment::layer(&env, &mut problems, &mut warnings);
+    // A file that cannot be read at all says nothing of what it holds: reporting its settings as
+    // missing would be noise.
+    let Ok(file_layer) = file_layer else { return Err(Problems { file: path, list: problems }) };
+    let present = file_layer.is_some().then(|| path.clone());
+    let layers = [Layer::defaults(), file_layer.unwrap_or_default(), env_layer];
+    // The error's own text may quote values, so it is not passed on.
+    let Ok(merged) = Merged::new(layers) else {
+        problems.push(unmerged(&path));
+        return Err(Problems { file: path, list: problems });
+    };
+    let mut reader = Reader::new(merged, path.clone(), &env, problems);
+    let config = assemble::config(&mut reader);
+    warnings.append(&mut reader.warnings);
+    match config {
+        Some(config) if reader.problems.is_empty() => {
+            Ok(Loaded { config, settings: reader.settings(), warnings, file: present })
+        }
+        _ => Err(Problems { file: path, list: reader.problems }),
+    }
+}
+
+/// The file could not be turned into a layer; the problems say why.
+struct Unusable;
+
+fn read_file(
+    path: &Path,
+    must_exist: bool,
+    problems: &mut Vec<Problem>,
+) -> Result<Option<Layer>, Unusable> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
+        Err(error) => {
+            problems.push(unreadable(path, &error));
+            return Err(Unusable);
+        }
+    };
+    file::parse(path, &text, problems).map(Some).ok_or(Unusable)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    let cure = match error.kind() {
+        ErrorKind::NotFound => "correct the path after -c, or create it from config.example.toml",
+        ErrorKind::InvalidData => "save it as UTF-8",
+        _ => "let the user this runs as read it",
+    };
+    Problem {
+        subject: path.display().to_string(),
+        origin: None,
+        found: error.to_string(),
+        expected: "a readable configuration file".to_owned(),
+        cure: cure.to_owned(),
+    }
+}
+
+/// Layers hold known keys and texts only, which always merge; said all the same rather than
+/// dropped.
+fn unmerged(path: &Path) -> Problem {
+    Problem {
+        subject: path.display().to_string(),
+        origin: None,
+        found: "layers that do not fit together".to_owned(),
+        expected: "each section to be a section in every layer".to_owned(),
+        cure: "report this as a fault of the program".to_owned(),
+    }
+}

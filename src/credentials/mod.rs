@@ -1,1 +1,23 @@
-//! Keys, certificate signing requests and what can be read from certificates.
+//! Keys, certificates and certificate signing requests: reading them from files, telling what
+//! they hold, and saying in words what is wrong with them.
+//!
+//! Nothing here opens a connection: the TLS configuration made from these parts is
+//! [`crate::session::tls`].
+
+pub mod algorithm;
+pub mod anchors;
+pub mod csr;
+pub mod error;
+pub mod files;
+pub mod identity;
+pub mod inspect;
+pub mod key;
+pub mod pem;
+pub mod preflight;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use error::CredentialError;
+pub use identity::Identity;
+pub use inspect::CertificateFacts;
+pub use key::{Curve, EcKey};

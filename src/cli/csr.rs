@@ -1,0 +1,340 @@
+//! `csr`: the vendor's first step, making the key and the request to be signed.
+
+use std::fs::DirBuilder;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, ValueEnum};
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use crate::credentials::csr::{Subject, request_pem};
+use crate::credentials::error::Role;
+use crate::credentials::files::{self, NewFile, PRIVATE, PUBLIC};
+use crate::credentials::pem::PemFile;
+use crate::credentials::{Curve, EcKey};
+
+/// File names of the vendor's documentation.
+const KEY_FILE: &str = "private-key.pem";
+const REQUEST_FILE: &str = "certificate-request.csr";
+const CERTIFICATE_FILE: &str = "tls-cert.pem";
+const PASSWORD_FILE: &str = "mqtt-password";
+
+/// Make a private key and a certificate signing request for Centiloc
+#[derive(Debug, Args)]
+pub struct CsrArgs {
+    /// Your tenantID, exactly as Centiloc gave it (Common Name)
+    #[arg(long)]
+    pub tenant: String,
+    /// Your company, even in case of data access delegation (Organization Name)
+    #[arg(long)]
+    pub organization: String,
+    /// Where Centiloc sends expiry notices (Email Address)
+    #[arg(long)]
+    pub email: String,
+    /// Two-letter country code (Country Name)
+    #[arg(long)]
+    pub country: Option<String>,
+    /// State or Province Name
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Locality Name, for example the city
+    #[arg(long)]
+    pub locality: Option<String>,
+    /// Organizational Unit Name, for example the section
+    #[arg(long)]
+    pub organizational_unit: Option<String>,
+    /// Directory for the files; made if missing, and nothing in it is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Use this existing EC key instead of making one, for example to renew
+    #[arg(long, value_name = "FILE", conflicts_with = "curve")]
+    pub key: Option<PathBuf>,
+    /// Curve of the new key
+    #[arg(long, value_enum, default_value_t = CurveArg::P256)]
+    pub curve: CurveArg,
+}
+
+/// Curve of a new key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CurveArg {
+    /// NIST P-256, the documented choice
+    P256,
+    /// NIST P-384
+    P384,
+}
+
+/// Makes the files and tells on `out` what to do with them.
+pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
+    let subject = subject(args);
+    let problems = subject.problems();
+    if !problems.is_empty() {
+        bail!(problems.join("\n"));
+    }
+    let (key, existing) = match &args.key {
+        Some(path) => {
+            (EcKey::from_pem(&PemFile::read(Role::KeyOption, path)?)?, Some(absolute(path)))
+        }
+        None => (EcKey::generate(curve(args.curve)), None),
+    };
+    let request = request_pem(&subject, &key)?;
+    let directory = absolute(&args.out);
+    let key_path = existing.clone().unwrap_or_else(|| directory.join(KEY_FILE));
+    let new_key = existing.is_none().then_some(&key);
+    write_files(&directory, new_key, &request)?;
+
+    let warning = existing.as_deref().and_then(files::exposure);
+    let report = Report { subject: &subject, directory: &directory, key: &key_path };
+    let text = report.text(&request, new_key.is_some(), warning)?;
+    out.write_all(text.as_bytes()).context("could not print the next steps")
+}
+
+fn subject(args: &CsrArgs) -> Subject {
+    Subject {
+        tenant: args.tenant.clone(),
+        organization: args.organization.clone(),
+        email: args.email.clone(),
+        country: args.country.clone(),
+        state: args.state.clone(),
+        locality: args.locality.clone(),
+        organizational_unit: args.organizational_unit.clone(),
+    }
+}
+
+fn curve(curve: CurveArg) -> Curve {
+    match curve {
+        CurveArg::P256 => Curve::P256,
+        CurveArg::P384 => Curve::P384,
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// All or nothing: both files are there, complete and on the disk, or neither is.
+fn write_files(directory: &Path, key: Option<&EcKey>, request: &str) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("could not make the directory {}", directory.display()))?;
+    let mut key_file = key
+        .map(|key| create(&directory.join(KEY_FILE), PRIVATE).map(|file| (file, key)))
+        .transpose()?;
+    let request_path = directory.join(REQUEST_FILE);
+    let mut request_file = create(&request_path, PUBLIC)?;
+    if let Some((file, key)) = &mut key_file {
+        file.write(key.to_sec1_pem().as_bytes())
+            .with_context(|| format!("could not write {}", directory.join(KEY_FILE).display()))?;
+    }
+    request_file
+        .write(request.as_bytes())
+        .with_context(|| format!("could not write {}", request_path.display()))?;
+    if let Some((file, _)) = key_file {
+        file.keep();
+    }
+    request_file.keep();
+    Ok(())
+}
+
+fn create(path: &Path, mode: u32) -> anyhow::Result<NewFile> {
+    NewFile::create(path, mode).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => anyhow!(
+            "{} exists and is not overwritten; choose another --out, move it away, or reuse an \
+             existing key with --key",
+            path.display()
+        ),
+        _ => anyhow!(error).context(format!("could not create {}", path.display())),
+    })
+}
+
+/// What is printed once the files are there.
+struct Report<'a> {
+    subject: &'a Subject,
+    directory: &'a Path,
+    key: &'a Path,
+}
+
+impl Report<'_> {
+    fn text(&self, request: &str, new: bool, warning: Option<String>) -> anyhow::Result<String> {
+        let path = self.directory.join(REQUEST_FILE);
+        let path = path.display();
+        let key = self.key.display();
+        let made = if new {
+            format!("Made the private key {key} (mode 0600) and the request {path}")
+        } else {
+            format!("Made the request {path} for the existing private key {key}")
+        };
+        let warning = warning.map(|text| format!("Warning: {text}\n")).unwrap_or_default();
+        Ok(format!(
+            "{made}\n{warning}\nThe request says\n{summary}\nThe same from OpenSSL: openssl req -in \
+             {path} -noout -text -verify\n\n{steps}",
+            summary = summary(request)?,
+            steps = self.next_steps(),
+        ))
+    }
+
+    fn next_steps(&self) -> String {
+        format!(
+            "Next steps
+1. Send {REQUEST_FILE} to the Centiloc support team. Keep {key} to yourself:
+   it is never sent anywhere.
+2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
+   leave mqtt.tls.ca_file out.
+3. Within one working day the support team sends your certificate, valid for 1 year, and a user
+   name and password for this connection. Save the certificate as {CERTIFICATE_FILE} and the
+   password in a file that only the service can read. Then configure:
+
+{configuration}
+4. Verify everything before starting: centiloc-bridge check
+5. Start: centiloc-bridge run
+
+Before the certificate expires, renew it with the same key:
+   centiloc-bridge csr --key {key} … --out a-new-directory
+",
+            key = self.key.display(),
+            configuration = self.configuration(),
+        )
+    }
+
+    fn configuration(&self) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let file = |name: &str| quoted(&self.directory.join(name).display().to_string());
+        format!(
+            "tenant = {tenant}
+
+[mqtt]
+username = \"the user name from Centiloc\"
+password_file = {password}
+
+[mqtt.tls]
+cert_file = {certificate}
+key_file = {key}
+",
+            tenant = quoted(&self.subject.tenant),
+            password = file(PASSWORD_FILE),
+            certificate = file(CERTIFICATE_FILE),
+            key = quoted(&self.key.display().to_string()),
+        )
+    }
+}
+
+/// What the request holds, read back from its bytes.
+fn summary(request: &str) -> anyhow::Result<String> {
+    let unreadable = || anyhow!("the request just made cannot be read back");
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|_| unreadable())?;
+    let (_, parsed) =
+        X509CertificationRequest::from_der(&pem.contents).map_err(|_| unreadable())?;
+    let info = parsed.certification_request_info;
+    let algorithm = crate::credentials::algorithm::Algorithm::of(&info.subject_pki);
+    let subject = crate::credentials::inspect::name(&info.subject);
+    Ok(format!("   Subject:    {subject}\n   Public key: {algorithm}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::testing::{Files, openssl};
+    use clap::Parser;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        csr: CsrArgs,
+    }
+
+    fn csr(out: &Path, more: &[&str]) -> anyhow::Result<String> {
+        let out = out.display().to_string();
+        let fixed =
+            ["csr", "--tenant", "acme", "--organization", "Acme", "--email", "it@example.com"];
+        let args = fixed.iter().chain(more).copied().chain(["--out", &out]);
+        let mut printed = Vec::new();
+        run(&Cli::try_parse_from(args)?.csr, &mut printed)?;
+        Ok(String::from_utf8(printed)?)
+    }
+
+    #[test]
+    fn the_files_have_the_vendors_names_fit_each_other_and_the_key_is_private() {
+        let files = Files::new();
+        let out = files.path("new/deep");
+        let printed = csr(&out, &["--country", "FR"]).expect("made");
+        let (key, request) = (out.join(KEY_FILE), out.join(REQUEST_FILE));
+        let mode = std::fs::metadata(&key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let of_key = openssl(&["ec", "-in", &key.display().to_string(), "-pubout"], &[]);
+        let args = ["req", "-in", &request.display().to_string(), "-verify", "-noout", "-pubkey"];
+        assert_eq!(openssl(&args, &[]), of_key);
+        assert!(printed.contains("C = FR, O = Acme, CN = acme, emailAddress = it@example.com"));
+        assert!(printed.contains(&format!("openssl req -in {} -noout -text", request.display())));
+    }
+
+    #[test]
+    fn the_printed_configuration_is_toml_that_names_the_files() {
+        let files = Files::new();
+        let printed = csr(files.dir(), &[]).expect("made");
+        let from = printed.find("tenant = ").expect("a configuration");
+        let to = printed.find("4. Verify").expect("the step after it");
+        let table: toml::Table = printed[from..to].parse().expect("TOML");
+        let path = files.path(KEY_FILE).display().to_string();
+        assert_eq!(table["mqtt"]["tls"]["key_file"].as_str(), Some(path.as_str()));
+        assert_eq!(table["tenant"].as_str(), Some("acme"));
+    }
+
+    #[test]
+    fn an_existing_file_is_never_overwritten_and_nothing_is_left_half_done() {
+        let files = Files::new();
+        files.write(REQUEST_FILE, "old request");
+        let error = csr(files.dir(), &[]).expect_err("refused").to_string();
+        assert!(error.contains("certificate-request.csr exists and is not overwritten"), "{error}");
+        assert!(!files.path(KEY_FILE).exists(), "no key without its request");
+        let files = Files::new();
+        files.write(KEY_FILE, "old key");
+        csr(files.dir(), &[]).expect_err("refused");
+        assert!(!files.path(REQUEST_FILE).exists());
+        assert_eq!(std::fs::read_to_string(files.path(KEY_FILE)).unwrap(), "old key");
+    }
+
+    #[test]
+    fn a_request_for_an_existing_key_leaves_the_key_alone() {
+        for format in ["SEC1", "PKCS#8"] {
+            let files = Files::new();
+            let sec1 = openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout"], &[]);
+            let pem = match format {
+                "SEC1" => sec1.clone(),
+                _ => openssl(&["pkcs8", "-topk8", "-nocrypt"], &sec1),
+            };
+            let key = files.write("old.pem", &pem);
+            let printed = csr(files.dir(), &["--key", &key.display().to_string()]).expect("made");
+            assert!(printed.contains("an EC key on P-384"), "{printed}");
+            assert!(!files.path(KEY_FILE).exists());
+            assert_eq!(std::fs::read(&key).unwrap(), pem);
+            let request = files.path(REQUEST_FILE).display().to_string();
+            let of_key = openssl(&["ec", "-pubout"], &sec1);
+            assert_eq!(openssl(&["req", "-in", &request, "-noout", "-pubkey"], &[]), of_key);
+        }
+    }
+
+    #[test]
+    fn a_key_that_centiloc_would_refuse_is_refused_before_anything_is_written() {
+        let files = Files::new();
+        let key = files.write("rsa.pem", openssl(&["genrsa", "2048"], &[]));
+        let out = files.path("out");
+        let error = csr(&out, &["--key", &key.display().to_string()]).expect_err("refused");
+        assert!(error.to_string().contains("an RSA key"), "{error}");
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn an_exposed_existing_key_is_remarked_on() {
+        let files = Files::new();
+        let key = files.write("old.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let printed = csr(files.dir(), &["--key", &key.display().to_string()]).expect("made");
+        assert!(printed.contains("Warning: the private key"), "{printed}");
+        assert!(printed.contains("chmod 600"), "{printed}");
+    }
+}

@@ -1,0 +1,185 @@
+//! Builds [`Config`] section by section. Every value is read before any is used, so that one load
+//! names every problem.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::model::{
+    Batch, Config, Database, Decode, KeepPayload, Log, LogFormat, Mqtt, PartitionSpan, Retention,
+    Spool,
+};
+use super::problem::Complaint;
+use super::read::Reader;
+use super::secret::Secret;
+use super::{assemble_mqtt, urls, values};
+
+/// Timers have no use for less, and `PostgreSQL` counts its statement timeout in milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+/// A longer wait is a typing error, and `PostgreSQL`'s statement timeout ends at 24 days.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+/// A year to `humantime`, which writes the bound below as "1000years"; seconds.
+pub(super) const YEAR: u64 = 31_557_600;
+/// The smallest partition is a day, so nothing shorter can be kept.
+const LEAST_RETENTION: Duration = Duration::from_secs(86_400);
+/// Beyond this, "forever" is meant; keeps date arithmetic far from its limits.
+const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * YEAR);
+/// Smaller, and one large message fills the spool.
+const LEAST_SPOOL: u64 = 1 << 20;
+/// Metrics and file offsets are signed 64-bit numbers.
+const LARGEST_SPOOL: u64 = 1 << 62;
+/// MQTT packet ids: no more can be un-acknowledged, so no more can be in a batch.
+const MAX_BATCH: u64 = 65_535;
+/// `PostgreSQL`'s own default is 100 for all clients together; more than this is a typing error.
+const MAX_CONNECTIONS: u64 = 1000;
+
+/// What a wait may be.
+pub(super) const WAITS: RangeInclusive<Duration> = LEAST_WAIT..=LONGEST_WAIT;
+
+/// Builds the whole; `None` where problems were noted.
+pub(super) fn config(reader: &mut Reader) -> Option<Config> {
+    let tenant = reader.read("tenant", values::topic_part);
+    let mqtt = assemble_mqtt::mqtt(reader, tenant.as_deref());
+    let database = database(reader);
+    let max_events = reader.read("batch.max_events", |text| values::integer(text, 1..=MAX_BATCH));
+    let spool = spool(reader);
+    let decode = decode(reader, mqtt.as_ref());
+    let retention = retention(reader);
+    let admin_listen = admin(reader);
+    let log = log(reader);
+    let shutdown_grace = wait(reader, "shutdown.grace");
+    Some(Config {
+        tenant: tenant?,
+        mqtt: mqtt?,
+        database: database?,
+        batch: Batch { max_events: max_events? },
+        spool: spool?,
+        decode: decode?,
+        retention: retention?,
+        admin_listen: admin_listen?,
+        log: log?,
+        shutdown_grace: shutdown_grace?,
+    })
+}
+
+/// Reads a wait.
+pub(super) fn wait(reader: &mut Reader, name: &'static str) -> Option<Duration> {
+    reader.read(name, |text| values::duration(text, &WAITS))
+}
+
+fn database(reader: &mut Reader) -> Option<Database> {
+    let url = reader.secret("database.url", "database.url_file");
+    if let Some(None) = url {
+        reader.missing("database.url");
+    }
+    let url = url.flatten().and_then(|secret| database_url(reader, secret));
+    let max_connections =
+        reader.read("database.max_connections", |text| values::integer(text, 1..=MAX_CONNECTIONS));
+    let statement_timeout = wait(reader, "database.statement_timeout");
+    let migrate = reader.read("database.migrate", values::flag);
+    Some(Database {
+        url: url?,
+        max_connections: max_connections?,
+        statement_timeout: statement_timeout?,
+        migrate: migrate?,
+    })
+}
+
+fn database_url(reader: &mut Reader, secret: Secret) -> Option<SecretString> {
+    match urls::database(&secret.text) {
+        Ok(url) => {
+            if let Some(mode) = url.weak_tls {
+                reader.warnings.push(format!(
+                    "{} ({}) has sslmode {mode} for a host that is not this machine: events and \
+                     credentials may go to whoever answers there; add sslmode=verify-full",
+                    secret.key, secret.origin
+                ));
+            }
+            reader.show_from("database.url", url.shown, secret.origin);
+            Some(SecretString::from(secret.text))
+        }
+        Err(complaint) => {
+            let found = "something else (not shown, it may be secret)".to_owned();
+            reader.problem(secret.key, &secret.origin, found, complaint);
+            None
+        }
+    }
+}
+
+#[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
+fn spool(reader: &mut Reader) -> Option<Option<Spool>> {
+    let dir = reader.path("spool.dir");
+    let max_size =
+        reader.read("spool.max_size", |text| values::size(text, LEAST_SPOOL..=LARGEST_SPOOL));
+    let (dir, max_size) = (dir?, max_size?);
+    Some(dir.map(|dir| Spool { dir, max_size }))
+}
+
+fn decode(reader: &mut Reader, mqtt: Option<&Mqtt>) -> Option<Decode> {
+    const WORDS: [(&str, KeepPayload); 4] = [
+        ("auto", KeepPayload::Auto),
+        ("always", KeepPayload::Always),
+        ("unknown", KeepPayload::Unknown),
+        ("never", KeepPayload::Never),
+    ];
+    let proto_file = reader.path("decode.proto_file");
+    let keep = reader.read("decode.keep_payload", |text| values::choice(text, &WORDS));
+    let (proto_file, keep, mqtt) = (proto_file?, keep?, mqtt?);
+    let assumed = proto_file.is_none() && (mqtt.items.protobuf() || mqtt.boards.protobuf());
+    if assumed {
+        reader.warnings.push(
+            "protobuf is subscribed to without decode.proto_file: the field numbers are an \
+             assumption, see README; set decode.proto_file to the .proto Centiloc gave you"
+                .to_owned(),
+        );
+    }
+    let keep_payload = match (keep, assumed) {
+        (KeepPayload::Auto, true) => resolved(reader, "always", KeepPayload::Always),
+        (KeepPayload::Auto, false) => resolved(reader, "unknown", KeepPayload::Unknown),
+        (explicit, _) => explicit,
+    };
+    Some(Decode { proto_file, keep_payload })
+}
+
+fn resolved(reader: &mut Reader, word: &str, keep: KeepPayload) -> KeepPayload {
+    reader.show("decode.keep_payload", word);
+    keep
+}
+
+fn retention(reader: &mut Reader) -> Option<Retention> {
+    const SPANS: [(&str, PartitionSpan); 2] =
+        [("day", PartitionSpan::Day), ("month", PartitionSpan::Month)];
+    let events = reader.read("retention.events", |text| {
+        if text == "forever" {
+            return Ok(None);
+        }
+        values::duration(text, &(LEAST_RETENTION..=LONGEST_RETENTION)).map(Some).map_err(
+            |complaint| {
+                Complaint::new(format!("forever, or {}", complaint.expected), complaint.cure)
+            },
+        )
+    });
+    let partition = reader.read("retention.partition", |text| values::choice(text, &SPANS));
+    Some(Retention { events: events?, partition: partition? })
+}
+
+#[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
+fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
+    let listen = reader.optional("admin.listen", values::listen)?;
+    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+        reader.warnings.push(format!(
+            "admin.listen is {address}: whoever reaches it reads the state of the bridge, for it \
+             asks for no password; keep it on 127.0.0.1, or behind a firewall"
+        ));
+    }
+    Some(listen)
+}
+
+fn log(reader: &mut Reader) -> Option<Log> {
+    const SHAPES: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = reader.read("log.format", |text| values::choice(text, &SHAPES));
+    let level = reader.read("log.level", values::log_level);
+    Some(Log { format: format?, level: level? })
+}

@@ -1,0 +1,149 @@
+//! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` is `mqtt.tls.ca_file`, in any
+//! case. Values are taken as text, as they stand.
+
+use super::keys::{self, ENV_PREFIX, ENV_SEPARATOR};
+use super::layers::{Given, Layer};
+use super::problem::{Origin, Problem};
+
+/// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`super::load`]
+/// refuses for the variables that concern it; the standard library would panic.
+pub fn process_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+/// Picks the settings out of an environment.
+pub(super) fn layer(
+    environment: &[(String, String)],
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Layer {
+    let mut layer = Layer::default();
+    for (name, value) in environment {
+        match strip_prefix(name) {
+            Some(rest) => take(&mut layer, name, rest, value, problems),
+            None => warnings.extend(nearly(name)),
+        }
+    }
+    layer.join_pairs(problems);
+    layer
+}
+
+fn strip_prefix(name: &str) -> Option<&str> {
+    let prefix = name.get(..ENV_PREFIX.len())?;
+    prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| &name[ENV_PREFIX.len()..])
+}
+
+fn take(layer: &mut Layer, name: &str, rest: &str, value: &str, problems: &mut Vec<Problem>) {
+    let dotted = rest.to_lowercase().replace(ENV_SEPARATOR, ".");
+    let mut refuse = |found: &str, expected: &str, cure: String| {
+        problems.push(Problem {
+            subject: name.escape_debug().to_string(),
+            origin: None,
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+            cure,
+        });
+    };
+    let Some(key) = keys::find(&dotted) else {
+        let cure = keys::nearest(&dotted, false).map_or_else(
+            || "unset it, or see config.example.toml for every key".to_owned(),
+            |known| format!("did you mean {}, which sets {known}?", keys::env_name(known)),
+        );
+        return refuse("a variable that sets no known key", "a known one", cure);
+    };
+    if value.contains(char::REPLACEMENT_CHARACTER) {
+        return refuse("bytes that are not UTF-8", "text in UTF-8", "set it again".to_owned());
+    }
+    let given = Given { text: value.to_owned(), origin: Origin::named(name) };
+    if let Some(before) = layer.insert(key, given) {
+        let found = format!("the same setting in {}", before.origin);
+        refuse(&found, "one variable a setting", format!("unset {} or {name}", before.origin));
+    }
+}
+
+/// A variable with one underscore too few is ignored, but not in silence.
+fn nearly(name: &str) -> Option<String> {
+    let single = |name: &str| name.to_uppercase().replace(ENV_SEPARATOR, "_");
+    let wanted = single(name);
+    let key = keys::KEYS.iter().find(|key| single(&key.env_name()) == wanted)?;
+    Some(format!(
+        "environment variable {name} is ignored: to set {}, name it {}",
+        key.name,
+        key.env_name()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::layers::Merged;
+
+    fn read(vars: &[(&str, &str)]) -> (Merged, Vec<Problem>, Vec<String>) {
+        let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        let layer = layer(&vars, &mut problems, &mut warnings);
+        (Merged::new([layer]).unwrap(), problems, warnings)
+    }
+
+    #[test]
+    fn names_nest_and_ignore_case_and_values_stay_text() {
+        let (merged, problems, _) = read(&[
+            ("CENTILOC_BRIDGE__MQTT__TLS__CA_FILE", "/ca.pem"),
+            ("centiloc_bridge__mqtt__username", "0012"),
+        ]);
+        assert!(problems.is_empty());
+        assert_eq!(merged.get("mqtt.tls.ca_file").unwrap().text, "/ca.pem");
+        assert_eq!(merged.get("mqtt.username").unwrap().text, "0012");
+        let origin = merged.get("mqtt.username").unwrap().origin;
+        assert_eq!(origin.to_string(), "centiloc_bridge__mqtt__username");
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused_with_the_nearest_and_without_its_value() {
+        let (_, problems, _) = read(&[("CENTILOC_BRIDGE__MQTT__PASSWROD", "hunter2")]);
+        let text = problems[0].to_string();
+        assert!(text.contains("did you mean CENTILOC_BRIDGE__MQTT__PASSWORD,"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_section_alone_is_refused() {
+        let (_, problems, _) = read(&[("CENTILOC_BRIDGE__MQTT", "x"), ("CENTILOC_BRIDGE__", "x")]);
+        assert_eq!(problems.len(), 2);
+    }
+
+    #[test]
+    fn one_setting_in_two_spellings_is_refused() {
+        let (_, problems, _) =
+            read(&[("CENTILOC_BRIDGE__TENANT", "a"), ("centiloc_bridge__tenant", "b")]);
+        assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn kubernetes_service_variables_are_left_alone() {
+        let (_, problems, warnings) = read(&[
+            ("CENTILOC_BRIDGE_PORT", "tcp://10.0.0.1:9464"),
+            ("CENTILOC_BRIDGE_SERVICE_HOST", "10.0.0.1"),
+            ("PATH", "/bin"),
+            ("é", ""),
+        ]);
+        assert!(problems.is_empty() && warnings.is_empty(), "{problems:?} {warnings:?}");
+    }
+
+    #[test]
+    fn one_underscore_too_few_is_warned_about() {
+        let (_, problems, warnings) = read(&[("CENTILOC_BRIDGE_MQTT_HOST", "h")]);
+        assert!(problems.is_empty());
+        assert!(warnings[0].contains("CENTILOC_BRIDGE__MQTT__HOST"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf8_is_refused() {
+        let (_, problems, _) = read(&[("CENTILOC_BRIDGE__MQTT__PASSWORD", "a\u{FFFD}b")]);
+        assert!(problems[0].to_string().contains("UTF-8"));
+    }
+}

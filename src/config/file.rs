@@ -1,0 +1,174 @@
+//! The file as a layer. TOML is walked with spans, so that every value and every problem names its
+//! line. Nothing here quotes the file: any line of it may hold a secret.
+
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, Kind};
+use super::layers::{Given, Layer};
+use super::problem::{Complaint, Origin, Problem};
+use super::values;
+
+/// Reads the text of the file at `path`.
+pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        problems.extend(errors.iter().map(|error| syntax(path, text, error)));
+        return None;
+    }
+    let mut walk = Walk { path, text, layer: Layer::default(), problems: Vec::new() };
+    walk.table("", table.get_ref());
+    // Tables come sorted by name; people read from top to bottom.
+    walk.problems.sort_by_key(|(line, _)| *line);
+    problems.extend(walk.problems.into_iter().map(|(_, problem)| problem));
+    walk.layer.join_pairs(problems);
+    Some(walk.layer)
+}
+
+/// `toml`'s own display quotes the line; its message alone does not.
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Problem {
+    let at = error.span().map(|span| Origin::line(path, line_of(text, span.start)));
+    Problem {
+        subject: path.display().to_string(),
+        origin: at,
+        found: format!("broken TOML ({})", error.message().replace('\n', ", ")),
+        expected: "TOML".to_owned(),
+        cure: "correct the syntax; a text stands in quotes, a backslash in it is doubled"
+            .to_owned(),
+    }
+}
+
+/// The line, from 1, of a byte offset.
+fn line_of(text: &str, offset: usize) -> usize {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    1 + before.iter().fold(0, |lines, byte| lines + usize::from(*byte == b'\n'))
+}
+
+struct Walk<'a> {
+    path: &'a Path,
+    text: &'a str,
+    layer: Layer,
+    /// With the line, from 1.
+    problems: Vec<(usize, Problem)>,
+}
+
+impl Walk<'_> {
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let leaf = name.get_ref();
+            let full =
+                if prefix.is_empty() { leaf.to_string() } else { format!("{prefix}.{leaf}") };
+            let line = line_of(self.text, name.span().start);
+            self.entry(prefix, leaf, &full, line, value);
+        }
+    }
+
+    fn entry(
+        &mut self,
+        prefix: &str,
+        leaf: &str,
+        full: &str,
+        line: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        // A quoted key with a dot in it is not the path it looks like.
+        let known = if leaf.contains('.') { None } else { keys::find(full) };
+        match (known, value.get_ref()) {
+            (Some(key), value) => match written(key.kind, value) {
+                Ok(text) => {
+                    let origin = Origin::line(self.path, line);
+                    self.layer.insert(key, Given { text, origin });
+                }
+                Err(complaint) => self.refuse(full, line, found(value), complaint),
+            },
+            (None, DeValue::Table(table)) if keys::is_section(full) => self.table(full, table),
+            (None, value) if keys::is_section(full) => {
+                let cure = format!("write [{full}] on a line of its own and its keys below it");
+                self.refuse(full, line, found(value), Complaint::new("a section", cure));
+            }
+            (None, value) => self.unknown(prefix, full, line, matches!(value, DeValue::Table(_))),
+        }
+    }
+
+    fn unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
+        let what = if table { "an unknown section" } else { "an unknown key" };
+        let complaint = Complaint::new("a known one", suggestion(prefix, full, table));
+        self.refuse(full, line, what.to_owned(), complaint);
+    }
+
+    fn refuse(&mut self, subject: &str, line: usize, found: String, complaint: Complaint) {
+        let problem = Problem {
+            subject: subject.escape_debug().to_string(),
+            origin: Some(Origin::line(self.path, line)),
+            found,
+            expected: complaint.expected,
+            cure: complaint.cure,
+        };
+        self.problems.push((line, problem));
+    }
+}
+
+fn suggestion(prefix: &str, unknown: &str, table: bool) -> String {
+    if let Some(known) = keys::nearest(unknown, table) {
+        return if table {
+            format!("did you mean [{known}]?")
+        } else {
+            format!("did you mean {known}?")
+        };
+    }
+    let beside: Vec<_> = keys::KEYS.iter().filter(|key| key.section() == prefix).collect();
+    match beside.as_slice() {
+        [] => "delete it, or see config.example.toml for every key".to_owned(),
+        some => {
+            let names: Vec<_> = some.iter().map(|key| key.name).collect();
+            format!("delete it; known here: {}", names.join(", "))
+        }
+    }
+}
+
+/// The value as text, if it has the TOML type its kind is written in.
+fn written(kind: Kind, value: &DeValue<'_>) -> Result<String, Complaint> {
+    match (kind, value) {
+        (Kind::Integer, DeValue::Integer(number)) => {
+            i64::from_str_radix(number.as_str(), number.radix())
+                .map(|number| number.to_string())
+                .map_err(|_| Complaint::new("a whole number", "write a smaller number"))
+        }
+        (Kind::Flag, DeValue::Boolean(flag)) => Ok(flag.to_string()),
+        (Kind::Integer | Kind::Flag, _) => Err(mistyped(kind)),
+        (_, DeValue::String(text)) => Ok(text.to_string()),
+        (Kind::Duration, DeValue::Integer(number)) => {
+            let cure = values::unit_missing(number.as_str());
+            Err(Complaint::new("a duration with a unit, in quotes", cure))
+        }
+        (Kind::Size, DeValue::Integer(number)) => {
+            let cure = format!("add a unit, as in \"{}B\" or \"16MiB\"", number.as_str());
+            Err(Complaint::new("a size with a unit, in quotes", cure))
+        }
+        _ => Err(mistyped(kind)),
+    }
+}
+
+fn mistyped(kind: Kind) -> Complaint {
+    match kind {
+        Kind::Integer => Complaint::new("a whole number", "write the number without quotes"),
+        Kind::Flag => Complaint::new("true or false", "write true or false without quotes"),
+        _ => Complaint::new("a text", "put the value in quotes"),
+    }
+}
+
+/// The type alone: even a number may be somebody's password.
+fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(_) => "a text in quotes",
+        DeValue::Integer(_) => "a bare number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+    .to_owned()
+}

@@ -1,0 +1,185 @@
+//! Reads merged values one by one: adds key and origin to complaints, collects problems instead of
+//! stopping at the first, and notes what is shown of each setting.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::Setting;
+use super::keys::{self, KEYS, Key, Preset};
+use super::layers::{Given, Merged};
+use super::problem::{Complaint, Origin, Problem, quoted};
+use super::urls::REDACTED;
+use super::values::Parsed;
+
+/// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// Reads settings. A method that gives `None` has noted a problem.
+pub(super) struct Reader {
+    merged: Merged,
+    /// The configuration file, present or not; relative paths start from its folder.
+    file: PathBuf,
+    credentials: Option<PathBuf>,
+    /// What is shown instead of the text as given.
+    shown: BTreeMap<&'static str, (String, Option<Origin>)>,
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<String>,
+}
+
+impl Reader {
+    /// Reads `merged`, which came from `file` and `environment` with these `problems`.
+    pub fn new(
+        merged: Merged,
+        file: PathBuf,
+        environment: &[(String, String)],
+        problems: Vec<Problem>,
+    ) -> Self {
+        let credentials = environment
+            .iter()
+            .find(|(name, value)| name == CREDENTIALS && !value.is_empty())
+            .map(|(_, value)| PathBuf::from(value));
+        let (shown, warnings) = (BTreeMap::new(), Vec::new());
+        Self { merged, file, credentials, shown, problems, warnings }
+    }
+
+    /// What is given for a key that is not empty.
+    pub fn given(&self, name: &str) -> Option<Given> {
+        self.merged.get(name).filter(|given| !given.text.is_empty())
+    }
+
+    /// Reads a setting that must have a value.
+    pub fn read<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Parsed<T>,
+    ) -> Option<T> {
+        let Some(given) = self.merged.get(name) else {
+            self.missing(name);
+            return None;
+        };
+        match parse(&given.text) {
+            Ok(value) => Some(value),
+            Err(complaint) => {
+                self.refuse(name, &given, complaint);
+                None
+            }
+        }
+    }
+
+    /// Reads a setting that an empty text turns off: `Some(None)`.
+    #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
+    pub fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Parsed<T>,
+    ) -> Option<Option<T>> {
+        if self.given(name).is_none() { Some(None) } else { self.read(name, parse).map(Some) }
+    }
+
+    /// Reads a path, which an empty text turns off.
+    #[allow(clippy::option_option, reason = "as above")]
+    pub fn path(&mut self, name: &'static str) -> Option<Option<PathBuf>> {
+        let resolve = self.resolver();
+        let path = self.optional(name, |text| resolve(text))?;
+        if let Some(path) = &path {
+            self.show(name, path.to_string_lossy());
+        }
+        Some(path)
+    }
+
+    /// Reads a path that must be given.
+    pub fn required_path(&mut self, name: &'static str) -> Option<PathBuf> {
+        if self.given(name).is_none() {
+            self.missing(name);
+            return None;
+        }
+        self.path(name)?
+    }
+
+    fn resolver(&self) -> impl Fn(&str) -> Parsed<PathBuf> + use<> {
+        let folder = self.file.parent().map(Path::to_owned).unwrap_or_default();
+        let credentials = self.credentials.clone();
+        move |text| {
+            let below = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"]
+                .into_iter()
+                .find_map(|prefix| text.strip_prefix(prefix));
+            let Some(below) = below else { return Ok(folder.join(text)) };
+            credentials.as_ref().map(|folder| folder.join(below)).ok_or_else(|| {
+                let cure =
+                    "add LoadCredential= to the unit; outside of it, set CREDENTIALS_DIRECTORY";
+                Complaint::new("a path that exists (CREDENTIALS_DIRECTORY is not set)", cure)
+            })
+        }
+    }
+
+    /// Notes that a required key is given nowhere, or is empty; not if it is known to be given, but
+    /// could not be taken from its layer.
+    pub fn missing(&mut self, name: &'static str) {
+        if self.problems.iter().any(|problem| problem.subject == name) {
+            return;
+        }
+        let example = keys::find(name).map(Key::default_literal).unwrap_or_default();
+        let origin = self.merged.get(name).map(|given| given.origin);
+        self.problems.push(Problem {
+            subject: name.to_owned(),
+            origin: origin.filter(|origin| *origin != Origin::default()),
+            found: "nothing".to_owned(),
+            expected: format!("a value such as {example}"),
+            cure: format!("set it in {}, or as {}", self.file.display(), keys::env_name(name)),
+        });
+    }
+
+    /// Notes a complaint about what is given.
+    pub fn refuse(&mut self, name: &'static str, given: &Given, complaint: Complaint) {
+        let secret = keys::find(name).is_none_or(|key| key.kind.is_secret());
+        let found = match (secret, given.text.is_empty()) {
+            (_, true) => "an empty text".to_owned(),
+            (true, false) => "something else (not shown, it may be secret)".to_owned(),
+            (false, false) => quoted(&given.text),
+        };
+        self.problem(name, &given.origin, found, complaint);
+    }
+
+    /// Notes a problem with these words.
+    pub fn problem(&mut self, name: &str, at: &Origin, found: String, complaint: Complaint) {
+        let default = keys::find(name).map(|key| key.default);
+        let origin = if *at == Origin::default() { None } else { Some(at.clone()) };
+        let mut cure = complaint.cure;
+        if let (Some(Preset::Value(text)), Some(_)) = (default, &origin) {
+            cure = format!("{cure} (the default is {text})");
+        }
+        self.problems.push(Problem {
+            subject: name.to_owned(),
+            origin,
+            found,
+            expected: complaint.expected,
+            cure,
+        });
+    }
+
+    /// Says what the setting comes to, where that is not the text as given.
+    pub fn show(&mut self, name: &'static str, text: impl Into<String>) {
+        self.shown.insert(name, (text.into(), None));
+    }
+
+    /// The same, for a value that came by way of another key.
+    pub fn show_from(&mut self, name: &'static str, text: impl Into<String>, origin: Origin) {
+        self.shown.insert(name, (text.into(), Some(origin)));
+    }
+
+    /// Every setting, in the order of the table. A secret is shown only as [`Self::show`] said.
+    pub fn settings(&self) -> Vec<Setting> {
+        KEYS.iter().map(|key| self.setting(key)).collect()
+    }
+
+    fn setting(&self, key: &Key) -> Setting {
+        let given = self.merged.get(key.name);
+        let (given, at) = given.map(|given| (given.text, given.origin)).unwrap_or_default();
+        let (text, origin) = match self.shown.get(key.name) {
+            Some((text, origin)) => (text.clone(), origin.clone().unwrap_or(at)),
+            None if key.kind.is_secret() && !given.is_empty() => (REDACTED.to_owned(), at),
+            None => (given, at),
+        };
+        Setting { key: key.name, shown: key.kind.literal(&text), origin }
+    }
+}

@@ -1,0 +1,121 @@
+//! Secrets: given in place or in a file of their own. What goes wrong with them is said without
+//! them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::problem::{Complaint, Origin};
+use super::read::Reader;
+use super::values::MAX_MQTT_TEXT;
+
+/// More than any password (MQTT's 16-bit length) or URL: a larger file is the wrong file.
+const MAX_SECRET_BYTES: usize = MAX_MQTT_TEXT;
+
+/// A secret and which key gave it. No `Debug`: it is plain text on its way into `SecretString`.
+pub(super) struct Secret {
+    pub text: String,
+    pub origin: Origin,
+    /// The key that gave it: the inline one or the file's.
+    pub key: &'static str,
+}
+
+impl Reader {
+    /// Reads a secret from one of its two keys. Outside `None`: a problem was noted; inside: not
+    /// given.
+    #[allow(clippy::option_option, reason = "as the doc says")]
+    pub fn secret(&mut self, inline: &'static str, file: &'static str) -> Option<Option<Secret>> {
+        if let Some(given) = self.given(inline) {
+            let secret = Secret { text: given.text, origin: given.origin, key: inline };
+            self.warn_of_edges(&secret);
+            return Some(Some(secret));
+        }
+        let Some(given) = self.given(file) else { return Some(None) };
+        let path = self.required_path(file)?;
+        match read_secret_file(&path) {
+            Ok(text) => {
+                let secret = Secret { text, origin: given.origin, key: file };
+                self.warn_of_edges(&secret);
+                Some(Some(secret))
+            }
+            Err((found, complaint)) => {
+                let found = format!("{} {found}", path.display());
+                self.problem(file, &given.origin, found, complaint);
+                None
+            }
+        }
+    }
+
+    fn warn_of_edges(&mut self, secret: &Secret) {
+        if secret.text.trim() != secret.text {
+            self.warnings.push(format!(
+                "{} ({}) begins or ends with white space, which is kept as part of the secret: \
+                 remove it if it is not meant",
+                secret.key, secret.origin
+            ));
+        }
+    }
+}
+
+/// The text without one line end at its end; or what was found and what to do.
+fn read_secret_file(path: &Path) -> Result<String, (String, Complaint)> {
+    let bytes = read_bounded(path).map_err(|error| {
+        let cure = "create it, or let the user this runs as read it";
+        (format!("cannot be read ({error})"), Complaint::new("a readable file", cure))
+    })?;
+    if bytes.len() > MAX_SECRET_BYTES {
+        let expected = format!("at most {MAX_SECRET_BYTES} bytes");
+        let complaint = Complaint::new(expected, "name the file that holds the secret alone");
+        return Err(("is larger".to_owned(), complaint));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| {
+        let complaint = Complaint::new("text in UTF-8", "write the secret as text in UTF-8");
+        ("is not UTF-8".to_owned(), complaint)
+    })?;
+    let line = text.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest));
+    let secret = line.unwrap_or(&text);
+    if secret.is_empty() {
+        let complaint = Complaint::new("the secret", "write the secret into it");
+        return Err(("is empty".to_owned(), complaint));
+    }
+    Ok(secret.to_owned())
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
+    File::open(path)?.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &[u8]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, content).unwrap();
+        read_secret_file(&path).map_err(|(found, _)| found)
+    }
+
+    #[test]
+    fn one_line_end_is_stripped_and_no_more() {
+        assert_eq!(read(b"hunter2").unwrap(), "hunter2");
+        assert_eq!(read(b"hunter2\n").unwrap(), "hunter2");
+        assert_eq!(read(b"hunter2\r\n").unwrap(), "hunter2");
+        assert_eq!(read(b"hunter2\n\n").unwrap(), "hunter2\n");
+        assert_eq!(read(b" hunter2 \r").unwrap(), " hunter2 \r");
+    }
+
+    #[test]
+    fn files_that_hold_no_secret_are_refused() {
+        assert_eq!(read(b"").unwrap_err(), "is empty");
+        assert_eq!(read(b"\n").unwrap_err(), "is empty");
+        assert_eq!(read(b"\xff").unwrap_err(), "is not UTF-8");
+        assert_eq!(read(&vec![b'x'; MAX_SECRET_BYTES + 1]).unwrap_err(), "is larger");
+        assert_eq!(read(&vec![b'x'; MAX_SECRET_BYTES]).unwrap().len(), MAX_SECRET_BYTES);
+        let (found, _) = read_secret_file(Path::new("/nonexistent/secret")).unwrap_err();
+        assert!(found.starts_with("cannot be read"), "{found}");
+    }
+}

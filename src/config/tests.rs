@@ -1,0 +1,390 @@
+//! The configuration as a whole: files and environments in, configuration or problems out.
+
+mod leaks;
+mod shipped;
+
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::keys::{KEYS, Key, Preset};
+use super::*;
+
+const MINIMAL: &str = "\
+tenant = \"acme\"
+[mqtt.tls]
+cert_file = \"client.crt\"
+key_file = \"client.key\"
+[database]
+url = \"postgres:///centiloc?host=/run/postgresql\"
+";
+
+fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let folder = tempfile::tempdir().unwrap();
+    load_in(folder.path(), text, env)
+}
+
+fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let file = folder.join("config.toml");
+    std::fs::write(&file, text).unwrap();
+    load(Some(&file), vars(env))
+}
+
+fn vars(env: &[(&str, &str)]) -> Vec<(String, String)> {
+    env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// [`MINIMAL`] with one key set or replaced through the environment.
+fn with(key: &str, value: &str) -> Result<Loaded, Problems> {
+    load_text(MINIMAL, &[(&keys::env_name(key), value)])
+}
+
+/// The only problem of a configuration that has one.
+fn problem(result: Result<Loaded, Problems>) -> String {
+    let problems = result.unwrap_err();
+    assert_eq!(problems.list.len(), 1, "{problems}");
+    problems.list[0].to_string()
+}
+
+fn setting<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
+    let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
+    (&setting.shown, setting.origin.as_str())
+}
+
+#[test]
+fn the_smallest_configuration_loads_with_the_documented_defaults() {
+    let config = load_text(MINIMAL, &[]).unwrap().config;
+    assert_eq!((config.mqtt.host.as_str(), config.mqtt.port), ("mqtt-client.centiloc.com", 8883));
+    assert_eq!(config.mqtt.client_id, "acme-bridge");
+    assert!(config.mqtt.username.is_none() && config.mqtt.password.is_none());
+    assert_eq!(config.mqtt.keep_alive, Duration::from_secs(60));
+    assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(30));
+    assert_eq!((config.mqtt.max_packet_size, config.mqtt.max_unacked), (16 << 20, 64 << 20));
+    assert_eq!((config.mqtt.items, config.mqtt.boards), (Formats::Protobuf, Formats::Protobuf));
+    assert!(config.mqtt.proxy.is_none() && config.mqtt.share_group.is_none());
+    assert_eq!(config.mqtt.session_expiry, Duration::from_secs(7200));
+    assert_eq!(config.mqtt.queue_grace, Duration::from_secs(10));
+    assert_eq!(config.mqtt.reconnect.min, Duration::from_millis(500));
+    assert_eq!(config.mqtt.reconnect.max, Duration::from_secs(60));
+    assert_eq!(config.database.max_connections, 4);
+    assert_eq!(config.database.statement_timeout, Duration::from_secs(30));
+    assert!(config.database.migrate && config.spool.is_none());
+    assert_eq!(config.batch.max_events, 1000);
+    assert!(config.retention.events.is_none());
+    assert_eq!(config.retention.partition, PartitionSpan::Month);
+    assert_eq!(config.admin_listen, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Text, "info"));
+    assert_eq!(config.shutdown_grace, Duration::from_secs(20));
+}
+
+#[test]
+fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
+    let env = [
+        ("CENTILOC_BRIDGE__TENANT", "acme"),
+        ("CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE", "client.crt"),
+        ("CENTILOC_BRIDGE__MQTT__TLS__KEY_FILE", "/k/client.key"),
+        ("CENTILOC_BRIDGE__DATABASE__URL", "postgres:///centiloc"),
+    ];
+    let loaded = load_from(Path::new("/nonexistent/config.toml"), false, vars(&env)).unwrap();
+    let tls = loaded.config.mqtt.tls.as_ref().unwrap();
+    assert_eq!(tls.cert_file, Path::new("/nonexistent/client.crt"));
+    assert_eq!(tls.key_file, Path::new("/k/client.key"));
+    assert_eq!(loaded.file, None);
+    assert_eq!(setting(&loaded, "tenant"), ("\"acme\"", "CENTILOC_BRIDGE__TENANT"));
+}
+
+#[test]
+fn an_absent_file_that_was_asked_for_is_a_problem_that_names_it() {
+    let text = problem(load(Some(Path::new("/nonexistent/my.toml")), vars(&[])));
+    assert!(text.starts_with("/nonexistent/my.toml: ") && text.contains("after -c"), "{text}");
+}
+
+#[test]
+fn broken_toml_names_line_and_reason_and_quotes_nothing() {
+    let text = problem(load_text("tenant = \"acme\"\n[mqtt]\npassword = hunter2\n", &[]));
+    assert!(text.contains("(config.toml:3)") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_place() {
+    let text = "\
+tennant = \"acme\"
+[mqtt]
+port = \"8883\"
+keep_alive = 60
+items = \"prot\"
+max_packet_size = \"2GiB\"
+[mqtt.reconnect]
+min = \"2m\"
+[databse]
+url = \"postgres://u:hunter2@db/x\"
+";
+    let env = [("CENTILOC_BRIDGE__MQTT__HOSTT", "x"), ("CENTILOC_BRIDGE__BATCH__MAX_EVENTS", "0")];
+    let problems = load_text(text, &env).unwrap_err();
+    let said = problems.to_string();
+    for expected in [
+        "tennant (config.toml:1): found an unknown key, expected a known one; did you mean tenant?",
+        "mqtt.port (config.toml:3): found a text in quotes, expected a whole number; ",
+        "mqtt.keep_alive (config.toml:4): found a bare number, expected a duration with a unit, in \
+         quotes; add a unit, as in \"60s\" for seconds",
+        "mqtt.items (config.toml:5): found \"prot\", expected one of protobuf, json, both, off; ",
+        "mqtt.max_packet_size (config.toml:6): found \"2GiB\", expected a size from 1KiB to \
+         268435460B; ",
+        "mqtt.reconnect.min (config.toml:8): found \"2m\", expected at most mqtt.reconnect.max, \
+         1m; ",
+        "databse (config.toml:9): found an unknown section, expected a known one; did you mean \
+         [database]?",
+        "CENTILOC_BRIDGE__MQTT__HOSTT: found a variable that sets no known key, expected a known \
+         one; did you mean CENTILOC_BRIDGE__MQTT__HOST, ",
+        "batch.max_events (CENTILOC_BRIDGE__BATCH__MAX_EVENTS): found \"0\", expected a whole \
+         number from 1 to 65535; ",
+        "tenant: found nothing, expected a value such as \"acme\"; set it in ",
+        "mqtt.tls.cert_file: found nothing, ",
+        "mqtt.tls.key_file: found nothing, ",
+        "database.url: found nothing, ",
+    ] {
+        assert!(said.contains(expected), "{expected}\nis not in\n{said}");
+    }
+    assert_eq!(problems.list.len(), 13, "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn problems_come_in_the_order_of_the_file_and_once_a_key() {
+    let problems = load_text("[spool]\nmax_size = 5\n[log]\nlevle = 1\n[database]\nurl = 1", &[]);
+    let list = problems.unwrap_err().list;
+    let subjects: Vec<_> = list.iter().map(|problem| problem.subject.as_str()).collect();
+    let missing = ["tenant", "mqtt.tls.cert_file", "mqtt.tls.key_file"];
+    let expected = [["spool.max_size", "log.levle", "database.url"], missing].concat();
+    assert_eq!(subjects, expected);
+}
+
+#[test]
+fn sections_and_values_cannot_stand_for_each_other() {
+    let text = problem(load_text(&MINIMAL.replace("tenant", "mqtt.host.x = 1\ntenant"), &[]));
+    assert!(text.starts_with("mqtt.host (config.toml:1): found a section"), "{text}");
+    let text = problem(load_text(&format!("batch = 7\n{MINIMAL}"), &[]));
+    assert!(text.contains("expected a section") && text.contains("[batch]"), "{text}");
+    let text = problem(load_text(&format!("\"mqtt.host\" = \"x\"\n{MINIMAL}"), &[]));
+    assert!(text.contains("unknown key") && text.contains("did you mean mqtt.host?"), "{text}");
+}
+
+#[test]
+fn a_number_in_toml_may_be_written_in_every_way_toml_has() {
+    for port in ["8_883", "0x22b3", "+8883"] {
+        let text = MINIMAL.replace("[mqtt.tls]", &format!("[mqtt]\nport = {port}\n[mqtt.tls]"));
+        assert_eq!(load_text(&text, &[]).unwrap().config.mqtt.port, 8883, "{port}");
+    }
+}
+
+#[test]
+fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
+    for (key, good, bad) in [
+        ("mqtt.port", "65535", "0"),
+        ("mqtt.keep_alive", "65535s", "65536s"),
+        ("mqtt.keep_alive", "1s", "1500ms"),
+        ("mqtt.connect_timeout", "1ms", "0s"),
+        ("mqtt.reconnect.min", "60s", "0s"),
+        ("mqtt.reconnect.max", "500ms", "499ms"),
+        ("mqtt.reconnect.min", "60s", "61s"),
+        ("mqtt.max_packet_size", "1KiB", "1023B"),
+        ("mqtt.max_packet_size", "268435460B", "268435461B"),
+        ("mqtt.max_unacked", "1MiB", "1023KiB"),
+        ("mqtt.share_group", "night", "a/b"),
+        ("mqtt.client_id", "acme-2", "bridge"),
+        ("mqtt.username", "0012", "a\tb"),
+        ("batch.max_events", "65535", "65536"),
+        ("database.max_connections", "1", "0"),
+        ("database.migrate", "false", "no"),
+        ("spool.max_size", "1MiB", "1KiB"),
+        ("retention.events", "90d", "1h"),
+        ("retention.partition", "day", "year"),
+        ("admin.listen", "[::1]:1", "localhost:1"),
+        ("log.format", "json", "xml"),
+        ("log.level", "debug,rumqttc=warn", "inof"),
+        ("shutdown.grace", "1s", "0s"),
+        ("tenant", "acme", "acme/x"),
+        ("mqtt.host", "broker", ""),
+        ("mqtt.tls.server_name", "broker.example.com", "a b"),
+        ("decode.keep_payload", "never", "sometimes"),
+    ] {
+        assert!(with(key, good).is_ok(), "{key} = {good}: {:?}", with(key, good).err());
+        let text = problem(with(key, bad));
+        assert!(text.starts_with(key) && text.contains(&keys::env_name(key)), "{text}");
+    }
+}
+
+#[test]
+fn an_empty_text_turns_off_what_can_be_off() {
+    let given = "\
+[spool]
+dir = \"s\"
+[mqtt]
+proxy = \"http://p:1\"
+share_group = \"g\"
+username = \"u\"
+password = \"p\"
+[mqtt.tls]";
+    let text = MINIMAL.replace("[mqtt.tls]", given);
+    let on = load_text(&text, &[]).unwrap().config;
+    assert_eq!(on.mqtt.share_group.as_deref(), Some("acme-g"));
+    assert!(on.spool.is_some() && on.mqtt.proxy.is_some() && on.mqtt.password.is_some());
+    let off = load_text(
+        &text,
+        &[
+            ("CENTILOC_BRIDGE__SPOOL__DIR", ""),
+            ("CENTILOC_BRIDGE__MQTT__PROXY", ""),
+            ("CENTILOC_BRIDGE__MQTT__SHARE_GROUP", ""),
+            ("CENTILOC_BRIDGE__MQTT__USERNAME", ""),
+            ("CENTILOC_BRIDGE__MQTT__PASSWORD", ""),
+            ("CENTILOC_BRIDGE__ADMIN__LISTEN", ""),
+            ("CENTILOC_BRIDGE__MQTT__CLIENT_ID", ""),
+        ],
+    );
+    let off = off.unwrap().config;
+    assert!(off.spool.is_none() && off.mqtt.proxy.is_none() && off.mqtt.share_group.is_none());
+    assert!(off.mqtt.username.is_none() && off.mqtt.password.is_none());
+    assert!(off.admin_listen.is_none());
+    assert_eq!(off.mqtt.client_id, "acme-bridge");
+}
+
+#[test]
+fn an_empty_text_for_a_required_key_is_as_good_as_none() {
+    let text = problem(with("mqtt.tls.cert_file", ""));
+    assert!(text.contains("(CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE): found nothing"), "{text}");
+    let text = problem(with("database.url", ""));
+    assert!(text.starts_with("database.url") && text.contains("found nothing"), "{text}");
+}
+
+#[test]
+fn plain_tcp_needs_a_loopback_host_or_an_explicit_demand() {
+    let text = "\
+tenant = \"acme\"
+[mqtt]
+host = \"HOST\"
+tls = { enabled = false }
+[database]
+url = \"postgres:///x\"
+";
+    let local = load_text(&text.replace("HOST", "127.0.0.1"), &[]).unwrap();
+    assert!(local.config.mqtt.tls.is_none());
+    let refused = problem(load_text(&text.replace("HOST", "broker"), &[]));
+    assert!(refused.contains("mqtt.tls.allow_plaintext = true"), "{refused}");
+    let allow = [("CENTILOC_BRIDGE__MQTT__TLS__ALLOW_PLAINTEXT", "true")];
+    let allowed = load_text(&text.replace("HOST", "broker"), &allow).unwrap();
+    assert!(allowed.config.mqtt.tls.is_none());
+    assert!(allowed.warnings.iter().any(|warning| warning.contains("travel readable")));
+}
+
+#[test]
+fn nothing_to_subscribe_to_is_refused() {
+    let env = [("CENTILOC_BRIDGE__MQTT__ITEMS", "off"), ("CENTILOC_BRIDGE__MQTT__BOARDS", "off")];
+    let text = problem(load_text(MINIMAL, &env));
+    assert!(text.starts_with("mqtt.items") && text.contains("mqtt.boards"), "{text}");
+}
+
+#[test]
+fn a_password_without_a_user_name_is_refused() {
+    let text = problem(with("mqtt.password", "hunter2"));
+    assert!(text.contains("mqtt.username") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn secrets_come_from_files_relative_to_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("password"), "hunter2\r\n").unwrap();
+    std::fs::write(folder.path().join("url"), "postgres://u:s3cret@localhost/x\n").unwrap();
+    let text = MINIMAL
+        .replace("url = \"postgres:///centiloc?host=/run/postgresql\"", "url_file = \"url\"")
+        .replace(
+            "[mqtt.tls]",
+            "[mqtt]\nusername = \"u\"\npassword_file = \"password\"\n[mqtt.tls]",
+        );
+    let loaded = load_in(folder.path(), &text, &[]).unwrap();
+    let mqtt = &loaded.config.mqtt;
+    assert_eq!(mqtt.password.as_ref().unwrap().expose_secret(), "hunter2");
+    let url = loaded.config.database.url.expose_secret();
+    assert_eq!(url, "postgres://u:s3cret@localhost/x");
+    assert_eq!(setting(&loaded, "mqtt.password"), ("\"***\"", "config.toml:4"));
+    let shown = setting(&loaded, "database.url");
+    assert_eq!(shown, ("\"postgres://u:***@localhost/x\"", "config.toml:9"));
+    assert_eq!(mqtt.tls.as_ref().unwrap().key_file, folder.path().join("client.key"));
+    // The environment's form of the secret wins over the file's other form.
+    let env = [("CENTILOC_BRIDGE__MQTT__PASSWORD", "other ")];
+    let loaded = load_in(folder.path(), &text, &env).unwrap();
+    assert_eq!(loaded.config.mqtt.password.unwrap().expose_secret(), "other ");
+    let edge = |warning: &String| warning.contains("white space") && !warning.contains("other");
+    assert!(loaded.warnings.iter().any(edge), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_used_is_named() {
+    let text = problem(with("database.url_file", "nowhere"));
+    assert!(text.contains("/nowhere cannot be read"), "{text}");
+}
+
+#[test]
+fn systemd_credentials_are_found_by_their_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("db"), "postgres:///x").unwrap();
+    for written in ["$CREDENTIALS_DIRECTORY/db", "${CREDENTIALS_DIRECTORY}/db"] {
+        let key = "CENTILOC_BRIDGE__DATABASE__URL_FILE";
+        let credentials = folder.path().to_str().unwrap();
+        let env = [(key, written), ("CREDENTIALS_DIRECTORY", credentials)];
+        let url = load_text(MINIMAL, &env).unwrap().config.database.url;
+        assert_eq!(url.expose_secret(), "postgres:///x");
+        let text = problem(load_text(MINIMAL, &[(key, written)]));
+        assert!(text.contains("LoadCredential="), "{text}");
+    }
+}
+
+#[test]
+fn both_forms_of_a_secret_in_one_layer_are_refused() {
+    let text = MINIMAL.replace("url = ", "url_file = \"x\"\nurl = ");
+    let text = problem(load_text(&text, &[]));
+    assert!(text.contains("config.toml:7") && text.contains("config.toml:6"), "{text}");
+}
+
+#[test]
+fn keep_payload_auto_follows_from_how_protobuf_is_decoded() {
+    let kept = |env: &[(&str, &str)]| load_text(MINIMAL, env).unwrap().config.decode.keep_payload;
+    let (items, boards) = ("CENTILOC_BRIDGE__MQTT__ITEMS", "CENTILOC_BRIDGE__MQTT__BOARDS");
+    assert_eq!(kept(&[]), KeepPayload::Always);
+    assert_eq!(kept(&[("CENTILOC_BRIDGE__DECODE__PROTO_FILE", "x.proto")]), KeepPayload::Unknown);
+    assert_eq!(kept(&[(items, "json"), (boards, "off")]), KeepPayload::Unknown);
+    assert_eq!(kept(&[(items, "json"), (boards, "both")]), KeepPayload::Always);
+    assert_eq!(kept(&[("CENTILOC_BRIDGE__DECODE__KEEP_PAYLOAD", "never")]), KeepPayload::Never);
+}
+
+#[test]
+fn what_is_doubtful_warns_and_what_is_not_does_not() {
+    let warned = |key, value, words: &str| {
+        let warnings = with(key, value).unwrap().warnings;
+        warnings.iter().any(|warning| warning.contains(words))
+    };
+    assert!(warned("tenant", "acme", "the field numbers are an assumption, see README"));
+    assert!(!warned("decode.proto_file", "x.proto", "assumption"));
+    assert!(warned("tenant", "acme", "requires a user name and a password"));
+    assert!(!warned("mqtt.host", "broker.example.com", "requires a user name"));
+    assert!(warned("admin.listen", "0.0.0.0:9464", "asks for no password"));
+    assert!(!warned("tenant", "acme", "asks for no password"));
+    assert!(warned("database.url", "postgres://u:p@db/x", "sslmode=verify-full"));
+    assert!(!warned("tenant", "acme", "sslmode"));
+}
+
+#[test]
+fn the_default_configuration_shows_the_default_of_every_key() {
+    let loaded = load_text(MINIMAL, &[]).unwrap();
+    assert_eq!(loaded.settings.len(), KEYS.len());
+    for key in KEYS {
+        let (shown, origin) = setting(&loaded, key.name);
+        match (key.name, key.default) {
+            ("mqtt.client_id", _) => assert_eq!(shown, "\"acme-bridge\""),
+            ("mqtt.tls.server_name", _) => assert_eq!(shown, "\"mqtt-client.centiloc.com\""),
+            ("decode.keep_payload", _) => assert_eq!(shown, "\"always\""),
+            (_, Preset::Required(_)) => assert!(origin.starts_with("config.toml:")),
+            _ => assert_eq!((shown, origin), (key.default_literal().as_str(), "default")),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What is shipped beside the program, and what it prints, follow the table of keys.
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../config.example.toml");
+const DOCUMENTATION: &str = include_str!("../../../docs/configuration.md");
+
+/// The lines of the example that set a key, commented or not: (dotted name, value, comment above).
+fn example_entries() -> Vec<(String, String, String)> {
+    let (mut section, mut comment, mut entries) = (String::new(), Vec::new(), Vec::new());
+    for line in EXAMPLE.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+        } else if let Some(words) = line.strip_prefix("# ") {
+            comment.push(words);
+            continue;
+        } else if let Some((name, value)) = line.trim_start_matches('#').split_once(" = ") {
+            entries.push((format!("{section}{name}"), value.to_owned(), comment.join(" ")));
+        }
+        comment.clear();
+    }
+    entries
+}
+
+#[test]
+fn the_example_shows_every_key_with_its_true_default_and_meaning() {
+    let entries = example_entries();
+    let expected: Vec<_> = KEYS
+        .iter()
+        .map(|key| (key.name.to_owned(), key.default_literal(), key.doc.to_owned()))
+        .collect();
+    for (seen, wanted) in entries.iter().zip(&expected) {
+        assert_eq!(seen, wanted);
+    }
+    assert_eq!(entries.len(), expected.len());
+}
+
+#[test]
+fn the_example_loads_as_it_is_and_changes_no_default() {
+    let loaded = load_text(EXAMPLE, &[]).unwrap();
+    let plain = load_text(MINIMAL, &[]).unwrap();
+    for (ours, theirs) in loaded.settings.iter().zip(&plain.settings) {
+        // Each loads from a folder of its own.
+        if !theirs.key.ends_with("_file") {
+            assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
+        }
+        let required = matches!(keys::find(ours.key).map(|k| k.default), Some(Preset::Required(_)));
+        assert_eq!(ours.origin.as_str() == "default", !required, "{}", ours.key);
+    }
+}
+
+#[test]
+fn the_example_loads_with_everything_uncommented() {
+    let text: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && rest.contains(" = ") => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let loaded = load_text(&text, &[]).unwrap();
+    assert!(loaded.settings.iter().all(|s| s.origin.as_str().starts_with("config.toml:")
+        || ["mqtt.password", "mqtt.password_file", "database.url_file"].contains(&s.key)));
+}
+
+/// One row of the table in `docs/configuration.md`.
+fn documented(key: &Key) -> String {
+    let default = match key.default {
+        Preset::Required(example) => format!("required, such as `{example}`"),
+        Preset::Off => "not set".to_owned(),
+        Preset::Derived(text) if text.contains(' ') => text.to_owned(),
+        Preset::Derived(text) | Preset::Value(text) => format!("`{text}`"),
+    };
+    // Markdown takes a bare <word> for HTML and drops it.
+    format!("| `{}` | {default} | {} |", key.name, key.doc.replace('<', "&lt;"))
+}
+
+#[test]
+fn the_documentation_has_a_row_for_every_key() {
+    let rows: Vec<_> = DOCUMENTATION.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<_> = KEYS.iter().map(documented).collect();
+    assert_eq!(rows.join("\n"), expected.join("\n"), "replace the rows by the right-hand side");
+}
+
+#[test]
+fn the_config_command_prints_toml_that_loads_to_the_same() {
+    let env = [("CENTILOC_BRIDGE__MQTT__USERNAME", "a \"quoted\" \\ name")];
+    let loaded = load_text(MINIMAL, &env).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    crate::cli::config::show(&loaded, &mut out, &mut err).unwrap();
+    let (out, err) = (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
+    assert!(out.contains("\nkeep_alive      = \"60s\""), "{out}");
+    assert!(out.contains("# CENTILOC_BRIDGE__MQTT__USERNAME\n"), "{out}");
+    assert_eq!(err.lines().count(), loaded.warnings.len());
+    let again = load_text(&out, &[]).unwrap();
+    for (ours, theirs) in again.settings.iter().zip(&loaded.settings) {
+        assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
+    }
+}

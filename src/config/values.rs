@@ -1,0 +1,305 @@
+//! How single values are written: numbers, durations, sizes, words, names. Pure: text in, value or
+//! complaint out. No complaint quotes the text.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use tracing_subscriber::EnvFilter;
+use url::Host;
+
+use super::problem::Complaint;
+
+/// A parsed value, or what is wrong with the text.
+pub(super) type Parsed<T> = Result<T, Complaint>;
+
+/// MQTT texts carry a 16-bit length (MQTT-1.5.3).
+pub(super) const MAX_MQTT_TEXT: usize = 65_535;
+/// Far longer than any tenantID, and short enough for every topic and filter made from it, with a
+/// share group of the same length, to stay well within [`MAX_MQTT_TEXT`].
+pub(super) const MAX_NAME: usize = 1024;
+
+/// A whole number within `range`, which must fit `T`.
+pub(super) fn integer<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
+    let complaint = || {
+        let (least, most) = (range.start(), range.end());
+        Complaint::new(format!("a whole number from {least} to {most}"), "write such a number")
+    };
+    let number = text.parse().map_err(|_| complaint())?;
+    if !range.contains(&number) {
+        return Err(complaint());
+    }
+    T::try_from(number).map_err(|_| complaint())
+}
+
+/// `true` or `false`.
+pub(super) fn flag(text: &str) -> Parsed<bool> {
+    text.parse()
+        .map_err(|_| Complaint::new("true or false", "write one of the two, in small letters"))
+}
+
+/// One of `words`, paired with its value.
+pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let likeness = |word: &&&str| strsim::damerau_levenshtein(word, text);
+    let nearest = all.iter().min_by_key(likeness).copied().unwrap_or_default();
+    Err(Complaint::new(format!("one of {}", all.join(", ")), format!("write \"{nearest}\", say")))
+}
+
+/// A duration with units, within `range`.
+pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Parsed<Duration> {
+    let expected = || {
+        let (least, most) = (*range.start(), *range.end());
+        let written = humantime::format_duration;
+        format!("a duration from {} to {}", written(least), written(most))
+    };
+    if is_bare_number(text) {
+        return Err(Complaint::new(expected(), unit_missing(text)));
+    }
+    let unreadable = |_| {
+        Complaint::new(
+            expected(),
+            "write a number and ms, s, m, h or d, such as \"500ms\" or \"2h\"",
+        )
+    };
+    let value = humantime::parse_duration(text).map_err(unreadable)?;
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(Complaint::new(expected(), "write a duration within these bounds"))
+    }
+}
+
+/// What to do about a bare number for a duration.
+pub(super) fn unit_missing(number: &str) -> String {
+    format!("add a unit, as in \"{number}s\" for seconds or \"{number}d\" for days")
+}
+
+/// A size with a unit, bytes, within `range`, which must fit `T`.
+pub(super) fn size<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
+    let expected =
+        || format!("a size from {} to {}", size_text(*range.start()), size_text(*range.end()));
+    if is_bare_number(text) {
+        return Err(Complaint::new(expected(), format!("add a unit, as in \"{text}B\"")));
+    }
+    let unreadable =
+        |_| Complaint::new(expected(), "write a number and B, KiB, MiB or GiB, such as \"16MiB\"");
+    let ByteSize(bytes) = text.parse().map_err(unreadable)?;
+    let outside = || Complaint::new(expected(), "write a size within these bounds");
+    if !range.contains(&bytes) {
+        return Err(outside());
+    }
+    T::try_from(bytes).map_err(|_| outside())
+}
+
+fn is_bare_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Exact, unlike `bytesize`'s own display.
+fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    units
+        .into_iter()
+        .find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit))
+        .map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+/// A part of a topic: a tenant or the group of a share name.
+pub(super) fn topic_part(text: &str) -> Parsed<String> {
+    let bad = |c: char| "+#/".contains(c) || c.is_whitespace() || c.is_control();
+    if text.is_empty() || text.len() > MAX_NAME || text.contains(bad) {
+        let expected =
+            format!("1 to {MAX_NAME} bytes without + # /, white space and control characters");
+        return Err(Complaint::new(expected, "copy it as Centiloc gave it, without any slashes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A text sent in CONNECT: no control characters, at most 65,535 bytes.
+pub(super) fn mqtt_text(text: &str) -> Parsed<String> {
+    if text.is_empty() || text.len() > MAX_MQTT_TEXT || text.contains(char::is_control) {
+        let expected = format!("1 to {MAX_MQTT_TEXT} bytes without control characters");
+        return Err(Complaint::new(expected, "remove line ends, tabs and the like"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A client identifier for `tenant`.
+pub(super) fn client_id(text: &str, tenant: &str) -> Parsed<String> {
+    let text = mqtt_text(text)?;
+    if text.starts_with(tenant) {
+        return Ok(text);
+    }
+    let cure = format!("write \"{tenant}-bridge\", say, or leave it out");
+    Err(Complaint::new(format!("a name that begins with the tenant, {tenant}"), cure))
+}
+
+/// A host name or address, without scheme, port or brackets.
+pub(super) fn host(text: &str) -> Parsed<String> {
+    let address = text.parse::<IpAddr>().is_ok();
+    if address || (!text.starts_with('[') && Host::parse(text).is_ok()) {
+        return Ok(text.to_owned());
+    }
+    let cure = "write the name alone; the port has a key of its own";
+    Err(Complaint::new("a host name or an IP address", cure))
+}
+
+/// Whether connecting there never leaves this machine.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A name a server certificate can bear.
+pub(super) fn server_name(text: &str) -> Parsed<String> {
+    let complaint =
+        |_| Complaint::new("a DNS name or an IP address", "write the name in the certificate");
+    rustls_pki_types::ServerName::try_from(text).map_err(complaint)?;
+    Ok(text.to_owned())
+}
+
+/// An address and port to listen on.
+pub(super) fn listen(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| {
+        let cure = "write \"127.0.0.1:9464\" or \"[::]:9464\", say, or \"\" to turn it off";
+        Complaint::new("an IP address and a port", cure)
+    })
+}
+
+/// Words that are levels by themselves.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A level, or directives for `tracing_subscriber`. A lone word that is no level is refused though
+/// it would be accepted there: as the name of a target, which turns everything else off.
+pub(super) fn log_level(text: &str) -> Parsed<String> {
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let clear = |part: &str| part.contains(['=', '[']) || is_level(part.trim());
+    // The parser slices at bytes and panics inside characters that have several.
+    let filter = || EnvFilter::builder().parse(text);
+    if text.is_ascii() && text.split(',').all(clear) && filter().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let mut expected = "a level (".to_owned();
+    // Unwrap safety: writing to a String does not fail, and the result says nothing.
+    let _ = write!(expected, "{}) or directives target=level", LEVELS.join(", "));
+    Err(Complaint::new(expected, "write \"info\" or \"info,centiloc_bridge::store=debug\", say"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ANY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400 * 365);
+
+    #[test]
+    fn durations_need_a_unit_and_the_refusal_says_which() {
+        assert_eq!(duration("500ms", &ANY).unwrap(), Duration::from_millis(500));
+        assert_eq!(duration("2h", &ANY).unwrap(), Duration::from_secs(7200));
+        assert_eq!(duration("60", &ANY).unwrap_err().cure, unit_missing("60"));
+        assert_eq!(duration("0", &ANY).unwrap_err().cure, unit_missing("0"));
+        for bad in ["", "s", "-5s", "5 parsecs", "99999999999999999999s"] {
+            assert!(duration(bad, &ANY).is_err(), "{bad}");
+        }
+        let outside = duration("2h", &(Duration::ZERO..=Duration::from_secs(60))).unwrap_err();
+        assert_eq!(outside.expected, "a duration from 0s to 1m");
+    }
+
+    #[test]
+    fn sizes_need_a_unit_and_stay_within_bounds() {
+        assert_eq!(size::<u64>("16MiB", 0..=1 << 30).unwrap(), 16 << 20);
+        assert_eq!(size::<usize>("1.5KiB", 0..=1 << 30).unwrap(), 1536);
+        assert_eq!(size::<u64>("16", 0..=1 << 30).unwrap_err().cure, "add a unit, as in \"16B\"");
+        assert_eq!(
+            size::<u64>("2GiB", 1024..=268_435_460).unwrap_err().expected,
+            "a size from 1KiB to 268435460B"
+        );
+        for bad in ["", "MiB", "-1MiB", "1e3MiB", "16 bananas", "99999999999EiB"] {
+            assert!(size::<u64>(bad, 0..=1 << 30).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tenants_and_groups_cannot_break_a_topic() {
+        assert!(topic_part("acme-0012_é").is_ok());
+        for bad in ["", "a/b", "a+", "#", "a b", "a\0", "a\n", "a\u{a0}b"] {
+            assert!(topic_part(bad).is_err(), "{bad:?}");
+        }
+        assert!(topic_part(&"x".repeat(MAX_NAME + 1)).is_err());
+    }
+
+    #[test]
+    fn client_ids_begin_with_the_tenant_and_fit_mqtt() {
+        assert!(client_id("acme-1", "acme").is_ok());
+        assert!(client_id("other", "acme").unwrap_err().cure.contains("acme-bridge"));
+        assert!(client_id("acme\u{7}", "acme").is_err());
+        assert!(client_id(&format!("acme{}", "x".repeat(MAX_MQTT_TEXT)), "acme").is_err());
+    }
+
+    #[test]
+    fn hosts_are_bare_names_or_addresses() {
+        for good in ["mqtt-client.centiloc.com", "127.0.0.1", "::1", "my_host", "localhost"] {
+            assert!(host(good).is_ok(), "{good}");
+        }
+        for bad in ["", "mqtts://x", "x:8883", "[::1]", "a b", "x/y", "u@x"] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_by_name_and_address() {
+        assert!(
+            ["localhost", "LOCALHOST", "127.0.0.2", "::1", "[::1]"].into_iter().all(is_loopback)
+        );
+        assert!(!["localhost.example.com", "10.0.0.1", "::", ""].into_iter().any(is_loopback));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_target() {
+        for good in ["info", "WARN", "off", "info,centiloc_bridge::store=debug"] {
+            assert!(log_level(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["", "inof", "info,", "centiloc_bridge=loud", "info,store", "a=b=c", "é{\u{617ba}=info"]
+        {
+            assert!(log_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_answered_with_the_right_ones() {
+        let words = [("protobuf", 1), ("json", 2)];
+        assert_eq!(choice("json", &words).unwrap(), 2);
+        let complaint = choice("jsno", &words).unwrap_err();
+        assert_eq!(complaint.expected, "one of protobuf, json");
+        assert_eq!(complaint.cure, "write \"json\", say");
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_and_duration_that_is_written_is_read_back(
+            bytes in 0..=i64::MAX as u64, millis in 0u64..=86_400_000
+        ) {
+            prop_assert_eq!(size::<u64>(&size_text(bytes), 0..=u64::MAX).unwrap(), bytes);
+            let span = Duration::from_millis(millis);
+            let text = humantime::format_duration(span).to_string();
+            prop_assert_eq!(duration(&text, &ANY).unwrap(), span);
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,64}") {
+            let _ = (duration(&text, &ANY), size::<u64>(&text, 0..=9));
+            let _ = integer::<u64>(&text, 0..=9);
+            let _ = (host(&text), server_name(&text), listen(&text));
+            let _ = (log_level(&text), topic_part(&text), mqtt_text(&text));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Names for the key algorithms and curves that occur, so that a refusal can name what it
+//! refuses.
+
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::key::Curve;
+
+/// Object identifier of an elliptic curve public key.
+pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
+
+/// A public key algorithm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Algorithm {
+    /// A curve we can sign with.
+    Ec(Curve),
+    /// Any other, by name.
+    Other {
+        /// Name for a person, such as `an RSA key` or `an EC key on secp256k1`.
+        name: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+}
+
+impl Algorithm {
+    /// From the object identifiers of an algorithm and of its named curve.
+    pub fn from_oids(algorithm: &str, curve: Option<&str>) -> Self {
+        match (algorithm, curve) {
+            (EC_PUBLIC_KEY, Some(curve)) => Self::from_curve(curve),
+            (EC_PUBLIC_KEY, None) => Self::explicit_curve(),
+            (other, _) => Self::not_ec(other),
+        }
+    }
+
+    /// From the object identifier of a named curve.
+    pub fn from_curve(oid: &str) -> Self {
+        if let Some(curve) = Curve::ALL.into_iter().find(|c| c.oid() == oid) {
+            return Self::Ec(curve);
+        }
+        let (name, reason) = match oid {
+            "1.2.840.10045.3.1.1" => ("prime192v1 (P-192)", WEAK),
+            "1.3.132.0.33" => ("secp224r1 (P-224)", WEAK),
+            "1.3.132.0.31" => ("secp192k1", WEAK),
+            "1.3.132.0.32" => ("secp224k1", WEAK),
+            "1.3.132.0.35" => ("secp521r1 (P-521)", CURVE),
+            "1.3.132.0.10" => ("secp256k1", CURVE),
+            "1.3.36.3.3.2.8.1.1.7" => ("brainpoolP256r1", CURVE),
+            "1.3.36.3.3.2.8.1.1.8" => ("brainpoolP256t1", CURVE),
+            "1.3.36.3.3.2.8.1.1.9" => ("brainpoolP320r1", CURVE),
+            "1.3.36.3.3.2.8.1.1.11" => ("brainpoolP384r1", CURVE),
+            "1.3.36.3.3.2.8.1.1.12" => ("brainpoolP384t1", CURVE),
+            "1.3.36.3.3.2.8.1.1.13" => ("brainpoolP512r1", CURVE),
+            "1.3.36.3.3.2.8.1.1.14" => ("brainpoolP512t1", CURVE),
+            "1.2.156.10197.1.301" => ("SM2", CURVE),
+            other => return Self::other(format!("an EC key on the curve {other}"), CURVE),
+        };
+        Self::other(format!("an EC key on {name}"), reason)
+    }
+
+    /// A curve spelled out by its parameters instead of its name.
+    pub fn explicit_curve() -> Self {
+        Self::other("an EC key with explicit curve parameters", EXPLICIT)
+    }
+
+    /// An RSA key.
+    pub fn rsa() -> Self {
+        Self::other("an RSA key", NOT_EC)
+    }
+
+    fn not_ec(oid: &str) -> Self {
+        let name = match oid {
+            "1.2.840.113549.1.1.1" => return Self::rsa(),
+            "1.2.840.113549.1.1.10" => "an RSA-PSS key",
+            "1.2.840.10040.4.1" => "a DSA key",
+            "1.3.101.110" => "an X25519 key",
+            "1.3.101.111" => "an X448 key",
+            "1.3.101.112" => "an Ed25519 key",
+            "1.3.101.113" => "an Ed448 key",
+            other => return Self::other(format!("a key of algorithm {other}"), NOT_EC),
+        };
+        Self::other(name, NOT_EC)
+    }
+
+    fn other(name: impl Into<String>, reason: &'static str) -> Self {
+        Self::Other { name: name.into(), reason }
+    }
+
+    /// The algorithm of a certificate's public key.
+    pub fn of(key: &SubjectPublicKeyInfo<'_>) -> Self {
+        let curve = key
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|p| p.as_oid().ok())
+            .map(|oid| oid.to_id_string());
+        Self::from_oids(&key.algorithm.algorithm.to_id_string(), curve.as_deref())
+    }
+}
+
+impl std::fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ec(curve) => write!(f, "an EC key on {curve}"),
+            Self::Other { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+const NOT_EC: &str = "Centiloc accepts elliptic curve keys only";
+const WEAK: &str = "Centiloc asks for 256 bits or more";
+const CURVE: &str = "the TLS library signs with the curves P-256 and P-384 only";
+const EXPLICIT: &str = "only named curves are accepted in TLS";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_usable_curves_are_known_by_their_identifiers() {
+        assert_eq!(Algorithm::from_curve("1.2.840.10045.3.1.7"), Algorithm::Ec(Curve::P256));
+        assert_eq!(Algorithm::from_curve("1.3.132.0.34"), Algorithm::Ec(Curve::P384));
+    }
+
+    #[test]
+    fn an_unknown_algorithm_is_still_named_by_its_identifier() {
+        assert_eq!(Algorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
+        assert_eq!(
+            Algorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),
+            "an EC key on the curve 1.2.3"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Trust anchors: whose signature on the broker's certificate counts.
+
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use time::OffsetDateTime;
+
+use super::error::{CredentialError, Role};
+use super::identity::{date, read_certificates};
+use super::inspect::CertificateFacts;
+use super::pem::PemFile;
+
+/// The Centiloc public CA, a root, as published in the vendor's documentation.
+pub const CENTILOC_CA: &str = include_str!("centiloc-ca.pem");
+
+/// Authorities to trust, at least one.
+#[derive(Debug)]
+pub struct Anchors {
+    /// The certificates.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Their facts, in the same order.
+    pub facts: Vec<CertificateFacts>,
+}
+
+impl Anchors {
+    /// Reads the bundle, or takes the built-in Centiloc CA.
+    pub fn load(ca_file: Option<&Path>) -> Result<Self, CredentialError> {
+        let Some(path) = ca_file else {
+            return Ok(Self::built_in());
+        };
+        let file = PemFile::read(Role::Anchors, path)?;
+        let (certificates, facts) = read_certificates(&file)?;
+        if facts.iter().all(is_server_certificate) {
+            return Err(CredentialError::AnchorIsServer {
+                file: file.name,
+                subject: facts[0].subject.clone(),
+                issuer: facts[0].issuer.clone(),
+            });
+        }
+        Ok(Self { certificates, facts })
+    }
+
+    fn built_in() -> Self {
+        // Unwrap safety: the certificate is part of the program, and a test reads it.
+        let der = CertificateDer::from_pem_slice(CENTILOC_CA.as_bytes()).expect("built-in CA");
+        let facts = CertificateFacts::from_der(&der).expect("built-in CA");
+        Self { certificates: vec![der], facts: vec![facts] }
+    }
+
+    /// What works for now but wants attention, each with its cure.
+    pub fn warnings(&self, ca_file: Option<&Path>, now: OffsetDateTime) -> Vec<String> {
+        let name = ca_file.map_or_else(|| "built-in CA".to_owned(), |p| p.display().to_string());
+        let stale = self.facts.iter().filter(|facts| facts.expired(now)).map(|facts| {
+            format!(
+                "{name}: the authority {} expired on {}; ask the broker's operator for its \
+                 successor",
+                facts.subject,
+                date(facts.not_after)
+            )
+        });
+        let servers = self.facts.iter().filter(|facts| is_server_certificate(facts)).map(|facts| {
+            format!(
+                "{name}: {} is a server's own certificate and counts for nothing here; only \
+                 authorities do",
+                facts.subject
+            )
+        });
+        stale.chain(servers).collect()
+    }
+}
+
+/// Issued by somebody else and not allowed to issue: the server's own certificate, given in the
+/// hope of pinning it. A self-signed one without CA rights does work as its own anchor.
+fn is_server_certificate(facts: &CertificateFacts) -> bool {
+    !facts.authority && !facts.self_issued()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::testing::{Files, Leaf, Pki};
+
+    #[test]
+    fn without_a_file_the_vendors_root_is_the_only_anchor() {
+        let anchors = Anchors::load(None).expect("built in");
+        assert_eq!(anchors.facts.len(), 1);
+        assert_eq!(anchors.facts[0].common_name.as_deref(), Some("Root CA Issuer"));
+        assert!(anchors.warnings(None, OffsetDateTime::now_utc()).is_empty());
+    }
+
+    #[test]
+    fn a_server_certificate_as_the_only_anchor_is_refused_with_its_issuer_named() {
+        let pki = Pki::new();
+        let files = Files::new();
+        let path = files.write("ca.pem", &pki.issue(&Leaf::server("localhost")).pem);
+        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        assert!(text.contains("a server's own certificate"), "{text}");
+        assert!(text.contains("issuer CN = Test Root"), "{text}");
+    }
+
+    #[test]
+    fn a_bundle_may_hold_a_server_certificate_beside_authorities_with_a_warning() {
+        let pki = Pki::new();
+        let files = Files::new();
+        let leaf = pki.issue(&Leaf::server("localhost")).pem;
+        let path = files.write("ca.pem", format!("{leaf}{}{CENTILOC_CA}", pki.authority_pem()));
+        let anchors = Anchors::load(Some(&path)).expect("two authorities");
+        assert_eq!(anchors.certificates.len(), 3);
+        let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("counts for nothing"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_private_key_as_trust_anchor_is_refused() {
+        let files = Files::new();
+        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let path = files.write("ca.pem", issued.key.to_sec1_pem().as_str());
+        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        assert!(text.contains("mqtt.tls.ca_file"), "{text}");
+        assert!(!text.contains("tls-cert.pem"), "the cure is not the client's: {text}");
+    }
+}

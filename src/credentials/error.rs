@@ -1,0 +1,141 @@
+//! What can be wrong with a key or certificate file. Every message names the setting and the
+//! file, says what was found, and ends with the cure.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The setting that names a file. It decides what the file must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `mqtt.tls.ca_file`
+    Anchors,
+    /// `mqtt.tls.cert_file`
+    Certificate,
+    /// `mqtt.tls.key_file`
+    Key,
+    /// `--key` of the command `csr`
+    KeyOption,
+}
+
+impl Role {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Anchors => "mqtt.tls.ca_file",
+            Self::Certificate => "mqtt.tls.cert_file",
+            Self::Key => "mqtt.tls.key_file",
+            Self::KeyOption => "--key",
+        }
+    }
+
+    /// What the file must hold, after "expected".
+    pub(crate) fn expected(self) -> &'static str {
+        match self {
+            Self::Anchors => {
+                "the PEM certificate of the authority that signed the broker's certificate"
+            }
+            Self::Certificate => {
+                "the PEM client certificate that Centiloc sent back (tls-cert.pem)"
+            }
+            Self::Key | Self::KeyOption => {
+                "the PEM private key made with the signing request (private-key.pem)"
+            }
+        }
+    }
+}
+
+/// A file together with the setting that names it: how every message begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileName {
+    /// The setting.
+    pub role: Role,
+    /// The path as configured.
+    pub path: PathBuf,
+}
+
+impl FileName {
+    /// The file `path` in the role of `role`.
+    pub fn new(role: Role, path: &Path) -> Self {
+        Self { role, path: path.to_owned() }
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role.setting(), self.path.display())
+    }
+}
+
+/// Why a key or certificate file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it, and the fields are what they name")]
+pub enum CredentialError {
+    #[error("could not read {file}: {source}; {cure}")]
+    Unreadable { file: FileName, source: io::Error, cure: &'static str },
+    #[error("{file} is empty; expected {}", file.role.expected())]
+    Empty { file: FileName },
+    #[error(
+        "{file} is larger than {limit} bytes, so it is no key or certificate; expected {}",
+        file.role.expected()
+    )]
+    TooLarge { file: FileName, limit: u64 },
+    #[error("{file} is UTF-16 text, not PEM; save it as UTF-8 or ASCII")]
+    Utf16 { file: FileName },
+    #[error("{file} is binary ({found}), not PEM; convert it: {cure}")]
+    Binary { file: FileName, found: &'static str, cure: String },
+    #[error("{file} holds no PEM section (-----BEGIN …-----); expected {}", file.role.expected())]
+    NoPem { file: FileName },
+    #[error("{file} holds {found}; expected {}", file.role.expected())]
+    WrongContent { file: FileName, found: String },
+    #[error(
+        "{file} holds the signing request, not the certificate; set it to the certificate that \
+         Centiloc sent back for it (tls-cert.pem)"
+    )]
+    RequestForCertificate { file: FileName },
+    #[error(
+        "{file} holds a private key, not a certificate; set it to the certificate that Centiloc \
+         sent back (tls-cert.pem), and mqtt.tls.key_file to the key"
+    )]
+    KeyForCertificate { file: FileName },
+    #[error(
+        "{file} holds a certificate, not a private key; set it to the key made with the signing \
+         request (private-key.pem)"
+    )]
+    CertificateForKey { file: FileName },
+    #[error(
+        "mqtt.tls.cert_file and mqtt.tls.key_file are swapped: {certificate} is a private key \
+         and {key} a certificate; exchange the two settings",
+        certificate = certificate.path.display(), key = key.path.display()
+    )]
+    Swapped { certificate: FileName, key: FileName },
+    #[error(
+        "{file} holds a private key protected by a passphrase, which nobody can type when the \
+         service starts; write it without one: openssl pkey -in {path} -out plain-key.pem, then \
+         chmod 600 plain-key.pem",
+        path = file.path.display()
+    )]
+    EncryptedKey { file: FileName },
+    #[error("{file} holds {found} private keys and it is not clear which one counts; keep one")]
+    SeveralKeys { file: FileName, found: usize },
+    #[error("{file} is damaged: {detail}; copy it again in full, from -----BEGIN to -----END")]
+    Damaged { file: FileName, detail: String },
+    #[error(
+        "{file} is {found}: {reason}; make a new key and a signing request for it with \
+         centiloc-bridge csr"
+    )]
+    RefusedKey { file: FileName, found: String, reason: &'static str },
+    #[error(
+        "{file}: the private key {key} does not belong to it (its subject is {subject}, its \
+         public key {found}); use the key made with the request for this certificate",
+        key = key.path.display()
+    )]
+    KeyMismatch { file: FileName, key: FileName, subject: String, found: String },
+    #[error(
+        "{file} holds a server's own certificate (subject {subject}), which cannot be a trust \
+         anchor; set it to the certificate of the authority that signed it (issuer {issuer}), or \
+         leave mqtt.tls.ca_file out for the built-in Centiloc CA"
+    )]
+    AnchorIsServer { file: FileName, subject: String, issuer: String },
+    #[error("{file}: certificate {place} cannot be a trust anchor: {detail}; remove or replace it")]
+    UnusableAnchor { file: FileName, place: usize, detail: String },
+}

@@ -1,0 +1,282 @@
+//! The client's certificate chain with its key, known to fit together.
+
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::error::{CredentialError, Role};
+use super::files;
+use super::inspect::{CertificateFacts, chain_break, chain_order};
+use super::key::EcKey;
+use super::pem::PemFile;
+
+/// From this many days before the end of a certificate on we warn: renewal takes a person at
+/// the customer's and a working day at Centiloc's, and holidays come between.
+pub const RENEW_DAYS: i64 = 30;
+
+/// A client certificate with its private key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The certificate and its intermediates, in the order TLS wants.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Facts of the certificate itself (the first of the chain).
+    pub facts: CertificateFacts,
+    /// Invariant: `facts.belongs_to(&key)`.
+    pub key: EcKey,
+    /// What was wrong with the order of the file, if anything.
+    pub chain_note: Option<String>,
+    /// Whether group or others may read the key.
+    pub key_exposed: Option<String>,
+}
+
+impl Identity {
+    /// Reads and matches the two files.
+    pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, CredentialError> {
+        let certificate = PemFile::read(Role::Certificate, cert_file);
+        let key = PemFile::read(Role::Key, key_file);
+        if let (Ok(certificate), Ok(key)) = (&certificate, &key)
+            && swapped(certificate, key)
+        {
+            let (certificate, key) = (certificate.name.clone(), key.name.clone());
+            return Err(CredentialError::Swapped { certificate, key });
+        }
+        let (certificate, key_pem) = (certificate?, key?);
+        let (ders, facts) = read_certificates(&certificate)?;
+        let key = EcKey::from_pem(&key_pem)?;
+        let leaf = facts.iter().position(|f| f.belongs_to(&key)).ok_or_else(|| {
+            CredentialError::KeyMismatch {
+                file: certificate.name.clone(),
+                key: key_pem.name.clone(),
+                subject: facts[0].subject.clone(),
+                found: facts[0].algorithm.to_string(),
+            }
+        })?;
+        let order = chain_order(&facts, leaf);
+        let chain_note = chain_note(&certificate, &facts, &order);
+        Ok(Self {
+            chain: order.iter().map(|i| ders[*i].clone()).collect(),
+            facts: facts[leaf].clone(),
+            key,
+            chain_note,
+            key_exposed: files::exposure(key_file),
+        })
+    }
+
+    /// What works for now but wants attention, each with its cure.
+    pub fn warnings(&self, cert_file: &Path, now: OffsetDateTime) -> Vec<String> {
+        let file = cert_file.display();
+        let mut warnings: Vec<String> = self.key_exposed.iter().cloned().collect();
+        warnings.extend(self.chain_note.clone());
+        if self.facts.version < 3 {
+            warnings.push(version_note(cert_file, &self.facts));
+        }
+        warnings.extend(validity_note(&self.facts, now).map(|note| format!("{file}: {note}")));
+        warnings
+    }
+}
+
+/// Both files hold one kind of thing only, and it is the other's.
+fn swapped(certificate: &PemFile, key: &PemFile) -> bool {
+    certificate.has_private_key()
+        && !certificate.has("CERTIFICATE")
+        && key.has("CERTIFICATE")
+        && !key.has_private_key()
+}
+
+/// Every certificate of a file with its facts.
+pub(crate) fn read_certificates(
+    file: &PemFile,
+) -> Result<(Vec<CertificateDer<'static>>, Vec<CertificateFacts>), CredentialError> {
+    let ders = file.certificates()?;
+    let facts = ders
+        .iter()
+        .enumerate()
+        .map(|(i, der)| {
+            CertificateFacts::from_der(der)
+                .map_err(|detail| file.damaged(format!("certificate {}: {detail}", i + 1)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok((ders, facts))
+}
+
+fn chain_note(file: &PemFile, facts: &[CertificateFacts], order: &[usize]) -> Option<String> {
+    if order.windows(2).any(|pair| pair[0] > pair[1]) {
+        return Some(format!(
+            "{}: the certificates are not in order; they are sent in the right one, but put the \
+             client certificate first, each followed by its issuer",
+            file.name
+        ));
+    }
+    let ordered: Vec<_> = order.iter().map(|i| facts[*i].clone()).collect();
+    chain_break(&ordered).map(|at| {
+        format!(
+            "{}: certificate {} ({}) is not followed by its issuer ({}); remove what does not \
+             belong to the chain",
+            file.name,
+            at + 1,
+            ordered[at].subject,
+            ordered[at].issuer
+        )
+    })
+}
+
+/// Why a version 1 certificate deserves a remark.
+pub(crate) fn version_note(cert_file: &Path, facts: &CertificateFacts) -> String {
+    format!(
+        "{} is an X.509 version {} certificate (without extensions): it is used, but many \
+         servers refuse such certificates; ask Centiloc for a version 3 one at the next renewal",
+        cert_file.display(),
+        facts.version
+    )
+}
+
+/// What to say about a client certificate's validity, if anything.
+pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<String> {
+    let days = facts.days_left(now);
+    if facts.not_yet_valid(now) {
+        Some(format!(
+            "the certificate is not valid before {}, and it is {} by this machine's clock; set \
+             the clock right or wait",
+            date(facts.not_before),
+            date(now)
+        ))
+    } else if facts.expired(now) {
+        Some(format!("the certificate expired on {}; {RENEW} at once", date(facts.not_after)))
+    } else if days <= RENEW_DAYS {
+        Some(format!(
+            "the certificate expires in {days} days, on {}; {RENEW} now",
+            date(facts.not_after)
+        ))
+    } else {
+        None
+    }
+}
+
+/// How to renew: the key stays, the request is new.
+const RENEW: &str = "make a request with centiloc-bridge csr --key and send it to Centiloc's \
+                     support";
+
+/// A time for a person: UTC, to the minute.
+pub(crate) fn date(time: OffsetDateTime) -> String {
+    time.to_offset(time::UtcOffset::UTC)
+        .format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"))
+        .unwrap_or_else(|_| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::key::Curve;
+    use crate::credentials::testing::{Files, Leaf, Pki, openssl};
+    use std::os::unix::fs::PermissionsExt;
+    use time::Duration;
+
+    fn failure(files: &Files, cert: &str, key: &str) -> CredentialError {
+        Identity::load(&files.path(cert), &files.path(key)).expect_err("must be refused")
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_loaded_in_either_key_format_and_curve() {
+        for curve in Curve::ALL {
+            let issued = Pki::new().issue(&Leaf::client("acme").curve(curve));
+            let files = Files::new();
+            files.write("cert.pem", &issued.pem);
+            let sec1 = files.write("sec1.pem", issued.key.to_sec1_pem().as_str());
+            let pkcs8 =
+                openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", &sec1.display().to_string()], &[]);
+            files.write("pkcs8.pem", pkcs8);
+            for key in ["sec1.pem", "pkcs8.pem"] {
+                let loaded = Identity::load(&files.path("cert.pem"), &files.path(key));
+                let loaded = loaded.expect("fits");
+                assert_eq!(loaded.facts.common_name.as_deref(), Some("acme"));
+                assert_eq!(loaded.key.curve(), curve);
+                let now = OffsetDateTime::now_utc();
+                assert_eq!(loaded.warnings(&files.path("cert.pem"), now), [""; 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused_with_both_files_named() {
+        let files = Files::new();
+        files.write("cert.pem", &Pki::new().issue(&Leaf::client("acme")).pem);
+        files.write("key.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+        let text = failure(&files, "cert.pem", "key.pem").to_string();
+        assert!(text.contains("does not belong to it (its subject is "), "{text}");
+        assert!(text.contains("CN = acme"), "{text}");
+        assert!(text.contains("cert.pem") && text.contains("key.pem"), "{text}");
+    }
+
+    #[test]
+    fn swapped_files_are_recognised_as_such_and_single_mistakes_as_theirs() {
+        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let files = Files::new();
+        files.write("cert.pem", &issued.pem);
+        files.write("key.pem", issued.key.to_sec1_pem().as_str());
+        let swapped = failure(&files, "key.pem", "cert.pem");
+        assert!(matches!(swapped, CredentialError::Swapped { .. }), "{swapped}");
+        let twice = failure(&files, "key.pem", "key.pem");
+        assert!(matches!(twice, CredentialError::KeyForCertificate { .. }), "{twice}");
+        let twice = failure(&files, "cert.pem", "cert.pem");
+        assert!(matches!(twice, CredentialError::CertificateForKey { .. }), "{twice}");
+    }
+
+    #[test]
+    fn one_file_with_both_serves_for_both() {
+        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let files = Files::new();
+        let both = format!("{}{}", issued.key.to_sec1_pem().as_str(), issued.pem);
+        let path = files.write("both.pem", both);
+        assert!(Identity::load(&path, &path).is_ok());
+    }
+
+    #[test]
+    fn a_chain_out_of_order_is_sent_in_order_with_a_warning() {
+        let root = Pki::new();
+        let middle = root.intermediate("Middle");
+        let issued = middle.issue(&Leaf::client("acme"));
+        let files = Files::new();
+        files.write("key.pem", issued.key.to_sec1_pem().as_str());
+        let in_order = format!("{}{}", issued.pem, middle.authority_pem());
+        files.write("good.pem", &in_order);
+        files.write("bad.pem", format!("{}{}", middle.authority_pem(), issued.pem));
+        let good = Identity::load(&files.path("good.pem"), &files.path("key.pem")).expect("good");
+        let bad = Identity::load(&files.path("bad.pem"), &files.path("key.pem")).expect("bad");
+        assert_eq!(good.chain, bad.chain);
+        assert_eq!(good.chain_note, None);
+        assert!(bad.chain_note.expect("a note").contains("client certificate first"));
+        files.write("odd.pem", format!("{}{}", issued.pem, Pki::new().authority_pem()));
+        let odd = Identity::load(&files.path("odd.pem"), &files.path("key.pem")).expect("odd");
+        assert!(odd.chain_note.expect("a note").contains("not followed by its issuer"));
+    }
+
+    #[test]
+    fn an_exposed_key_and_a_version_1_certificate_are_warned_about() {
+        let issued = Pki::new().issue(&Leaf::client("acme").version_1());
+        let files = Files::new();
+        let cert = files.write("cert.pem", &issued.pem);
+        let key = files.write("key.pem", issued.key.to_sec1_pem().as_str());
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let loaded = Identity::load(&cert, &key).expect("v1 is accepted");
+        let warnings = loaded.warnings(&cert, OffsetDateTime::now_utc());
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("chmod 600"), "{warnings:?}");
+        assert!(warnings[1].contains("X.509 version 1"), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_validity_is_remarked_on_before_during_the_last_month_and_after() {
+        let files = Files::new();
+        let issued = Pki::new().issue(&Leaf::client("acme"));
+        files.write("cert.pem", &issued.pem);
+        files.write("key.pem", issued.key.to_sec1_pem().as_str());
+        let id = Identity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
+        let note = |now| validity_note(&id.facts, now).unwrap_or_default();
+        assert!(note(id.facts.not_before - Duration::DAY).contains("this machine's clock"));
+        assert_eq!(note(id.facts.not_after - Duration::days(40)), "");
+        assert!(note(id.facts.not_after - Duration::days(12)).contains("expires in 12 days"));
+        assert!(note(id.facts.not_after + Duration::DAY).contains("expired on"));
+    }
+}

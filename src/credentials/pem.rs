@@ -1,0 +1,290 @@
+//! Reads PEM files and, where a file is something else, says what it is and how to convert it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use p256::elliptic_curve::zeroize::Zeroizing;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::error::{CredentialError, FileName, Role};
+
+/// Largest file read. The bundle of a whole operating system is about 250 KiB; beyond a megabyte
+/// the setting names something that is no key or certificate at all (a device, a log).
+const MAX_FILE: u64 = 1024 * 1024;
+
+const BEGIN: &str = "-----BEGIN ";
+
+/// A PEM file in memory, wiped when dropped: it may hold a key.
+pub struct PemFile {
+    /// Where it came from.
+    pub name: FileName,
+    text: Zeroizing<Vec<u8>>,
+    labels: Vec<String>,
+}
+
+impl PemFile {
+    /// Reads a file that must hold PEM.
+    pub fn read(role: Role, path: &Path) -> Result<Self, CredentialError> {
+        let name = FileName::new(role, path);
+        let text = read_bounded(&name)?;
+        Self::parse(name, &text)
+    }
+
+    /// Takes the content of a file.
+    pub fn parse(name: FileName, text: &[u8]) -> Result<Self, CredentialError> {
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Err(CredentialError::Empty { file: name });
+        }
+        if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
+            return Err(CredentialError::Utf16 { file: name });
+        }
+        let normal = normalised(text);
+        let labels = labels(&normal);
+        if labels.is_empty() {
+            return Err(not_pem(name, text));
+        }
+        Ok(Self { name, text: normal, labels })
+    }
+
+    /// The labels of its sections, in order.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Whether it has a section of this label.
+    pub fn has(&self, label: &str) -> bool {
+        self.labels.iter().any(|l| l == label)
+    }
+
+    /// Whether it has a private key of whatever kind.
+    pub fn has_private_key(&self) -> bool {
+        self.labels.iter().any(|l| l.ends_with("PRIVATE KEY"))
+    }
+
+    /// Whether its key is protected by a passphrase, in the old or the new style.
+    pub fn has_encrypted_key(&self) -> bool {
+        self.has("ENCRYPTED PRIVATE KEY") || contains(&self.text, b"Proc-Type: 4,ENCRYPTED")
+    }
+
+    /// The text, for the PEM readers.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Its certificates, at least one.
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+        if !self.has("CERTIFICATE") {
+            return Err(self.without_certificate());
+        }
+        CertificateDer::pem_slice_iter(&self.text)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| self.damaged(describe(&error)))
+    }
+
+    /// The file, as damaged for the given reason.
+    pub fn damaged(&self, detail: impl Into<String>) -> CredentialError {
+        CredentialError::Damaged { file: self.name.clone(), detail: detail.into() }
+    }
+
+    fn without_certificate(&self) -> CredentialError {
+        let file = self.name.clone();
+        if file.role != Role::Certificate {
+            self.wrong_content()
+        } else if self.has("CERTIFICATE REQUEST") || self.has("NEW CERTIFICATE REQUEST") {
+            CredentialError::RequestForCertificate { file }
+        } else if self.has_private_key() {
+            CredentialError::KeyForCertificate { file }
+        } else {
+            self.wrong_content()
+        }
+    }
+
+    /// The file holds PEM, but nothing its setting asks for.
+    pub fn wrong_content(&self) -> CredentialError {
+        let found = self
+            .labels
+            .iter()
+            .map(|label| match label.as_str() {
+                "PKCS7" => "a PKCS#7 bundle (extract it: openssl pkcs7 -print_certs -in … -out …)",
+                "TRUSTED CERTIFICATE" => {
+                    "OpenSSL's own TRUSTED CERTIFICATE form (rewrite it: openssl x509 -in … -out …)"
+                }
+                "PUBLIC KEY" => "a public key",
+                "OPENSSH PRIVATE KEY" => "an SSH key",
+                other => other,
+            })
+            .collect::<Vec<_>>()
+            .join(", ");
+        CredentialError::WrongContent { file: self.name.clone(), found }
+    }
+}
+
+/// What the PEM reader objects to, in words.
+pub(crate) fn describe(error: &rustls_pki_types::pem::Error) -> String {
+    use rustls_pki_types::pem::Error;
+    match error {
+        Error::MissingSectionEnd { end_marker } => {
+            format!("the section {} has no END line", String::from_utf8_lossy(end_marker))
+        }
+        Error::IllegalSectionStart { .. } => "a BEGIN line is malformed".to_owned(),
+        Error::Base64Decode(_) => "a section is not valid Base64".to_owned(),
+        _ => "it could not be read as PEM".to_owned(),
+    }
+}
+
+fn read_bounded(name: &FileName) -> Result<Zeroizing<Vec<u8>>, CredentialError> {
+    let unreadable = |source: io::Error| {
+        let cure = match source.kind() {
+            io::ErrorKind::NotFound => "check the path",
+            io::ErrorKind::PermissionDenied => {
+                "let the user the service runs as read it (chown, chmod)"
+            }
+            _ => "the path must name a readable file",
+        };
+        CredentialError::Unreadable { file: name.clone(), source, cure }
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    let file = File::open(&name.path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(CredentialError::TooLarge { file: name.clone(), limit: MAX_FILE });
+    }
+    Ok(text)
+}
+
+/// Drops a byte order mark and the indentation that a paste into YAML or a mail leaves behind.
+fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let mut lines = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+    for line in text.split(|b| *b == b'\n') {
+        lines.extend_from_slice(line.trim_ascii());
+        lines.push(b'\n');
+    }
+    lines
+}
+
+fn labels(text: &[u8]) -> Vec<String> {
+    text.split(|b| *b == b'\n' || *b == b'\r')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .filter_map(|line| line.strip_prefix(BEGIN))
+        .map(|label| label.trim_end_matches('-').to_owned())
+        .collect()
+}
+
+fn not_pem(file: FileName, text: &[u8]) -> CredentialError {
+    // DER and PKCS#12 begin with a SEQUENCE of more than 127 bytes.
+    if !matches!(text, [0x30, 0x81..=0x84, ..]) {
+        return CredentialError::NoPem { file };
+    }
+    let path = file.path.display();
+    let (found, cure) = if X509Certificate::from_der(text).is_ok() {
+        ("a DER certificate", format!("openssl x509 -inform DER -in {path} -out certificate.pem"))
+    } else if is_pkcs12(text) {
+        let keys = if matches!(file.role, Role::Key | Role::KeyOption) { "certs" } else { "keys" };
+        ("PKCS#12", format!("openssl pkcs12 -in {path} -no{keys} -nodes -out file.pem"))
+    } else {
+        ("DER", format!("openssl pkey -inform DER -in {path} -out private-key.pem"))
+    };
+    CredentialError::Binary { found, cure, file }
+}
+
+/// PKCS#12 begins with its version, 3; a PKCS#8 or SEC1 key with 0 or 1.
+fn is_pkcs12(text: &[u8]) -> bool {
+    let length_bytes = usize::from(text[1] & 0x7f);
+    text.get(2 + length_bytes..).is_some_and(|body| body.starts_with(&[0x02, 0x01, 0x03]))
+}
+
+fn contains(text: &[u8], needle: &[u8]) -> bool {
+    text.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::testing::{Leaf, Pki};
+    use proptest::prelude::*;
+
+    fn parse(role: Role, text: impl AsRef<[u8]>) -> Result<PemFile, CredentialError> {
+        let name = FileName::new(role, Path::new("/etc/x.pem"));
+        PemFile::parse(name, text.as_ref())
+    }
+
+    #[test]
+    fn a_missing_file_is_named_with_its_setting() {
+        let error = PemFile::read(Role::Certificate, Path::new("/nowhere/tls-cert.pem")).err();
+        let text = error.expect("must fail").to_string();
+        assert!(text.contains("mqtt.tls.cert_file /nowhere/tls-cert.pem"), "{text}");
+        assert!(text.contains("check the path"), "{text}");
+    }
+
+    #[test]
+    fn a_directory_and_an_endless_device_are_refused() {
+        let dir = PemFile::read(Role::Key, Path::new("/tmp")).err().expect("must fail");
+        assert!(matches!(dir, CredentialError::Unreadable { .. }), "{dir}");
+        let device = PemFile::read(Role::Key, Path::new("/dev/zero")).err().expect("must fail");
+        assert!(matches!(device, CredentialError::TooLarge { .. }), "{device}");
+    }
+
+    #[test]
+    fn empty_and_blank_files_are_told_apart_from_files_without_pem() {
+        assert!(matches!(parse(Role::Key, ""), Err(CredentialError::Empty { .. })));
+        assert!(matches!(parse(Role::Key, " \r\n\n"), Err(CredentialError::Empty { .. })));
+        assert!(matches!(parse(Role::Key, "hello"), Err(CredentialError::NoPem { .. })));
+        assert!(matches!(parse(Role::Key, b"\xff\xfe-\0-\0"), Err(CredentialError::Utf16 { .. })));
+    }
+
+    #[test]
+    fn a_der_certificate_comes_with_the_command_that_converts_it() {
+        let pki = Pki::new();
+        // Binary data may hold anything that looks like a blank or a line's end.
+        let der = pki.issue(&Leaf::client("a \n b")).der;
+        let error = parse(Role::Certificate, der).err().expect("must fail");
+        let text = error.to_string();
+        assert!(text.contains("DER certificate"), "{text}");
+        assert!(text.contains("openssl x509 -inform DER -in /etc/x.pem"), "{text}");
+    }
+
+    #[test]
+    fn a_request_in_place_of_the_certificate_is_recognised() {
+        let text = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----";
+        let error = parse(Role::Certificate, text).and_then(|f| f.certificates().map(|_| ()));
+        assert!(matches!(error, Err(CredentialError::RequestForCertificate { .. })));
+    }
+
+    #[test]
+    fn byte_order_marks_carriage_returns_and_indentation_are_tolerated() {
+        let pem = Pki::new().authority_pem();
+        for text in [
+            format!("\u{feff}{pem}"),
+            pem.replace('\n', "\r\n"),
+            pem.lines().map(|l| ["    ", l, "\n"].concat()).collect(),
+            format!("subject=CN = x\nissuer=CN = y\n{pem}\n"),
+        ] {
+            let file = parse(Role::Anchors, &text).expect("PEM");
+            assert_eq!(file.certificates().expect("certificate").len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_certificate_is_damaged_and_not_silently_skipped() {
+        let pem = Pki::new().authority_pem();
+        let cut = &pem[..pem.len() / 2];
+        let error = parse(Role::Anchors, cut).expect("has a label").certificates();
+        assert!(matches!(error, Err(CredentialError::Damaged { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_holds_reading_it_never_panics(
+            bytes in prop::collection::vec(any::<u8>(), 0..512), der in any::<bool>()
+        ) {
+            let bytes = if der { [&[0x30, 0x84][..], &bytes].concat() } else { bytes };
+            if let Ok(file) = parse(Role::Certificate, &bytes) {
+                let _ = file.certificates();
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Reads a JSON event. Keys and values are taken as Go's decoder takes them: keys without regard
+//! to case, `null` as absent, the last of equal keys. Values are looked at as text, so that every
+//! refusal can name the key, and numbers are read at full width.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::field::{Draft, Field, Names};
+use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
+use crate::event::{Reject, RejectReason};
+
+/// Longest piece of a message that a refusal quotes, in characters.
+const MAX_QUOTE: usize = 60;
+
+/// Reads one event.
+pub(super) fn read<'a>(names: &Names, message: &'a [u8]) -> Result<Draft<'a>, Reject> {
+    let text = std::str::from_utf8(message)
+        .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let start = text.trim_ascii_start();
+    if !start.starts_with('{') {
+        return Err(malformed(format!("expected a JSON object, found {}", type_name(start))));
+    }
+    let Pairs(pairs) = serde_json::from_str(text)
+        .map_err(|error| malformed(format!("expected a JSON object: {error}")))?;
+    let mut draft = Draft::default();
+    for (name, field, value) in sort(names, pairs, &mut draft) {
+        set(&mut draft, name, field, value.get())?;
+    }
+    Ok(draft)
+}
+
+/// The keys and values of an object, in order, values unread.
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// A key, borrowed unless it holds escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PairsVisitor)
+    }
+}
+
+struct PairsVisitor;
+
+impl<'de> Visitor<'de> for PairsVisitor {
+    type Value = Pairs<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        // Documented events have at most 19 keys.
+        let mut pairs = Vec::with_capacity(24);
+        while let Some((Key(key), value)) = map.next_entry()? {
+            pairs.push((key, value));
+        }
+        Ok(Pairs(pairs))
+    }
+}
+
+/// A documented key with its value.
+type Known<'a> = (&'static str, Field, &'a RawValue);
+
+/// Picks one value for each documented key, and keeps the rest in `extra`. A key spelled as
+/// documented goes before one that differs in case; among equals the last counts.
+fn sort<'a>(
+    names: &Names,
+    pairs: Vec<(Cow<'a, str>, &'a RawValue)>,
+    draft: &mut Draft,
+) -> Vec<Known<'a>> {
+    let mut known: Vec<Option<(Cow<str>, &RawValue)>> = vec![None; names.len()];
+    for (key, value) in pairs {
+        let Some(place) = names.iter().position(|(name, _)| name.eq_ignore_ascii_case(&key)) else {
+            keep(draft, key, value);
+            continue;
+        };
+        if value.get() == "null" {
+            continue;
+        }
+        let exact = |key: &str| key == names[place].0;
+        match known[place].take() {
+            Some((earlier, kept)) if exact(&earlier) && !exact(&key) => {
+                known[place] = Some((earlier, kept));
+                keep(draft, key, value);
+            }
+            earlier => {
+                if let Some((variant, replaced)) = earlier.filter(|(k, _)| !exact(k) && exact(&key))
+                {
+                    keep(draft, variant, replaced);
+                }
+                known[place] = Some((key, value));
+            }
+        }
+    }
+    let value = |((name, field), pair): (&(_, _), Option<(_, _)>)| Some((*name, *field, pair?.1));
+    names.iter().zip(known).filter_map(value).collect()
+}
+
+/// Keeps what no column takes. A value that is valid JSON but too large or too deep to be read
+/// (Go's decoder skips it as well) is kept as text.
+fn keep(draft: &mut Draft, key: Cow<str>, value: &RawValue) {
+    let text = value.get();
+    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+    draft.extra.insert(key.into_owned(), value);
+    draft.unknown = true;
+}
+
+fn set<'a>(draft: &mut Draft<'a>, key: &str, field: Field, raw: &'a str) -> Result<(), Reject> {
+    match field {
+        Field::Text(text) => draft.set_text(text, string(key, raw)?),
+        Field::Time(time) => draft.times[time as usize] = moment(key, raw)?,
+        Field::Int(int) => draft.ints[int as usize] = Some(int32(key, raw)?),
+        Field::Flag(flag) => draft.flags[flag as usize] = Some(boolean(key, raw)?),
+        Field::Position(position) => {
+            for value in list(key, raw)? {
+                draft.positions[position as usize].push(int32(key, value.get())?);
+            }
+        }
+        Field::Labels(labels) => {
+            for value in list(key, raw)? {
+                draft.labels[labels as usize].push(string(key, value.get())?.into_owned());
+            }
+        }
+        Field::HoldTime => draft.hold_time = duration(key, raw)?,
+        Field::FillRatio => draft.fill_ratio = Some(float32(key, raw)?),
+    }
+    Ok(())
+}
+
+fn string<'a>(key: &str, raw: &'a str) -> Result<Cow<'a, str>, Reject> {
+    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let Some(inner) = inner else { return Err(wrong_type(key, "a string", raw)) };
+    if !inner.contains('\\') {
+        return Ok(Cow::Borrowed(inner));
+    }
+    let unescape = serde_json::from_str::<String>(raw);
+    unescape.map(Cow::Owned).map_err(|error| malformed(format!("key {key}: {error}")))
+}
+
+fn boolean(key: &str, raw: &str) -> Result<bool, Reject> {
+    match raw {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(wrong_type(key, "true or false", raw)),
+    }
+}
+
+fn list<'a>(key: &str, raw: &'a str) -> Result<Vec<&'a RawValue>, Reject> {
+    if !raw.starts_with('[') {
+        return Err(wrong_type(key, "a list", raw));
+    }
+    serde_json::from_str(raw).map_err(|error| malformed(format!("key {key}: {error}")))
+}
+
+fn moment(key: &str, raw: &str) -> Result<Option<Moment>, Reject> {
+    let text = string(key, raw)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let time = parse_time(&text);
+    time.map(Some).ok_or_else(|| {
+        let quote = quote(&text);
+        malformed(format!("key {key}: expected an RFC 3339 time, found \"{quote}\""))
+    })
+}
+
+fn duration(key: &str, raw: &str) -> Result<Option<Moment>, Reject> {
+    if !raw.starts_with('"') {
+        return Ok(Some(Moment::from_ns(whole(key, raw)?)));
+    }
+    let text = string(key, raw)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse_duration(&text).map(|ns| Some(Moment::from_ns(ns))).map_err(|flaw| match flaw {
+        DurationFlaw::Syntax => {
+            let quote = quote(&text);
+            malformed(format!("key {key}: expected a duration like 1m30.5s, found \"{quote}\""))
+        }
+        DurationFlaw::Overflow => out_of_range(key, raw, "a duration of 64 bits of nanoseconds"),
+    })
+}
+
+fn is_number(raw: &str) -> bool {
+    raw.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+/// A whole number, tolerating forms such as `1e3` and `2.0`.
+fn whole(key: &str, raw: &str) -> Result<i64, Reject> {
+    /// The least power of two that a signed 64-bit number does not reach.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    if !is_number(raw) {
+        return Err(wrong_type(key, "a whole number", raw));
+    }
+    if let Ok(value) = raw.parse() {
+        return Ok(value);
+    }
+    let value: f64 = raw.parse().map_err(|_| wrong_type(key, "a whole number", raw))?;
+    if !(-LIMIT..LIMIT).contains(&value) {
+        return Err(out_of_range(key, raw, "64 bits with a sign"));
+    }
+    if value.fract() != 0.0 {
+        return Err(wrong_type(key, "a whole number", raw));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within the limits above")]
+    Ok(value as i64)
+}
+
+fn int32(key: &str, raw: &str) -> Result<i32, Reject> {
+    // Wider than 64 bits is as wrong as wider than 32: one answer for both.
+    match whole(key, raw) {
+        Ok(value) => {
+            i32::try_from(value).map_err(|_| out_of_range(key, raw, "32 bits with a sign"))
+        }
+        Err(reject) if reject.reason == RejectReason::OutOfRange => {
+            Err(out_of_range(key, raw, "32 bits with a sign"))
+        }
+        Err(reject) => Err(reject),
+    }
+}
+
+fn float32(key: &str, raw: &str) -> Result<f32, Reject> {
+    if !is_number(raw) {
+        return Err(wrong_type(key, "a number", raw));
+    }
+    match raw.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err(out_of_range(key, raw, "single precision")),
+    }
+}
+
+/// The type of a JSON value, by how it begins.
+fn type_name(raw: &str) -> &'static str {
+    match raw.as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b't' | b'f') => "a truth value",
+        Some(b'n') => "null",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(_) => "something else",
+        None => "nothing",
+    }
+}
+
+fn quote(text: &str) -> String {
+    text.chars().take(MAX_QUOTE).collect()
+}
+
+fn malformed(detail: String) -> Reject {
+    Reject::new(RejectReason::Malformed, detail)
+}
+
+fn wrong_type(key: &str, expected: &str, raw: &str) -> Reject {
+    let (found, quote) = (type_name(raw), quote(raw));
+    malformed(format!("key {key}: expected {expected}, found {found}: {quote}"))
+}
+
+fn out_of_range(key: &str, raw: &str, limit: &str) -> Reject {
+    let quote = quote(raw);
+    Reject::new(RejectReason::OutOfRange, format!("key {key}: {quote} exceeds {limit}"))
+}

@@ -1,0 +1,97 @@
+//! Loading the schema: the shipped one, or the vendor's `.proto` or compiled descriptors.
+
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use prost_reflect::DescriptorPool;
+use prost_types::FileDescriptorSet;
+
+/// Compiled from `proto/transtream.proto` by the build script.
+const SHIPPED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/transtream.binpb"));
+
+/// The schema of `decode.proto_file` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("decode.proto_file {}: {problem}", path.display())]
+pub struct SchemaError {
+    /// The file named in the configuration.
+    pub path: PathBuf,
+    problem: Problem,
+}
+
+impl SchemaError {
+    pub(super) fn new(path: Option<&Path>, problem: Problem) -> Self {
+        let path = path.unwrap_or(Path::new("(built in) proto/transtream.proto"));
+        Self { path: path.to_owned(), problem }
+    }
+}
+
+/// What is wrong with a schema.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(
+        "could not read it: {0}; check that the file exists and the service's user may read it"
+    )]
+    Read(#[from] std::io::Error),
+    #[error(
+        "could not compile it: {0}; it must be a .proto, with what it imports beside it, or a \
+         FileDescriptorSet made by `protoc --include_imports --descriptor_set_out=FILE`"
+    )]
+    Compile(String),
+    #[error(
+        "could not use its descriptors: {0}; make it with `protoc --include_imports \
+         --descriptor_set_out=FILE`"
+    )]
+    Descriptors(String),
+    #[error(
+        "it has neither an item message (with the fields momentum and uid) nor a board message \
+         (with momentum, sn and status); it has {0}; name the file that defines the events"
+    )]
+    NoMessage(String),
+    #[error(
+        "both {first} and {second} could be the {kind} message: they have equally many of the \
+         documented fields; name a file with only one of them"
+    )]
+    Ambiguous { kind: &'static str, first: String, second: String },
+    #[error(
+        "field {field} of message {message} is {found}, which cannot be read: expected {accepted}"
+    )]
+    FieldType { message: String, field: String, found: String, accepted: &'static str },
+}
+
+/// The schema with the assumed numbers.
+pub(super) fn shipped() -> Result<DescriptorPool, Problem> {
+    DescriptorPool::decode(SHIPPED).map_err(|error| Problem::Descriptors(error.to_string()))
+}
+
+/// The vendor's schema. What the file is shows in its content, whatever its name.
+pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, Problem> {
+    let content = std::fs::read(path)?;
+    if is_descriptor_set(&content) {
+        // The well-known types are there already, for sets made without imports.
+        let mut pool = DescriptorPool::global();
+        pool.decode_file_descriptor_set(content.as_slice())
+            .map_err(|error| Problem::Descriptors(error.to_string()))?;
+        return Ok(pool);
+    }
+    compile(path)
+}
+
+/// Any text is refused here: a byte of it does not make a named file with content.
+fn is_descriptor_set(content: &[u8]) -> bool {
+    FileDescriptorSet::decode(content).is_ok_and(|set| {
+        !set.file.is_empty() && set.file.iter().all(|file| !file.name().is_empty())
+    })
+}
+
+fn compile(path: &Path) -> Result<DescriptorPool, Problem> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    // protox writes `file:line:column: what` in its Debug form, made for people; Display leaves
+    // the place out.
+    let explain = |error: protox::Error| Problem::Compile(format!("{error:?}"));
+    let mut compiler = protox::Compiler::new([folder]).map_err(explain)?;
+    compiler.open_file(path).map_err(explain)?;
+    Ok(compiler.descriptor_pool())
+}

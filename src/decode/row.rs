@@ -1,0 +1,199 @@
+//! From a draft to the row: the one place that says which values are NULL, what is cut, what is
+//! required and what cannot be true.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+
+use super::ClockTrust;
+use super::field::{
+    Draft, Field, Flag, Int, Labels, Names, POSITION_NAMES, Position, Text, Time, name_of,
+};
+use super::status;
+use crate::event::{BoardEvent, ItemEvent, Reject, RejectReason, board_event_id, item_event_id};
+
+/// No event is older: the vendor's platform is younger.
+const FIRST_PLAUSIBLE_NS: i128 = datetime!(2015-01-01 0:00 UTC).unix_timestamp_nanos();
+/// How far ahead of receipt a momentum may be: time zones taken for UTC are forgiven.
+const MAX_AHEAD: Duration = Duration::days(1);
+/// Longest piece of a message that a refusal quotes, in characters.
+const MAX_QUOTE: usize = 60;
+
+/// What is known of a message besides its content.
+pub(super) struct Receipt<'r> {
+    pub(super) tenant: &'r str,
+    pub(super) received_at: OffsetDateTime,
+    /// The message, if it is to be kept.
+    pub(super) payload: Option<Bytes>,
+    /// The names of the format it came in.
+    pub(super) names: &'r Names,
+}
+
+/// Makes the row of an item event.
+#[expect(clippy::similar_names, reason = "the names of the columns")]
+pub(super) fn item(draft: &mut Draft, receipt: Receipt) -> Result<ItemEvent, Reject> {
+    let names = receipt.names;
+    let momentum_ns = required_ns(draft, names)?;
+    let momentum = required(time(draft, names, Time::Momentum)?, "momentum")?;
+    let uid = required(draft.take_text(Text::Uid), name_of(names, Field::Text(Text::Uid)))?;
+    let tenant = draft.take_text(Text::Tenant).unwrap_or_else(|| receipt.tenant.to_owned());
+    let board_sn = draft.take_text(Text::BoardSn);
+    let is_in = draft.flags[Flag::IsIn as usize].unwrap_or(false);
+    let position = |position| {
+        let coordinates = draft.position(position);
+        (coordinates.x, coordinates.y)
+    };
+    let (x_mm, y_mm) = position(Position::Board);
+    let (shelf_x_mm, shelf_y_mm) = position(Position::Shelf);
+    let (floor_x_mm, floor_y_mm) = position(Position::Floor);
+    Ok(ItemEvent {
+        event_id: item_event_id(
+            &tenant,
+            &uid,
+            momentum_ns,
+            board_sn.as_deref().unwrap_or_default(),
+            is_in,
+        ),
+        momentum,
+        received_at: receipt.received_at,
+        tenant,
+        uid,
+        is_in,
+        board_sn,
+        x_mm,
+        y_mm,
+        shelf_x_mm,
+        shelf_y_mm,
+        floor_x_mm,
+        floor_y_mm,
+        floor: draft.ints[Int::Floor as usize],
+        nb_hits: draft.ints[Int::NbHits as usize],
+        hold_time_us: hold_time(draft)?,
+        fill_ratio: draft.fill_ratio,
+        product_reference: draft.take_text(Text::ProductReference),
+        shelf_sn: draft.take_text(Text::ShelfSn),
+        furniture_sn: draft.take_text(Text::FurnitureSn),
+        loc_reference: draft.take_text(Text::LocReference),
+        loc_labels: draft.take_labels(Labels::Location),
+        item_labels: draft.take_labels(Labels::Item),
+        is_interpolated: draft.flags[Flag::IsInterpolated as usize],
+        extra: extra(draft),
+        payload: receipt.payload,
+    })
+}
+
+/// Makes the row of a board event.
+pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, Reject> {
+    let names = receipt.names;
+    let momentum_ns = required_ns(draft, names)?;
+    let momentum_name = name_of(names, Field::Time(Time::Momentum));
+    let momentum = required(time(draft, names, Time::Momentum)?, momentum_name)?;
+    let sn_name = name_of(names, Field::Text(Text::BoardSn));
+    let board_sn = required(draft.take_text(Text::BoardSn), sn_name)?;
+    let status = Some(status::canonical(draft.text(Text::Status)))
+        .filter(|status| !status.is_empty())
+        .map(str::to_owned);
+    Ok(BoardEvent {
+        event_id: board_event_id(
+            receipt.tenant,
+            &board_sn,
+            momentum_ns,
+            status.as_deref().unwrap_or_default(),
+        ),
+        momentum,
+        received_at: receipt.received_at,
+        tenant: receipt.tenant.to_owned(),
+        board_sn,
+        status,
+        fw_version: draft.take_text(Text::FwVersion),
+        last_connection_at: time(draft, names, Time::LastConnection)?,
+        last_disconnection_at: time(draft, names, Time::LastDisconnection)?,
+        last_error_at: time(draft, names, Time::LastError)?,
+        extra: extra(draft),
+        payload: receipt.payload,
+    })
+}
+
+/// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
+/// that is absent is not judged here.
+pub(super) fn plausible(
+    draft: &Draft,
+    names: &Names,
+    received_at: OffsetDateTime,
+    clock: ClockTrust,
+) -> Result<(), Reject> {
+    let refuse = |detail| Err(Reject::new(RejectReason::Implausible, detail));
+    if let Some(momentum) = draft.time(Time::Momentum).filter(|moment| !moment.is_zero_time()) {
+        // Compared as numbers: an event that passes needs no date made for this.
+        let ns = momentum.total_ns();
+        let latest = received_at.unix_timestamp_nanos() + MAX_AHEAD.whole_nanoseconds();
+        if ns < FIRST_PLAUSIBLE_NS || (clock == ClockTrust::Agree && ns > latest) {
+            return refuse(match momentum.to_utc() {
+                None => "momentum is no time of the calendar".to_owned(),
+                Some(at) if ns < FIRST_PLAUSIBLE_NS => format!("momentum {at} is before 2015"),
+                Some(at) => format!("momentum {at} is more than a day ahead of {received_at}"),
+            });
+        }
+    }
+    for text in [Text::Uid, Text::BoardSn] {
+        let value = draft.text(text);
+        if !is_printable(value) {
+            let name = name_of(names, Field::Text(text));
+            let quote: String = value.escape_debug().take(MAX_QUOTE).collect();
+            return refuse(format!("{name} is not printable text: \"{quote}\""));
+        }
+    }
+    Ok(())
+}
+
+fn is_printable(text: &str) -> bool {
+    // Nearly every name is ASCII, which is checked several bytes at a time.
+    text.bytes().fold(true, |so_far, byte| so_far & (b' '..=b'~').contains(&byte))
+        || !text.chars().any(char::is_control)
+}
+
+fn required<T>(value: Option<T>, name: &str) -> Result<T, Reject> {
+    value.ok_or_else(|| {
+        Reject::new(RejectReason::MissingField, format!("{name} is absent, empty or unset"))
+    })
+}
+
+/// The momentum at full resolution.
+fn required_ns(draft: &Draft, names: &Names) -> Result<i128, Reject> {
+    let momentum = draft.time(Time::Momentum).filter(|moment| !moment.is_zero_time());
+    Ok(required(momentum, name_of(names, Field::Time(Time::Momentum)))?.total_ns())
+}
+
+/// A time as a column: the zero time is NULL.
+fn time(draft: &Draft, names: &Names, time: Time) -> Result<Option<OffsetDateTime>, Reject> {
+    let Some(moment) = draft.time(time).filter(|moment| !moment.is_zero_time()) else {
+        return Ok(None);
+    };
+    moment.to_utc().map(Some).ok_or_else(|| {
+        let name = name_of(names, Field::Time(time));
+        let detail =
+            format!("{name}: {} seconds since 1970 are not in the years 0 to 9999", moment.seconds);
+        Reject::new(RejectReason::OutOfRange, detail)
+    })
+}
+
+fn hold_time(draft: &Draft) -> Result<Option<i64>, Reject> {
+    let Some(moment) = draft.hold_time else { return Ok(None) };
+    moment.to_micros().map(Some).ok_or_else(|| {
+        let detail =
+            format!("hold_time: {} seconds exceed 64 bits of microseconds", moment.seconds);
+        Reject::new(RejectReason::OutOfRange, detail)
+    })
+}
+
+/// Unknown keys, and positions that are no pair.
+fn extra(draft: &mut Draft) -> Option<Map<String, Value>> {
+    let mut extra = std::mem::take(&mut draft.extra);
+    for (name, coordinates) in POSITION_NAMES.into_iter().zip(&draft.positions) {
+        if let Some(list) = coordinates.odd() {
+            extra.insert(name.to_owned(), list.into());
+        }
+    }
+    (!extra.is_empty()).then_some(extra)
+}

@@ -1,0 +1,357 @@
+//! From protobuf descriptors to the tables that drive the reader: which number holds which
+//! documented field, and how it is written. Messages and fields are found by the fields' names.
+
+use std::cmp::Ordering;
+
+use prost::encoding::WireType;
+use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
+
+use super::field::{BOARD, Draft, Field, ITEM, Names, Text};
+use super::load::Problem;
+use super::status;
+
+/// Numbers below this are looked up by index. Documented messages have 19 fields; larger numbers
+/// are looked through one by one.
+const DIRECT: usize = 64;
+/// Marks a number without an entry in [`Table::direct`]. Fewer entries than this exist.
+const NONE: u8 = u8::MAX;
+
+/// How a message's fields are numbered and written.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: Vec<Entry>,
+    /// Index into `entries` by field number, `NONE` where there is none.
+    direct: [u8; DIRECT],
+    /// What an absent number means, for the fields that the schema has.
+    ints: [Option<i32>; 2],
+    flags: [Option<bool>; 2],
+    fill_ratio: Option<f32>,
+    hold_time_is_number: bool,
+    /// What an absent enum means.
+    texts: Vec<(Text, String)>,
+}
+
+/// One field of a message.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) number: u32,
+    pub(super) field: Field,
+    pub(super) scalar: Scalar,
+    /// How `scalar` shows in a field's key.
+    pub(super) wire: WireType,
+    /// As the schema spells it.
+    pub(super) name: String,
+}
+
+/// How a value is written.
+#[derive(Debug)]
+pub(super) enum Scalar {
+    Int(IntKind),
+    Bool,
+    Float,
+    Double,
+    /// `string` or `bytes`, which must hold UTF-8.
+    Text,
+    /// Values without the enum's prefix, by number.
+    Enum(Vec<(i32, String)>),
+    Timestamp,
+    Duration,
+}
+
+/// How a whole number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IntKind {
+    Int32,
+    Int64,
+    Uint32,
+    Uint64,
+    Sint32,
+    Sint64,
+    Fixed32,
+    Fixed64,
+    Sfixed32,
+    Sfixed64,
+}
+
+impl Table {
+    /// The entry of a field number.
+    #[inline]
+    pub(super) fn get(&self, number: u32) -> Option<&Entry> {
+        match self.direct.get(number as usize) {
+            Some(&index) => self.entries.get(usize::from(index)),
+            None => self.entries.iter().find(|entry| entry.number == number),
+        }
+    }
+
+    /// What an empty message says.
+    pub(super) fn draft(&self) -> Draft<'_> {
+        let mut draft = Draft {
+            ints: self.ints,
+            flags: self.flags,
+            fill_ratio: self.fill_ratio,
+            hold_time: self.hold_time_is_number.then(Default::default),
+            ..Draft::default()
+        };
+        for (text, value) in &self.texts {
+            draft.set_text(*text, value.as_str().into());
+        }
+        draft
+    }
+
+    /// Finds the item message; `None` if the schema has none.
+    pub(super) fn item(pool: &DescriptorPool) -> Result<Option<Self>, Problem> {
+        let eligible =
+            |message: &_| ["momentum", "uid"].iter().all(|name| find(message, name).is_some());
+        let message = best(pool, "item", ITEM, eligible)?;
+        message.map(|message| Self::of(&message, ITEM)).transpose()
+    }
+
+    /// Finds the board message; `None` if the schema has none.
+    pub(super) fn board(pool: &DescriptorPool) -> Result<Option<Self>, Problem> {
+        let eligible = |message: &_| {
+            let has = |name| find(message, name).is_some();
+            has("momentum") && (has("sn") || has("board_sn")) && has("status") && !has("uid")
+        };
+        let message = best(pool, "board", BOARD, eligible)?;
+        message.map(|message| Self::of(&message, BOARD)).transpose()
+    }
+
+    fn of(message: &MessageDescriptor, names: &Names) -> Result<Self, Problem> {
+        let mut table = Self {
+            entries: Vec::new(),
+            direct: [NONE; DIRECT],
+            ints: Default::default(),
+            flags: Default::default(),
+            fill_ratio: None,
+            hold_time_is_number: false,
+            texts: Vec::new(),
+        };
+        for (name, field) in names {
+            let taken = table.entries.iter().any(|entry| entry.field == *field);
+            if let Some(descriptor) = find(message, name).filter(|_| !taken) {
+                table.add(message, &descriptor, *field)?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn add(
+        &mut self,
+        message: &MessageDescriptor,
+        descriptor: &FieldDescriptor,
+        field: Field,
+    ) -> Result<(), Problem> {
+        let scalar = Scalar::of(field, descriptor).ok_or_else(|| Problem::FieldType {
+            message: message.full_name().to_owned(),
+            field: descriptor.name().to_owned(),
+            found: spell(descriptor),
+            accepted: accepted(field),
+        })?;
+        match (field, &scalar) {
+            (Field::Int(int), _) => self.ints[int as usize] = Some(0),
+            (Field::Flag(flag), _) => self.flags[flag as usize] = Some(false),
+            (Field::FillRatio, _) => self.fill_ratio = Some(0.0),
+            (Field::HoldTime, Scalar::Int(_)) => self.hold_time_is_number = true,
+            (Field::Text(text), Scalar::Enum(values)) => {
+                let default = values.iter().find(|(number, _)| *number == 0);
+                self.texts.push((text, default.map_or("0", |(_, name)| name).to_owned()));
+            }
+            _ => {}
+        }
+        // Names are fewer than NONE, so the index fits.
+        let index = u8::try_from(self.entries.len()).unwrap_or(NONE);
+        if let Some(place) = self.direct.get_mut(descriptor.number() as usize) {
+            *place = index;
+        }
+        let (number, name) = (descriptor.number(), descriptor.name().to_owned());
+        let wire = scalar.wire_type();
+        self.entries.push(Entry { number, field, scalar, wire, name });
+        Ok(())
+    }
+}
+
+impl Scalar {
+    /// How the descriptor writes the field; `None` if we cannot read it so.
+    fn of(field: Field, descriptor: &FieldDescriptor) -> Option<Self> {
+        let is_list = matches!(field, Field::Position(_) | Field::Labels(_));
+        if descriptor.is_map() || descriptor.is_group() || (descriptor.is_list() && !is_list) {
+            return None;
+        }
+        let kind = descriptor.kind();
+        let int = int_kind(&kind).map(Self::Int);
+        match (field, &kind) {
+            (Field::Flag(_), Kind::Bool) => Some(Self::Bool),
+            (Field::FillRatio, Kind::Float) => Some(Self::Float),
+            (Field::FillRatio, Kind::Double) => Some(Self::Double),
+            (Field::Text(_) | Field::Labels(_), Kind::Bytes)
+            | (
+                Field::Text(_) | Field::Labels(_) | Field::Time(_) | Field::HoldTime,
+                Kind::String,
+            ) => Some(Self::Text),
+            (Field::Text(_) | Field::Labels(_), Kind::Enum(values)) => {
+                Some(Self::Enum(enum_values(values)))
+            }
+            (Field::Time(_), Kind::Message(message))
+                if message.full_name() == "google.protobuf.Timestamp" =>
+            {
+                Some(Self::Timestamp)
+            }
+            (Field::HoldTime, Kind::Message(message))
+                if message.full_name() == "google.protobuf.Duration" =>
+            {
+                Some(Self::Duration)
+            }
+            (Field::Int(_) | Field::Position(_) | Field::Time(_) | Field::HoldTime, _) => int,
+            _ => None,
+        }
+    }
+}
+
+impl Scalar {
+    fn wire_type(&self) -> WireType {
+        match self {
+            Self::Float | Self::Int(IntKind::Fixed32 | IntKind::Sfixed32) => WireType::ThirtyTwoBit,
+            Self::Double | Self::Int(IntKind::Fixed64 | IntKind::Sfixed64) => {
+                WireType::SixtyFourBit
+            }
+            Self::Text | Self::Timestamp | Self::Duration => WireType::LengthDelimited,
+            Self::Bool | Self::Enum(_) | Self::Int(_) => WireType::Varint,
+        }
+    }
+}
+
+fn int_kind(kind: &Kind) -> Option<IntKind> {
+    Some(match kind {
+        Kind::Int32 => IntKind::Int32,
+        Kind::Int64 => IntKind::Int64,
+        Kind::Uint32 => IntKind::Uint32,
+        Kind::Uint64 => IntKind::Uint64,
+        Kind::Sint32 => IntKind::Sint32,
+        Kind::Sint64 => IntKind::Sint64,
+        Kind::Fixed32 => IntKind::Fixed32,
+        Kind::Fixed64 => IntKind::Fixed64,
+        Kind::Sfixed32 => IntKind::Sfixed32,
+        Kind::Sfixed64 => IntKind::Sfixed64,
+        _ => return None,
+    })
+}
+
+fn enum_values(values: &EnumDescriptor) -> Vec<(i32, String)> {
+    values
+        .values()
+        .map(|value| {
+            (value.number(), status::without_prefix(value.name(), values.name()).to_owned())
+        })
+        .collect()
+}
+
+/// What [`Scalar::of`] takes, in words.
+fn accepted(field: Field) -> &'static str {
+    match field {
+        Field::Text(_) => "string, bytes or an enum",
+        Field::Labels(_) => "repeated string, bytes or an enum",
+        Field::Time(_) => {
+            "google.protobuf.Timestamp, an integer (nanoseconds since 1970) or string (RFC 3339)"
+        }
+        Field::HoldTime => {
+            "google.protobuf.Duration, an integer (nanoseconds) or string (such as 1m30s)"
+        }
+        Field::Int(_) => "an integer",
+        Field::Position(_) => "repeated integers",
+        Field::Flag(_) => "bool",
+        Field::FillRatio => "float or double",
+    }
+}
+
+/// A field's type as its `.proto` spells it.
+fn spell(descriptor: &FieldDescriptor) -> String {
+    let kind = match descriptor.kind() {
+        _ if descriptor.is_map() => return "a map".to_owned(),
+        Kind::Message(message) => format!("message {}", message.full_name()),
+        Kind::Enum(values) => format!("enum {}", values.full_name()),
+        // prost-reflect names scalars with the words of the language.
+        scalar => format!("{scalar:?}"),
+    };
+    if descriptor.is_list() { format!("repeated {kind}") } else { kind }
+}
+
+/// A message's field by documented name: spelled so, or else so but for case and underscores.
+fn find(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    message
+        .get_field_by_name(name)
+        .or_else(|| message.fields().find(|field| same_name(field.name(), name)))
+}
+
+/// Equal but for case and underscores.
+fn same_name(left: &str, right: &str) -> bool {
+    let letters = |name: &str| {
+        let bytes = name.bytes().filter(|byte| *byte != b'_');
+        bytes.map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    letters(left) == letters(right)
+}
+
+/// The eligible message with the most documented fields.
+fn best(
+    pool: &DescriptorPool,
+    kind: &'static str,
+    names: &Names,
+    eligible: impl Fn(&MessageDescriptor) -> bool,
+) -> Result<Option<MessageDescriptor>, Problem> {
+    let mut best: Option<(usize, MessageDescriptor)> = None;
+    let mut rival = None;
+    for message in pool.all_messages().filter(eligible) {
+        let known = names.iter().filter(|(name, _)| find(&message, name).is_some()).count();
+        match best.as_ref().map_or(Ordering::Greater, |(most, _)| known.cmp(most)) {
+            Ordering::Greater => (best, rival) = (Some((known, message)), None),
+            Ordering::Equal => rival = Some(message),
+            Ordering::Less => {}
+        }
+    }
+    match (best, rival) {
+        (Some((_, first)), Some(second)) => Err(Problem::Ambiguous {
+            kind,
+            first: first.full_name().to_owned(),
+            second: second.full_name().to_owned(),
+        }),
+        (best, _) => Ok(best.map(|(_, message)| message)),
+    }
+}
+
+/// The messages a schema has, in words; Google's own left out.
+pub(super) fn message_names(pool: &DescriptorPool) -> String {
+    let names: Vec<_> = pool
+        .all_messages()
+        .map(|message| message.full_name().to_owned())
+        .filter(|name| !name.starts_with("google.protobuf."))
+        .collect();
+    if names.is_empty() { "no messages".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::field::Int;
+    use crate::decode::load;
+
+    #[test]
+    fn names_are_equal_but_for_case_and_underscores() {
+        assert!(same_name("posOnShelfMm", "pos_on_shelf_mm"));
+        assert!(same_name("FW_VERSION", "fwVersion"));
+        assert!(!same_name("sn", "board_sn"));
+    }
+
+    #[test]
+    fn every_item_number_of_the_shipped_schema_is_looked_up() {
+        let pool = load::shipped().expect("the shipped schema loads");
+        let table = Table::item(&pool).expect("it fits").expect("it has items");
+        for (number, (name, field)) in (1u32..).zip(ITEM) {
+            let entry = table.get(number).unwrap_or_else(|| panic!("{name} has a number"));
+            assert_eq!((entry.name.as_str(), entry.field), (*name, *field));
+        }
+        for number in [0, 20, 63, 64, 1000, u32::MAX] {
+            assert!(table.get(number).is_none());
+        }
+        assert_eq!(table.ints[Int::Floor as usize], Some(0));
+    }
+}

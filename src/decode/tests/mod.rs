@@ -1,0 +1,92 @@
+//! The rules as a whole: samples of an independent encoder, the rules one by one, the vendor's
+//! schema, and properties.
+
+mod properties;
+mod rules_json;
+mod rules_protobuf;
+mod samples;
+mod vendor;
+
+use bytes::Bytes;
+use prost::Message;
+use prost_types::Timestamp;
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+use super::{ClockTrust, Decoder, pb};
+use crate::config::{Decode, KeepPayload};
+use crate::event::{BoardEvent, Event, ItemEvent, Reject};
+use crate::topic::{self, Encoding, Kind};
+
+const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+/// 2025-10-09T08:53:20Z.
+const MOMENTUM: i64 = 1_760_000_000;
+
+fn shipped(keep_payload: KeepPayload) -> Decoder {
+    Decoder::new(&Decode { proto_file: None, keep_payload }, "acme").unwrap()
+}
+
+fn decode(
+    decoder: &Decoder,
+    kind: Kind,
+    encoding: Encoding,
+    payload: &[u8],
+) -> Result<Event, Reject> {
+    let topic = topic::name("acme", kind, encoding);
+    decoder.decode(&topic, &Bytes::copy_from_slice(payload), NOW, ClockTrust::Agree)
+}
+
+fn item(event: Event) -> ItemEvent {
+    match event {
+        Event::Item(item) => item,
+        Event::Board(board) => panic!("expected an item, found {board:?}"),
+    }
+}
+
+fn board(event: Event) -> BoardEvent {
+    match event {
+        Event::Board(board) => board,
+        Event::Item(item) => panic!("expected a board, found {item:?}"),
+    }
+}
+
+fn item_json(text: &str) -> Result<ItemEvent, Reject> {
+    let decoder = shipped(KeepPayload::Never);
+    decode(&decoder, Kind::Item, Encoding::Json, text.as_bytes()).map(item)
+}
+
+fn board_json(text: &str) -> Result<BoardEvent, Reject> {
+    let decoder = shipped(KeepPayload::Never);
+    decode(&decoder, Kind::Board, Encoding::Json, text.as_bytes()).map(board)
+}
+
+fn item_proto(bytes: &[u8]) -> Result<ItemEvent, Reject> {
+    let decoder = shipped(KeepPayload::Never);
+    decode(&decoder, Kind::Item, Encoding::Protobuf, bytes).map(item)
+}
+
+fn board_proto(bytes: &[u8]) -> Result<BoardEvent, Reject> {
+    let decoder = shipped(KeepPayload::Never);
+    decode(&decoder, Kind::Board, Encoding::Protobuf, bytes).map(board)
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 0 }
+}
+
+/// The least item that is accepted.
+fn least_item() -> pb::ItemEvent {
+    pb::ItemEvent { momentum: Some(at(MOMENTUM)), uid: "E1".into(), ..Default::default() }
+}
+
+/// The least board event that is accepted.
+fn least_board() -> pb::BoardStatusEvent {
+    pb::BoardStatusEvent { momentum: Some(at(MOMENTUM)), sn: "B1".into(), ..Default::default() }
+}
+
+/// A message followed by more bytes.
+fn followed_by(message: &impl Message, more: &[u8]) -> Vec<u8> {
+    let mut bytes = message.encode_to_vec();
+    bytes.extend_from_slice(more);
+    bytes
+}

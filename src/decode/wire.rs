@@ -1,0 +1,306 @@
+//! Reads a protobuf message by a [`Table`] of numbers. One reader serves the shipped schema and
+//! the vendor's; it borrows texts from the message and notices what the schema does not know,
+//! which generated decoders drop silently.
+
+use std::borrow::Cow;
+
+use prost::DecodeError;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use super::field::{Draft, Field};
+use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
+use super::schema::{Entry, IntKind, Scalar, Table};
+
+/// Why a message could not be read, and where.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// What kind of trouble.
+    pub(super) flaw: Flaw,
+    /// Offset of the field's key in the message.
+    pub(super) offset: usize,
+    /// Name of the field, if the schema has it.
+    pub(super) field: Option<String>,
+}
+
+/// What is wrong with a field.
+#[derive(Debug)]
+pub(super) enum Flaw {
+    /// The bytes are no protobuf, or no such value.
+    Broken(Cow<'static, str>),
+    /// Written as another type than the schema says.
+    WireType {
+        /// As found.
+        found: WireType,
+        /// As the schema says.
+        expected: WireType,
+    },
+    /// Larger than its column.
+    OutOfRange(Cow<'static, str>),
+}
+
+impl From<DecodeError> for Flaw {
+    fn from(error: DecodeError) -> Self {
+        let text = error.to_string();
+        let bare = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
+        Self::Broken(bare.to_owned().into())
+    }
+}
+
+const ENDS_EARLY: Flaw = Flaw::Broken(Cow::Borrowed("the message ends within the field"));
+
+/// Reads one message into a draft of the table's.
+pub(super) fn read<'a>(
+    draft: &mut Draft<'a>,
+    table: &'a Table,
+    message: &'a [u8],
+) -> Result<(), Fault> {
+    let mut rest = message;
+    while !rest.is_empty() {
+        let offset = message.len() - rest.len();
+        let fault = |flaw, field| Fault { flaw, offset, field };
+        let (number, wire) = decode_key(&mut rest).map_err(|e| fault(e.into(), None))?;
+        if let Some(entry) = table.get(number) {
+            merge(draft, entry, wire, &mut rest)
+                .map_err(|flaw| fault(flaw, Some(entry.name.clone())))?;
+        } else {
+            skip_field(wire, number, &mut rest, DecodeContext::default())
+                .map_err(|error| fault(error.into(), None))?;
+            draft.unknown = true;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one occurrence of a field: single values replace, lists grow, sub-messages merge.
+fn merge<'a>(
+    draft: &mut Draft<'a>,
+    entry: &'a Entry,
+    wire: WireType,
+    rest: &mut &'a [u8],
+) -> Result<(), Flaw> {
+    match entry.field {
+        Field::Text(text) => draft.set_text(text, read_text(entry, wire, rest)?),
+        Field::Labels(labels) => {
+            read_labels(&mut draft.labels[labels as usize], entry, wire, rest)?;
+        }
+        Field::Time(time) => merge_moment(&mut draft.times[time as usize], entry, wire, rest)?,
+        Field::HoldTime => merge_moment(&mut draft.hold_time, entry, wire, rest)?,
+        Field::Int(int) => draft.ints[int as usize] = Some(read_i32(entry, wire, rest)?),
+        Field::Position(position) => {
+            let coordinates = &mut draft.positions[position as usize];
+            if wire == WireType::LengthDelimited {
+                let mut packed = take_delimited(rest)?;
+                while !packed.is_empty() {
+                    coordinates.push(read_i32(entry, entry.wire, &mut packed)?);
+                }
+            } else {
+                coordinates.push(read_i32(entry, wire, rest)?);
+            }
+        }
+        Field::Flag(flag) => {
+            expect(WireType::Varint, wire)?;
+            draft.flags[flag as usize] = Some(decode_varint(rest)? != 0);
+        }
+        Field::FillRatio => draft.fill_ratio = Some(read_float(entry, wire, rest)?),
+    }
+    Ok(())
+}
+
+#[inline]
+fn expect(expected: WireType, found: WireType) -> Result<(), Flaw> {
+    if found == expected { Ok(()) } else { Err(Flaw::WireType { found, expected }) }
+}
+
+/// A wire type in words.
+pub(super) fn words(wire: WireType) -> &'static str {
+    match wire {
+        WireType::Varint => "a varint",
+        WireType::SixtyFourBit => "8 bytes",
+        WireType::LengthDelimited => "bytes with a length",
+        WireType::StartGroup | WireType::EndGroup => "a group",
+        WireType::ThirtyTwoBit => "4 bytes",
+    }
+}
+
+#[inline]
+fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Flaw> {
+    let length = usize::try_from(decode_varint(rest)?).map_err(|_| ENDS_EARLY)?;
+    let (value, after) = rest.split_at_checked(length).ok_or(ENDS_EARLY)?;
+    *rest = after;
+    Ok(value)
+}
+
+fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Flaw> {
+    let (value, after) = rest.split_first_chunk::<N>().ok_or(ENDS_EARLY)?;
+    *rest = after;
+    Ok(*value)
+}
+
+#[inline]
+fn read_text<'a>(
+    entry: &'a Entry,
+    wire: WireType,
+    rest: &mut &'a [u8],
+) -> Result<Cow<'a, str>, Flaw> {
+    expect(entry.wire, wire)?;
+    if let Scalar::Enum(values) = &entry.scalar {
+        return Ok(enum_name(values, decode_varint(rest)?));
+    }
+    let bytes = take_delimited(rest)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| Flaw::Broken("it is not UTF-8".into()))?;
+    Ok(Cow::Borrowed(text))
+}
+
+/// Reads one label, or the packed values of a repeated enum.
+fn read_labels<'a>(
+    labels: &mut Vec<String>,
+    entry: &'a Entry,
+    wire: WireType,
+    rest: &mut &'a [u8],
+) -> Result<(), Flaw> {
+    match &entry.scalar {
+        Scalar::Enum(values) if wire == WireType::LengthDelimited => {
+            let mut numbers = take_delimited(rest)?;
+            while !numbers.is_empty() {
+                labels.push(enum_name(values, decode_varint(&mut numbers)?).into_owned());
+            }
+        }
+        _ => labels.push(read_text(entry, wire, rest)?.into_owned()),
+    }
+    Ok(())
+}
+
+/// The name of an enum's value; an unnamed one is its number.
+#[expect(clippy::cast_possible_truncation, reason = "protobuf enums are the low 32 bits")]
+fn enum_name(values: &[(i32, String)], varint: u64) -> Cow<'_, str> {
+    let number = varint as i32;
+    match values.iter().find(|(known, _)| *known == number) {
+        Some((_, name)) => Cow::Borrowed(name),
+        None => Cow::Owned(number.to_string()),
+    }
+}
+
+/// Reads a whole number of any kind into the 64 bits that all but the largest fit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "protobuf defines 32-bit varints as the low 32 bits, and signs as two's complement"
+)]
+fn read_int(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i64, Flaw> {
+    expect(entry.wire, wire)?;
+    let Scalar::Int(kind) = entry.scalar else {
+        return Err(Flaw::Broken("the schema has no whole number here".into()));
+    };
+    let unsigned = match kind {
+        IntKind::Int32 => return Ok(i64::from(decode_varint(rest)? as i32)),
+        IntKind::Int64 => return Ok(decode_varint(rest)? as i64),
+        IntKind::Uint32 => u64::from(decode_varint(rest)? as u32),
+        IntKind::Uint64 => decode_varint(rest)?,
+        IntKind::Sint32 => {
+            let zigzag = decode_varint(rest)? as u32;
+            return Ok(i64::from((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32)));
+        }
+        IntKind::Sint64 => {
+            let zigzag = decode_varint(rest)?;
+            return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
+        }
+        IntKind::Fixed32 => u64::from(u32::from_le_bytes(take_fixed(rest)?)),
+        IntKind::Fixed64 => u64::from_le_bytes(take_fixed(rest)?),
+        IntKind::Sfixed32 => return Ok(i64::from(i32::from_le_bytes(take_fixed(rest)?))),
+        IntKind::Sfixed64 => return Ok(i64::from_le_bytes(take_fixed(rest)?)),
+    };
+    i64::try_from(unsigned)
+        .map_err(|_| Flaw::OutOfRange(format!("{unsigned} exceeds 64 bits with a sign").into()))
+}
+
+fn read_i32(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i32, Flaw> {
+    let value = read_int(entry, wire, rest)?;
+    i32::try_from(value)
+        .map_err(|_| Flaw::OutOfRange(format!("{value} exceeds 32 bits with a sign").into()))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the column is real; doubles are rounded")]
+fn read_float(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<f32, Flaw> {
+    expect(entry.wire, wire)?;
+    match entry.scalar {
+        Scalar::Double => {
+            let double = f64::from_le_bytes(take_fixed(rest)?);
+            let value = double as f32;
+            if value.is_infinite() && double.is_finite() {
+                return Err(Flaw::OutOfRange(format!("{double} exceeds single precision").into()));
+            }
+            Ok(value)
+        }
+        _ => Ok(f32::from_le_bytes(take_fixed(rest)?)),
+    }
+}
+
+/// Reads a point in time or a duration, whichever way the schema writes it. Sub-messages merge
+/// into what an earlier occurrence said.
+fn merge_moment<'a>(
+    moment: &mut Option<Moment>,
+    entry: &'a Entry,
+    wire: WireType,
+    rest: &mut &'a [u8],
+) -> Result<(), Flaw> {
+    expect(entry.wire, wire)?;
+    match &entry.scalar {
+        Scalar::Timestamp | Scalar::Duration => {
+            merge_seconds_and_nanos(moment.get_or_insert_default(), take_delimited(rest)?)?;
+        }
+        Scalar::Int(_) => {
+            let ns = read_int(entry, wire, rest)?;
+            // As a number cannot be absent, a time of 0 is one that is not set.
+            let is_unset = ns == 0 && entry.field != Field::HoldTime;
+            *moment = (!is_unset).then(|| Moment::from_ns(ns));
+        }
+        _ => {
+            let text = read_text(entry, wire, rest)?;
+            *moment = parse_moment(entry.field, &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_moment(field: Field, text: &str) -> Result<Option<Moment>, Flaw> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if field != Field::HoldTime {
+        let flaw = || Flaw::Broken("it is not an RFC 3339 time".into());
+        return parse_time(text).map(Some).ok_or_else(flaw);
+    }
+    match parse_duration(text) {
+        Ok(ns) => Ok(Some(Moment::from_ns(ns))),
+        Err(DurationFlaw::Syntax) => {
+            Err(Flaw::Broken("it is not a duration such as 1m30.5s".into()))
+        }
+        Err(DurationFlaw::Overflow) => {
+            Err(Flaw::OutOfRange("it exceeds 64 bits of nanoseconds".into()))
+        }
+    }
+}
+
+/// `google.protobuf.Timestamp` and `Duration` are alike: seconds = 1, nanos = 2.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "protobuf defines int32 as the low 32 bits, and signs as two's complement"
+)]
+fn merge_seconds_and_nanos(moment: &mut Moment, mut message: &[u8]) -> Result<(), Flaw> {
+    while !message.is_empty() {
+        let (number, wire) = decode_key(&mut message)?;
+        match number {
+            1 => {
+                expect(WireType::Varint, wire)?;
+                moment.seconds = decode_varint(&mut message)? as i64;
+            }
+            2 => {
+                expect(WireType::Varint, wire)?;
+                moment.nanos = decode_varint(&mut message)? as i32;
+            }
+            _ => skip_field(wire, number, &mut message, DecodeContext::default())?,
+        }
+    }
+    Ok(())
+}

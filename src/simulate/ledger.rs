@@ -1,0 +1,262 @@
+//! Who owes what between the simulator and the broker: which messages still have to be sent,
+//! which wait for their PUBACK, which events are fully acknowledged. Pure.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use super::source::Message;
+
+/// What came of a run. Written as the command's last line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Distinct events handed to the broker at least once.
+    pub published: u64,
+    /// Distinct events of which the broker acknowledged every message.
+    pub acknowledged: u64,
+    /// Messages acknowledged; a format or a copy counts by itself, a repetition after a lost
+    /// connection does not.
+    pub messages: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { published, acknowledged, messages } = self;
+        write!(f, "published={published} acknowledged={acknowledged} messages={messages}")
+    }
+}
+
+/// The account.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Lost with a connection; sent first on the next.
+    unsent: VecDeque<(u64, Message)>,
+    /// Given to the client, which has not named a packet id yet; in the order given.
+    queued: VecDeque<(u64, Message)>,
+    /// By packet id.
+    in_flight: Vec<Option<(u64, Message)>>,
+    /// Messages in `queued` and `in_flight`.
+    outstanding: usize,
+    /// Messages still to be acknowledged for each event from `first_open` on.
+    open: VecDeque<u8>,
+    first_open: u64,
+    next_sequence: u64,
+    report: Report,
+}
+
+impl Ledger {
+    /// `window` is the most messages that wait for a PUBACK, and the largest packet id.
+    pub fn new(window: u16) -> Self {
+        Self {
+            unsent: VecDeque::new(),
+            queued: VecDeque::new(),
+            in_flight: vec![None; usize::from(window) + 1],
+            outstanding: 0,
+            open: VecDeque::new(),
+            first_open: 0,
+            next_sequence: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Messages that wait for their PUBACK.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Most messages that wait for their PUBACK.
+    pub fn window(&self) -> usize {
+        self.in_flight.len() - 1
+    }
+
+    /// Messages that may be sent now.
+    pub fn room(&self) -> usize {
+        self.window() - self.outstanding
+    }
+
+    /// What is known so far.
+    pub fn report(&self) -> Report {
+        self.report
+    }
+
+    /// Whether messages of a lost connection wait to be sent again.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// A message of a lost connection, to be sent again.
+    pub fn resend(&mut self) -> Option<&Message> {
+        let entry = self.unsent.pop_front()?;
+        self.outstanding += 1;
+        self.queued.push_back(entry);
+        self.queued.back().map(|(_, message)| message)
+    }
+
+    /// A message is given to the client for the first time.
+    pub fn send(&mut self, message: Message) {
+        if message.event >= self.first_open + self.open.len() as u64 {
+            self.open.push_back(message.siblings);
+            self.report.published += 1;
+        }
+        self.queued.push_back((self.next_sequence, message));
+        self.next_sequence += 1;
+        self.outstanding += 1;
+    }
+
+    /// The client sent the oldest message it was given, under this packet id.
+    pub fn sent(&mut self, packet_id: u16) {
+        if let Some(slot) = self.in_flight.get_mut(usize::from(packet_id))
+            && slot.is_none()
+        {
+            *slot = self.queued.pop_front();
+        }
+    }
+
+    /// The broker acknowledged this packet id.
+    pub fn acknowledged(&mut self, packet_id: u16) {
+        let slot = self.in_flight.get_mut(usize::from(packet_id));
+        let Some((_, message)) = slot.and_then(Option::take) else { return };
+        self.outstanding -= 1;
+        self.report.messages += 1;
+        self.settle(message.event);
+    }
+
+    fn settle(&mut self, event: u64) {
+        let index = event.checked_sub(self.first_open).and_then(|i| usize::try_from(i).ok());
+        if let Some(left) = index.and_then(|index| self.open.get_mut(index)) {
+            *left -= 1;
+            self.report.acknowledged += u64::from(*left == 0);
+        }
+        while self.open.front() == Some(&0) {
+            self.open.pop_front();
+            self.first_open += 1;
+        }
+    }
+
+    /// Whatever waited for a PUBACK has to be sent again, in its first order.
+    pub fn connection_lost(&mut self) {
+        let mut lost: Vec<_> = self.in_flight.iter_mut().filter_map(Option::take).collect();
+        lost.extend(self.queued.drain(..));
+        lost.extend(self.unsent.drain(..));
+        lost.sort_by_key(|(sequence, _)| *sequence);
+        self.unsent = lost.into();
+        self.outstanding = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: u16 = 8;
+
+    /// What may happen to a ledger.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Send,
+        Sent,
+        Acknowledge(u16),
+        Lose,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Send),
+            4 => Just(Step::Sent),
+            3 => (1..=WINDOW).prop_map(Step::Acknowledge),
+            1 => Just(Step::Lose),
+        ]
+    }
+
+    /// A client and broker of the simplest kind.
+    struct Peer {
+        ledger: Ledger,
+        messages: u64,
+        given: VecDeque<()>,
+        ids: Vec<u16>,
+    }
+
+    impl Peer {
+        fn send(&mut self, total: u64) {
+            if self.ledger.room() == 0 {
+                return;
+            }
+            if self.ledger.resend().is_none() {
+                if self.messages == total {
+                    return;
+                }
+                let message = Message {
+                    event: self.messages / 2,
+                    siblings: 2,
+                    topic: Arc::from("t"),
+                    payload: bytes::Bytes::new(),
+                };
+                self.messages += 1;
+                self.ledger.send(message);
+            }
+            self.given.push_back(());
+        }
+
+        fn sent(&mut self) {
+            let free = (1..=WINDOW).find(|id| !self.ids.contains(id));
+            if let (Some(id), Some(())) = (free, self.given.pop_front()) {
+                self.ids.push(id);
+                self.ledger.sent(id);
+            }
+        }
+
+        fn acknowledge(&mut self, id: u16) {
+            self.ids.retain(|other| *other != id);
+            self.ledger.acknowledged(id);
+        }
+
+        fn apply(&mut self, step: &Step, total: u64) {
+            match step {
+                Step::Send => self.send(total),
+                Step::Sent => self.sent(),
+                Step::Acknowledge(id) => self.acknowledge(*id),
+                Step::Lose => {
+                    self.ledger.connection_lost();
+                    self.given.clear();
+                    self.ids.clear();
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_lost_every_message_is_acknowledged_once(
+            steps in prop::collection::vec(step(), 0..400), events in 0u64..40
+        ) {
+            let ledger = Ledger::new(WINDOW);
+            let mut peer = Peer { ledger, messages: 0, given: VecDeque::new(), ids: Vec::new() };
+            for step in &steps {
+                peer.apply(step, events * 2);
+                prop_assert!(peer.ledger.outstanding() <= usize::from(WINDOW));
+                let report = peer.ledger.report();
+                prop_assert!(report.acknowledged <= report.published);
+                prop_assert!(report.messages <= peer.messages);
+            }
+            for _ in 0..events * 4 + 16 {
+                peer.send(events * 2);
+                peer.sent();
+                (1..=WINDOW).for_each(|id| peer.acknowledge(id));
+            }
+            let expected =
+                Report { published: events, acknowledged: events, messages: events * 2 };
+            prop_assert_eq!(peer.ledger.report(), expected);
+            prop_assert_eq!(peer.ledger.outstanding(), 0);
+            prop_assert!(!peer.ledger.has_unsent());
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_machine_readable() {
+        let report = Report { published: 3, acknowledged: 2, messages: 5 };
+        assert_eq!(report.to_string(), "published=3 acknowledged=2 messages=5");
+    }
+}

@@ -1,0 +1,387 @@
+//! Boards and items that behave: items come, lie, move, change boards and leave; boards fail and
+//! come back. Pure: time is an argument, chance is the seed.
+//!
+//! Two orders matter. In *true* order (by momentum) an item is on at most one board at a time.
+//! In *published* order a leave may come after the arrival it made way for, as it does at sites
+//! where two boards report over different networks.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::dice::Dice;
+use super::happening::{BoardChange, BoardDates, Habits, Happening, ItemMove, Mask, Status};
+
+/// Draws for which a delayed leave is held back.
+const LEAVE_HELD_FOR: u32 = 12;
+/// Draws after which the platform notices that a board has lost power.
+const POWER_LOSS_NOTICED_AFTER: u32 = 40;
+/// Other items tried when one lies on a board that is down.
+const TRIES: u32 = 8;
+/// At most one board in this many is down at a time.
+const BOARDS_A_BOARD_DOWN: usize = 4;
+/// How long an item is in a hand between two boards, at most.
+const MAX_TRANSIT_NS: i64 = 3_000_000_000;
+
+/// What a world is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct WorldSettings {
+    /// Boards, at least one.
+    pub boards: u32,
+    /// Items, at least one.
+    pub items: u32,
+    /// The same seed, the same world.
+    pub seed: u64,
+    /// Whether boards change status.
+    pub board_events: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Power {
+    On(Status),
+    /// Lost; the platform does not know yet.
+    Lost,
+}
+
+#[derive(Debug, Clone)]
+struct BoardState {
+    power: Power,
+    /// Whether its first CONNECTED went out.
+    announced: bool,
+    /// Items lying on it.
+    load: i32,
+    dates: BoardDates,
+    /// Invariant: no event of this board has a later momentum.
+    last_ns: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    board: u32,
+    pos_mm: [i32; 2],
+    since_ns: i64,
+}
+
+#[derive(Debug, Clone)]
+struct ItemState {
+    /// Invariant: at most one place.
+    place: Option<Place>,
+    /// Invariant: no event of this item has a later momentum.
+    last_ns: i64,
+}
+
+/// The state of everything, and what is about to be published.
+#[derive(Debug)]
+pub struct World {
+    dice: Dice,
+    board_events: bool,
+    boards: Vec<BoardState>,
+    items: Vec<ItemState>,
+    /// No momentum lies before it: a later run never repeats an event of an earlier one.
+    origin_ns: Option<i64>,
+    draws: u64,
+    ready: VecDeque<Happening>,
+    /// Events that come late, by the draw they are due at. The second number keeps keys apart.
+    held: BTreeMap<(u64, u64), Happening>,
+    /// Boards whose loss of power is noticed at a draw.
+    notices: BTreeMap<(u64, u64), u32>,
+}
+
+impl World {
+    /// Empty boards, all items outside.
+    pub fn new(settings: WorldSettings) -> Self {
+        let board = BoardState {
+            power: Power::On(Status::Connected),
+            announced: !settings.board_events,
+            load: 0,
+            dates: BoardDates::default(),
+            last_ns: i64::MIN,
+        };
+        let item = ItemState { place: None, last_ns: i64::MIN };
+        Self {
+            dice: Dice::new(settings.seed ^ 0xC0FF_EE00_C0FF_EE00),
+            board_events: settings.board_events,
+            boards: vec![board; settings.boards.max(1) as usize],
+            items: vec![item; settings.items.max(1) as usize],
+            origin_ns: None,
+            draws: 0,
+            ready: VecDeque::new(),
+            held: BTreeMap::new(),
+            notices: BTreeMap::new(),
+        }
+    }
+
+    /// The next event in published order, at this time (nanoseconds since the Unix epoch).
+    pub fn next(&mut self, now_ns: i64) -> Happening {
+        self.origin_ns.get_or_insert(now_ns);
+        self.draws += 1;
+        if let Some(entry) = self.held.first_entry()
+            && entry.key().0 <= self.draws
+        {
+            return entry.remove();
+        }
+        loop {
+            if let Some(happening) = self.ready.pop_front() {
+                return happening;
+            }
+            self.stir(now_ns);
+        }
+    }
+
+    /// Events that have happened and were not handed out yet.
+    pub fn pending(&self) -> usize {
+        self.ready.len() + self.held.len()
+    }
+
+    /// One of them, due or not; for the end of a run.
+    pub fn next_pending(&mut self) -> Option<Happening> {
+        self.ready.pop_front().or_else(|| self.held.pop_first().map(|(_, happening)| happening))
+    }
+
+    /// Makes something happen. Puts at least one event in `ready`, or gets nearer to it.
+    fn stir(&mut self, now_ns: i64) {
+        if let Some(entry) = self.notices.first_entry()
+            && entry.key().0 <= self.draws
+        {
+            let board = entry.remove();
+            return self.notice_power_loss(board, now_ns);
+        }
+        if self.board_events && self.dice.percent(1) && self.disturb_a_board(now_ns) {
+            return;
+        }
+        let mut blocked = 0;
+        for _ in 0..TRIES {
+            let item = self.dice.below(count(self.items.len()));
+            match self.items[item as usize].place {
+                None => return self.arrive(item, None, now_ns),
+                Some(place) if self.is_up(place.board) => return self.act(item, place, now_ns),
+                Some(place) => blocked = place.board,
+            }
+        }
+        self.bring_back(blocked, now_ns);
+    }
+
+    fn act(&mut self, item: u32, place: Place, now_ns: i64) {
+        match self.dice.below(100) {
+            0..70 => self.shift(item, place, now_ns),
+            70..82 => self.report(item, place, now_ns),
+            82..92 => self.transfer(item, place, now_ns),
+            _ => {
+                let leave = self.leave(item, place, now_ns, now_ns);
+                self.ready.push_back(leave);
+            }
+        }
+    }
+
+    /// The item slides on its board.
+    fn shift(&mut self, item: u32, mut place: Place, now_ns: i64) {
+        for (position, limit) in place.pos_mm.iter_mut().zip(board_size()) {
+            *position = (*position + self.dice.between(-60, 60)).clamp(0, limit);
+        }
+        self.items[item as usize].place = Some(place);
+        self.report(item, place, now_ns);
+    }
+
+    /// The item is seen where it lies.
+    fn report(&mut self, item: u32, place: Place, now_ns: i64) {
+        let momentum_ns = self.stamp_item(item, now_ns, now_ns);
+        let happening = self.item_event(item, place, momentum_ns, true);
+        self.ready.push_back(happening);
+    }
+
+    fn arrive(&mut self, item: u32, avoid: Option<u32>, now_ns: i64) {
+        let board = self.board_that_is_up(avoid);
+        if !self.boards[board as usize].announced {
+            self.switch(board, Status::Connected, now_ns);
+        }
+        let momentum_ns = self.stamp_item(item, now_ns, now_ns);
+        let [width, depth] = board_size();
+        let pos_mm = [self.dice.between(0, width), self.dice.between(0, depth)];
+        let place = Place { board, pos_mm, since_ns: momentum_ns };
+        self.items[item as usize].place = Some(place);
+        self.boards[board as usize].load += 1;
+        let happening = self.item_event(item, place, momentum_ns, true);
+        self.ready.push_back(happening);
+    }
+
+    /// From one board to another: the leave is older, and yet may be published later.
+    fn transfer(&mut self, item: u32, place: Place, now_ns: i64) {
+        let transit = i64::from(self.dice.below(1_000_000)) * (MAX_TRANSIT_NS / 1_000_000);
+        let leave = self.leave(item, place, now_ns - transit, now_ns);
+        match self.dice.below(100) {
+            0..8 => {
+                let due = self.draws + u64::from(1 + self.dice.below(LEAVE_HELD_FOR));
+                self.held.insert((due, self.draws), leave);
+                self.arrive(item, Some(place.board), now_ns);
+            }
+            8..25 => {
+                self.arrive(item, Some(place.board), now_ns);
+                self.ready.push_back(leave);
+            }
+            _ => {
+                self.ready.push_back(leave);
+                self.arrive(item, Some(place.board), now_ns);
+            }
+        }
+    }
+
+    fn leave(&mut self, item: u32, place: Place, wanted_ns: i64, now_ns: i64) -> Happening {
+        let momentum_ns = self.stamp_item(item, wanted_ns, now_ns);
+        self.items[item as usize].place = None;
+        self.boards[place.board as usize].load -= 1;
+        self.item_event(item, place, momentum_ns, false)
+    }
+
+    fn item_event(&mut self, item: u32, place: Place, momentum_ns: i64, is_in: bool) -> Happening {
+        let load = self.boards[place.board as usize].load;
+        // A hundred items fill a board; four digits are what the sensor is good for.
+        let fill_ratio = f32::from(i16::try_from(load.clamp(0, 100)).unwrap_or(100)) / 100.0;
+        Happening::Item(ItemMove {
+            item,
+            board: place.board,
+            momentum_ns,
+            is_in,
+            pos_mm: place.pos_mm,
+            nb_hits: self.dice.between(1, 40),
+            hold_ns: momentum_ns - place.since_ns,
+            fill_ratio,
+            is_interpolated: self.dice.percent(4),
+            habits: self.habits(),
+        })
+    }
+
+    fn habits(&mut self) -> Habits {
+        Habits {
+            masked: if self.dice.percent(3) {
+                Mask(u8::try_from(1 + self.dice.below(255)).unwrap_or(u8::MAX))
+            } else {
+                Mask::default()
+            },
+            empty_lists: self.dice.percent(30),
+            offset_minutes: if self.dice.percent(5) { 120 } else { 0 },
+            prefixed_status: self.dice.percent(40),
+            zero_dates: self.dice.percent(20),
+        }
+    }
+
+    /// Later than everything the item did before. See [`Self::stamp`].
+    fn stamp_item(&mut self, item: u32, wanted_ns: i64, now_ns: i64) -> i64 {
+        let last = self.items[item as usize].last_ns;
+        let stamp = self.stamp(last, wanted_ns, now_ns);
+        self.items[item as usize].last_ns = stamp;
+        stamp
+    }
+
+    /// A momentum near `wanted_ns`, after `last_ns` and not before the run began. Some clocks at
+    /// the edge count in micro- or milliseconds, or whole seconds.
+    fn stamp(&mut self, last_ns: i64, wanted_ns: i64, now_ns: i64) -> i64 {
+        let least = self.origin_ns.unwrap_or(now_ns).max(last_ns.saturating_add(1));
+        let wanted = wanted_ns.max(least);
+        let tick = match self.dice.below(100) {
+            0..60 => 1,
+            60..80 => 1_000,
+            80..95 => 1_000_000,
+            _ => 1_000_000_000,
+        };
+        let rounded = wanted - wanted.rem_euclid(tick);
+        if rounded >= least { rounded } else { wanted }
+    }
+
+    fn is_up(&self, board: u32) -> bool {
+        self.boards[board as usize].power == Power::On(Status::Connected)
+    }
+
+    /// A board that is up; another than `avoid` where there is one. One always is up.
+    fn board_that_is_up(&mut self, avoid: Option<u32>) -> u32 {
+        let total = count(self.boards.len());
+        let first = self.dice.below(total);
+        let candidates = (0..total).map(|step| (first + step) % total);
+        let up = |board: &u32| self.is_up(*board);
+        candidates
+            .clone()
+            .find(|board| Some(*board) != avoid && up(board))
+            .or_else(|| candidates.clone().find(up))
+            .unwrap_or(first)
+    }
+
+    /// A board fails, is taken out of service, or returns. False if chance picked one that does
+    /// nothing now.
+    fn disturb_a_board(&mut self, now_ns: i64) -> bool {
+        let board = self.dice.below(count(self.boards.len()));
+        match self.boards[board as usize].power {
+            Power::Lost => return false,
+            Power::On(Status::Connected) if !self.may_go_down() => return false,
+            Power::On(Status::Connected) => match self.dice.below(3) {
+                0 => self.switch(board, Status::OnError, now_ns),
+                1 => self.switch(board, Status::Maintenance, now_ns),
+                _ => {
+                    self.lose_power(board, now_ns);
+                    return false;
+                }
+            },
+            Power::On(_) => self.switch(board, Status::Connected, now_ns),
+        }
+        true
+    }
+
+    fn may_go_down(&self) -> bool {
+        let down = self.boards.iter().filter(|b| b.power != Power::On(Status::Connected)).count();
+        (down + 1) * BOARDS_A_BOARD_DOWN <= self.boards.len()
+    }
+
+    /// Nothing is published: a board without power cannot say so.
+    fn lose_power(&mut self, board: u32, now_ns: i64) {
+        let state = &mut self.boards[board as usize];
+        state.power = Power::Lost;
+        state.dates.disconnection_ns = Some(now_ns);
+        let due = self.draws + u64::from(1 + self.dice.below(POWER_LOSS_NOTICED_AFTER));
+        self.notices.insert((due, self.draws), board);
+    }
+
+    fn notice_power_loss(&mut self, board: u32, now_ns: i64) {
+        if self.boards[board as usize].power == Power::Lost {
+            self.switch(board, Status::Disconnected, now_ns);
+        }
+    }
+
+    /// Called when everything tried lies on boards that are down.
+    fn bring_back(&mut self, board: u32, now_ns: i64) {
+        self.notice_power_loss(board, now_ns);
+        if !self.is_up(board) {
+            self.switch(board, Status::Connected, now_ns);
+        }
+    }
+
+    fn switch(&mut self, board: u32, status: Status, now_ns: i64) {
+        let last_ns = self.boards[board as usize].last_ns;
+        let momentum_ns = self.stamp(last_ns, now_ns, now_ns);
+        let state = &mut self.boards[board as usize];
+        state.last_ns = momentum_ns;
+        state.power = Power::On(status);
+        state.announced = true;
+        match status {
+            Status::Connected => state.dates.connection_ns = Some(momentum_ns),
+            Status::OnError => state.dates.error_ns = Some(momentum_ns),
+            Status::Disconnected | Status::Maintenance => {}
+        }
+        let dates = state.dates;
+        let habits = self.habits();
+        self.ready.push_back(Happening::Board(BoardChange {
+            board,
+            momentum_ns,
+            status,
+            dates,
+            habits,
+        }));
+    }
+}
+
+fn board_size() -> [i32; 2] {
+    [super::catalog::BOARD_WIDTH_MM, super::catalog::BOARD_DEPTH_MM]
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;
