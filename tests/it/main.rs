@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod shipped_files;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;
