@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod rig;
 pub mod subscriber;
 pub mod tap;
 pub mod wait;
