@@ -219,6 +219,19 @@ impl Metrics {
         self.received.get_or_create(&ReceivedLabels { topic, qos }).inc();
     }
 
+    /// PUBLISH packets received, over all topics and qualities of service.
+    pub fn received_in_all(&self) -> u64 {
+        // Unwrap safety: nothing panics while this lock is held.
+        let mut topics = self.topics.lock().expect("topics lock").clone();
+        if !topics.iter().any(|topic| topic == "other") {
+            topics.push("other".to_owned());
+        }
+        let labels = topics.into_iter().flat_map(|topic| {
+            [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos })
+        });
+        labels.filter_map(|labels| self.received.get(&labels).map(|counter| counter.get())).sum()
+    }
+
     /// Observes a duration in a histogram of seconds.
     pub fn observe(histogram: &Histogram, duration: Duration) {
         histogram.observe(duration.as_secs_f64());
