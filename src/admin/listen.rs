@@ -115,11 +115,7 @@ pub struct Connection {
 
 impl Connection {
     fn new(stream: TcpStream, end: CancellationToken) -> Self {
-        Self {
-            stream,
-            deadline: Box::pin(sleep(MAX_LIFE)),
-            ended: Box::pin(end.cancelled_owned()),
-        }
+        Self { stream, deadline: Box::pin(sleep(MAX_LIFE)), ended: Box::pin(end.cancelled_owned()) }
     }
 
     /// Ready with an error once the connection may no longer be used.

@@ -36,10 +36,7 @@ impl Entry for Decoded {
 }
 
 /// The next step, given what is queued. `max_events` is at least 1.
-pub fn next<'a, E: Entry + 'a>(
-    queue: impl IntoIterator<Item = &'a E>,
-    max_events: usize,
-) -> Step {
+pub fn next<'a, E: Entry + 'a>(queue: impl IntoIterator<Item = &'a E>, max_events: usize) -> Step {
     let mut count = 0;
     let mut bytes = 0;
     for entry in queue {

@@ -9,11 +9,11 @@ use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::Store;
 use super::fault::{Class, Fault, StoreError};
 use super::partitions::run;
 use super::text::clean;
 use super::write::bounded;
-use super::Store;
 use crate::message::{ConnectionId, ConnectionNews, Gap, GapCause};
 
 /// Who writes.
@@ -168,8 +168,7 @@ impl Store {
                 gap = new.then_some(found.cause);
             }
             close_abandoned(conn, limit, &identity.client_id).await?;
-            let held: Vec<String> =
-                filters.iter().chain(&opening.stale_filters).cloned().collect();
+            let held: Vec<String> = filters.iter().chain(&opening.stale_filters).cloned().collect();
             let row = insert(conn, limit, identity, at, session_present, &held).await?;
             Ok((row, Noted { stale_filters: opening.stale_filters, gap }))
         }
@@ -227,7 +226,10 @@ impl Store {
 #[derive(Debug)]
 enum Newest {
     /// The connection itself, written down by an earlier try.
-    This { row: i64, held: Vec<String> },
+    This {
+        row: i64,
+        held: Vec<String>,
+    },
     Earlier(Earlier),
 }
 

@@ -4,8 +4,8 @@
 //! the right to acknowledge; [`maintenance`] keeps the house; [`journal`] writes down connections
 //! and gaps. Errors tell what to do next ([`StoreError`]), by SQLSTATE ([`fault`]).
 
-mod bisect;
 pub mod batch;
+mod bisect;
 mod commit;
 pub mod condition;
 mod connect;

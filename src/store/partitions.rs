@@ -99,7 +99,9 @@ impl Partitions {
         for momentum in missing {
             let range = {
                 let known = self.known();
-                if known.covers(momentum) { continue } // made a moment ago
+                if known.covers(momentum) {
+                    continue;
+                } // made a moment ago
                 range_to_make(momentum, self.span, &known.ranges)
             };
             if let Some(range) = range {

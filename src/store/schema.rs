@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use sqlx::Row as _;
+use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::SqlSafeStr;
 use time::OffsetDateTime;
 
 use super::Store;
@@ -104,7 +104,8 @@ impl Store {
             .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
             .map_err(migration_error)?;
         let after = status(&mut conn, limit).await?;
-        let applied = |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
+        let applied =
+            |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
         Ok(after.into_iter().filter(|s| applied(s.version)).collect())
     }
 

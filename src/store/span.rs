@@ -138,7 +138,10 @@ mod tests {
         let (from, to) = month.literals();
         assert_eq!(from, "'2026-12-01 00:00:00+00'");
         assert_eq!(to, "'2027-01-01 00:00:00+00'");
-        assert_eq!(Range::around(at, PartitionSpan::Day).unwrap().table(), "item_event_y2026m12d31");
+        assert_eq!(
+            Range::around(at, PartitionSpan::Day).unwrap().table(),
+            "item_event_y2026m12d31"
+        );
     }
 
     #[test]

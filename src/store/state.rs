@@ -18,9 +18,7 @@ pub(super) struct ItemChange {
 
 /// The order in which item rows are sent: by key of `item_state`, then oldest first. Every writer
 /// locks rows in this order, so that two of them do not deadlock.
-pub(super) fn item_order(
-    e: &ItemEvent,
-) -> (&str, &str, &str, OffsetDateTime, uuid::Uuid) {
+pub(super) fn item_order(e: &ItemEvent) -> (&str, &str, &str, OffsetDateTime, uuid::Uuid) {
     (&e.tenant, &e.uid, e.board_sn.as_deref().unwrap_or(""), e.momentum, e.event_id)
 }
 

@@ -123,9 +123,9 @@ impl Style {
 /// systemd names the device and inode of the stream it connected to the journal. A child whose
 /// stderr was redirected since inherits the variable, but not the stream.
 fn is_journal(variable: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
-    let named = variable.and_then(|text| text.split_once(':')).and_then(|(device, inode)| {
-        Some((device.parse().ok()?, inode.parse().ok()?))
-    });
+    let named = variable
+        .and_then(|text| text.split_once(':'))
+        .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
     named.is_some() && named == stderr
 }
 
@@ -173,7 +173,10 @@ mod tests {
 
     fn written(format: LogFormat, style: Style, level: &str, log: impl FnOnce()) -> String {
         let page = Page::default();
-        let writer = { let page = page.clone(); move || page.clone() };
+        let writer = {
+            let page = page.clone();
+            move || page.clone()
+        };
         let layer = layer(format, style, writer).with_filter(filter(level).expect("a level"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let bytes = page.0.lock().expect("unpoisoned").clone();
@@ -187,7 +190,10 @@ mod tests {
         let line = written(LogFormat::Text, PLAIN, "info", || {
             tracing::info!(rows = 3, "batch committed");
         });
-        assert_eq!(line.trim_start(), "INFO centiloc_bridge::telemetry::logging::tests: batch committed rows=3\n");
+        assert_eq!(
+            line.trim_start(),
+            "INFO centiloc_bridge::telemetry::logging::tests: batch committed rows=3\n"
+        );
     }
 
     #[test]
@@ -237,7 +243,10 @@ mod tests {
     #[test]
     fn a_level_that_is_no_level_is_refused_in_words() {
         let error = check_level("info,centiloc_bridge=loud").expect_err("no level").to_string();
-        assert!(error.starts_with("log.level \"info,centiloc_bridge=loud\" is not understood"), "{error}");
+        assert!(
+            error.starts_with("log.level \"info,centiloc_bridge=loud\" is not understood"),
+            "{error}"
+        );
         for misspelt in ["loud", "", "info,,", "warn,inof"] {
             let error = check_level(misspelt).expect_err("no level").to_string();
             assert!(error.contains("is no level"), "{error}");
@@ -249,7 +258,10 @@ mod tests {
     #[test]
     fn the_level_can_change_while_running() {
         let page = Page::default();
-        let writer = { let page = page.clone(); move || page.clone() };
+        let writer = {
+            let page = page.clone();
+            move || page.clone()
+        };
         let (filter, handle) = reload::Layer::new(filter("warn").expect("a level"));
         let layer = layer(LogFormat::Text, PLAIN, writer).with_filter(filter);
         let handle = LogHandle { set: Arc::new(move |filter| handle.reload(filter)) };

@@ -56,9 +56,9 @@ async fn no_puback_leaves_before_another_session_can_see_the_row() {
 }
 
 #[tokio::test]
-async fn pubacks_leave_in_the_order_of_receipt_when_commits_do_not() {
-    // Small batches, and items that cannot be written for a while although boards and dead letters
-    // could.
+async fn pubacks_leave_in_the_order_of_receipt_over_many_small_batches_of_all_kinds() {
+    // Some batches hold items, which cannot be written for a while, and some boards and dead letters
+    // only, which can.
     let rig = looking_rig(Mosquitto::builder().max_inflight_messages(60)).await;
     let config = rig.config().set("decode.keep_payload", "always").set("batch.max_events", 3);
     let _bridge = Bridge::ready(&config).await;

@@ -100,7 +100,11 @@ async fn migrate_lists_what_is_pending_applies_it_once_and_run_can_be_forbidden_
     assert!(pending.status.success(), "{pending:?}");
     let steps = stdout(&pending).lines().filter(|line| line.contains("pending")).count();
     assert!(steps >= 4, "{}", stdout(&pending));
-    assert_eq!(rig.database.count("centiloc._sqlx_migrations").await, -1, "looking changes nothing");
+    assert_eq!(
+        rig.database.count("centiloc._sqlx_migrations").await,
+        -1,
+        "looking changes nothing"
+    );
     let applied = with_config(&config, &["migrate"]).await;
     assert!(applied.status.success(), "{applied:?}");
     let status = with_config(&config, &["migrate", "--status"]).await;

@@ -19,11 +19,12 @@ const KILLS: usize = 8;
 
 #[tokio::test]
 async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
-    let seed: u64 = rand::random();
+    let seed: u64 = StdRng::from_os_rng().random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     // The platform goes on while the bridge is down.
-    let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
+    let rig =
+        Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
     let events = ItemEvent::series(TENANT, EVENTS);

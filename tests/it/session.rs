@@ -33,10 +33,8 @@ async fn a_restarted_broker_resumes_the_session_and_nothing_is_lost() {
         bridge.metric("centiloc_bridge_session_present", "")
     })
     .await;
-    let present: Vec<bool> = rig
-        .database
-        .column("select session_present from centiloc.connection order by id")
-        .await;
+    let present: Vec<bool> =
+        rig.database.column("select session_present from centiloc.connection order by id").await;
     assert_eq!(present, [false, true]);
     assert_eq!(rig.database.count("centiloc.gap").await, 0);
     assert!(counter(&bridge, "reconnects_total", "").await >= 1.0);
@@ -136,10 +134,8 @@ async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack()
                and started_at >= (select min(disconnected_at) from centiloc.connection)";
     assert_eq!(rig.database.count(sql).await, 1);
     assert_eq!(rig.database.count("centiloc.data_gap").await, 1, "shown to dashboards");
-    until_eq("the metric", SOON, 1.0, || {
-        counter(&bridge, "gaps_total", "cause=\"session_lost\"")
-    })
-    .await;
+    until_eq("the metric", SOON, 1.0, || counter(&bridge, "gaps_total", "cause=\"session_lost\""))
+        .await;
     rig.assert_promises_kept().await;
 }
 

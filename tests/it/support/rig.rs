@@ -80,7 +80,8 @@ impl Rig {
     pub async fn assert_promises_kept(&self) {
         self.tap.assert_no_violation();
         for table in ["item_event", "board_event"] {
-            let twice = format!("(select event_id from centiloc.{table} group by 1 having count(*) > 1) t");
+            let twice =
+                format!("(select event_id from centiloc.{table} group by 1 having count(*) > 1) t");
             assert_eq!(self.database.count(&twice).await, 0, "an event is in {table} twice");
         }
     }
