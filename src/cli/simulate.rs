@@ -291,7 +291,9 @@ mod tests {
         use secrecy::ExposeSecret as _;
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("password");
-        for (text, expected) in [("pass\n", "pass"), ("pass\r\n", "pass"), (" pass \n\n", " pass \n")] {
+        for (text, expected) in
+            [("pass\n", "pass"), ("pass\r\n", "pass"), (" pass \n\n", " pass \n")]
+        {
             std::fs::write(&file, text).expect("written");
             assert_eq!(password(&file).expect("read").expose_secret(), expected);
         }

@@ -52,7 +52,9 @@ async fn show(listen: Option<SocketAddr>, json: bool) -> anyhow::Result<ExitCode
         render(&status)
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")?;
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("could not write to stdout")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,6 +10,7 @@ mod json;
 mod load;
 mod row;
 mod schema;
+pub mod stage;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,7 @@ fn merge<'a>(
     Ok(())
 }
 
+#[inline]
 fn expect(expected: WireType, found: WireType) -> Result<(), Flaw> {
     if found == expected { Ok(()) } else { Err(Flaw::WireType { found, expected }) }
 }
@@ -121,6 +122,7 @@ pub(super) fn words(wire: WireType) -> &'static str {
     }
 }
 
+#[inline]
 fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Flaw> {
     let length = usize::try_from(decode_varint(rest)?).map_err(|_| ENDS_EARLY)?;
     let (value, after) = rest.split_at_checked(length).ok_or(ENDS_EARLY)?;
@@ -134,6 +136,7 @@ fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Flaw> {
     Ok(*value)
 }
 
+#[inline]
 fn read_text<'a>(
     entry: &'a Entry,
     wire: WireType,

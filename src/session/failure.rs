@@ -54,6 +54,8 @@ pub enum FailureKind {
     TlsName,
     /// The broker's certificate is not valid now.
     TlsExpiredServer,
+    /// Our own certificate, key or CA file cannot be used.
+    TlsFiles,
     /// The broker refused our certificate.
     TlsClientCertificate,
     /// CONNACK 4.
@@ -81,7 +83,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -92,6 +94,7 @@ impl FailureKind {
         Self::TlsTrust,
         Self::TlsName,
         Self::TlsExpiredServer,
+        Self::TlsFiles,
         Self::TlsClientCertificate,
         Self::BadCredentials,
         Self::NotAuthorized,
@@ -118,6 +121,7 @@ impl FailureKind {
             Self::TlsTrust => "tls_trust",
             Self::TlsName => "tls_name",
             Self::TlsExpiredServer => "tls_expired_server",
+            Self::TlsFiles => "tls_files",
             Self::TlsClientCertificate => "tls_client_certificate",
             Self::BadCredentials => "bad_credentials",
             Self::NotAuthorized => "not_authorized",
@@ -141,6 +145,7 @@ impl FailureKind {
             | Self::TlsTrust
             | Self::TlsName
             | Self::TlsExpiredServer
+            | Self::TlsFiles
             | Self::TlsClientCertificate
             | Self::BadCredentials
             | Self::NotAuthorized
@@ -162,7 +167,8 @@ impl FailureKind {
 }
 
 impl Failure {
-    fn new(kind: FailureKind, sentence: impl Into<String>) -> Self {
+    /// A failure of a known kind.
+    pub fn new(kind: FailureKind, sentence: impl Into<String>) -> Self {
         Self { kind, sentence: sentence.into() }
     }
 

@@ -89,7 +89,8 @@ impl Store {
     ) -> Result<(), Fault> {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
         let now = OffsetDateTime::now_utc();
-        self.partitions.ensure(conn, self.link.answer_within, momenta, now).await
+        let missing = self.partitions.missing(momenta, now);
+        self.partitions.ensure(conn, self.link.answer_within, missing).await
     }
 
     /// The batch as it is. One kind alone needs no transaction of ours.
@@ -123,10 +124,10 @@ impl Store {
             bisect::sort(conn, limit, Chunk::Items(&rows.items), culpable, &mut sorted).await?;
             bisect::sort(conn, limit, Chunk::Boards(&rows.boards), culpable, &mut sorted).await?;
             self.judge(&sorted, culpable)?;
-            let letters = || rows.letters.iter().chain(&sorted.letters);
-            write_letters(conn, limit, letters().collect()).await?;
+            let letters: Vec<_> = rows.letters.iter().chain(&sorted.letters).collect();
+            write_letters(conn, limit, &letters).await?;
             run(conn, limit, "commit".into()).await?;
-            Ok(outcome(sorted.items, sorted.boards, letters()))
+            Ok(outcome(sorted.items, sorted.boards, letters.into_iter()))
         }
         .await;
         match written {
@@ -184,7 +185,8 @@ async fn write_all(
     if !rows.boards.is_empty() {
         boards = write::events(conn, limit, Chunk::Boards(&rows.boards)).await?;
     }
-    write_letters(conn, limit, rows.letters.iter().collect()).await?;
+    let letters: Vec<_> = rows.letters.iter().collect();
+    write_letters(conn, limit, &letters).await?;
     Ok(outcome(items, boards, rows.letters.iter()))
 }
 
@@ -193,12 +195,12 @@ async fn write_all(
 async fn write_letters(
     conn: &mut PgConnection,
     limit: Duration,
-    letters: Vec<&Letter<'_>>,
+    letters: &[&Letter<'_>],
 ) -> Result<(), Fault> {
     if letters.is_empty() {
         return Ok(());
     }
-    write::letters(conn, limit, &letters).await.map_err(|fault| match fault.class {
+    write::letters(conn, limit, letters).await.map_err(|fault| match fault.class {
         Class::SetAside | Class::NoPartition => fault.as_class(Class::Stop),
         _ => fault,
     })

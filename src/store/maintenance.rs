@@ -140,11 +140,13 @@ impl Store {
         self.partitions.forget();
         let result = async {
             let misplaced = misplaced(&mut conn, limit, now).await?;
-            self.partitions.ensure(&mut conn, limit, misplaced.into_iter(), now).await?;
+            let missing = self.partitions.missing(misplaced.into_iter(), now);
+            self.partitions.ensure(&mut conn, limit, missing).await?;
             let mut at = now;
             for _ in 0..=SPANS_AHEAD {
                 // A span ahead is always plausible seen from its own beginning.
-                self.partitions.ensure(&mut conn, limit, std::iter::once(at), at).await?;
+                let missing = self.partitions.missing(std::iter::once(at), at);
+                self.partitions.ensure(&mut conn, limit, missing).await?;
                 match Range::around(at, self.partitions.span()) {
                     Some(range) => at = range.to,
                     None => break,

@@ -81,16 +81,14 @@ impl Partitions {
         self.known().ranges.clear();
     }
 
-    /// Makes whatever plausible `momenta` lack. A partition that cannot be made is no failure: the
+    /// Makes partitions for the momenta that [`Self::missing`] found. A partition that cannot be made is no failure: the
     /// default partition takes its rows. Fails only if the server does not answer.
     pub async fn ensure(
         &self,
         conn: &mut PgConnection,
         limit: Duration,
-        momenta: impl Iterator<Item = OffsetDateTime>,
-        now: OffsetDateTime,
+        missing: BTreeSet<OffsetDateTime>,
     ) -> Result<(), Fault> {
-        let missing = self.missing(momenta, now);
         if missing.is_empty() {
             return Ok(());
         }
@@ -126,7 +124,7 @@ impl Partitions {
     }
 
     /// Momenta, one per missing range, that partitions are to be made for.
-    fn missing(
+    pub fn missing(
         &self,
         momenta: impl Iterator<Item = OffsetDateTime>,
         now: OffsetDateTime,

@@ -99,7 +99,7 @@ impl Store {
         if !has_schema(&mut conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&mut conn))
+        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false))
             .await
             .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
             .map_err(migration_error)?;

@@ -11,9 +11,8 @@ pub(super) struct ItemChange {
     /// Least momentum of the tag on the board within the batch.
     pub first_seen_at: OffsetDateTime,
     /// First arrival after the last leave within the batch; `None` when the newest is a leave.
+    /// Equal to `first_seen_at` if no leave came before, as far as momenta tell.
     pub entered_at: Option<OffsetDateTime>,
-    /// Whether there was a leave before `entered_at` within the batch.
-    pub left_before: bool,
 }
 
 /// The order in which item rows are sent: by key of `item_state`, then oldest first. Every writer
@@ -67,16 +66,14 @@ fn newest<E>(group: &[&E], id: impl Fn(&E) -> uuid::Uuid) -> usize {
 
 fn fold_one_item(group: &[&ItemEvent]) -> ItemChange {
     let mut entered_at = None;
-    let mut left_before = false;
     for event in group {
         if event.is_in {
             entered_at.get_or_insert(event.momentum);
         } else {
             entered_at = None;
-            left_before = true;
         }
     }
-    ItemChange { first_seen_at: group[0].momentum, entered_at, left_before }
+    ItemChange { first_seen_at: group[0].momentum, entered_at }
 }
 
 #[cfg(test)]
@@ -120,7 +117,6 @@ mod tests {
                     .map(|e| e.momentum).min();
                 prop_assert_eq!(change.entered_at, entered);
                 prop_assert_eq!(change.entered_at.is_some(), event.is_in);
-                prop_assert_eq!(change.left_before, last_out.is_some());
             }
         }
     }

@@ -127,7 +127,6 @@ fn bind_items<'q>(rows: &[Row<'_, ItemEvent>]) -> Query<'q> {
         .bind(e().map(|e| e.payload.as_deref()).bind_iter())
         .bind(changes.iter().map(|c| c.map(|c| c.first_seen_at)).bind_iter())
         .bind(changes.iter().map(|c| c.and_then(|c| c.entered_at)).bind_iter())
-        .bind(changes.iter().map(|c| c.map(|c| c.left_before)).bind_iter())
 }
 
 /// One parameter per column, in the order of `boards.sql`.

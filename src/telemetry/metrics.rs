@@ -201,22 +201,21 @@ impl Metrics {
         );
     }
 
+    /// The labels under which a PUBLISH is counted.
+    pub fn received_labels(&self, topic: &str, qos: u8) -> ReceivedLabels {
+        // Unwrap safety: nothing panics while this lock is held.
+        let mut topics = self.topics.lock().expect("topics lock");
+        let mut known = topics.iter().any(|known| known == topic);
+        if !known && topics.len() < MAX_TOPICS {
+            topics.push(topic.to_owned());
+            known = true;
+        }
+        ReceivedLabels { topic: if known { topic } else { "other" }.to_owned(), qos }
+    }
+
     /// Counts one PUBLISH.
     pub fn count_received(&self, topic: &str, qos: u8) {
-        let known = {
-            // Unwrap safety: nothing panics while this lock is held.
-            let mut topics = self.topics.lock().expect("topics lock");
-            if topics.iter().any(|t| t == topic) {
-                true
-            } else if topics.len() < MAX_TOPICS {
-                topics.push(topic.to_owned());
-                true
-            } else {
-                false
-            }
-        };
-        let topic = if known { topic } else { "other" }.to_owned();
-        self.received.get_or_create(&ReceivedLabels { topic, qos }).inc();
+        self.received.get_or_create(&self.received_labels(topic, qos)).inc();
     }
 
     /// PUBLISH packets received, over all topics and qualities of service.

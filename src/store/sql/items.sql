@@ -1,7 +1,8 @@
 -- One batch of item events and what they change in item_state, in one statement.
 -- A row of the input that is the newest of its tag on its board within the batch has first_seen_at
--- (least momentum of the batch), entered_at (first arrival after the last leave within the batch)
--- and left_before (whether there was such a leave); in the other rows these are null.
+-- (least momentum of the batch) and entered_at (first arrival after the last leave within the
+-- batch; null if the newest is a leave); in the other rows both are null. The two are the same if
+-- no leave came before within the batch: then an entered_at that is stored may be the true one.
 -- A stored event is never changed. State changes by (momentum, event_id), not by arrival, and is
 -- not written when nothing changes. Labels come as array literals because unnest flattens nested arrays.
 with input as (
@@ -12,12 +13,12 @@ with input as (
            $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::integer[],
            $16::interval[], $17::real[], $18::text[], $19::text[], $20::text[], $21::text[],
            $22::text[], $23::text[], $24::boolean[], $25::text[], $26::bytea[],
-           $27::timestamptz[], $28::timestamptz[], $29::boolean[]
+           $27::timestamptz[], $28::timestamptz[]
            ) as t (
            momentum, event_id, received_at, tenant, uid, is_in, board_sn, x_mm, y_mm,
            shelf_x_mm, shelf_y_mm, floor_x_mm, floor_y_mm, floor, nb_hits, hold_time,
            fill_ratio, product_reference, shelf_sn, furniture_sn, loc_reference, loc_labels,
-           item_labels, is_interpolated, extra, payload, first_seen_at, entered_at, left_before
+           item_labels, is_interpolated, extra, payload, first_seen_at, entered_at
            )
 ), event as (
     insert into centiloc.item_event (
@@ -97,7 +98,7 @@ with input as (
         entered_at = case
             when not ((excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)) then s.entered_at
             when not excluded.is_in then null
-            when excluded.left_before then excluded.entered_at
+            when excluded.entered_at <> excluded.first_seen_at then excluded.entered_at
             when s.is_in then s.entered_at
             when excluded.entered_at > s.momentum then excluded.entered_at
             else excluded.momentum end

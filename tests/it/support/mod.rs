@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod publisher;
 pub mod rig;
+pub mod small_disk;
 pub mod subscriber;
 pub mod tap;
 pub mod wait;
