@@ -31,7 +31,8 @@ impl ConnectProxy {
     }
 
     async fn start(authorization: Option<String>) -> Self {
-        let listener = TcpListener::bind(loopback(0)).await.expect("could not listen");
+        let listen = background().spawn(TcpListener::bind(loopback(0)));
+        let listener = listen.await.unwrap().expect("could not listen");
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let server = serve(listener, authorization, Arc::clone(&requests));
