@@ -120,7 +120,8 @@ async fn migrate_lists_what_is_pending_applies_it_once_and_run_can_be_forbidden_
 #[tokio::test]
 async fn run_without_the_right_to_migrate_waits_for_the_schema_and_says_so() {
     let rig = Rig::new().await;
-    let mut bridge = Bridge::start(&rig.config().set("database.migrate", false));
+    let config = rig.config().set("database.migrate", false);
+    let mut bridge = Bridge::start(&config);
     bridge.until_logged(&["ERROR", "centiloc-bridge migrate"]).await;
     let (status, body) = bridge.get("/readyz").await.unwrap();
     assert_eq!(status, 503);

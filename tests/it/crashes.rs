@@ -25,7 +25,8 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
     // The platform goes on while the bridge is down.
     let rig =
         Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
-    let mut bridge = Bridge::ready(&rig.config()).await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
     let platform = rig.platform().await;
     let events = ItemEvent::series(TENANT, EVENTS);
     let (first, rest) = events.split_at(EVENTS / 10);

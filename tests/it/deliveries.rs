@@ -33,7 +33,8 @@ async fn a_retained_message_is_an_event_once_and_left_out_of_the_lag() {
     let platform = rig.platform().await;
     let events = ItemEvent::series(TENANT, 2);
     platform.publish_retained(&events[0].json_topic(), events[0].json().to_string()).await;
-    let mut bridge = Bridge::ready(&rig.config()).await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
     rig.until_acked(1).await;
     rig.until_rows("item_event", 1).await;
     let lag = "event_to_commit_seconds_count";
@@ -53,7 +54,8 @@ async fn a_retained_message_is_an_event_once_and_left_out_of_the_lag() {
 #[tokio::test]
 async fn killed_between_commit_and_ack_redelivery_makes_no_second_row() {
     let rig = Rig::new().await;
-    let mut bridge = Bridge::ready(&rig.config()).await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
     rig.tap.proxy.stall(crate::support::proxy::Direction::Up).await;
     let events = ItemEvent::series(TENANT, 15);
     rig.platform().await.publish_json(&events).await;
@@ -113,12 +115,15 @@ async fn a_link_cut_again_and_again_loses_and_doubles_nothing() {
         tokio::join!(publish, cut);
         rig.until_rows("item_event", (round + 1) * 100).await;
     }
-    bridge.assert_running();
+    bridge.until_ready().await;
     until_eq("nothing unacknowledged", SOON, Some(0.0), || {
         bridge.metric("centiloc_bridge_unacked", "")
     })
     .await;
-    assert!(rig.tap.proxy.accepted() >= 7);
+    until_eq("a connection after each cut", SOON, true, || async {
+        rig.tap.proxy.accepted() >= 7
+    })
+    .await;
     assert_eq!(bridge.terminate().await, 0);
     rig.assert_promises_kept().await;
 }

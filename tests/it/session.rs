@@ -47,6 +47,7 @@ async fn filters_dropped_from_the_configuration_are_unsubscribed_and_what_they_q
     let rig = Rig::with(builder, Postgres::shared().await).await;
     let config = rig.config();
     let mut bridge = Bridge::ready(&config).await;
+    rig.until_rows("connection", 1).await;
     let all: Vec<String> = rig.database.value(FILTERS).await;
     let topic = |suffix: &str| format!("centiloc/{TENANT}{suffix}");
     let json = topic("/json/item/v1/update");
@@ -84,7 +85,8 @@ async fn filters_dropped_from_the_configuration_are_unsubscribed_and_what_they_q
 #[tokio::test]
 async fn every_connection_is_a_row_with_its_end() {
     let rig = Rig::new().await;
-    let mut bridge = Bridge::ready(&rig.config()).await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
     rig.until_rows("connection where disconnected_at is null", 1).await;
     rig.tap.proxy.cut().await;
     rig.until_rows("connection", 2).await;
@@ -114,7 +116,8 @@ async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack()
         }
     })
     .await;
-    let mut bridge = Bridge::ready(&rig.config()).await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
     let events = ItemEvent::series(TENANT, 3);
     rig.platform().await.publish_json(&events[..1]).await;
     rig.until_acked(1).await;
@@ -142,7 +145,8 @@ async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack()
 #[tokio::test]
 async fn away_longer_than_the_session_is_kept_is_a_gap_of_absence() {
     let rig = Rig::new().await;
-    let mut bridge = Bridge::ready(&rig.config().set("mqtt.session_expiry", "1s")).await;
+    let config = rig.config().set("mqtt.session_expiry", "1s");
+    let mut bridge = Bridge::ready(&config).await;
     assert_eq!(bridge.terminate().await, 0);
     // Not a wait for time to pass: as if it had.
     rig.database

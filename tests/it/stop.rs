@@ -62,7 +62,8 @@ async fn idle_it_stops_at_once() {
 async fn without_a_broker_it_stops_at_once() {
     let rig = Rig::new().await;
     rig.tap.proxy.refuse().await;
-    let mut bridge = Bridge::start(&rig.config());
+    let config = rig.config();
+    let mut bridge = Bridge::start(&config);
     bridge.until_logged(&["no connection to the broker"]).await;
     let started = Instant::now();
     assert_eq!(bridge.terminate().await, 0);
@@ -73,7 +74,8 @@ async fn without_a_broker_it_stops_at_once() {
 async fn a_drain_that_misses_its_deadline_exits_1_and_nothing_is_lost_later() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
-    let mut bridge = Bridge::ready(&rig.config().set("shutdown.grace", "2s")).await;
+    let config = rig.config().set("shutdown.grace", "2s");
+    let mut bridge = Bridge::ready(&config).await;
     postgres.stop().await;
     let events = ItemEvent::series(TENANT, 15);
     rig.platform().await.publish_json(&events).await;
@@ -94,7 +96,8 @@ async fn a_drain_that_misses_its_deadline_exits_1_and_nothing_is_lost_later() {
 /// The second signal ends a drain that still has a minute.
 async fn second_signal(signal: &str) -> i32 {
     let rig = Rig::new().await;
-    let mut bridge = Bridge::ready(&rig.config().set("shutdown.grace", "60s")).await;
+    let config = rig.config().set("shutdown.grace", "60s");
+    let mut bridge = Bridge::ready(&config).await;
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     rig.platform().await.publish_json(&ItemEvent::series(TENANT, 5)).await;
     lock.until_waited_for().await;

@@ -109,8 +109,11 @@ pub struct TableLock {
 }
 
 impl TableLock {
-    /// Locks `centiloc.<table>`.
+    /// Locks `centiloc.<table>` of a bridge that is ready, once it has made the partitions that it
+    /// makes at its start: what waits afterwards are writes.
     pub async fn take(database: &Database, table: &str) -> Self {
+        const PARTITIONS: &str = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
+        until_eq("the partitions ahead", SOON, 4, || database.count(PARTITIONS)).await;
         let mut session = database.connect().await.expect("could not connect to lock a table");
         let sql = format!("begin; lock table centiloc.{table} in access exclusive mode");
         run(&mut session, &sql).await;
@@ -119,18 +122,22 @@ impl TableLock {
 
     /// Waits until someone waits for the table.
     pub async fn until_waited_for(&mut self) {
-        const SQL: &str = "select count(*) from pg_locks where not granted and relation = \
-                           $1::regclass and database = (select oid from pg_database where datname \
-                           = current_database())";
+        const WAITERS: &str = "select count(*) from pg_locks where not granted and relation = \
+                               $1::regclass and database = (select oid from pg_database where \
+                               datname = current_database())";
+        const ACTIVITY: &str = "select concat_ws(' ', state, wait_event, left(query, 80)) from \
+                                pg_stat_activity where datname = current_database()";
         let (session, table) = (tokio::sync::Mutex::new(&mut self.session), &self.table);
         until(&format!("someone to wait for {table}"), SOON, || async {
             let mut session = session.lock().await;
-            let query = sqlx::query_scalar::<_, i64>(SQL).bind(table);
-            match query.fetch_one(&mut **session).await {
-                Ok(0) => Err("nobody waits".to_owned()),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.to_string()),
+            // What it shows is otherwise the same for the whole transaction.
+            run(&mut session, "select pg_stat_clear_snapshot()").await;
+            let waiters = sqlx::query_scalar::<_, i64>(WAITERS).bind(table);
+            if waiters.fetch_one(&mut **session).await.unwrap() > 0 {
+                return Ok(());
             }
+            let activity = sqlx::query_scalar::<_, String>(ACTIVITY);
+            Err(activity.fetch_all(&mut **session).await.unwrap())
         })
         .await;
     }
