@@ -120,10 +120,8 @@ async fn a_link_cut_again_and_again_loses_and_doubles_nothing() {
         bridge.metric("centiloc_bridge_unacked", "")
     })
     .await;
-    until_eq("a connection after each cut", SOON, true, || async {
-        rig.tap.proxy.accepted() >= 7
-    })
-    .await;
+    until_eq("a connection after each cut", SOON, true, || async { rig.tap.proxy.accepted() >= 7 })
+        .await;
     assert_eq!(bridge.terminate().await, 0);
     rig.assert_promises_kept().await;
 }

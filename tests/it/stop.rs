@@ -59,6 +59,19 @@ async fn idle_it_stops_at_once() {
 }
 
 #[tokio::test]
+async fn idle_without_its_database_it_stops_at_once_for_nothing_would_be_lost() {
+    let mut postgres = Postgres::own().await;
+    let rig = Rig::on(&postgres).await;
+    let mut bridge = Bridge::ready(&rig.config()).await;
+    rig.until_rows("connection", 1).await;
+    postgres.stop().await;
+    let started = Instant::now();
+    assert_eq!(bridge.terminate().await, 0);
+    assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+    assert_eq!(rig.tap.packets().last(), Some(&Packet::Disconnect(0)));
+}
+
+#[tokio::test]
 async fn without_a_broker_it_stops_at_once() {
     let rig = Rig::new().await;
     rig.tap.proxy.refuse().await;

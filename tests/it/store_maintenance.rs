@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::message::{ConnectionId, ConnectionNews};
-use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::condition::Source;
+use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
