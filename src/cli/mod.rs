@@ -51,6 +51,8 @@ enum Command {
 pub struct ConfigArgs {
     /// Configuration file [default: /etc/centiloc-bridge/config.toml]
     #[arg(id = "config_file", short = 'c', long = "config", value_name = "FILE")]
+    // Commands have a positional `file` of their own.
+    #[arg(id = "config", short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
 }
 

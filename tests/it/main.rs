@@ -3,6 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod shipped_files;
+mod acks;
+mod admin;
+mod commands;
+mod crashes;
+mod dead_letters;
+mod deliveries;
+mod events;
+mod outages;
+mod session;
+mod stop;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;
