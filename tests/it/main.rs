@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
-mod shipped_files;
 mod acks;
 mod admin;
 mod commands;
@@ -12,6 +11,8 @@ mod deliveries;
 mod events;
 mod outages;
 mod session;
+mod shipped_files;
+mod simulate;
 mod stop;
 mod store_commit;
 mod store_dead_letters;
