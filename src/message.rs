@@ -93,6 +93,7 @@ pub enum Intake {
 
 /// What came out of decoding, in the order it went in.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "messages are the rule, news the rare exception")]
 pub enum Decoded {
     /// A message with what it decoded to. The message stays: its bytes may yet become a dead
     /// letter, its token an acknowledgement.

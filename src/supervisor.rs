@@ -1,1 +1,135 @@
-//! Named tasks, watched.
+//! Named tasks, watched: the only place that spawns. A task that panics or fails is reported by
+//! its name, and whoever owns the group decides what falls with it.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinSet};
+
+/// How a task ended.
+#[derive(Debug)]
+pub enum Outcome<E> {
+    /// By itself, without complaint.
+    Done,
+    /// With an error.
+    Failed(E),
+    /// With a panic, whose message this is.
+    Panicked(String),
+    /// Ended by [`Group::abort_all`].
+    Aborted,
+}
+
+impl<E: Display> Display for Outcome<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => f.write_str("it ended"),
+            Self::Failed(error) => error.fmt(f),
+            Self::Panicked(message) => write!(f, "it panicked: {message}"),
+            Self::Aborted => f.write_str("it was aborted"),
+        }
+    }
+}
+
+/// Tasks that live and fall together. Dropping the group aborts what still runs.
+#[derive(Debug)]
+pub struct Group<E> {
+    tasks: JoinSet<Result<(), E>>,
+    names: Vec<(Id, &'static str)>,
+}
+
+impl<E: Send + 'static> Default for Group<E> {
+    fn default() -> Self {
+        Self { tasks: JoinSet::new(), names: Vec::new() }
+    }
+}
+
+impl<E: Send + 'static> Group<E> {
+    /// Starts a task under a name.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let handle = self.tasks.spawn(task);
+        self.names.push((handle.id(), name));
+    }
+
+    /// The next task to end; `None` when none is left.
+    pub async fn next(&mut self) -> Option<(&'static str, Outcome<E>)> {
+        let (id, outcome) = match self.tasks.join_next_with_id().await? {
+            Ok((id, Ok(()))) => (id, Outcome::Done),
+            Ok((id, Err(error))) => (id, Outcome::Failed(error)),
+            Err(error) => {
+                let id = error.id();
+                let outcome = match error.try_into_panic() {
+                    Ok(panic) => Outcome::Panicked(panic_message(panic.as_ref())),
+                    Err(_) => Outcome::Aborted,
+                };
+                (id, outcome)
+            }
+        };
+        let name = self.names.iter().find(|(known, _)| *known == id).map_or("task", |(_, n)| *n);
+        Some((name, outcome))
+    }
+
+    /// Waits for all tasks; those that outlast `limit` are aborted. Returns the failures by
+    /// name, and whether all ended by themselves in time.
+    pub async fn finish(&mut self, limit: Duration) -> (Vec<(&'static str, Outcome<E>)>, bool) {
+        let mut failures = Vec::new();
+        let all = async {
+            while let Some((name, outcome)) = self.next().await {
+                if !matches!(outcome, Outcome::Done) {
+                    failures.push((name, outcome));
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(limit, all).await.is_ok();
+        if !in_time {
+            self.abort_all().await;
+        }
+        (failures, in_time)
+    }
+
+    /// Ends what still runs.
+    pub async fn abort_all(&mut self) {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(message) = panic.downcast_ref::<&str>() {
+        (*message).to_owned()
+    } else if let Some(message) = panic.downcast_ref::<String>() {
+        message.clone()
+    } else {
+        "no message".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_reported_under_the_name_of_its_task() {
+        let mut group = Group::<String>::default();
+        group.spawn("quiet", std::future::pending());
+        group.spawn("loud", async { panic!("no more {}", "room") });
+        let (name, outcome) = group.next().await.unwrap();
+        assert_eq!(name, "loud");
+        assert_eq!(outcome.to_string(), "it panicked: no more room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tasks_that_outlast_the_limit_are_aborted() {
+        let mut group = Group::<String>::default();
+        group.spawn("quick", async { Err("broken".to_owned()) });
+        group.spawn("endless", std::future::pending());
+        let (failures, in_time) = group.finish(Duration::from_secs(5)).await;
+        assert!(!in_time);
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0].0, "quick");
+        assert!(group.next().await.is_none());
+    }
+}

@@ -1,1 +1,149 @@
-//! The admin endpoint.
+//! The admin endpoint: is it alive, is it ready, how is it doing. Read-only and unauthenticated,
+//! so it listens on loopback unless told otherwise, and shows no secrets.
+
+pub mod client;
+mod listen;
+pub mod outline;
+mod page;
+pub mod report;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use listen::{BindError, bind};
+
+use crate::config::Config;
+use crate::telemetry::{Health, Heartbeat, Metrics};
+use listen::Limited;
+use report::{Liveness, Readiness, Status};
+
+/// Requests under way get this long to finish once the endpoint stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// The content type of what [`Metrics::encode`] writes.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every answer is about now, is what it says it is, and may load nothing from anywhere.
+const HEADERS: [(HeaderName, &str); 3] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    ),
+];
+
+/// What the endpoint tells about.
+#[derive(Debug, Clone)]
+pub struct AdminState {
+    tenant: String,
+    client_id: String,
+    instance: Uuid,
+    started_at: OffsetDateTime,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    heartbeat: Arc<Heartbeat>,
+}
+
+impl AdminState {
+    /// Uptime counts from now.
+    pub fn new(
+        config: &Config,
+        instance: Uuid,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        heartbeat: Arc<Heartbeat>,
+    ) -> Self {
+        Self {
+            tenant: config.tenant.clone(),
+            client_id: config.mqtt.client_id.clone(),
+            instance,
+            started_at: OffsetDateTime::now_utc(),
+            started: Instant::now(),
+            metrics,
+            health,
+            heartbeat,
+        }
+    }
+}
+
+/// Serves until told to stop. Requests under way may finish, within a second.
+pub async fn serve(listener: TcpListener, state: AdminState, shutdown: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "the admin endpoint listens");
+    }
+    let connections = CancellationToken::new();
+    let end_all = connections.clone().drop_guard();
+    let server = axum::serve(Limited::new(listener, connections), router(state))
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        result = server => if let Err(error) = result {
+            tracing::error!(%error, "the admin endpoint ended");
+        },
+        () = overdue => {}
+    }
+    drop(end_all);
+}
+
+fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/status", get(status))
+        .fallback(elsewhere)
+        .with_state(Arc::new(state))
+}
+
+type Shared = State<Arc<AdminState>>;
+
+async fn page(State(state): Shared) -> Response {
+    // Unwrap safety: a struct of text, numbers and dates of this century.
+    let status = serde_json::to_value(Status::new(&state)).expect("a status is JSON");
+    (HEADERS, Html(page::render(&status))).into_response()
+}
+
+async fn livez(State(state): Shared) -> Response {
+    let liveness = Liveness::new(state.heartbeat.age());
+    (code(liveness.live), HEADERS, Json(liveness)).into_response()
+}
+
+async fn readyz(State(state): Shared) -> Response {
+    let readiness = Readiness::new(&state.health.snapshot());
+    (code(readiness.ready), HEADERS, Json(readiness)).into_response()
+}
+
+async fn metrics(State(state): Shared) -> Response {
+    (HEADERS, [(header::CONTENT_TYPE, OPENMETRICS)], state.metrics.encode()).into_response()
+}
+
+async fn status(State(state): Shared) -> Response {
+    (HEADERS, Json(Status::new(&state))).into_response()
+}
+
+async fn elsewhere() -> Response {
+    const TEXT: &str = "There is /, /livez, /readyz, /metrics and /api/status.\n";
+    (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
+}
+
+fn code(good: bool) -> StatusCode {
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

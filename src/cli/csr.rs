@@ -162,21 +162,18 @@ impl Report<'_> {
         let path = self.directory.join(REQUEST_FILE);
         let path = path.display();
         let key = self.key.display();
-        let mut text = if new {
-            format!("Made the private key {key} (mode 0600) and the request {path}\n")
+        let made = if new {
+            format!("Made the private key {key} (mode 0600) and the request {path}")
         } else {
-            format!("Made the request {path} for the existing private key {key}\n")
+            format!("Made the request {path} for the existing private key {key}")
         };
-        if let Some(warning) = warning {
-            text += &format!("Warning: {warning}\n");
-        }
-        text += &format!(
-            "\nThe request says\n{}\nThe same from OpenSSL: openssl req -in {path} -noout -text \
-             -verify\n\n{}",
-            summary(request)?,
-            self.next_steps()
-        );
-        Ok(text)
+        let warning = warning.map(|text| format!("Warning: {text}\n")).unwrap_or_default();
+        Ok(format!(
+            "{made}\n{warning}\nThe request says\n{summary}\nThe same from OpenSSL: openssl req -in \
+             {path} -noout -text -verify\n\n{steps}",
+            summary = summary(request)?,
+            steps = self.next_steps(),
+        ))
     }
 
     fn next_steps(&self) -> String {

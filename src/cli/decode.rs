@@ -25,7 +25,7 @@ pub struct Args {
     /// Topic the payload was published on; without it, kind and format are guessed
     #[arg(long)]
     pub topic: Option<String>,
-    /// The vendor's .proto or FileDescriptorSet, instead of decode.proto_file
+    /// The vendor's .proto or compiled descriptors, instead of the configured ones
     #[arg(long, value_name = "FILE")]
     pub proto_file: Option<PathBuf>,
     /// File that holds the payload; standard input without it, or with `-`
@@ -80,18 +80,14 @@ fn report(result: &Result<Event, Reject>) -> anyhow::Result<ExitCode> {
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
-    match file.filter(|file| *file != Path::new("-")) {
-        Some(file) => {
-            std::fs::read(file).with_context(|| format!("could not read {}", file.display()))
-        }
-        None => {
-            let mut payload = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut payload)
-                .context("could not read the payload from standard input")?;
-            Ok(payload)
-        }
+    if let Some(file) = file.filter(|file| *file != Path::new("-")) {
+        return std::fs::read(file).with_context(|| format!("could not read {}", file.display()));
     }
+    let mut payload = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut payload)
+        .context("could not read the payload from standard input")?;
+    Ok(payload)
 }
 
 /// The tenant that a topic belongs to.
@@ -258,7 +254,7 @@ fn size(payload: &Bytes) -> String {
     format!("kept, {} bytes", payload.len())
 }
 
-/// Microseconds as PostgreSQL writes an interval: `00:11:28.909075`.
+/// Microseconds as the database writes an interval: `00:11:28.909075`.
 fn interval(micros: i64) -> String {
     let sign = if micros < 0 { "-" } else { "" };
     let micros = micros.unsigned_abs();

@@ -2,3 +2,138 @@
 
 pub mod config;
 pub mod csr;
+pub mod decode;
+pub mod run;
+pub mod simulate;
+pub mod status;
+
+use std::io::{stderr, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
+use crate::exit;
+
+/// Lands Centiloc events in PostgreSQL, losing none.
+#[derive(Debug, Parser)]
+#[command(name = "centiloc-bridge", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    Run(ConfigArgs),
+    /// Show the effective configuration and where each value comes from
+    Config(ConfigArgs),
+    /// Make a private key and a certificate signing request for Centiloc
+    Csr(csr::CsrArgs),
+    /// Ask the running service how it is
+    Status(status::Args),
+    /// Show what one payload decodes to, or why it does not
+    Decode(WithConfig<decode::Args>),
+    /// Publish events of imaginary boards to a broker of yours
+    Simulate(simulate::Args),
+}
+
+/// `-c FILE`, the same for every command that reads the configuration.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: /etc/centiloc-bridge/config.toml]
+    #[arg(short, long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// A command's own arguments and the configuration file.
+#[derive(Debug, clap::Args)]
+struct WithConfig<A: clap::Args> {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    args: A,
+}
+
+impl ConfigArgs {
+    /// The effective configuration.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load(self.file.as_deref(), process_environment())
+    }
+
+    /// The effective configuration, for a command that can do without one: `None` where no file
+    /// was named and none stands in the usual place.
+    fn load_if_any(&self) -> Result<Option<Loaded>, Problems> {
+        if self.file.is_none() && !Path::new(DEFAULT_FILE).exists() {
+            return Ok(None);
+        }
+        self.load().map(Some)
+    }
+}
+
+/// Parses the arguments, runs the command, and turns what went wrong into an exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            // Nothing can be done where even stderr is closed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("centiloc-bridge: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(config) => run::run(config.load()?).await,
+            Command::Config(config) => {
+                config::show(&config.load()?, &mut stdout(), &mut stderr())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Csr(args) => {
+                csr::run(&args, &mut stdout())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Status(args) => status::run(args).await,
+            Command::Decode(with) => decode_with(&with),
+            Command::Simulate(args) => simulate::run(args).await,
+        }
+    })
+}
+
+fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
+    let config = with.config.load_if_any()?.map(|loaded| loaded.config);
+    let tenant = config.as_ref().map(|config| config.tenant.clone());
+    let settings = config.map_or(
+        crate::config::Decode { proto_file: None, keep_payload: KeepPayload::Unknown },
+        |config| config.decode,
+    );
+    decode::run(&with.args, &settings, tenant.as_deref())
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Problems>() { exit::CONFIG } else { exit::FAILED }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

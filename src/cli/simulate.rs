@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rand::{RngCore as _, SeedableRng as _};
 use secrecy::SecretString;
 use time::OffsetDateTime;
@@ -25,6 +25,10 @@ use crate::simulate::world::WorldSettings;
 const VENDOR_DOMAIN: &str = "centiloc.com";
 /// MQTT's usual ports, without and with TLS.
 const PORTS: [u16; 2] = [1883, 8883];
+/// Exit code of a second SIGINT: 128 and its number.
+const INTERRUPTED: u8 = 130;
+/// Exit code of a second SIGTERM: 128 and its number.
+const TERMINATED: u8 = 143;
 
 /// Arguments of `simulate`.
 #[derive(Debug, clap::Args)]
@@ -97,27 +101,25 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let publishing = publish(source, &broker, args.rate, stop.clone(), |report| {
         eprintln!("{report}");
     });
-    let report = tokio::select! {
-        report = publishing => report?,
-        never = stop_on_signal(&stop) => never?,
-    };
-    print_last_line(report)?;
+    tokio::select! {
+        report = publishing => print_last_line(report?)?,
+        code = signalled_twice(&stop) => return Ok(ExitCode::from(code?)),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal stops the run in order. The second one kills the process, as usual: the
-/// handler is gone by then. Never ends but with an error.
-async fn stop_on_signal(stop: &CancellationToken) -> anyhow::Result<Report> {
+/// The first signal stops the run in order; the second ends it with the exit code returned.
+async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
     let listen = |kind| signal(kind).context("could not listen to signals");
-    let (mut interrupt, mut terminate) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
     loop {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let code = tokio::select! {
+            _ = interrupt.recv() => INTERRUPTED,
+            _ = terminate.recv() => TERMINATED,
+        };
         if stop.is_cancelled() {
-            bail!("stopped before the broker had acknowledged everything");
+            return Ok(code);
         }
         eprintln!("stopping: waiting for the broker's acknowledgements");
         stop.cancel();
@@ -289,7 +291,9 @@ mod tests {
         use secrecy::ExposeSecret as _;
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("password");
-        for (text, expected) in [("pass\n", "pass"), ("pass\r\n", "pass"), (" pass \n\n", " pass \n")] {
+        for (text, expected) in
+            [("pass\n", "pass"), ("pass\r\n", "pass"), (" pass \n\n", " pass \n")]
+        {
             std::fs::write(&file, text).expect("written");
             assert_eq!(password(&file).expect("read").expose_secret(), expected);
         }

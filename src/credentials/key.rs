@@ -197,7 +197,7 @@ fn pkcs8(bytes: &[u8]) -> Result<EcKey, Refusal> {
     let curve = curve.map(|oid| oid.to_string());
     match Algorithm::from_oids(&info.algorithm.oid.to_string(), curve.as_deref()) {
         Algorithm::Ec(curve) => sec1(info.private_key, Some(curve)),
-        other => Err(Refusal::Algorithm(other)),
+        other @ Algorithm::Other { .. } => Err(Refusal::Algorithm(other)),
     }
 }
 

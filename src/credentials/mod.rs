@@ -13,6 +13,7 @@ pub mod identity;
 pub mod inspect;
 pub mod key;
 pub mod pem;
+pub mod preflight;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -57,12 +57,12 @@ pub(super) enum Flag {
     IsInterpolated,
 }
 
-/// Positions in millimetres.
+/// Positions in millimetres, on the thing named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Position {
-    OnBoard,
-    OnShelf,
-    OnFloor,
+    Board,
+    Shelf,
+    Floor,
 }
 
 /// Lists of strings.
@@ -83,7 +83,7 @@ pub(super) const ITEM: &Names = &[
     ("momentum", Field::Time(Time::Momentum)),
     ("uid", Field::Text(Text::Uid)),
     ("is_in", Field::Flag(Flag::IsIn)),
-    ("pos_mm", Field::Position(Position::OnBoard)),
+    ("pos_mm", Field::Position(Position::Board)),
     ("board_sn", Field::Text(Text::BoardSn)),
     ("nb_hits", Field::Int(Int::NbHits)),
     ("hold_time", Field::HoldTime),
@@ -91,12 +91,12 @@ pub(super) const ITEM: &Names = &[
     ("product_reference", Field::Text(Text::ProductReference)),
     ("shelf_sn", Field::Text(Text::ShelfSn)),
     ("furniture_sn", Field::Text(Text::FurnitureSn)),
-    ("pos_on_shelf_mm", Field::Position(Position::OnShelf)),
+    ("pos_on_shelf_mm", Field::Position(Position::Shelf)),
     ("tenant", Field::Text(Text::Tenant)),
     ("loc_reference", Field::Text(Text::LocReference)),
     ("loc_labels", Field::Labels(Labels::Location)),
     ("item_labels", Field::Labels(Labels::Item)),
-    ("pos_on_floor_mm", Field::Position(Position::OnFloor)),
+    ("pos_on_floor_mm", Field::Position(Position::Floor)),
     ("floor", Field::Int(Int::Floor)),
     ("is_interpolated", Field::Flag(Flag::IsInterpolated)),
 ];

@@ -200,6 +200,8 @@ fn split_digits(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use proptest::prelude::*;
     use time::format_description::well_known::Rfc3339;
     use time::macros::datetime;
@@ -324,7 +326,7 @@ mod tests {
             let mut total = 0i128;
             for (whole, thousandths, unit) in parts {
                 let (name, ns) = UNITS[unit];
-                text.push_str(&format!("{whole}.{thousandths:03}{name}"));
+                write!(text, "{whole}.{thousandths:03}{name}").unwrap();
                 let ns = i128::try_from(ns).unwrap();
                 total += i128::from(whole) * ns + i128::from(thousandths) * ns / 1000;
             }

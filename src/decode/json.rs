@@ -100,8 +100,8 @@ fn sort<'a>(
             }
         }
     }
-    let named = names.iter().zip(known);
-    named.filter_map(|((name, field), pair)| Some((*name, *field, pair?.1))).collect()
+    let value = |((name, field), pair): (&(_, _), Option<(_, _)>)| Some((*name, *field, pair?.1));
+    names.iter().zip(known).filter_map(value).collect()
 }
 
 /// Keeps what no column takes. A value that is valid JSON but too large or too deep to be read

@@ -10,6 +10,7 @@ mod json;
 mod load;
 mod row;
 mod schema;
+pub mod stage;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -143,8 +144,8 @@ impl Decoder {
             Kind::Item => field::ITEM,
             Kind::Board => field::BOARD_JSON,
         };
-        let draft = json::read(names, payload)?;
-        self.event(kind, draft, names, payload, received_at)
+        let mut draft = json::read(names, payload)?;
+        self.event(kind, &mut draft, names, payload, received_at)
     }
 
     fn protobuf(
@@ -163,17 +164,18 @@ impl Decoder {
             let detail = format!("decode.proto_file has no {kind} message: name a file with both");
             Reject::new(RejectReason::UnknownTopic, detail)
         })?;
-        let draft = wire::read(table, payload).map_err(|fault| self.explain(fault))?;
+        let mut draft = table.draft();
+        wire::read(&mut draft, table, payload).map_err(|fault| self.explain(fault))?;
         if self.assumed {
             row::plausible(&draft, names, received_at, clock)?;
         }
-        self.event(kind, draft, names, payload, received_at)
+        self.event(kind, &mut draft, names, payload, received_at)
     }
 
     fn event(
         &self,
         kind: Kind,
-        draft: field::Draft,
+        draft: &mut field::Draft,
         names: &field::Names,
         payload: &Bytes,
         received_at: OffsetDateTime,

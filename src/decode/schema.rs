@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use prost::encoding::WireType;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::field::{BOARD, Draft, Field, ITEM, Names, Text};
@@ -36,6 +37,8 @@ pub(super) struct Entry {
     pub(super) number: u32,
     pub(super) field: Field,
     pub(super) scalar: Scalar,
+    /// How `scalar` shows in a field's key.
+    pub(super) wire: WireType,
     /// As the schema spells it.
     pub(super) name: String,
 }
@@ -161,7 +164,8 @@ impl Table {
             *place = index;
         }
         let (number, name) = (descriptor.number(), descriptor.name().to_owned());
-        self.entries.push(Entry { number, field, scalar, name });
+        let wire = scalar.wire_type();
+        self.entries.push(Entry { number, field, scalar, wire, name });
         Ok(())
     }
 }
@@ -176,7 +180,6 @@ impl Scalar {
         let kind = descriptor.kind();
         let int = int_kind(&kind).map(Self::Int);
         match (field, &kind) {
-            (Field::Int(_) | Field::Position(_), _) => int,
             (Field::Flag(_), Kind::Bool) => Some(Self::Bool),
             (Field::FillRatio, Kind::Float) => Some(Self::Float),
             (Field::FillRatio, Kind::Double) => Some(Self::Double),
@@ -198,8 +201,21 @@ impl Scalar {
             {
                 Some(Self::Duration)
             }
-            (Field::Time(_) | Field::HoldTime, _) => int,
+            (Field::Int(_) | Field::Position(_) | Field::Time(_) | Field::HoldTime, _) => int,
             _ => None,
+        }
+    }
+}
+
+impl Scalar {
+    fn wire_type(&self) -> WireType {
+        match self {
+            Self::Float | Self::Int(IntKind::Fixed32 | IntKind::Sfixed32) => WireType::ThirtyTwoBit,
+            Self::Double | Self::Int(IntKind::Fixed64 | IntKind::Sfixed64) => {
+                WireType::SixtyFourBit
+            }
+            Self::Text | Self::Timestamp | Self::Duration => WireType::LengthDelimited,
+            Self::Bool | Self::Enum(_) | Self::Int(_) => WireType::Varint,
         }
     }
 }

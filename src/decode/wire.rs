@@ -48,16 +48,19 @@ impl From<DecodeError> for Flaw {
 
 const ENDS_EARLY: Flaw = Flaw::Broken(Cow::Borrowed("the message ends within the field"));
 
-/// Reads one message.
-pub(super) fn read<'a>(table: &'a Table, message: &'a [u8]) -> Result<Draft<'a>, Fault> {
-    let mut draft = table.draft();
+/// Reads one message into a draft of the table's.
+pub(super) fn read<'a>(
+    draft: &mut Draft<'a>,
+    table: &'a Table,
+    message: &'a [u8],
+) -> Result<(), Fault> {
     let mut rest = message;
     while !rest.is_empty() {
         let offset = message.len() - rest.len();
         let fault = |flaw, field| Fault { flaw, offset, field };
         let (number, wire) = decode_key(&mut rest).map_err(|e| fault(e.into(), None))?;
         if let Some(entry) = table.get(number) {
-            merge(&mut draft, entry, wire, &mut rest)
+            merge(draft, entry, wire, &mut rest)
                 .map_err(|flaw| fault(flaw, Some(entry.name.clone())))?;
         } else {
             skip_field(wire, number, &mut rest, DecodeContext::default())
@@ -65,7 +68,7 @@ pub(super) fn read<'a>(table: &'a Table, message: &'a [u8]) -> Result<Draft<'a>,
             draft.unknown = true;
         }
     }
-    Ok(draft)
+    Ok(())
 }
 
 /// Reads one occurrence of a field: single values replace, lists grow, sub-messages merge.
@@ -76,33 +79,34 @@ fn merge<'a>(
     rest: &mut &'a [u8],
 ) -> Result<(), Flaw> {
     match entry.field {
-        Field::Text(text) => draft.set_text(text, read_text(&entry.scalar, wire, rest)?),
-        Field::Labels(labels) => draft.labels[labels as usize]
-            .extend(read_labels(&entry.scalar, wire, rest)?.map(Cow::into_owned)),
+        Field::Text(text) => draft.set_text(text, read_text(entry, wire, rest)?),
+        Field::Labels(labels) => {
+            read_labels(&mut draft.labels[labels as usize], entry, wire, rest)?;
+        }
         Field::Time(time) => merge_moment(&mut draft.times[time as usize], entry, wire, rest)?,
         Field::HoldTime => merge_moment(&mut draft.hold_time, entry, wire, rest)?,
-        Field::Int(int) => draft.ints[int as usize] = Some(read_i32(&entry.scalar, wire, rest)?),
+        Field::Int(int) => draft.ints[int as usize] = Some(read_i32(entry, wire, rest)?),
         Field::Position(position) => {
-            let scalar = &entry.scalar;
             let coordinates = &mut draft.positions[position as usize];
             if wire == WireType::LengthDelimited {
                 let mut packed = take_delimited(rest)?;
                 while !packed.is_empty() {
-                    coordinates.push(read_i32(scalar, wire_of(scalar), &mut packed)?);
+                    coordinates.push(read_i32(entry, entry.wire, &mut packed)?);
                 }
             } else {
-                coordinates.push(read_i32(scalar, wire, rest)?);
+                coordinates.push(read_i32(entry, wire, rest)?);
             }
         }
         Field::Flag(flag) => {
             expect(WireType::Varint, wire)?;
             draft.flags[flag as usize] = Some(decode_varint(rest)? != 0);
         }
-        Field::FillRatio => draft.fill_ratio = Some(read_float(&entry.scalar, wire, rest)?),
+        Field::FillRatio => draft.fill_ratio = Some(read_float(entry, wire, rest)?),
     }
     Ok(())
 }
 
+#[inline]
 fn expect(expected: WireType, found: WireType) -> Result<(), Flaw> {
     if found == expected { Ok(()) } else { Err(Flaw::WireType { found, expected }) }
 }
@@ -118,18 +122,7 @@ pub(super) fn words(wire: WireType) -> &'static str {
     }
 }
 
-fn wire_of(scalar: &Scalar) -> WireType {
-    match scalar {
-        Scalar::Bool | Scalar::Enum(_) => WireType::Varint,
-        Scalar::Float => WireType::ThirtyTwoBit,
-        Scalar::Double => WireType::SixtyFourBit,
-        Scalar::Text | Scalar::Timestamp | Scalar::Duration => WireType::LengthDelimited,
-        Scalar::Int(IntKind::Fixed32 | IntKind::Sfixed32) => WireType::ThirtyTwoBit,
-        Scalar::Int(IntKind::Fixed64 | IntKind::Sfixed64) => WireType::SixtyFourBit,
-        Scalar::Int(_) => WireType::Varint,
-    }
-}
-
+#[inline]
 fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Flaw> {
     let length = usize::try_from(decode_varint(rest)?).map_err(|_| ENDS_EARLY)?;
     let (value, after) = rest.split_at_checked(length).ok_or(ENDS_EARLY)?;
@@ -143,13 +136,14 @@ fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Flaw> {
     Ok(*value)
 }
 
+#[inline]
 fn read_text<'a>(
-    scalar: &'a Scalar,
+    entry: &'a Entry,
     wire: WireType,
     rest: &mut &'a [u8],
 ) -> Result<Cow<'a, str>, Flaw> {
-    expect(wire_of(scalar), wire)?;
-    if let Scalar::Enum(values) = scalar {
+    expect(entry.wire, wire)?;
+    if let Scalar::Enum(values) = &entry.scalar {
         return Ok(enum_name(values, decode_varint(rest)?));
     }
     let bytes = take_delimited(rest)?;
@@ -157,24 +151,23 @@ fn read_text<'a>(
     Ok(Cow::Borrowed(text))
 }
 
-/// One label, or the packed values of a repeated enum.
+/// Reads one label, or the packed values of a repeated enum.
 fn read_labels<'a>(
-    scalar: &'a Scalar,
+    labels: &mut Vec<String>,
+    entry: &'a Entry,
     wire: WireType,
     rest: &mut &'a [u8],
-) -> Result<impl Iterator<Item = Cow<'a, str>>, Flaw> {
-    let mut packed = Vec::new();
-    let mut single = None;
-    match scalar {
+) -> Result<(), Flaw> {
+    match &entry.scalar {
         Scalar::Enum(values) if wire == WireType::LengthDelimited => {
             let mut numbers = take_delimited(rest)?;
             while !numbers.is_empty() {
-                packed.push(enum_name(values, decode_varint(&mut numbers)?));
+                labels.push(enum_name(values, decode_varint(&mut numbers)?).into_owned());
             }
         }
-        _ => single = Some(read_text(scalar, wire, rest)?),
+        _ => labels.push(read_text(entry, wire, rest)?.into_owned()),
     }
-    Ok(single.into_iter().chain(packed))
+    Ok(())
 }
 
 /// The name of an enum's value; an unnamed one is its number.
@@ -193,9 +186,9 @@ fn enum_name(values: &[(i32, String)], varint: u64) -> Cow<'_, str> {
     clippy::cast_possible_wrap,
     reason = "protobuf defines 32-bit varints as the low 32 bits, and signs as two's complement"
 )]
-fn read_int(scalar: &Scalar, wire: WireType, rest: &mut &[u8]) -> Result<i64, Flaw> {
-    expect(wire_of(scalar), wire)?;
-    let Scalar::Int(kind) = scalar else {
+fn read_int(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i64, Flaw> {
+    expect(entry.wire, wire)?;
+    let Scalar::Int(kind) = entry.scalar else {
         return Err(Flaw::Broken("the schema has no whole number here".into()));
     };
     let unsigned = match kind {
@@ -220,21 +213,21 @@ fn read_int(scalar: &Scalar, wire: WireType, rest: &mut &[u8]) -> Result<i64, Fl
         .map_err(|_| Flaw::OutOfRange(format!("{unsigned} exceeds 64 bits with a sign").into()))
 }
 
-fn read_i32(scalar: &Scalar, wire: WireType, rest: &mut &[u8]) -> Result<i32, Flaw> {
-    let value = read_int(scalar, wire, rest)?;
+fn read_i32(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i32, Flaw> {
+    let value = read_int(entry, wire, rest)?;
     i32::try_from(value)
         .map_err(|_| Flaw::OutOfRange(format!("{value} exceeds 32 bits with a sign").into()))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the column is real; doubles are rounded")]
-fn read_float(scalar: &Scalar, wire: WireType, rest: &mut &[u8]) -> Result<f32, Flaw> {
-    expect(wire_of(scalar), wire)?;
-    match scalar {
+fn read_float(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<f32, Flaw> {
+    expect(entry.wire, wire)?;
+    match entry.scalar {
         Scalar::Double => {
-            let wide = f64::from_le_bytes(take_fixed(rest)?);
-            let value = wide as f32;
-            if value.is_infinite() && wide.is_finite() {
-                return Err(Flaw::OutOfRange(format!("{wide} exceeds single precision").into()));
+            let double = f64::from_le_bytes(take_fixed(rest)?);
+            let value = double as f32;
+            if value.is_infinite() && double.is_finite() {
+                return Err(Flaw::OutOfRange(format!("{double} exceeds single precision").into()));
             }
             Ok(value)
         }
@@ -250,19 +243,19 @@ fn merge_moment<'a>(
     wire: WireType,
     rest: &mut &'a [u8],
 ) -> Result<(), Flaw> {
-    expect(wire_of(&entry.scalar), wire)?;
+    expect(entry.wire, wire)?;
     match &entry.scalar {
         Scalar::Timestamp | Scalar::Duration => {
             merge_seconds_and_nanos(moment.get_or_insert_default(), take_delimited(rest)?)?;
         }
         Scalar::Int(_) => {
-            let ns = read_int(&entry.scalar, wire, rest)?;
+            let ns = read_int(entry, wire, rest)?;
             // As a number cannot be absent, a time of 0 is one that is not set.
             let is_unset = ns == 0 && entry.field != Field::HoldTime;
             *moment = (!is_unset).then(|| Moment::from_ns(ns));
         }
-        scalar => {
-            let text = read_text(scalar, wire, rest)?;
+        _ => {
+            let text = read_text(entry, wire, rest)?;
             *moment = parse_moment(entry.field, &text)?;
         }
     }

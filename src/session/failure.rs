@@ -1,1 +1,275 @@
-//! Turns what rumqttc reports into a cause and a cure.
+//! Turns what rumqttc reports into a cause and a cure: the one place where connection failures
+//! become sentences.
+//!
+//! Where a cause surfaces depends on the moment. A client certificate refused under TLS 1.2 ends
+//! the handshake; under TLS 1.3 the handshake is over by then, and the alert comes out of the
+//! first read, wrapped as a packet error. `docs/connection-errors.md` lists every kind; a test
+//! keeps it in step.
+
+mod alert;
+mod cause;
+mod mqtt;
+mod proxy;
+mod server_certificate;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rumqttc::ConnectionError;
+use time::OffsetDateTime;
+
+use crate::config::Mqtt;
+use crate::credentials::CertificateFacts;
+
+/// A failed or lost connection, explained.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Failure {
+    /// The class of the cause.
+    pub kind: FailureKind,
+    /// Cause and cure, for a person.
+    pub sentence: String,
+}
+
+/// The class of a failure. Its label is the `reason` of `reconnects_total` and of `connection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The host name could not be resolved.
+    Dns,
+    /// Nothing listens on the port.
+    TcpRefused,
+    /// No route, or a firewall refused.
+    TcpUnreachable,
+    /// No answer in time, at whatever step.
+    Timeout,
+    /// The HTTP proxy could not be used, or could not reach the broker.
+    Proxy,
+    /// The HTTP proxy refused us: credentials or policy (status 4xx).
+    ProxyRefused,
+    /// The peer does not speak TLS, or not a version and cipher of ours.
+    TlsProtocol,
+    /// The broker's certificate comes from nobody we trust.
+    TlsTrust,
+    /// The broker's certificate is for another name.
+    TlsName,
+    /// The broker's certificate is not valid now.
+    TlsExpiredServer,
+    /// Our own certificate, key or CA file cannot be used.
+    TlsFiles,
+    /// The broker refused our certificate.
+    TlsClientCertificate,
+    /// CONNACK 4.
+    BadCredentials,
+    /// CONNACK 5.
+    NotAuthorized,
+    /// CONNACK 2.
+    IdentifierRejected,
+    /// CONNACK 3, or the broker's own trouble.
+    ServerUnavailable,
+    /// CONNACK 1.
+    ProtocolVersion,
+    /// The connection died silently.
+    KeepAliveLost,
+    /// The broker or something on the way closed the connection.
+    ClosedByBroker,
+    /// A packet larger than accepted; its remaining length in bytes, which the limit must reach.
+    PacketTooLarge(usize),
+    /// Another client took the client id over. Never seen in one failure: recognised by the
+    /// session from a pattern, and made with [`Context::takeover`].
+    Takeover,
+    /// Something that MQTT 3.1.1 does not allow.
+    Protocol,
+}
+
+impl FailureKind {
+    /// One of each.
+    pub const ALL: [Self; 22] = [
+        Self::Dns,
+        Self::TcpRefused,
+        Self::TcpUnreachable,
+        Self::Timeout,
+        Self::Proxy,
+        Self::ProxyRefused,
+        Self::TlsProtocol,
+        Self::TlsTrust,
+        Self::TlsName,
+        Self::TlsExpiredServer,
+        Self::TlsFiles,
+        Self::TlsClientCertificate,
+        Self::BadCredentials,
+        Self::NotAuthorized,
+        Self::IdentifierRejected,
+        Self::ServerUnavailable,
+        Self::ProtocolVersion,
+        Self::KeepAliveLost,
+        Self::ClosedByBroker,
+        Self::PacketTooLarge(0),
+        Self::Takeover,
+        Self::Protocol,
+    ];
+
+    /// As in `reconnects_total{reason}`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::TcpRefused => "tcp_refused",
+            Self::TcpUnreachable => "tcp_unreachable",
+            Self::Timeout => "timeout",
+            Self::Proxy => "proxy",
+            Self::ProxyRefused => "proxy_refused",
+            Self::TlsProtocol => "tls_protocol",
+            Self::TlsTrust => "tls_trust",
+            Self::TlsName => "tls_name",
+            Self::TlsExpiredServer => "tls_expired_server",
+            Self::TlsFiles => "tls_files",
+            Self::TlsClientCertificate => "tls_client_certificate",
+            Self::BadCredentials => "bad_credentials",
+            Self::NotAuthorized => "not_authorized",
+            Self::IdentifierRejected => "identifier_rejected",
+            Self::ServerUnavailable => "server_unavailable",
+            Self::ProtocolVersion => "protocol_version",
+            Self::KeepAliveLost => "keep_alive_lost",
+            Self::ClosedByBroker => "closed_by_broker",
+            Self::PacketTooLarge(_) => "packet_too_large",
+            Self::Takeover => "takeover",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// Whether only a person can mend it: such failures wait the longest at once, since trying
+    /// again sooner changes nothing and may lock an account.
+    pub fn needs_a_person(self) -> bool {
+        match self {
+            Self::ProxyRefused
+            | Self::TlsProtocol
+            | Self::TlsTrust
+            | Self::TlsName
+            | Self::TlsExpiredServer
+            | Self::TlsFiles
+            | Self::TlsClientCertificate
+            | Self::BadCredentials
+            | Self::NotAuthorized
+            | Self::IdentifierRejected
+            | Self::ProtocolVersion
+            | Self::Takeover => true,
+            Self::Dns
+            | Self::TcpRefused
+            | Self::TcpUnreachable
+            | Self::Timeout
+            | Self::Proxy
+            | Self::ServerUnavailable
+            | Self::KeepAliveLost
+            | Self::ClosedByBroker
+            | Self::PacketTooLarge(_)
+            | Self::Protocol => false,
+        }
+    }
+}
+
+impl Failure {
+    /// A failure of a known kind.
+    pub fn new(kind: FailureKind, sentence: impl Into<String>) -> Self {
+        Self { kind, sentence: sentence.into() }
+    }
+
+    /// See [`FailureKind::label`].
+    pub fn label(&self) -> &'static str {
+        self.kind.label()
+    }
+
+    /// See [`FailureKind::needs_a_person`].
+    pub fn needs_a_person(&self) -> bool {
+        self.kind.needs_a_person()
+    }
+}
+
+/// What a sentence may have to name. Holds no secret.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The configured tenant.
+    pub tenant: &'a str,
+    /// The broker and how it is reached.
+    pub mqtt: &'a Mqtt,
+    /// How long the connection had been up; `None` before CONNACK.
+    pub uptime: Option<Duration>,
+    /// The client certificate, where it is known.
+    pub certificate: Option<&'a CertificateFacts>,
+    /// Now.
+    pub now: OffsetDateTime,
+}
+
+impl<'a> Context<'a> {
+    /// Of a connection that has not had its CONNACK.
+    pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
+        Self { tenant, mqtt, uptime: None, certificate: None, now }
+    }
+
+    /// Of a connection that was up for as long.
+    #[must_use]
+    pub fn up_for(mut self, uptime: Duration) -> Self {
+        self.uptime = Some(uptime);
+        self
+    }
+
+    /// With the certificate that was presented, so that its own faults can be named.
+    #[must_use]
+    pub fn with_certificate(mut self, certificate: &'a CertificateFacts) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    /// What `error` means and what to do about it.
+    pub fn explain(&self, error: &ConnectionError) -> Failure {
+        match error {
+            ConnectionError::Io(error) => cause::of_io(self, error),
+            ConnectionError::Tls(error) => cause::of_tls(self, error),
+            ConnectionError::Proxy(error) => proxy::explain(self, error),
+            ConnectionError::MqttState(error) => mqtt::of_state(self, error),
+            ConnectionError::ConnectionRefused(code) => mqtt::of_connack(self, *code),
+            ConnectionError::NotConnAck(_) => mqtt::not_a_connack(self),
+            ConnectionError::NetworkTimeout => cause::timed_out(self),
+            ConnectionError::FlushTimeout => cause::stalled(self),
+            ConnectionError::RequestsDone => mqtt::requests_done(),
+        }
+    }
+
+    /// The pattern of two clients with one id, as the session recognises it: `losses`
+    /// connections in a row, each closed by the broker shortly after it was up.
+    pub fn takeover(&self, losses: usize) -> Failure {
+        Failure::new(
+            FailureKind::Takeover,
+            format!(
+                "{} closed the last {losses} connections shortly after each was up, as a broker \
+                 does when another client connects with the client id {:?}; stop the other \
+                 client, or give one of the two its own mqtt.client_id (and both the same \
+                 mqtt.share_group)",
+                self.broker(),
+                self.mqtt.client_id
+            ),
+        )
+    }
+
+    fn broker(&self) -> String {
+        format!("the broker {}:{}", self.mqtt.host, self.mqtt.port)
+    }
+
+    /// The name that the broker's certificate must carry.
+    fn expected_name(&self) -> &'a str {
+        let configured = self.mqtt.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+        configured.unwrap_or(&self.mqtt.host)
+    }
+
+    fn ca_file(&self) -> Option<&'a Path> {
+        self.mqtt.tls.as_ref().and_then(|tls| tls.ca_file.as_deref())
+    }
+
+    fn through_proxy(&self) -> String {
+        match &self.mqtt.proxy {
+            Some(proxy) => format!(" through the proxy {}:{}", proxy.host, proxy.port),
+            None => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

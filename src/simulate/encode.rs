@@ -223,8 +223,7 @@ fn write_item(out: &mut String, catalog: &Catalog, event: &ItemMove) {
     object.int("nb_hits", i64::from(view.number(Mask::FIGURES, event.nb_hits)));
     object.int("hold_time", view.hold_ns().unwrap_or(0));
     object.float32("fill_ratio", view.fill_ratio());
-    object
-        .string("product_reference", view.text(Mask::PRODUCT, &view.item.product_reference));
+    object.string("product_reference", view.text(Mask::PRODUCT, &view.item.product_reference));
     object.string("shelf_sn", view.text(Mask::FURNITURE, &view.board.shelf_sn));
     object.string("furniture_sn", view.text(Mask::FURNITURE, &view.board.furniture_sn));
     object.ints("pos_on_shelf_mm", list(view.on_shelf().as_ref(), habits));

@@ -282,7 +282,8 @@ impl Feeder<'_> {
         if self.source.at_event_start() {
             if self.stop.is_cancelled() {
                 self.source.finish();
-            } else if let Some(wait) = self.pace.wait(self.started.elapsed(), self.source.events()) {
+            } else if let Some(wait) = self.pace.wait(self.started.elapsed(), self.source.events())
+            {
                 return Next::Wait(wait);
             }
         }

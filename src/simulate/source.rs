@@ -154,11 +154,8 @@ impl Source {
         }
         let left = self.settings.count.map_or(u64::MAX, |count| count - self.events);
         // What is held back belongs to the run: a leave left out would be a loss.
-        let happening = if left <= self.world.pending() as u64 {
-            self.world.next_pending()
-        } else {
-            None
-        };
+        let happening =
+            if left <= self.world.pending() as u64 { self.world.next_pending() } else { None };
         let now_ns = self.settings.clock.at(self.events);
         Some(happening.unwrap_or_else(|| self.world.next(now_ns)))
     }

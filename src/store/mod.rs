@@ -1,1 +1,129 @@
 //! PostgreSQL: everything that is written, and when it counts as written.
+//!
+//! [`Store::commit`] makes a batch durable; [`writer`] is the stage that feeds it and passes on
+//! the right to acknowledge; [`maintenance`] keeps the house; [`journal`] writes down connections
+//! and gaps. Errors tell what to do next ([`StoreError`]), by SQLSTATE ([`fault`]).
+
+pub mod batch;
+mod bisect;
+mod commit;
+pub mod condition;
+mod connect;
+pub mod dead_letters;
+pub mod fault;
+pub mod journal;
+pub mod maintenance;
+mod partitions;
+mod refusals;
+mod retention;
+mod rows;
+pub mod schema;
+mod span;
+mod state;
+#[cfg(test)]
+mod testing;
+pub mod text;
+mod write;
+pub mod writer;
+mod writer_slot;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgPool;
+
+use self::bisect::Sorted;
+pub use self::commit::{Count, Outcome};
+pub use self::condition::Condition;
+use self::connect::Link;
+pub use self::fault::{Fault, StoreError};
+pub use self::journal::Identity;
+use self::partitions::Partitions;
+use self::refusals::Refusals;
+pub use self::rows::Entry;
+use self::writer_slot::WriterSlot;
+use crate::config::{self, PartitionSpan};
+
+/// Access to the database. Opens connections when they are needed.
+#[derive(Debug)]
+pub struct Store {
+    link: Link,
+    writer: WriterSlot,
+    /// For everything but the stream itself, so that neither waits for the other.
+    pool: PgPool,
+    partitions: Partitions,
+    trouble: Mutex<Trouble>,
+    open: journal::OpenConnection,
+}
+
+impl Store {
+    /// Reads the configuration; connects to nothing yet.
+    pub fn new(config: &config::Database, span: PartitionSpan) -> Result<Self, StoreError> {
+        let link = Link::new(config)?;
+        Ok(Self {
+            writer: WriterSlot::new(link.clone()),
+            // The writer has its own.
+            pool: link.pool(config.max_connections.saturating_sub(1)),
+            partitions: Partitions::new(span),
+            trouble: Mutex::default(),
+            open: journal::OpenConnection::default(),
+            link,
+        })
+    }
+
+    /// A connection of the pool. Says what is wrong with the server rather than that waiting for a
+    /// connection took too long.
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, Fault> {
+        match self.pool.acquire().await {
+            Ok(conn) => Ok(conn),
+            Err(sqlx::Error::PoolTimedOut) => Err(match self.link.open().await {
+                Ok(_) => Fault::retry("every connection is busy; raise database.max_connections"),
+                Err(fault) => fault,
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        // Counters only: a panic between two of them does no harm.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What went wrong lately, across batches.
+#[derive(Debug, Default)]
+struct Trouble {
+    refusals: Refusals,
+    /// The unknown code met last, and how often in a row.
+    unknown: Option<(Option<String>, u32)>,
+}
+
+impl Trouble {
+    /// A batch with this many events went through whole.
+    fn passed(&mut self, events: usize) {
+        self.refusals.note(events as u64, &[]);
+        self.unknown = None;
+    }
+
+    /// A batch went through without the rows at fault.
+    fn sorted(&mut self, sorted: &Sorted<'_>) {
+        self.refusals.note(sorted.accepted(), &sorted.refused);
+        self.unknown = None;
+    }
+
+    /// An unknown code was met; how often in a row.
+    fn unknown_again(&mut self, fault: &Fault) -> u32 {
+        let times = match self.unknown.take() {
+            Some((code, times)) if code == fault.sqlstate => times + 1,
+            _ => 1,
+        };
+        self.unknown = Some((fault.sqlstate.clone(), times));
+        times
+    }
+
+    /// The unknown code is not one row's: count anew before looking again.
+    fn unknown_to_all(&mut self) {
+        self.unknown = None;
+    }
+}

@@ -104,6 +104,11 @@ impl Health {
         self.lock().clone()
     }
 
+    /// One figure of the present state, without copying the rest.
+    pub fn read<T>(&self, figure: impl FnOnce(&Snapshot) -> T) -> T {
+        figure(&self.lock())
+    }
+
     /// Changes the state.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock());

@@ -201,22 +201,29 @@ impl Metrics {
         );
     }
 
-    /// Counts one PUBLISH.
-    pub fn count_received(&self, topic: &str, qos: u8) {
-        let known = {
-            // Unwrap safety: nothing panics while this lock is held.
-            let mut topics = self.topics.lock().expect("topics lock");
-            if topics.iter().any(|t| t == topic) {
-                true
-            } else if topics.len() < MAX_TOPICS {
-                topics.push(topic.to_owned());
-                true
-            } else {
-                false
-            }
-        };
-        let topic = if known { topic } else { "other" }.to_owned();
-        self.received.get_or_create(&ReceivedLabels { topic, qos }).inc();
+    /// The labels under which a PUBLISH is counted.
+    pub fn received_labels(&self, topic: &str, qos: u8) -> ReceivedLabels {
+        // Unwrap safety: nothing panics while this lock is held.
+        let mut topics = self.topics.lock().expect("topics lock");
+        let known = topics.iter().any(|known| known == topic);
+        if !known && topics.len() < MAX_TOPICS {
+            topics.push(topic.to_owned());
+        }
+        let topic = if known || topics.len() < MAX_TOPICS { topic } else { "other" };
+        ReceivedLabels { topic: topic.to_owned(), qos }
+    }
+
+    /// PUBLISH packets received, over all topics and qualities of service.
+    pub fn received_in_all(&self) -> u64 {
+        // Unwrap safety: nothing panics while this lock is held.
+        let mut topics = self.topics.lock().expect("topics lock").clone();
+        if !topics.iter().any(|topic| topic == "other") {
+            topics.push("other".to_owned());
+        }
+        let labels = topics
+            .into_iter()
+            .flat_map(|topic| [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos }));
+        labels.filter_map(|labels| self.received.get(&labels).map(|counter| counter.get())).sum()
     }
 
     /// Observes a duration in a histogram of seconds.

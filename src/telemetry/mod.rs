@@ -1,7 +1,10 @@
 //! What the service tells about itself.
 
 pub mod health;
+pub mod heartbeat;
+pub mod logging;
 pub mod metrics;
 
 pub use health::Health;
+pub use heartbeat::Heartbeat;
 pub use metrics::Metrics;

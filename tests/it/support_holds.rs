@@ -17,6 +17,7 @@ use crate::support::postgres::Postgres;
 use crate::support::process::{Scratch, background, loopback, run};
 use crate::support::proxy::{Direction, Proxy};
 use crate::support::publisher::Publisher;
+use crate::support::small_disk::SmallDisk;
 use crate::support::subscriber::Subscriber;
 use crate::support::tap::{Packet, Tap};
 use crate::support::wait::{SOON, until, until_eq};
@@ -175,6 +176,28 @@ async fn postgres_read_only_refuses_writes_with_25006() {
         database.rows("insert into t values (1)").await.map(drop)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_with_53100_until_there_is_room() {
+    let disk = match SmallDisk::mount(32) {
+        Ok(disk) => disk,
+        Err(reason) => return eprintln!("not shown here: {reason}"),
+    };
+    let postgres = Postgres::own().await;
+    let database = disk.database(&postgres).await;
+    database.execute("create table t (n int, filler text)").await;
+    let insert = "insert into t select n, repeat('x', 1000) from generate_series(1, 1000) n";
+    database.execute(insert).await;
+    disk.fill();
+    match database.rows(insert).await {
+        Err(sqlx::Error::Database(e)) => assert_eq!(e.code().as_deref(), Some("53100"), "{e}"),
+        other => panic!("written to a full disk: {:?}", other.map(|_| ())),
+    }
+    disk.free();
+    database.execute(insert).await;
+    assert_eq!(database.count("t").await, 2000);
+    drop(postgres);
 }
 
 #[tokio::test]

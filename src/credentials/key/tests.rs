@@ -10,7 +10,7 @@ use crate::credentials::testing::openssl;
 
 fn key(text: &[u8]) -> Result<EcKey, CredentialError> {
     let name = FileName::new(Role::Key, Path::new("/etc/private-key.pem"));
-    EcKey::from_pem(&PemFile::parse(name, Zeroizing::new(text.to_vec()))?)
+    EcKey::from_pem(&PemFile::parse(name, text)?)
 }
 
 fn refusal(text: &[u8]) -> String {

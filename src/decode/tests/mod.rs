@@ -70,18 +70,18 @@ fn board_proto(bytes: &[u8]) -> Result<BoardEvent, Reject> {
     decode(&decoder, Kind::Board, Encoding::Protobuf, bytes).map(board)
 }
 
-fn at(seconds: i64) -> Option<Timestamp> {
-    Some(Timestamp { seconds, nanos: 0 })
+fn at(seconds: i64) -> Timestamp {
+    Timestamp { seconds, nanos: 0 }
 }
 
 /// The least item that is accepted.
 fn least_item() -> pb::ItemEvent {
-    pb::ItemEvent { momentum: at(MOMENTUM), uid: "E1".into(), ..Default::default() }
+    pb::ItemEvent { momentum: Some(at(MOMENTUM)), uid: "E1".into(), ..Default::default() }
 }
 
 /// The least board event that is accepted.
 fn least_board() -> pb::BoardStatusEvent {
-    pb::BoardStatusEvent { momentum: at(MOMENTUM), sn: "B1".into(), ..Default::default() }
+    pb::BoardStatusEvent { momentum: Some(at(MOMENTUM)), sn: "B1".into(), ..Default::default() }
 }
 
 /// A message followed by more bytes.

@@ -26,9 +26,9 @@ fn seconds_and_nanos(ns: i64) -> (i64, i32) {
     (ns / 1_000_000_000, i32::try_from(ns % 1_000_000_000).unwrap())
 }
 
-fn timestamp(ns: i64) -> Option<Timestamp> {
+fn timestamp(ns: i64) -> Timestamp {
     let (seconds, nanos) = seconds_and_nanos(ns);
-    Some(Timestamp { seconds, nanos })
+    Timestamp { seconds, nanos }
 }
 
 prop_compose! {
@@ -50,7 +50,7 @@ prop_compose! {
             Duration { seconds, nanos }
         });
         pb::ItemEvent {
-            momentum: timestamp(times.0), uid, is_in: flags.0, pos_mm, board_sn, nb_hits: ints.0,
+            momentum: Some(timestamp(times.0)), uid, is_in: flags.0, pos_mm, board_sn, nb_hits: ints.0,
             hold_time, fill_ratio, product_reference, shelf_sn, furniture_sn, pos_on_shelf_mm,
             tenant, loc_reference, loc_labels, item_labels, pos_on_floor_mm, floor: ints.1,
             is_interpolated: flags.1,
@@ -200,15 +200,16 @@ proptest! {
 
     #[test]
     fn a_board_message_becomes_its_row(
-        momentum in momentum_ns(), sn in "[A-Z0-9]{1,12}", status in 0i32..4, fw_version in text(),
+        momentum in momentum_ns(), sn in "[A-Z0-9]{1,12}", place in 0usize..4, fw_version in text(),
         error in proptest::option::of(momentum_ns()),
     ) {
+        let status = i32::try_from(place).unwrap();
         let message = pb::BoardStatusEvent {
-            momentum: timestamp(momentum), sn: sn.clone(), status, fw_version: fw_version.clone(),
-            last_error_date: error.and_then(timestamp), ..Default::default()
+            momentum: Some(timestamp(momentum)), sn: sn.clone(), status, fw_version: fw_version.clone(),
+            last_error_date: error.map(timestamp), ..Default::default()
         };
         let row = board_proto(&message.encode_to_vec()).unwrap();
-        let name = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"][status as usize];
+        let name = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"][place];
         prop_assert_eq!(row.event_id, board_event_id("acme", &sn, momentum.into(), name));
         prop_assert_eq!(row.fw_version, none_if_empty(&fw_version));
         prop_assert_eq!(row.last_error_at.map(|at| at.unix_timestamp_nanos() / 1000),

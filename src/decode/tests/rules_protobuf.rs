@@ -42,7 +42,7 @@ fn an_empty_payload_lacks_its_required_fields() {
     refused(read(&no_uid), RejectReason::MissingField, &["uid"]);
     let no_sn = pb::BoardStatusEvent { sn: String::new(), ..least_board() };
     refused(board_proto(&no_sn.encode_to_vec()), RejectReason::MissingField, &["sn"]);
-    let zero_time = pb::ItemEvent { momentum: at(-62_135_596_800), ..least_item() };
+    let zero_time = pb::ItemEvent { momentum: Some(at(-62_135_596_800)), ..least_item() };
     refused(read(&zero_time), RejectReason::MissingField, &["momentum"]);
 }
 
@@ -81,7 +81,7 @@ fn wire_types_that_do_not_fit_are_implausible() {
 
 #[test]
 fn an_impossible_momentum_is_implausible() {
-    let momentum = |seconds| pb::ItemEvent { momentum: at(seconds), ..least_item() };
+    let momentum = |seconds| pb::ItemEvent { momentum: Some(at(seconds)), ..least_item() };
     let new_year_2015 = 1_420_070_400;
     assert!(read(&momentum(new_year_2015)).is_ok());
     let day_ahead = NOW.unix_timestamp() + 86_400;
@@ -99,7 +99,8 @@ fn an_impossible_momentum_is_implausible() {
 
 #[test]
 fn a_momentum_ahead_is_believed_while_the_clocks_are_not() {
-    let ahead = pb::ItemEvent { momentum: at(NOW.unix_timestamp() + 864_000), ..least_item() };
+    let ahead =
+        pb::ItemEvent { momentum: Some(at(NOW.unix_timestamp() + 864_000)), ..least_item() };
     let payload = Bytes::from(ahead.encode_to_vec());
     let decoder = shipped(KeepPayload::Never);
     let decode = |clock| decoder.decode("centiloc/acme", &payload, NOW, clock);
@@ -207,8 +208,9 @@ fn a_status_is_its_bare_name_or_its_number() {
 
 #[test]
 fn board_times_outside_the_calendar_are_out_of_range() {
-    let event = pb::BoardStatusEvent { last_error_date: at(i64::MAX), ..least_board() };
+    let event = pb::BoardStatusEvent { last_error_date: Some(at(i64::MAX)), ..least_board() };
     refused(board_proto(&event.encode_to_vec()), RejectReason::OutOfRange, &["last_error_date"]);
-    let unset = pb::BoardStatusEvent { last_error_date: at(-62_135_596_800), ..least_board() };
+    let unset =
+        pb::BoardStatusEvent { last_error_date: Some(at(-62_135_596_800)), ..least_board() };
     assert_eq!(board_proto(&unset.encode_to_vec()).unwrap().last_error_at, None);
 }

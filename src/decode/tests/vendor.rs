@@ -158,9 +158,8 @@ proptest! {
 #[test]
 fn a_descriptor_set_without_its_imports_of_google_is_enough() {
     let (folder, pool) = shuffled();
-    let mut set = prost_types::FileDescriptorSet::default();
-    set.file = pool.file_descriptor_protos().cloned().collect();
-    set.file.retain(|file| !file.name().starts_with("google/"));
+    let files = pool.file_descriptor_protos().filter(|file| !file.name().starts_with("google/"));
+    let set = prost_types::FileDescriptorSet { file: files.cloned().collect() };
     std::fs::write(folder.file("lean.binpb"), set.encode_to_vec()).unwrap();
     decoder(&folder.file("lean.binpb")).unwrap();
 }
@@ -226,6 +225,43 @@ fn other_types_of_the_same_fields_are_read() {
 }
 
 #[test]
+fn every_kind_of_whole_number_is_read() {
+    type Wrap = fn(i32) -> Value;
+    let signed: Wrap = Value::I32;
+    let long: Wrap = |value| Value::I64(value.into());
+    let unsigned: Wrap = |value| Value::U32(value.unsigned_abs());
+    let unsigned_long: Wrap = |value| Value::U64(value.unsigned_abs().into());
+    for (kind, wrap) in [
+        ("int32", signed),
+        ("sint32", signed),
+        ("sfixed32", signed),
+        ("int64", long),
+        ("sint64", long),
+        ("sfixed64", long),
+        ("uint32", unsigned),
+        ("fixed32", unsigned),
+        ("uint64", unsigned_long),
+        ("fixed64", unsigned_long),
+    ] {
+        let source = item_schema(&format!("{kind} floor = 3; repeated {kind} pos_mm = 4;"));
+        let folder = Folder::with(&[("vendor.proto", source.as_bytes())]);
+        let decoder = decoder(&folder.file("vendor.proto")).unwrap();
+        let pool = load::vendor(&folder.file("vendor.proto")).unwrap();
+        for value in [0, 1, 127, 128, i32::MAX, -1, -300, i32::MIN + 1] {
+            let is_signed = !kind.starts_with('u') && !kind.starts_with("fixed");
+            let value = if is_signed { value } else { value.abs() };
+            let mut theirs = message(&pool, "Item");
+            theirs.set_field_by_name("floor", wrap(value));
+            theirs.set_field_by_name("pos_mm", Value::List(vec![wrap(value), wrap(7)]));
+            let bytes = followed_by(&least_item(), &theirs.encode_to_vec());
+            let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+            let expected = (Some(value), Some(value), Some(7));
+            assert_eq!((row.floor, row.x_mm, row.y_mm), expected, "{kind}");
+        }
+    }
+}
+
+#[test]
 fn times_as_numbers_and_texts_are_read() {
     let folder = Folder::with(&[("other.proto", OTHER_TYPES.as_bytes())]);
     let decoder = decoder(&folder.file("other.proto")).unwrap();
@@ -259,7 +295,7 @@ fn the_vendors_schema_is_believed_whatever_the_event_says() {
     let (folder, pool) = shuffled();
     let decoder = decoder(&folder.file("move.proto")).unwrap();
     let builtin = load::shipped().unwrap().get_message_by_name("transtream.ItemEvent").unwrap();
-    let odd = pb::ItemEvent { momentum: at(1), uid: "E\n".into(), ..least_item() };
+    let odd = pb::ItemEvent { momentum: Some(at(1)), uid: "E\n".into(), ..least_item() };
     let bytes = renumber(&odd, &builtin, &pool);
     let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
     assert_eq!((row.uid.as_str(), row.momentum.unix_timestamp()), ("E\n", 1));

@@ -274,11 +274,14 @@ impl Mosquitto {
 
     /// Writes the sessions to disk now, as the autosave does every half hour.
     pub async fn save(&mut self) {
-        let saved = "Saving in-memory database";
-        let before = self.log().count(saved);
+        let saved = || {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(self.scratch.join("mosquitto.db")).map(|file| file.ino()).ok()
+        };
+        let before = saved();
         self.process.signal("USR1");
-        let log = self.log();
-        super::wait::until_true("Mosquitto to save", SOON, || log.count(saved) > before).await;
+        // A new file is renamed over the old one when it is complete.
+        super::wait::until_true("Mosquitto to save", SOON, || saved() != before).await;
     }
 
     async fn wait_ready(&mut self) {

@@ -88,9 +88,15 @@ impl Postgres {
 
     /// A new, empty database of this server.
     pub async fn database(&self) -> Database {
+        self.database_with("").await
+    }
+
+    /// As [`Postgres::database`], with further options of CREATE DATABASE.
+    pub async fn database_with(&self, options: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        self.execute(&format!("create database {name} owner {ROLE} template template0")).await;
+        let create = format!("create database {name} owner {ROLE} template template0 {options}");
+        self.execute(&create).await;
         Database::new(self.address.clone(), name)
     }
 
@@ -140,6 +146,15 @@ impl Postgres {
         let log = self.process.log().clone();
         self.process = self.home.start(self.address.port, log);
         self.wait_ready().await;
+    }
+
+    /// Makes a folder that the server may write to, and lets it pass through the one above.
+    pub fn own_folder(&self, folder: &Path) {
+        std::fs::create_dir(folder).unwrap();
+        if let (Some(user), Some(parent)) = (&self.home.user, folder.parent()) {
+            chown(folder, Some(user.uid), Some(user.gid)).unwrap();
+            std::fs::set_permissions(parent, PermissionsExt::from_mode(0o711)).unwrap();
+        }
     }
 
     /// Makes every transaction read-only (SQLSTATE 25006 for a write), as on a standby.

@@ -30,14 +30,16 @@ const LOG_TAIL: usize = 60;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Ends every process it was told of, each with its signal and after five seconds with SIGKILL,
-/// then removes every folder.
+/// then unmounts and removes every folder.
 const GUARD: &str = r#"
-procs= dirs=
+procs= dirs= mounts=
 while read -r verb value signal; do
   case $verb in
     process) procs="$procs $signal:$value" ;;
     ended) procs=$(printf %s " $procs " | sed "s/ [A-Z]*:$value / /") ;;
     folder) dirs="$dirs $value" ;;
+    mount) mounts="$mounts $value" ;;
+    unmounted) mounts=$(printf %s " $mounts " | sed "s# $value # #") ;;
   esac
 done
 for p in $procs; do kill "-${p%%:*}" "${p#*:}" 2>/dev/null; done
@@ -46,10 +48,12 @@ for p in $procs; do
   while kill -0 "${p#*:}" 2>/dev/null && [ "$tries" -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
   kill -KILL "${p#*:}" 2>/dev/null
 done
+for m in $mounts; do umount -l "$m" 2>/dev/null; done
 for d in $dirs; do rm -rf -- "$d"; done
 "#;
 
-fn guard(line: &str) {
+/// Tells the guard what is to be ended, unmounted or removed, or no more.
+pub fn guard(line: &str) {
     static PIPE: OnceLock<Mutex<std::process::ChildStdin>> = OnceLock::new();
     let pipe = PIPE.get_or_init(|| {
         #[expect(clippy::zombie_processes, reason = "it ends after this process, never before")]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::event::ItemEvent;
@@ -21,7 +21,9 @@ const MAX_PACKET: usize = 64 * 1024 * 1024;
 /// A publisher's connection. It does not reconnect: a test that breaks it says so.
 pub struct Publisher {
     client: AsyncClient,
-    waiters: mpsc::Sender<oneshot::Sender<()>>,
+    /// Held while a message is queued: the place in this queue is the place in the order of
+    /// publishing, also with several tasks.
+    waiters: Mutex<mpsc::Sender<oneshot::Sender<()>>>,
     task: AbortHandle,
 }
 
@@ -54,7 +56,7 @@ impl Publisher {
                 Err(error) => drop(opened_tx.send(Err(error.to_string()))),
             }
         });
-        let publisher = Self { client, waiters, task: task.abort_handle() };
+        let publisher = Self { client, waiters: Mutex::new(waiters), task: task.abort_handle() };
         opened.await.map_err(|_| "the connection task ended".to_owned())??;
         Ok(publisher)
     }
@@ -74,13 +76,7 @@ impl Publisher {
         let mut under_way = VecDeque::new();
         let mut acknowledged = 0;
         for (topic, payload) in messages {
-            let (done, waiter) = oneshot::channel();
-            // The place in this queue is the place in the order of publishing.
-            if self.waiters.send(done).await.is_err()
-                || self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.is_err()
-            {
-                break;
-            }
+            let Some(waiter) = self.queue(&topic, payload, false).await else { break };
             under_way.push_back(waiter);
             while under_way.len() >= usize::from(WINDOW) {
                 acknowledged += usize::from(acked(under_way.pop_front()).await);
@@ -112,10 +108,22 @@ impl Publisher {
 
     /// Publishes a retained message at QoS 1.
     pub async fn publish_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let waiter = self.queue(topic, payload.into(), true).await;
+        assert!(acked(waiter).await, "the broker did not take the retained message");
+    }
+
+    /// `None` if the connection is gone.
+    async fn queue(
+        &self,
+        topic: &str,
+        payload: Vec<u8>,
+        retain: bool,
+    ) -> Option<oneshot::Receiver<()>> {
         let (done, waiter) = oneshot::channel();
-        self.waiters.send(done).await.unwrap();
-        self.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
-        assert!(acked(Some(waiter)).await, "the broker did not take the retained message");
+        let waiters = self.waiters.lock().await;
+        waiters.send(done).await.ok()?;
+        self.client.publish(topic, QoS::AtLeastOnce, retain, payload).await.ok()?;
+        Some(waiter)
     }
 }
 

@@ -1,0 +1,40 @@
+# Everything a newcomer needs: `make demo` to see it work, `make test` to trust it.
+# CARGO_TARGET_DIR is respected.
+
+CARGO ?= cargo
+SECONDS =
+EVENTS =
+# Bash takes SECONDS for its own clock.
+unexport SECONDS EVENTS
+
+SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench deps
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps ## Own broker, database, bridge and boards, live. SECONDS=20 [EVENTS=20000]: end by itself and compare
+	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
+
+# The documentation's tests first, so that the last count is that of the integration tests.
+test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --lib --bins --tests
+
+lint: deps ## Formatting, clippy without warnings, scripts and shipped files
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck $(SCRIPTS); \
+	 else echo 'shellcheck is not installed: skipped'; fi
+	@bash tests/deploy.sh
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi
+
+bench: deps ## Benchmarks
+	$(CARGO) bench --locked
+
+deps: ## Install what is missing (Debian, Ubuntu), or say what to install
+	@CARGO='$(CARGO)' bash deploy/demo/deps.sh

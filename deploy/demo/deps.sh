@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs what demo and tests need and is missing, where it may: Debian and Ubuntu, as root or with
+# a sudo that asks for no password. Elsewhere says what to install. The packages' own cluster and
+# broker are not started: nothing here uses, or occupies, ports 5432 and 1883.
+set -euo pipefail
+
+cargo=${CARGO:-cargo}
+
+have() {
+    command -v "$1" >/dev/null 2>&1 && return
+    local place
+    for place in /usr/sbin/"$1" /usr/lib/postgresql/*/bin/"$1"; do
+        [ -x "$place" ] && return
+    done
+    return 1
+}
+
+missing=()
+need() { # PROGRAM PACKAGE
+    have "$1" || missing+=("$2")
+}
+need initdb postgresql
+need psql postgresql-client
+need mosquitto mosquitto
+need mosquitto_passwd mosquitto
+need openssl openssl
+need cc build-essential
+need setpriv util-linux
+
+if ! command -v "$cargo" >/dev/null 2>&1; then
+    echo "Rust is missing: '$cargo' was not found. Install Rust 1.88 or newer: https://www.rust-lang.org/tools/install" >&2
+    exit 1
+fi
+[ "${#missing[@]}" -gt 0 ] || exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
+if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
+    {
+        echo "These are missing, and may not be installed from here: ${missing[*]}"
+        echo "On Debian or Ubuntu:  sudo apt-get install ${missing[*]}"
+        echo "Elsewhere: a PostgreSQL server (14 or newer) with initdb, psql, Mosquitto (2 or newer)"
+        echo "with mosquitto_passwd, openssl, a C compiler and util-linux, all in PATH."
+    } >&2
+    exit 1
+fi
+
+echo "Installing: ${missing[*]}"
+# What follows is undone on exit. An existing cluster or a configuration of one's own stays as it is.
+no_cluster=/etc/postgresql-common/createcluster.d/centiloc-bridge-demo.conf
+has_systemd=no
+[ -d /run/systemd/system ] && has_systemd=yes
+keeps_mosquitto_down() { case " ${missing[*]} " in *" mosquitto "*) return 0 ;; *) return 1 ;; esac; }
+undo() {
+    "${as_root[@]}" rm -f "$no_cluster"
+    if [ $has_systemd = yes ] && keeps_mosquitto_down; then
+        "${as_root[@]}" systemctl unmask --runtime --quiet mosquitto.service
+    fi
+}
+trap undo EXIT
+
+"${as_root[@]}" mkdir -p "$(dirname "$no_cluster")"
+echo 'create_main_cluster = false' | "${as_root[@]}" tee "$no_cluster" >/dev/null
+if [ $has_systemd = yes ] && keeps_mosquitto_down; then
+    "${as_root[@]}" systemctl mask --runtime --quiet mosquitto.service
+fi
+
+# RUNLEVEL=1 keeps invoke-rc.d from starting services where there is no systemd.
+install() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+}
+# The lists may be absent or old.
+install || { "${as_root[@]}" apt-get update -qq && install; }
+
+if [ $has_systemd = yes ] && keeps_mosquitto_down; then
+    "${as_root[@]}" systemctl disable --quiet mosquitto.service
+fi

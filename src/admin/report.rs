@@ -1,0 +1,275 @@
+//! What the endpoint says: readiness with causes and cures, and the state in one document.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::AdminState;
+use crate::event::RejectReason;
+use crate::message::GapCause;
+use crate::telemetry::Metrics;
+use crate::telemetry::health::{Phase, Snapshot};
+use crate::telemetry::heartbeat::MAX_AGE;
+use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
+
+/// `/livez`.
+#[derive(Debug, Serialize)]
+pub struct Liveness {
+    /// Whether the process makes progress.
+    pub live: bool,
+    /// Seconds since it last showed.
+    pub heartbeat_age_seconds: f64,
+}
+
+impl Liveness {
+    /// `age` of the heartbeat.
+    pub fn new(age: Duration) -> Self {
+        Self { live: age <= MAX_AGE, heartbeat_age_seconds: age.as_secs_f64() }
+    }
+}
+
+/// `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether events are received and can be made durable.
+    pub ready: bool,
+    /// Why not; empty while ready.
+    pub not_ready: Vec<Obstacle>,
+}
+
+/// One reason not to be ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Obstacle {
+    /// `session` or `database`.
+    pub part: &'static str,
+    /// What is wrong, with the cure.
+    pub problem: String,
+}
+
+impl Readiness {
+    /// Ready is subscribed, and able to make durable what comes: the database answers, or the
+    /// spool takes it.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let mut not_ready = Vec::new();
+        if snapshot.session.phase != Phase::Subscribed {
+            let problem = snapshot.session.problem.clone();
+            let problem = problem.unwrap_or_else(|| phase_in_words(snapshot.session.phase));
+            not_ready.push(Obstacle { part: "session", problem });
+        }
+        if !snapshot.database.up && snapshot.spool.is_none() {
+            let problem = snapshot.database.problem.clone().unwrap_or_else(|| {
+                "not connected yet; if this lasts, see the log and database.url".to_owned()
+            });
+            not_ready.push(Obstacle { part: "database", problem });
+        }
+        Self { ready: not_ready.is_empty(), not_ready }
+    }
+}
+
+fn phase_in_words(phase: Phase) -> String {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Standby => {
+            "standing by: another process holds the client id; stop that one, or give this one \
+             its own mqtt.client_id"
+        }
+        Phase::Connecting => "connecting to the broker; if this lasts, see the log and mqtt.host",
+        Phase::Subscribed => "subscribed",
+        Phase::Stopping => "stopping",
+    }
+    .to_owned()
+}
+
+/// `/api/status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: &'static str,
+    /// Identifies this run of it.
+    pub instance: String,
+    /// Configured tenant.
+    pub tenant: String,
+    /// MQTT client identifier.
+    pub client_id: String,
+    /// When the process started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: OffsetDateTime,
+    /// Since then.
+    pub uptime_seconds: u64,
+    /// Whether the process makes progress.
+    pub live: bool,
+    /// As `/readyz`.
+    #[serde(flatten)]
+    pub readiness: Readiness,
+    /// The state of the parts.
+    #[serde(flatten)]
+    pub parts: Snapshot,
+    /// Counted since the start.
+    pub figures: Figures,
+}
+
+impl Status {
+    /// The present state.
+    pub fn new(state: &AdminState) -> Self {
+        let parts = state.health.snapshot();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            instance: state.instance.to_string(),
+            tenant: state.tenant.clone(),
+            client_id: state.client_id.clone(),
+            started_at: state.started_at,
+            uptime_seconds: state.started.elapsed().as_secs(),
+            live: Liveness::new(state.heartbeat.age()).live,
+            readiness: Readiness::new(&parts),
+            parts,
+            figures: Figures::new(&state.metrics),
+        }
+    }
+}
+
+/// Key figures out of the metrics.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// PUBLISH packets received.
+    pub received: u64,
+    /// Item events that became a row.
+    pub items_committed: u64,
+    /// Board events that became a row.
+    pub boards_committed: u64,
+    /// Events whose row existed.
+    pub duplicates: u64,
+    /// Messages set aside.
+    pub dead_letters: u64,
+    /// PUBACK packets sent.
+    pub acks: u64,
+    /// Messages received and not yet acknowledged.
+    pub unacked: i64,
+    /// Age of the oldest of them.
+    pub oldest_unacked_seconds: f64,
+    /// Possible losses written down.
+    pub gaps: u64,
+    /// Rows that no partition could be made for.
+    pub default_partition_rows: u64,
+}
+
+const REASONS: [RejectReason; 6] = [
+    RejectReason::Malformed,
+    RejectReason::MissingField,
+    RejectReason::OutOfRange,
+    RejectReason::Implausible,
+    RejectReason::UnknownTopic,
+    RejectReason::RefusedByDatabase,
+];
+
+const CAUSES: [GapCause; 5] = [
+    GapCause::SessionLost,
+    GapCause::Absence,
+    GapCause::Backpressure,
+    GapCause::SpoolFull,
+    GapCause::SpoolDamaged,
+];
+
+impl Figures {
+    fn new(metrics: &Metrics) -> Self {
+        let committed =
+            |kind| metrics.committed.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
+        let duplicates =
+            |kind| metrics.duplicates.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
+        let set_aside = |reason: &RejectReason| {
+            let label = ReasonLabel { reason: reason.as_str() };
+            metrics.dead_letters.get(&label).map_or(0, |counter| counter.get())
+        };
+        let gaps = |cause: &GapCause| {
+            let label = CauseLabel { cause: cause.as_str() };
+            metrics.gaps.get(&label).map_or(0, |counter| counter.get())
+        };
+        Self {
+            received: metrics.received_in_all(),
+            items_committed: committed("item"),
+            boards_committed: committed("board"),
+            duplicates: ["item", "board"].map(duplicates).iter().sum(),
+            dead_letters: REASONS.iter().map(set_aside).sum(),
+            acks: metrics.acks.get(),
+            unacked: metrics.unacked.get(),
+            oldest_unacked_seconds: metrics.oldest_unacked_seconds.get(),
+            gaps: CAUSES.iter().map(gaps).sum(),
+            default_partition_rows: metrics.default_partition_rows.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::health::SpoolHealth;
+
+    fn snapshot(phase: Phase, database_up: bool, spool: bool) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.session.phase = phase;
+        snapshot.database.up = database_up;
+        snapshot.spool = spool.then(SpoolHealth::default);
+        snapshot
+    }
+
+    #[test]
+    fn ready_is_subscribed_and_able_to_make_events_durable() {
+        for (phase, database_up, spool, ready) in [
+            (Phase::Subscribed, true, false, true),
+            (Phase::Subscribed, false, true, true),
+            (Phase::Subscribed, false, false, false),
+            (Phase::Connecting, true, true, false),
+            (Phase::Standby, true, false, false),
+            (Phase::Starting, false, false, false),
+            (Phase::Stopping, true, false, false),
+        ] {
+            let readiness = Readiness::new(&snapshot(phase, database_up, spool));
+            assert_eq!(readiness.ready, ready, "{phase:?} {database_up} {spool}");
+            assert_eq!(readiness.not_ready.is_empty(), ready);
+        }
+    }
+
+    #[test]
+    fn every_obstacle_is_named_with_what_the_parts_know() {
+        let mut snapshot = snapshot(Phase::Connecting, false, false);
+        snapshot.session.problem = Some("the broker refused the password".into());
+        let readiness = Readiness::new(&snapshot);
+        let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();
+        assert_eq!(parts, ["session", "database"]);
+        assert_eq!(readiness.not_ready[0].problem, "the broker refused the password");
+        assert!(readiness.not_ready[1].problem.contains("database.url"));
+    }
+
+    #[test]
+    fn only_a_heart_that_stopped_long_ago_is_dead() {
+        assert!(Liveness::new(MAX_AGE).live);
+        assert!(!Liveness::new(MAX_AGE + Duration::from_millis(1)).live);
+    }
+
+    #[test]
+    fn figures_sum_over_labels() {
+        let metrics = Metrics::new();
+        metrics.count_received("a", 1);
+        metrics.count_received("a", 0);
+        (0..100).for_each(|n| metrics.count_received(&format!("topic-{n}"), 1));
+        for reason in REASONS {
+            metrics.dead_letters.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+        }
+        for cause in CAUSES {
+            metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }).inc();
+        }
+        metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);
+        metrics.duplicates.get_or_create(&KindLabel { kind: "board" }).inc_by(2);
+        metrics.unacked.set(3);
+        let expected = Figures {
+            received: 102,
+            items_committed: 7,
+            duplicates: 2,
+            dead_letters: 6,
+            unacked: 3,
+            gaps: 5,
+            ..Figures::default()
+        };
+        assert_eq!(Figures::new(&metrics), expected);
+    }
+}

@@ -1,0 +1,236 @@
+//! The endpoint over real HTTP on loopback.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::client::{StatusError, fetch};
+use super::*;
+use crate::telemetry::health::{Phase, SpoolHealth};
+
+/// Far more than loopback needs.
+const SOON: Duration = Duration::from_secs(10);
+
+fn state(heartbeat: Heartbeat) -> AdminState {
+    AdminState {
+        tenant: "acme<&>".into(),
+        client_id: "acme-bridge".into(),
+        instance: Uuid::nil(),
+        started_at: OffsetDateTime::now_utc(),
+        started: Instant::now(),
+        metrics: Arc::new(Metrics::new()),
+        health: Arc::default(),
+        heartbeat: Arc::new(heartbeat),
+    }
+}
+
+fn healthy() -> AdminState {
+    let state = state(Heartbeat::default());
+    state.health.update(|snapshot| {
+        snapshot.session.phase = Phase::Subscribed;
+        snapshot.database.up = true;
+    });
+    state
+}
+
+/// Runs the endpoint for as long as the client's part takes.
+async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
+    let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::select! {
+        () = serve(listener, state, CancellationToken::new()) => panic!("the endpoint ended"),
+        result = client(address) => result,
+    }
+}
+
+struct Answer {
+    code: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    timeout(SOON, stream.read_to_string(&mut text)).await.expect("in time").expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let code = head.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
+    Answer { code, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_is_not_ready_but_live() {
+    let state = healthy();
+    let health = Arc::clone(&state.health);
+    serving(state, async |address| {
+        assert_eq!(get(address, "/readyz").await.code, 200);
+        health.update(|snapshot| {
+            snapshot.database.up = false;
+            snapshot.database.problem = Some("no answer; see that it runs".into());
+        });
+        let answer = get(address, "/readyz").await;
+        assert_eq!(answer.code, 503);
+        assert_eq!(answer.json()["not_ready"][0]["part"], "database");
+        assert_eq!(answer.json()["not_ready"][0]["problem"], "no answer; see that it runs");
+        assert_eq!(get(address, "/livez").await.code, 200);
+        health.update(|snapshot| snapshot.spool = Some(SpoolHealth::default()));
+        assert_eq!(get(address, "/readyz").await.code, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_heart_that_stopped_is_not_live() {
+    let stuck = state(Heartbeat::stopped_for(Duration::from_secs(3_600)));
+    let heartbeat = Arc::clone(&stuck.heartbeat);
+    serving(stuck, async |address| {
+        let answer = get(address, "/livez").await;
+        assert_eq!(answer.code, 503);
+        assert_eq!(answer.json()["live"], false);
+        heartbeat.beat();
+        assert_eq!(get(address, "/livez").await.code, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics() {
+    let state = healthy();
+    state.metrics.unacked.set(17);
+    serving(state, async |address| {
+        let answer = get(address, "/metrics").await;
+        assert_eq!(answer.code, 200);
+        assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+        assert!(answer.body.contains("\ncentiloc_bridge_unacked 17\n"));
+        assert!(answer.body.ends_with("# EOF\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_status_names_the_service_and_its_parts() {
+    let state = healthy();
+    state.metrics.count_received("centiloc/acme", 1);
+    serving(state, async |address| {
+        let status = fetch(address).await.expect("a status");
+        assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(status["tenant"], "acme<&>");
+        assert_eq!(status["client_id"], "acme-bridge");
+        assert_eq!(status["instance"], Uuid::nil().to_string());
+        assert_eq!(status["ready"], true);
+        assert_eq!(status["session"]["phase"], "subscribed");
+        assert_eq!(status["database"]["up"], true);
+        assert_eq!(status["figures"]["received"], 1);
+        assert!(status["uptime_seconds"].is_u64());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_page_needs_nothing_from_elsewhere_and_no_script() {
+    serving(healthy(), async |address| {
+        let answer = get(address, "/").await;
+        assert_eq!(answer.code, 200);
+        assert!(answer.head.contains("content-type: text/html"));
+        assert!(answer.head.contains("content-security-policy: default-src 'none'"));
+        assert!(answer.body.contains("http-equiv=\"refresh\""));
+        assert!(answer.body.contains("acme&lt;&amp;&gt;"));
+        for word in ["<script", "http://", "https://", "acme<"] {
+            assert!(!answer.body.contains(word), "{word}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn elsewhere_names_what_there_is() {
+    serving(healthy(), async |address| {
+        let answer = get(address, "/health").await;
+        assert_eq!(answer.code, 404);
+        assert!(answer.body.contains("/readyz"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_hoards_connections_keeps_no_probe_out() {
+    serving(healthy(), async |address| {
+        let mut hoard = Vec::new();
+        for _ in 0..listen::MAX_CONNECTIONS * 3 {
+            hoard.push(TcpStream::connect(address).await.expect("connected"));
+        }
+        assert_eq!(get(address, "/livez").await.code, 200);
+        let mut byte = [0];
+        let oldest = timeout(SOON, hoard[0].read(&mut byte)).await.expect("ended in time");
+        assert!(matches!(oldest, Ok(0) | Err(_)), "the oldest connection still lives");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_finishes_its_request_is_cut_off() {
+    serving(healthy(), async |address| {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost:").await.expect("sent");
+        let mut answer = Vec::new();
+        let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        assert!(matches!(end.expect("cut off"), Ok(0) | Err(_)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_stops_within_its_grace_though_a_client_dawdles() {
+    let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let stop = CancellationToken::new();
+    let client = async {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("sent");
+        stop.cancel();
+        let mut answer = Vec::new();
+        // A reset is as good an end as a close.
+        let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("cut off");
+    };
+    let both = async { tokio::join!(serve(listener, healthy(), stop.clone()), client) };
+    timeout(SOON, both).await.expect("stopped in time");
+    TcpStream::connect(address).await.expect_err("nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_running_is_said_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let error = fetch(address).await.expect_err("nobody listens");
+    assert!(matches!(error, StatusError::NotRunning(_)), "{error}");
+    assert!(error.to_string().starts_with("the service is not running"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_does_not_answer_is_said_to_be_stuck() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let error = fetch(listener.local_addr().expect("an address")).await.expect_err("silence");
+    assert!(matches!(error, StatusError::Silent(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_with_the_cure() {
+    let holder = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = holder.local_addr().expect("an address");
+    let error = bind(address).await.expect_err("taken").to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("admin.listen"), "{error}");
+    let elsewhere = bind("192.0.2.1:9464".parse().expect("an address")).await;
+    assert!(elsewhere.expect_err("not ours").to_string().contains("no interface of this host"));
+}

@@ -1,0 +1,71 @@
+//! The decode stage: messages in, events or rejects out, in the same order.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{ClockTrust, Decoder};
+use crate::event::{Event, Reject, RejectReason};
+use crate::message::{Decoded, Intake, Message};
+use crate::telemetry::Health;
+
+/// Messages taken from the intake at once: enough to spare wake-ups, few enough to let other
+/// tasks run (about 0.1 ms of decoding).
+const CHUNK: usize = 128;
+
+/// Host and database clocks agree when they differ by no more than this.
+const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
+
+/// Decodes what the session passes on.
+pub struct Stage {
+    /// The decoder.
+    pub decoder: Arc<Decoder>,
+    /// Larger messages are set aside undecoded: they only got in because the session raised its
+    /// limit to get past them.
+    pub max_packet_size: usize,
+    /// Tells whether the clocks agree.
+    pub health: Arc<Health>,
+}
+
+impl Stage {
+    /// Runs until the intake is closed and empty, or the next stage is gone.
+    pub async fn run(self, mut intake: mpsc::Receiver<Intake>, decoded: mpsc::Sender<Decoded>) {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        while intake.recv_many(&mut chunk, CHUNK).await > 0 {
+            let clock = self.clock_trust();
+            for intake in chunk.drain(..) {
+                let next = match intake {
+                    Intake::Message(message) => {
+                        let outcome = self.decode(&message, clock);
+                        Decoded::Message(message, outcome)
+                    }
+                    Intake::Connection(news) => Decoded::Connection(news),
+                };
+                if decoded.send(next).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn decode(&self, message: &Message, clock: ClockTrust) -> Result<Event, Reject> {
+        let size = message.topic.len() + message.payload.len();
+        if size > self.max_packet_size {
+            return Err(Reject::new(
+                RejectReason::OutOfRange,
+                format!(
+                    "the message has {size} bytes, mqtt.max_packet_size allows {}",
+                    self.max_packet_size
+                ),
+            ));
+        }
+        self.decoder.decode(&message.topic, &message.payload, message.received_at, clock)
+    }
+
+    fn clock_trust(&self) -> ClockTrust {
+        match self.health.read(|snapshot| snapshot.database.clock_skew_seconds) {
+            Some(skew) if skew.abs() <= CLOCK_TOLERANCE_SECONDS => ClockTrust::Agree,
+            _ => ClockTrust::Unknown,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! PUBACKs on their way out, many in one write.
+//!
+//! rumqttc flushes after every request, which costs a TLS record and a system call each. Here the
+//! first PUBACK goes through rumqttc's queue, which ends its `poll`; the rest follow directly on
+//! the connection, with one flush.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rumqttc::{AsyncClient, ConnectionError, EventLoop, Outgoing, Packet, PubAck, Publish, QoS};
+use tokio::time::timeout;
+
+/// A broker that takes no bytes for this long is not reading: shorter than any sensible keep
+/// alive, so that polling never pauses longer than one.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Packet ids to be acknowledged, in order.
+#[derive(Debug, Default)]
+pub struct Acks {
+    waiting: VecDeque<u16>,
+    /// The packet id handed to rumqttc's queue and not seen leaving. Invariant: while it is
+    /// `Some`, nothing of `waiting` is written, so the order holds.
+    through_queue: Option<u16>,
+}
+
+impl Acks {
+    /// Where released packet ids are appended.
+    pub fn queue(&mut self) -> &mut VecDeque<u16> {
+        &mut self.waiting
+    }
+
+    /// True when everything has been written.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.through_queue.is_none()
+    }
+
+    /// Ends rumqttc's `poll` if there is something to write.
+    pub fn wake(&mut self, client: &AsyncClient) {
+        if self.through_queue.is_some() {
+            return;
+        }
+        let Some(packet_id) = self.waiting.pop_front() else { return };
+        let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
+        publish.pkid = packet_id;
+        // The queue is empty but for SUBSCRIBEs; if it were full or closed, the connection is
+        // ending and the broker redelivers.
+        if client.try_ack(&publish).is_ok() {
+            self.through_queue = Some(packet_id);
+        }
+    }
+
+    /// To be told of every outgoing packet; returns 1 when it was a PUBACK, to be counted.
+    pub fn seen_leaving(&mut self, outgoing: &Outgoing) -> u64 {
+        match (outgoing, self.through_queue) {
+            (Outgoing::PubAck(packet_id), Some(expected)) if *packet_id == expected => {
+                self.through_queue = None;
+                1
+            }
+            _ => 0,
+        }
+    }
+
+    /// Writes what waits, with one flush, between two polls. Returns how many left.
+    pub async fn write(&mut self, event_loop: &mut EventLoop) -> Result<u64, ConnectionError> {
+        if self.through_queue.is_some() || self.waiting.is_empty() {
+            return Ok(0);
+        }
+        let Some(network) = event_loop.network.as_mut() else { return Ok(0) };
+        let count = self.waiting.len() as u64;
+        let writing = async {
+            for packet_id in self.waiting.drain(..) {
+                network.write(Packet::PubAck(PubAck::new(packet_id))).await?;
+            }
+            network.flush().await
+        };
+        match timeout(FLUSH_TIMEOUT, writing).await {
+            Ok(result) => result.map(|()| count).map_err(ConnectionError::from),
+            Err(_) => Err(ConnectionError::FlushTimeout),
+        }
+    }
+}

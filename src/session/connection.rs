@@ -1,0 +1,372 @@
+//! One connection, from CONNECT to its end. Everything here dies with it: rumqttc's client and
+//! event loop, the ledger, the packet ids. What was not acknowledged, the broker delivers again
+//! on the next one.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rumqttc::{
+    AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Incoming, Outgoing, Publish, QoS,
+};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::acks::Acks;
+use super::intake::{Door, Gone, size_of};
+use super::ledger::{Ledger, Receipt};
+use super::shared::Shared;
+use super::subscription::{Verdict, at_qos1};
+use crate::message::{ConnectionId, ConnectionNews, Feedback, Gap, GapCause};
+use crate::telemetry::health::Phase;
+
+/// How often figures are refreshed and time-outs looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A SUBSCRIBE refused in part is repeated this often: rights may be granted meanwhile.
+const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
+
+/// The end of a connection.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which connection.
+    pub id: ConnectionId,
+    /// Why.
+    pub end: End,
+    /// How long it was up after CONNACK; `None` if it never was.
+    pub uptime: Option<Duration>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// Asked to; everything committed is acknowledged and DISCONNECT was sent.
+    #[error("stopped")]
+    Stopped,
+    /// The stages behind are gone.
+    #[error("the pipeline was rebuilt")]
+    Gone,
+    /// Payloads had to be dropped for want of room; now there is room for their redelivery.
+    #[error("reconnected to take up what had found no room")]
+    MakeRoom,
+    /// rumqttc gave up.
+    #[error("{0}")]
+    Failed(Box<ConnectionError>),
+    /// Every filter was refused.
+    #[error("{0}")]
+    NotAuthorized(String),
+    /// The broker did not answer in time, or not what was asked.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl End {
+    fn failed(error: ConnectionError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// A client and its event loop, never used for a second connection: rumqttc would send
+/// acknowledgements queued for the first one, and deliver what it had buffered.
+pub struct Attempt {
+    /// Which connection this is.
+    pub id: ConnectionId,
+    /// Queues requests.
+    pub client: AsyncClient,
+    /// Does the work.
+    pub event_loop: Box<EventLoop>,
+}
+
+/// What the broker did with the SUBSCRIBE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subscription {
+    NotAsked,
+    Asked(Instant),
+    Granted,
+    /// Not everything was granted; asked again at times.
+    Partial(Instant),
+}
+
+/// The state of one connection. `select!` in [`Connection::drive`] yields what happened, the
+/// methods change the state.
+pub struct Connection<'a> {
+    shared: &'a Shared,
+    door: &'a mut Option<Door>,
+    id: ConnectionId,
+    client: AsyncClient,
+    ledger: Ledger,
+    acks: Acks,
+    opened: Option<Instant>,
+    subscription: Subscription,
+    /// Filters in UNSUBSCRIBEs not answered yet, in order of sending.
+    unsubscribing: VecDeque<String>,
+    /// Size of the message that found no room; the ledger is sealed since.
+    no_room_for: Option<usize>,
+    /// QoS-0 messages dropped for want of room: since when, and how many. A loss, written down
+    /// once there is room again.
+    dropped_qos0: Option<(OffsetDateTime, u64)>,
+}
+
+/// `poll` is not safe to cancel, so its future is kept across events of other kinds and owns the
+/// event loop meanwhile.
+async fn poll(mut event_loop: Box<EventLoop>) -> (Box<EventLoop>, Result<Event, ConnectionError>) {
+    let event = event_loop.poll().await;
+    (event_loop, event)
+}
+
+impl<'a> Connection<'a> {
+    /// Connects and stays until the end.
+    pub async fn run(
+        shared: &'a Shared,
+        door: &'a mut Option<Door>,
+        attempt: Attempt,
+        feedback: &mut mpsc::Receiver<Feedback>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let Attempt { id, client, event_loop } = attempt;
+        let mut connection = Self {
+            shared,
+            door,
+            id,
+            client,
+            ledger: Ledger::new(id),
+            acks: Acks::default(),
+            opened: None,
+            subscription: Subscription::NotAsked,
+            unsubscribing: VecDeque::new(),
+            no_room_for: None,
+            dropped_qos0: None,
+        };
+        let end = connection.drive(event_loop, feedback, stop).await;
+        let uptime = connection.opened.map(|opened| opened.elapsed());
+        connection.publish_figures(true);
+        let _ = connection.write_down_dropped_qos0(0);
+        Ended { id, end, uptime }
+    }
+
+    async fn drive(
+        &mut self,
+        event_loop: Box<EventLoop>,
+        feedback: &mut mpsc::Receiver<Feedback>,
+        stop: &CancellationToken,
+    ) -> End {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut polling = Box::pin(poll(event_loop));
+        let (mut drained, mut goodbye) = (false, false);
+        loop {
+            let result = tokio::select! {
+                (mut event_loop, event) = &mut polling => {
+                    let result = self.after_poll(&mut event_loop, event).await;
+                    polling.set(poll(event_loop));
+                    result
+                }
+                news = feedback.recv(), if !drained => {
+                    drained = news.is_none();
+                    self.apply_feedback(news);
+                    Ok(())
+                }
+                () = stop.cancelled(), if self.door.is_some() => self.begin_drain(),
+                _ = tick.tick() => self.look_at_the_clock(),
+            };
+            if let Err(end) = result {
+                return end;
+            }
+            if drained && self.acks.is_empty() && !goodbye {
+                goodbye = true;
+                if self.client.try_disconnect().is_err() {
+                    return End::Stopped;
+                }
+            }
+        }
+    }
+
+    async fn after_poll(
+        &mut self,
+        event_loop: &mut EventLoop,
+        event: Result<Event, ConnectionError>,
+    ) -> Result<(), End> {
+        self.apply(event.map_err(End::failed)?)?;
+        while let Some(event) = event_loop.state.events.pop_front() {
+            self.apply(event)?;
+        }
+        let written = self.acks.write(event_loop).await.map_err(End::failed)?;
+        self.shared.metrics.acks.inc_by(written);
+        self.publish_figures(false);
+        Ok(())
+    }
+
+    fn apply(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Incoming(Incoming::Publish(publish)) => self.apply_publish(publish),
+            Event::Incoming(Incoming::ConnAck(connack)) => self.apply_connack(&connack),
+            Event::Incoming(Incoming::SubAck(suback)) => self.apply_suback(&suback.return_codes),
+            Event::Incoming(Incoming::UnsubAck(_)) => self.apply_unsuback(),
+            Event::Outgoing(outgoing) => {
+                self.shared.metrics.acks.inc_by(self.acks.seen_leaving(&outgoing));
+                if let Outgoing::Disconnect = outgoing { Err(End::Stopped) } else { Ok(()) }
+            }
+            Event::Incoming(_) => Ok(()),
+        }
+    }
+
+    fn apply_connack(&mut self, connack: &ConnAck) -> Result<(), End> {
+        self.opened = Some(Instant::now());
+        let Some(door) = self.door.as_ref() else { return Err(End::Stopped) };
+        let session_present = connack.session_present;
+        tracing::info!(
+            connection = self.id.0,
+            session_present,
+            "the broker accepted the connection"
+        );
+        self.shared.metrics.session_present.set(i64::from(session_present));
+        self.shared.health.update(|s| s.session.session_present = session_present);
+        door.announce(ConnectionNews::Opened {
+            id: self.id,
+            at: OffsetDateTime::now_utc(),
+            session_present,
+            filters: self.shared.filters.clone(),
+        })?;
+        self.subscribe()
+    }
+
+    fn subscribe(&mut self) -> Result<(), End> {
+        self.subscription = Subscription::Asked(Instant::now());
+        self.client
+            .try_subscribe_many(at_qos1(&self.shared.filters))
+            .map_err(|error| End::Protocol(format!("SUBSCRIBE could not be sent: {error}")))
+    }
+
+    fn apply_suback(&mut self, codes: &[rumqttc::SubscribeReasonCode]) -> Result<(), End> {
+        let verdict = Verdict::new(&self.shared.filters, codes).map_err(End::Protocol)?;
+        let problem = verdict.problem();
+        if verdict.granted.is_empty() && verdict.lowered.is_empty() {
+            return Err(End::NotAuthorized(problem.unwrap_or_default()));
+        }
+        if let Some(problem) = &problem {
+            self.subscription = Subscription::Partial(Instant::now());
+            tracing::error!(problem, "not every subscription was granted at QoS 1");
+        } else {
+            self.subscription = Subscription::Granted;
+            tracing::info!(filters = ?verdict.granted, "subscribed at QoS 1");
+        }
+        self.shared.metrics.connected.set(i64::from(problem.is_none()));
+        self.shared.enter(Phase::Subscribed, problem);
+        self.shared.health.update(|s| {
+            s.session.filters = verdict.granted.iter().chain(&verdict.lowered).cloned().collect();
+        });
+        Ok(())
+    }
+
+    fn apply_unsuback(&mut self) -> Result<(), End> {
+        let Some(filter) = self.unsubscribing.pop_front() else { return Ok(()) };
+        tracing::info!(filter, "unsubscribed from a filter that is no longer configured");
+        if let Some(door) = self.door.as_ref() {
+            door.announce(ConnectionNews::Unsubscribed { id: self.id, filters: vec![filter] })?;
+        }
+        Ok(())
+    }
+
+    fn apply_publish(&mut self, publish: Publish) -> Result<(), End> {
+        let received_at = OffsetDateTime::now_utc();
+        self.shared.count_received(&publish, received_at);
+        let Some(door) = self.door.as_ref() else { return Ok(()) };
+        let size = size_of(&publish);
+        if publish.qos == QoS::AtMostOnce {
+            self.shared.warn_of_qos0(&publish.topic);
+            if door.has_room_for(size) {
+                return Ok(door.admit(publish, None, received_at)?);
+            }
+            self.dropped_qos0.get_or_insert((received_at, 0)).1 += 1;
+            return Ok(());
+        }
+        if !self.ledger.is_sealed() && !door.has_room_for(size) {
+            self.ledger.seal();
+            self.no_room_for = Some(size);
+            self.shared.warn_of_full_memory(self.id);
+        }
+        match self.ledger.receive(publish.pkid, Instant::now()) {
+            Receipt::New(token) => Ok(door.admit(publish, Some(token), received_at)?),
+            Receipt::Repeated | Receipt::Refused => Ok(()),
+        }
+    }
+
+    fn apply_feedback(&mut self, feedback: Option<Feedback>) {
+        match feedback {
+            Some(Feedback::Committed(committed)) => {
+                self.ledger.commit(committed.tokens(), self.acks.queue());
+                self.acks.wake(&self.client);
+            }
+            Some(Feedback::Unsubscribe(filters)) if self.opened.is_some() => {
+                for filter in filters {
+                    if self.client.try_unsubscribe(&filter).is_ok() {
+                        self.unsubscribing.push_back(filter);
+                    }
+                }
+            }
+            Some(Feedback::Unsubscribe(_)) | None => {}
+        }
+    }
+
+    /// Closes the door, so that the stages behind finish what they hold and then the feedback
+    /// ends.
+    fn begin_drain(&mut self) -> Result<(), End> {
+        self.ledger.seal();
+        if let Some(door) = self.door.take() {
+            self.shared.announce_closed(&door, self.id, "stopped");
+        }
+        self.shared.enter(Phase::Stopping, None);
+        if self.opened.is_none() { Err(End::Stopped) } else { Ok(()) }
+    }
+
+    fn look_at_the_clock(&mut self) -> Result<(), End> {
+        self.publish_figures(false);
+        self.shared.refresh_certificate_expiry();
+        match self.subscription {
+            Subscription::Asked(since) if since.elapsed() > self.shared.mqtt.connect_timeout => {
+                return Err(End::Protocol("the broker did not answer SUBSCRIBE in time".into()));
+            }
+            Subscription::Partial(since) if since.elapsed() > RESUBSCRIBE_EVERY => {
+                self.subscribe()?;
+            }
+            _ => {}
+        }
+        self.write_down_dropped_qos0(1)?;
+        match (self.no_room_for, self.door.as_ref()) {
+            (Some(size), Some(door)) if door.has_recovered_for(size) && self.acks.is_empty() => {
+                Err(End::MakeRoom)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Announces what was dropped, once `size` bytes have room again.
+    fn write_down_dropped_qos0(&mut self, size: usize) -> Result<(), Gone> {
+        let Some(door) = self.door.as_ref().filter(|door| door.has_recovered_for(size)) else {
+            return Ok(());
+        };
+        let Some((started_at, count)) = self.dropped_qos0.take() else { return Ok(()) };
+        door.announce(ConnectionNews::Gap(Gap {
+            started_at,
+            ended_at: Some(OffsetDateTime::now_utc()),
+            cause: GapCause::Backpressure,
+            detail: format!("{count} QoS-0 messages were dropped: mqtt.max_unacked was reached"),
+        }))
+    }
+
+    fn publish_figures(&self, ended: bool) {
+        let metrics = &self.shared.metrics;
+        let outstanding = if ended { 0 } else { self.ledger.outstanding() };
+        metrics.unacked.set(i64::try_from(outstanding).unwrap_or(i64::MAX));
+        let oldest = self.ledger.oldest().filter(|_| !ended);
+        metrics
+            .oldest_unacked_seconds
+            .set(oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+    }
+}

@@ -1,0 +1,288 @@
+//! Failures of the network itself: sockets, names, time, and the start of TLS.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use super::{Context, Failure, FailureKind, alert, server_certificate};
+
+/// A connection lost sooner than this was probably closed on purpose.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What kind of I/O error it is, whoever met it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IoCause {
+    /// The resolver answered that there is no such name, or did not answer.
+    Dns,
+    Refused,
+    Unreachable,
+    TimedOut,
+    Closed,
+    Other,
+}
+
+impl IoCause {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::AddrNotAvailable
+            | ErrorKind::PermissionDenied => Self::Unreachable,
+            ErrorKind::TimedOut => Self::TimedOut,
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected
+            | ErrorKind::UnexpectedEof => Self::Closed,
+            _ if is_lookup(error) => Self::Dns,
+            _ if is_cut_packet(error) => Self::Closed,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The standard library gives resolver errors no kind of their own, only this text.
+fn is_lookup(error: &io::Error) -> bool {
+    let text = error.to_string();
+    text.contains("failed to lookup address information")
+        || text.contains("could not resolve to any address")
+}
+
+/// What tokio's framing says where the stream ended in the middle of a packet.
+fn is_cut_packet(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::Other && error.to_string() == "bytes remaining on stream"
+}
+
+/// The rustls error that tokio-rustls wraps into an I/O error.
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    let mut source: Option<&(dyn Error + 'static)> = error.get_ref().map(|e| e as _);
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
+        }
+        // An I/O error shows its content as `get_ref`, not as `source`.
+        source = match error.downcast_ref::<io::Error>() {
+            Some(inner) => inner.get_ref().map(|e| e as _),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// An I/O error, before or after CONNACK. Under TLS 1.3 it may hold the broker's alert.
+pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
+    if let Some(error) = rustls_error(error) {
+        return of_rustls(context, error);
+    }
+    let broker = context.broker();
+    match (IoCause::of(error), context.uptime) {
+        (IoCause::Closed, _) => closed(context),
+        (IoCause::TimedOut, Some(_)) => silent(context),
+        (IoCause::TimedOut, None) => Failure::new(
+            FailureKind::Timeout,
+            format!(
+                "{broker} did not answer the TCP connection: {error}; a firewall may drop \
+                 outgoing connections to port {}",
+                context.mqtt.port
+            ),
+        ),
+        (IoCause::Dns, _) => lookup_failed(context, error),
+        (IoCause::Refused, _) => Failure::new(
+            FailureKind::TcpRefused,
+            format!(
+                "{broker} refused the TCP connection: nothing listens there, or a firewall \
+                 answers in its place; check mqtt.host and mqtt.port (8883 at Centiloc)"
+            ),
+        ),
+        (IoCause::Unreachable, _) => Failure::new(
+            FailureKind::TcpUnreachable,
+            format!(
+                "{broker} cannot be reached from here: {error}; check this machine's network, \
+                 routes and firewall, or set mqtt.proxy where traffic must pass one"
+            ),
+        ),
+        (IoCause::Other, None) => Failure::new(
+            FailureKind::TcpUnreachable,
+            format!("could not connect to {broker}: {error}; check this machine's network"),
+        ),
+        (IoCause::Other, Some(_)) => Failure::new(
+            FailureKind::ClosedByBroker,
+            format!("the connection to {broker} broke: {error}; connecting again"),
+        ),
+    }
+}
+
+fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
+    let host = &context.mqtt.host;
+    Failure::new(
+        FailureKind::Dns,
+        format!(
+            "could not resolve the broker's name {host}: {}; check mqtt.host and this machine's \
+             DNS",
+            lookup_detail(error)
+        ),
+    )
+}
+
+/// What the resolver said, without the prefix that the standard library puts before it.
+pub(super) fn lookup_detail(error: &io::Error) -> String {
+    let text = error.to_string();
+    let detail = text.rsplit(": ").next().unwrap_or(&text);
+    detail.to_owned()
+}
+
+/// What rumqttc reports while it sets TLS up.
+pub(super) fn of_tls(context: &Context<'_>, error: &rumqttc::TlsError) -> Failure {
+    match error {
+        rumqttc::TlsError::Io(error) if rustls_error(error).is_none() => {
+            handshake_broke(context, error)
+        }
+        rumqttc::TlsError::Io(error) => of_io(context, error),
+        rumqttc::TlsError::TLS(error) => of_rustls(context, error),
+        rumqttc::TlsError::DNSName(_) | rumqttc::TlsError::Addr(_) => Failure::new(
+            FailureKind::TlsName,
+            format!(
+                "mqtt.host {:?} is neither a host name nor an address that a certificate could \
+                 carry; correct it",
+                context.mqtt.host
+            ),
+        ),
+        other => Failure::new(
+            FailureKind::TlsProtocol,
+            format!("could not set up TLS with {}: {other}", context.broker()),
+        ),
+    }
+}
+
+fn handshake_broke(context: &Context<'_>, error: &io::Error) -> Failure {
+    match IoCause::of(error) {
+        IoCause::Closed => Failure::new(
+            FailureKind::ClosedByBroker,
+            format!(
+                "{} closed the connection in the middle of the TLS handshake{}; if that goes on, \
+                 check that mqtt.port is its TLS port and that no firewall inspects the traffic",
+                context.broker(),
+                context.through_proxy()
+            ),
+        ),
+        IoCause::TimedOut => timed_out(context),
+        _ => of_io(context, error),
+    }
+}
+
+fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
+    let broker = context.broker();
+    match error {
+        rustls::Error::AlertReceived(alert) => alert::explain(context, *alert),
+        rustls::Error::InvalidCertificate(error) => server_certificate::explain(context, error),
+        rustls::Error::NoCertificatesPresented => Failure::new(
+            FailureKind::TlsTrust,
+            format!("{broker} presented no certificate; check mqtt.host and mqtt.port"),
+        ),
+        rustls::Error::InvalidMessage(_) if context.uptime.is_none() => Failure::new(
+            FailureKind::TlsProtocol,
+            format!(
+                "{broker} does not speak TLS; check mqtt.port (8883 at Centiloc; 1883 is usually \
+                 plain MQTT, which needs mqtt.tls.enabled = false){}",
+                context.through_proxy()
+            ),
+        ),
+        rustls::Error::PeerIncompatible(_) => Failure::new(
+            FailureKind::TlsProtocol,
+            format!(
+                "{broker} has no TLS version, cipher or signature in common with us; it must \
+                 offer TLS 1.2 or 1.3 with ECDHE and AES-GCM or ChaCha20"
+            ),
+        ),
+        other => Failure::new(
+            FailureKind::TlsProtocol,
+            format!(
+                "TLS with {broker} failed: {other}; if that goes on, check that no firewall \
+                 inspects or alters the traffic"
+            ),
+        ),
+    }
+}
+
+/// The bound on DNS, TCP, TLS and CONNACK together has passed.
+pub(super) fn timed_out(context: &Context<'_>) -> Failure {
+    let seconds = context.mqtt.connect_timeout.as_secs();
+    Failure::new(
+        FailureKind::Timeout,
+        format!(
+            "{}{} did not accept the connection within {seconds} s; a firewall may drop the \
+             traffic silently, or the broker is overloaded (mqtt.connect_timeout covers DNS, TCP, \
+             TLS and its answer together)",
+            context.broker(),
+            context.through_proxy()
+        ),
+    )
+}
+
+/// What we had to send could not leave in time.
+pub(super) fn stalled(context: &Context<'_>) -> Failure {
+    Failure::new(
+        FailureKind::Timeout,
+        format!(
+            "the connection to {} took nothing more for {} s; connecting again",
+            context.broker(),
+            context.mqtt.connect_timeout.as_secs()
+        ),
+    )
+}
+
+/// Nothing came back within the keep alive.
+pub(super) fn silent(context: &Context<'_>) -> Failure {
+    Failure::new(
+        FailureKind::KeepAliveLost,
+        format!(
+            "{} did not answer the MQTT ping within the keep alive of {} s: the connection was \
+             cut without a word, as by a firewall that forgets idle connections; if that goes on, \
+             lower mqtt.keep_alive",
+            context.broker(),
+            context.mqtt.keep_alive.as_secs()
+        ),
+    )
+}
+
+/// The connection was closed without a reason.
+pub(super) fn closed(context: &Context<'_>) -> Failure {
+    let broker = context.broker();
+    if let (None, Some(note)) = (context.uptime, alert::outside_validity(context)) {
+        // A broker that hangs up at once may reset the connection before its alert is read.
+        return Failure::new(
+            FailureKind::TlsClientCertificate,
+            format!("{broker} closed the connection before answering CONNECT: {note}"),
+        );
+    }
+    let sentence = match context.uptime {
+        None => {
+            let suspect = if context.mqtt.tls.is_some() {
+                "it may refuse the client certificate,"
+            } else {
+                "it may want TLS on this port, or refuse"
+            };
+            format!(
+                "{broker} closed the connection before answering CONNECT{}; {suspect} the user \
+                 or the client id {:?} without saying so, or be restarting",
+                context.through_proxy(),
+                context.mqtt.client_id
+            )
+        }
+        Some(uptime) if uptime < SOON => format!(
+            "{broker} closed the connection {} ms after accepting it; another client may use the \
+             client id {:?}, or the subscription is not allowed for the tenant {:?}",
+            uptime.as_millis(),
+            context.mqtt.client_id,
+            context.tenant
+        ),
+        Some(uptime) => format!(
+            "{broker} closed the connection after {} s, as in a restart or a network change; \
+             connecting again",
+            uptime.as_secs()
+        ),
+    };
+    Failure::new(FailureKind::ClosedByBroker, sentence)
+}

@@ -1,0 +1,315 @@
+//! Every failure as it really surfaces: through a poll of rumqttc's event loop against a real
+//! peer that misbehaves in that way.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use rumqttc::{EventLoop, MqttOptions, NetworkOptions, TlsConfiguration, Transport};
+use secrecy::SecretString;
+
+use super::*;
+use crate::config::{Formats, Proxy, Reconnect, Tls};
+use crate::session::tls::client_config;
+use crate::session::tls::testing::serve;
+
+mod tls;
+
+const CONNACK_ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
+
+fn mqtt(host: &str, port: u16, tls: Option<Tls>) -> Mqtt {
+    Mqtt {
+        host: host.to_owned(),
+        port,
+        client_id: "acme-bridge".to_owned(),
+        username: Some("user".to_owned()),
+        password: Some(SecretString::from("hunter2".to_owned())),
+        keep_alive: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(5),
+        proxy: None,
+        max_packet_size: 1024,
+        max_unacked: 1024,
+        items: Formats::Protobuf,
+        boards: Formats::Off,
+        share_group: None,
+        session_expiry: Duration::from_secs(7200),
+        queue_grace: Duration::from_secs(10),
+        tls,
+        reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(60) },
+    }
+}
+
+fn options(mqtt: &Mqtt) -> MqttOptions {
+    let mut options = MqttOptions::new(&mqtt.client_id, &mqtt.host, mqtt.port);
+    options.set_keep_alive(mqtt.keep_alive);
+    options.set_max_packet_size(mqtt.max_packet_size, mqtt.max_packet_size);
+    options.set_credentials("user", "hunter2");
+    if let Some(tls) = &mqtt.tls {
+        let config = client_config(tls).expect("a TLS configuration").config;
+        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(config)));
+    }
+    if let Some(proxy) = &mqtt.proxy {
+        options.set_proxy(rumqttc::Proxy {
+            ty: rumqttc::ProxyType::Http,
+            auth: rumqttc::ProxyAuth::None,
+            addr: proxy.host.clone(),
+            port: proxy.port,
+        });
+    }
+    options
+}
+
+/// Polls until the connection fails, and explains the failure.
+async fn fail(mqtt: &Mqtt) -> Failure {
+    fail_with(mqtt, options(mqtt)).await
+}
+
+async fn fail_with(mqtt: &Mqtt, options: MqttOptions) -> Failure {
+    let mut events = EventLoop::new(options, 10);
+    let mut network = NetworkOptions::new();
+    network.set_connection_timeout(mqtt.connect_timeout.as_secs());
+    events.set_network_options(network);
+    let certificate = mqtt.tls.as_ref().map(|tls| client_config(tls).unwrap().certificate);
+    let mut up = None;
+    let deadline = Duration::from_secs(20);
+    let error = tokio::time::timeout(deadline, async {
+        loop {
+            match events.poll().await {
+                Ok(_) => up = up.or_else(|| Some(std::time::Instant::now())),
+                Err(error) => return error,
+            }
+        }
+    });
+    let error = error.await.expect("the connection fails before the deadline");
+    let mut context = Context::new("acme", mqtt, OffsetDateTime::now_utc());
+    context.uptime = up.map(|since| since.elapsed());
+    context.certificate = certificate.as_ref();
+    let failure = context.explain(&error);
+    assert!(!failure.sentence.contains("hunter2"), "no secret in {failure}");
+    assert!(!failure.sentence.contains("  "), "no stray spaces in {failure}");
+    failure
+}
+
+fn expect(failure: &Failure, kind: FailureKind, words: &[&str]) {
+    assert_eq!(failure.kind, kind, "{failure}");
+    for word in words {
+        assert!(failure.sentence.contains(word), "{word:?} in {failure}");
+    }
+}
+
+fn read_some(stream: &mut TcpStream) {
+    let _ = stream.read(&mut [0; 1024]);
+}
+
+/// A peer that answers CONNECT with these bytes and then waits for the end.
+fn answering(answer: &'static [u8]) -> u16 {
+    serve(move |mut stream| {
+        read_some(&mut stream);
+        let _ = stream.write_all(answer);
+        let _ = stream.read_to_end(&mut Vec::new());
+    })
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_dns() {
+    let failure = fail(&mqtt("broker.invalid", 8883, None)).await;
+    expect(&failure, FailureKind::Dns, &["broker.invalid", "check mqtt.host"]);
+}
+
+#[tokio::test]
+async fn a_port_nobody_listens_on_is_refused() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(&failure, FailureKind::TcpRefused, &["127.0.0.1", &port.to_string()]);
+}
+
+#[tokio::test]
+async fn an_address_without_a_route_is_unreachable() {
+    // Connecting to the broadcast address is not permitted on a stream socket.
+    let failure = fail(&mqtt("255.255.255.255", 8883, None)).await;
+    expect(&failure, FailureKind::TcpUnreachable, &["255.255.255.255", "mqtt.proxy"]);
+}
+
+#[tokio::test]
+async fn silence_before_connack_is_a_timeout() {
+    let mut mqtt = mqtt("127.0.0.1", answering(b""), None);
+    mqtt.connect_timeout = Duration::from_secs(1);
+    expect(&fail(&mqtt).await, FailureKind::Timeout, &["within 1 s", "mqtt.connect_timeout"]);
+}
+
+#[tokio::test]
+async fn silence_after_connack_is_a_lost_keep_alive() {
+    let port = answering(&CONNACK_ACCEPTED);
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(&failure, FailureKind::KeepAliveLost, &["keep alive of 1 s"]);
+}
+
+#[tokio::test]
+async fn each_connack_code_has_its_own_kind_in_version_3_and_5() {
+    let cases: [(&[u8], FailureKind, &str); 10] = [
+        (&[0x20, 2, 0, 1], FailureKind::ProtocolVersion, "MQTT 3.1.1"),
+        (&[0x20, 2, 0, 2], FailureKind::IdentifierRejected, "\"acme-bridge\""),
+        (&[0x20, 2, 0, 3], FailureKind::ServerUnavailable, "unavailable"),
+        (&[0x20, 2, 0, 4], FailureKind::BadCredentials, "mqtt.password_file"),
+        (&[0x20, 2, 0, 5], FailureKind::NotAuthorized, "tenant \"acme\""),
+        (&[0x20, 2, 0, 0x84], FailureKind::ProtocolVersion, "MQTT 3.1.1"),
+        (&[0x20, 2, 0, 0x86], FailureKind::BadCredentials, "mqtt.username"),
+        (&[0x20, 2, 0, 0x87], FailureKind::NotAuthorized, "subscription is active"),
+        (&[0x20, 2, 0, 0x88], FailureKind::ServerUnavailable, "unavailable"),
+        (&[0x20, 2, 0, 77], FailureKind::Protocol, "unknown code 77"),
+    ];
+    for (answer, kind, word) in cases {
+        let failure = fail(&mqtt("127.0.0.1", answering(answer), None)).await;
+        expect(&failure, kind, &[word]);
+    }
+}
+
+#[tokio::test]
+async fn absent_credentials_are_pointed_out_where_they_were_refused() {
+    let mut mqtt = mqtt("127.0.0.1", answering(&[0x20, 2, 0, 5]), None);
+    mqtt.password = None;
+    expect(&fail(&mqtt).await, FailureKind::NotAuthorized, &["no password is configured"]);
+    mqtt.username = None;
+    expect(&fail(&mqtt).await, FailureKind::NotAuthorized, &["Centiloc requires both"]);
+}
+
+#[tokio::test]
+async fn a_close_before_connack_and_one_after_are_told_apart() {
+    let port = serve(|mut stream| read_some(&mut stream));
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(
+        &failure,
+        FailureKind::ClosedByBroker,
+        &["before answering CONNECT", "TLS on this port"],
+    );
+    let port = serve(|mut stream| {
+        read_some(&mut stream);
+        let _ = stream.write_all(&CONNACK_ACCEPTED[..3]);
+    });
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(&failure, FailureKind::ClosedByBroker, &["before answering CONNECT"]);
+    let port = serve(|mut stream| {
+        read_some(&mut stream);
+        let _ = stream.write_all(&CONNACK_ACCEPTED);
+    });
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(&failure, FailureKind::ClosedByBroker, &["another client may use", "acme-bridge"]);
+}
+
+#[tokio::test]
+async fn packets_that_must_not_come_are_protocol_failures() {
+    let cases: [(&[u8], &str); 3] = [
+        (&[0xd0, 0], "with CONNACK"),
+        (
+            b"HTTP/1.1 400 Bad Request\r\nServer: nginx/1.22.1\r\nContent-Type: text/html\r\n\
+              Content-Length: 157\r\nConnection: close\r\n\r\n<html>",
+            "name an MQTT broker",
+        ),
+        (&[0x20, 2, 0, 0, 0xc0, 0], "only clients send"),
+    ];
+    for (answer, word) in cases {
+        let failure = fail(&mqtt("127.0.0.1", answering(answer), None)).await;
+        expect(&failure, FailureKind::Protocol, &[word]);
+    }
+}
+
+#[tokio::test]
+async fn a_packet_over_the_limit_tells_the_limit_it_needs() {
+    // PUBLISH with a remaining length of 2,000 bytes.
+    let port = answering(&[0x20, 2, 0, 0, 0x32, 0xd0, 0x0f, 0, 1, b't', 0, 1]);
+    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+    expect(&failure, FailureKind::PacketTooLarge(2000), &["2000 bytes", "mqtt.max_packet_size"]);
+}
+
+fn behind_proxy(proxy_host: &str, proxy_port: u16) -> Mqtt {
+    let mut mqtt = mqtt("broker.example", 8883, None);
+    mqtt.proxy = Some(Proxy { host: proxy_host.to_owned(), port: proxy_port, credentials: None });
+    mqtt
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_with_its_status_and_the_cure() {
+    use FailureKind::{Proxy, ProxyRefused};
+    let cases: [(&[u8], FailureKind, &[&str]); 4] = [
+        (b"HTTP/1.1 407 Who?\r\n\r\n", ProxyRefused, &["407", "user:password@"]),
+        (b"HTTP/1.1 403 No\r\n\r\n", ProxyRefused, &["403", "CONNECT to broker.example:8883"]),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", Proxy, &["502", "could not reach the broker"]),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", Proxy, &["did not answer as an HTTP proxy"]),
+    ];
+    for (answer, kind, words) in cases {
+        let failure = fail(&behind_proxy("127.0.0.1", answering(answer))).await;
+        expect(&failure, kind, words);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_not_blamed_on_the_broker() {
+    let failure = fail(&behind_proxy("proxy.invalid", 3128)).await;
+    expect(&failure, FailureKind::Proxy, &["name of the proxy proxy.invalid:3128"]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let failure = fail(&behind_proxy("127.0.0.1", port)).await;
+    expect(&failure, FailureKind::Proxy, &["nothing listens there", "mqtt.proxy"]);
+    let port = serve(|mut stream| read_some(&mut stream));
+    let failure = fail(&behind_proxy("127.0.0.1", port)).await;
+    expect(&failure, FailureKind::Proxy, &["closed the connection"]);
+}
+
+#[test]
+fn an_alert_without_a_meaning_of_its_own_is_named_by_its_number() {
+    let mqtt = mqtt("localhost", 8883, None);
+    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    let failure = alert::explain(&context, rustls::AlertDescription::RecordOverflow);
+    expect(&failure, FailureKind::TlsProtocol, &["number 22"]);
+}
+
+#[test]
+fn a_takeover_names_the_client_id_and_needs_a_person() {
+    let mqtt = mqtt("localhost", 8883, None);
+    let failure = Context::new("acme", &mqtt, OffsetDateTime::now_utc()).takeover(3);
+    expect(&failure, FailureKind::Takeover, &["acme-bridge", "last 3 connections"]);
+    assert!(failure.needs_a_person());
+}
+
+/// The cells of the table under `heading` whose first cell is code.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let text = include_str!("../../../docs/connection-errors.md");
+    let from = text.find(heading).expect("the heading");
+    text[from..]
+        .lines()
+        .skip_while(|line| !line.starts_with("| `"))
+        .take_while(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells = line.trim_matches('|').split('|');
+            cells.map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn the_documented_kinds_are_the_kinds_there_are() {
+    let documented: Vec<_> =
+        rows("# Why").iter().map(|cells| (cells[0].clone(), cells[1].clone())).collect();
+    let real: Vec<_> = FailureKind::ALL
+        .iter()
+        .map(|kind| {
+            let person = if kind.needs_a_person() { "yes" } else { "no" };
+            (kind.label().to_owned(), person.to_owned())
+        })
+        .collect();
+    assert_eq!(documented, real);
+}
+
+#[test]
+fn the_documented_alerts_are_the_alerts_there_are() {
+    let real: Vec<_> = (0..=u8::MAX)
+        .map(|number| (number, alert::meaning(number.into())))
+        .filter(|(_, meaning)| !meaning.name.is_empty())
+        .map(|(number, meaning)| {
+            vec![meaning.name.to_owned(), number.to_string(), meaning.kind.label().to_owned()]
+        })
+        .collect();
+    assert_eq!(rows("## TLS alerts"), real);
+}

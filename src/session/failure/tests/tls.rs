@@ -1,0 +1,157 @@
+//! Failures of TLS, on both versions, from servers by rustls and by OpenSSL.
+
+use std::net::Shutdown;
+
+use rustls::CertificateError;
+
+use super::*;
+use crate::credentials::testing::{Leaf, Pki};
+use crate::session::tls::testing::{OpenSslServer, Setting, TLS12, TLS13, serve_tls};
+
+#[tokio::test]
+async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
+    use rustls::CertificateError as E;
+    let cases = [
+        (E::BadEncoding, "bad_certificate", "exactly as Centiloc sent it"),
+        (E::Expired, "certificate_expired", "renew it"),
+        (E::Revoked, "certificate_revoked", "support for a new one"),
+        (E::UnknownIssuer, "unknown_ca", "not issued by an authority this broker trusts"),
+        (E::BadSignature, "decrypt_error", "private key is not its own"),
+        (E::InvalidPurpose, "unsupported_certificate", "kind or purpose"),
+        (E::ApplicationVerificationFailure, "access_denied", "subscription is active"),
+        (E::InvalidOcspResponse, "bad_certificate_status_response", "revocation status"),
+        (
+            E::Other(rustls::OtherError(std::sync::Arc::new(std::io::Error::other("policy")))),
+            "certificate_unknown",
+            "does not say why",
+        ),
+    ];
+    let setting = Setting::new();
+    for (verdict, alert, cure) in cases {
+        for version in [TLS12, TLS13] {
+            let port =
+                serve_tls(&setting.server, version, Some(verdict.clone()), &CONNACK_ACCEPTED);
+            let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+            let alert = format!("refused the client certificate (TLS alert {alert})");
+            expect(&failure, FailureKind::TlsClientCertificate, &[&alert, cure]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood() {
+    let setting = Setting::new();
+    for (version, alert) in [("-tls1_2", "handshake_failure"), ("-tls1_3", "certificate_required")]
+    {
+        let server = OpenSslServer::start(&setting, &[version]);
+        let broker = mqtt("localhost", server.port, Some(setting.tls.clone()));
+        let mut without = options(&broker);
+        without.set_transport(Transport::Tls(TlsConfiguration::Rustls(anonymous(&setting))));
+        let failure = fail_with(&broker, without).await;
+        expect(&failure, FailureKind::TlsClientCertificate, &[alert, "mqtt.tls.cert_file"]);
+
+        let mut stranger = setting.tls.clone();
+        let issued = Pki::new().intermediate("Stranger").issue(&Leaf::client("acme"));
+        stranger.cert_file = setting.files.write("stranger.pem", &issued.pem);
+        stranger.key_file = setting.files.write("its-key.pem", issued.key.to_sec1_pem().as_str());
+        let server = OpenSslServer::start(&setting, &[version]);
+        let failure = fail(&mqtt("localhost", server.port, Some(stranger))).await;
+        expect(&failure, FailureKind::TlsClientCertificate, &["unknown_ca"]);
+    }
+}
+
+/// A configuration that presents no certificate, as none of ours can be made.
+fn anonymous(setting: &Setting) -> std::sync::Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(setting.pki.authority_der().clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[TLS13, TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    std::sync::Arc::new(config)
+}
+
+#[tokio::test]
+async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
+    let expired = Setting::with(&Leaf::server("localhost"), &Leaf::client("acme").days(-400, -35));
+    for version in ["-tls1_2", "-tls1_3"] {
+        let server = OpenSslServer::start(&expired, &[version]);
+        let failure = fail(&mqtt("localhost", server.port, Some(expired.tls.clone()))).await;
+        expect(
+            &failure,
+            FailureKind::TlsClientCertificate,
+            &["certificate_expired", "the certificate expired on 20", "csr --key"],
+        );
+    }
+    // It accepts the certificate and then hangs up without an alert.
+    let port = serve_tls(&expired.server, TLS13, None, b"");
+    let failure = fail(&mqtt("localhost", port, Some(expired.tls.clone()))).await;
+    let words = ["before answering CONNECT: the certificate expired on 20"];
+    expect(&failure, FailureKind::TlsClientCertificate, &words);
+    let other = Setting::with(&Leaf::server("localhost"), &Leaf::client("other"));
+    let verdict = CertificateError::ApplicationVerificationFailure;
+    let port = serve_tls(&other.server, TLS13, Some(verdict), &CONNACK_ACCEPTED);
+    let failure = fail(&mqtt("localhost", port, Some(other.tls.clone()))).await;
+    expect(
+        &failure,
+        FailureKind::TlsClientCertificate,
+        &["common name is \"other\"", "tenant is \"acme\""],
+    );
+}
+
+#[tokio::test]
+async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
+    for version in [TLS12, TLS13] {
+        let setting = Setting::new();
+        let mut tls = setting.tls.clone();
+        tls.ca_file = None;
+        let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
+        let failure = fail(&mqtt("localhost", port, Some(tls))).await;
+        expect(&failure, FailureKind::TlsTrust, &["built-in Centiloc CA", "mqtt.tls.ca_file"]);
+
+        let failure = fail(&mqtt("127.0.0.1", port, Some(setting.tls.clone()))).await;
+        expect(&failure, FailureKind::TlsName, &["\"127.0.0.1\" but for localhost;"]);
+
+        for (from, to, word) in [(-400, -35, "expired on 20"), (35, 400, "becomes valid on 20")] {
+            let leaf = Leaf::server("localhost").days(from, to);
+            let setting = Setting::with(&leaf, &Leaf::client("acme"));
+            let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
+            let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+            expect(&failure, FailureKind::TlsExpiredServer, &[word, "this machine's clock"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_self_signed_ca_certificate_as_a_servers_is_explained() {
+    let setting = Setting::new();
+    let port = serve_tls(&setting.pki.as_issued(), TLS13, None, &CONNACK_ACCEPTED);
+    let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+    expect(&failure, FailureKind::TlsTrust, &["CA certificate used as a server's"]);
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_apart_from_one_that_hangs_up() {
+    let setting = Setting::new();
+    let port = answering(b"\x20\x02\x00\x05 not TLS at all");
+    let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+    expect(&failure, FailureKind::TlsProtocol, &["does not speak TLS", "mqtt.port"]);
+    let port = serve(|mut stream| {
+        read_some(&mut stream);
+        let _ = stream.shutdown(Shutdown::Both);
+    });
+    let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+    expect(&failure, FailureKind::ClosedByBroker, &["TLS handshake"]);
+}
+
+#[tokio::test]
+async fn an_accepted_certificate_leads_on_to_connack() {
+    let setting = Setting::new();
+    for version in [TLS12, TLS13] {
+        let port = serve_tls(&setting.server, version, None, &[0x20, 2, 0, 5]);
+        let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
+        expect(&failure, FailureKind::NotAuthorized, &[]);
+    }
+}

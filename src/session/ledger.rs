@@ -1,0 +1,226 @@
+//! Which deliveries of one connection may be acknowledged, and in which order.
+//!
+//! Commits may finish in any order; PUBACKs leave in the order of receipt (MQTT-4.6.0-2). The
+//! ledger knows no clock, no I/O and no rumqttc.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Instant;
+
+use crate::message::{AckToken, ConnectionId};
+
+/// One QoS-1 delivery that was not acknowledged yet.
+#[derive(Debug)]
+struct Delivery {
+    packet_id: u16,
+    received_at: Instant,
+    committed: bool,
+}
+
+/// What became of a delivery.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// Not outstanding before; to be made durable.
+    New(AckToken),
+    /// The broker repeated what is still outstanding on this connection (live retry); the first
+    /// copy is on its way.
+    Repeated,
+    /// Not entered: the ledger is sealed, the broker will deliver it again.
+    Refused,
+}
+
+/// The outstanding deliveries of one connection.
+#[derive(Debug)]
+pub struct Ledger {
+    connection: ConnectionId,
+    /// In order of receipt. Invariant: the front, if any, is not committed (it would have been
+    /// released); at most 65,535 entries, since packet ids are distinct.
+    outstanding: VecDeque<Delivery>,
+    /// Sequence of the front of `outstanding`.
+    first: u64,
+    /// Invariant: holds exactly the packet ids of `outstanding`.
+    packet_ids: HashSet<u16>,
+    /// Once true, nothing more enters; what is outstanding may still be released.
+    sealed: bool,
+}
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new(connection: ConnectionId) -> Self {
+        Self {
+            connection,
+            outstanding: VecDeque::new(),
+            first: 0,
+            packet_ids: HashSet::new(),
+            sealed: false,
+        }
+    }
+
+    /// Enters one QoS-1 delivery.
+    pub fn receive(&mut self, packet_id: u16, now: Instant) -> Receipt {
+        if self.packet_ids.contains(&packet_id) {
+            return Receipt::Repeated;
+        }
+        if self.sealed {
+            return Receipt::Refused;
+        }
+        self.packet_ids.insert(packet_id);
+        self.outstanding.push_back(Delivery { packet_id, received_at: now, committed: false });
+        let sequence = self.first + self.outstanding.len() as u64 - 1;
+        Receipt::New(AckToken { connection: self.connection, sequence })
+    }
+
+    /// Lets nothing in any more. To be called when a delivery had to be dropped: nothing received
+    /// after it may be acknowledged before it.
+    pub fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Whether [`Self::seal`] was called.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Takes what became durable and appends to `released` the packet ids that may now be
+    /// acknowledged, in order of receipt. Tokens of other connections, and ones seen before, have
+    /// no effect.
+    pub fn commit(&mut self, tokens: &[AckToken], released: &mut VecDeque<u16>) {
+        for token in tokens.iter().filter(|token| token.connection == self.connection) {
+            let Some(index) = token.sequence.checked_sub(self.first) else { continue };
+            let delivery = usize::try_from(index).ok().and_then(|i| self.outstanding.get_mut(i));
+            if let Some(delivery) = delivery {
+                delivery.committed = true;
+            }
+        }
+        while self.outstanding.front().is_some_and(|delivery| delivery.committed) {
+            // Unwrap safety: the loop's condition saw a front.
+            let delivery = self.outstanding.pop_front().expect("front exists");
+            self.packet_ids.remove(&delivery.packet_id);
+            self.first += 1;
+            released.push_back(delivery.packet_id);
+        }
+    }
+
+    /// Received and not released.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// When the oldest outstanding delivery was received.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.outstanding.front().map(|delivery| delivery.received_at)
+    }
+
+    #[cfg(test)]
+    fn self_check(&self) {
+        assert!(self.outstanding.front().is_none_or(|delivery| !delivery.committed));
+        assert_eq!(self.outstanding.len(), self.packet_ids.len());
+        assert!(self.outstanding.iter().all(|d| self.packet_ids.contains(&d.packet_id)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CONNECTION: ConnectionId = ConnectionId(7);
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Receive(u16),
+        /// Commits the n-th token ever given (modulo their number).
+        Commit(usize),
+        CommitForeign(usize),
+        Seal,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (1u16..12).prop_map(Step::Receive),
+            6 => (0usize..64).prop_map(Step::Commit),
+            1 => (0usize..64).prop_map(Step::CommitForeign),
+            1 => Just(Step::Seal),
+        ]
+    }
+
+    /// The ledger as a list of everything ever received, searched from the start each time.
+    #[derive(Default)]
+    struct Naive {
+        received: Vec<(u16, bool, bool)>,
+        sealed: bool,
+    }
+
+    impl Naive {
+        fn receive(&mut self, packet_id: u16) -> Option<usize> {
+            let outstanding = self.received.iter().any(|&(id, _, acked)| id == packet_id && !acked);
+            if outstanding || self.sealed {
+                return None;
+            }
+            self.received.push((packet_id, false, false));
+            Some(self.received.len() - 1)
+        }
+
+        fn commit(&mut self, index: usize) -> Vec<u16> {
+            self.received[index].1 = true;
+            let mut released = Vec::new();
+            for entry in &mut self.received {
+                if !entry.1 {
+                    break;
+                }
+                if !entry.2 {
+                    entry.2 = true;
+                    released.push(entry.0);
+                }
+            }
+            released
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_the_naive_model(steps in prop::collection::vec(step(), 0..200)) {
+            let mut ledger = Ledger::new(CONNECTION);
+            let mut naive = Naive::default();
+            let mut tokens = Vec::new();
+            for step in steps {
+                let mut released = VecDeque::new();
+                let mut expected = Vec::new();
+                match step {
+                    Step::Receive(id) => {
+                        let receipt = ledger.receive(id, Instant::now());
+                        match naive.receive(id) {
+                            Some(index) => {
+                                let token = AckToken { connection: CONNECTION, sequence: index as u64 };
+                                prop_assert_eq!(receipt, Receipt::New(token));
+                                tokens.push(token);
+                            }
+                            None => prop_assert!(matches!(receipt, Receipt::Repeated | Receipt::Refused)),
+                        }
+                    }
+                    Step::Commit(n) if !tokens.is_empty() => {
+                        let index = n % tokens.len();
+                        ledger.commit(&[tokens[index]], &mut released);
+                        expected = naive.commit(index);
+                    }
+                    Step::CommitForeign(n) => {
+                        let foreign = AckToken { connection: ConnectionId(6), sequence: n as u64 };
+                        ledger.commit(&[foreign], &mut released);
+                    }
+                    Step::Commit(_) => {}
+                    Step::Seal => { ledger.seal(); naive.sealed = true; }
+                }
+                prop_assert_eq!(released.into_iter().collect::<Vec<_>>(), expected);
+                ledger.self_check();
+            }
+        }
+    }
+
+    #[test]
+    fn a_repeated_delivery_is_recognised_even_when_sealed() {
+        let mut ledger = Ledger::new(CONNECTION);
+        ledger.receive(3, Instant::now());
+        ledger.seal();
+        assert_eq!(ledger.receive(3, Instant::now()), Receipt::Repeated);
+        assert_eq!(ledger.receive(4, Instant::now()), Receipt::Refused);
+    }
+}

@@ -1,0 +1,158 @@
+//! How much goes into one transaction. Greedy: whatever has come while the last commit ran, up to
+//! a bound in number and in bytes, in order. No timer: a batch that waits to fill waits for ever
+//! when the broker's window is smaller than the batch.
+
+use crate::message::Decoded;
+
+/// Most bytes (topics and payloads) in one batch. Far below PostgreSQL's limit of 1 GiB a message,
+/// and short enough that one statement stays well within its time limit. A larger message goes
+/// alone.
+pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// What to do with the front of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing is there.
+    Wait,
+    /// Write this many messages together; at least one.
+    Messages(usize),
+    /// Write down what the front says about the connection.
+    News,
+}
+
+/// What the policy needs to know about one entry.
+pub trait Entry {
+    /// Bytes of a message; `None` for news, which keeps its place between batches.
+    fn message_bytes(&self) -> Option<usize>;
+}
+
+impl Entry for Decoded {
+    fn message_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Message(message, _) => Some(message.topic.len() + message.payload.len()),
+            Self::Connection(_) => None,
+        }
+    }
+}
+
+/// The next step, given what is queued. `max_events` is at least 1.
+pub fn next<'a, E: Entry + 'a>(queue: impl IntoIterator<Item = &'a E>, max_events: usize) -> Step {
+    let mut count = 0;
+    let mut bytes = 0;
+    for entry in queue {
+        match entry.message_bytes() {
+            None if count == 0 => return Step::News,
+            None => break,
+            Some(size) => {
+                if count > 0 && (count >= max_events || bytes + size > MAX_BATCH_BYTES) {
+                    break;
+                }
+                count += 1;
+                bytes += size;
+            }
+        }
+    }
+    if count == 0 { Step::Wait } else { Step::Messages(count) }
+}
+
+/// How many events a batch may hold: the configured number, halved after each statement that took
+/// too long, doubled back after each commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Invariant: `1 <= now <= max`.
+    now: usize,
+    max: usize,
+}
+
+impl Size {
+    /// Starts at `max`, which is taken as at least 1.
+    pub fn new(max: usize) -> Self {
+        Self { now: max.max(1), max: max.max(1) }
+    }
+
+    /// Events in the next batch at most.
+    pub fn get(self) -> usize {
+        self.now
+    }
+
+    /// `tried` events took too long.
+    pub fn halve(&mut self, tried: usize) {
+        self.now = (tried / 2).clamp(1, self.max);
+    }
+
+    /// A batch was committed.
+    pub fn grow(&mut self) {
+        self.now = self.now.saturating_mul(2).min(self.max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    struct Fake(Option<usize>);
+
+    impl Entry for Fake {
+        fn message_bytes(&self) -> Option<usize> {
+            self.0
+        }
+    }
+
+    fn queue() -> impl Strategy<Value = Vec<Fake>> {
+        let entry = prop_oneof![
+            1 => Just(Fake(None)),
+            8 => (0usize..MAX_BATCH_BYTES / 3).prop_map(|n| Fake(Some(n))),
+            1 => (MAX_BATCH_BYTES..2 * MAX_BATCH_BYTES).prop_map(|n| Fake(Some(n))),
+        ];
+        prop::collection::vec(entry, 0..50)
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_the_longest_run_that_fits_and_never_crosses_news(
+            queue in queue(), max in 1usize..20
+        ) {
+            let fits = |n: usize| {
+                let run = &queue[..n];
+                let bytes: usize = run.iter().filter_map(|e| e.0).sum();
+                run.iter().all(|e| e.0.is_some())
+                    && (n == 1 || (n <= max && bytes <= MAX_BATCH_BYTES))
+            };
+            match next(&queue, max) {
+                Step::Wait => prop_assert!(queue.is_empty()),
+                Step::News => prop_assert!(queue[0].0.is_none()),
+                Step::Messages(n) => {
+                    prop_assert!(n >= 1 && fits(n));
+                    prop_assert!(n == queue.len() || !fits(n + 1));
+                }
+            }
+        }
+
+        #[test]
+        fn repeated_steps_take_everything_once_and_in_order(queue in queue(), max in 1usize..20) {
+            let mut taken = 0;
+            loop {
+                match next(&queue[taken..], max) {
+                    Step::Wait => break,
+                    Step::News => taken += 1,
+                    Step::Messages(n) => taken += n,
+                }
+            }
+            prop_assert_eq!(taken, queue.len());
+        }
+
+        #[test]
+        fn the_size_stays_within_its_bounds_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
+            let mut size = Size::new(max);
+            for _ in 0..halvings {
+                let before = size.get();
+                size.halve(before);
+                prop_assert!(size.get() >= 1 && (size.get() < before || before == 1));
+            }
+            for _ in 0..16 { size.grow(); }
+            prop_assert_eq!(size.get(), max.max(1));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What was set aside, for a person to look at and to try again.
+
+use bytes::Bytes;
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgRow};
+use time::OffsetDateTime;
+
+use super::Store;
+use super::fault::{Class, Fault, StoreError};
+use super::partitions::run;
+use super::rows::{Chunk, Entry, Rows};
+use super::write::{self, bounded};
+use crate::event::{Event, Reject};
+use crate::message::Message;
+
+/// A row of `dead_letter`, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Number to name it by.
+    pub id: i64,
+    /// When it was first received.
+    pub received_at: OffsetDateTime,
+    /// When it was last received.
+    pub last_seen_at: OffsetDateTime,
+    /// MQTT topic.
+    pub topic: String,
+    /// Size of the payload, bytes.
+    pub size: i64,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in words.
+    pub detail: String,
+    /// PostgreSQL's code, if it refused the row.
+    pub sqlstate: Option<String>,
+    /// How often it was received.
+    pub seen: i32,
+    /// When a replay brought it in.
+    pub replayed_at: Option<OffsetDateTime>,
+}
+
+/// What a replay led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// It is an event now.
+    Stored,
+    /// Its event was there already.
+    Duplicate,
+    /// Still no event, for this reason.
+    Rejected(Reject),
+    /// PostgreSQL still refuses it.
+    Refused(String),
+    /// There is no such dead letter.
+    Unknown,
+}
+
+const COLUMNS: &str = "
+    select id, received_at, last_seen_at, topic, octet_length(payload)::bigint as size, reason,
+           detail, sqlstate, seen, replayed_at
+      from centiloc.dead_letter";
+
+impl Store {
+    /// The newest `limit` dead letters, newest first; with `replayed`, those brought in too.
+    pub async fn dead_letters(
+        &self,
+        replayed: bool,
+        limit: i64,
+    ) -> Result<Vec<Summary>, StoreError> {
+        let sql = format!("{COLUMNS} where $1 or replayed_at is null order by id desc limit $2");
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(replayed).bind(limit);
+        let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await?;
+        Ok(rows.iter().map(summary).collect::<Result<_, Fault>>()?)
+    }
+
+    /// One dead letter and its payload.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<(Summary, Bytes)>, StoreError> {
+        let mut conn = self.acquire().await?;
+        let letter = self.read_letter(&mut conn, id).await?;
+        Ok(letter)
+    }
+
+    /// The ids of all that no replay has brought in, oldest first.
+    pub async fn unreplayed_dead_letters(&self) -> Result<Vec<i64>, StoreError> {
+        const SQL: &str =
+            "select id from centiloc.dead_letter where replayed_at is null order by id";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).fetch_all(&mut *conn);
+        Ok(bounded(self.link.answer_within, query).await?)
+    }
+
+    /// Tries one dead letter again. The event and the mark on the dead letter are one transaction.
+    pub async fn replay(
+        &self,
+        id: i64,
+        decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
+    ) -> Result<Replay, StoreError> {
+        let mut conn = self.acquire().await?;
+        let Some((letter, payload)) = self.read_letter(&mut conn, id).await? else {
+            return Ok(Replay::Unknown);
+        };
+        let event = match decode(&letter.topic, &payload, letter.received_at) {
+            Ok(event) => event,
+            Err(reject) => return Ok(Replay::Rejected(reject)),
+        };
+        let entry: Entry = (message(letter, payload), Ok(event));
+        match self.bring_in(&mut conn, id, &entry).await {
+            Ok(true) => Ok(Replay::Stored),
+            Ok(false) => Ok(Replay::Duplicate),
+            Err(fault) => {
+                conn.close_on_drop(); // and with it the open transaction
+                if fault.class == Class::SetAside {
+                    return Ok(Replay::Refused(fault.text));
+                }
+                Err(fault.into())
+            }
+        }
+    }
+
+    /// True if the event is new.
+    async fn bring_in(
+        &self,
+        conn: &mut PgConnection,
+        id: i64,
+        entry: &Entry,
+    ) -> Result<bool, Fault> {
+        const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
+        let limit = self.link.answer_within;
+        let rows = Rows::of(std::slice::from_ref(entry));
+        self.make_partitions(conn, &rows).await?;
+        run(conn, limit, "begin".into()).await?;
+        let chunk = if rows.items.is_empty() {
+            Chunk::Boards(&rows.boards)
+        } else {
+            Chunk::Items(&rows.items)
+        };
+        let written = write::events(conn, limit, chunk).await?;
+        bounded(limit, sqlx::query(MARK).bind(id).execute(&mut *conn)).await?;
+        run(conn, limit, "commit".into()).await?;
+        Ok(written.inserted > 0)
+    }
+
+    async fn read_letter(
+        &self,
+        conn: &mut PgConnection,
+        id: i64,
+    ) -> Result<Option<(Summary, Bytes)>, Fault> {
+        const PAYLOAD: &str = "select payload from centiloc.dead_letter where id = $1";
+        let limit = self.link.answer_within;
+        let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1"));
+        let query = sqlx::query(sql).bind(id).fetch_optional(&mut *conn);
+        let Some(row) = bounded(limit, query).await? else { return Ok(None) };
+        let query = sqlx::query_scalar(PAYLOAD).bind(id).fetch_one(conn);
+        let payload: Vec<u8> = bounded(limit, query).await?;
+        Ok(Some((summary(&row)?, payload.into())))
+    }
+}
+
+fn message(letter: Summary, payload: Bytes) -> Message {
+    Message {
+        topic: letter.topic,
+        payload,
+        received_at: letter.received_at,
+        qos: 1,
+        retain: false,
+        ack: None,
+        hold: None,
+    }
+}
+
+fn summary(row: &PgRow) -> Result<Summary, Fault> {
+    Ok(Summary {
+        id: row.try_get("id")?,
+        received_at: row.try_get("received_at")?,
+        last_seen_at: row.try_get("last_seen_at")?,
+        topic: row.try_get("topic")?,
+        size: row.try_get("size")?,
+        reason: row.try_get("reason")?,
+        detail: row.try_get("detail")?,
+        sqlstate: row.try_get("sqlstate")?,
+        seen: row.try_get("seen")?,
+        replayed_at: row.try_get("replayed_at")?,
+    })
+}

@@ -1,0 +1,242 @@
+//! What went wrong, in terms of what to do next. SQLSTATE decides; what is unknown is tried again,
+//! never dropped.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgDatabaseError;
+
+/// What the caller of [`super::Store`] does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Time mends it: try the same again after a short wait.
+    #[error(transparent)]
+    Retry(Fault),
+    /// The statement took too long: try again with half as much.
+    #[error(transparent)]
+    Halve(Fault),
+    /// Only a person can mend it: hold, acknowledge nothing, try again every minute.
+    #[error(transparent)]
+    Stop(Fault),
+}
+
+impl StoreError {
+    /// What went wrong.
+    pub fn fault(&self) -> &Fault {
+        match self {
+            Self::Retry(fault) | Self::Halve(fault) | Self::Stop(fault) => fault,
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    /// For callers without rows to bisect or partitions to make: what a row would be set aside for
+    /// is then a defect of the tables, so [`StoreError::Stop`].
+    fn from(fault: Fault) -> Self {
+        match fault.class {
+            Class::Retry | Class::Unknown => Self::Retry(fault),
+            Class::Halve => Self::Halve(fault),
+            Class::SetAside | Class::NoPartition | Class::Stop => Self::Stop(fault),
+        }
+    }
+}
+
+/// What an error means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// I/O, overload, conflict, restart: passes by itself.
+    Retry,
+    /// `statement_timeout`.
+    Halve,
+    /// The row is at fault.
+    SetAside,
+    /// No partition takes the row.
+    NoPartition,
+    /// Schema, privileges, credentials, database name.
+    Stop,
+    /// A code without a meaning here. Retried; a row that keeps causing it while others commit is
+    /// set aside.
+    Unknown,
+}
+
+/// Sorts a SQLSTATE. `constraint` is the name of the violated constraint, if the error names one:
+/// a missing partition is reported as a check violation of none.
+pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
+    match sqlstate {
+        "57014" => return Class::Halve,
+        "55P03" | "25006" => return Class::Retry,
+        "23514" if constraint.is_none() => return Class::NoPartition,
+        _ => {}
+    }
+    match sqlstate.get(..2) {
+        Some("08" | "40" | "53" | "57" | "58") => Class::Retry,
+        Some("22" | "23" | "54") => Class::SetAside,
+        Some("42" | "28" | "3D") => Class::Stop,
+        _ => Class::Unknown,
+    }
+}
+
+/// One failure, ready to be shown to a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Fault {
+    /// What it means.
+    pub class: Class,
+    /// The server's code; `None` if the server did not answer.
+    pub sqlstate: Option<String>,
+    /// What happened and what to do. Never holds a secret.
+    pub text: String,
+}
+
+impl Fault {
+    /// A failure that passes by itself.
+    pub(super) fn retry(text: impl Into<String>) -> Self {
+        Self { class: Class::Retry, sqlstate: None, text: text.into() }
+    }
+
+    /// A failure that a person must mend.
+    pub(super) fn stop(text: impl Into<String>) -> Self {
+        Self { class: Class::Stop, sqlstate: None, text: text.into() }
+    }
+
+    /// The server's silence.
+    pub(super) fn silent(limit: Duration) -> Self {
+        Self::retry(format!(
+            "PostgreSQL did not answer within {} s; the connection was dropped",
+            limit.as_secs()
+        ))
+    }
+
+    /// The same failure, taken differently.
+    pub(super) fn as_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// Whether the connection may be used again: the server answered, and the failure lies in the
+    /// statement.
+    pub(super) fn spares_connection(&self) -> bool {
+        matches!(self.class, Class::Halve | Class::SetAside | Class::NoPartition)
+    }
+
+    /// Whether the server refused a statement while being well itself.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.sqlstate
+            .as_deref()
+            .is_some_and(|code| !matches!(code.get(..2), Some("08" | "57" | "58" | "53")))
+    }
+}
+
+impl From<sqlx::Error> for Fault {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => {
+                let error = error.downcast_ref::<PgDatabaseError>();
+                let code = error.code();
+                let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+                let advice = advice(code).map(|a| format!("; {a}")).unwrap_or_default();
+                Self {
+                    class: classify(code, error.constraint()),
+                    sqlstate: Some(code.to_owned()),
+                    text: format!("{}{detail} (SQLSTATE {code}){advice}", error.message()),
+                }
+            }
+            sqlx::Error::Encode(error) => Self {
+                class: Class::SetAside,
+                sqlstate: None,
+                text: format!("a value cannot be sent to PostgreSQL: {error}"),
+            },
+            sqlx::Error::Configuration(error) => {
+                Self::stop(format!("database.url cannot be used: {error}"))
+            }
+            sqlx::Error::Tls(error) => Self::retry(format!(
+                "could not agree on TLS with PostgreSQL: {error}; \
+                 check sslmode and sslrootcert in database.url"
+            )),
+            sqlx::Error::Io(error) => Self::retry(format!(
+                "could not reach PostgreSQL: {error}; \
+                 check that it runs and what database.url names"
+            )),
+            other => Self::retry(other.to_string()),
+        }
+    }
+}
+
+/// What to do about a code that only a person can mend.
+fn advice(sqlstate: &str) -> Option<&'static str> {
+    match sqlstate {
+        "28P01" | "28000" => Some("check the user and password in database.url, and pg_hba.conf"),
+        "3D000" => Some("create the database, or correct database.url"),
+        "42501" => Some("grant the role in database.url its privileges on schema centiloc"),
+        "42P01" | "42703" | "42883" | "3F000" => Some("run `centiloc-bridge migrate`"),
+        "25006" => Some("the server is read-only: a standby, or full"),
+        "53100" => Some("free disk space on the database server"),
+        "53300" => Some("raise max_connections on the database server"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_listed_code_has_the_meaning_the_design_gives_it() {
+        for (code, class) in [
+            ("08006", Class::Retry),
+            ("08P01", Class::Retry),
+            ("40001", Class::Retry),
+            ("40P01", Class::Retry),
+            ("53100", Class::Retry),
+            ("53300", Class::Retry),
+            ("57P01", Class::Retry),
+            ("57P03", Class::Retry),
+            ("58030", Class::Retry),
+            ("55P03", Class::Retry),
+            ("25006", Class::Retry),
+            ("57014", Class::Halve),
+            ("22021", Class::SetAside),
+            ("22P05", Class::SetAside),
+            ("22003", Class::SetAside),
+            ("23502", Class::SetAside),
+            ("23505", Class::SetAside),
+            ("54000", Class::SetAside),
+            ("42P01", Class::Stop),
+            ("42501", Class::Stop),
+            ("28P01", Class::Stop),
+            ("3D000", Class::Stop),
+            ("XX000", Class::Unknown),
+            ("P0001", Class::Unknown),
+            ("55000", Class::Unknown),
+            ("25P02", Class::Unknown),
+            ("0A000", Class::Unknown),
+            ("21000", Class::Unknown),
+        ] {
+            assert_eq!(classify(code, Some("some_check")), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_check_violation_without_a_constraint_is_a_missing_partition() {
+        assert_eq!(classify("23514", None), Class::NoPartition);
+        assert_eq!(classify("23514", Some("positive")), Class::SetAside);
+        assert_eq!(classify("23502", None), Class::SetAside);
+    }
+
+    #[test]
+    fn without_rows_to_blame_a_refused_statement_stops() {
+        let fault = Fault::retry("x").as_class(Class::SetAside);
+        assert!(matches!(StoreError::from(fault), StoreError::Stop(_)));
+        let fault = Fault::retry("x").as_class(Class::Unknown);
+        assert!(matches!(StoreError::from(fault), StoreError::Retry(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {
+            let class = classify(&code, Some("c"));
+            let blamed = ["22", "23", "54"].iter().any(|c| code.starts_with(c));
+            prop_assert_eq!(class == Class::SetAside, blamed);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Schema migrations: append-only, applied under a lock, so that any number of processes may start
+//! at once. Where nothing is pending, reading is enough: `run` needs no right to change the schema.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
+
+use super::Store;
+use super::fault::{Fault, StoreError};
+use super::write::bounded;
+
+/// All migrations, by version. Only ever appended to: the database remembers their checksums.
+const MIGRATIONS: [(i64, &str, &str); 4] = [
+    (1, "events", include_str!("../../migrations/0001_events.sql")),
+    (2, "states", include_str!("../../migrations/0002_states.sql")),
+    (3, "operations", include_str!("../../migrations/0003_operations.sql")),
+    (4, "views", include_str!("../../migrations/0004_views.sql")),
+];
+
+const TABLE: &str = "centiloc._sqlx_migrations";
+
+/// A migration may rewrite years of events; past this it is the connection that is dead.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+
+/// One migration, as `migrate --status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its number.
+    pub version: i64,
+    /// What it brings.
+    pub description: &'static str,
+    /// When it was applied; `None` while it is pending.
+    pub applied_at: Option<OffsetDateTime>,
+}
+
+/// Why the schema cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// Exit code 78.
+    #[error(
+        "the database schema has version {found}, newer than version {known} of this program; \
+         install the newer centiloc-bridge, or name another database in database.url"
+    )]
+    Newer {
+        /// In the database.
+        found: i64,
+        /// Highest of this program.
+        known: i64,
+    },
+    /// Exit code 78.
+    #[error(
+        "migration {version} in the database differs from the one of this program; \
+         was it edited after it was applied?"
+    )]
+    Changed {
+        /// Which.
+        version: i64,
+    },
+    /// Migrations are pending and may not be applied.
+    #[error(
+        "{pending} migrations are pending and database.migrate is false; \
+         run `centiloc-bridge migrate`"
+    )]
+    Behind {
+        /// How many.
+        pending: usize,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Fault> for SchemaError {
+    fn from(fault: Fault) -> Self {
+        Self::Store(fault.into())
+    }
+}
+
+impl Store {
+    /// Every migration and whether it is applied. Changes nothing.
+    pub async fn schema_status(&self) -> Result<Vec<Step>, SchemaError> {
+        let mut conn = self.link.open().await?;
+        status(&mut conn, self.link.answer_within).await
+    }
+
+    /// Applies what is pending; returns what was applied, as far as this process did it.
+    pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
+        let mut conn = self.link.open_unlimited().await?;
+        let limit = self.link.answer_within;
+        let before = status(&mut conn, limit).await?;
+        if before.iter().all(|s| s.applied_at.is_some()) {
+            return Ok(Vec::new());
+        }
+        let mut migrator = migrator();
+        if !has_schema(&mut conn, limit).await? {
+            migrator.create_schema("centiloc");
+        }
+        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false))
+            .await
+            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
+            .map_err(migration_error)?;
+        let after = status(&mut conn, limit).await?;
+        let applied =
+            |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
+        Ok(after.into_iter().filter(|s| applied(s.version)).collect())
+    }
+
+    /// Makes sure that the schema is the one this program knows. With `migrate`, applies what is
+    /// pending.
+    pub async fn prepare_schema(&self, migrate: bool) -> Result<(), SchemaError> {
+        if migrate {
+            for step in self.migrate().await? {
+                tracing::info!(
+                    version = step.version,
+                    description = step.description,
+                    "applied a migration"
+                );
+            }
+            return Ok(());
+        }
+        let steps = self.schema_status().await?;
+        match steps.iter().filter(|s| s.applied_at.is_none()).count() {
+            0 => Ok(()),
+            pending => Err(SchemaError::Behind { pending }),
+        }
+    }
+}
+
+fn migrator() -> Migrator {
+    let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
+        let kind = MigrationType::Simple;
+        Migration::new(*version, (*description).into(), kind, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name(TABLE);
+    migrator
+}
+
+async fn status(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Step>, SchemaError> {
+    let applied = applied(conn, limit).await?;
+    let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    if let Some(found) = applied.iter().map(|a| a.version).max().filter(|v| *v > known) {
+        return Err(SchemaError::Newer { found, known });
+    }
+    let migrator = migrator();
+    let mut steps = Vec::with_capacity(MIGRATIONS.len());
+    for (migration, (version, description, _)) in migrator.iter().zip(MIGRATIONS) {
+        let applied = applied.iter().find(|a| a.version == version);
+        if applied.is_some_and(|a| a.checksum != *migration.checksum) {
+            return Err(SchemaError::Changed { version });
+        }
+        steps.push(Step { version, description, applied_at: applied.map(|a| a.at) });
+    }
+    Ok(steps)
+}
+
+struct Applied {
+    version: i64,
+    at: OffsetDateTime,
+    checksum: Vec<u8>,
+}
+
+async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied>, Fault> {
+    const EXISTS: &str = "select to_regclass('centiloc._sqlx_migrations') is not null";
+    const LIST: &str = "
+        select version, installed_on, checksum
+          from centiloc._sqlx_migrations
+         order by version";
+    let exists: bool = bounded(limit, sqlx::query_scalar(EXISTS).fetch_one(&mut *conn)).await?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Applied {
+                version: row.try_get("version")?,
+                at: row.try_get("installed_on")?,
+                checksum: row.try_get("checksum")?,
+            })
+        })
+        .collect()
+}
+
+async fn has_schema(conn: &mut PgConnection, limit: Duration) -> Result<bool, Fault> {
+    const SQL: &str = "select to_regnamespace('centiloc') is not null";
+    bounded(limit, sqlx::query_scalar(SQL).fetch_one(conn)).await
+}
+
+fn migration_error(error: MigrateError) -> SchemaError {
+    let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    match error {
+        // Another process, of a newer program, was faster.
+        MigrateError::VersionMissing(found) => SchemaError::Newer { found, known },
+        MigrateError::VersionMismatch(version) => SchemaError::Changed { version },
+        MigrateError::Execute(error) => Fault::from(error).into(),
+        MigrateError::ExecuteMigration(error, version) => {
+            let fault = Fault::from(error);
+            let text = format!("could not apply migration {version}: {}", fault.text);
+            Fault { text, ..fault }.into()
+        }
+        other => Fault::stop(format!("could not migrate the database: {other}")).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_file_is_listed_in_order_under_its_own_number() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut files: Vec<String> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let listed: Vec<String> = MIGRATIONS
+            .iter()
+            .map(|(version, description, _)| format!("{version:04}_{description}.sql"))
+            .collect();
+        assert_eq!(files, listed);
+    }
+}

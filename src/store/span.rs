@@ -1,0 +1,155 @@
+//! Which partition an event belongs in. Pure: knows no database and no clock.
+
+use time::{Date, Duration, Month, OffsetDateTime, Time};
+
+use crate::config::PartitionSpan;
+
+/// Partitions are made for momenta from here on; earlier ones are no real events.
+pub(super) const EARLIEST: OffsetDateTime = time::macros::datetime!(2015-01-01 00:00 UTC);
+
+/// Partitions are made for momenta up to this far ahead of the clock.
+pub(super) const AHEAD: Duration = Duration::days(1);
+
+/// A partition's bounds: `from` is in it, `to` is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Range {
+    pub from: OffsetDateTime,
+    pub to: OffsetDateTime,
+}
+
+impl Range {
+    /// The span around `momentum`, in UTC. `None` at the end of the calendar.
+    pub fn around(momentum: OffsetDateTime, span: PartitionSpan) -> Option<Self> {
+        let date = momentum.to_offset(time::UtcOffset::UTC).date();
+        let (from, to) = match span {
+            PartitionSpan::Day => (date, date.next_day()?),
+            PartitionSpan::Month => {
+                let first = date.replace_day(1).ok()?;
+                (first, next_month(first)?)
+            }
+        };
+        Some(Self { from: midnight(from), to: midnight(to) })
+    }
+
+    /// Whether `momentum` lies in it.
+    pub fn contains(&self, momentum: OffsetDateTime) -> bool {
+        self.from <= momentum && momentum < self.to
+    }
+
+    /// Whether the two share a moment.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+
+    /// The partition's name: `item_event_y2026m11`, or with `d07` for a day.
+    pub fn table(&self) -> String {
+        let (year, month) = (self.from.year(), u8::from(self.from.month()));
+        if self.to - self.from > Duration::days(1) {
+            format!("item_event_y{year:04}m{month:02}")
+        } else {
+            format!("item_event_y{year:04}m{month:02}d{:02}", self.from.day())
+        }
+    }
+
+    /// The bounds as SQL literals.
+    pub fn literals(&self) -> (String, String) {
+        let literal = |at: OffsetDateTime| format!("'{} 00:00:00+00'", at.date());
+        (literal(self.from), literal(self.to))
+    }
+}
+
+/// Whether a partition may be made for `momentum`.
+pub(super) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> bool {
+    EARLIEST <= momentum && momentum < now + AHEAD
+}
+
+/// The range to make for `momentum` beside the `existing` ones: the configured span, or a day
+/// where the span was configured differently before and part of it exists. `None` if something
+/// else is in the way.
+pub(super) fn range_to_make(
+    momentum: OffsetDateTime,
+    span: PartitionSpan,
+    existing: &[Range],
+) -> Option<Range> {
+    [span, PartitionSpan::Day]
+        .into_iter()
+        .filter_map(|span| Range::around(momentum, span))
+        .find(|range| !existing.iter().any(|e| e.overlaps(range)))
+}
+
+fn midnight(date: Date) -> OffsetDateTime {
+    date.with_time(Time::MIDNIGHT).assume_utc()
+}
+
+fn next_month(first: Date) -> Option<Date> {
+    let year = first.year() + i32::from(first.month() == Month::December);
+    Date::from_calendar_date(year, first.month().next(), 1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn moments() -> impl Strategy<Value = OffsetDateTime> {
+        // 1970 to 2100.
+        (0i64..4_102_444_800).prop_map(|s| OffsetDateTime::from_unix_timestamp(s).unwrap())
+    }
+
+    fn spans() -> impl Strategy<Value = PartitionSpan> {
+        prop_oneof![Just(PartitionSpan::Day), Just(PartitionSpan::Month)]
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_tile_time(at in moments(), span in spans()) {
+            let range = Range::around(at, span).unwrap();
+            prop_assert!(range.contains(at));
+            let next = Range::around(range.to, span).unwrap();
+            prop_assert_eq!(next.from, range.to);
+            let last = Range::around(range.to - Duration::microseconds(1), span).unwrap();
+            prop_assert_eq!(last, range);
+        }
+
+        #[test]
+        fn what_is_made_never_overlaps_what_exists(
+            moments in prop::collection::vec((moments(), spans()), 1..40)
+        ) {
+            let mut made: Vec<Range> = Vec::new();
+            for (at, span) in moments {
+                if made.iter().any(|r| r.contains(at)) { continue }
+                let range = range_to_make(at, span, &made);
+                prop_assert!(range.is_some_and(|r| r.contains(at)));
+                let range = range.unwrap();
+                prop_assert!(!made.iter().any(|r| r.overlaps(&range)));
+                prop_assert!(!made.iter().any(|r| r.table() == range.table()));
+                made.push(range);
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_bounds_are_utc_whatever_the_offset() {
+        let at = datetime!(2027-01-01 00:30 +01:00);
+        let month = Range::around(at, PartitionSpan::Month).unwrap();
+        assert_eq!(month.table(), "item_event_y2026m12");
+        let (from, to) = month.literals();
+        assert_eq!(from, "'2026-12-01 00:00:00+00'");
+        assert_eq!(to, "'2027-01-01 00:00:00+00'");
+        assert_eq!(
+            Range::around(at, PartitionSpan::Day).unwrap().table(),
+            "item_event_y2026m12d31"
+        );
+    }
+
+    #[test]
+    fn only_plausible_momenta_get_partitions() {
+        let now = datetime!(2026-11-22 12:00 UTC);
+        assert!(is_plausible(now + Duration::hours(23), now));
+        assert!(!is_plausible(now + Duration::hours(24), now));
+        assert!(is_plausible(EARLIEST, now));
+        assert!(!is_plausible(EARLIEST - Duration::microseconds(1), now));
+    }
+}

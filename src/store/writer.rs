@@ -1,0 +1,282 @@
+//! The stage that makes messages durable and passes on the right to acknowledge them. One stream,
+//! one writer, in order: what is said about a connection is durable before anything that follows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use time::OffsetDateTime;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{self, Size, Step};
+use super::condition::{Condition, Source};
+use super::fault::{Fault, StoreError};
+use super::journal::{Identity, Noted};
+use super::rows::Entry;
+use super::schema::SchemaError;
+use super::span::is_plausible;
+use super::{Outcome, Store};
+use crate::backoff::Backoff;
+use crate::config::Reconnect;
+use crate::event::Event;
+use crate::message::{Committed, ConnectionNews, Decoded, Feedback};
+use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
+use crate::telemetry::{Health, Metrics};
+
+/// What the stage needs.
+#[derive(Debug)]
+pub struct WriterParts {
+    /// Where to.
+    pub store: Arc<Store>,
+    /// Who writes.
+    pub identity: Identity,
+    /// Whether to apply pending migrations.
+    pub migrate: bool,
+    /// Decoded messages and news, in order.
+    pub decoded: Receiver<Decoded>,
+    /// Back to the session. It must keep receiving whatever it does with `decoded`.
+    pub feedback: Sender<Feedback>,
+    /// `batch.max_events`.
+    pub max_events: usize,
+    /// How long to wait after a failure.
+    pub waits: Waits,
+    /// The database's condition.
+    pub condition: Arc<Condition>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// State.
+    pub health: Arc<Health>,
+    /// Ends everything at once: what is not committed is dropped, and delivered again later.
+    pub abandon: CancellationToken,
+}
+
+/// How long to wait after a failure.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// Where time mends it.
+    pub retry: Reconnect,
+    /// Where only a person can.
+    pub stop: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            // A failover takes seconds; longer waits would only add to it.
+            retry: Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(10) },
+            stop: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Runs until `decoded` is closed and everything from it is durable, or `abandon` is cancelled.
+/// Fails only for a schema that this program cannot use.
+pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
+    let abandon = parts.abandon.clone();
+    let mut writer = Writer::new(parts);
+    // Biased: once abandoned, nothing more is written.
+    tokio::select! {
+        biased;
+        () = abandon.cancelled() => Ok(()),
+        result = writer.run() => result,
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    parts: WriterParts,
+    /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events`.
+    queue: VecDeque<Decoded>,
+    size: Size,
+    backoff: Backoff,
+    /// Since when the database has worked; `None` while it does not.
+    well_since: Option<Instant>,
+    rng: StdRng,
+    newest_event: Option<OffsetDateTime>,
+}
+
+impl Writer {
+    fn new(parts: WriterParts) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            size: Size::new(parts.max_events),
+            backoff: Backoff::new(parts.waits.retry),
+            well_since: None,
+            rng: StdRng::from_os_rng(),
+            newest_event: None,
+            parts,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), SchemaError> {
+        self.prepare().await?;
+        loop {
+            let failed = match batch::next(&self.queue, self.size.get()) {
+                Step::Wait => {
+                    if !self.receive().await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Step::News => self.write_news().await,
+                Step::Messages(count) => self.write_batch(count).await,
+            };
+            match failed {
+                Ok(()) => self.mended(),
+                Err(error) => self.failed(&error).await,
+            }
+            self.top_up();
+        }
+    }
+
+    /// Holds the stream until the schema is there.
+    async fn prepare(&mut self) -> Result<(), SchemaError> {
+        loop {
+            let error = match self.parts.store.prepare_schema(self.parts.migrate).await {
+                Ok(()) => {
+                    self.mended();
+                    return Ok(());
+                }
+                Err(SchemaError::Store(error)) => error,
+                Err(behind @ SchemaError::Behind { .. }) => {
+                    StoreError::Stop(Fault::stop(behind.to_string()))
+                }
+                Err(refused) => return Err(refused),
+            };
+            self.failed(&error).await;
+        }
+    }
+
+    /// Waits for something to write. False once the channel is closed and empty.
+    async fn receive(&mut self) -> bool {
+        let mut received = Vec::new();
+        let count = self.parts.decoded.recv_many(&mut received, self.parts.max_events.max(1)).await;
+        self.queue.extend(received);
+        count > 0
+    }
+
+    /// Takes what has come meanwhile. After a failure too: a row that keeps failing is told from
+    /// a database that does by what happens to others.
+    fn top_up(&mut self) {
+        while self.queue.len() < self.parts.max_events {
+            match self.parts.decoded.try_recv() {
+                Ok(decoded) => self.queue.push_back(decoded),
+                Err(_) => break,
+            }
+        }
+    }
+
+    async fn write_batch(&mut self, count: usize) -> Result<(), StoreError> {
+        let entries: Vec<Entry> = self.queue.drain(..count).filter_map(into_entry).collect();
+        let started = Instant::now();
+        match self.parts.store.commit(&entries).await {
+            Ok(outcome) => {
+                self.size.grow();
+                self.measure(&entries, &outcome, started.elapsed());
+                let tokens: Vec<_> = entries.iter().filter_map(|(m, _)| m.ack).collect();
+                if !tokens.is_empty() {
+                    self.tell(Feedback::Committed(Committed::after_commit(tokens))).await;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, StoreError::Halve(_)) {
+                    self.size.halve(count);
+                }
+                for (message, result) in entries.into_iter().rev() {
+                    self.queue.push_front(Decoded::Message(message, result));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_news(&mut self) -> Result<(), StoreError> {
+        let Some(Decoded::Connection(news)) = self.queue.front() else { return Ok(()) };
+        let Noted { stale_filters, gap } =
+            self.parts.store.note(&self.parts.identity, news).await?;
+        if let Some(cause) = gap {
+            let cause = cause.as_str();
+            self.parts.metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
+            tracing::warn!(cause, "messages may have been lost; see the view data_gap");
+        }
+        let opened = matches!(news, ConnectionNews::Opened { .. });
+        self.queue.pop_front();
+        if opened && !stale_filters.is_empty() {
+            self.tell(Feedback::Unsubscribe(stale_filters)).await;
+        }
+        Ok(())
+    }
+
+    /// A session that is gone needs no answer: the broker delivers again.
+    async fn tell(&self, feedback: Feedback) {
+        if self.parts.feedback.send(feedback).await.is_err() {
+            tracing::debug!("the session is gone; what was committed will be delivered again");
+        }
+    }
+
+    fn mended(&mut self) {
+        self.well_since.get_or_insert_with(Instant::now);
+        self.parts.condition.answered(Source::Writer);
+    }
+
+    async fn failed(&mut self, error: &StoreError) {
+        if let Some(since) = self.well_since.take() {
+            self.backoff.was_up(since.elapsed());
+        }
+        self.parts.condition.failed(Source::Writer, error);
+        let wait = match error {
+            StoreError::Stop(_) => self.parts.waits.stop,
+            StoreError::Retry(_) | StoreError::Halve(_) => self.backoff.next(self.rng.random()),
+        };
+        tokio::time::sleep(wait).await;
+    }
+
+    fn measure(&mut self, entries: &[Entry], outcome: &Outcome, took: Duration) {
+        let now = OffsetDateTime::now_utc();
+        let metrics = &self.parts.metrics;
+        Metrics::observe(&metrics.commit_seconds, took);
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        metrics.batch_events.observe(entries.len() as f64);
+        for (kind, count) in [("item", outcome.items), ("board", outcome.boards)] {
+            metrics.committed.get_or_create(&KindLabel { kind }).inc_by(count.inserted);
+            metrics.duplicates.get_or_create(&KindLabel { kind }).inc_by(count.duplicates);
+        }
+        for (reason, count) in &outcome.dead_letters {
+            metrics.dead_letters.get_or_create(&ReasonLabel { reason }).inc_by(*count);
+        }
+        metrics.default_partition_rows.inc_by(outcome.default_partition_rows);
+        for momentum in news(entries) {
+            let lag = Duration::try_from(now - momentum).unwrap_or_default();
+            Metrics::observe(&metrics.event_to_commit_seconds, lag);
+        }
+        let newest = news(entries).filter(|m| is_plausible(*m, now)).max();
+        self.newest_event = self.newest_event.max(newest);
+        if let Some(newest) = self.newest_event {
+            #[expect(clippy::cast_precision_loss, reason = "seconds, exact for 200 million years")]
+            metrics.last_event_timestamp_seconds.set(newest.unix_timestamp() as f64);
+        }
+        self.parts.health.update(|snapshot| {
+            snapshot.database.last_commit_at = Some(now);
+            snapshot.database.last_event_at = self.newest_event;
+        });
+    }
+}
+
+/// Momenta of the events that are news: retained messages tell of the past.
+fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
+    entries
+        .iter()
+        .filter(|(message, _)| !message.retain)
+        .filter_map(|(_, result)| result.as_ref().ok().map(Event::momentum))
+}
+
+fn into_entry(decoded: Decoded) -> Option<Entry> {
+    match decoded {
+        Decoded::Message(message, result) => Some((message, result)),
+        Decoded::Connection(_) => None,
+    }
+}

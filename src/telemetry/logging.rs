@@ -1,0 +1,288 @@
+//! The log: lines for people or JSON objects, on stderr.
+
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+
+use crate::config::{Log, LogFormat};
+
+/// Libraries that tell more than an operator wants to know at the level of their own.
+const LIBRARIES: [&str; 4] = ["rumqttc", "rustls", "sqlx", "hyper"];
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `log.level` is not understood.
+    #[error(
+        "log.level {level:?} is not understood ({detail}); give error, warn, info, debug or \
+         trace, or directives such as \"info,centiloc_bridge::store=debug\""
+    )]
+    Level {
+        /// As configured.
+        level: String,
+        /// The parser's words.
+        detail: String,
+    },
+    /// Something else in the process has set up logging.
+    #[error("could not set up logging: {0}")]
+    Taken(#[from] TryInitError),
+    /// The subscriber is gone.
+    #[error("could not change the log level: {0}")]
+    Gone(#[from] reload::Error),
+}
+
+type SetFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// Changes the running log.
+#[derive(Clone)]
+pub struct LogHandle {
+    set: Arc<SetFilter>,
+}
+
+impl std::fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogHandle").finish_non_exhaustive()
+    }
+}
+
+impl LogHandle {
+    /// From now on this level, or these directives. Libraries that log through `log` (rumqttc,
+    /// rustls) never get more verbose than the level the process began with.
+    pub fn set_level(&self, level: &str) -> Result<(), LogError> {
+        Ok((self.set)(filter(level)?)?)
+    }
+}
+
+/// Sets up the log of the process. To be called once.
+pub fn init(log: &Log) -> Result<LogHandle, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
+    let layer = layer(log.format, Style::of_stderr(), std::io::stderr);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
+}
+
+/// Whether `log.level` is understood; for the configuration.
+pub fn check_level(level: &str) -> Result<(), LogError> {
+    filter(level).map(drop)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let refused = |detail: String| LogError::Level { level: level.to_owned(), detail };
+    // The parser takes a misspelt level for a target, and would silence all others.
+    if let Some(word) = bare_words(level).find(|word| LevelFilter::from_str(word).is_err()) {
+        return Err(refused(format!("{word:?} is no level")));
+    }
+    EnvFilter::try_new(directives(level)).map_err(|e| refused(e.to_string()))
+}
+
+/// The parts of `log.level` that name a level and no target.
+fn bare_words(level: &str) -> impl Iterator<Item = &str> {
+    level.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']))
+}
+
+/// At `info` libraries are held to `warn`, at `debug` to `info`; whatever is named explicitly
+/// wins, because later directives override earlier ones.
+fn directives(level: &str) -> String {
+    let quiet = match bare_words(level).last().map(str::to_ascii_lowercase).as_deref() {
+        Some("info") => "warn",
+        Some("debug") => "info",
+        _ => return level.to_owned(),
+    };
+    let mut text: String = LIBRARIES.iter().map(|name| format!("{name}={quiet},")).collect();
+    text.push_str(level);
+    text
+}
+
+/// How text lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Style {
+    colour: bool,
+    time: bool,
+}
+
+impl Style {
+    fn of_stderr() -> Self {
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let journal = std::env::var("JOURNAL_STREAM").ok();
+        Self {
+            colour: std::io::stderr().is_terminal() && !no_colour,
+            time: !is_journal(journal.as_deref(), device_and_inode_of_stderr()),
+        }
+    }
+}
+
+/// systemd names the device and inode of the stream it connected to the journal. A child whose
+/// stderr was redirected since inherits the variable, but not the stream.
+fn is_journal(variable: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
+    let named = variable
+        .and_then(|text| text.split_once(':'))
+        .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    named.is_some() && named == stderr
+}
+
+fn device_and_inode_of_stderr() -> Option<(u64, u64)> {
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().ok()?;
+    let metadata = std::fs::File::from(stderr).metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn layer<S, W>(format: LogFormat, style: Style, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Json => {
+            Box::new(layer.json().flatten_event(true).with_current_span(false).with_ansi(false))
+        }
+        LogFormat::Text if style.time => Box::new(layer.with_ansi(style.colour)),
+        LogFormat::Text => Box::new(layer.with_ansi(style.colour).without_time()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(format: LogFormat, style: Style, level: &str, log: impl FnOnce()) -> String {
+        let page = Page::default();
+        let writer = {
+            let page = page.clone();
+            move || page.clone()
+        };
+        let layer = layer(format, style, writer).with_filter(filter(level).expect("a level"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let bytes = page.0.lock().expect("unpoisoned").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    const PLAIN: Style = Style { colour: false, time: false };
+
+    #[test]
+    fn text_under_journald_is_the_bare_line() {
+        let line = written(LogFormat::Text, PLAIN, "info", || {
+            tracing::info!(rows = 3, "batch committed");
+        });
+        assert_eq!(
+            line.trim_start(),
+            "INFO centiloc_bridge::telemetry::logging::tests: batch committed rows=3\n"
+        );
+    }
+
+    #[test]
+    fn text_elsewhere_begins_with_the_time() {
+        let style = Style { colour: false, time: true };
+        let line = written(LogFormat::Text, style, "info", || tracing::info!("started"));
+        let time = line.split_whitespace().next().expect("a word");
+        time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339)
+            .expect("RFC 3339");
+        assert!(!line.contains('\u{1b}'));
+        let style = Style { colour: true, time: true };
+        assert!(written(LogFormat::Text, style, "info", || tracing::info!("x")).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn json_is_one_object_a_line_with_the_fields_beside_the_message() {
+        let text = written(LogFormat::Json, Style { colour: true, time: true }, "info", || {
+            tracing::warn!(topic = "a\nb", "message set aside");
+            tracing::info!("second");
+        });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["level"], "WARN");
+        assert_eq!(lines[0]["message"], "message set aside");
+        assert_eq!(lines[0]["topic"], "a\nb");
+        assert!(lines[0]["timestamp"].is_string());
+    }
+
+    #[test]
+    fn libraries_are_quieter_than_we_are_unless_asked() {
+        let both = || {
+            tracing::info!(target: "rumqttc::state", "library");
+            tracing::info!("ours");
+        };
+        let at = |level| written(LogFormat::Text, PLAIN, level, both);
+        assert!(at("info").contains("ours") && !at("info").contains("library"));
+        assert!(!at("warn").contains("ours"));
+        assert!(at("info,rumqttc=info").contains("library"));
+        assert!(at("trace").contains("library"));
+        let warnings = written(LogFormat::Text, PLAIN, "info", || {
+            tracing::warn!(target: "sqlx::query", "slow");
+        });
+        assert!(warnings.contains("slow"));
+    }
+
+    #[test]
+    fn a_level_that_is_no_level_is_refused_in_words() {
+        let error = check_level("info,centiloc_bridge=loud").expect_err("no level").to_string();
+        assert!(
+            error.starts_with("log.level \"info,centiloc_bridge=loud\" is not understood"),
+            "{error}"
+        );
+        for misspelt in ["loud", "", "info,,", "warn,inof"] {
+            let error = check_level(misspelt).expect_err("no level").to_string();
+            assert!(error.contains("is no level"), "{error}");
+        }
+        check_level("info,centiloc_bridge::store=debug").expect("directives");
+        check_level("INFO").expect("a level");
+    }
+
+    #[test]
+    fn the_level_can_change_while_running() {
+        let page = Page::default();
+        let writer = {
+            let page = page.clone();
+            move || page.clone()
+        };
+        let (filter, handle) = reload::Layer::new(filter("warn").expect("a level"));
+        let layer = layer(LogFormat::Text, PLAIN, writer).with_filter(filter);
+        let handle = LogHandle { set: Arc::new(move |filter| handle.reload(filter)) };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let say = |word: &str| tracing::info!(word, "said");
+            say("before");
+            handle.set_level("info").expect("reloaded");
+            say("after");
+            handle.set_level("l0ud=x").expect_err("no level");
+        });
+        let text = String::from_utf8(page.0.lock().expect("unpoisoned").clone()).expect("text");
+        assert!(!text.contains("before") && text.contains("after"), "{text}");
+    }
+
+    #[test]
+    fn only_the_very_stream_systemd_named_is_the_journal() {
+        assert!(is_journal(Some("8:1234"), Some((8, 1234))));
+        assert!(!is_journal(Some("8:1234"), Some((8, 1235))));
+        assert!(!is_journal(Some("rubbish"), Some((8, 1234))));
+        assert!(!is_journal(Some("8:1234"), None));
+        assert!(!is_journal(None, None));
+        assert!(device_and_inode_of_stderr().is_some());
+    }
+}

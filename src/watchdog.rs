@@ -1,0 +1,46 @@
+//! What the service manager is told, and the heartbeat that `/livez` looks at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::Heartbeat;
+
+/// Beats this often; systemd's watchdog may ask for more.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Tells the service manager that configuration and ports are good. Broker and database may be
+/// away: that is not a failed start.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Tells the service manager that the drain has begun.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Beats until told to stop.
+pub async fn run(heartbeat: Arc<Heartbeat>, stop: CancellationToken) {
+    let watchdog = sd_notify::watchdog_enabled();
+    let period = watchdog.map_or(BEAT, |limit| BEAT.min(limit / 3));
+    let mut interval = tokio::time::interval(period);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => heartbeat.beat(),
+            () = stop.cancelled() => return,
+        }
+        if watchdog.is_some() {
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+fn tell(state: &[NotifyState]) {
+    // Without a service manager there is nobody to tell.
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}

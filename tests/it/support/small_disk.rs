@@ -1,0 +1,75 @@
+//! A disk that can be filled, for one database: a tablespace on a file system of a few MiB. The
+//! server's own files stay on the large disk, so that it refuses writes (SQLSTATE 53100) without
+//! ending, as a full data disk does.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::database::Database;
+use super::postgres::{Postgres, ROLE};
+use super::process::{Scratch, guard, run};
+
+/// Written at once while filling.
+const BLOCK: usize = 8 * 1024;
+
+/// A mounted file system with a tablespace. Dropped after its server.
+pub struct SmallDisk {
+    scratch: Scratch,
+}
+
+impl SmallDisk {
+    /// Mounts it; only root may.
+    pub fn mount(mib: u32) -> Result<Self, String> {
+        if run("id", ["-u"]).trim() != "0" {
+            return Err("only root may mount a small disk".to_owned());
+        }
+        let scratch = Scratch::new("disk");
+        let path = scratch.path().to_str().unwrap();
+        let size = format!("size={mib}m");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs", path])
+            .output()
+            .map_err(|e| e.to_string())?;
+        if !mount.status.success() {
+            return Err(String::from_utf8_lossy(&mount.stderr).into_owned());
+        }
+        guard(&format!("mount {path}"));
+        Ok(Self { scratch })
+    }
+
+    /// A database of this server on this disk. Once a server.
+    pub async fn database(&self, postgres: &Postgres) -> Database {
+        let folder = self.scratch.join("tablespace");
+        postgres.own_folder(&folder);
+        let location = folder.display();
+        postgres.execute(&format!("create tablespace small location '{location}'")).await;
+        postgres.execute(&format!("grant create on tablespace small to {ROLE}")).await;
+        postgres.database_with("tablespace small").await
+    }
+
+    /// Leaves no byte free.
+    pub fn fill(&self) {
+        let mut ballast = File::create(self.ballast()).unwrap();
+        // Nothing lies behind the last byte: an error here is the aim.
+        while ballast.write_all(&[1; BLOCK]).is_ok() {}
+        while ballast.write_all(&[1]).is_ok() {}
+    }
+
+    /// Takes back what [`SmallDisk::fill`] wrote.
+    pub fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.scratch.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the server may have files open for another moment.
+        run("umount", ["-l".as_ref(), self.scratch.path().as_os_str()]);
+        guard(&format!("unmounted {}", self.scratch.path().display()));
+    }
+}
