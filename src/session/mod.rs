@@ -92,7 +92,7 @@ impl Session {
     pub async fn run(mut self) {
         while !self.stop.is_cancelled() {
             let next = match self.connect_once().await {
-                Ok(ended) => self.after(ended),
+                Ok(ended) => self.after(&ended),
                 Err(failure) => self.fail(&failure),
             };
             match next {
@@ -147,11 +147,11 @@ impl Session {
         Ok(Some(loaded))
     }
 
-    fn after(&mut self, ended: Ended) -> Next {
+    fn after(&mut self, ended: &Ended) -> Next {
         let failure = match &ended.end {
             End::Stopped | End::Gone => return Next::End,
             End::MakeRoom => {
-                self.announce_closed(&ended, &ended.end.to_string());
+                self.announce_closed(ended, &ended.end.to_string());
                 tracing::info!("there is room again: reconnecting for what stayed with the broker");
                 return Next::Reconnect(Duration::ZERO);
             }
@@ -159,7 +159,7 @@ impl Session {
             End::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
             End::Failed(error) => self.explain(error, ended.uptime),
         };
-        self.announce_closed(&ended, &format!("{}: {}", failure.label(), failure.sentence));
+        self.announce_closed(ended, &format!("{}: {}", failure.label(), failure.sentence));
         if matches!(failure.kind, FailureKind::PacketTooLarge(_))
             && self.max_packet_size < PROTOCOL_MAX_PACKET
         {

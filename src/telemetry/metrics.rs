@@ -205,12 +205,17 @@ impl Metrics {
     pub fn received_labels(&self, topic: &str, qos: u8) -> ReceivedLabels {
         // Unwrap safety: nothing panics while this lock is held.
         let mut topics = self.topics.lock().expect("topics lock");
-        let known = topics.iter().any(|known| known == topic);
+        let mut known = topics.iter().any(|known| known == topic);
         if !known && topics.len() < MAX_TOPICS {
             topics.push(topic.to_owned());
+            known = true;
         }
-        let topic = if known || topics.len() < MAX_TOPICS { topic } else { "other" };
-        ReceivedLabels { topic: topic.to_owned(), qos }
+        ReceivedLabels { topic: if known { topic } else { "other" }.to_owned(), qos }
+    }
+
+    /// Counts one PUBLISH.
+    pub fn count_received(&self, topic: &str, qos: u8) {
+        self.received.get_or_create(&self.received_labels(topic, qos)).inc();
     }
 
     /// PUBLISH packets received, over all topics and qualities of service.
@@ -220,9 +225,9 @@ impl Metrics {
         if !topics.iter().any(|topic| topic == "other") {
             topics.push("other".to_owned());
         }
-        let labels = topics
-            .into_iter()
-            .flat_map(|topic| [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos }));
+        let labels = topics.into_iter().flat_map(|topic| {
+            [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos })
+        });
         labels.filter_map(|labels| self.received.get(&labels).map(|counter| counter.get())).sum()
     }
 
