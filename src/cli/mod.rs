@@ -44,7 +44,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file [default: /etc/centiloc-bridge/config.toml]
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
