@@ -98,8 +98,8 @@ async fn two_bridges_of_a_share_group_store_each_event_once_between_them() {
     let (one, two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);
     Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
     until_stored(&database, EVENTS).await;
-    let received = |bridge: &Bridge| bridge.metric("centiloc_bridge_received_total", "");
-    let (by_one, by_two) = (received(&one).await.unwrap(), received(&two).await.unwrap());
+    let by_one = one.metric("centiloc_bridge_received_total", "").await.unwrap();
+    let by_two = two.metric("centiloc_bridge_received_total", "").await.unwrap();
     assert_eq!(by_one + by_two, EVENTS as f64, "{by_one} and {by_two}");
     assert!(by_one > 0.0 && by_two > 0.0, "one did all the work: {by_one} and {by_two}");
     for bridge in [&one, &two] {

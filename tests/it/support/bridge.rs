@@ -94,6 +94,14 @@ impl Bridge {
         values.reduce(|sum, value| sum + value)
     }
 
+    /// Bytes of memory it holds now.
+    pub fn memory(&self) -> usize {
+        let status = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// What it logged.
     pub fn log(&self) -> &Log {
         self.process.log()
@@ -141,6 +149,14 @@ impl Bridge {
         })
         .await;
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the bridge's log ends with:\n{}", self.log().tail());
+        }
     }
 }
 
