@@ -225,9 +225,9 @@ impl Metrics {
         if !topics.iter().any(|topic| topic == "other") {
             topics.push("other".to_owned());
         }
-        let labels = topics.into_iter().flat_map(|topic| {
-            [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos })
-        });
+        let labels = topics
+            .into_iter()
+            .flat_map(|topic| [0, 1, 2].map(|qos| ReceivedLabels { topic: topic.clone(), qos }));
         labels.filter_map(|labels| self.received.get(&labels).map(|counter| counter.get())).sum()
     }
 
