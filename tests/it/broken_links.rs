@@ -98,9 +98,8 @@ async fn a_flapping_broker_is_not_hammered_though_every_connection_is_accepted()
     let (min, max) = (Duration::from_millis(50), Duration::from_millis(800));
     let (broker, database) = (Mosquitto::start().await, database().await);
     let peer = Peer::listen().await;
-    let config = Config::new(&broker, &database)
-        .plain(peer.port())
-        .set("mqtt.reconnect.max", "800ms");
+    let config =
+        Config::new(&broker, &database).plain(peer.port()).set("mqtt.reconnect.max", "800ms");
     let mut bridge = Bridge::start(&config);
     peer.subscribed(false).await.reset();
     let started = Instant::now();

@@ -39,7 +39,11 @@ async fn a_wrong_ca_is_named_and_the_right_one_is_taken_up_without_a_restart() {
 }
 
 /// Starts with one client certificate, expects it to be refused, and mends it.
-async fn client_certificate_refused(version: &str, wrong: impl Fn(&Mosquitto) -> (String, String), said: &[&str]) {
+async fn client_certificate_refused(
+    version: &str,
+    wrong: impl Fn(&Mosquitto) -> (String, String),
+    said: &[&str],
+) {
     let broker = Mosquitto::builder().tls_version(version).start().await;
     let database = database().await;
     let (cert, key) = wrong(&broker);
@@ -103,7 +107,7 @@ async fn a_wrong_password_is_named_and_never_shown() {
     let (mut broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database).set("mqtt.password", "not-the-password");
     let mut bridge = Bridge::start(&config);
-    let said = ["ERROR", "mqtt.username", "mqtt.password_file"];
+    let said = ["ERROR", "check mqtt.username, the password"];
     until_failing(&mut bridge, "not_authorized", &said).await;
     broker.set_password(USERNAME, "not-the-password").await;
     until_recovered(&mut bridge, &broker, &database).await;
@@ -199,7 +203,7 @@ async fn a_proxy_that_asks_for_credentials_is_named_and_passed_once_it_does_not(
     let proxy = ConnectProxy::with_credentials("user", "secret").await;
     let url = format!("http://127.0.0.1:{}", proxy.port());
     let mut bridge = Bridge::start(&Config::new(&broker, &database).set("mqtt.proxy", url));
-    until_failing(&mut bridge, "proxy", &["407", "mqtt.proxy"]).await;
+    until_failing(&mut bridge, "proxy_refused", &["ERROR", "407", "asks for credentials"]).await;
     proxy.let_everybody_pass();
     until_recovered(&mut bridge, &broker, &database).await;
 }
@@ -210,7 +214,8 @@ async fn wrong_credentials_for_the_proxy_are_named_and_never_shown() {
     let proxy = ConnectProxy::with_credentials("user", "secret").await;
     let url = format!("http://user:wr0ng@127.0.0.1:{}", proxy.port());
     let mut bridge = Bridge::start(&Config::new(&broker, &database).set("mqtt.proxy", url));
-    until_failing(&mut bridge, "proxy", &["407", "mqtt.proxy"]).await;
+    let said = ["ERROR", "407", "does not accept the user and password in mqtt.proxy"];
+    until_failing(&mut bridge, "proxy_refused", &said).await;
     assert_eq!(bridge.log().count("wr0ng"), 0, "the log shows the proxy's password");
 }
 

@@ -9,13 +9,12 @@ use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::event::ItemEvent;
-use crate::support::expect::{ITEMS, pass_through, until_metric, until_stored};
+use crate::support::expect::{ITEMS, until_metric, until_stored};
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::peer::{Conversation, Delivery, FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::subscriber::Subscriber;
-use crate::support::wait::{SOON, until_eq};
 
 /// Long enough for an acknowledgement that must not come to come.
 const A_MOMENT: Duration = Duration::from_millis(200);
@@ -25,7 +24,6 @@ struct Stage {
     peer: Peer,
     database: Database,
     bridge: Bridge,
-    _config: Config,
 }
 
 impl Stage {
@@ -37,7 +35,8 @@ impl Stage {
         let mut bridge = Bridge::start(&config);
         let conversation = peer.subscribed(false).await;
         bridge.until_ready().await;
-        (Self { peer, database, bridge, _config: config }, conversation)
+        until_stored(&database, 0).await; // the tables are there
+        (Self { peer, database, bridge }, conversation)
     }
 
     /// Keeps every event from being committed, until dropped.
@@ -199,14 +198,9 @@ async fn a_release_left_over_from_an_earlier_connection_is_completed() {
     assert_eq!(broker.next().await, FromBridge::Pubrec(4));
     // The PUBREC arrived; the connection dies before the PUBREL does.
     broker.reset();
-    let mut broker = stage.peer.accept().await;
-    broker.connack(true, 0).await;
+    let mut broker = stage.peer.subscribed(true).await;
     broker.pubrel(4).await;
     broker.pubrel(65_535).await;
-    let FromBridge::Subscribe(packet_id, filters) = broker.next().await else {
-        panic!("expected SUBSCRIBE")
-    };
-    broker.suback(packet_id, &vec![1; filters.len()]).await;
     assert_eq!(broker.next().await, FromBridge::Pubcomp(4));
     assert_eq!(broker.next().await, FromBridge::Pubcomp(65_535));
     deliver(&mut broker, 1, 4, false, &events[1]).await;
@@ -221,21 +215,21 @@ async fn a_qos_2_subscription_left_in_the_session_by_another_client_does_not_clo
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let mut other = Subscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
-    other.subscribe_qos2("centiloc/acme/json/#").await.unwrap();
+    other.subscribe_qos2("centiloc/acme/json/item/#").await.unwrap();
     drop(other);
     let publisher = Publisher::connect(&broker).await;
-    let before = ItemEvent::series(TENANT, 10);
-    publisher.publish_json_qos2(&before).await;
-    let bridge = Bridge::ready(&Config::new(&broker, &database)).await;
-    until_stored(&database, before.len()).await;
     // More than Mosquitto's window of 20: without answers it would close.
     publisher.publish_json_qos2(&ItemEvent::series(TENANT, EVENTS)).await;
-    until_stored(&database, before.len() + EVENTS).await;
-    pass_through(&broker, &database, EVENTS).await;
+    let config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
+    let bridge = Bridge::ready(&config).await;
+    until_stored(&database, EVENTS).await;
+    let after = ItemEvent::series(TENANT, 2 * EVENTS);
+    publisher.publish_json_qos2(&after[..EVENTS]).await;
+    publisher.publish_protobuf(&after[EVENTS..]).await;
+    until_stored(&database, 3 * EVENTS).await;
     let seen = bridge.metric("centiloc_bridge_reconnects_total", "").await.unwrap_or(0.0);
     assert_eq!(seen, 0.0);
-    until_eq("nothing outstanding", SOON, Some(0.0), || {
-        bridge.metric("centiloc_bridge_unacked", "")
-    })
-    .await;
+    let received = "centiloc_bridge_received_total";
+    until_metric(&bridge, received, "qos=\"2\"", 2.0 * EVENTS as f64).await;
+    until_metric(&bridge, "centiloc_bridge_unacked", "", 0.0).await;
 }

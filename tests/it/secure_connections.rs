@@ -9,6 +9,7 @@ use crate::support::connect_proxy::ConnectProxy;
 use crate::support::expect::pass_through;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
+use crate::support::process::Scratch;
 
 /// `BEGIN EC PRIVATE KEY` and `BEGIN PRIVATE KEY`, each on P-256 and P-384.
 fn identities(broker: &Mosquitto) -> Vec<(&'static str, Identity, bool)> {
@@ -31,10 +32,13 @@ fn with_identity(config: Config, identity: &Identity, pkcs8: bool) -> Config {
         .set("mqtt.tls.key_file", key.to_str().unwrap())
 }
 
-/// Whether the broker completes a handshake of this version with anybody.
+/// Whether the broker completes a handshake of this version with its tenant.
 fn speaks(broker: &Mosquitto, version: &str) -> bool {
+    let folder = Scratch::new("s_client");
+    let (cert, key) = broker.client().write(&folder, "client");
     let output = Command::new("openssl")
         .args(["s_client", version, "-brief", "-connect", &format!("127.0.0.1:{}", broker.port())])
+        .args(["-cert".as_ref(), cert.as_os_str(), "-key".as_ref(), key.as_os_str()])
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
@@ -102,9 +106,8 @@ async fn the_session_goes_through_an_http_proxy_that_asks_for_basic_credentials(
 async fn goes_through(proxy: &ConnectProxy, url: &str) {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let config = Config::new(&broker, &database)
-        .set("mqtt.host", "localhost")
-        .set("mqtt.proxy", url);
+    let config =
+        Config::new(&broker, &database).set("mqtt.host", "localhost").set("mqtt.proxy", url);
     let mut bridge = Bridge::ready(&config).await;
     pass_through(&broker, &database, 10).await;
     assert_eq!(bridge.terminate().await, 0);

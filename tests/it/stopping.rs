@@ -65,9 +65,8 @@ async fn stopping_with_memory_full_and_the_database_away_ends_at_the_grace_and_l
     let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
-    let config = Config::new(&broker, &database)
-        .set("mqtt.max_unacked", "1MiB")
-        .set("shutdown.grace", "3s");
+    let config =
+        Config::new(&broker, &database).set("mqtt.max_unacked", "1MiB").set("shutdown.grace", "3s");
     let mut bridge = Bridge::ready(&config).await;
     postgres.stop().await;
     let messages = ItemEvent::series(TENANT, EVENTS);

@@ -7,24 +7,29 @@ use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::expect::{until_failing, until_metric, until_recovered, until_stored};
-use crate::support::mosquitto::{Mosquitto, TENANT, USERNAME};
+use crate::support::mosquitto::{Mosquitto, PLATFORM, TENANT, USERNAME};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// Lets the tenant subscribe to these topics, and everybody publish and receive everything.
+/// Lets the tenant subscribe to these filters alone, and the platform publish everything.
 fn may_subscribe_to(filters: &[&str]) -> Value {
-    let acls: Vec<_> = filters
-        .iter()
-        .map(|f| json!({"acltype": "subscribePattern", "topic": f, "priority": 0, "allow": true}))
-        .collect();
+    let allow = |kind: &str, topic: &str| json!({"acltype": kind, "topic": topic, "priority": 0, "allow": true});
+    let subscribe = filters.iter().map(|filter| allow("subscribePattern", filter));
+    let tenant: Vec<_> = subscribe.chain([allow("publishClientReceive", "#")]).collect();
     json!({
         "defaultACLAccess": {
-            "publishClientSend": true, "publishClientReceive": true,
+            "publishClientSend": false, "publishClientReceive": false,
             "subscribe": false, "unsubscribe": true,
         },
-        "clients": [{"username": USERNAME, "roles": [{"rolename": "tenant"}]}],
-        "roles": [{"rolename": "tenant", "acls": acls}],
+        "clients": [
+            {"username": USERNAME, "roles": [{"rolename": "tenant"}]},
+            {"username": PLATFORM, "roles": [{"rolename": "platform"}]},
+        ],
+        "roles": [
+            {"rolename": "tenant", "acls": tenant},
+            {"rolename": "platform", "acls": [allow("publishClientSend", "#")]},
+        ],
     })
 }
 
@@ -116,9 +121,7 @@ async fn what_a_leaving_member_of_a_share_group_had_not_acknowledged_is_stored_t
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = |id| {
-        Config::new(&broker, &database)
-            .set("mqtt.share_group", "dock")
-            .set("mqtt.client_id", id)
+        Config::new(&broker, &database).set("mqtt.share_group", "dock").set("mqtt.client_id", id)
     };
     let (one, two) = (config("acme-one"), config("acme-two"));
     let (mut one, _two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::config::Config;
-use super::process::{Log, Process, loopback};
+use super::process::{Log, Process, Scratch, loopback};
 use super::wait::{SOON, until};
 
 /// `centiloc-bridge` with these arguments, free of what the environment would add.
@@ -37,14 +38,17 @@ pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
+    /// With the files that the configuration names.
+    _folder: Arc<Scratch>,
 }
 
 impl Bridge {
-    /// Starts it and returns at once. The configuration's folder must outlive it.
+    /// Starts it and returns at once.
     pub fn start(config: &Config) -> Self {
         let file = config.write();
         let process = spawn(&file, Log::default());
-        Self { process, config: file, admin_port: config.admin_port() }
+        let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
+        Self { process, config: file, admin_port, _folder: folder }
     }
 
     /// Starts it and waits until it is subscribed and the database answers.

@@ -215,6 +215,7 @@ fn encode(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
     match length {
         0..0x80 => der.push(length.to_be_bytes()[1]),
+        0x80..0x100 => der.extend([0x81, length.to_be_bytes()[1]]),
         _ => der.extend([0x82, length.to_be_bytes()[0], length.to_be_bytes()[1]]),
     }
     der.extend(body);
