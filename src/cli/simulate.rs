@@ -13,13 +13,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Tls;
+use crate::config::{Log, LogFormat, Tls};
 use crate::session::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::ledger::Report;
 use crate::simulate::publish::{Broker, publish};
 use crate::simulate::source::{Clock, Source, SourceSettings};
 use crate::simulate::world::WorldSettings;
+use crate::telemetry::logging;
 
 /// Invented events have no business at the vendor's broker.
 const VENDOR_DOMAIN: &str = "centiloc.com";
@@ -94,6 +95,8 @@ pub struct Args {
 
 /// Publishes, tells progress on stderr, and ends with one line on stdout.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Lost connections are told as warnings.
+    let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
     let broker = broker(&args)?;
     let source = Source::new(source_settings(&args));
     let stop = CancellationToken::new();

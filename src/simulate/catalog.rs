@@ -65,7 +65,7 @@ impl Catalog {
     /// At least one board and one item are made. The same arguments give the same catalog.
     pub fn new(tenant: &str, boards: u32, items: u32, seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let first_tag = dice.roll() as u32;
+        let first_tag = dice.half_roll();
         Self {
             tenant: tenant.to_owned(),
             boards: (0..boards.max(1)).map(board).collect(),

@@ -1,7 +1,7 @@
 //! Repeatable chance. Own arithmetic rather than a library's generator: a seed must mean the same
 //! run after any upgrade.
 
-/// SplitMix64.
+/// `SplitMix64`.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
@@ -20,9 +20,14 @@ impl Dice {
         z ^ (z >> 31)
     }
 
+    /// 32 even bits.
+    pub fn half_roll(&mut self) -> u32 {
+        (self.roll() >> 32) as u32
+    }
+
     /// A number in `0..end`; 0 where `end` is 0.
     pub fn below(&mut self, end: u32) -> u32 {
-        let wide = u64::from(self.roll() as u32) * u64::from(end);
+        let wide = u64::from(self.half_roll()) * u64::from(end);
         (wide >> 32) as u32
     }
 
@@ -39,7 +44,7 @@ impl Dice {
 
     /// True with this probability, `0.0..=1.0`.
     pub fn chance(&mut self, probability: f64) -> bool {
-        f64::from(self.roll() as u32) < probability * (f64::from(u32::MAX) + 1.0)
+        f64::from(self.half_roll()) < probability * (f64::from(u32::MAX) + 1.0)
     }
 }
 

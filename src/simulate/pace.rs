@@ -27,13 +27,11 @@ impl Pace {
             return None;
         }
         let due = self.due(published);
-        if due > elapsed {
-            return Some(due - elapsed);
+        let wait = due.saturating_sub(elapsed);
+        if elapsed.saturating_sub(due) > MAX_BURST {
+            self.from = (elapsed.saturating_sub(MAX_BURST), published);
         }
-        if elapsed - due > MAX_BURST {
-            self.from = (elapsed - MAX_BURST, published);
-        }
-        None
+        (!wait.is_zero()).then_some(wait)
     }
 
     fn due(&self, published: u64) -> Duration {
@@ -77,7 +75,8 @@ mod tests {
                 prop_assert!(pace.wait(elapsed, published).is_none());
             }
             prop_assert!(elapsed <= Duration::from_secs(1));
-            prop_assert!(elapsed >= Duration::from_millis(999) - Duration::from_secs(1) / u32::try_from(rate).expect("small"));
+            let last = Duration::from_secs(1) / u32::try_from(rate).expect("small");
+            prop_assert!(elapsed + last >= Duration::from_millis(999));
         }
     }
 

@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: i64, nanos: i32) -> Option<Timestamp> {
-        Some(Timestamp { seconds, nanos })
+    fn at(seconds: i64, nanos: i32) -> Timestamp {
+        Timestamp { seconds, nanos }
     }
 
     /// Bytes made by another encoder from the same values.
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn an_item_has_the_bytes_of_an_independent_encoder() {
         let item = Item {
-            momentum: at(1_760_000_000, 41_005_043),
+            momentum: Some(at(1_760_000_000, 41_005_043)),
             uid: "E004015000001247".into(),
             is_in: true,
             pos_mm: vec![37, 336],
@@ -147,11 +147,11 @@ mod tests {
     #[test]
     fn a_board_has_the_bytes_of_an_independent_encoder() {
         let board = Board {
-            momentum: at(1_760_000_000, 0),
+            momentum: Some(at(1_760_000_000, 0)),
             sn: "CB000007".into(),
             status: 2,
             fw_version: "5.1.2".into(),
-            last_error_date: at(1_759_999_940, 0),
+            last_error_date: Some(at(1_759_999_940, 0)),
             ..Board::default()
         };
         assert_eq!(board.encode_to_vec(), bytes(BOARD));

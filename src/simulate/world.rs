@@ -251,7 +251,7 @@ impl World {
     fn habits(&mut self) -> Habits {
         Habits {
             masked: if self.dice.percent(3) {
-                Mask(self.dice.between(1, 255) as u8)
+                Mask(u8::try_from(1 + self.dice.below(255)).unwrap_or(u8::MAX))
             } else {
                 Mask::default()
             },

@@ -78,7 +78,8 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let refused = |detail: String| LogError::Level { level: level.to_owned(), detail };
     // The parser takes a misspelt level for a target, and would silence all others.
-    if let Some(word) = bare_words(level).find(|word| LevelFilter::from_str(word).is_err()) {
+    let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
+    if let Some(word) = bare_words(level).find(|word| !is_level(word)) {
         return Err(refused(format!("{word:?} is no level")));
     }
     EnvFilter::try_new(directives(level)).map_err(|e| refused(e.to_string()))
@@ -97,9 +98,9 @@ fn directives(level: &str) -> String {
         Some("debug") => "info",
         _ => return level.to_owned(),
     };
-    let mut text: String = LIBRARIES.iter().map(|name| format!("{name}={quiet},")).collect();
-    text.push_str(level);
-    text
+    let mut parts = LIBRARIES.map(|name| format!("{name}={quiet}")).to_vec();
+    parts.push(level.to_owned());
+    parts.join(",")
 }
 
 /// How text lines look.

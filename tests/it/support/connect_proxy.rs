@@ -38,7 +38,8 @@ impl ConnectProxy {
     }
 
     async fn start(authorization: Option<String>) -> Self {
-        let listener = TcpListener::bind(loopback(0)).await.expect("could not listen");
+        let listen = background().spawn(TcpListener::bind(loopback(0)));
+        let listener = listen.await.unwrap().expect("could not listen");
         let port = listener.local_addr().unwrap().port();
         let shared =
             Arc::new(Shared { authorization: Mutex::new(authorization), ..Shared::default() });

@@ -189,7 +189,8 @@ async fn serve(
     loop {
         let now = rules.borrow_and_update().clone();
         if now.refuse {
-            listener = None;
+            drop(listener.take());
+            until_refused(port).await;
         } else if listener.is_none() {
             listener = Some(TcpListener::bind(loopback(port)).await?);
         }
@@ -204,6 +205,13 @@ async fn serve(
             }
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+/// A child that this process is about to start holds a copy of the closed listener until its exec.
+async fn until_refused(port: u16) {
+    while TcpStream::connect(loopback(port)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

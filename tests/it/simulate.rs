@@ -1,0 +1,240 @@
+//! `simulate`: what it says it published is what the broker has, and the decoder reads all of it.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use centiloc_bridge::config;
+use centiloc_bridge::decode::{ClockTrust, Decoder};
+use centiloc_bridge::event::{BoardEvent, Event, ItemEvent};
+use centiloc_bridge::simulate::encode::FormatChoice;
+use centiloc_bridge::simulate::source::{Clock, Source, SourceSettings};
+use centiloc_bridge::simulate::world::WorldSettings;
+use time::OffsetDateTime;
+
+use crate::support::bridge;
+use crate::support::mosquitto::{
+    Mosquitto, PASSWORD, PLATFORM, PLATFORM_PASSWORD, TENANT, USERNAME,
+};
+use crate::support::process::{Log, Process, Scratch};
+use crate::support::subscriber::Subscriber;
+use crate::support::wait::{SOON, until};
+
+/// The last line of `simulate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Report {
+    published: u64,
+    acknowledged: u64,
+    messages: u64,
+}
+
+fn report(line: &str) -> Option<Report> {
+    let mut values = ["published=", "acknowledged=", "messages="]
+        .into_iter()
+        .zip(line.split(' '))
+        .map(|(key, word)| word.strip_prefix(key)?.parse().ok());
+    let mut next = || values.next()?;
+    Some(Report { published: next()?, acknowledged: next()?, messages: next()? })
+}
+
+/// Publishes as the platform, over the plain listener.
+fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> std::process::Command {
+    let password = folder.write("platform-password", PLATFORM_PASSWORD);
+    let port = broker.plain_port().to_string();
+    let mut command = bridge::command(["simulate", "--tenant", TENANT, "--port", &port]);
+    command.args(["--username", PLATFORM, "--password-file"]).arg(password).args(more);
+    command
+}
+
+/// A session that keeps all topics of the tenant. Nothing is received yet.
+async fn session(broker: &Mosquitto) -> Subscriber {
+    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
+    subscriber.subscribe(&format!("centiloc/{TENANT}/#")).await.unwrap();
+    subscriber
+}
+
+async fn receive(subscriber: &mut Subscriber, messages: u64) -> Vec<(String, Bytes)> {
+    let mut received = Vec::new();
+    for _ in 0..messages {
+        let publish = subscriber.receive_and_ack().await.unwrap();
+        received.push((publish.topic, publish.payload));
+    }
+    received
+}
+
+fn decoder() -> Decoder {
+    let keep_payload = config::KeepPayload::Never;
+    Decoder::new(&config::Decode { proto_file: None, keep_payload }, TENANT).unwrap()
+}
+
+/// The decoder takes a momentum that is a day ahead for an error, so what is received is decoded
+/// as of now.
+fn decode(decoder: &Decoder, topic: &str, payload: &Bytes) -> Event {
+    let result = decoder.decode(topic, payload, OffsetDateTime::now_utc(), ClockTrust::Agree);
+    result.unwrap_or_else(|reject| panic!("{topic}: {reject}\n{payload:?}"))
+}
+
+/// What must be the same in both formats. Protobuf cannot tell zero from masked.
+fn comparable(event: Event) -> Event {
+    let received_at = OffsetDateTime::UNIX_EPOCH;
+    match event {
+        Event::Item(item) => Event::Item(ItemEvent {
+            received_at,
+            hold_time_us: item.hold_time_us.filter(|us| *us != 0),
+            ..item
+        }),
+        Event::Board(board) => Event::Board(BoardEvent { received_at, ..board }),
+    }
+}
+
+#[test]
+fn every_simulated_event_decodes_to_one_row_whatever_the_format() {
+    let decoder = decoder();
+    let source = Source::new(SourceSettings {
+        tenant: TENANT.into(),
+        world: WorldSettings { boards: 40, items: 300, seed: 11, board_events: true },
+        format: FormatChoice::Both,
+        count: Some(20_000),
+        duplicates: 0.01,
+        clock: Clock::Wall,
+    });
+    let mut rows: HashMap<u64, Event> = HashMap::new();
+    let mut boards = 0;
+    for message in source {
+        let event = comparable(decode(&decoder, &message.topic, &message.payload));
+        boards += usize::from(matches!(event, Event::Board(_)));
+        if let Some(first) = rows.get(&message.event) {
+            assert_eq!(*first, event);
+        } else {
+            rows.insert(message.event, event);
+        }
+    }
+    let ids: HashSet<_> = rows.values().map(Event::event_id).collect();
+    assert_eq!((rows.len(), ids.len()), (20_000, 20_000));
+    assert!(boards > 100, "only {boards} board messages");
+}
+
+#[tokio::test]
+async fn over_mutual_tls_a_subscriber_receives_exactly_what_the_report_says() {
+    let broker = Mosquitto::builder().max_queued_messages(0).start().await;
+    let mut subscriber = session(&broker).await;
+    let folder = Scratch::new("simulate");
+    let (cert, key) = broker.client().write(&folder, "client");
+    let password = folder.write("password", PASSWORD);
+    let (port, ca) = (broker.port().to_string(), broker.ca_file());
+    let mut command = bridge::command(["simulate", "--host", "localhost", "--port", &port]);
+    for (flag, file) in [("--ca", &*ca), ("--cert", &cert), ("--key", &key)] {
+        command.arg(flag).arg::<&Path>(file);
+    }
+    command.args(["--username", USERNAME, "--password-file"]).arg(password).args([
+        "--tenant",
+        TENANT,
+        "--count",
+        "300",
+        "--format",
+        "both",
+        "--rate",
+        "0",
+        "--duplicates",
+        "0.1",
+        "--board-events",
+    ]);
+    let output = bridge::finish(command).await;
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    let report = report(out.trim_end()).unwrap_or_else(|| panic!("{out}"));
+    assert_eq!((report.published, report.acknowledged), (300, 300));
+
+    let received = receive(&mut subscriber, report.messages).await;
+    let distinct: HashSet<_> = received.iter().collect();
+    assert_eq!(distinct.len(), 600, "each event once in each format, copies aside");
+    assert!(received.len() > 600, "a tenth was to be sent twice");
+    let decoder = decoder();
+    let ids: HashSet<_> = received.iter().map(|(t, p)| decode(&decoder, t, p).event_id()).collect();
+    assert_eq!(ids.len(), 300);
+}
+
+/// A broker that leaves Nagle's algorithm on (Mosquitto's default) and a client that delays its
+/// TCP acknowledgements wait 40 ms for each other, though not in every window: a publisher that
+/// lets that happen takes more than ten seconds for these events, and otherwise one or two.
+#[tokio::test]
+async fn full_windows_do_not_wait_for_delayed_acknowledgements() {
+    let broker = Mosquitto::builder().line("set_tcp_nodelay false").start().await;
+    let folder = Scratch::new("simulate");
+    let command = simulate(&broker, &folder, &["--rate", "0", "--count", "60000"]);
+    let started = Instant::now();
+    let output = bridge::finish(command).await;
+    let took = started.elapsed();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(out, "published=60000 acknowledged=60000 messages=60000\n");
+    assert!(took < Duration::from_secs(8), "took {took:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_restarts_gets_every_event_and_none_is_invented() {
+    let mut broker = Mosquitto::builder().max_queued_messages(0).start().await;
+    let mut subscriber = session(&broker).await;
+    let folder = Scratch::new("simulate");
+    let mut command = simulate(&broker, &folder, &["--rate", "500", "--count", "1500"]);
+    let log = Log::default();
+    let mut process = Process::start_logging("simulate", &mut command, "KILL", log.clone());
+    for _ in 0..2 {
+        // Something of every stretch arrives, so that each restart is one in the middle.
+        receive(&mut subscriber, 100).await;
+        broker.stop().await;
+        broker.start_again().await;
+        subscriber = Subscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
+        assert!(subscriber.session_present());
+    }
+    let status = until("the simulation to end", SOON * 2, || {
+        let status = process.status();
+        async move { status.ok_or("still running") }
+    });
+    assert!(status.await.success(), "{:?}", log.lines());
+    let last = log.lines().iter().rev().find_map(|line| report(line));
+    let expected = Report { published: 1500, acknowledged: 1500, messages: 1500 };
+    assert_eq!(last, Some(expected), "{:?}", log.lines());
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_it_in_order_with_everything_acknowledged() {
+    let broker = Mosquitto::builder().max_queued_messages(0).start().await;
+    let mut subscriber = session(&broker).await;
+    let folder = Scratch::new("simulate");
+    let mut command = simulate(&broker, &folder, &["--rate", "1000", "--duplicates", "0.5"]);
+    let log = Log::default();
+    let mut process = Process::start_logging("simulate", &mut command, "KILL", log.clone());
+    receive(&mut subscriber, 50).await;
+    process.signal("INT");
+    let status = until("the simulation to end", SOON, || {
+        let status = process.status();
+        async move { status.ok_or("still running") }
+    });
+    assert!(status.await.success(), "{:?}", log.lines());
+    let lines = log.lines();
+    let report = lines.iter().rev().find_map(|line| report(line)).expect("the last line");
+    assert!(report.published >= 30, "{lines:?}");
+    assert_eq!(report.published, report.acknowledged, "{lines:?}");
+    receive(&mut subscriber, report.messages - 50).await;
+    assert!(lines.iter().any(|line| line.starts_with("stopping")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_is_named_with_the_cure() {
+    const WRONG: &str = "n0t-the-passw0rd";
+    let broker = Mosquitto::start().await;
+    let folder = Scratch::new("simulate");
+    let password = folder.write("password", WRONG);
+    let mut command = bridge::command(["simulate", "--count", "1", "--port"]);
+    command.arg(broker.plain_port().to_string());
+    command.args(["--username", PLATFORM, "--password-file"]).arg(password);
+    let output = bridge::finish(command).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("could not connect to the broker at 127.0.0.1:"), "{text}");
+    assert!(text.contains("--password-file"), "{text}");
+    assert!(!text.contains(WRONG), "{text}");
+}
