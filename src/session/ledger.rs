@@ -165,7 +165,11 @@ mod tests {
 
     /// Both kinds, told apart by the packet id, so that the model need not know them.
     fn answer(packet_id: u16) -> Answer {
-        if packet_id % 3 == 0 { Answer::Pubrec(packet_id) } else { Answer::Puback(packet_id) }
+        if packet_id.is_multiple_of(3) {
+            Answer::Pubrec(packet_id)
+        } else {
+            Answer::Puback(packet_id)
+        }
     }
 
     /// The ledger as a list of everything ever received, searched from the start each time.

@@ -14,7 +14,7 @@ use crate::config::{Mqtt, Proxy};
 /// Room for requests to rumqttc: PUBACKs of every packet id, trap for deadlocks otherwise.
 const REQUEST_CAPACITY: usize = 65_535;
 
-/// Own PUBLISHes under way. There are none; the smallest that rumqttc takes.
+/// Own messages under way. There are none; the smallest that rumqttc takes.
 const INFLIGHT: u16 = 1;
 
 /// A client and event loop for one connection.

@@ -8,7 +8,7 @@ use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::event::ItemEvent;
 use crate::support::expect::{
-    pass_through, until_failing, until_metric, until_reconnects, until_recovered, until_stored,
+    pass_through, until_count, until_failing, until_reconnects, until_recovered, until_stored,
 };
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::peer::Peer;
@@ -62,7 +62,7 @@ async fn a_link_cut_in_the_middle_of_a_packet_delivers_it_whole_later() {
         bridge.until_ready().await;
         until_stored(&database, 5 * (round + 1)).await;
     }
-    until_reconnects(&bridge, "closed_by_broker", cuts.len() as f64).await;
+    until_reconnects(&bridge, "closed_by_broker", cuts.len()).await;
     bridge.assert_running();
     tap.assert_no_violation();
 }
@@ -119,10 +119,10 @@ async fn another_client_with_the_client_id_throws_the_bridge_out_once() {
     pass_through(&broker, &database, 5).await;
     let other = Subscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
     assert!(other.session_present());
-    until_reconnects(&bridge, "closed_by_broker", 1.0).await;
+    until_reconnects(&bridge, "closed_by_broker", 1).await;
     // What came to the other one meanwhile was not acknowledged by it.
     until_recovered(&mut bridge, &broker, &database).await;
-    until_metric(&bridge, "centiloc_bridge_session_present", "", 1.0).await;
+    until_count(&bridge, "centiloc_bridge_session_present", "", 1).await;
     drop(other);
 }
 

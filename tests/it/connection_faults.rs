@@ -130,7 +130,7 @@ async fn a_host_that_does_not_resolve_is_named_and_tried_on() {
     let config = Config::new(&broker, &database).set("mqtt.host", "broker.invalid");
     let mut bridge = Bridge::start(&config);
     until_failing(&mut bridge, "dns", &["WARN", "broker.invalid", "DNS"]).await;
-    until_reconnects(&bridge, "dns", 3.0).await;
+    until_reconnects(&bridge, "dns", 3).await;
     bridge.assert_running();
 }
 

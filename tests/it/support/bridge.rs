@@ -93,14 +93,24 @@ impl Bridge {
     /// A metric, all its labels added up; `labels` (`kind="item"`) narrows them.
     /// `None` while there is no such line.
     pub async fn metric(&self, name: &str, labels: &str) -> Option<f64> {
+        self.values::<f64>(name, labels).await?.into_iter().reduce(|sum, value| sum + value)
+    }
+
+    /// A metric that counts things, all its labels added up as in [`Bridge::metric`]; 0 while
+    /// there is no such line. `None` if the bridge does not answer.
+    pub async fn count(&self, name: &str, labels: &str) -> Option<usize> {
+        Some(self.values::<usize>(name, labels).await?.into_iter().sum())
+    }
+
+    async fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Option<Vec<T>> {
         let (_, text) = self.get("/metrics").await.ok()?;
         let values = text.lines().filter_map(|line| {
             let (key, value) = line.rsplit_once(' ')?;
             let rest = key.strip_prefix(name)?;
             let matches = rest.is_empty() || rest.starts_with('{');
-            (matches && rest.contains(labels)).then(|| value.parse::<f64>().ok())?
+            (matches && rest.contains(labels)).then(|| value.parse().ok())?
         });
-        values.reduce(|sum, value| sum + value)
+        Some(values.collect())
     }
 
     /// Bytes of memory it holds now.

@@ -1,5 +1,7 @@
 //! What many tests expect in the same words.
 
+use std::time::Duration;
+
 use super::bridge::Bridge;
 use super::database::Database;
 use super::event::ItemEvent;
@@ -17,7 +19,7 @@ pub async fn until_failing(bridge: &mut Bridge, reason: &str, said: &[&str]) {
     let mut parts = vec!["no connection to the broker", reason_field.as_str()];
     parts.extend_from_slice(said);
     bridge.until_logged(&parts).await;
-    until_reconnects(bridge, reason, 1.0).await;
+    until_reconnects(bridge, reason, 1).await;
     bridge.assert_running();
     assert_eq!(bridge.get("/livez").await.map(|(status, _)| status), Ok(200), "not live");
     let (status, body) = bridge.get("/readyz").await.unwrap();
@@ -25,25 +27,36 @@ pub async fn until_failing(bridge: &mut Bridge, reason: &str, said: &[&str]) {
 }
 
 /// Waits until `reconnects_total{reason}` is at least `count`.
-pub async fn until_reconnects(bridge: &Bridge, reason: &str, count: f64) {
+pub async fn until_reconnects(bridge: &Bridge, reason: &str, count: usize) {
     let label = format!("reason=\"{reason}\"");
     until(&format!("{count} reconnects by {reason}"), SOON, || async {
-        let seen = bridge.metric("centiloc_bridge_reconnects_total", &label).await;
-        if seen.is_some_and(|seen| seen >= count) { Ok(()) } else { Err(seen) }
+        let seen = bridge.count("centiloc_bridge_reconnects_total", &label).await;
+        if seen >= Some(count) { Ok(()) } else { Err(seen) }
     })
     .await;
 }
 
-/// Waits until a metric is exactly this.
-pub async fn until_metric(bridge: &Bridge, name: &str, labels: &str, value: f64) {
-    until_eq(&format!("{name}{{{labels}}}"), SOON, Some(value), || bridge.metric(name, labels))
+/// Panics if a connection was lost or refused.
+pub async fn assert_never_reconnected(bridge: &Bridge) {
+    let lost = bridge.count("centiloc_bridge_reconnects_total", "").await;
+    assert_eq!(lost, Some(0), "connections were lost; the log:\n{}", bridge.log().tail());
+}
+
+/// Waits until a metric that counts is exactly this.
+pub async fn until_count(bridge: &Bridge, name: &str, labels: &str, count: usize) {
+    until_eq(&format!("{name}{{{labels}}}"), SOON, Some(count), || bridge.count(name, labels))
         .await;
 }
 
 /// Waits until so many item events are stored, no more and no less.
 pub async fn until_stored(database: &Database, events: usize) {
+    until_stored_within(SOON, database, events).await;
+}
+
+/// As [`until_stored`], for many.
+pub async fn until_stored_within(deadline: Duration, database: &Database, events: usize) {
     let expected = i64::try_from(events).unwrap();
-    until_eq("the stored item events", SOON, expected, || database.count(ITEMS)).await;
+    until_eq("the stored item events", deadline, expected, || database.count(ITEMS)).await;
 }
 
 /// Publishes new events and waits until exactly they have been added.
