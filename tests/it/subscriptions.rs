@@ -8,6 +8,7 @@ use crate::support::config::Config;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::expect::{until_count, until_failing, until_recovered, until_stored};
 use crate::support::mosquitto::{Mosquitto, PLATFORM, TENANT, USERNAME};
+use crate::support::peer::{FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
@@ -134,4 +135,26 @@ async fn what_a_leaving_member_of_a_share_group_had_not_acknowledged_is_stored_t
     one.start_again();
     one.until_ready().await;
     until_stored(&database, EVENTS).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_answers_subscribe_wrongly_or_never_is_left_and_tried_again() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database).plain(peer.port());
+    let mut bridge = Bridge::start(&config.set("mqtt.connect_timeout", "1s"));
+    let mut silent = peer.accept().await;
+    silent.connack(false, 0).await;
+    silent.next().await;
+    until_failing(&mut bridge, "protocol", &["did not answer SUBSCRIBE in time"]).await;
+    let mut short = peer.accept().await;
+    short.connack(false, 0).await;
+    let FromBridge::Subscribe(packet_id, filters) = short.next().await else {
+        panic!("expected SUBSCRIBE");
+    };
+    short.suback(packet_id, &vec![1; filters.len() - 1]).await;
+    bridge.until_logged(&["SUBSCRIBE of 4 filters with 3 return codes"]).await;
+    let _good = peer.subscribed(false).await;
+    bridge.until_ready().await;
 }
