@@ -4,21 +4,21 @@
 
 mod acks;
 mod admin;
+mod bounds;
+mod broken_links;
 mod commands;
+mod connection_faults;
 mod crashes;
 mod dead_letters;
 mod deliveries;
+mod delivery_rules;
 mod events;
 mod outages;
+mod secure_connections;
 mod session;
 mod shipped_files;
 mod simulate;
 mod stop;
-mod bounds;
-mod broken_links;
-mod connection_faults;
-mod delivery_rules;
-mod secure_connections;
 mod stopping;
 mod store_commit;
 mod store_dead_letters;
