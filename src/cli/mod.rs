@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod csr;
+pub mod dead_letters;
 pub mod decode;
+pub mod migrate;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -36,6 +38,10 @@ enum Command {
     Status(status::Args),
     /// Show what one payload decodes to, or why it does not
     Decode(WithConfig<decode::Args>),
+    /// Apply or list database migrations
+    Migrate(migrate::Args),
+    /// Look at messages that were set aside, and try them again
+    DeadLetters(dead_letters::Args),
     /// Publish events of imaginary boards to a broker of yours
     Simulate(simulate::Args),
 }
@@ -108,6 +114,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             }
             Command::Status(args) => status::run(args).await,
             Command::Decode(with) => decode_with(&with),
+            Command::Migrate(args) => migrate::run(args).await,
+            Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })

@@ -201,7 +201,7 @@ async fn write_letters(
         return Ok(());
     }
     write::letters(conn, limit, letters).await.map_err(|fault| match fault.class {
-        Class::SetAside | Class::NoPartition => fault.as_class(Class::Stop),
+        Class::SetAside | Class::NoPartition => fault.taken_as(Class::Stop),
         _ => fault,
     })
 }
@@ -213,7 +213,7 @@ async fn roll_back(conn: &mut PgConnection, limit: Duration, fault: Fault) -> Fa
     }
     match run(conn, limit, "rollback".into()).await {
         Ok(()) => fault,
-        Err(worse) => worse.as_class(Class::Retry),
+        Err(worse) => worse.taken_as(Class::Retry),
     }
 }
 

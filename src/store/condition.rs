@@ -73,12 +73,13 @@ impl Condition {
             if known.as_ref().is_some_and(|p| p.text == text) {
                 return false;
             }
-            match error {
-                StoreError::Stop(_) => tracing::error!(
+            if matches!(error, StoreError::Stop(_)) {
+                tracing::error!(
                     reason = %text,
                     "the database cannot take events until someone acts; holding them"
-                ),
-                _ => tracing::warn!(reason = %text, "the database is in trouble; trying again"),
+                );
+            } else {
+                tracing::warn!(reason = %text, "the database is in trouble; trying again");
             }
             let since = known.take().map_or_else(Instant::now, |p| p.since);
             *known = Some(Problem { text, since });

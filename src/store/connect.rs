@@ -69,10 +69,11 @@ impl Link {
         Ok(conn)
     }
 
-    /// One connection without a limit on statements: for migrations.
-    pub async fn open_unlimited(&self) -> Result<PgConnection, Fault> {
+    /// One connection without a limit on statements, as a pool, which is what sqlx migrates with.
+    pub fn for_migrations(&self) -> PgPool {
         let options = self.options.clone().options([("statement_timeout", "0")]);
-        bounded(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+        pool.connect_lazy_with(options)
     }
 
     /// A pool that opens connections when they are asked for.

@@ -107,7 +107,7 @@ impl Fault {
     }
 
     /// The same failure, taken differently.
-    pub(super) fn as_class(mut self, class: Class) -> Self {
+    pub(super) fn taken_as(mut self, class: Class) -> Self {
         self.class = class;
         self
     }
@@ -225,9 +225,9 @@ mod tests {
 
     #[test]
     fn without_rows_to_blame_a_refused_statement_stops() {
-        let fault = Fault::retry("x").as_class(Class::SetAside);
+        let fault = Fault::retry("x").taken_as(Class::SetAside);
         assert!(matches!(StoreError::from(fault), StoreError::Stop(_)));
-        let fault = Fault::retry("x").as_class(Class::Unknown);
+        let fault = Fault::retry("x").taken_as(Class::Unknown);
         assert!(matches!(StoreError::from(fault), StoreError::Retry(_)));
     }
 

@@ -180,7 +180,7 @@ impl Store {
                 Ok(noted)
             }
             // Without a transaction to go on with, the connection is of no more use.
-            Err(fault) if fault.spares_connection() => Err(fault.as_class(Class::Retry)),
+            Err(fault) if fault.spares_connection() => Err(fault.taken_as(Class::Retry)),
             Err(fault) => Err(fault),
         }
     }

@@ -73,6 +73,9 @@ async fn keep_house(parts: &MaintenanceParts) {
                 continue;
             }
         }
+        if !parts.store.is_prepared() {
+            continue; // the writer is about to; without tables there is no house to keep
+        }
         if Instant::now() >= partitions_due {
             partitions_due = Instant::now() + PARTITIONS_EVERY;
             let made = parts.store.make_partitions_ahead(OffsetDateTime::now_utc()).await;

@@ -27,6 +27,7 @@ mod write;
 pub mod writer;
 mod writer_slot;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::Postgres;
@@ -55,6 +56,8 @@ pub struct Store {
     partitions: Partitions,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
+    /// Whether the schema was found to be the one this program knows.
+    prepared: AtomicBool,
 }
 
 impl Store {
@@ -68,6 +71,7 @@ impl Store {
             partitions: Partitions::new(span),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
+            prepared: AtomicBool::new(false),
             link,
         })
     }

@@ -225,7 +225,7 @@ async fn make(conn: &mut PgConnection, limit: Duration, range: Range) -> Result<
     .await;
     match result {
         Err(fault) if fault.is_refusal() => {
-            run(conn, limit, "rollback".into()).await.map_err(|f| f.as_class(Class::Retry))?;
+            run(conn, limit, "rollback".into()).await.map_err(|f| f.taken_as(Class::Retry))?;
             Err(fault)
         }
         other => other,

@@ -1,6 +1,7 @@
 //! Schema migrations: append-only, applied under a lock, so that any number of processes may start
 //! at once. Where nothing is pending, reading is enough: `run` needs no right to change the schema.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row as _;
@@ -89,7 +90,7 @@ impl Store {
 
     /// Applies what is pending; returns what was applied, as far as this process did it.
     pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
-        let mut conn = self.link.open_unlimited().await?;
+        let mut conn = self.link.open().await?;
         let limit = self.link.answer_within;
         let before = status(&mut conn, limit).await?;
         if before.iter().all(|s| s.applied_at.is_some()) {
@@ -99,10 +100,12 @@ impl Store {
         if !has_schema(&mut conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false))
-            .await
-            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
-            .map_err(migration_error)?;
+        let pool = self.link.for_migrations();
+        let result = tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&pool)).await;
+        // Closing the connection gives back the lock, whatever became of the migration. A dead one
+        // would not let itself be closed.
+        drop(tokio::time::timeout(limit, pool.close()).await);
+        result.map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?.map_err(migration_error)?;
         let after = status(&mut conn, limit).await?;
         let applied =
             |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
@@ -120,13 +123,20 @@ impl Store {
                     "applied a migration"
                 );
             }
-            return Ok(());
+        } else {
+            let steps = self.schema_status().await?;
+            let pending = steps.iter().filter(|s| s.applied_at.is_none()).count();
+            if pending > 0 {
+                return Err(SchemaError::Behind { pending });
+            }
         }
-        let steps = self.schema_status().await?;
-        match steps.iter().filter(|s| s.applied_at.is_none()).count() {
-            0 => Ok(()),
-            pending => Err(SchemaError::Behind { pending }),
-        }
+        self.prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether [`Store::prepare_schema`] has succeeded.
+    pub(super) fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::Acquire)
     }
 }
 

@@ -3,5 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod shipped_files;
+mod simulate;
+mod store_commit;
+mod store_dead_letters;
+mod store_journal;
+mod store_kit;
+mod store_maintenance;
+mod store_partitions;
+mod store_refused;
+mod store_schema;
+mod store_views;
+mod store_writer;
 mod support;
 mod support_holds;

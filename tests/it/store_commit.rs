@@ -3,9 +3,7 @@
 use centiloc_bridge::store::Count;
 use sqlx::Row;
 
-use crate::store_kit::{
-    Bench, arrives, at, board, leaves, malformed, of_board, of_item, state,
-};
+use crate::store_kit::{Bench, arrives, at, board, leaves, malformed, of_board, of_item, state};
 
 #[tokio::test]
 async fn every_column_of_an_item_comes_back_as_it_went_in() {
@@ -128,8 +126,7 @@ async fn entered_at_is_the_first_arrival_since_the_last_leave_and_null_when_out(
 #[tokio::test]
 async fn board_states_follow_momentum_too() {
     let bench = Bench::new().await;
-    let batch =
-        [of_board(board("B", 20, "DISCONNECTED")), of_board(board("B", 10, "CONNECTED"))];
+    let batch = [of_board(board("B", 20, "DISCONNECTED")), of_board(board("B", 10, "CONNECTED"))];
     let outcome = bench.commit(&batch).await;
     assert_eq!(outcome.boards, Count { inserted: 2, duplicates: 0 });
     bench.commit(&[of_board(board("B", 15, "ONERROR"))]).await;

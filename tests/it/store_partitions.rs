@@ -78,10 +78,7 @@ async fn a_dropped_partition_is_noticed_made_again_and_its_rows_come_home() {
 async fn without_a_default_partition_a_missing_one_is_made_and_no_row_is_blamed() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1)]).await;
-    bench
-        .db
-        .execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default")
-        .await;
+    bench.db.execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default").await;
     let old = item("U", "A", datetime!(1999-01-01 00:00 UTC), true);
     let outcome = bench.items(&[arrives("U", "A", 2), old]).await;
     assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));

@@ -42,10 +42,8 @@ async fn a_refused_row_is_set_aside_with_its_code_and_the_rest_commits() {
     assert_eq!((outcome.boards.inserted, outcome.boards.duplicates), (1, 0));
     assert_eq!(outcome.dead_letters["refused_by_database"], 5);
     assert_eq!(outcome.dead_letters["malformed"], 1);
-    let codes: Vec<Option<String>> = bench
-        .db
-        .column("select sqlstate from centiloc.dead_letter order by sqlstate, id")
-        .await;
+    let codes: Vec<Option<String>> =
+        bench.db.column("select sqlstate from centiloc.dead_letter order by sqlstate, id").await;
     let codes: Vec<&str> = codes.iter().map(|c| c.as_deref().unwrap_or("none")).collect();
     assert_eq!(codes, ["22008", "22021", "22021", "22P05", "54000", "none"]);
     assert_eq!(bench.db.count("centiloc.item_event").await, 50);
@@ -156,11 +154,9 @@ async fn a_statement_that_takes_too_long_asks_for_half() {
     let bench = Bench::new().await;
     let mut config = crate::store_kit::config(&bench.db.socket_url());
     config.statement_timeout = std::time::Duration::from_millis(300);
-    let store = centiloc_bridge::store::Store::new(
-        &config,
-        centiloc_bridge::config::PartitionSpan::Month,
-    )
-    .unwrap();
+    let store =
+        centiloc_bridge::store::Store::new(&config, centiloc_bridge::config::PartitionSpan::Month)
+            .unwrap();
     store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap();
     bench
         .db

@@ -76,6 +76,11 @@ impl Bridge {
         .await;
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// GET on the admin endpoint: status and body.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
         get(self.admin_port, path).await

@@ -1,0 +1,89 @@
+//! `migrate`: brings the database schema up to this program, or shows how far it is.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use time::format_description::well_known::Rfc3339;
+
+use super::ConfigArgs;
+use crate::exit;
+use crate::store::Store;
+use crate::store::schema::{SchemaError, Step};
+
+/// Arguments of `migrate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only list the migrations, and which are applied
+    #[arg(long)]
+    status: bool,
+}
+
+/// Exit code 78 for a schema that this program cannot use, 1 where the database fails.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?.config;
+    let store = Store::new(&config.database, config.retention.partition)?;
+    let steps = if args.status { store.schema_status().await } else { store.migrate().await };
+    let mut out = std::io::stdout().lock();
+    match steps {
+        Ok(steps) if args.status => list(&steps, &mut out)?,
+        Ok(steps) => report(&steps, &mut out)?,
+        Err(error @ (SchemaError::Newer { .. } | SchemaError::Changed { .. })) => {
+            eprintln!("centiloc-bridge: {error}");
+            return Ok(ExitCode::from(exit::CONFIG));
+        }
+        Err(error) => return Err(error).context("could not migrate the database"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
+    for step in steps {
+        let applied = match step.applied_at {
+            Some(at) => format!("applied {}", at.format(&Rfc3339)?),
+            None => "pending".to_owned(),
+        };
+        writeln!(out, "{:4}  {:<12}  {applied}", step.version, step.description)?;
+    }
+    Ok(())
+}
+
+fn report(applied: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
+    for step in applied {
+        writeln!(out, "applied migration {}: {}", step.version, step.description)?;
+    }
+    if applied.is_empty() {
+        writeln!(out, "the database schema is up to date")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_tells_applied_from_pending() {
+        let at = time::macros::datetime!(2026-11-01 12:00 UTC);
+        let steps = [
+            Step { version: 1, description: "events", applied_at: Some(at) },
+            Step { version: 2, description: "states", applied_at: None },
+        ];
+        let mut out = Vec::new();
+        list(&steps, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "   1  events        applied 2026-11-01T12:00:00Z\n   2  states        pending\n"
+        );
+    }
+
+    #[test]
+    fn nothing_to_do_is_said() {
+        let mut out = Vec::new();
+        report(&[], &mut out).unwrap();
+        assert_eq!(out, b"the database schema is up to date\n");
+    }
+}

@@ -1,0 +1,90 @@
+//! Maintenance as a task: it notices outages while the stream is idle, and keeps house once the
+//! schema is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::message::{ConnectionId, ConnectionNews};
+use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
+use centiloc_bridge::store::{Condition, Store};
+use centiloc_bridge::telemetry::{Health, Metrics};
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::store_kit::{Bench, config, identity};
+use crate::support::proxy::Proxy;
+use crate::support::wait::{SOON, until, until_true};
+
+fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
+    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let parts = MaintenanceParts {
+        store: Arc::new(store),
+        keep_events: Some(Duration::from_secs(30 * 86_400)),
+        condition: Arc::new(Condition::new(Arc::clone(&health), metrics)),
+        health: Arc::clone(&health),
+        stop: CancellationToken::new(),
+    };
+    (parts, health)
+}
+
+#[tokio::test]
+async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connection_seen_lately() {
+    let bench = Bench::new().await;
+    bench.items(&[crate::store_kit::arrives("U", "A", 1)]).await;
+    let store = bench.another_store(PartitionSpan::Month);
+    store.prepare_schema(true).await.unwrap();
+    let opened = ConnectionNews::Opened {
+        id: ConnectionId(1),
+        at: OffsetDateTime::now_utc() - time::Duration::hours(1),
+        session_present: true,
+        filters: vec![],
+    };
+    store.note(&identity(), &opened).await.unwrap();
+    let (parts, health) = parts(store);
+    let stop = parts.stop.clone();
+    let script = async {
+        until("the house to be kept", SOON, || async {
+            let names: Vec<String> = bench
+                .db
+                .column(
+                    "select inhrelid::regclass::text from pg_inherits
+                      where inhparent = 'centiloc.item_event'::regclass order by 1",
+                )
+                .await;
+            let past = names.iter().any(|name| name.ends_with("y2025m03"));
+            if names.len() == 4 && !past { Ok(()) } else { Err(names) }
+        })
+        .await;
+        let lately = "select last_seen_at > now() - interval '1 minute' from centiloc.connection";
+        assert!(bench.db.value::<bool>(lately).await);
+        let database = health.snapshot().database;
+        assert!(database.up && database.clock_skew_seconds.is_some_and(|s| s.abs() < 5.0));
+        stop.cancel();
+    };
+    tokio::join!(maintenance::run(parts), script);
+}
+
+#[tokio::test]
+async fn an_outage_is_noticed_while_the_stream_is_idle() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    let url = bench.db.url_at(proxy.port());
+    let (parts, health) = parts(Store::new(&config(&url), PartitionSpan::Month).unwrap());
+    let stop = parts.stop.clone();
+    let script = async {
+        until_true("the first answer", SOON, || health.snapshot().database.up).await;
+        proxy.refuse().await;
+        // The beat is every 10 s, and a connection is waited for as long.
+        let patience = SOON * 2;
+        until_true("the outage", patience, || {
+            let database = health.snapshot().database;
+            !database.up && database.problem.is_some_and(|p| p.contains("could not reach"))
+        })
+        .await;
+        proxy.pass().await;
+        until_true("its end", patience, || health.snapshot().database.up).await;
+        stop.cancel();
+    };
+    tokio::join!(maintenance::run(parts), script);
+}

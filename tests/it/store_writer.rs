@@ -1,0 +1,389 @@
+//! The stage: acknowledges only what is durable, in order, whatever the database does meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use centiloc_bridge::config::{PartitionSpan, Reconnect};
+use centiloc_bridge::message::{AckToken, ConnectionId, ConnectionNews, Decoded, Feedback};
+use centiloc_bridge::store::schema::SchemaError;
+use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::store::{Condition, Entry, Store};
+use centiloc_bridge::telemetry::{Health, Metrics};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::store_kit::{Bench, arrives, at, config, identity, malformed, of_item, with_token};
+use crate::support::proxy::{Direction, Proxy};
+use crate::support::wait::{SOON, until_eq, until_true};
+
+/// The stage's surroundings.
+struct Rig {
+    decoded: mpsc::Sender<Decoded>,
+    feedback: mpsc::Receiver<Feedback>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    abandon: CancellationToken,
+}
+
+fn rig(store: Store) -> (WriterParts, Rig) {
+    let (decoded_tx, decoded) = mpsc::channel(256);
+    let (feedback, feedback_rx) = mpsc::channel(256);
+    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let abandon = CancellationToken::new();
+    let short = Duration::from_millis(20);
+    let parts = WriterParts {
+        store: Arc::new(store),
+        identity: identity(),
+        migrate: true,
+        decoded,
+        feedback,
+        max_events: 50,
+        waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
+        condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        abandon: abandon.clone(),
+    };
+    (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
+}
+
+/// The supervisor moves stages between threads.
+fn movable<T: Send>(stage: T) -> T {
+    stage
+}
+
+impl Rig {
+    async fn send(&self, entry: Entry) {
+        self.decoded.send(Decoded::Message(entry.0, entry.1)).await.unwrap();
+    }
+
+    async fn news(&self, news: ConnectionNews) {
+        self.decoded.send(Decoded::Connection(news)).await.unwrap();
+    }
+
+    /// Waits until these are acknowledged; panics if one is twice.
+    async fn acknowledged(&mut self, sequences: std::ops::Range<u64>) {
+        let mut left: BTreeSet<u64> = sequences.collect();
+        while !left.is_empty() {
+            match tokio::time::timeout(SOON, self.feedback.recv()).await {
+                Ok(Some(Feedback::Committed(committed))) => {
+                    for AckToken { sequence, .. } in committed.tokens() {
+                        assert!(left.remove(sequence), "{sequence} was not to be acknowledged");
+                    }
+                }
+                other => panic!("{other:?} while waiting for {left:?}"),
+            }
+        }
+    }
+}
+
+fn event(n: u64) -> Entry {
+    with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
+}
+
+fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionNews {
+    ConnectionNews::Opened {
+        id: ConnectionId(1),
+        at: at(seconds),
+        session_present,
+        filters: filters.iter().map(|f| (*f).to_owned()).collect(),
+    }
+}
+
+async fn rows(bench: &Bench) -> i64 {
+    bench.db.count("centiloc.item_event").await
+}
+
+#[tokio::test]
+async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end() {
+    let bench = Bench::new().await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        for n in 0..200 {
+            rig.send(event(n)).await;
+        }
+        rig.acknowledged(0..200).await;
+        rig.send(with_token(malformed(b"x"), 200)).await;
+        rig.send(of_item(arrives("qos 0", "A", 1))).await;
+        drop(rig.decoded);
+        (rig.feedback, rig.health, rig.metrics)
+    };
+    let (result, (mut feedback, health, metrics)) =
+        tokio::join!(movable(writer::run(parts)), script);
+    result.unwrap();
+    // Everything left was durable before the stage ended.
+    assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.tokens().len() == 1));
+    assert!(feedback.recv().await.is_none());
+    assert_eq!(rows(&bench).await, 201);
+    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
+    let database = health.snapshot().database;
+    assert!(database.up && database.last_commit_at.is_some());
+    assert_eq!(database.last_event_at, Some(at(199)));
+    let text = metrics.encode();
+    for line in [
+        "centiloc_bridge_committed_total{kind=\"item\"} 201",
+        "centiloc_bridge_dead_letters_total{reason=\"malformed\"} 1",
+        "centiloc_bridge_event_to_commit_seconds_count 201",
+        "centiloc_bridge_database_up 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
+    let bench = Bench::new().await;
+    bench.store.note(&identity(), &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.send(event(0)).await;
+        rig.news(opened(false, &["a"], 100)).await;
+        rig.send(event(1)).await;
+        rig.acknowledged(0..1).await;
+        until_true("the stage to be held", SOON, || !rig.health.snapshot().database.up).await;
+        assert_eq!(rows(&bench).await, 1);
+        bench.db.execute("alter table centiloc.gap_hidden rename to gap").await;
+        rig.acknowledged(1..2).await;
+        assert_eq!(bench.db.count("centiloc.gap").await, 1);
+        assert!(rig.metrics.encode().contains("gaps_total{cause=\"session_lost\"} 1"));
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
+
+#[tokio::test]
+async fn stale_filters_are_passed_back_to_be_unsubscribed() {
+    let bench = Bench::new().await;
+    bench.store.note(&identity(), &opened(false, &["a", "old"], 0)).await.unwrap();
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.news(opened(true, &["a"], 100)).await;
+        let feedback = tokio::time::timeout(SOON, rig.feedback.recv()).await.unwrap();
+        assert!(matches!(feedback, Some(Feedback::Unsubscribe(f)) if f == ["old"]));
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_comes_and_goes_gets_every_event_once() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    proxy.refuse().await;
+    let url = bench.db.url_at(proxy.port());
+    let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
+    let script = async {
+        rig.send(event(0)).await;
+        until_true("the outage to be noticed", SOON, || {
+            let database = rig.health.snapshot().database;
+            database.problem.is_some_and(|p| p.contains("database.url")) && !database.up
+        })
+        .await;
+        proxy.pass().await;
+        rig.acknowledged(0..1).await;
+        for round in 0..10 {
+            for n in 0..10 {
+                rig.send(event(1 + round * 10 + n)).await;
+                if n == 5 {
+                    proxy.cut().await;
+                }
+            }
+            rig.acknowledged(1 + round * 10..11 + round * 10).await;
+        }
+        assert!(rig.health.snapshot().database.up);
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+    assert_eq!(rows(&bench).await, 101);
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_repeated_without_a_second_row() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    let url = bench.db.url_at(proxy.port());
+    let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
+    let script = async {
+        rig.send(event(0)).await;
+        rig.acknowledged(0..1).await;
+        proxy.stall(Direction::Down).await;
+        rig.send(event(1)).await;
+        until_eq("the server to commit", SOON, 2, || rows(&bench)).await;
+        proxy.cut().await;
+        proxy.pass().await;
+        rig.acknowledged(1..2).await;
+        drop(rig.decoded);
+        rig.metrics
+    };
+    let (result, metrics) = tokio::join!(writer::run(parts), script);
+    result.unwrap();
+    assert_eq!(rows(&bench).await, 2);
+    assert!(metrics.encode().contains("duplicates_total{kind=\"item\"} 1"));
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_given_up_for_a_new_one() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    let mut config = config(&bench.db.url_at(proxy.port()));
+    config.statement_timeout = Duration::from_millis(500);
+    let (parts, mut rig) = rig(Store::new(&config, PartitionSpan::Month).unwrap());
+    let script = async {
+        rig.send(event(0)).await;
+        rig.acknowledged(0..1).await;
+        proxy.stall_both().await;
+        let connections = proxy.accepted();
+        rig.send(event(1)).await;
+        until_true("a second connection", SOON, || proxy.accepted() > connections).await;
+        proxy.cut().await;
+        proxy.pass().await;
+        rig.acknowledged(1..2).await;
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+    assert_eq!(rows(&bench).await, 2);
+}
+
+#[tokio::test]
+async fn what_a_person_must_mend_holds_the_stream_and_mending_lets_it_go_on() {
+    let bench = Bench::new().await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.send(event(0)).await;
+        rig.acknowledged(0..1).await;
+        bench.db.execute("alter table centiloc.item_state rename to hidden").await;
+        rig.send(event(1)).await;
+        until_true("the stream to be held", SOON, || {
+            let problem = rig.health.snapshot().database.problem;
+            problem.is_some_and(|p| p.contains("SQLSTATE 42P01"))
+        })
+        .await;
+        assert!(rig.feedback.try_recv().is_err());
+        assert!(rig.metrics.encode().contains("database_up 0"));
+        bench.db.execute("alter table centiloc.hidden rename to item_state").await;
+        rig.acknowledged(1..2).await;
+        assert_eq!(rig.health.snapshot().database.problem, None);
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+    assert_eq!(bench.db.count("centiloc.dead_letter").await, 0);
+}
+
+#[tokio::test]
+async fn batches_that_take_too_long_shrink_until_they_pass() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute(
+            "create function slow() returns trigger language plpgsql as
+             $$ begin perform pg_sleep(0.06); return new; end $$;
+             create trigger slow before insert on centiloc.item_event
+                for each row execute function slow();",
+        )
+        .await;
+    let mut config = config(&bench.db.socket_url());
+    config.statement_timeout = Duration::from_millis(500);
+    let (parts, mut rig) = rig(Store::new(&config, PartitionSpan::Month).unwrap());
+    for n in 0..40 {
+        rig.send(event(n)).await;
+    }
+    let script = async {
+        rig.acknowledged(0..40).await;
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+    assert_eq!(rows(&bench).await, 40);
+}
+
+#[tokio::test]
+async fn one_row_with_an_unknown_error_does_not_hold_the_stream_for_ever() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute(
+            "create function refuse() returns trigger language plpgsql as $$
+             begin
+                 if new.uid = 'bad' then raise exception 'not in my house'; end if;
+                 return new;
+             end $$;
+             create trigger house before insert on centiloc.item_state
+                for each row execute function refuse();",
+        )
+        .await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.send(with_token(of_item(arrives("bad", "A", 1)), 0)).await;
+        until_true("the trouble to be noticed", SOON, || {
+            rig.health.snapshot().database.problem.is_some_and(|p| p.contains("P0001"))
+        })
+        .await;
+        assert_eq!(bench.db.count("centiloc.dead_letter").await, 0, "it alone proves nothing");
+        rig.send(event(1)).await;
+        rig.acknowledged(0..2).await;
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+    assert_eq!(rows(&bench).await, 1);
+    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
+}
+
+#[tokio::test]
+async fn abandoning_ends_at_once_what_would_be_retried_for_ever() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    let url = bench.db.url_at(proxy.port());
+    let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
+    let script = async {
+        rig.send(event(0)).await;
+        rig.acknowledged(0..1).await;
+        proxy.stall_both().await;
+        rig.send(event(1)).await;
+        until_true("the batch to be under way", SOON, || {
+            rig.decoded.capacity() == rig.decoded.max_capacity()
+        })
+        .await;
+        rig.abandon.cancel();
+        rig.feedback
+    };
+    let stage = tokio::time::timeout(SOON, writer::run(parts));
+    let (result, mut feedback) = tokio::join!(stage, script);
+    result.expect("it must not wait for the database").unwrap();
+    assert!(feedback.recv().await.is_none(), "what is not durable is not acknowledged");
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_the_program_ends_the_stage() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute(
+            "insert into centiloc._sqlx_migrations
+                    (version, description, success, checksum, execution_time)
+             values (9999, 'future', true, '\\x00', 0)",
+        )
+        .await;
+    let (parts, _rig) = rig(bench.another_store(PartitionSpan::Month));
+    assert!(matches!(writer::run(parts).await, Err(SchemaError::Newer { .. })));
+}
+
+#[tokio::test]
+async fn pending_migrations_that_may_not_be_applied_hold_the_stream_until_someone_applies_them() {
+    let db = crate::support::postgres::Postgres::shared().await.database().await;
+    let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
+    let (mut parts, mut rig) = rig(store());
+    parts.migrate = false;
+    let script = async {
+        rig.send(event(0)).await;
+        until_true("the stream to be held", SOON, || {
+            let problem = rig.health.snapshot().database.problem;
+            problem.is_some_and(|p| p.contains("centiloc-bridge migrate"))
+        })
+        .await;
+        store().migrate().await.unwrap();
+        rig.acknowledged(0..1).await;
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
