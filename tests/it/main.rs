@@ -20,6 +20,8 @@ mod shipped_files;
 mod simulate;
 mod stop;
 mod stopping;
+mod shipped_files;
+mod simulate;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;
