@@ -20,8 +20,6 @@ mod shipped_files;
 mod simulate;
 mod stop;
 mod stopping;
-mod shipped_files;
-mod simulate;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;
