@@ -166,6 +166,10 @@ pub enum GapCause {
 }
 
 impl GapCause {
+    /// One of each.
+    pub const ALL: [Self; 5] =
+        [Self::SessionLost, Self::Absence, Self::Backpressure, Self::SpoolFull, Self::SpoolDamaged];
+
     /// As stored in `gap.cause` and in the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {

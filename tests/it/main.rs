@@ -2,12 +2,26 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod acks;
+mod admin;
 mod bounds;
 mod broken_links;
+mod commands;
 mod connection_faults;
+mod crashes;
+mod dead_letters;
+mod deliveries;
 mod delivery_rules;
+mod events;
+mod outages;
 mod secure_connections;
+mod session;
+mod shipped_files;
+mod simulate;
+mod stop;
 mod stopping;
+mod shipped_files;
+mod simulate;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;

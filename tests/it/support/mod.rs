@@ -18,6 +18,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod rig;
 pub mod small_disk;
 pub mod subscriber;
 pub mod tap;
