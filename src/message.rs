@@ -72,7 +72,7 @@ pub struct Message {
     pub payload: Bytes,
     /// When the bridge read it from the socket.
     pub received_at: OffsetDateTime,
-    /// MQTT quality of service, 0 or 1.
+    /// MQTT quality of service, 0 to 2.
     pub qos: u8,
     /// MQTT retain flag: not news, left out of lag figures.
     pub retain: bool,

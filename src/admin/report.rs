@@ -48,11 +48,11 @@ pub struct Obstacle {
 }
 
 impl Readiness {
-    /// Ready is subscribed, and able to make durable what comes: the database answers, or the
+    /// Ready is subscribed to everything at QoS 1, and able to make durable what comes: the database answers, or the
     /// spool takes it.
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut not_ready = Vec::new();
-        if snapshot.session.phase != Phase::Subscribed {
+        if snapshot.session.phase != Phase::Subscribed || snapshot.session.problem.is_some() {
             let problem = snapshot.session.problem.clone();
             let problem = problem.unwrap_or_else(|| phase_in_words(snapshot.session.phase));
             not_ready.push(Obstacle { part: "session", problem });
