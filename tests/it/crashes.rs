@@ -61,7 +61,8 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
     assert_eq!(rig.database.count("centiloc.item_event").await, i64::try_from(EVENTS).unwrap());
     assert_eq!(rig.database.count("centiloc.item_state").await, i64::try_from(EVENTS).unwrap());
     assert_eq!(rig.database.count("centiloc.dead_letter").await, 0);
-    let gaps = "select format('%s %s %s %s', started_at, ended_at, cause, detail) from centiloc.gap";
+    let gaps =
+        "select format('%s %s %s %s', started_at, ended_at, cause, detail) from centiloc.gap";
     assert_eq!(rig.database.column::<String>(gaps).await, [""; 0], "the session was never lost");
     // Every process that died is accounted for.
     let open = "select c::text from centiloc.connection c where disconnected_at is null";
