@@ -20,7 +20,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
     let parts = MaintenanceParts {
         store: Arc::new(store),
-        keep_events: Some(Duration::from_secs(30 * 86_400)),
+        keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         condition: Arc::new(Condition::new(Arc::clone(&health), metrics)),
         health: Arc::clone(&health),
         stop: CancellationToken::new(),
