@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod reload;
+mod renewal;
+mod secrets;
+mod single_writer;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;

@@ -94,6 +94,11 @@ impl Bridge {
         values.reduce(|sum, value| sum + value)
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it logged.
     pub fn log(&self) -> &Log {
         self.process.log()
