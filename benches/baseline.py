@@ -2,12 +2,14 @@
 
 It acknowledges after the commit, batches greedily, inserts with one statement a batch, decodes
 the protobuf with Google's C decoder, and keeps no state table. It ends when it has stored
-COUNT events and prints the seconds from its first to its last event.
+COUNT events and prints the seconds from its first to its last event, its CPU seconds, and its
+peak memory in KiB.
 
-usage: baseline.py HOST PORT CLIENT_ID TOPIC POSTGRES_URL COUNT
+usage: baseline.py HOST PORT CLIENT_ID TOPIC POSTGRES_URL COUNT USERNAME PASSWORD
 """
 
 import queue
+import resource
 import sys
 import time
 
@@ -112,7 +114,7 @@ def take(messages):
 
 
 def main():
-    host, port, client_id, topic, url, count = sys.argv[1:]
+    host, port, client_id, topic, url, count, username, password = sys.argv[1:]
     item = item_class()
     database = psycopg.connect(url, autocommit=True)
     database.execute(CREATE)
@@ -120,6 +122,7 @@ def main():
     client = mqtt.Client(
         mqtt.CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False, manual_ack=True
     )
+    client.username_pw_set(username, password)
     client.on_message = lambda _client, _userdata, message: messages.put(message)
     client.connect(host, int(port))
     client.subscribe(topic, qos=1)
@@ -133,7 +136,9 @@ def main():
         for message in batch:
             client.ack(message.mid, message.qos)
         stored += len(batch)
-    print(f"{time.monotonic() - started:.3f}")
+    seconds = time.monotonic() - started
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{seconds:.3f} {usage.ru_utime + usage.ru_stime:.3f} {usage.ru_maxrss}")
     client.disconnect()
 
 

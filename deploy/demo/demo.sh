@@ -180,6 +180,7 @@ touch "$dir/mqtt.passwords"
 mosquitto_passwd -b "$dir/mqtt.passwords" demo "$(cat "$dir/mqtt.password")"
 mkdir "$dir/mosquitto"
 # The queue is unbounded here: with EVENTS alone the demo publishes faster than any real tenant.
+# No delay on TCP: else the lag shown would be the simulator's wait for its PUBACKs.
 cat >"$dir/mosquitto.conf" <<CONF
 user root
 persistence true
@@ -188,6 +189,7 @@ log_dest stderr
 allow_anonymous false
 password_file $dir/mqtt.passwords
 max_queued_messages 0
+set_tcp_nodelay true
 listener $broker_port 127.0.0.1
 cafile $dir/pki/ca.crt
 certfile $dir/pki/server.crt

@@ -51,7 +51,9 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file [default: /etc/centiloc-bridge/config.toml]
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    #[arg(id = "config_file", short = 'c', long = "config", value_name = "FILE")]
+    // Commands have a positional `file` of their own.
+    #[arg(id = "config", short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
 }
 

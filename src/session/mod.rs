@@ -50,7 +50,7 @@ pub struct Session {
     feedback: mpsc::Receiver<Feedback>,
     orders: Orders,
     backoff: Backoff,
-    pattern: takeover::Pattern,
+    takeover: takeover::Pattern,
     /// Numbers given to connections so far, over all pipelines of this process.
     connections: Arc<AtomicU64>,
     /// Raised when a larger message arrives; the decode stage sets such a message aside.
@@ -90,10 +90,11 @@ impl Session {
             feedback,
             orders,
             backoff,
-            pattern: takeover::Pattern::default(),
             connections,
             max_packet_size,
             choice: None,
+            certificate: None,
+            takeover: takeover::Pattern::default(),
         }
     }
 
@@ -216,7 +217,11 @@ impl Session {
             }
             End::NotAuthorized(problem) => Failure::new(FailureKind::NotAuthorized, problem),
             End::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
-            End::Failed(error) => self.name_takeover(self.explain(error, ended.uptime), ended),
+            End::Failed(error) => self.explain(error, ended.uptime),
+        };
+        let failure = match self.takeover.lost(failure.kind, ended.uptime) {
+            Some(losses) => self.context(ended.uptime).takeover(losses),
+            None => failure,
         };
         self.announce_closed(ended, &format!("{}: {}", failure.label(), failure.sentence));
         if matches!(failure.kind, FailureKind::PacketTooLarge(_))
@@ -236,18 +241,6 @@ impl Session {
         if let (Some(_), Some(door)) = (ended.uptime, &self.door) {
             self.shared.announce_closed(door, ended.id, reason);
         }
-    }
-
-    /// What looks like a connection closed for no reason may be one of a pattern.
-    fn name_takeover(&mut self, failure: Failure, ended: &Ended) -> Failure {
-        let losses = match (failure.kind, ended.uptime) {
-            (FailureKind::ClosedByBroker, Some(uptime)) => self.pattern.closed_by_broker(uptime),
-            _ => {
-                self.pattern.otherwise();
-                None
-            }
-        };
-        losses.map_or(failure, |losses| self.context().takeover(losses))
     }
 
     fn fail(&mut self, failure: &Failure) -> Next {
@@ -285,20 +278,21 @@ impl Session {
         true
     }
 
-    fn context(&self) -> Context<'_> {
-        let context =
-            Context::new(&self.shared.tenant, &self.shared.mqtt, OffsetDateTime::now_utc());
-        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
-        match presented {
-            Some(certificate) => context.with_certificate(certificate),
-            None => context,
-        }
+    fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
+        self.context(uptime).explain(error)
     }
 
-    fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
-        let context = self.context();
-        let context = uptime.map_or(context, |uptime| context.up_for(uptime));
-        context.explain(error)
+    fn context(&self, uptime: Option<Duration>) -> Context<'_> {
+        let mut context =
+            Context::new(&self.shared.tenant, &self.shared.mqtt, OffsetDateTime::now_utc());
+        if let Some(uptime) = uptime {
+            context = context.up_for(uptime);
+        }
+        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
+        if let Some(certificate) = presented {
+            context = context.with_certificate(certificate);
+        }
+        context
     }
 
     /// Waits out the backoff, unless there are new credentials to try.

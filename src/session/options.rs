@@ -1,8 +1,10 @@
 //! rumqttc's options from the configuration.
 
+use std::sync::LazyLock;
+
 use rumqttc::{
-    AsyncClient, EventLoop, MqttOptions, NetworkOptions, ProxyAuth, ProxyType, TlsConfiguration,
-    Transport,
+    AsyncClient, EventLoop, MqttOptions, MqttState, NetworkOptions, Packet, ProxyAuth, ProxyType,
+    Publish, QoS, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
 
@@ -11,6 +13,9 @@ use crate::config::{Mqtt, Proxy};
 
 /// Room for requests to rumqttc: PUBACKs of every packet id, trap for deadlocks otherwise.
 const REQUEST_CAPACITY: usize = 65_535;
+
+/// Own messages under way. There are none; the smallest that rumqttc takes.
+const INFLIGHT: u16 = 1;
 
 /// A client and event loop for one connection.
 pub fn client(
@@ -24,8 +29,24 @@ pub fn client(
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(mqtt.connect_timeout.as_secs().max(1));
     event_loop.set_network_options(network);
+    event_loop.state = EXPECTING_RELEASES.clone();
     (client, Box::new(event_loop))
 }
+
+/// A state that has seen a QoS-2 PUBLISH of every packet id, so that rumqttc answers every PUBREL
+/// with PUBCOMP. It refuses those whose PUBLISH it has not seen, and would so for ever: with a new
+/// state per connection, that is every PUBREL for a message of an earlier one.
+static EXPECTING_RELEASES: LazyLock<MqttState> = LazyLock::new(|| {
+    let mut state = MqttState::new(INFLIGHT, true);
+    let mut publish = Publish::new("", QoS::ExactlyOnce, Vec::new());
+    for packet_id in 1..=u16::MAX {
+        publish.pkid = packet_id;
+        // With manual acknowledgement this only notes the packet id; it cannot fail.
+        let _ = state.handle_incoming_packet(Packet::Publish(publish.clone()));
+        state.events.clear();
+    }
+    state
+});
 
 fn mqtt_options(mqtt: &Mqtt, tls: Option<&tls::Loaded>, max_packet_size: usize) -> MqttOptions {
     let mut options = MqttOptions::new(&mqtt.client_id, &mqtt.host, mqtt.port);
@@ -33,6 +54,7 @@ fn mqtt_options(mqtt: &Mqtt, tls: Option<&tls::Loaded>, max_packet_size: usize) 
         .set_keep_alive(mqtt.keep_alive)
         .set_clean_session(false)
         .set_manual_acks(true)
+        .set_inflight(INFLIGHT)
         .set_max_packet_size(max_packet_size, max_packet_size);
     if let Some(username) = &mqtt.username {
         let password = mqtt.password.as_ref().map_or("", |password| password.expose_secret());

@@ -1,82 +1,65 @@
-//! Recognises that another client uses our client id, which no single event tells: the broker just
-//! closes the connection, again and again, soon after each was up. Pure: knows no clock.
+//! Recognises two clients with one client id, who throw each other out for ever: no single
+//! failure shows it, only their pattern.
 
 use std::time::Duration;
 
-/// A connection closed sooner than this after CONNACK may have been taken over. Longer than the
-/// first waits of any client's backoff, and shorter than what an unlucky but honest link stays up.
-const SOON: Duration = Duration::from_secs(30);
+use super::failure::FailureKind;
+use crate::backoff::STABLE_AFTER;
 
-/// So many in a row are a pattern. A broker that restarts closes once, then refuses.
-const PATTERN: usize = 3;
+/// So many losses alike are no accident any more. With the default backoff they take about ten
+/// seconds.
+const ENOUGH: usize = 5;
 
-/// How connections ended lately.
-#[derive(Debug, Clone, Default)]
+/// Counts connections that the broker accepted and soon closed, in a row.
+#[derive(Debug, Default)]
 pub struct Pattern {
-    /// Connections in a row that the broker closed soon after each was up.
-    closed_soon: usize,
+    in_a_row: usize,
 }
 
 impl Pattern {
-    /// The broker closed a connection that had been up for `uptime`. The number of closed ones in a
-    /// row, once they are a pattern.
-    pub fn closed_by_broker(&mut self, uptime: Duration) -> Option<usize> {
-        self.closed_soon = if uptime < SOON { self.closed_soon.saturating_add(1) } else { 0 };
-        (self.closed_soon >= PATTERN).then_some(self.closed_soon)
-    }
-
-    /// A connection ended, or was not made, for another reason.
-    pub fn otherwise(&mut self) {
-        self.closed_soon = 0;
+    /// To be told how each attempt ended, and after how long a connection. `Some` with the number
+    /// of losses where they look like a takeover.
+    pub fn lost(&mut self, kind: FailureKind, uptime: Option<Duration>) -> Option<usize> {
+        match (kind, uptime) {
+            (FailureKind::ClosedByBroker, Some(uptime)) if uptime < STABLE_AFTER => {
+                self.in_a_row += 1;
+            }
+            _ => self.in_a_row = 0,
+        }
+        (self.in_a_row >= ENOUGH).then_some(self.in_a_row)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    const SHORT: Duration = Duration::from_secs(2);
+    const SHORT: Option<Duration> = Some(Duration::from_secs(1));
 
-    #[test]
-    fn the_third_connection_closed_soon_in_a_row_is_a_takeover_and_so_is_each_further_one() {
-        let mut pattern = Pattern::default();
-        assert_eq!(pattern.closed_by_broker(SHORT), None);
-        assert_eq!(pattern.closed_by_broker(SHORT), None);
-        assert_eq!(pattern.closed_by_broker(SHORT), Some(3));
-        assert_eq!(pattern.closed_by_broker(SHORT), Some(4));
+    fn losses(pattern: &mut Pattern, count: usize) -> Option<usize> {
+        (0..count).filter_map(|_| pattern.lost(FailureKind::ClosedByBroker, SHORT)).last()
     }
 
     #[test]
-    fn a_broker_that_restarts_now_and_then_is_none() {
+    fn only_a_row_of_short_connections_closed_by_the_broker_is_a_takeover() {
         let mut pattern = Pattern::default();
-        for _ in 0..10 {
-            assert_eq!(pattern.closed_by_broker(SHORT), None);
-            assert_eq!(pattern.closed_by_broker(SHORT), None);
-            // While it is down it refuses the connection.
-            pattern.otherwise();
-        }
+        assert_eq!(losses(&mut pattern, ENOUGH - 1), None);
+        assert_eq!(losses(&mut pattern, 2), Some(ENOUGH + 1));
     }
 
-    proptest! {
-        #[test]
-        fn it_is_told_exactly_while_the_last_three_were_closed_soon(
-            ends in prop::collection::vec((0u64..60, any::<bool>()), 0..50)
-        ) {
+    #[test]
+    fn anything_else_between_them_breaks_the_row() {
+        let breaks = [
+            (FailureKind::ClosedByBroker, Some(STABLE_AFTER)),
+            (FailureKind::ClosedByBroker, None),
+            (FailureKind::TcpRefused, None),
+            (FailureKind::KeepAliveLost, SHORT),
+        ];
+        for (kind, uptime) in breaks {
             let mut pattern = Pattern::default();
-            let mut soon: Vec<bool> = Vec::new();
-            for (seconds, by_broker) in ends {
-                let uptime = Duration::from_secs(seconds);
-                let told = if by_broker {
-                    pattern.closed_by_broker(uptime).is_some()
-                } else {
-                    pattern.otherwise();
-                    false
-                };
-                soon.push(by_broker && uptime < SOON);
-                let last = soon.iter().rev().take(PATTERN).filter(|soon| **soon).count();
-                prop_assert_eq!(told, last == PATTERN);
-            }
+            losses(&mut pattern, ENOUGH);
+            assert_eq!(pattern.lost(kind, uptime), None);
+            assert_eq!(losses(&mut pattern, ENOUGH - 1), None, "{kind:?} after {uptime:?}");
         }
     }
 }

@@ -12,6 +12,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::event::RejectReason;
+use crate::message::GapCause;
+
 /// Label `topic`, `qos`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReceivedLabels {
@@ -140,6 +143,14 @@ impl Metrics {
             last_event_timestamp_seconds: Gauge::default(),
         };
         metrics.register();
+        // A counter that first shows at 1 has no rise that an alert could see.
+        for reason in RejectReason::ALL {
+            let reason = reason.as_str();
+            drop(metrics.dead_letters.get_or_create(&ReasonLabel { reason }));
+        }
+        for cause in GapCause::ALL {
+            drop(metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }));
+        }
         for kind in ["item", "board"] {
             drop(metrics.committed.get_or_create(&KindLabel { kind }));
             drop(metrics.duplicates.get_or_create(&KindLabel { kind }));

@@ -61,10 +61,8 @@ async fn a_faulty_configuration_is_refused_with_all_its_problems_and_changes_not
     let config = Config::new(&broker, &database);
     let mut bridge = Bridge::ready(&config).await;
     let good = std::fs::read_to_string(config.write()).unwrap();
-    let bad = config
-        .set("log.level", "loud")
-        .set("batch.max_events", 0)
-        .set("mqtt.tls.cert_fiel", "x");
+    let bad =
+        config.set("log.level", "loud").set("batch.max_events", 0).set("mqtt.tls.cert_fiel", "x");
     bad.write();
     bridge.signal("HUP");
     for key in ["log.level", "batch.max_events", "mqtt.tls.cert_fiel"] {

@@ -125,10 +125,9 @@ async fn what_cannot_be_reached_or_is_refused_is_said_without_the_secret() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let secrets = Secrets::new(&broker, &database);
-    let url = database.url().replace(
-        url::Url::parse(&database.url()).unwrap().password().unwrap(),
-        "mistyped-secret",
-    );
+    let url = database
+        .url()
+        .replace(url::Url::parse(&database.url()).unwrap().password().unwrap(), "mistyped-secret");
     let config = Config::new(&broker, &database)
         .set("mqtt.password", "mistyped-secret")
         .set("database.url", url)

@@ -107,7 +107,8 @@ async fn a_holder_whose_connection_to_the_database_is_cut_keeps_the_session_and_
 async fn one_that_finds_the_lock_taken_when_its_database_returns_leaves_the_session_to_the_other() {
     let (broker, database) = services().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
-    let cut_off = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
+    let cut_off =
+        Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
     let first = Bridge::ready(&cut_off).await;
     let other = Config::new(&broker, &database);
     let mut second = Bridge::start(&other);
@@ -263,7 +264,8 @@ async fn somebody_else_with_the_client_id_is_recognised_named_and_waited_out() {
     let mut bridge = Bridge::ready(&config).await;
     {
         let intruder = intruder(broker.plain_port());
-        let noticed = bridge.until_logged(&["reason=\"takeover\"", "acme-bridge", "retry_in=\"2.0s\""]);
+        let noticed =
+            bridge.until_logged(&["reason=\"takeover\"", "acme-bridge", "retry_in=\"2.0s\""]);
         tokio::select! {
             () = intruder => unreachable!("it never gives up"),
             line = noticed => assert!(line.contains("stop the other client"), "{line}"),
