@@ -109,7 +109,7 @@ impl Formats {
     }
 }
 
-/// Section `mqtt.tls`. The files are read when a connection is made, so that renewed ones count.
+/// Section `mqtt.tls`. The files are looked at while running, so that renewed ones count.
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// PEM bundle of trust anchors; `None` is the built-in Centiloc public CA.

@@ -93,7 +93,6 @@ impl Session {
             connections,
             max_packet_size,
             choice: None,
-            certificate: None,
             takeover: takeover::Pattern::default(),
         }
     }

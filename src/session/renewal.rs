@@ -158,7 +158,13 @@ impl Watcher {
                 "the credential files changed and cannot be used; the earlier ones stay in use"
             );
         } else {
-            self.parts.material.send_replace(Material::Unusable(problem.clone()));
+            self.parts.material.send_if_modified(|material| match material {
+                Material::Unusable(known) if *known == problem => false,
+                material => {
+                    *material = Material::Unusable(problem.clone());
+                    true
+                }
+            });
         }
         self.parts.health.update(|s| s.credentials.problem = Some(problem.clone()));
         self.said = Some(problem);

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -99,9 +100,10 @@ impl Lock {
         let mut backoff = Backoff::new(RETRY);
         loop {
             let started = Instant::now();
-            let fault = match self.link.open().await {
-                Ok(mut conn) => self.stay(&mut conn).await,
-                Err(fault) => fault,
+            let fault = match timeout(ANSWER_WITHIN, self.link.open()).await {
+                Ok(Ok(mut conn)) => self.stay(&mut conn).await,
+                Ok(Err(fault)) => fault,
+                Err(_) => Fault::silent(ANSWER_WITHIN),
             };
             self.lost(&fault);
             backoff.was_up(started.elapsed());

@@ -267,7 +267,7 @@ impl Writer {
     /// Returns once the channel is closed and what is left can be done without: a stop need not
     /// wait for a database that is away when nothing would be lost.
     async fn nothing_left_but_farewells(&mut self) {
-        while self.queue.iter().all(is_farewell) && self.queue.len() < self.parts.max_events {
+        while self.queue.iter().all(is_farewell) && self.queue.len() < self.max_events() {
             match self.parts.decoded.recv().await {
                 Some(decoded) => self.queue.push_back(decoded),
                 None => return,

@@ -121,11 +121,6 @@ impl Bridge {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
     }
 
-    /// The process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     /// What it logged.
     pub fn log(&self) -> &Log {
         self.process.log()
