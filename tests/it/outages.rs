@@ -89,7 +89,7 @@ async fn a_database_unreachable_at_the_start_does_not_keep_the_bridge_from_the_b
     proxy.refuse().await;
     let config = rig.config().set("database.url", rig.database.url_at(proxy.port()));
     let bridge = Bridge::start(&config);
-    bridge.until_logged(&["subscribed"]).await;
+    bridge.until_logged(&["subscribed at QoS 1"]).await;
     let events = ItemEvent::series(TENANT, 40);
     rig.platform().await.publish_json(&events).await;
     rig.until_delivered(20).await;

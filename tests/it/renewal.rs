@@ -150,7 +150,7 @@ async fn a_new_password_that_the_broker_refuses_gives_way_to_the_old_one() {
     let mut bridge = Bridge::ready(&config).await;
     replace(&file, "mistyped\n");
     bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
-    until_status(&bridge, "/credentials/refused", "refused the user name or password").await;
+    until_status(&bridge, "/credentials/refused", "check mqtt.username, the password").await;
     bridge.until_ready().await;
     let platform = Publisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
