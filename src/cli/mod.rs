@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
+use crate::decode::SchemaError;
 use crate::exit;
 use crate::reload::Source;
 
@@ -93,9 +94,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(cli.command) {
-        Ok(code) => code,
-        Err(error) => {
+    // What panicked has said so on stderr.
+    match std::panic::catch_unwind(|| dispatch(cli.command)) {
+        Err(_) => ExitCode::from(exit::INTERNAL),
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
             eprintln!("centiloc-bridge: {error:#}");
             ExitCode::from(exit_code(&error))
         }
@@ -138,7 +141,8 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Problems>() { exit::CONFIG } else { exit::FAILED }
+    let refused = error.is::<Problems>() || error.is::<SchemaError>();
+    if refused { exit::CONFIG } else { exit::FAILED }
 }
 
 #[cfg(test)]

@@ -273,7 +273,7 @@ impl Writer {
                 None => return,
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn measure(&mut self, entries: &[Entry], outcome: &Outcome, took: Duration) {

@@ -164,7 +164,7 @@ impl Metrics {
         r.register("committed", "Events that became a row", self.committed.clone());
         r.register("duplicates", "Events whose row already existed", self.duplicates.clone());
         r.register("dead_letters", "Messages set aside", self.dead_letters.clone());
-        r.register("acks", "PUBACK packets sent", self.acks.clone());
+        r.register("acks", "PUBACK and PUBREC packets sent", self.acks.clone());
         r.register("unacked", "Messages received and not yet acknowledged", self.unacked.clone());
         r.register(
             "oldest_unacked_seconds",

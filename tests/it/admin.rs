@@ -9,7 +9,7 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
-/// DESIGN.md's contract: name and type.
+/// The contract: name and type.
 const METRICS: [(&str, &str); 22] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),

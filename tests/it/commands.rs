@@ -12,7 +12,7 @@ use crate::support::postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::SOON;
 
-/// Exit codes of DESIGN.md.
+/// Exit codes of the contract.
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
@@ -66,6 +66,23 @@ async fn a_refused_configuration_is_78_and_names_every_problem() {
     let output = finish(command(["run", "-c", "/nonexistent/config.toml"])).await;
     assert_eq!(output.status.code(), Some(CONFIG));
     assert!(stderr(&output).contains("/nonexistent/config.toml"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_proto_file_without_what_is_subscribed_to_is_78_and_names_the_key() {
+    let rig = Rig::new().await;
+    let config = rig.config().set("mqtt.boards", "protobuf");
+    let items_only = config.file(
+        "items.proto",
+        "syntax = \"proto3\";\nimport \"google/protobuf/timestamp.proto\";\n\
+         message Item { google.protobuf.Timestamp momentum = 4; string uid = 9; }\n",
+    );
+    let config = config.set("decode.proto_file", items_only.to_str().unwrap());
+    let output = with_config(&config, &["run"]).await;
+    assert_eq!(output.status.code(), Some(CONFIG), "{output:?}");
+    for part in ["items.proto", "no board message", "mqtt.boards"] {
+        assert!(stderr(&output).contains(part), "{part} is not in: {}", stderr(&output));
+    }
 }
 
 #[tokio::test]

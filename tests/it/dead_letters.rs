@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use time::macros::datetime;
 
 use crate::support::bridge::Bridge;
+use crate::support::database::hex;
 use crate::support::event::{ItemEvent, board_topic};
 use crate::support::mosquitto::TENANT;
 use crate::support::proxy::Direction;
@@ -68,7 +69,7 @@ async fn garbage_is_set_aside_once_with_its_bytes_and_good_events_beside_it_are_
     rig.until_rows("dead_letter", garbage.len()).await;
     rig.until_rows("item_event", good.len()).await;
     for (topic, payload, reason) in &garbage {
-        let bytes: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = hex(payload.as_ref());
         let row: Value = rig
             .database
             .value(&format!(
@@ -115,8 +116,7 @@ async fn rows_that_postgresql_refuses_are_set_aside_with_their_sqlstate_and_the_
     assert_eq!(rig.database.count("centiloc.item_event").await, 17);
     assert_eq!(rig.database.count("centiloc.item_state").await, 17);
     for (index, sqlstate) in [(3, "22021"), (8, "22P05"), (13, "54000")] {
-        let bytes: String =
-            events[index].to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = hex(events[index].to_string().as_bytes());
         let row: Value = rig
             .database
             .value(&format!(

@@ -15,6 +15,7 @@ use crate::support::peer::{Conversation, Delivery, FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::subscriber::Subscriber;
+use crate::support::wait::{SOON, until_eq};
 
 /// Long enough for an acknowledgement that must not come to come.
 const A_MOMENT: Duration = Duration::from_millis(200);
@@ -47,6 +48,13 @@ impl Stage {
             .await
             .unwrap();
         connection
+    }
+
+    /// Waits until a commit stands before a lock.
+    async fn until_held(&self) {
+        let waiting = "pg_locks where not granted and database = \
+                       (select oid from pg_database where datname = current_database())";
+        until_eq("a commit to be held", SOON, 1, || self.database.count(waiting)).await;
     }
 
     async fn until_received(&self, messages: usize) {
@@ -88,24 +96,39 @@ async fn a_message_repeated_on_the_same_connection_is_one_row_and_one_puback() {
     until_count(&stage.bridge, "centiloc_bridge_acks_total", "", 2).await;
 }
 
+/// Lets an event of one tag be committed only while nobody else holds advisory lock 1.
+const GATE: &str = "
+    create function gate() returns trigger language plpgsql as $$
+    begin
+        if new.uid = 'GATED' then perform pg_advisory_xact_lock_shared(1); end if;
+        return new;
+    end $$;
+    create trigger gate before insert on centiloc.item_event
+        for each row execute function gate()";
+
 #[tokio::test]
 async fn what_commits_after_its_connection_died_is_not_acknowledged_on_the_next() {
     let (stage, mut broker) = Stage::set().await;
-    let events = ItemEvent::series(TENANT, 3);
+    stage.database.execute(GATE).await;
+    let mut events = ItemEvent::series(TENANT, 3);
+    events[1].uid = "GATED".to_owned();
     let hold = stage.hold_commits().await;
     deliver(&mut broker, 1, 1, false, &events[0]).await;
-    stage.until_received(1).await;
+    stage.until_held().await;
     broker.reset();
-    let mut broker = stage.peer.subscribed(true).await;
-    let_go(hold).await;
-    until_stored(&stage.database, 1).await;
     // The broker gives the packet id to another message, and repeats the first under a new one.
-    let hold = stage.hold_commits().await;
+    let mut broker = stage.peer.subscribed(true).await;
+    let mut gate = stage.database.connect().await.unwrap();
+    sqlx::raw_sql("select pg_advisory_lock(1)").execute(&mut gate).await.unwrap();
     deliver(&mut broker, 1, 1, false, &events[1]).await;
     deliver(&mut broker, 1, 2, true, &events[0]).await;
     stage.until_received(3).await;
-    assert!(broker.is_quiet_for(A_MOMENT).await, "acknowledged before it was stored");
     let_go(hold).await;
+    // The first is committed now, while a packet id like its own is outstanding.
+    until_stored(&stage.database, 1).await;
+    stage.until_held().await;
+    assert!(broker.is_quiet_for(A_MOMENT).await, "acknowledged before it was stored");
+    let_go(gate).await;
     assert_eq!(broker.next().await, FromBridge::Puback(1));
     assert!(stage.stored(&events[1]).await, "the PUBACK was for the message of the old connection");
     assert_eq!(broker.next().await, FromBridge::Puback(2));

@@ -130,7 +130,7 @@ impl Bridge {
     pub async fn until_logged(&self, parts: &[&str]) -> String {
         let log = self.log();
         until(&format!("a log line with {parts:?}"), SOON, || async {
-            log.find(parts).ok_or_else(|| log.lines().pop())
+            log.find(parts).ok_or_else(|| log.tail())
         })
         .await
     }

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use super::bridge::Bridge;
 use super::config::Config;
-use super::database::Database;
+use super::database::{Database, hex};
 use super::mosquitto::{Builder, Mosquitto};
 use super::postgres::Postgres;
 use super::publisher::Publisher;
@@ -90,7 +90,7 @@ impl Rig {
 /// Whether what was delivered can be found in the database by another session: a check for
 /// [`Tap::checking`]. The bridge must run with `decode.keep_payload = "always"`.
 pub async fn is_stored(database: Database, publish: Publish) -> Result<(), String> {
-    let bytes: String = publish.payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = hex(&publish.payload);
     let tables = ["item_event", "board_event", "dead_letter"];
     let found: Vec<String> = tables
         .iter()
