@@ -8,14 +8,14 @@ use crate::support::bridge::Bridge;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::rig::{Rig, TableLock, is_stored};
+use crate::support::rig::{Onlooker, Rig, TableLock};
 use crate::support::tap::{Packet, Tap};
 
 /// A rig whose tap looks into the database at every PUBACK.
 async fn looking_rig(builder: crate::support::mosquitto::Builder) -> Rig {
     let mut rig = Rig::with(builder, Postgres::shared().await).await;
-    let database = rig.database.clone();
-    let look = move |publish| is_stored(database.clone(), publish);
+    let onlooker = Onlooker::of(&rig.database);
+    let look = move |publish| onlooker.clone().sees(publish);
     rig.tap = Tap::checking(rig.broker.plain_port(), look).await;
     rig
 }

@@ -1,12 +1,15 @@
 //! What most tests stand on: a broker, a database, and a tap between broker and bridge. And a
 //! table that is locked, which holds a commit back for as long as a test needs.
 
+use std::sync::Arc;
+
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::sync::Mutex;
 
 use super::bridge::Bridge;
 use super::config::Config;
-use super::database::{Database, hex};
+use super::database::Database;
 use super::mosquitto::{Builder, Mosquitto};
 use super::postgres::Postgres;
 use super::publisher::Publisher;
@@ -87,20 +90,38 @@ impl Rig {
     }
 }
 
-/// Whether what was delivered can be found in the database by another session: a check for
-/// [`Tap::checking`]. The bridge must run with `decode.keep_payload = "always"`.
-pub async fn is_stored(database: Database, publish: Publish) -> Result<(), String> {
-    let bytes = hex(&publish.payload);
-    let tables = ["item_event", "board_event", "dead_letter"];
-    let found: Vec<String> = tables
-        .iter()
-        .map(|table| format!("select 1 from centiloc.{table} where payload = '\\x{bytes}'"))
-        .collect();
-    match database.count(&format!("({}) t", found.join(" union all "))).await {
-        1 => Ok(()),
-        rows => {
-            let payload = String::from_utf8_lossy(&publish.payload);
-            Err(format!("{rows} rows when PUBACK left for {:?} of {}", payload, publish.topic))
+/// A session of its own that looks for what was delivered: a check for [`Tap::checking`]. The bridge
+/// must run with `decode.keep_payload = "always"`.
+#[derive(Clone)]
+pub struct Onlooker {
+    database: Database,
+    /// Opened at the first look, on the runtime of the tap.
+    session: Arc<Mutex<Option<PgConnection>>>,
+}
+
+impl Onlooker {
+    /// Has not looked yet.
+    pub fn of(database: &Database) -> Self {
+        Self { database: database.clone(), session: Arc::default() }
+    }
+
+    /// Whether the message is in exactly one row.
+    pub async fn sees(self, publish: Publish) -> Result<(), String> {
+        const SQL: &str = "select (select count(*) from centiloc.item_event where payload = $1) \
+                                + (select count(*) from centiloc.board_event where payload = $1) \
+                                + (select count(*) from centiloc.dead_letter where payload = $1)";
+        let mut session = self.session.lock().await;
+        if session.is_none() {
+            *session = Some(self.database.connect().await.map_err(|e| e.to_string())?);
+        }
+        let session = session.as_mut().expect("opened above");
+        let rows = sqlx::query_scalar::<_, i64>(SQL).bind(&publish.payload).fetch_one(session);
+        match rows.await.map_err(|e| e.to_string())? {
+            1 => Ok(()),
+            rows => {
+                let payload = String::from_utf8_lossy(&publish.payload);
+                Err(format!("{rows} rows when PUBACK left for {payload:?} of {}", publish.topic))
+            }
         }
     }
 }
@@ -130,7 +151,7 @@ impl TableLock {
                                datname = current_database())";
         const ACTIVITY: &str = "select concat_ws(' ', state, wait_event, left(query, 80)) from \
                                 pg_stat_activity where datname = current_database()";
-        let (session, table) = (tokio::sync::Mutex::new(&mut self.session), &self.table);
+        let (session, table) = (Mutex::new(&mut self.session), &self.table);
         until(&format!("someone to wait for {table}"), SOON, || async {
             let mut session = session.lock().await;
             // What it shows is otherwise the same for the whole transaction.
