@@ -87,6 +87,9 @@ pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
     }
 }
 
+/// Failures after which a stop no longer waits for the end of the connection to be written down.
+const FAREWELLS: u32 = 3;
+
 /// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
@@ -106,6 +109,8 @@ struct Writer {
     well_since: Option<Instant>,
     rng: StdRng,
     newest_event: Option<OffsetDateTime>,
+    /// Failures since nothing is left but to write down the end.
+    farewells: u32,
 }
 
 impl Writer {
@@ -118,6 +123,7 @@ impl Writer {
             well_since: None,
             rng: StdRng::from_os_rng(),
             newest_event: None,
+            farewells: 0,
             parts,
         }
     }
@@ -255,13 +261,17 @@ impl Writer {
             StoreError::Stop(_) => self.parts.waits.stop,
             StoreError::Retry(_) | StoreError::Halve(_) => self.backoff.next(self.rng.random()),
         };
-        match tokio::time::timeout(wait, self.nothing_left_but_farewells()).await {
-            Ok(()) => {
-                tracing::warn!("stopping without writing down the end of the connection");
-                Then::GiveUp
-            }
-            Err(_) => Then::TryAgain,
+        if tokio::time::timeout(wait, self.nothing_left_but_farewells()).await.is_err() {
+            return Then::TryAgain;
         }
+        // The first failure may be that of a connection which the server closed long ago.
+        if self.farewells < FAREWELLS && !matches!(error, StoreError::Stop(_)) {
+            self.farewells += 1;
+            tokio::time::sleep(self.parts.waits.retry.min).await;
+            return Then::TryAgain;
+        }
+        tracing::warn!("stopping without writing down the end of the connection");
+        Then::GiveUp
     }
 
     /// Returns once the channel is closed and what is left can be done without: a stop need not

@@ -57,6 +57,10 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
         bridge.metric("centiloc_bridge_unacked", "")
     })
     .await;
+    // The next one closes what a process that was killed had under way in the server.
+    bridge.kill();
+    bridge.start_again();
+    bridge.until_ready().await;
     assert_eq!(bridge.terminate().await, 0);
     assert_eq!(rig.database.count("centiloc.item_event").await, i64::try_from(EVENTS).unwrap());
     assert_eq!(rig.database.count("centiloc.item_state").await, i64::try_from(EVENTS).unwrap());

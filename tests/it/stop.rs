@@ -59,6 +59,18 @@ async fn idle_it_stops_at_once() {
 }
 
 #[tokio::test]
+async fn after_its_database_restarted_while_idle_it_still_writes_down_the_end() {
+    let mut postgres = Postgres::own().await;
+    let rig = Rig::on(&postgres).await;
+    let mut bridge = Bridge::ready(&rig.config()).await;
+    rig.until_rows("connection", 1).await;
+    postgres.stop().await;
+    postgres.start().await;
+    assert_eq!(bridge.terminate().await, 0);
+    rig.until_rows("connection where disconnected_at is not null", 1).await;
+}
+
+#[tokio::test]
 async fn idle_without_its_database_it_stops_at_once_for_nothing_would_be_lost() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;

@@ -98,7 +98,10 @@ pub async fn is_stored(database: Database, publish: Publish) -> Result<(), Strin
         .collect();
     match database.count(&format!("({}) t", found.join(" union all "))).await {
         1 => Ok(()),
-        rows => Err(format!("{rows} rows when PUBACK left for {publish:?}")),
+        rows => {
+            let payload = String::from_utf8_lossy(&publish.payload);
+            Err(format!("{rows} rows when PUBACK left for {:?} of {}", payload, publish.topic))
+        }
     }
 }
 
