@@ -167,7 +167,8 @@ impl Figures {
         let cpu = self.cpu_seconds.map_or_else(String::new, |cpu| {
             format!("{:6.1} CPU-s per million", cpu * 1e6 / events as f64)
         });
-        let peak = self.peak_kib.map_or_else(String::new, |kib| format!("{:5} MiB peak", kib / 1024));
+        let peak =
+            self.peak_kib.map_or_else(String::new, |kib| format!("{:5} MiB peak", kib / 1024));
         let ratio = yardstick / self.seconds;
         println!("  {:34} {rate:7.0} events/s  x{ratio:4.2}  {cpu} {peak}", self.name);
     }

@@ -9,9 +9,11 @@ pub mod failure;
 pub mod intake;
 pub mod ledger;
 pub mod options;
+pub mod probe;
 pub mod shared;
 pub mod subscription;
 pub mod tls;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,14 +12,34 @@ use crate::config::{Mqtt, Proxy};
 /// Room for requests to rumqttc: PUBACKs of every packet id, trap for deadlocks otherwise.
 const REQUEST_CAPACITY: usize = 65_535;
 
+/// A probe has one request under way at a time: a SUBSCRIBE, then DISCONNECT.
+const PROBE_CAPACITY: usize = 4;
+
 /// A client and event loop for one connection.
 pub fn client(
     mqtt: &Mqtt,
     tls: Option<&tls::Loaded>,
     max_packet_size: usize,
 ) -> (AsyncClient, Box<EventLoop>) {
-    let (client, mut event_loop) =
-        AsyncClient::new(mqtt_options(mqtt, tls, max_packet_size), REQUEST_CAPACITY);
+    let options = mqtt_options(mqtt, tls, max_packet_size);
+    with_network(mqtt, AsyncClient::new(options, REQUEST_CAPACITY))
+}
+
+/// A client and event loop for one look at the broker: a clean session, which leaves nothing behind.
+pub fn probe(
+    mqtt: &Mqtt,
+    tls: Option<&tls::Loaded>,
+    max_packet_size: usize,
+) -> (AsyncClient, Box<EventLoop>) {
+    let mut options = mqtt_options(mqtt, tls, max_packet_size);
+    options.set_clean_session(true);
+    with_network(mqtt, AsyncClient::new(options, PROBE_CAPACITY))
+}
+
+fn with_network(
+    mqtt: &Mqtt,
+    (client, mut event_loop): (AsyncClient, EventLoop),
+) -> (AsyncClient, Box<EventLoop>) {
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(mqtt.connect_timeout.as_secs().max(1));
