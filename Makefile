@@ -33,8 +33,14 @@ lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi
 
-bench: deps ## Benchmarks
-	$(CARGO) bench --locked
+# The yardstick of the drain is a Python script, with libraries of its own.
+BENCH_VENV = $(abspath $(or $(CARGO_TARGET_DIR),target))/bench-venv
+
+bench: deps ## Benchmarks: decoding, and draining a backlog beside a script. EVENTS=100000 ROUNDS=2
+	@test -x $(BENCH_VENV)/bin/pip || python3 -m venv $(BENCH_VENV) || \
+	 { rm -rf $(BENCH_VENV); echo 'install python3-venv: the benchmark compares with a Python script' >&2; exit 1; }
+	@$(BENCH_VENV)/bin/pip install --quiet 'paho-mqtt==2.*' 'psycopg[binary]==3.*' protobuf
+	BENCH_PYTHON=$(BENCH_VENV)/bin/python EVENTS='$(or $(EVENTS),100000)' $(CARGO) bench --locked --bench decode --bench drain
 
 deps: ## Install what is missing (Debian, Ubuntu), or say what to install
 	@CARGO='$(CARGO)' bash deploy/demo/deps.sh

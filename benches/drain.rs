@@ -6,6 +6,12 @@
 //! same run. EVENTS sets the size of the backlog, ROUNDS how often each drains one.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench that cannot go on says so")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people, far below 2^52"
+)]
 
 #[path = "../tests/it/support/mod.rs"]
 mod support;

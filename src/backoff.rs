@@ -73,7 +73,7 @@ mod tests {
             let mut backoff = Backoff::new(limits);
             let mut last = Duration::ZERO;
             for _ in 0..32 {
-                backoff.was_up(STABLE_AFTER - Duration::from_millis(1));
+                backoff.was_up(STABLE_AFTER.saturating_sub(Duration::from_millis(1)));
                 let wait = backoff.next(1.0);
                 prop_assert!(wait >= last);
                 last = wait;

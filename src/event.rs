@@ -138,6 +138,16 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// One of each.
+    pub const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::MissingField,
+        Self::OutOfRange,
+        Self::Implausible,
+        Self::UnknownTopic,
+        Self::RefusedByDatabase,
+    ];
+
     /// As stored in `dead_letter.reason` and in the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -72,7 +72,7 @@ pub struct Message {
     pub payload: Bytes,
     /// When the bridge read it from the socket.
     pub received_at: OffsetDateTime,
-    /// MQTT quality of service, 0 or 1.
+    /// MQTT quality of service, 0 to 2.
     pub qos: u8,
     /// MQTT retain flag: not news, left out of lag figures.
     pub retain: bool,
@@ -166,6 +166,10 @@ pub enum GapCause {
 }
 
 impl GapCause {
+    /// One of each.
+    pub const ALL: [Self; 5] =
+        [Self::SessionLost, Self::Absence, Self::Backpressure, Self::SpoolFull, Self::SpoolDamaged];
+
     /// As stored in `gap.cause` and in the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {

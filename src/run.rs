@@ -102,6 +102,7 @@ impl Service {
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let decoder = Arc::new(Decoder::new(&config.decode, &config.tenant)?);
+        decoder.require(&config.decode, &config.mqtt)?;
         let store = Arc::new(Store::new(&config.database, config.retention.partition)?);
         let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
         Ok(Self {

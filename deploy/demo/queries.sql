@@ -1,18 +1,18 @@
--- Where is every item now?
+\echo '-- Where is every item now?'
 select uid, board_sn, loc_reference, x_mm, y_mm, entered_at
   from centiloc.item_location
  where is_in
  order by entered_at desc nulls last
  limit 3;
 
--- What lies on each board?
+\echo '-- What lies on each board?'
 select board_sn, count(*) as items, max(momentum) as last_change
   from centiloc.board_content
  group by board_sn
  order by items desc
  limit 3;
 
--- How long did items stay, by board?
+\echo '-- How long did items stay, by board?'
 select board_sn, count(*) as stays, avg(duration) as average, max(duration) as longest
   from centiloc.item_stay
  where left_at is not null
@@ -20,21 +20,21 @@ select board_sn, count(*) as stays, avg(duration) as average, max(duration) as l
  order by stays desc
  limit 3;
 
--- How much moves? Ten-second buckets here; an hour in a dashboard.
+\echo '-- How much moves? Ten-second buckets here; an hour in a dashboard.'
 select bucket_start, sum(movements) as movements
   from centiloc.movement_rate('10 seconds')
  group by bucket_start
  order by bucket_start desc
  limit 3;
 
--- Which boards are not well?
+\echo '-- Which boards are not well?'
 select board_sn, status, momentum, last_item_at
   from centiloc.board_health
  where status is distinct from 'CONNECTED'
  order by momentum desc nulls first
  limit 3;
 
--- May anything have been lost, and when?
+\echo '-- May anything have been lost, and when?'
 select started_at, ended_at, cause, detail
   from centiloc.data_gap
  order by started_at desc

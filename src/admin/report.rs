@@ -48,11 +48,11 @@ pub struct Obstacle {
 }
 
 impl Readiness {
-    /// Ready is subscribed, and able to make durable what comes: the database answers, or the
+    /// Ready is subscribed to everything at QoS 1, and able to make durable what comes: the database answers, or the
     /// spool takes it.
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut not_ready = Vec::new();
-        if snapshot.session.phase != Phase::Subscribed {
+        if snapshot.session.phase != Phase::Subscribed || snapshot.session.problem.is_some() {
             let problem = snapshot.session.problem.clone();
             let problem = problem.unwrap_or_else(|| phase_in_words(snapshot.session.phase));
             not_ready.push(Obstacle { part: "session", problem });
@@ -153,23 +153,6 @@ pub struct Figures {
     pub default_partition_rows: u64,
 }
 
-const REASONS: [RejectReason; 6] = [
-    RejectReason::Malformed,
-    RejectReason::MissingField,
-    RejectReason::OutOfRange,
-    RejectReason::Implausible,
-    RejectReason::UnknownTopic,
-    RejectReason::RefusedByDatabase,
-];
-
-const CAUSES: [GapCause; 5] = [
-    GapCause::SessionLost,
-    GapCause::Absence,
-    GapCause::Backpressure,
-    GapCause::SpoolFull,
-    GapCause::SpoolDamaged,
-];
-
 impl Figures {
     fn new(metrics: &Metrics) -> Self {
         let committed =
@@ -189,11 +172,11 @@ impl Figures {
             items_committed: committed("item"),
             boards_committed: committed("board"),
             duplicates: ["item", "board"].map(duplicates).iter().sum(),
-            dead_letters: REASONS.iter().map(set_aside).sum(),
+            dead_letters: RejectReason::ALL.iter().map(set_aside).sum(),
             acks: metrics.acks.get(),
             unacked: metrics.unacked.get(),
             oldest_unacked_seconds: metrics.oldest_unacked_seconds.get(),
-            gaps: CAUSES.iter().map(gaps).sum(),
+            gaps: GapCause::ALL.iter().map(gaps).sum(),
             default_partition_rows: metrics.default_partition_rows.get(),
         }
     }
@@ -252,10 +235,10 @@ mod tests {
         metrics.count_received("a", 1);
         metrics.count_received("a", 0);
         (0..100).for_each(|n| metrics.count_received(&format!("topic-{n}"), 1));
-        for reason in REASONS {
+        for reason in RejectReason::ALL {
             metrics.dead_letters.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
         }
-        for cause in CAUSES {
+        for cause in GapCause::ALL {
             metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }).inc();
         }
         metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);

@@ -21,8 +21,6 @@ const SHOWN: usize = 4096;
 /// Arguments of `dead-letters`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    config: ConfigArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -31,6 +29,8 @@ pub struct Args {
 enum Action {
     /// List them, newest first
     List {
+        #[command(flatten)]
+        config: ConfigArgs,
         /// Also those that a replay has brought in
         #[arg(long)]
         all: bool,
@@ -40,6 +40,8 @@ enum Action {
     },
     /// Show one with its payload
     Show {
+        #[command(flatten)]
+        config: ConfigArgs,
         /// Its number
         id: i64,
         /// Write the payload alone, as it was received
@@ -49,6 +51,8 @@ enum Action {
     /// Decode and store them again
     #[command(arg_required_else_help = true)]
     Replay {
+        #[command(flatten)]
+        config: ConfigArgs,
         /// Their numbers
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         ids: Vec<i64>,
@@ -60,16 +64,18 @@ enum Action {
 
 /// Exit code 1 if there is no such dead letter, or some could not be brought in.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = args.config.load()?.config;
+    let (Action::List { config, .. } | Action::Show { config, .. } | Action::Replay { config, .. }) =
+        &args.action;
+    let config = config.load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
     let out = &mut std::io::stdout();
     let complete = match args.action {
-        Action::List { all, limit } => {
+        Action::List { all, limit, .. } => {
             list(&store.dead_letters(all, limit).await?, out)?;
             true
         }
-        Action::Show { id, raw } => show(&store, id, raw, out).await?,
-        Action::Replay { ids, all } => {
+        Action::Show { id, raw, .. } => show(&store, id, raw, out).await?,
+        Action::Replay { ids, all, .. } => {
             let ids = if all { store.unreplayed_dead_letters().await? } else { ids };
             replay(&config, &store, &ids, out).await?
         }

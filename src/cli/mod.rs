@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
+use crate::decode::SchemaError;
 use crate::exit;
 
 /// Lands Centiloc events in PostgreSQL, losing none.
@@ -53,7 +54,9 @@ enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file [default: /etc/centiloc-bridge/config.toml]
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    #[arg(id = "config_file", short = 'c', long = "config", value_name = "FILE")]
+    // Commands have a positional `file` of their own.
+    #[arg(id = "config", short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
@@ -93,9 +96,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(cli.command) {
-        Ok(code) => code,
-        Err(error) => {
+    // What panicked has said so on stderr.
+    match std::panic::catch_unwind(|| dispatch(cli.command)) {
+        Err(_) => ExitCode::from(exit::INTERNAL),
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
             eprintln!("centiloc-bridge: {error:#}");
             ExitCode::from(exit_code(&error))
         }
@@ -136,7 +141,8 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Problems>() { exit::CONFIG } else { exit::FAILED }
+    let refused = error.is::<Problems>() || error.is::<SchemaError>();
+    if refused { exit::CONFIG } else { exit::FAILED }
 }
 
 #[cfg(test)]

@@ -48,6 +48,11 @@ pub(super) enum Problem {
     )]
     NoMessage(String),
     #[error(
+        "it defines no {0} message, but {1} subscribes to protobuf; name a file with both \
+         messages, or set {1} to \"json\" or \"off\""
+    )]
+    Uncovered(&'static str, &'static str),
+    #[error(
         "both {first} and {second} could be the {kind} message: they have equally many of the \
          documented fields; name a file with only one of them"
     )]

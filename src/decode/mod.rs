@@ -90,6 +90,19 @@ impl Decoder {
         self.table(kind).is_some()
     }
 
+    /// Refuses a schema that lacks a message which `mqtt` subscribes to.
+    pub fn require(&self, decode: &config::Decode, mqtt: &config::Mqtt) -> Result<(), SchemaError> {
+        let wanted =
+            [(Kind::Item, mqtt.items, "mqtt.items"), (Kind::Board, mqtt.boards, "mqtt.boards")];
+        match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
+            None => Ok(()),
+            Some((kind, _, key)) => {
+                let problem = Problem::Uncovered(kind.as_str(), key);
+                Err(SchemaError::new(decode.proto_file.as_deref(), problem))
+            }
+        }
+    }
+
     fn table(&self, kind: Kind) -> Option<&Table> {
         match kind {
             Kind::Item => self.item.as_ref(),

@@ -1,31 +1,35 @@
-//! PUBACKs on their way out, many in one write.
+//! PUBACKs (and PUBRECs) on their way out, many in one write.
 //!
 //! rumqttc flushes after every request, which costs a TLS record and a system call each. Here the
-//! first PUBACK goes through rumqttc's queue, which ends its `poll`; the rest follow directly on
+//! first answer goes through rumqttc's queue, which ends its `poll`; the rest follow directly on
 //! the connection, with one flush.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, ConnectionError, EventLoop, Outgoing, Packet, PubAck, Publish, QoS};
+use rumqttc::{
+    AsyncClient, ConnectionError, EventLoop, Outgoing, Packet, PubAck, PubRec, Publish, QoS,
+};
 use tokio::time::timeout;
+
+use super::ledger::Answer;
 
 /// A broker that takes no bytes for this long is not reading: shorter than any sensible keep
 /// alive, so that polling never pauses longer than one.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Packet ids to be acknowledged, in order.
+/// Answers to be sent, in order.
 #[derive(Debug, Default)]
 pub struct Acks {
-    waiting: VecDeque<u16>,
-    /// The packet id handed to rumqttc's queue and not seen leaving. Invariant: while it is
+    waiting: VecDeque<Answer>,
+    /// The one handed to rumqttc's queue and not seen leaving. Invariant: while it is
     /// `Some`, nothing of `waiting` is written, so the order holds.
-    through_queue: Option<u16>,
+    through_queue: Option<Answer>,
 }
 
 impl Acks {
-    /// Where released packet ids are appended.
-    pub fn queue(&mut self) -> &mut VecDeque<u16> {
+    /// Where released answers are appended.
+    pub fn queue(&mut self) -> &mut VecDeque<Answer> {
         &mut self.waiting
     }
 
@@ -39,25 +43,32 @@ impl Acks {
         if self.through_queue.is_some() {
             return;
         }
-        let Some(packet_id) = self.waiting.pop_front() else { return };
-        let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
+        let Some(answer) = self.waiting.pop_front() else { return };
+        let (qos, packet_id) = match answer {
+            Answer::Puback(packet_id) => (QoS::AtLeastOnce, packet_id),
+            Answer::Pubrec(packet_id) => (QoS::ExactlyOnce, packet_id),
+        };
+        let mut publish = Publish::new("", qos, Vec::new());
         publish.pkid = packet_id;
         // The queue is empty but for SUBSCRIBEs; if it were full or closed, the connection is
         // ending and the broker redelivers.
         if client.try_ack(&publish).is_ok() {
-            self.through_queue = Some(packet_id);
+            self.through_queue = Some(answer);
         }
     }
 
-    /// To be told of every outgoing packet; returns 1 when it was a PUBACK, to be counted.
+    /// To be told of every outgoing packet; returns 1 when it was one of ours, to be counted.
     pub fn seen_leaving(&mut self, outgoing: &Outgoing) -> u64 {
-        match (outgoing, self.through_queue) {
-            (Outgoing::PubAck(packet_id), Some(expected)) if *packet_id == expected => {
-                self.through_queue = None;
-                1
-            }
-            _ => 0,
+        let left = match outgoing {
+            Outgoing::PubAck(packet_id) => Some(Answer::Puback(*packet_id)),
+            Outgoing::PubRec(packet_id) => Some(Answer::Pubrec(*packet_id)),
+            _ => None,
+        };
+        if left.is_none() || left != self.through_queue {
+            return 0;
         }
+        self.through_queue = None;
+        1
     }
 
     /// Writes what waits, with one flush, between two polls. Returns how many left.
@@ -68,8 +79,8 @@ impl Acks {
         let Some(network) = event_loop.network.as_mut() else { return Ok(0) };
         let count = self.waiting.len() as u64;
         let writing = async {
-            for packet_id in self.waiting.drain(..) {
-                network.write(Packet::PubAck(PubAck::new(packet_id))).await?;
+            for answer in self.waiting.drain(..) {
+                network.write(packet(answer)).await?;
             }
             network.flush().await
         };
@@ -77,5 +88,12 @@ impl Acks {
             Ok(result) => result.map(|()| count).map_err(ConnectionError::from),
             Err(_) => Err(ConnectionError::FlushTimeout),
         }
+    }
+}
+
+fn packet(answer: Answer) -> Packet {
+    match answer {
+        Answer::Puback(packet_id) => Packet::PubAck(PubAck::new(packet_id)),
+        Answer::Pubrec(packet_id) => Packet::PubRec(PubRec::new(packet_id)),
     }
 }

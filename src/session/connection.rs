@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::intake::{Door, Gone, size_of};
-use super::ledger::{Ledger, Receipt};
+use super::ledger::{Answer, Ledger, Receipt};
 use super::shared::Shared;
 use super::subscription::{Verdict, at_qos1};
 use crate::message::{ConnectionId, ConnectionNews, Feedback, Gap, GapCause};
@@ -278,23 +278,36 @@ impl<'a> Connection<'a> {
         self.shared.count_received(&publish, received_at);
         let Some(door) = self.door.as_ref() else { return Ok(()) };
         let size = size_of(&publish);
-        if publish.qos == QoS::AtMostOnce {
-            self.shared.warn_of_qos0(&publish.topic);
-            if door.has_room_for(size) {
-                return Ok(door.admit(publish, None, received_at)?);
-            }
-            self.dropped_qos0.get_or_insert((received_at, 0)).1 += 1;
-            return Ok(());
-        }
+        let answer = match publish.qos {
+            QoS::AtMostOnce => return self.take_unacknowledged(publish, received_at),
+            QoS::AtLeastOnce => Answer::Puback(publish.pkid),
+            QoS::ExactlyOnce => Answer::Pubrec(publish.pkid),
+        };
         if !self.ledger.is_sealed() && !door.has_room_for(size) {
             self.ledger.seal();
             self.no_room_for = Some(size);
             self.shared.warn_of_full_memory(self.id);
         }
-        match self.ledger.receive(publish.pkid, Instant::now()) {
+        match self.ledger.receive(answer, Instant::now()) {
             Receipt::New(token) => Ok(door.admit(publish, Some(token), received_at)?),
             Receipt::Repeated | Receipt::Refused => Ok(()),
         }
+    }
+
+    /// QoS 0: nobody repeats it, so it passes the ledger by.
+    fn take_unacknowledged(
+        &mut self,
+        publish: Publish,
+        received_at: OffsetDateTime,
+    ) -> Result<(), End> {
+        self.shared.warn_of_qos0(&publish.topic);
+        match self.door.as_ref() {
+            Some(door) if door.has_room_for(size_of(&publish)) => {
+                door.admit(publish, None, received_at)?;
+            }
+            _ => self.dropped_qos0.get_or_insert((received_at, 0)).1 += 1,
+        }
+        Ok(())
     }
 
     fn apply_feedback(&mut self, feedback: Option<Feedback>) {

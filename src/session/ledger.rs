@@ -1,6 +1,7 @@
 //! Which deliveries of one connection may be acknowledged, and in which order.
 //!
-//! Commits may finish in any order; PUBACKs leave in the order of receipt (MQTT-4.6.0-2). The
+//! Commits may finish in any order; PUBACKs and PUBRECs leave in the order of receipt
+//! (MQTT-4.6.0-2, MQTT-4.6.0-3). The
 //! ledger knows no clock, no I/O and no rumqttc.
 
 use std::collections::{HashSet, VecDeque};
@@ -8,10 +9,29 @@ use std::time::Instant;
 
 use crate::message::{AckToken, ConnectionId};
 
-/// One QoS-1 delivery that was not acknowledged yet.
+/// What the broker is answered once a delivery is durable. Either way it may then forget the
+/// message; at QoS 2 it asks for one more word (PUBREL, PUBCOMP), which needs no memory here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// To a QoS-1 delivery of this packet id.
+    Puback(u16),
+    /// To a QoS-2 delivery of this packet id. The bridge never asks for QoS 2, but an earlier
+    /// client may have left such a subscription in the session.
+    Pubrec(u16),
+}
+
+impl Answer {
+    fn packet_id(self) -> u16 {
+        match self {
+            Self::Puback(packet_id) | Self::Pubrec(packet_id) => packet_id,
+        }
+    }
+}
+
+/// One delivery that was not acknowledged yet.
 #[derive(Debug)]
 struct Delivery {
-    packet_id: u16,
+    answer: Answer,
     received_at: Instant,
     committed: bool,
 }
@@ -28,7 +48,7 @@ pub enum Receipt {
     Refused,
 }
 
-/// The outstanding deliveries of one connection.
+/// The outstanding QoS-1 and QoS-2 deliveries of one connection.
 #[derive(Debug)]
 pub struct Ledger {
     connection: ConnectionId,
@@ -55,8 +75,9 @@ impl Ledger {
         }
     }
 
-    /// Enters one QoS-1 delivery.
-    pub fn receive(&mut self, packet_id: u16, now: Instant) -> Receipt {
+    /// Enters one delivery, by what will answer it.
+    pub fn receive(&mut self, answer: Answer, now: Instant) -> Receipt {
+        let packet_id = answer.packet_id();
         if self.packet_ids.contains(&packet_id) {
             return Receipt::Repeated;
         }
@@ -64,7 +85,7 @@ impl Ledger {
             return Receipt::Refused;
         }
         self.packet_ids.insert(packet_id);
-        self.outstanding.push_back(Delivery { packet_id, received_at: now, committed: false });
+        self.outstanding.push_back(Delivery { answer, received_at: now, committed: false });
         let sequence = self.first + self.outstanding.len() as u64 - 1;
         Receipt::New(AckToken { connection: self.connection, sequence })
     }
@@ -80,10 +101,9 @@ impl Ledger {
         self.sealed
     }
 
-    /// Takes what became durable and appends to `released` the packet ids that may now be
-    /// acknowledged, in order of receipt. Tokens of other connections, and ones seen before, have
-    /// no effect.
-    pub fn commit(&mut self, tokens: &[AckToken], released: &mut VecDeque<u16>) {
+    /// Takes what became durable and appends to `released` the answers that may now be sent, in
+    /// order of receipt. Tokens of other connections, and ones seen before, have no effect.
+    pub fn commit(&mut self, tokens: &[AckToken], released: &mut VecDeque<Answer>) {
         for token in tokens.iter().filter(|token| token.connection == self.connection) {
             let Some(index) = token.sequence.checked_sub(self.first) else { continue };
             let delivery = usize::try_from(index).ok().and_then(|i| self.outstanding.get_mut(i));
@@ -94,9 +114,9 @@ impl Ledger {
         while self.outstanding.front().is_some_and(|delivery| delivery.committed) {
             // Unwrap safety: the loop's condition saw a front.
             let delivery = self.outstanding.pop_front().expect("front exists");
-            self.packet_ids.remove(&delivery.packet_id);
+            self.packet_ids.remove(&delivery.answer.packet_id());
             self.first += 1;
-            released.push_back(delivery.packet_id);
+            released.push_back(delivery.answer);
         }
     }
 
@@ -114,7 +134,7 @@ impl Ledger {
     fn self_check(&self) {
         assert!(self.outstanding.front().is_none_or(|delivery| !delivery.committed));
         assert_eq!(self.outstanding.len(), self.packet_ids.len());
-        assert!(self.outstanding.iter().all(|d| self.packet_ids.contains(&d.packet_id)));
+        assert!(self.outstanding.iter().all(|d| self.packet_ids.contains(&d.answer.packet_id())));
     }
 }
 
@@ -141,6 +161,15 @@ mod tests {
             1 => (0usize..64).prop_map(Step::CommitForeign),
             1 => Just(Step::Seal),
         ]
+    }
+
+    /// Both kinds, told apart by the packet id, so that the model need not know them.
+    fn answer(packet_id: u16) -> Answer {
+        if packet_id.is_multiple_of(3) {
+            Answer::Pubrec(packet_id)
+        } else {
+            Answer::Puback(packet_id)
+        }
     }
 
     /// The ledger as a list of everything ever received, searched from the start each time.
@@ -187,7 +216,7 @@ mod tests {
                 let mut expected = Vec::new();
                 match step {
                     Step::Receive(id) => {
-                        let receipt = ledger.receive(id, Instant::now());
+                        let receipt = ledger.receive(answer(id), Instant::now());
                         match naive.receive(id) {
                             Some(index) => {
                                 let token = AckToken { connection: CONNECTION, sequence: index as u64 };
@@ -209,6 +238,7 @@ mod tests {
                     Step::Commit(_) => {}
                     Step::Seal => { ledger.seal(); naive.sealed = true; }
                 }
+                let expected: Vec<_> = expected.into_iter().map(answer).collect();
                 prop_assert_eq!(released.into_iter().collect::<Vec<_>>(), expected);
                 ledger.self_check();
             }
@@ -218,9 +248,9 @@ mod tests {
     #[test]
     fn a_repeated_delivery_is_recognised_even_when_sealed() {
         let mut ledger = Ledger::new(CONNECTION);
-        ledger.receive(3, Instant::now());
+        ledger.receive(Answer::Puback(3), Instant::now());
         ledger.seal();
-        assert_eq!(ledger.receive(3, Instant::now()), Receipt::Repeated);
-        assert_eq!(ledger.receive(4, Instant::now()), Receipt::Refused);
+        assert_eq!(ledger.receive(Answer::Puback(3), Instant::now()), Receipt::Repeated);
+        assert_eq!(ledger.receive(Answer::Puback(4), Instant::now()), Receipt::Refused);
     }
 }

@@ -12,6 +12,7 @@ pub mod options;
 pub mod probe;
 pub mod shared;
 pub mod subscription;
+pub mod takeover;
 pub mod tls;
 mod witness;
 
@@ -50,6 +51,7 @@ pub struct Session {
     max_packet_size: usize,
     /// The client certificate of the last attempt.
     certificate: Option<CertificateFacts>,
+    takeover: takeover::Pattern,
 }
 
 /// What to do after a connection ended.
@@ -86,6 +88,7 @@ impl Session {
             connections,
             max_packet_size,
             certificate: None,
+            takeover: takeover::Pattern::default(),
         }
     }
 
@@ -161,6 +164,10 @@ impl Session {
             End::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
             End::Failed(error) => self.explain(error, ended.uptime),
         };
+        let failure = match self.takeover.lost(failure.kind, ended.uptime) {
+            Some(losses) => self.context(ended.uptime).takeover(losses),
+            None => failure,
+        };
         self.announce_closed(ended, &format!("{}: {}", failure.label(), failure.sentence));
         if matches!(failure.kind, FailureKind::PacketTooLarge(_))
             && self.max_packet_size < PROTOCOL_MAX_PACKET
@@ -201,6 +208,10 @@ impl Session {
     }
 
     fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
+        self.context(uptime).explain(error)
+    }
+
+    fn context(&self, uptime: Option<Duration>) -> Context<'_> {
         let mut context =
             Context::new(&self.shared.tenant, &self.shared.mqtt, OffsetDateTime::now_utc());
         if let Some(uptime) = uptime {
@@ -209,7 +220,7 @@ impl Session {
         if let Some(certificate) = &self.certificate {
             context = context.with_certificate(certificate);
         }
-        context.explain(error)
+        context
     }
 
     /// Waits out the backoff. Acknowledgements that come meanwhile belong to a dead connection.

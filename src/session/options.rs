@@ -1,8 +1,10 @@
 //! rumqttc's options from the configuration.
 
+use std::sync::LazyLock;
+
 use rumqttc::{
-    AsyncClient, EventLoop, MqttOptions, NetworkOptions, ProxyAuth, ProxyType, TlsConfiguration,
-    Transport,
+    AsyncClient, EventLoop, MqttOptions, MqttState, NetworkOptions, Packet, ProxyAuth, ProxyType,
+    Publish, QoS, TlsConfiguration, Transport,
 };
 use secrecy::ExposeSecret;
 
@@ -15,6 +17,9 @@ const REQUEST_CAPACITY: usize = 65_535;
 /// A probe has one request under way at a time: a SUBSCRIBE, then DISCONNECT.
 const PROBE_CAPACITY: usize = 4;
 
+/// Own messages under way. There are none; the smallest that rumqttc takes.
+const INFLIGHT: u16 = 1;
+
 /// A client and event loop for one connection.
 pub fn client(
     mqtt: &Mqtt,
@@ -22,7 +27,9 @@ pub fn client(
     max_packet_size: usize,
 ) -> (AsyncClient, Box<EventLoop>) {
     let options = mqtt_options(mqtt, tls, max_packet_size);
-    with_network(mqtt, AsyncClient::new(options, REQUEST_CAPACITY))
+    let (client, mut event_loop) = with_network(mqtt, AsyncClient::new(options, REQUEST_CAPACITY));
+    event_loop.state = EXPECTING_RELEASES.clone();
+    (client, event_loop)
 }
 
 /// A client and event loop for one look at the broker: a clean session, which leaves nothing behind.
@@ -47,12 +54,28 @@ fn with_network(
     (client, Box::new(event_loop))
 }
 
+/// A state that has seen a QoS-2 PUBLISH of every packet id, so that rumqttc answers every PUBREL
+/// with PUBCOMP. It refuses those whose PUBLISH it has not seen, and would so for ever: with a new
+/// state per connection, that is every PUBREL for a message of an earlier one.
+static EXPECTING_RELEASES: LazyLock<MqttState> = LazyLock::new(|| {
+    let mut state = MqttState::new(INFLIGHT, true);
+    let mut publish = Publish::new("", QoS::ExactlyOnce, Vec::new());
+    for packet_id in 1..=u16::MAX {
+        publish.pkid = packet_id;
+        // With manual acknowledgement this only notes the packet id; it cannot fail.
+        let _ = state.handle_incoming_packet(Packet::Publish(publish.clone()));
+        state.events.clear();
+    }
+    state
+});
+
 fn mqtt_options(mqtt: &Mqtt, tls: Option<&tls::Loaded>, max_packet_size: usize) -> MqttOptions {
     let mut options = MqttOptions::new(&mqtt.client_id, &mqtt.host, mqtt.port);
     options
         .set_keep_alive(mqtt.keep_alive)
         .set_clean_session(false)
         .set_manual_acks(true)
+        .set_inflight(INFLIGHT)
         .set_max_packet_size(max_packet_size, max_packet_size);
     if let Some(username) = &mqtt.username {
         let password = mqtt.password.as_ref().map_or("", |password| password.expose_secret());

@@ -7,11 +7,12 @@ use prometheus_client::metrics::counter::Counter;
 use rumqttc::Publish;
 use time::OffsetDateTime;
 
+use super::failure::FailureKind;
 use super::intake::Door;
 use crate::config::Mqtt;
 use crate::message::{ConnectionId, ConnectionNews};
 use crate::telemetry::health::{CertificateHealth, Phase};
-use crate::telemetry::metrics::ReceivedLabels;
+use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
 /// Settings and figures, the same for all connections.
@@ -40,6 +41,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Self {
+        show_from_the_start(&metrics, &filters);
         Self {
             tenant,
             mqtt,
@@ -125,5 +127,17 @@ impl Shared {
     pub fn announce_closed(&self, door: &Door, id: ConnectionId, reason: &str) {
         let at = OffsetDateTime::now_utc();
         let _ = door.announce(ConnectionNews::Closed { id, at, reason: reason.to_owned() });
+    }
+}
+
+/// A counter that first shows at 1 has no rise that an alert could see.
+fn show_from_the_start(metrics: &Metrics, filters: &[String]) {
+    for kind in FailureKind::ALL {
+        drop(metrics.reconnects.get_or_create(&ReasonLabel { reason: kind.label() }));
+    }
+    for filter in filters {
+        let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+        let topic = shared.map_or(filter.as_str(), |(_group, topic)| topic);
+        drop(metrics.received.get_or_create(&metrics.received_labels(topic, 1)));
     }
 }

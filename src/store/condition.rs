@@ -26,8 +26,9 @@ pub struct Condition {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Nothing is known before the first answer.
-    answered: bool,
+    /// Whether the writer has found the schema in place. Before that nothing can be stored, however
+    /// well the server answers.
+    prepared: bool,
     writer: Option<Problem>,
     maintenance: Option<Problem>,
 }
@@ -52,8 +53,9 @@ impl Condition {
                 // If the stream flows, nothing else matters.
                 mended = state.writer.take().or(mended);
             }
-            let changed = mended.is_some() || !state.answered;
-            state.answered = true;
+            let first = source == Source::Writer && !state.prepared;
+            let changed = mended.is_some() || first;
+            state.prepared |= first;
             if let Some(problem) = mended.filter(|_| state.writer.is_none()) {
                 let seconds = problem.since.elapsed().as_secs_f64();
                 tracing::info!(after_seconds = seconds, "the database works again");
@@ -94,7 +96,7 @@ impl Condition {
             return;
         }
         let problem = state.writer.as_ref().or(state.maintenance.as_ref()).map(|p| p.text.clone());
-        let up = problem.is_none() && state.answered;
+        let up = problem.is_none() && state.prepared;
         self.metrics.database_up.set(i64::from(up));
         self.health.update(|snapshot| {
             snapshot.database.up = up;
@@ -118,10 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_up_before_the_first_answer() {
+    fn nothing_is_up_before_the_writer_found_its_tables() {
         let (condition, health) = condition();
-        assert!(!health.snapshot().database.up);
         condition.answered(Source::Maintenance);
+        assert!(!health.snapshot().database.up);
+        condition.answered(Source::Writer);
         assert!(health.snapshot().database.up);
         assert_eq!(condition.metrics.database_up.get(), 1);
     }

@@ -73,8 +73,15 @@ async fn keep_house(parts: &MaintenanceParts) {
                 continue;
             }
         }
-        if !parts.store.is_prepared() {
-            continue; // the writer is about to; without tables there is no house to keep
+        // The writer makes the tables; without them there is no house to keep, but the server is
+        // still looked at.
+        tokio::select! {
+            biased;
+            () = parts.store.until_prepared() => {}
+            _ = beat.tick() => {
+                beat.reset_immediately();
+                continue;
+            }
         }
         if Instant::now() >= partitions_due {
             partitions_due = Instant::now() + PARTITIONS_EVERY;

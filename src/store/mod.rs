@@ -28,12 +28,12 @@ mod write;
 pub mod writer;
 mod writer_slot;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
+use tokio::sync::watch;
 
 use self::bisect::Sorted;
 pub use self::commit::{Count, Outcome};
@@ -58,7 +58,7 @@ pub struct Store {
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     /// Whether the schema was found to be the one this program knows.
-    prepared: AtomicBool,
+    prepared: watch::Sender<bool>,
 }
 
 impl Store {
@@ -72,7 +72,7 @@ impl Store {
             partitions: Partitions::new(span),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
-            prepared: AtomicBool::new(false),
+            prepared: watch::Sender::new(false),
             link,
         })
     }

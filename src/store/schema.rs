@@ -1,7 +1,6 @@
 //! Schema migrations: append-only, applied under a lock, so that any number of processes may start
 //! at once. Where nothing is pending, reading is enough: `run` needs no right to change the schema.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::Row as _;
@@ -130,13 +129,14 @@ impl Store {
                 return Err(SchemaError::Behind { pending });
             }
         }
-        self.prepared.store(true, Ordering::Release);
+        self.prepared.send_replace(true);
         Ok(())
     }
 
-    /// Whether [`Store::prepare_schema`] has succeeded.
-    pub(super) fn is_prepared(&self) -> bool {
-        self.prepared.load(Ordering::Acquire)
+    /// Waits until [`Store::prepare_schema`] has succeeded.
+    pub(super) async fn until_prepared(&self) {
+        // Never closed: the sender is borrowed with self.
+        let _ = self.prepared.subscribe().wait_for(|prepared| *prepared).await;
     }
 }
 

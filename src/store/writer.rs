@@ -72,7 +72,8 @@ impl Default for Waits {
     }
 }
 
-/// Runs until `decoded` is closed and everything from it is durable, or `abandon` is cancelled.
+/// Runs until `decoded` is closed and everything from it that matters is durable, or `abandon` is
+/// cancelled.
 /// Fails only for a schema that this program cannot use.
 pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
     let abandon = parts.abandon.clone();
@@ -83,6 +84,13 @@ pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
         () = abandon.cancelled() => Ok(()),
         result = writer.run() => result,
     }
+}
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    TryAgain,
+    GiveUp,
 }
 
 #[derive(Debug)]
@@ -126,7 +134,11 @@ impl Writer {
             };
             match failed {
                 Ok(()) => self.mended(),
-                Err(error) => self.failed(&error).await,
+                Err(error) => {
+                    if self.failed(&error).await == Then::GiveUp {
+                        return Ok(());
+                    }
+                }
             }
             self.top_up();
         }
@@ -146,7 +158,9 @@ impl Writer {
                 }
                 Err(refused) => return Err(refused),
             };
-            self.failed(&error).await;
+            if self.failed(&error).await == Then::GiveUp {
+                return Ok(());
+            }
         }
     }
 
@@ -223,7 +237,7 @@ impl Writer {
         self.parts.condition.answered(Source::Writer);
     }
 
-    async fn failed(&mut self, error: &StoreError) {
+    async fn failed(&mut self, error: &StoreError) -> Then {
         if let Some(since) = self.well_since.take() {
             self.backoff.was_up(since.elapsed());
         }
@@ -232,7 +246,25 @@ impl Writer {
             StoreError::Stop(_) => self.parts.waits.stop,
             StoreError::Retry(_) | StoreError::Halve(_) => self.backoff.next(self.rng.random()),
         };
-        tokio::time::sleep(wait).await;
+        match tokio::time::timeout(wait, self.nothing_left_but_farewells()).await {
+            Ok(()) => {
+                tracing::warn!("stopping without writing down the end of the connection");
+                Then::GiveUp
+            }
+            Err(_) => Then::TryAgain,
+        }
+    }
+
+    /// Returns once the channel is closed and what is left can be done without: a stop need not
+    /// wait for a database that is away when nothing would be lost.
+    async fn nothing_left_but_farewells(&mut self) {
+        while self.queue.iter().all(is_farewell) && self.queue.len() < self.parts.max_events {
+            match self.parts.decoded.recv().await {
+                Some(decoded) => self.queue.push_back(decoded),
+                None => return,
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     fn measure(&mut self, entries: &[Entry], outcome: &Outcome, took: Duration) {
@@ -272,6 +304,18 @@ fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
         .iter()
         .filter(|(message, _)| !message.retain)
         .filter_map(|(_, result)| result.as_ref().ok().map(Event::momentum))
+}
+
+/// Whether the next process does without it: it finds the session and the earlier connection as
+/// they are. A session that was lost it would not find lost again.
+fn is_farewell(decoded: &Decoded) -> bool {
+    match decoded {
+        Decoded::Message(..) | Decoded::Connection(ConnectionNews::Gap(_)) => false,
+        Decoded::Connection(ConnectionNews::Opened { session_present, .. }) => *session_present,
+        Decoded::Connection(
+            ConnectionNews::Closed { .. } | ConnectionNews::Unsubscribed { .. },
+        ) => true,
+    }
 }
 
 fn into_entry(decoded: Decoded) -> Option<Entry> {

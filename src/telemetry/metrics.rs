@@ -12,6 +12,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::event::RejectReason;
+use crate::message::GapCause;
+
 /// Label `topic`, `qos`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReceivedLabels {
@@ -140,6 +143,14 @@ impl Metrics {
             last_event_timestamp_seconds: Gauge::default(),
         };
         metrics.register();
+        // A counter that first shows at 1 has no rise that an alert could see.
+        for reason in RejectReason::ALL {
+            let reason = reason.as_str();
+            drop(metrics.dead_letters.get_or_create(&ReasonLabel { reason }));
+        }
+        for cause in GapCause::ALL {
+            drop(metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }));
+        }
         for kind in ["item", "board"] {
             drop(metrics.committed.get_or_create(&KindLabel { kind }));
             drop(metrics.duplicates.get_or_create(&KindLabel { kind }));
@@ -153,7 +164,7 @@ impl Metrics {
         r.register("committed", "Events that became a row", self.committed.clone());
         r.register("duplicates", "Events whose row already existed", self.duplicates.clone());
         r.register("dead_letters", "Messages set aside", self.dead_letters.clone());
-        r.register("acks", "PUBACK packets sent", self.acks.clone());
+        r.register("acks", "PUBACK and PUBREC packets sent", self.acks.clone());
         r.register("unacked", "Messages received and not yet acknowledged", self.unacked.clone());
         r.register(
             "oldest_unacked_seconds",

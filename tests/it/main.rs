@@ -2,6 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod acks;
+mod admin;
+mod bounds;
+mod broken_links;
+mod commands;
+mod connection_faults;
+mod crashes;
+mod dead_letters;
+mod deliveries;
+mod delivery_rules;
+mod events;
+mod outages;
+mod secure_connections;
+mod session;
+mod shipped_files;
+mod simulate;
+mod stop;
+mod stopping;
 mod store_commit;
 mod store_dead_letters;
 mod store_journal;
@@ -12,5 +30,6 @@ mod store_refused;
 mod store_schema;
 mod store_views;
 mod store_writer;
+mod subscriptions;
 mod support;
 mod support_holds;

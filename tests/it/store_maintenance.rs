@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::message::{ConnectionId, ConnectionNews};
+use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
@@ -18,10 +19,13 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let condition = Condition::new(Arc::clone(&health), metrics);
+    // The writer has found its tables, and has nothing to do since.
+    condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
         keep_events: Some(Duration::from_secs(30 * 86_400)),
-        condition: Arc::new(Condition::new(Arc::clone(&health), metrics)),
+        condition: Arc::new(condition),
         health: Arc::clone(&health),
         stop: CancellationToken::new(),
     };
@@ -73,7 +77,10 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
     let (parts, health) = parts(Store::new(&config(&url), PartitionSpan::Month).unwrap());
     let stop = parts.stop.clone();
     let script = async {
-        until_true("the first answer", SOON, || health.snapshot().database.up).await;
+        until_true("the first answer", SOON, || {
+            health.snapshot().database.clock_skew_seconds.is_some()
+        })
+        .await;
         proxy.refuse().await;
         // The beat is every 10 s, and a connection is waited for as long.
         let patience = SOON * 2;

@@ -43,7 +43,11 @@ pub(super) fn explain(context: &Context<'_>, error: &(dyn Error + 'static)) -> F
 
 fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {
     let (host, port) = (&context.mqtt.host, context.mqtt.port);
+    let given = context.mqtt.proxy.as_ref().is_some_and(|proxy| proxy.credentials.is_some());
     let cure = match status {
+        407 if given => "it does not accept the user and password in mqtt.proxy; correct them, \
+                         percent-encoded where they hold special characters"
+            .to_owned(),
         407 => "it asks for credentials: give them in mqtt.proxy, http://user:password@host:port"
             .to_owned(),
         502..=504 => "it could not reach the broker itself; check mqtt.host and mqtt.port, and \

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::config::Config;
-use super::process::{Log, Process, loopback};
+use super::process::{Log, Process, Scratch, loopback};
 use super::wait::{SOON, until};
 
 /// `centiloc-bridge` with these arguments, free of what the environment would add.
@@ -37,14 +38,17 @@ pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
+    /// With the files that the configuration names.
+    _folder: Arc<Scratch>,
 }
 
 impl Bridge {
-    /// Starts it and returns at once. The configuration's folder must outlive it.
+    /// Starts it and returns at once.
     pub fn start(config: &Config) -> Self {
         let file = config.write();
         let process = spawn(&file, Log::default());
-        Self { process, config: file, admin_port: config.admin_port() }
+        let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
+        Self { process, config: file, admin_port, _folder: folder }
     }
 
     /// Starts it and waits until it is subscribed and the database answers.
@@ -89,14 +93,32 @@ impl Bridge {
     /// A metric, all its labels added up; `labels` (`kind="item"`) narrows them.
     /// `None` while there is no such line.
     pub async fn metric(&self, name: &str, labels: &str) -> Option<f64> {
+        self.values::<f64>(name, labels).await?.into_iter().reduce(|sum, value| sum + value)
+    }
+
+    /// A metric that counts things, all its labels added up as in [`Bridge::metric`]; 0 while
+    /// there is no such line. `None` if the bridge does not answer.
+    pub async fn count(&self, name: &str, labels: &str) -> Option<usize> {
+        Some(self.values::<usize>(name, labels).await?.into_iter().sum())
+    }
+
+    async fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Option<Vec<T>> {
         let (_, text) = self.get("/metrics").await.ok()?;
         let values = text.lines().filter_map(|line| {
             let (key, value) = line.rsplit_once(' ')?;
             let rest = key.strip_prefix(name)?;
             let matches = rest.is_empty() || rest.starts_with('{');
-            (matches && rest.contains(labels)).then(|| value.parse::<f64>().ok())?
+            (matches && rest.contains(labels)).then(|| value.parse().ok())?
         });
-        values.reduce(|sum, value| sum + value)
+        Some(values.collect())
+    }
+
+    /// Bytes of memory it holds now.
+    pub fn memory(&self) -> usize {
+        let status = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
     }
 
     /// What it logged.
@@ -108,7 +130,7 @@ impl Bridge {
     pub async fn until_logged(&self, parts: &[&str]) -> String {
         let log = self.log();
         until(&format!("a log line with {parts:?}"), SOON, || async {
-            log.find(parts).ok_or_else(|| log.lines().pop())
+            log.find(parts).ok_or_else(|| log.tail())
         })
         .await
     }
@@ -146,6 +168,14 @@ impl Bridge {
         })
         .await;
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the bridge's log ends with:\n{}", self.log().tail());
+        }
     }
 }
 

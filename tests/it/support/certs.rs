@@ -7,11 +7,12 @@ use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::pkcs8::der::Document;
-use p256::pkcs8::{AssociatedOid, DecodePrivateKey, LineEnding};
+use p256::pkcs8::{AssociatedOid, DecodePrivateKey, LineEnding, ObjectIdentifier};
 use p256::{NistP256, SecretKey};
+use p384::NistP384;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, DnValue, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair, KeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -62,7 +63,7 @@ impl Authority {
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, "broker");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, Validity::Days(30))
+        self.issue_p256(params, Validity::Days(30))
     }
 
     /// A tenant's client certificate, valid for a year as the vendor's are.
@@ -72,13 +73,17 @@ impl Authority {
 
     /// A tenant's client certificate with another validity.
     pub fn client_valid(&self, tenant: &str, validity: Validity) -> Identity {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::OrganizationName, "Test Hospital");
-        params.distinguished_name.push(DnType::CommonName, tenant);
-        let email = DnValue::Ia5String("ops@example.com".try_into().unwrap());
-        params.distinguished_name.push(DnType::CustomDnType(EMAIL_ADDRESS.to_vec()), email);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, validity)
+        self.issue_p256(client_params(tenant), validity)
+    }
+
+    /// A tenant's client certificate with a key on P-384.
+    pub fn client_p384(&self, tenant: &str) -> Identity {
+        let params = client_params(tenant);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        let secret = p384::SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
+        let point = secret.public_key().to_encoded_point(false);
+        let sec1 = sec1_pem(&secret.to_bytes(), NistP384::OID, point.as_bytes());
+        self.issue(params, Validity::Days(365), &key, sec1)
     }
 
     /// A tenant's client certificate of X.509 version 1, as `openssl x509 -req` makes them
@@ -91,7 +96,21 @@ impl Authority {
         Identity { cert: pem("CERTIFICATE", &v1), ..identity }
     }
 
-    fn issue(&self, mut params: CertificateParams, validity: Validity) -> Identity {
+    fn issue_p256(&self, params: CertificateParams, validity: Validity) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let secret = SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
+        let point = secret.public_key().to_encoded_point(false);
+        let sec1 = sec1_pem(&secret.to_bytes(), NistP256::OID, point.as_bytes());
+        self.issue(params, validity, &key, sec1)
+    }
+
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        validity: Validity,
+        key: &KeyPair,
+        key_sec1: String,
+    ) -> Identity {
         let now = OffsetDateTime::now_utc();
         let day = Duration::DAY;
         (params.not_before, params.not_after) = match validity {
@@ -99,11 +118,19 @@ impl Authority {
             Validity::Expired => (now - day * 366, now - day),
             Validity::NotYet => (now + day, now + day * 366),
         };
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        let secret = SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
-        Identity { cert: cert.pem(), key_sec1: sec1_pem(&secret), key_pkcs8: key.serialize_pem() }
+        let cert = params.signed_by(key, &self.issuer).unwrap();
+        Identity { cert: cert.pem(), key_sec1, key_pkcs8: key.serialize_pem() }
     }
+}
+
+fn client_params(tenant: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, "Test Hospital");
+    params.distinguished_name.push(DnType::CommonName, tenant);
+    let email = DnValue::Ia5String("ops@example.com".try_into().unwrap());
+    params.distinguished_name.push(DnType::CustomDnType(EMAIL_ADDRESS.to_vec()), email);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
 
 /// `emailAddress` of PKCS #9.
@@ -143,14 +170,12 @@ const EXTENSIONS: u8 = 0xa3;
 
 /// `ECPrivateKey` of RFC 5915 as `openssl ecparam -genkey` writes it. The p256 crate leaves the
 /// curve out, and OpenSSL cannot read that.
-fn sec1_pem(secret: &SecretKey) -> String {
-    let point = secret.public_key().to_encoded_point(false);
-    let public = encode(BIT_STRING, &[&[0], point.as_bytes()].concat());
+fn sec1_pem(secret: &[u8], curve: ObjectIdentifier, point: &[u8]) -> String {
     let body = [
         encode(INTEGER, &[1]),
-        encode(OCTET_STRING, &secret.to_bytes()),
-        encode(PARAMETERS, &encode(OBJECT_IDENTIFIER, NistP256::OID.as_bytes())),
-        encode(PUBLIC_KEY, &public),
+        encode(OCTET_STRING, secret),
+        encode(PARAMETERS, &encode(OBJECT_IDENTIFIER, curve.as_bytes())),
+        encode(PUBLIC_KEY, &encode(BIT_STRING, &[&[0], point].concat())),
     ];
     pem("EC PRIVATE KEY", &encode(SEQUENCE, &body.concat()))
 }
@@ -190,6 +215,7 @@ fn encode(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
     match length {
         0..0x80 => der.push(length.to_be_bytes()[1]),
+        0x80..0x100 => der.extend([0x81, length.to_be_bytes()[1]]),
         _ => der.extend([0x82, length.to_be_bytes()[0], length.to_be_bytes()[1]]),
     }
     der.extend(body);

@@ -1,6 +1,7 @@
 //! Configuration files for the program under test.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use toml::{Table, Value};
 
@@ -11,7 +12,7 @@ use super::process::{Scratch, free_port};
 /// A configuration file with the files it names.
 pub struct Config {
     table: Table,
-    folder: Scratch,
+    folder: Arc<Scratch>,
     admin_port: u16,
 }
 
@@ -19,7 +20,7 @@ impl Config {
     /// As a customer has it: mutual TLS, password, JSON and protobuf; but reconnecting in
     /// milliseconds, because a test waits for it.
     pub fn new(broker: &Mosquitto, database: &Database) -> Self {
-        let folder = Scratch::new("bridge");
+        let folder = Arc::new(Scratch::new("bridge"));
         let (cert, key) = broker.client().write(&folder, "client");
         let admin_port = free_port();
         let config = Self { table: Table::new(), folder, admin_port };
@@ -73,7 +74,7 @@ impl Config {
     }
 
     /// The folder the files are in.
-    pub fn folder(&self) -> &Scratch {
+    pub fn folder(&self) -> &Arc<Scratch> {
         &self.folder
     }
 

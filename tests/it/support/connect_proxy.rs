@@ -15,8 +15,15 @@ const MAX_HEAD: u64 = 8 * 1024;
 /// The proxy. Dropping it ends its connections.
 pub struct ConnectProxy {
     port: u16,
-    requests: Arc<Mutex<Vec<String>>>,
+    shared: Arc<Shared>,
     task: AbortHandle,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: Mutex<Vec<String>>,
+    /// The `Proxy-Authorization` asked for; `None` lets everybody pass.
+    authorization: Mutex<Option<String>>,
 }
 
 impl ConnectProxy {
@@ -34,9 +41,15 @@ impl ConnectProxy {
         let listen = background().spawn(TcpListener::bind(loopback(0)));
         let listener = listen.await.unwrap().expect("could not listen");
         let port = listener.local_addr().unwrap().port();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let server = serve(listener, authorization, Arc::clone(&requests));
-        Self { port, requests, task: background().spawn(server).abort_handle() }
+        let shared =
+            Arc::new(Shared { authorization: Mutex::new(authorization), ..Shared::default() });
+        let server = serve(listener, Arc::clone(&shared));
+        Self { port, shared, task: background().spawn(server).abort_handle() }
+    }
+
+    /// Asks for no credentials any more.
+    pub fn let_everybody_pass(&self) {
+        *self.shared.authorization.lock().unwrap() = None;
     }
 
     /// The port on 127.0.0.1.
@@ -46,7 +59,7 @@ impl ConnectProxy {
 
     /// The targets asked for, `host:port`, whether allowed or not.
     pub fn requests(&self) -> Vec<String> {
-        self.requests.lock().unwrap().clone()
+        self.shared.requests.lock().unwrap().clone()
     }
 }
 
@@ -57,34 +70,27 @@ impl Drop for ConnectProxy {
 }
 
 /// Accepts until aborted.
-async fn serve(
-    listener: TcpListener,
-    authorization: Option<String>,
-    requests: Arc<Mutex<Vec<String>>>,
-) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
-        connections.spawn(tunnel(stream, authorization.clone(), Arc::clone(&requests)));
+        connections.spawn(tunnel(stream, Arc::clone(&shared)));
     }
 }
 
-async fn tunnel(
-    client: TcpStream,
-    authorization: Option<String>,
-    requests: Arc<Mutex<Vec<String>>>,
-) -> io::Result<()> {
+async fn tunnel(client: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
     let mut client = BufReader::new(client);
     let head = read_head(&mut client).await?;
     let request = head.first().map(String::as_str).unwrap_or_default();
     let Some(target) = request.strip_prefix("CONNECT ").and_then(|r| r.split(' ').next()) else {
         return answer(&mut client, "405 Method Not Allowed").await;
     };
-    requests.lock().unwrap().push(target.to_owned());
+    shared.requests.lock().unwrap().push(target.to_owned());
     let given = head.iter().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
     });
+    let authorization = shared.authorization.lock().unwrap().clone();
     if authorization.is_some() && authorization != given {
         return answer(&mut client, "407 Proxy Authentication Required").await;
     }

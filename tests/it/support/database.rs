@@ -97,3 +97,12 @@ impl Database {
         }
     }
 }
+
+/// As PostgreSQL writes a `bytea`, without the leading `\\x`.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -84,6 +84,11 @@ impl ItemEvent {
         })
     }
 
+    /// The JSON form with so much white space before it: large, and quickly decoded.
+    pub fn padded_json(&self, padding: usize) -> Vec<u8> {
+        [vec![b' '; padding], self.json().to_string().into_bytes()].concat()
+    }
+
     /// In the assumed numbers of `proto/transtream.proto`. Fields at their default are left out.
     pub fn protobuf(&self) -> Vec<u8> {
         let positions: Vec<u8> = self.pos_mm.iter().flat_map(|mm| varint(signed(*mm))).collect();

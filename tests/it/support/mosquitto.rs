@@ -22,6 +22,10 @@ pub const PLATFORM: &str = "platform";
 /// The platform's password.
 pub const PLATFORM_PASSWORD: &str = "platform";
 
+/// Files in the broker's folder.
+const RIGHTS: &str = "rights.json";
+const OPENSSL: &str = "openssl.cnf";
+
 /// What is to be started.
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -30,6 +34,9 @@ pub struct Builder {
     acl: Option<String>,
     server_names: Vec<String>,
     lines: Vec<String>,
+    tls_lines: Vec<String>,
+    openssl: Option<String>,
+    rights: Option<String>,
 }
 
 impl Builder {
@@ -60,6 +67,29 @@ impl Builder {
     /// A further line for the global part of `mosquitto.conf`.
     pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// A further line for the TLS listener alone.
+    pub fn tls_line(mut self, line: &str) -> Self {
+        self.tls_lines.push(line.to_owned());
+        self
+    }
+
+    /// Bounds the TLS versions of the listener, which Mosquitto itself can only from below:
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub fn tls_version(mut self, version: &str) -> Self {
+        self.openssl = Some(format!(
+            "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = versions\n\
+             [versions]\nMinProtocol = {version}\nMaxProtocol = {version}\n"
+        ));
+        self
+    }
+
+    /// Roles for Mosquitto's dynamic security plugin, which answers SUBSCRIBE with 0x80 where the
+    /// ACL file keeps silent. Users and passwords stay in the password file.
+    pub fn rights(mut self, json: &serde_json::Value) -> Self {
+        self.rights = Some(json.to_string());
         self
     }
 
@@ -107,6 +137,14 @@ impl Builder {
         if let Some(acl) = &self.acl {
             let _ = writeln!(text, "acl_file {}", scratch.write("acl", acl).display());
         }
+        if let Some(rights) = &self.rights {
+            let file = scratch.write(RIGHTS, rights);
+            let (plugin, file) = (dynamic_security().display().to_string(), file.display());
+            let _ = writeln!(text, "plugin {plugin}\nplugin_opt_config_file {file}");
+        }
+        if let Some(openssl) = &self.openssl {
+            scratch.write(OPENSSL, openssl);
+        }
         for line in &self.lines {
             let _ = writeln!(text, "{line}");
         }
@@ -118,6 +156,9 @@ impl Builder {
             cert.display(),
             key.display(),
         );
+        for line in &self.tls_lines {
+            let _ = writeln!(text, "{line}");
+        }
         text
     }
 }
@@ -141,6 +182,9 @@ impl Mosquitto {
             acl: None,
             server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             lines: Vec::new(),
+            tls_lines: Vec::new(),
+            openssl: None,
+            rights: None,
         }
     }
 
@@ -172,6 +216,31 @@ impl Mosquitto {
     /// The authority's certificate as a file.
     pub fn ca_file(&self) -> PathBuf {
         self.scratch.join("ca.crt")
+    }
+
+    /// Adds a user, or gives one another password; the broker takes it over at once.
+    pub async fn set_password(&mut self, user: &str, password: &str) {
+        let file = self.scratch.join("passwords");
+        run(program("mosquitto_passwd"), ["-b", file.to_str().unwrap(), user, password]);
+        self.reload().await;
+    }
+
+    /// Presents another certificate to clients, from the next start on.
+    pub fn replace_certificate(&self, server: &Identity) {
+        server.write(&self.scratch, "server");
+    }
+
+    /// Gives other rights than [`Builder::rights`], from the next start on.
+    pub fn replace_rights(&self, json: &serde_json::Value) {
+        self.scratch.write(RIGHTS, json.to_string());
+    }
+
+    async fn reload(&mut self) {
+        let reloaded = "Reloading config.";
+        let before = self.log().count(reloaded);
+        self.process.signal("HUP");
+        let log = self.log();
+        super::wait::until_true("Mosquitto to reload", SOON, || log.count(reloaded) > before).await;
     }
 
     /// What the broker logged.
@@ -232,6 +301,9 @@ impl Mosquitto {
 fn spawn(scratch: &Scratch, log: Log) -> Process {
     let mut command = Command::new(program("mosquitto"));
     command.arg("-c").arg(scratch.join("mosquitto.conf"));
+    if scratch.join(OPENSSL).exists() {
+        command.env("OPENSSL_CONF", scratch.join(OPENSSL));
+    }
     Process::start_logging("mosquitto", &mut command, "KILL", log)
 }
 
@@ -239,4 +311,14 @@ fn spawn(scratch: &Scratch, log: Log) -> Process {
 fn program(name: &str) -> PathBuf {
     let installed = PathBuf::from("/usr/sbin").join(name);
     if installed.exists() { installed } else { name.into() }
+}
+
+/// The plugin of the Debian package, in the folder of the machine's architecture.
+fn dynamic_security() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders
+        .map(|entry| entry.path().join("mosquitto_dynamic_security.so"))
+        .chain([PathBuf::from("/usr/lib/mosquitto_dynamic_security.so")])
+        .find(|path| path.exists())
+        .expect("mosquitto_dynamic_security.so is not installed; it comes with mosquitto 2")
 }

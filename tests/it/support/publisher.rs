@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, PubAck, PubComp, QoS};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
@@ -14,6 +14,9 @@ use super::wait::SOON;
 
 /// Messages under way to the broker: enough that the round trip does not count.
 const WINDOW: u16 = 100;
+
+/// Mosquitto's `max_inflight_messages`, which bounds QoS-2 messages from a client too.
+const QOS2_WINDOW: usize = 20;
 
 /// Largest packet sent or received; the tests send some that are too large for a bridge.
 const MAX_PACKET: usize = 64 * 1024 * 1024;
@@ -73,10 +76,18 @@ impl Publisher {
         &self,
         messages: impl IntoIterator<Item = (String, Vec<u8>)>,
     ) -> usize {
+        self.publish_all_at(QoS::AtLeastOnce, messages).await
+    }
+
+    async fn publish_all_at(
+        &self,
+        qos: QoS,
+        messages: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> usize {
         let mut under_way = VecDeque::new();
         let mut acknowledged = 0;
         for (topic, payload) in messages {
-            let Some(waiter) = self.queue(&topic, payload, false).await else { break };
+            let Some(waiter) = self.queue(&topic, payload, qos, false).await else { break };
             under_way.push_back(waiter);
             while under_way.len() >= usize::from(WINDOW) {
                 acknowledged += usize::from(acked(under_way.pop_front()).await);
@@ -94,6 +105,16 @@ impl Publisher {
         assert_eq!(self.publish_all(messages).await, events.len(), "the broker took not all");
     }
 
+    /// As [`Publisher::publish_json`], at QoS 2; few at once, because Mosquitto drops what exceeds
+    /// its window.
+    pub async fn publish_json_qos2(&self, events: &[ItemEvent]) {
+        for few in events.chunks(QOS2_WINDOW) {
+            let messages = few.iter().map(|e| (e.json_topic(), e.json().to_string().into_bytes()));
+            let taken = self.publish_all_at(QoS::ExactlyOnce, messages).await;
+            assert_eq!(taken, few.len(), "the broker took not all");
+        }
+    }
+
     /// Publishes item events in protobuf; panics unless the broker takes all.
     pub async fn publish_protobuf(&self, events: &[ItemEvent]) {
         let messages = events.iter().map(|e| (e.protobuf_topic(), e.protobuf()));
@@ -108,7 +129,7 @@ impl Publisher {
 
     /// Publishes a retained message at QoS 1.
     pub async fn publish_retained(&self, topic: &str, payload: impl Into<Vec<u8>>) {
-        let waiter = self.queue(topic, payload.into(), true).await;
+        let waiter = self.queue(topic, payload.into(), QoS::AtLeastOnce, true).await;
         assert!(acked(waiter).await, "the broker did not take the retained message");
     }
 
@@ -117,12 +138,13 @@ impl Publisher {
         &self,
         topic: &str,
         payload: Vec<u8>,
+        qos: QoS,
         retain: bool,
     ) -> Option<oneshot::Receiver<()>> {
         let (done, waiter) = oneshot::channel();
         let waiters = self.waiters.lock().await;
         waiters.send(done).await.ok()?;
-        self.client.publish(topic, QoS::AtLeastOnce, retain, payload).await.ok()?;
+        self.client.publish(topic, qos, retain, payload).await.ok()?;
         Some(waiter)
     }
 }
@@ -140,7 +162,7 @@ async fn acked(waiter: Option<oneshot::Receiver<()>>) -> bool {
     }
 }
 
-/// Matches PUBACKs with who waits for them, until the connection ends.
+/// Matches PUBACKs and PUBCOMPs with who waits for them, until the connection ends.
 async fn follow(mut events: EventLoop, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut under_way: VecDeque<(u16, oneshot::Sender<()>)> = VecDeque::new();
     while let Ok(event) = events.poll().await {
@@ -151,8 +173,10 @@ async fn follow(mut events: EventLoop, mut waiting: mpsc::Receiver<oneshot::Send
                     under_way.push_back((id, waiter));
                 }
             }
-            Event::Incoming(Packet::PubAck(ack)) => {
-                if let Some(place) = under_way.iter().position(|(id, _)| *id == ack.pkid) {
+            Event::Incoming(
+                Packet::PubAck(PubAck { pkid }) | Packet::PubComp(PubComp { pkid }),
+            ) => {
+                if let Some(place) = under_way.iter().position(|(id, _)| *id == pkid) {
                     let _ = under_way.remove(place).map(|(_, waiter)| waiter.send(()));
                 }
             }

@@ -45,7 +45,16 @@ impl Subscriber {
 
     /// Subscribes at QoS 1 and waits for the SUBACK.
     pub async fn subscribe(&mut self, filter: &str) -> Result<(), String> {
-        self.client.subscribe(filter, QoS::AtLeastOnce).await.map_err(|e| e.to_string())?;
+        self.subscribe_at(filter, QoS::AtLeastOnce).await
+    }
+
+    /// As [`Subscriber::subscribe`], at QoS 2.
+    pub async fn subscribe_qos2(&mut self, filter: &str) -> Result<(), String> {
+        self.subscribe_at(filter, QoS::ExactlyOnce).await
+    }
+
+    async fn subscribe_at(&mut self, filter: &str, qos: QoS) -> Result<(), String> {
+        self.client.subscribe(filter, qos).await.map_err(|e| e.to_string())?;
         self.poll_until(|event| matches!(event, Event::Incoming(Packet::SubAck(_)))).await
     }
 

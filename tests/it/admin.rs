@@ -1,0 +1,144 @@
+//! The service seen from outside.
+
+use serde_json::Value;
+
+use crate::support::bridge::{Bridge, command, finish};
+use crate::support::event::ItemEvent;
+use crate::support::mosquitto::TENANT;
+use crate::support::postgres::Postgres;
+use crate::support::rig::Rig;
+use crate::support::wait::{SOON, until};
+
+/// The contract: name and type.
+const METRICS: [(&str, &str); 22] = [
+    ("received_total", "counter"),
+    ("committed_total", "counter"),
+    ("duplicates_total", "counter"),
+    ("dead_letters_total", "counter"),
+    ("acks_total", "counter"),
+    ("unacked", "gauge"),
+    ("oldest_unacked_seconds", "gauge"),
+    ("commit_seconds", "histogram"),
+    ("event_to_commit_seconds", "histogram"),
+    ("batch_events", "histogram"),
+    ("reconnects_total", "counter"),
+    ("connected", "gauge"),
+    ("session_present", "gauge"),
+    ("standby", "gauge"),
+    ("gaps_total", "counter"),
+    ("certificate_expiry_seconds", "gauge"),
+    ("spool_events", "gauge"),
+    ("spool_bytes", "gauge"),
+    ("database_up", "gauge"),
+    ("default_partition_rows_total", "counter"),
+    ("last_event_timestamp_seconds", "gauge"),
+    ("build_info", "info"),
+];
+
+/// Waits for a status on a path and returns its JSON.
+async fn until_status(bridge: &Bridge, path: &str, expected: u16) -> Value {
+    until(&format!("{path} to answer {expected}"), SOON, || async {
+        match bridge.get(path).await {
+            Ok((status, body)) if status == expected => Ok(body),
+            other => Err(other),
+        }
+    })
+    .await
+    .parse()
+    .unwrap()
+}
+
+#[tokio::test]
+async fn without_its_database_it_is_not_ready_with_the_reason_but_alive() {
+    let mut postgres = Postgres::own().await;
+    let rig = Rig::on(&postgres).await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    assert_eq!(until_status(&bridge, "/readyz", 200).await["ready"], true);
+    assert_eq!(bridge.metric("centiloc_bridge_database_up", "").await, Some(1.0));
+    postgres.stop().await;
+    // No traffic is needed for it to be noticed.
+    let ready = until_status(&bridge, "/readyz", 503).await;
+    assert_eq!(ready["ready"], false);
+    let obstacles = ready["not_ready"].as_array().unwrap();
+    assert_eq!(obstacles.len(), 1, "{ready}");
+    assert_eq!(obstacles[0]["part"], "database");
+    let problem = obstacles[0]["problem"].as_str().unwrap();
+    assert!(problem.contains("PostgreSQL") || problem.contains("SQLSTATE"), "{problem}");
+    assert_eq!(until_status(&bridge, "/livez", 200).await["live"], true);
+    assert_eq!(bridge.metric("centiloc_bridge_database_up", "").await, Some(0.0));
+    postgres.start().await;
+    until_status(&bridge, "/readyz", 200).await;
+    assert_eq!(bridge.metric("centiloc_bridge_database_up", "").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn without_its_broker_it_is_not_ready_with_the_reason_but_alive() {
+    let rig = Rig::new().await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    assert_eq!(bridge.metric("centiloc_bridge_connected", "").await, Some(1.0));
+    rig.tap.proxy.refuse().await;
+    let ready = until_status(&bridge, "/readyz", 503).await;
+    assert_eq!(ready["not_ready"][0]["part"], "session", "{ready}");
+    until_status(&bridge, "/livez", 200).await;
+    assert_eq!(bridge.metric("centiloc_bridge_connected", "").await, Some(0.0));
+    rig.tap.proxy.pass().await;
+    until_status(&bridge, "/readyz", 200).await;
+}
+
+#[tokio::test]
+async fn every_metric_of_the_contract_is_there_from_the_start() {
+    let rig = Rig::new().await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    let (status, text) = bridge.get("/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    for (name, kind) in METRICS {
+        let family = name.trim_end_matches("_total").trim_end_matches("_info");
+        let declared = format!("# TYPE centiloc_bridge_{family} {kind}");
+        assert!(text.lines().any(|line| line == declared), "no {declared:?} in\n{text}");
+        let sample = match kind {
+            "histogram" => format!("centiloc_bridge_{name}_count"),
+            _ => format!("centiloc_bridge_{name}"),
+        };
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let found = samples.filter_map(|line| line.strip_prefix(&sample));
+        let found = found.filter(|rest| rest.starts_with(['{', ' '])).count();
+        assert!(found > 0, "no sample {sample} in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"), "a scrape that breaks off must be noticed");
+}
+
+#[tokio::test]
+async fn the_status_tells_what_happened_to_programs_and_to_people() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
+    rig.platform().await.publish_json(&ItemEvent::series(TENANT, 7)).await;
+    rig.until_acked(7).await;
+    let status: Value = bridge.get("/api/status").await.unwrap().1.parse().unwrap();
+    assert_eq!(status["tenant"], TENANT);
+    assert_eq!(status["client_id"], "acme-bridge");
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["session"]["phase"], "subscribed");
+    assert_eq!(status["session"]["filters"].as_array().unwrap().len(), 4);
+    assert_eq!(status["figures"]["items_committed"], 7);
+    assert!(status["database"]["last_commit_at"].is_string(), "{status}");
+    let file = config.write();
+    let args = |json: bool| {
+        let mut args = vec!["status".as_ref(), "-c".as_ref(), file.as_os_str()];
+        args.extend(json.then_some::<&std::ffi::OsStr>("--json".as_ref()));
+        command(args)
+    };
+    let output = finish(args(true)).await;
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["instance"], status["instance"]);
+    let output = finish(args(false)).await;
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("The service is ready.\n"), "{text}");
+    assert_eq!(bridge.terminate().await, 0);
+    let output = finish(args(false)).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("not running") && said.contains("admin.listen"), "{said}");
+}

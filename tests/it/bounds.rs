@@ -1,0 +1,185 @@
+//! Large packets and full memory: what is received and not yet committed is bounded, and the
+//! broker never notices, because polling goes on.
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::database::Database;
+use crate::support::event::ItemEvent;
+use crate::support::expect::{
+    assert_never_reconnected, pass_through, until_count, until_stored, until_stored_within,
+};
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::proxy::{Direction, Proxy};
+use crate::support::publisher::Publisher;
+use crate::support::tap::Tap;
+use crate::support::wait::{SOON, until, until_eq, until_true};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Pings that must be answered before polling counts as going on; the broker gives up after one
+/// and a half keep alives of silence.
+const PINGS: u64 = 3;
+
+async fn publish_padded(broker: &Mosquitto, events: &[ItemEvent], padding: usize) {
+    let messages = events.iter().map(|event| (event.json_topic(), event.padded_json(padding)));
+    let publisher = Publisher::connect(broker).await;
+    assert_eq!(publisher.publish_all(messages).await, events.len(), "the broker took not all");
+}
+
+/// Waits until pings have gone both ways through a plain link that carries nothing else.
+async fn until_pinged(proxy: &Proxy) {
+    let counts = || (proxy.forwarded(Direction::Up), proxy.forwarded(Direction::Down));
+    let (up, down) = counts();
+    // PINGREQ and PINGRESP have two bytes each.
+    let enough = || counts().0 >= up + 2 * PINGS && counts().1 >= down + 2 * PINGS;
+    until_true("pings to go on", SOON, enough).await;
+}
+
+#[tokio::test]
+async fn a_message_beyond_rumqttcs_default_limit_is_ordinary() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let bridge = Bridge::ready(&Config::new(&broker, &database)).await;
+    let events = ItemEvent::series(TENANT, 3);
+    publish_padded(&broker, &events[..1], 11 * KIB).await;
+    publish_padded(&broker, &events[1..2], 200 * KIB).await;
+    publish_padded(&broker, &events[2..], 3 * MIB).await;
+    until_stored(&database, 3).await;
+    assert_never_reconnected(&bridge).await;
+}
+
+#[tokio::test]
+async fn a_message_over_max_packet_size_is_set_aside_whole_and_the_session_goes_on() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database).set("mqtt.max_packet_size", "4KiB");
+    let mut bridge = Bridge::ready(&config).await;
+    let events = ItemEvent::series(TENANT, 3);
+    publish_padded(&broker, &events[..1], 0).await;
+    publish_padded(&broker, &events[1..2], 8 * KIB).await;
+    publish_padded(&broker, &events[2..], 0).await;
+    until_stored(&database, 2).await;
+    let kept = "select reason || ' ' || length(payload) from centiloc.dead_letter";
+    let expected = vec![format!("out_of_range {}", events[1].padded_json(8 * KIB).len())];
+    until_eq("the dead letter", SOON, expected, || database.column::<String>(kept)).await;
+    until_count(&bridge, "centiloc_bridge_acks_total", "", 3).await;
+    bridge.until_ready().await;
+    pass_through(&broker, &database, 1).await;
+}
+
+#[tokio::test]
+async fn a_single_message_larger_than_max_unacked_passes() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database).set("mqtt.max_unacked", "1MiB");
+    let _bridge = Bridge::ready(&config).await;
+    publish_padded(&broker, &ItemEvent::series(TENANT, 4), 2 * MIB).await;
+    until_stored(&database, 4).await;
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
+    const EVENTS: usize = 128;
+    const PADDING: usize = 256 * KIB;
+    /// Of 32 MiB that wait; the rest is what sockets and allocators keep.
+    const ROOM: usize = 16 * MIB;
+    let mut postgres = Postgres::own().await;
+    let database = postgres.database().await;
+    let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
+    let tap = Proxy::to(broker.plain_port()).await;
+    // Longer than the broker takes for all of it on a busy machine: its answer to a ping queues
+    // up behind the messages.
+    let config = Config::new(&broker, &database)
+        .plain(tap.port())
+        .set("mqtt.keep_alive", "3s")
+        .set("mqtt.max_unacked", "4MiB");
+    let mut bridge = Bridge::ready(&config).await;
+    pass_through(&broker, &database, 10).await;
+    let before = bridge.memory();
+    postgres.stop().await;
+    publish_padded(&broker, &ItemEvent::series(TENANT, EVENTS), PADDING).await;
+    bridge.until_logged(&["WARN", "mqtt.max_unacked is reached"]).await;
+    until_received(&bridge, EVENTS + 10).await;
+    until_pinged(&tap).await;
+    assert_eq!(tap.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
+    assert_eq!(broker.log().count("has exceeded timeout"), 0);
+    let unacked = bridge.count("centiloc_bridge_unacked", "").await.unwrap();
+    assert!((1..=16).contains(&unacked), "{unacked} messages of 256 KiB are held in 4 MiB");
+    let grown = bridge.memory().saturating_sub(before);
+    assert!(grown < ROOM, "memory grew by {grown} bytes");
+    postgres.start().await;
+    until_stored_within(2 * SOON, &database, EVENTS + 10).await;
+    bridge.assert_running();
+    until_count(&bridge, "centiloc_bridge_duplicates_total", "", 0).await;
+}
+
+/// Waits until so many PUBLISH packets have been read, whatever became of them.
+async fn until_received(bridge: &Bridge, events: usize) {
+    until("everything to be delivered", SOON, || async {
+        let received = bridge.count("centiloc_bridge_received_total", "").await;
+        if received >= Some(events) { Ok(()) } else { Err(received) }
+    })
+    .await;
+}
+
+async fn hangs_behind(database: &Database, port: u16) -> (Proxy, String) {
+    let proxy = Proxy::to(port).await;
+    let url = database.url_at(proxy.port());
+    (proxy, url)
+}
+
+#[tokio::test]
+async fn polling_never_pauses_while_the_database_hangs() {
+    const EVENTS: usize = 50;
+    let postgres = Postgres::shared().await;
+    let database = postgres.database().await;
+    let (link, url) = hangs_behind(&database, postgres.port()).await;
+    let broker = Mosquitto::start().await;
+    let tap = Tap::to(broker.plain_port()).await;
+    let config = Config::new(&broker, &database)
+        .plain(tap.proxy.port())
+        .set("mqtt.keep_alive", "1s")
+        .set("database.statement_timeout", "2s")
+        .set("database.url", url);
+    let mut bridge = Bridge::ready(&config).await;
+    pass_through(&broker, &database, 5).await;
+    link.stall_both().await;
+    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    // Mosquitto's window: no more comes while nothing is acknowledged.
+    until_received(&bridge, 5 + 20).await;
+    until_pinged(&tap.proxy).await;
+    assert_eq!(tap.proxy.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
+    assert_eq!(broker.log().count("has exceeded timeout"), 0);
+    assert_eq!(tap.pubacks(), 5, "something was acknowledged that cannot be stored");
+    link.pass().await;
+    until_stored(&database, 5 + EVENTS).await;
+    until_eq("the PUBACKs", SOON, 5 + EVENTS, || async { tap.pubacks() }).await;
+    tap.assert_no_violation();
+    bridge.assert_running();
+    assert_eq!(bridge.get("/livez").await.map(|(status, _)| status), Ok(200));
+}
+
+/// A stop of the database is not a reason to reconnect to the broker, however long it lasts.
+#[tokio::test]
+async fn a_database_down_for_a_while_costs_no_connection_to_the_broker() {
+    let mut postgres = Postgres::own().await;
+    let database = postgres.database().await;
+    let broker = Mosquitto::start().await;
+    let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
+    postgres.stop().await;
+    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 30)).await;
+    until("not to be ready", SOON, || async {
+        match bridge.get("/readyz").await {
+            Ok((503, _)) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(bridge.get("/livez").await.map(|(status, _)| status), Ok(200), "not live");
+    postgres.start().await;
+    bridge.until_ready().await;
+    until_stored(&database, 30).await;
+    assert_never_reconnected(&bridge).await;
+}

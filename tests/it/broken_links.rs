@@ -1,0 +1,149 @@
+//! Links that die silently, in the middle of a packet, again and again: noticed, waited out with
+//! growing patience, and nothing lost.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::database::Database;
+use crate::support::event::ItemEvent;
+use crate::support::expect::{
+    pass_through, until_count, until_failing, until_reconnects, until_recovered, until_stored,
+};
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::peer::Peer;
+use crate::support::postgres::Postgres;
+use crate::support::proxy::{Direction, Proxy};
+use crate::support::publisher::Publisher;
+use crate::support::subscriber::Subscriber;
+use crate::support::tap::Tap;
+use crate::support::wait::{SOON, until_true};
+
+async fn database() -> Database {
+    Postgres::shared().await.database().await
+}
+
+#[tokio::test]
+async fn a_half_open_link_is_noticed_by_keepalive_and_nothing_is_lost() {
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let tap = Tap::to(broker.plain_port()).await;
+    let config = Config::new(&broker, &database)
+        .plain(tap.proxy.port())
+        .set("mqtt.keep_alive", "1s")
+        .set("mqtt.connect_timeout", "1s");
+    let mut bridge = Bridge::ready(&config).await;
+    pass_through(&broker, &database, 5).await;
+    tap.proxy.stall_both().await;
+    let publisher = Publisher::connect(&broker).await;
+    publisher.publish_json(&ItemEvent::series(TENANT, 30)).await;
+    until_failing(&mut bridge, "keep_alive_lost", &["WARN", "keep alive"]).await;
+    tap.proxy.pass().await;
+    bridge.until_ready().await;
+    until_stored(&database, 35).await;
+    tap.assert_no_violation();
+}
+
+#[tokio::test]
+async fn a_link_cut_in_the_middle_of_a_packet_delivers_it_whole_later() {
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let tap = Tap::to(broker.plain_port()).await;
+    let config = Config::new(&broker, &database).plain(tap.proxy.port());
+    let mut bridge = Bridge::ready(&config).await;
+    let publisher = Publisher::connect(&broker).await;
+    // Inside the fixed header, the topic, the payload, and one byte before the end of the first.
+    let event_length = ItemEvent::series(TENANT, 1)[0].json().to_string().len();
+    let cuts = [1, 20, 200, event_length as u64];
+    for (round, bytes) in cuts.into_iter().enumerate() {
+        let before = tap.proxy.accepted();
+        tap.proxy.limit(Direction::Down, bytes);
+        publisher.publish_json(&ItemEvent::series(TENANT, 5)).await;
+        until_true("the cut", SOON, || tap.proxy.accepted() > before).await;
+        tap.proxy.pass().await;
+        bridge.until_ready().await;
+        until_stored(&database, 5 * (round + 1)).await;
+    }
+    until_reconnects(&bridge, "closed_by_broker", cuts.len()).await;
+    bridge.assert_running();
+    tap.assert_no_violation();
+}
+
+/// The least that `failures` waits in a row last: half of each ceiling.
+fn least_waits(min: Duration, max: Duration, failures: u32) -> Duration {
+    (0..failures).map(|n| (min * 2u32.pow(n)).min(max) / 2).sum()
+}
+
+#[tokio::test]
+async fn a_broker_away_is_asked_ever_less_often_and_found_again() {
+    const FAILURES: u32 = 7;
+    let (min, max) = (Duration::from_millis(50), Duration::from_millis(800));
+    let (mut broker, database) = (Mosquitto::start().await, database().await);
+    let proxy = Proxy::to(broker.port()).await;
+    let config = Config::new(&broker, &database)
+        .set("mqtt.port", i64::from(proxy.port()))
+        .set("mqtt.reconnect.max", "800ms");
+    let mut bridge = Bridge::ready(&config).await;
+    let accepted = proxy.accepted();
+    let started = Instant::now();
+    broker.stop().await;
+    until_true("attempts", SOON, || proxy.accepted() - accepted >= u64::from(FAILURES)).await;
+    let (taken, least) = (started.elapsed(), least_waits(min, max, FAILURES));
+    assert!(taken >= least, "{FAILURES} attempts within {taken:?}, not {least:?}");
+    broker.start_again().await;
+    until_recovered(&mut bridge, &broker, &database).await;
+}
+
+#[tokio::test]
+async fn a_flapping_broker_is_not_hammered_though_every_connection_is_accepted() {
+    /// Fewer than look like a takeover, which is waited out at once.
+    const FLAPS: u32 = 4;
+    let (min, max) = (Duration::from_millis(100), Duration::from_secs(10));
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database)
+        .plain(peer.port())
+        .set("mqtt.reconnect.min", "100ms")
+        .set("mqtt.reconnect.max", "10s");
+    let mut bridge = Bridge::start(&config);
+    peer.subscribed(false).await.reset();
+    let started = Instant::now();
+    for _ in 1..FLAPS {
+        peer.subscribed(true).await.reset();
+    }
+    let _stays = peer.subscribed(true).await;
+    let (taken, least) = (started.elapsed(), least_waits(min, max, FLAPS));
+    assert!(taken >= least, "{FLAPS} connections within {taken:?}, not {least:?}");
+    bridge.until_ready().await;
+}
+
+#[tokio::test]
+async fn another_client_with_the_client_id_throws_the_bridge_out_once() {
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
+    pass_through(&broker, &database, 5).await;
+    let other = Subscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
+    assert!(other.session_present());
+    until_reconnects(&bridge, "closed_by_broker", 1).await;
+    // What came to the other one meanwhile was not acknowledged by it.
+    until_recovered(&mut bridge, &broker, &database).await;
+    until_count(&bridge, "centiloc_bridge_session_present", "", 1).await;
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_lasting_fight_over_the_client_id_is_recognised_and_said() {
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let peer = Peer::listen().await;
+    let mut bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
+    let log = bridge.log().clone();
+    let recognised = || log.find(&["reason=\"takeover\"", "acme-bridge"]).is_some();
+    // Mosquitto closes the connection of the one who is thrown out, without a word.
+    for _ in 0..20 {
+        drop(peer.subscribed(true).await);
+        if recognised() {
+            break;
+        }
+    }
+    until_true("the takeover to be named", SOON, recognised).await;
+    let _stays = peer.subscribed(true).await;
+    bridge.until_ready().await;
+}

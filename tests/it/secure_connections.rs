@@ -1,0 +1,115 @@
+//! Mutual TLS with every kind of key and both versions of TLS, and the way through an HTTP proxy.
+
+use std::process::Command;
+
+use crate::support::bridge::Bridge;
+use crate::support::certs::Identity;
+use crate::support::config::Config;
+use crate::support::connect_proxy::ConnectProxy;
+use crate::support::expect::pass_through;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::process::Scratch;
+
+/// `BEGIN EC PRIVATE KEY` and `BEGIN PRIVATE KEY`, each on P-256 and P-384.
+fn identities(broker: &Mosquitto) -> Vec<(&'static str, Identity, bool)> {
+    let p256 = broker.client().clone();
+    let p384 = broker.authority().client_p384(TENANT);
+    vec![
+        ("P-256, SEC1", p256.clone(), false),
+        ("P-256, PKCS#8", p256, true),
+        ("P-384, SEC1", p384.clone(), false),
+        ("P-384, PKCS#8", p384, true),
+    ]
+}
+
+fn with_identity(config: Config, identity: &Identity, pkcs8: bool) -> Config {
+    let cert = config.file("own.crt", &identity.cert);
+    let key = if pkcs8 { &identity.key_pkcs8 } else { &identity.key_sec1 };
+    let key = config.file("own.key", key);
+    config
+        .set("mqtt.tls.cert_file", cert.to_str().unwrap())
+        .set("mqtt.tls.key_file", key.to_str().unwrap())
+}
+
+/// Whether the broker completes a handshake of this version with its tenant.
+fn speaks(broker: &Mosquitto, version: &str) -> bool {
+    let folder = Scratch::new("s_client");
+    let (cert, key) = broker.client().write(&folder, "client");
+    let output = Command::new("openssl")
+        .args(["s_client", version, "-brief", "-connect", &format!("127.0.0.1:{}", broker.port())])
+        .args(["-cert".as_ref(), cert.as_os_str(), "-key".as_ref(), key.as_os_str()])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stderr).contains("CONNECTION ESTABLISHED")
+}
+
+async fn every_key_connects(version: &str) {
+    let broker = Mosquitto::builder().tls_version(version).start().await;
+    assert_eq!(speaks(&broker, "-tls1_2"), version == "TLSv1.2");
+    assert_eq!(speaks(&broker, "-tls1_3"), version == "TLSv1.3");
+    for (name, identity, pkcs8) in identities(&broker) {
+        let database = Postgres::shared().await.database().await;
+        let config = with_identity(Config::new(&broker, &database), &identity, pkcs8);
+        let mut bridge = Bridge::ready(&config).await;
+        pass_through(&broker, &database, 1).await;
+        assert_eq!(bridge.terminate().await, 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_key_form_and_curve_connects_to_a_broker_of_tls_1_2_only() {
+    every_key_connects("TLSv1.2").await;
+}
+
+#[tokio::test]
+async fn every_key_form_and_curve_connects_to_a_broker_of_tls_1_3_only() {
+    every_key_connects("TLSv1.3").await;
+}
+
+#[tokio::test]
+async fn a_version_1_client_certificate_is_accepted_with_a_warning() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let identity = broker.authority().client_v1(TENANT);
+    let config = with_identity(Config::new(&broker, &database), &identity, false);
+    let bridge = Bridge::ready(&config).await;
+    bridge.until_logged(&["WARN", "own.crt", "version 1"]).await;
+    pass_through(&broker, &database, 1).await;
+}
+
+#[tokio::test]
+async fn server_name_is_what_the_brokers_certificate_is_checked_against() {
+    let names = ["mqtt.broker.example"];
+    let broker = Mosquitto::builder().server_names(&names).start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database).set("mqtt.tls.server_name", names[0]);
+    let _bridge = Bridge::ready(&config).await;
+    pass_through(&broker, &database, 1).await;
+}
+
+#[tokio::test]
+async fn the_session_goes_through_an_http_proxy_without_credentials() {
+    let proxy = ConnectProxy::open().await;
+    goes_through(&proxy, &format!("http://127.0.0.1:{}", proxy.port())).await;
+}
+
+#[tokio::test]
+async fn the_session_goes_through_an_http_proxy_that_asks_for_basic_credentials() {
+    let proxy = ConnectProxy::with_credentials("ward 7", "p@ss:word/").await;
+    let url = format!("http://ward%207:p%40ss%3Aword%2F@127.0.0.1:{}", proxy.port());
+    goes_through(&proxy, &url).await;
+}
+
+/// TLS inside the tunnel, so that the proxy sees nothing of it.
+async fn goes_through(proxy: &ConnectProxy, url: &str) {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config =
+        Config::new(&broker, &database).set("mqtt.host", "localhost").set("mqtt.proxy", url);
+    let mut bridge = Bridge::ready(&config).await;
+    pass_through(&broker, &database, 10).await;
+    assert_eq!(bridge.terminate().await, 0);
+    assert_eq!(proxy.requests(), [format!("localhost:{}", broker.port())]);
+}

@@ -1,0 +1,84 @@
+//! SIGTERM at bad moments: the bridge ends in time, and loses nothing by it.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::event::ItemEvent;
+use crate::support::expect::until_stored;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::peer::Peer;
+use crate::support::postgres::Postgres;
+use crate::support::process::free_port;
+use crate::support::publisher::Publisher;
+
+/// For a stop that has nothing to wait for. Far below every wait it could be caught in, far above
+/// what a loaded machine takes.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+async fn stops_at_once(mut bridge: Bridge) {
+    let started = Instant::now();
+    assert_eq!(bridge.terminate().await, 0);
+    let taken = started.elapsed();
+    assert!(taken < AT_ONCE, "stopping took {taken:?}; its log:\n{}", bridge.log().tail());
+}
+
+#[tokio::test]
+async fn stopping_while_the_broker_does_not_answer_connect_is_done_at_once() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let peer = Peer::listen().await;
+    let bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
+    let _silent = peer.accept().await;
+    stops_at_once(bridge).await;
+}
+
+#[tokio::test]
+async fn stopping_while_the_broker_does_not_answer_subscribe_is_done_at_once() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let peer = Peer::listen().await;
+    let bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
+    let mut silent = peer.accept().await;
+    silent.connack(false, 0).await;
+    silent.next().await;
+    stops_at_once(bridge).await;
+}
+
+#[tokio::test]
+async fn stopping_in_the_middle_of_a_backoff_is_done_at_once() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database)
+        .plain(free_port())
+        .set("mqtt.reconnect.min", "60s")
+        .set("mqtt.reconnect.max", "60s");
+    let bridge = Bridge::start(&config);
+    bridge.until_logged(&["no connection to the broker", "tcp_refused"]).await;
+    stops_at_once(bridge).await;
+}
+
+#[tokio::test]
+async fn stopping_with_memory_full_and_the_database_away_ends_at_the_grace_and_loses_nothing() {
+    const EVENTS: usize = 60;
+    const PADDING: usize = 64 * 1024;
+    let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
+    let mut postgres = Postgres::own().await;
+    let database = postgres.database().await;
+    let config =
+        Config::new(&broker, &database).set("mqtt.max_unacked", "1MiB").set("shutdown.grace", "3s");
+    let mut bridge = Bridge::ready(&config).await;
+    postgres.stop().await;
+    let messages = ItemEvent::series(TENANT, EVENTS);
+    let messages = messages.iter().map(|event| (event.json_topic(), event.padded_json(PADDING)));
+    assert_eq!(Publisher::connect(&broker).await.publish_all(messages).await, EVENTS);
+    bridge.until_logged(&["WARN", "mqtt.max_unacked is reached"]).await;
+    let started = Instant::now();
+    assert_eq!(bridge.terminate().await, 1, "a drain that could not finish is not a success");
+    let taken = started.elapsed();
+    assert!(taken < Duration::from_secs(3) + AT_ONCE, "stopping took {taken:?}");
+    bridge.until_logged(&["ERROR", "shutdown.grace"]).await;
+    postgres.start().await;
+    bridge.start_again();
+    until_stored(&database, EVENTS).await;
+}

@@ -1,0 +1,160 @@
+//! What the broker grants is compared with what was asked; several bridges share one tenant's
+//! events.
+
+use serde_json::{Value, json};
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::event::{ItemEvent, board_protobuf, board_topic};
+use crate::support::expect::{until_count, until_failing, until_recovered, until_stored};
+use crate::support::mosquitto::{Mosquitto, PLATFORM, TENANT, USERNAME};
+use crate::support::peer::{FromBridge, Peer};
+use crate::support::postgres::Postgres;
+use crate::support::publisher::Publisher;
+use crate::support::wait::{SOON, until, until_eq};
+
+/// Lets the tenant subscribe to these filters alone, and the platform publish everything.
+fn may_subscribe_to(filters: &[&str]) -> Value {
+    let allow = |kind: &str, topic: &str| json!({"acltype": kind, "topic": topic, "priority": 0, "allow": true});
+    let subscribe = filters.iter().map(|filter| allow("subscribePattern", filter));
+    let tenant: Vec<_> = subscribe.chain([allow("publishClientReceive", "#")]).collect();
+    json!({
+        "defaultACLAccess": {
+            "publishClientSend": false, "publishClientReceive": false,
+            "subscribe": false, "unsubscribe": true,
+        },
+        "clients": [
+            {"username": USERNAME, "roles": [{"rolename": "tenant"}]},
+            {"username": PLATFORM, "roles": [{"rolename": "platform"}]},
+        ],
+        "roles": [
+            {"rolename": "tenant", "acls": tenant},
+            {"rolename": "platform", "acls": [allow("publishClientSend", "#")]},
+        ],
+    })
+}
+
+/// Waits until `/readyz` says no, and why.
+async fn until_unready(bridge: &Bridge, said: &str) {
+    until("not to be ready", SOON, || async {
+        match bridge.get("/readyz").await {
+            Ok((503, body)) if body.contains(said) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subscription_refused_with_0x80_is_an_error_until_it_is_granted() {
+    let broker = Mosquitto::builder().rights(&may_subscribe_to(&[]));
+    let mut broker = broker.start().await;
+    let database = Postgres::shared().await.database().await;
+    let mut bridge = Bridge::start(&Config::new(&broker, &database));
+    let said = ["ERROR", "refuses the subscription to", "centiloc/acme/json/item/v1/update"];
+    until_failing(&mut bridge, "not_authorized", &said).await;
+    broker.replace_rights(&may_subscribe_to(&["centiloc/acme/#"]));
+    broker.stop().await;
+    broker.start_again().await;
+    until_recovered(&mut bridge, &broker, &database).await;
+}
+
+#[tokio::test]
+async fn one_refused_filter_is_loud_and_the_granted_ones_deliver_meanwhile() {
+    let broker = Mosquitto::builder().rights(&may_subscribe_to(&["centiloc/acme/json/item/#"]));
+    let broker = broker.start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database).set("mqtt.items", "json");
+    let bridge = Bridge::start(&config.set("mqtt.boards", "protobuf"));
+    let board = board_topic(TENANT);
+    bridge.until_logged(&["ERROR", "not every subscription was granted", &board]).await;
+    let events = ItemEvent::series(TENANT, 3);
+    let publisher = Publisher::connect(&broker).await;
+    publisher.publish(&board, board_protobuf("B-1", events[0].momentum, 1)).await;
+    publisher.publish_json(&events).await;
+    until_stored(&database, 3).await;
+    until_unready(&bridge, &board).await;
+    assert_eq!(database.count("centiloc.board_event").await, 0);
+}
+
+#[tokio::test]
+async fn a_grant_of_qos_0_is_loud_and_what_it_delivers_is_stored_meanwhile() {
+    let broker = Mosquitto::builder().tls_line("max_qos 0").start().await;
+    let database = Postgres::shared().await.database().await;
+    let bridge = Bridge::start(&Config::new(&broker, &database));
+    bridge.until_logged(&["ERROR", "grants only QoS 0", "centiloc/acme/json/item"]).await;
+    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 3)).await;
+    until_stored(&database, 3).await;
+    until_unready(&bridge, "QoS 0").await;
+    until_count(&bridge, "centiloc_bridge_received_total", "qos=\"0\"", 3).await;
+    until_count(&bridge, "centiloc_bridge_acks_total", "", 0).await;
+}
+
+#[tokio::test]
+async fn two_bridges_of_a_share_group_store_each_event_once_between_them() {
+    const EVENTS: usize = 400;
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = |id| {
+        Config::new(&broker, &database)
+            .set("mqtt.share_group", "loading-dock")
+            .set("mqtt.client_id", id)
+    };
+    let (one, two) = (config("acme-one"), config("acme-two"));
+    let (one, two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);
+    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    until_stored(&database, EVENTS).await;
+    let by_one = one.count("centiloc_bridge_received_total", "").await.unwrap();
+    let by_two = two.count("centiloc_bridge_received_total", "").await.unwrap();
+    assert_eq!(by_one + by_two, EVENTS, "{by_one} and {by_two}");
+    assert!(by_one > 0 && by_two > 0, "one did all the work: {by_one} and {by_two}");
+    for bridge in [&one, &two] {
+        until_count(bridge, "centiloc_bridge_duplicates_total", "", 0).await;
+    }
+    let filters = "select filters[1] from centiloc.connection where disconnected_at is null";
+    let expected = vec!["$share/acme-loading-dock/centiloc/acme".to_owned(); 2];
+    until_eq("both connections", SOON, expected, || database.column::<String>(filters)).await;
+}
+
+#[tokio::test]
+async fn what_a_leaving_member_of_a_share_group_had_not_acknowledged_is_stored_too() {
+    const EVENTS: usize = 100;
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = |id| {
+        Config::new(&broker, &database).set("mqtt.share_group", "dock").set("mqtt.client_id", id)
+    };
+    let (one, two) = (config("acme-one"), config("acme-two"));
+    let (mut one, _two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);
+    let publisher = Publisher::connect(&broker).await;
+    let events = ItemEvent::series(TENANT, EVENTS);
+    publisher.publish_json(&events[..EVENTS / 2]).await;
+    one.kill();
+    publisher.publish_json(&events[EVENTS / 2..]).await;
+    // Its durable session keeps what the broker had given to it: it is stored when it is back.
+    one.start_again();
+    one.until_ready().await;
+    until_stored(&database, EVENTS).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_answers_subscribe_wrongly_or_never_is_left_and_tried_again() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database).plain(peer.port());
+    let mut bridge = Bridge::start(&config.set("mqtt.connect_timeout", "1s"));
+    let mut silent = peer.accept().await;
+    silent.connack(false, 0).await;
+    silent.next().await;
+    until_failing(&mut bridge, "protocol", &["did not answer SUBSCRIBE in time"]).await;
+    let mut short = peer.accept().await;
+    short.connack(false, 0).await;
+    let FromBridge::Subscribe(packet_id, filters) = short.next().await else {
+        panic!("expected SUBSCRIBE");
+    };
+    short.suback(packet_id, &vec![1; filters.len() - 1]).await;
+    bridge.until_logged(&["SUBSCRIBE of 4 filters with 3 return codes"]).await;
+    let _good = peer.subscribed(false).await;
+    bridge.until_ready().await;
+}

@@ -1,0 +1,249 @@
+//! A scripted MQTT peer in a broker's stead, for what Mosquitto cannot be made to do: it says what
+//! the test says, packet by packet, and hands over what comes back.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::process::loopback;
+use super::wait::SOON;
+
+/// QoS 1 in a SUBSCRIBE and its SUBACK.
+const QOS1: u8 = 1;
+
+/// Waits for connections.
+pub struct Peer {
+    listener: TcpListener,
+}
+
+/// One connection of the bridge, its CONNECT read.
+pub struct Conversation {
+    stream: TcpStream,
+    connect: Connect,
+}
+
+/// What a CONNECT said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connect {
+    /// The client identifier.
+    pub client_id: String,
+    /// CleanSession.
+    pub clean_session: bool,
+    /// Keep alive, seconds.
+    pub keep_alive: u16,
+}
+
+/// What the bridge sends after CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromBridge {
+    /// Packet id and filters with the QoS asked for.
+    Subscribe(u16, Vec<(String, u8)>),
+    /// Packet id and filters.
+    Unsubscribe(u16, Vec<String>),
+    /// QoS 1: taken over.
+    Puback(u16),
+    /// QoS 2: taken over.
+    Pubrec(u16),
+    /// QoS 2: forgotten.
+    Pubcomp(u16),
+    /// An orderly end.
+    Disconnect,
+}
+
+/// A PUBLISH to be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery<'a> {
+    /// 0 to 2.
+    pub qos: u8,
+    /// Ignored at QoS 0.
+    pub packet_id: u16,
+    /// Whether it is said to be a repetition.
+    pub dup: bool,
+    /// The topic.
+    pub topic: &'a str,
+    /// The application message.
+    pub payload: &'a [u8],
+}
+
+impl Peer {
+    /// On a free port of loopback.
+    pub async fn listen() -> Self {
+        Self { listener: TcpListener::bind(loopback(0)).await.expect("could not listen") }
+    }
+
+    /// Where to connect to, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// The next connection, up to its CONNECT.
+    pub async fn accept(&self) -> Conversation {
+        let accepted = tokio::time::timeout(SOON, self.listener.accept()).await;
+        let (mut stream, _) = accepted.expect("the bridge did not connect").unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (first, body) = read_packet(&mut stream).await.expect("CONNECT");
+        assert_eq!(first, 0x10, "not a CONNECT");
+        Conversation { stream, connect: parse_connect(&body) }
+    }
+
+    /// The next connection, accepted with CONNACK and every filter granted at QoS 1.
+    pub async fn subscribed(&self, session_present: bool) -> Conversation {
+        let mut conversation = self.accept().await;
+        conversation.connack(session_present, 0).await;
+        conversation.grant_all(QOS1).await;
+        conversation
+    }
+}
+
+impl Conversation {
+    /// What CONNECT said.
+    pub fn connect(&self) -> &Connect {
+        &self.connect
+    }
+
+    /// Answers CONNECT.
+    pub async fn connack(&mut self, session_present: bool, code: u8) {
+        self.send(&[0x20, 2, u8::from(session_present), code]).await;
+    }
+
+    /// Awaits the SUBSCRIBE and grants all its filters at one QoS, or refuses all with 0x80.
+    pub async fn grant_all(&mut self, code: u8) {
+        let FromBridge::Subscribe(packet_id, filters) = self.next().await else {
+            panic!("expected SUBSCRIBE");
+        };
+        assert!(filters.iter().all(|(_, qos)| *qos == QOS1), "not all asked at QoS 1: {filters:?}");
+        self.suback(packet_id, &vec![code; filters.len()]).await;
+    }
+
+    /// Answers a SUBSCRIBE.
+    pub async fn suback(&mut self, packet_id: u16, codes: &[u8]) {
+        let length = u8::try_from(codes.len() + 2).unwrap();
+        self.send(&[&[0x90, length], &packet_id.to_be_bytes()[..], codes].concat()).await;
+    }
+
+    /// Delivers a message.
+    pub async fn publish(&mut self, delivery: Delivery<'_>) {
+        let Delivery { qos, packet_id, dup, topic, payload } = delivery;
+        let topic_length = u16::try_from(topic.len()).unwrap().to_be_bytes();
+        let id = if qos == 0 { Vec::new() } else { packet_id.to_be_bytes().to_vec() };
+        let body = [&topic_length[..], topic.as_bytes(), &id, payload].concat();
+        let mut packet = vec![0x30 | u8::from(dup) << 3 | qos << 1];
+        packet.extend(remaining_length(body.len()));
+        packet.extend(body);
+        self.send(&packet).await;
+    }
+
+    /// QoS 2, second half.
+    pub async fn pubrel(&mut self, packet_id: u16) {
+        self.send(&[&[0x62, 2], &packet_id.to_be_bytes()[..]].concat()).await;
+    }
+
+    /// The next packet from the bridge; PINGREQs are answered on the way. Panics at the end of
+    /// the connection, and if nothing comes.
+    pub async fn next(&mut self) -> FromBridge {
+        let next = tokio::time::timeout(SOON, self.try_next()).await;
+        next.expect("the bridge sent nothing").expect("the bridge closed the connection")
+    }
+
+    /// Whether nothing but PINGREQs comes for that long. It can only fail, never prove: pair it
+    /// with something that must come afterwards.
+    pub async fn is_quiet_for(&mut self, duration: Duration) -> bool {
+        tokio::time::timeout(duration, self.try_next()).await.is_err()
+    }
+
+    /// Ends the connection by a reset, with whatever is on its way.
+    pub fn reset(self) {
+        let _ = self.stream.set_zero_linger();
+    }
+
+    /// Not safe to cancel in the middle of a packet; the bridge writes packets whole.
+    async fn try_next(&mut self) -> std::io::Result<FromBridge> {
+        loop {
+            let (first, body) = read_packet(&mut self.stream).await?;
+            let packet_id = || u16::from_be_bytes([body[0], body[1]]);
+            return Ok(match first {
+                0x40 => FromBridge::Puback(packet_id()),
+                0x50 => FromBridge::Pubrec(packet_id()),
+                0x70 => FromBridge::Pubcomp(packet_id()),
+                0x82 => FromBridge::Subscribe(packet_id(), filters_with_qos(&body[2..])),
+                0xa2 => FromBridge::Unsubscribe(packet_id(), filters(&body[2..])),
+                0xc0 => {
+                    self.send(&[0xd0, 0]).await;
+                    continue;
+                }
+                0xe0 => FromBridge::Disconnect,
+                other => panic!("the bridge sent a packet that a client must not send: {other:#x}"),
+            });
+        }
+    }
+
+    async fn send(&mut self, packet: &[u8]) {
+        self.stream.write_all(packet).await.expect("could not write to the bridge");
+    }
+}
+
+/// The first byte, and what follows the fixed header.
+async fn read_packet(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let first = stream.read_u8().await?;
+    let mut length = 0;
+    for place in 0..4 {
+        let byte = stream.read_u8().await?;
+        length |= usize::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((first, body))
+}
+
+fn remaining_length(mut length: usize) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    loop {
+        let digit = u8::try_from(length % 128).unwrap();
+        length /= 128;
+        encoded.push(if length > 0 { digit | 0x80 } else { digit });
+        if length == 0 {
+            return encoded;
+        }
+    }
+}
+
+fn parse_connect(body: &[u8]) -> Connect {
+    let (protocol, rest) = take_string(body);
+    assert_eq!((protocol.as_str(), rest[0]), ("MQTT", 4), "not MQTT 3.1.1");
+    let (client_id, _) = take_string(&rest[4..]);
+    Connect {
+        client_id,
+        clean_session: rest[1] & 0b10 != 0,
+        keep_alive: u16::from_be_bytes([rest[2], rest[3]]),
+    }
+}
+
+fn take_string(bytes: &[u8]) -> (String, &[u8]) {
+    let (length, rest) = bytes.split_at(2);
+    let (text, rest) = rest.split_at(usize::from(u16::from_be_bytes([length[0], length[1]])));
+    (String::from_utf8(text.to_vec()).unwrap(), rest)
+}
+
+fn filters(mut bytes: &[u8]) -> Vec<String> {
+    let mut filters = Vec::new();
+    while !bytes.is_empty() {
+        let (filter, rest) = take_string(bytes);
+        filters.push(filter);
+        bytes = rest;
+    }
+    filters
+}
+
+fn filters_with_qos(mut bytes: &[u8]) -> Vec<(String, u8)> {
+    let mut filters = Vec::new();
+    while !bytes.is_empty() {
+        let (filter, rest) = take_string(bytes);
+        filters.push((filter, rest[0]));
+        bytes = &rest[1..];
+    }
+    filters
+}

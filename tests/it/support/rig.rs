@@ -1,0 +1,160 @@
+//! What most tests stand on: a broker, a database, and a tap between broker and bridge. And a
+//! table that is locked, which holds a commit back for as long as a test needs.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+use super::bridge::Bridge;
+use super::config::Config;
+use super::database::{Database, hex};
+use super::mosquitto::{Builder, Mosquitto};
+use super::postgres::Postgres;
+use super::publisher::Publisher;
+use super::tap::{Publish, Tap};
+use super::wait::{SOON, until, until_eq};
+
+/// A broker and a database, with a tap in front of the broker's plain listener.
+pub struct Rig {
+    /// The broker.
+    pub broker: Mosquitto,
+    /// The bridge's database.
+    pub database: Database,
+    /// Every acknowledgement through it is checked: see [`Rig::assert_promises_kept`].
+    pub tap: Tap,
+}
+
+impl Rig {
+    /// On the shared cluster.
+    pub async fn new() -> Self {
+        Self::on(Postgres::shared().await).await
+    }
+
+    /// On a cluster of the test's own.
+    pub async fn on(postgres: &Postgres) -> Self {
+        Self::with(Mosquitto::builder(), postgres).await
+    }
+
+    /// With another broker than the usual one.
+    pub async fn with(builder: Builder, postgres: &Postgres) -> Self {
+        let (broker, database) = tokio::join!(builder.start(), postgres.database());
+        let tap = Tap::to(broker.plain_port()).await;
+        Self { broker, database, tap }
+    }
+
+    /// A configuration that leads through the tap.
+    pub fn config(&self) -> Config {
+        Config::new(&self.broker, &self.database).plain(self.tap.proxy.port())
+    }
+
+    /// The platform.
+    pub async fn platform(&self) -> Publisher {
+        Publisher::connect(&self.broker).await
+    }
+
+    /// Waits until a relation of schema `centiloc` has so many rows.
+    pub async fn until_rows(&self, relation: &str, rows: usize) {
+        let relation = format!("centiloc.{relation}");
+        let rows = i64::try_from(rows).unwrap();
+        until_eq(&format!("{rows} rows in {relation}"), SOON, rows, || {
+            self.database.count(&relation)
+        })
+        .await;
+    }
+
+    /// Waits until so many PUBACKs have reached the broker.
+    pub async fn until_acked(&self, pubacks: usize) {
+        until_eq(&format!("{pubacks} PUBACKs"), SOON, pubacks, || async { self.tap.pubacks() })
+            .await;
+    }
+
+    /// Waits until the broker has delivered so many messages, repetitions included.
+    pub async fn until_delivered(&self, messages: usize) {
+        until_eq(&format!("{messages} deliveries"), SOON, messages, || async {
+            self.tap.publishes().len()
+        })
+        .await;
+    }
+
+    /// Asserts what holds at any time: acknowledgements in order of receipt, each for something
+    /// delivered on its connection, and every event stored once.
+    pub async fn assert_promises_kept(&self) {
+        self.tap.assert_no_violation();
+        for table in ["item_event", "board_event"] {
+            let twice =
+                format!("(select event_id from centiloc.{table} group by 1 having count(*) > 1) t");
+            assert_eq!(self.database.count(&twice).await, 0, "an event is in {table} twice");
+        }
+    }
+}
+
+/// Whether what was delivered can be found in the database by another session: a check for
+/// [`Tap::checking`]. The bridge must run with `decode.keep_payload = "always"`.
+pub async fn is_stored(database: Database, publish: Publish) -> Result<(), String> {
+    let bytes = hex(&publish.payload);
+    let tables = ["item_event", "board_event", "dead_letter"];
+    let found: Vec<String> = tables
+        .iter()
+        .map(|table| format!("select 1 from centiloc.{table} where payload = '\\x{bytes}'"))
+        .collect();
+    match database.count(&format!("({}) t", found.join(" union all "))).await {
+        1 => Ok(()),
+        rows => Err(format!("{rows} rows when PUBACK left for {publish:?}")),
+    }
+}
+
+/// A table that another session has locked: whoever wants to write to it waits.
+pub struct TableLock {
+    session: PgConnection,
+    table: String,
+}
+
+impl TableLock {
+    /// Locks `centiloc.<table>` of a bridge that is ready, once it has made the partitions that it
+    /// makes at its start: what waits afterwards are writes.
+    pub async fn take(database: &Database, table: &str) -> Self {
+        const PARTITIONS: &str = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
+        until_eq("the partitions ahead", SOON, 4, || database.count(PARTITIONS)).await;
+        let mut session = database.connect().await.expect("could not connect to lock a table");
+        let sql = format!("begin; lock table centiloc.{table} in access exclusive mode");
+        run(&mut session, &sql).await;
+        Self { session, table: format!("centiloc.{table}") }
+    }
+
+    /// Waits until someone waits for the table.
+    pub async fn until_waited_for(&mut self) {
+        const WAITERS: &str = "select count(*) from pg_locks where not granted and relation = \
+                               $1::regclass and database = (select oid from pg_database where \
+                               datname = current_database())";
+        const ACTIVITY: &str = "select concat_ws(' ', state, wait_event, left(query, 80)) from \
+                                pg_stat_activity where datname = current_database()";
+        let (session, table) = (tokio::sync::Mutex::new(&mut self.session), &self.table);
+        until(&format!("someone to wait for {table}"), SOON, || async {
+            let mut session = session.lock().await;
+            // What it shows is otherwise the same for the whole transaction.
+            run(&mut session, "select pg_stat_clear_snapshot()").await;
+            let waiters = sqlx::query_scalar::<_, i64>(WAITERS).bind(table);
+            if waiters.fetch_one(&mut **session).await.unwrap() > 0 {
+                return Ok(());
+            }
+            let activity = sqlx::query_scalar::<_, String>(ACTIVITY);
+            Err(activity.fetch_all(&mut **session).await.unwrap())
+        })
+        .await;
+    }
+
+    /// Lets the others go on.
+    pub async fn release(mut self) {
+        run(&mut self.session, "rollback").await;
+        self.session.close().await.expect("could not end the session that held a lock");
+    }
+}
+
+async fn run(session: &mut PgConnection, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(session).await.expect("could not lock or unlock a table");
+}
+
+/// A counter of the bridge, 0 while it is not shown.
+pub async fn counter(bridge: &Bridge, name: &str, labels: &str) -> f64 {
+    bridge.metric(&format!("centiloc_bridge_{name}"), labels).await.unwrap_or(0.0)
+}
