@@ -121,7 +121,7 @@ fn connection(server: &Server, place: &Place) -> Check {
     Check::ok(CONNECTION, format!("database {database:?} {} as role {role:?}", words(place)))
 }
 
-fn of_server(server: &Server, place: &Place) -> Vec<Check> {
+pub(super) fn of_server(server: &Server, place: &Place) -> Vec<Check> {
     vec![
         tls(server, place),
         version(server),
@@ -198,7 +198,7 @@ fn durability(server: &Server) -> Check {
     )
 }
 
-fn clock(ahead: f64) -> Check {
+pub(super) fn clock(ahead: f64) -> Check {
     let (much, way) = (ahead.abs(), if ahead < 0.0 { "behind" } else { "ahead of" });
     let found = format!("this machine's clock is {much:.1} s {way} the database's");
     if much <= CLOCK_TOLERANCE_SECONDS {
@@ -301,7 +301,7 @@ fn for_migrations(server: &Server, rights: &Rights) -> Check {
     )
 }
 
-fn partitions(coverage: &Coverage, rights: &Rights) -> Check {
+pub(super) fn partitions(coverage: &Coverage, rights: &Rights) -> Check {
     let until = coverage.until;
     if coverage.in_default > 0 {
         return Check::trouble(
