@@ -13,10 +13,12 @@ pub mod ledger;
 pub mod options;
 pub mod orders;
 pub mod renewal;
+pub mod probe;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
 pub mod tls;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
