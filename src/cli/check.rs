@@ -124,10 +124,8 @@ fn lines(check: &Check, colours: bool) -> String {
     let name_width = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();
     let indent = " ".repeat(STATUS_WIDTH + 2 + name_width + 2);
     let status = format!("{:<STATUS_WIDTH$}", word(check.status));
-    let status = match colours {
-        true => format!("\u{1b}[{}m{status}\u{1b}[0m", colour(check.status)),
-        false => status,
-    };
+    let status =
+        if colours { format!("\u{1b}[{}m{status}\u{1b}[0m", colour(check.status)) } else { status };
     let mut text = format!("{status}  {:<name_width$}  {}\n", check.name, printable(&check.found));
     for (label, words) in [("expected", &check.expected), ("to do", &check.what_to_do)] {
         if !words.is_empty() {

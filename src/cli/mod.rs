@@ -116,7 +116,6 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 let loaded = config.load()?;
                 run::run(loaded, Source { file: config.file }).await
             }
-            Command::Run(config) => run::run(config.load()?).await,
             Command::Check(args) => check::run(args).await,
             Command::Config(config) => {
                 config::show(&config.load()?, &mut stdout(), &mut stderr())?;

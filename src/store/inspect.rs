@@ -74,6 +74,7 @@ pub struct Server {
 
 /// What the role may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "rights are granted independently")]
 pub struct Rights {
     /// Schema `centiloc` exists.
     pub schema_exists: bool,

@@ -11,7 +11,7 @@ use crate::support::certs::Authority;
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::mosquitto::{Mosquitto, PLATFORM, USERNAME};
 use crate::support::postgres::Postgres;
-use crate::support::process::{free_port, loopback};
+use crate::support::process::{Scratch, background, free_port, loopback};
 use crate::support::proxy::{Direction, Proxy};
 
 #[tokio::test]
@@ -20,7 +20,8 @@ async fn each_fault_on_the_way_is_told_at_the_step_where_it_is() {
     let config = || bench.config();
     let (nobody, plain) = (i64::from(free_port()), i64::from(bench.broker.plain_port()));
     let other = Authority::new("Another Root");
-    let other = config().file("other-ca.pem", other.pem());
+    let folder = Scratch::new("other-ca");
+    let other = folder.write("other-ca.pem", other.pem());
     assert_table(vec![
         Wrong {
             what: "host name that does not exist",
@@ -102,7 +103,7 @@ async fn every_refusal_in_a_connack_is_put_into_words() {
     for (code, words) in refusals {
         let listener = TcpListener::bind(loopback(0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let answering = tokio::spawn(async move {
+        let answering = background().spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut connect = [0; 1024];
                 if stream.read(&mut connect).await.is_ok_and(|read| read > 0) {

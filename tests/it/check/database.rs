@@ -13,7 +13,11 @@ use crate::support::process::{Scratch, free_port};
 use crate::support::proxy::{Direction, Proxy};
 
 async fn migrated(bench: &Bench) -> Database {
-    let database = Postgres::shared().await.database().await;
+    migrated_in(Postgres::shared().await, bench).await
+}
+
+async fn migrated_in(postgres: &Postgres, bench: &Bench) -> Database {
+    let database = postgres.database().await;
     migrate(&good(&bench.broker, &database)).await;
     database
 }
@@ -120,9 +124,10 @@ async fn pending_altered_and_newer_schemas_are_told_apart() {
     .await;
 }
 
-/// A migrated database of the superuser's, in which the role has what `grants` gives.
-async fn owned_by_another(bench: &Bench, grants: &str) -> Database {
-    let database = migrated(bench).await;
+/// A migrated database of the superuser's, in which the role has what `grants` gives. In a cluster
+/// of the test's own, because REASSIGN OWNED takes every database of the role.
+async fn owned_by_another(postgres: &Postgres, bench: &Bench, grants: &str) -> Database {
+    let database = migrated_in(postgres, bench).await;
     let name = database.name();
     database
         .execute(&format!(
@@ -138,14 +143,15 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
         "grant select, insert, update, delete on all tables in schema centiloc to bridge";
     const USAGE: &str = "grant usage on schema centiloc to bridge";
     let bench = Bench::new().await;
-    let fresh = Postgres::shared().await.database().await;
+    let postgres = Postgres::own().await;
+    let fresh = postgres.database().await;
     fresh.execute(&format!("alter database {} owner to postgres", fresh.name())).await;
-    let no_usage = owned_by_another(&bench, "").await;
+    let no_usage = owned_by_another(&postgres, &bench, "").await;
     let no_gap = format!("{USAGE}; {ALL}; revoke insert on centiloc.gap from bridge");
-    let no_gap = owned_by_another(&bench, &no_gap).await;
+    let no_gap = owned_by_another(&postgres, &bench, &no_gap).await;
     let no_delete = format!("{USAGE}; {ALL}; revoke delete on centiloc.connection from bridge");
-    let no_delete = owned_by_another(&bench, &no_delete).await;
-    let no_owner = owned_by_another(&bench, &format!("{USAGE}; {ALL}")).await;
+    let no_delete = owned_by_another(&postgres, &bench, &no_delete).await;
+    let no_owner = owned_by_another(&postgres, &bench, &format!("{USAGE}; {ALL}")).await;
     let config = |database: &Database| good(&bench.broker, database);
     assert_table(vec![
         Wrong {

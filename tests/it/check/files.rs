@@ -7,7 +7,7 @@ use super::{Bench, FAILED, WARNING, Wrong, assert_table, check};
 use crate::support::certs::{Authority, Identity, Validity};
 use crate::support::config::Config;
 use crate::support::mosquitto::{PASSWORD, TENANT};
-use crate::support::process::run;
+use crate::support::process::{background, run};
 
 fn set_path(config: Config, key: &str, path: &Path) -> Config {
     config.set(key, path.to_str().unwrap())
@@ -211,8 +211,8 @@ async fn the_schema_the_spool_and_the_admin_address_are_tried() {
     let in_a_file = set_path(in_a_file, "spool.dir", &bench.broker.ca_file().join("spool"));
     let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let held = holder.local_addr().unwrap().to_string();
-    drop(check(&spool).await.ok("spool"));
-    let listening = tokio::spawn(async move {
+    check(&spool).await.ok("spool");
+    let listening = background().spawn(async move {
         use tokio::io::AsyncWriteExt;
         while let Ok((mut stream, _)) = holder.accept().await {
             let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await;

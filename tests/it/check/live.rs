@@ -1,14 +1,12 @@
 //! `check` beside a running bridge: the live session is not disturbed, and no message is taken.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 
 use super::{Bench, FAILED, check};
 use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
 use crate::support::expect::until_stored;
 use crate::support::mosquitto::TENANT;
-use crate::support::process::background;
 use crate::support::publisher::Publisher;
 
 /// Enough for several runs of `check` to fall into the stream.
@@ -26,26 +24,27 @@ async fn assert_undisturbed(
     config: &crate::support::config::Config,
 ) {
     let publisher = Publisher::connect(&bench.broker).await;
-    let published = Arc::new(AtomicBool::new(false));
-    let done = Arc::clone(&published);
-    let publishing = background().spawn(async move {
+    let all_sent = Cell::new(false);
+    let publishing = async {
         for events in ItemEvent::series(TENANT, EVENTS).chunks(50) {
             publisher.publish_json(events).await;
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        done.store(true, Ordering::SeqCst);
-    });
-    let mut beside = 0;
-    for _ in 0..RUNS {
-        let outcome = check(config).await;
-        assert_eq!(outcome.troubles(), [], "{outcome:#?}");
-        assert!(outcome.ok("admin_listen").contains("is served by the running bridge"));
-        assert!(outcome.ok("database_schema").starts_with("all "));
-        assert!(outcome.ok("database_partitions").starts_with("made ahead until"));
-        beside += usize::from(!published.load(Ordering::SeqCst));
-    }
-    assert!(beside > 0, "check never ran while events flowed");
-    publishing.await.unwrap();
+        all_sent.set(true);
+    };
+    let checking = async {
+        let mut beside = 0;
+        for _ in 0..RUNS {
+            let outcome = check(config).await;
+            assert_eq!(outcome.troubles(), [], "{outcome:#?}");
+            assert!(outcome.ok("admin_listen").contains("is served by the running bridge"));
+            assert!(outcome.ok("database_schema").starts_with("all "));
+            assert!(outcome.ok("database_partitions").starts_with("made ahead until"));
+            beside += usize::from(!all_sent.get());
+        }
+        assert!(beside > 0, "check never ran while events flowed");
+    };
+    tokio::join!(publishing, checking);
     until_stored(&bench.database, EVENTS).await;
     bridge.assert_running();
     assert_eq!(connections(bench).await, 1, "the bridge had to connect again");
