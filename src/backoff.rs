@@ -36,6 +36,12 @@ impl Backoff {
         self.limits.max
     }
 
+    /// New bounds; what was waited so far still counts.
+    pub fn set_limits(&mut self, limits: Reconnect) {
+        self.limits = limits;
+        self.ceiling = self.ceiling.clamp(limits.min, limits.max);
+    }
+
     /// Tells how long the connection had been up; a stable one starts over.
     pub fn was_up(&mut self, uptime: Duration) {
         if uptime >= STABLE_AFTER {

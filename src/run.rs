@@ -1,38 +1,51 @@
 //! The composition root of `run`: builds the stages, joins them with bounded channels, rebuilds
 //! them when one falls, and takes them down in order when told to stop.
 
+mod edge;
+mod reloader;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::admin::{self, AdminState};
+use self::edge::Edge;
+use self::reloader::Reloader;
 use crate::backoff::Backoff;
-use crate::config::{Config, Reconnect};
+use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::decode::stage::Stage as DecodeStage;
 use crate::exit;
+use crate::leadership::Leadership;
 use crate::message::{Decoded, Feedback, InFlight};
+use crate::reload::Source;
 use crate::session::Session;
+use crate::session::credentials::{Material, Sources};
 use crate::session::intake::{self, Door};
+use crate::session::orders::Orders;
+use crate::session::renewal;
 use crate::session::shared::Shared;
-use crate::signals::{Signals, Stop};
-use crate::store::maintenance::{self, MaintenanceParts};
+use crate::signals::{Reloads, Signals, Stop};
 use crate::store::schema::SchemaError;
 use crate::store::writer::{self, Waits, WriterParts};
 use crate::store::{Condition, Identity, Store};
 use crate::supervisor::{Group, Outcome};
+use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Heartbeat, Metrics};
 use crate::{topic, watchdog};
 
 /// Acknowledgements on their way back. The session always takes them, so few are enough; each
 /// holds a whole batch.
 const FEEDBACK_CAPACITY: usize = 64;
+
+/// Batches of at least this many events find room between decode and store, so that
+/// `batch.max_events` can be raised while the service runs; further than that at the next start.
+const LEAST_BATCH_ROOM: usize = 1_000;
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
 const REBUILD: Reconnect =
@@ -51,8 +64,27 @@ struct Service {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     in_flight: Arc<InFlight>,
+    heartbeat: Arc<Heartbeat>,
+    dials: Dials,
+    leadership: watch::Sender<Leadership>,
+    material: watch::Sender<Material>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
     connections: Arc<AtomicU64>,
+}
+
+/// What a reload turns.
+struct Dials {
+    reconnect: watch::Sender<Reconnect>,
+    max_events: watch::Sender<usize>,
+    keep_events: watch::Sender<Option<Duration>>,
+    sources: watch::Sender<Sources>,
+}
+
+/// What reaches the service from outside.
+struct Control {
+    signals: Signals,
+    reloads: Reloads,
+    reloader: Reloader,
 }
 
 /// The stages between broker and database, from session to store.
@@ -64,12 +96,6 @@ struct Pipeline {
     abandon: CancellationToken,
 }
 
-/// What stands beside the pipeline.
-struct Edge {
-    group: Group<SchemaError>,
-    stop: CancellationToken,
-}
-
 /// How the service ended.
 enum End {
     Stopped { complete: bool },
@@ -78,12 +104,14 @@ enum End {
 }
 
 /// Runs the service until it is told to stop.
-pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::listen()?;
-    let service = Service::new(config)?;
-    let mut edge = service.start_edge().await?;
+pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
+    let (signals, reloads) = (Signals::listen()?, Reloads::listen()?);
+    let service = Service::new(loaded.config.clone())?;
+    let reloader = Reloader { source, log, in_force: loaded };
+    let mut control = Control { signals, reloads, reloader };
+    let mut edge = Edge::start(&service).await?;
     watchdog::ready();
-    let end = service.supervise(&mut signals, &mut edge).await;
+    let end = service.supervise(&mut control, &mut edge).await;
     watchdog::stopping();
     edge.take_down().await;
     Ok(match end {
@@ -105,7 +133,19 @@ impl Service {
         decoder.require(&config.decode, &config.mqtt)?;
         let store = Arc::new(Store::new(&config.database, config.retention.partition)?);
         let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
+        let sources = Sources::new(&config.tenant, &config.mqtt);
+        let material = watch::Sender::new(renewal::first(&sources));
+        let dials = Dials {
+            reconnect: watch::Sender::new(config.mqtt.reconnect),
+            max_events: watch::Sender::new(config.batch.max_events),
+            keep_events: watch::Sender::new(config.retention.events),
+            sources: watch::Sender::new(sources),
+        };
         Ok(Self {
+            dials,
+            material,
+            leadership: watch::Sender::new(Leadership::default()),
+            heartbeat: Arc::default(),
             instance: Uuid::new_v4(),
             decoder,
             store,
@@ -118,60 +158,12 @@ impl Service {
         })
     }
 
-    /// What stands beside the pipeline and outlives it.
-    async fn start_edge(&self) -> anyhow::Result<Edge> {
-        let mut edge = Edge { group: Group::default(), stop: CancellationToken::new() };
-        let heartbeat = Arc::new(Heartbeat::default());
-        if let Some(address) = self.config.admin_listen {
-            let listener = admin::bind(address).await?;
-            let state = AdminState::new(
-                &self.config,
-                self.instance,
-                Arc::clone(&self.metrics),
-                Arc::clone(&self.health),
-                Arc::clone(&heartbeat),
-            );
-            let stop = edge.stop.clone();
-            edge.group.spawn("admin", async move {
-                admin::serve(listener, state, stop).await;
-                Ok(())
-            });
-        }
-        let keeping_house = maintenance::run(MaintenanceParts {
-            store: Arc::clone(&self.store),
-            keep_events: self.config.retention.events,
-            condition: Arc::clone(&self.condition),
-            health: Arc::clone(&self.health),
-            stop: edge.stop.clone(),
-        });
-        edge.group.spawn("maintenance", async move {
-            keeping_house.await;
-            Ok(())
-        });
-        let stop = edge.stop.clone();
-        edge.group.spawn("watchdog", async move {
-            watchdog::run(heartbeat, stop).await;
-            Ok(())
-        });
-        Ok(edge)
-    }
-
-    /// The admin endpoint fell, not the pipeline: start it again beside the running one.
-    async fn restart_edge(&self, edge: &mut Edge, task: &str, cause: &str) {
-        tracing::error!(task, cause, "a task beside the pipeline ended unasked; starting it again");
-        edge.take_down().await;
-        match self.start_edge().await {
-            Ok(fresh) => *edge = fresh,
-            Err(error) => tracing::error!(error = format!("{error:#}"), "it could not be started"),
-        }
-    }
-
     fn start_pipeline(&self) -> Pipeline {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
         let (intake_sender, intake_receiver) = intake::channel();
         // One batch in the writer's hands and one decoded ahead.
-        let (decoded_sender, decoded_receiver) =
-            mpsc::channel::<Decoded>(self.config.batch.max_events * 2);
+        let room = (*self.dials.max_events.borrow()).max(LEAST_BATCH_ROOM) * 2;
+        let (decoded_sender, decoded_receiver) = mpsc::channel::<Decoded>(room);
         let (feedback_sender, feedback_receiver) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
 
         let mut group = Group::default();
@@ -211,7 +203,13 @@ impl Service {
             Arc::clone(&self.health),
         );
         let door = Door::new(intake, Arc::clone(&self.in_flight), mqtt.max_unacked);
-        Session::new(shared, door, feedback, stop, Arc::clone(&self.connections))
+        let orders = Orders {
+            stop,
+            leadership: self.leadership.subscribe(),
+            credentials: self.material.subscribe(),
+            reconnect: self.dials.reconnect.subscribe(),
+        };
+        Session::new(shared, door, feedback, orders, Arc::clone(&self.connections))
     }
 
     fn writer(
@@ -230,7 +228,7 @@ impl Service {
             migrate: self.config.database.migrate,
             decoded,
             feedback,
-            max_events: self.config.batch.max_events,
+            max_events: self.dials.max_events.subscribe(),
             waits: Waits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
@@ -240,14 +238,15 @@ impl Service {
     }
 
     /// Keeps a pipeline running until a signal comes or the database refuses the program.
-    async fn supervise(&self, signals: &mut Signals, edge: &mut Edge) -> End {
+    async fn supervise(&self, control: &mut Control, edge: &mut Edge) -> End {
         let mut backoff = Backoff::new(REBUILD);
         loop {
             let started = Instant::now();
             let mut pipeline = self.start_pipeline();
+            let Control { signals, reloads, reloader } = control;
             let (stage, outcome) = tokio::select! {
-                stop = signals.stop() => return self.drain(pipeline, stop, signals).await,
-                fallen = self.watch(&mut pipeline, edge) => fallen,
+                stop = signals.stop() => return self.drain(pipeline, stop, signals, reloader.grace()).await,
+                fallen = self.watch(&mut pipeline, edge, reloads, reloader) => fallen,
             };
             pipeline.take_down().await;
             if let Outcome::Failed(_) = &outcome {
@@ -258,7 +257,7 @@ impl Service {
             tracing::error!(stage, cause = %outcome, ?wait, "a stage ended unasked; rebuilding the pipeline");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                _ = signals.stop() => return End::Stopped { complete: true },
+                _ = control.signals.stop() => return End::Stopped { complete: true },
             }
         }
     }
@@ -268,19 +267,25 @@ impl Service {
         &self,
         pipeline: &mut Pipeline,
         edge: &mut Edge,
+        reloads: &mut Reloads,
+        reloader: &mut Reloader,
     ) -> (&'static str, Outcome<SchemaError>) {
         loop {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,
-                Some((task, outcome)) = edge.group.next() => {
-                    self.restart_edge(edge, task, &outcome.to_string()).await;
-                }
+                (task, cause) = edge.next() => edge.restart(self, task, &cause).await,
+                () = reloads.next() => reloader.reload(self),
             }
         }
     }
 
-    async fn drain(&self, mut pipeline: Pipeline, stop: Stop, signals: &mut Signals) -> End {
-        let grace = self.config.shutdown_grace;
+    async fn drain(
+        &self,
+        mut pipeline: Pipeline,
+        stop: Stop,
+        signals: &mut Signals,
+        grace: Duration,
+    ) -> End {
         tracing::info!(signal = stop.name(), ?grace, "stopping: committing what was received");
         pipeline.stop.cancel();
         let abandon = pipeline.abandon.clone();
@@ -317,13 +322,6 @@ impl Service {
             );
         }
         End::Stopped { complete }
-    }
-}
-
-impl Edge {
-    async fn take_down(&mut self) {
-        self.stop.cancel();
-        self.group.finish(TAKE_DOWN).await;
     }
 }
 

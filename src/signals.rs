@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT.
+//! SIGTERM and SIGINT, which stop the service, and SIGHUP, which reloads it.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -26,6 +26,22 @@ impl Stop {
             Self::Interrupt => 130,
             Self::Terminate => 143,
         }
+    }
+}
+
+/// Listens to the signal that asks for a reload.
+#[derive(Debug)]
+pub struct Reloads(Signal);
+
+impl Reloads {
+    /// From now on SIGHUP no longer kills the process.
+    pub fn listen() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// The next request. Several that came meanwhile are one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
     }
 }
 

@@ -98,6 +98,7 @@ mod tests {
             client_id: "acme-bridge".into(),
             username: None,
             password: None,
+            password_file: None,
             keep_alive: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
             proxy: None,

@@ -17,6 +17,14 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// Tells the service manager that a reload has begun; [`ready`] tells that it is over.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the time since boot could not be read"),
+    }
+}
+
 /// Tells the service manager that the drain has begun.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 /// Sections in order: key in the document, title, keys in order.
-const LAYOUT: [(&str, &str, &[&str]); 6] = [
+const LAYOUT: [(&str, &str, &[&str]); 8] = [
     (
         "",
         "Service",
@@ -24,6 +24,8 @@ const LAYOUT: [(&str, &str, &[&str]); 6] = [
     ),
     ("spool", "Spool", &["events", "bytes", "oldest_at", "problem"]),
     ("certificate", "Client certificate", &["not_after"]),
+    ("credentials", "Credentials", &["problem", "refused", "renewal", "renewed_at"]),
+    ("configuration", "Configuration", &["problem", "needs_restart", "reloaded_at"]),
     (
         "figures",
         "Since the start",

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
 use crate::decode::SchemaError;
 use crate::exit;
+use crate::reload::Source;
 
 /// Lands Centiloc events in PostgreSQL, losing none.
 #[derive(Debug, Parser)]
@@ -108,7 +109,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run(config) => run::run(config.load()?).await,
+            Command::Run(config) => {
+                let loaded = config.load()?;
+                run::run(loaded, Source { file: config.file }).await
+            }
             Command::Config(config) => {
                 config::show(&config.load()?, &mut stdout(), &mut stderr())?;
                 Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! Builds the section `mqtt`, whose settings depend on each other most.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -53,7 +54,7 @@ pub(super) fn mqtt(reader: &mut Reader, tenant: Option<&str>) -> Option<Mqtt> {
     let queue_grace = wait(reader, "mqtt.queue_grace");
     let tls = tls(reader, host.as_deref());
     let reconnect = reconnect(reader);
-    let (username, password) = credentials?;
+    let Credentials { username, password, password_file } = credentials?;
     let (items, boards) = formats?;
     Some(Mqtt {
         host: host?,
@@ -61,6 +62,7 @@ pub(super) fn mqtt(reader: &mut Reader, tenant: Option<&str>) -> Option<Mqtt> {
         client_id: client_id?,
         username,
         password,
+        password_file,
         keep_alive: keep_alive?,
         connect_timeout: connect_timeout?,
         proxy: proxy?,
@@ -84,10 +86,13 @@ fn client_id(reader: &mut Reader, tenant: Option<&str>) -> Option<String> {
     Some(client_id)
 }
 
-fn credentials(
-    reader: &mut Reader,
-    host: Option<&str>,
-) -> Option<(Option<String>, Option<SecretString>)> {
+struct Credentials {
+    username: Option<String>,
+    password: Option<SecretString>,
+    password_file: Option<PathBuf>,
+}
+
+fn credentials(reader: &mut Reader, host: Option<&str>) -> Option<Credentials> {
     let username = reader.optional("mqtt.username", values::mqtt_text);
     let password = reader.secret("mqtt.password", "mqtt.password_file");
     let (username, password) = (username?, password?);
@@ -106,11 +111,12 @@ fn credentials(
              mqtt.password_file"
         ));
     }
+    let password_file = password.as_ref().and_then(|password| password.file.clone());
     let password = password.map(|password| {
         reader.show_from("mqtt.password", urls::REDACTED, password.origin);
         SecretString::from(password.text)
     });
-    Some((username, password))
+    Some(Credentials { username, password, password_file })
 }
 
 fn keep_alive(text: &str) -> values::Parsed<Duration> {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 pub use environment::process_environment;
 pub use model::*;
 pub use problem::{Origin, Problem, Problems};
+pub use secret::read_secret;
 
 use layers::{Layer, Merged};
 use read::Reader;

@@ -45,6 +45,8 @@ pub struct Mqtt {
     pub username: Option<String>,
     /// Password, if any; never without a user name (MQTT-3.1.2-22).
     pub password: Option<SecretString>,
+    /// Where the password was read from, if from a file: a new one there counts without a restart.
+    pub password_file: Option<PathBuf>,
     /// MQTT keep alive, whole seconds, 1 to 65,535.
     pub keep_alive: Duration,
     /// Bound on DNS, TCP, TLS and CONNACK together.
@@ -107,7 +109,7 @@ impl Formats {
     }
 }
 
-/// Section `mqtt.tls`. The files are read when a connection is made, so that renewed ones count.
+/// Section `mqtt.tls`. The files are looked at while running, so that renewed ones count.
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// PEM bundle of trust anchors; `None` is the built-in Centiloc public CA.

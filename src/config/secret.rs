@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
+
+use super::layers::Given;
 use super::problem::{Complaint, Origin};
 use super::read::Reader;
 use super::values::MAX_MQTT_TEXT;
@@ -18,6 +21,8 @@ pub(super) struct Secret {
     pub origin: Origin,
     /// The key that gave it: the inline one or the file's.
     pub key: &'static str,
+    /// The file it was read from, if from one.
+    pub file: Option<PathBuf>,
 }
 
 impl Reader {
@@ -26,7 +31,8 @@ impl Reader {
     #[allow(clippy::option_option, reason = "as the doc says")]
     pub fn secret(&mut self, inline: &'static str, file: &'static str) -> Option<Option<Secret>> {
         if let Some(given) = self.given(inline) {
-            let secret = Secret { text: given.text, origin: given.origin, key: inline };
+            let Given { text, origin } = given;
+            let secret = Secret { text, origin, key: inline, file: None };
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
@@ -34,7 +40,8 @@ impl Reader {
         let path = self.required_path(file)?;
         match read_secret_file(&path) {
             Ok(text) => {
-                let secret = Secret { text, origin: given.origin, key: file };
+                let (origin, path) = (given.origin, Some(path));
+                let secret = Secret { text, origin, key: file, file: path };
                 self.warn_of_edges(&secret);
                 Some(Some(secret))
             }
@@ -55,6 +62,14 @@ impl Reader {
             ));
         }
     }
+}
+
+/// Reads a secret that may have changed since the configuration was read. The complaint goes after
+/// the file's name.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+    read_secret_file(path).map(SecretString::from).map_err(|(found, complaint)| {
+        format!("{found}, expected {}; {}", complaint.expected, complaint.cure)
+    })
 }
 
 /// The text without one line end at its end; or what was found and what to do.

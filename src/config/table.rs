@@ -139,7 +139,7 @@ pub const KEYS: &[Key] = &[
         Preset::Required("client.crt"),
         Kind::Path,
         "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed file \
-         counts from the next connection.",
+         is taken up without a restart.",
     ),
     key(
         "mqtt.tls.key_file",

@@ -8,6 +8,7 @@ pub mod algorithm;
 pub mod anchors;
 pub mod csr;
 pub mod error;
+pub mod expiry;
 pub mod files;
 pub mod identity;
 pub mod inspect;

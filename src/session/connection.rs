@@ -10,11 +10,11 @@ use rumqttc::{
 };
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::intake::{Door, Gone, size_of};
 use super::ledger::{Answer, Ledger, Receipt};
+use super::orders::{Order, Orders};
 use super::shared::Shared;
 use super::subscription::{Verdict, at_qos1};
 use crate::message::{ConnectionId, ConnectionNews, Feedback, Gap, GapCause};
@@ -25,6 +25,13 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// A SUBSCRIBE refused in part is repeated this often: rights may be granted meanwhile.
 const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
+
+/// How long new credentials wait for a moment in which nothing is un-acknowledged. After that the
+/// broker delivers again what was; it makes no second rows.
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
+
+/// A DISCONNECT that could not be written for so long is left unsaid: the broker does not read.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The end of a connection.
 #[derive(Debug)]
@@ -49,6 +56,12 @@ pub enum End {
     /// Payloads had to be dropped for want of room; now there is room for their redelivery.
     #[error("reconnected to take up what had found no room")]
     MakeRoom,
+    /// Another process holds the session now.
+    #[error("another process took the session over")]
+    StandBy,
+    /// New credentials are to be used.
+    #[error("reconnected with renewed credentials")]
+    Renewed,
     /// rumqttc gave up.
     #[error("{0}")]
     Failed(Box<ConnectionError>),
@@ -111,6 +124,10 @@ pub struct Connection<'a> {
     /// QoS-0 messages dropped for want of room: since when, and how many. A loss, written down
     /// once there is room again.
     dropped_qos0: Option<(OffsetDateTime, u64)>,
+    /// Since when new credentials wait for a quiet moment.
+    renewing: Option<Instant>,
+    /// DISCONNECT was queued: since when, and what the end will be.
+    goodbye: Option<(Instant, End)>,
 }
 
 /// `poll` is not safe to cancel, so its future is kept across events of other kinds and owns the
@@ -127,7 +144,7 @@ impl<'a> Connection<'a> {
         door: &'a mut Option<Door>,
         attempt: Attempt,
         feedback: &mut mpsc::Receiver<Feedback>,
-        stop: &CancellationToken,
+        orders: &mut Orders,
     ) -> Ended {
         let Attempt { id, client, event_loop } = attempt;
         let mut connection = Self {
@@ -142,8 +159,10 @@ impl<'a> Connection<'a> {
             unsubscribing: VecDeque::new(),
             no_room_for: None,
             dropped_qos0: None,
+            renewing: None,
+            goodbye: None,
         };
-        let end = connection.drive(event_loop, feedback, stop).await;
+        let end = connection.drive(event_loop, feedback, orders).await;
         let uptime = connection.opened.map(|opened| opened.elapsed());
         connection.publish_figures(true);
         let _ = connection.write_down_dropped_qos0(0);
@@ -154,12 +173,12 @@ impl<'a> Connection<'a> {
         &mut self,
         event_loop: Box<EventLoop>,
         feedback: &mut mpsc::Receiver<Feedback>,
-        stop: &CancellationToken,
+        orders: &mut Orders,
     ) -> End {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut polling = Box::pin(poll(event_loop));
-        let (mut drained, mut goodbye) = (false, false);
+        let mut drained = false;
         loop {
             let result = tokio::select! {
                 (mut event_loop, event) = &mut polling => {
@@ -172,19 +191,56 @@ impl<'a> Connection<'a> {
                     self.apply_feedback(news);
                     Ok(())
                 }
-                () = stop.cancelled(), if self.door.is_some() => self.begin_drain(),
+                order = orders.next(self.door.is_some()) => self.obey(order),
                 _ = tick.tick() => self.look_at_the_clock(),
             };
+            let result = result.and_then(|()| self.leave_if_due(drained));
             if let Err(end) = result {
                 return end;
             }
-            if drained && self.acks.is_empty() && !goodbye {
-                goodbye = true;
-                if self.client.try_disconnect().is_err() {
-                    return End::Stopped;
-                }
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), End> {
+        match order {
+            Order::Stop => self.begin_drain(),
+            // What is left un-acknowledged, the broker delivers to the other process.
+            Order::StandBy => self.say_goodbye(End::StandBy),
+            Order::Renew if self.opened.is_none() => Err(End::Renewed),
+            Order::Renew => {
+                self.renewing.get_or_insert_with(Instant::now);
+                Ok(())
             }
         }
+    }
+
+    /// Leaves once everything received is acknowledged, if it is to leave at all.
+    fn leave_if_due(&mut self, drained: bool) -> Result<(), End> {
+        if drained && self.acks.is_empty() {
+            return self.say_goodbye(End::Stopped);
+        }
+        let Some(since) = self.renewing.filter(|_| self.door.is_some()) else { return Ok(()) };
+        let quiet = self.ledger.outstanding() == 0 && self.acks.is_empty();
+        if quiet || since.elapsed() > QUIET_WITHIN {
+            return self.say_goodbye(End::Renewed);
+        }
+        Ok(())
+    }
+
+    /// Sends DISCONNECT, once; the connection ends when it has left. The durable session stays.
+    fn say_goodbye(&mut self, end: End) -> Result<(), End> {
+        if self.goodbye.is_some() {
+            return Ok(());
+        }
+        if self.opened.is_none() || self.client.try_disconnect().is_err() {
+            return Err(end);
+        }
+        self.goodbye = Some((Instant::now(), end));
+        Ok(())
+    }
+
+    fn goodbye_said(&mut self) -> End {
+        self.goodbye.take().map_or(End::Stopped, |(_, end)| end)
     }
 
     async fn after_poll(
@@ -192,7 +248,13 @@ impl<'a> Connection<'a> {
         event_loop: &mut EventLoop,
         event: Result<Event, ConnectionError>,
     ) -> Result<(), End> {
-        self.apply(event.map_err(End::failed)?)?;
+        let event = match event {
+            Ok(event) => event,
+            // Having been told goodbye, the broker may hang up first.
+            Err(_) if self.goodbye.is_some() => return Err(self.goodbye_said()),
+            Err(error) => return Err(End::failed(error)),
+        };
+        self.apply(event)?;
         while let Some(event) = event_loop.state.events.pop_front() {
             self.apply(event)?;
         }
@@ -210,7 +272,7 @@ impl<'a> Connection<'a> {
             Event::Incoming(Incoming::UnsubAck(_)) => self.apply_unsuback(),
             Event::Outgoing(outgoing) => {
                 self.shared.metrics.acks.inc_by(self.acks.seen_leaving(&outgoing));
-                if let Outgoing::Disconnect = outgoing { Err(End::Stopped) } else { Ok(()) }
+                if let Outgoing::Disconnect = outgoing { Err(self.goodbye_said()) } else { Ok(()) }
             }
             Event::Incoming(_) => Ok(()),
         }
@@ -340,7 +402,9 @@ impl<'a> Connection<'a> {
 
     fn look_at_the_clock(&mut self) -> Result<(), End> {
         self.publish_figures(false);
-        self.shared.refresh_certificate_expiry();
+        if self.goodbye.as_ref().is_some_and(|(since, _)| since.elapsed() > GOODBYE_WITHIN) {
+            return Err(self.goodbye_said());
+        }
         match self.subscription {
             Subscription::Asked(since) if since.elapsed() > self.shared.mqtt.connect_timeout => {
                 return Err(End::Protocol("the broker did not answer SUBSCRIBE in time".into()));

@@ -136,6 +136,18 @@ impl FailureKind {
         }
     }
 
+    /// Whether other credentials (certificate, key, trust anchors, user, password) may help.
+    pub fn blames_credentials(self) -> bool {
+        matches!(
+            self,
+            Self::TlsTrust
+                | Self::TlsName
+                | Self::TlsClientCertificate
+                | Self::BadCredentials
+                | Self::NotAuthorized
+        )
+    }
+
     /// Whether only a person can mend it: such failures wait the longest at once, since trying
     /// again sooner changes nothing and may lock an account.
     pub fn needs_a_person(self) -> bool {

@@ -4,11 +4,15 @@
 //! connection received and did not acknowledge is redelivered on the next one.
 
 pub mod acks;
+pub mod choice;
 pub mod connection;
+pub mod credentials;
 pub mod failure;
 pub mod intake;
 pub mod ledger;
 pub mod options;
+pub mod orders;
+pub mod renewal;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
@@ -20,15 +24,18 @@ use std::time::Duration;
 
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::choice::{AfterRefusal, Choice};
 use self::connection::{Attempt, Connection, End, Ended};
+use self::credentials::{Credentials, Material};
 use self::failure::{Context, Failure, FailureKind};
 use self::intake::Door;
+use self::orders::{Orders, changed};
 use self::shared::Shared;
 use crate::backoff::Backoff;
-use crate::credentials::inspect::CertificateFacts;
+use crate::leadership::{Leadership, standing_by};
 use crate::message::{ConnectionId, Feedback};
 use crate::telemetry::health::Phase;
 use crate::telemetry::metrics::ReasonLabel;
@@ -41,15 +48,15 @@ pub struct Session {
     shared: Shared,
     door: Option<Door>,
     feedback: mpsc::Receiver<Feedback>,
-    stop: CancellationToken,
+    orders: Orders,
     backoff: Backoff,
+    takeover: takeover::Pattern,
     /// Numbers given to connections so far, over all pipelines of this process.
     connections: Arc<AtomicU64>,
     /// Raised when a larger message arrives; the decode stage sets such a message aside.
     max_packet_size: usize,
-    /// The client certificate of the last attempt.
-    certificate: Option<CertificateFacts>,
-    takeover: takeover::Pattern,
+    /// `None` while there are no usable credentials.
+    choice: Option<Choice<Arc<Credentials>>>,
 }
 
 /// What to do after a connection ended.
@@ -71,7 +78,7 @@ impl Session {
         shared: Shared,
         door: Door,
         feedback: mpsc::Receiver<Feedback>,
-        stop: CancellationToken,
+        orders: Orders,
         connections: Arc<AtomicU64>,
     ) -> Self {
         let backoff = Backoff::new(shared.mqtt.reconnect);
@@ -81,11 +88,11 @@ impl Session {
             shared,
             door,
             feedback,
-            stop,
+            orders,
             backoff,
             connections,
             max_packet_size,
-            certificate: None,
+            choice: None,
             takeover: takeover::Pattern::default(),
         }
     }
@@ -93,7 +100,10 @@ impl Session {
     /// Keeps the session until told to stop, or until the stages behind are gone. Dropping the
     /// sender of the intake tells them to finish.
     pub async fn run(mut self) {
-        while !self.stop.is_cancelled() {
+        while !self.orders.stop.is_cancelled() {
+            if self.await_turn().await == Waited::ToEnd {
+                break;
+            }
             let next = match self.connect_once().await {
                 Ok(ended) => self.after(&ended),
                 Err(failure) => self.fail(&failure),
@@ -108,13 +118,38 @@ impl Session {
             }
         }
         self.shared.metrics.connected.set(0);
+        self.shared.metrics.standby.set(0);
+    }
+
+    /// Waits until no other process holds the session.
+    async fn await_turn(&mut self) -> Waited {
+        loop {
+            let now = self.orders.leadership.borrow_and_update().clone();
+            self.shared.metrics.standby.set(i64::from(now.holder().is_some()));
+            if now.may_connect() {
+                return Waited::Enough;
+            }
+            self.say_who_holds_it(&now);
+            let change = changed(&mut self.orders.leadership);
+            if idle(change, &self.orders.stop, &mut self.feedback).await == Waited::ToEnd {
+                return Waited::ToEnd;
+            }
+        }
+    }
+
+    fn say_who_holds_it(&self, now: &Leadership) {
+        let Some(holder) = now.holder() else { return };
+        let problem = standing_by(&self.shared.mqtt.client_id, holder);
+        tracing::warn!(holder = %holder, problem, "another process holds the client id");
+        self.shared.enter(Phase::Standby, Some(problem));
     }
 
     async fn connect_once(&mut self) -> Result<Ended, Failure> {
         self.shared.enter(Phase::Connecting, None);
-        let tls = self.load_tls()?;
+        self.backoff.set_limits(*self.orders.reconnect.borrow());
+        let credentials = self.choose_credentials()?;
         let (client, event_loop) =
-            options::client(&self.shared.mqtt, tls.as_ref(), self.max_packet_size);
+            options::client(&self.shared.mqtt, credentials.tls.as_ref(), self.max_packet_size);
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
             connection = id.0,
@@ -124,30 +159,42 @@ impl Session {
             "connecting to the broker"
         );
         let attempt = Attempt { id, client, event_loop };
+        let orders = &mut self.orders;
         let ended =
-            Connection::run(&self.shared, &mut self.door, attempt, &mut self.feedback, &self.stop)
+            Connection::run(&self.shared, &mut self.door, attempt, &mut self.feedback, orders)
                 .await;
         self.shared.metrics.connected.set(0);
         if let Some(uptime) = ended.uptime {
             self.backoff.was_up(uptime);
+            if let Some(choice) = &mut self.choice {
+                choice.accepted();
+            }
         }
         Ok(ended)
     }
 
-    /// Reads the files of section `mqtt.tls`, so that renewed ones count, and says what is wrong
-    /// with them once a change.
-    fn load_tls(&mut self) -> Result<Option<tls::Loaded>, Failure> {
-        let Some(section) = &self.shared.mqtt.tls else { return Ok(None) };
-        let loaded = tls::client_config(section)
-            .map_err(|error| Failure::new(FailureKind::TlsFiles, error.to_string()))?;
-        if self.certificate.as_ref() != Some(&loaded.certificate) {
-            for warning in &loaded.warnings {
-                tracing::warn!(warning, "the TLS files want attention");
+    /// The credentials for the next connection: new ones if there are, unless the broker refused
+    /// them.
+    fn choose_credentials(&mut self) -> Result<Arc<Credentials>, Failure> {
+        match (self.orders.credentials.borrow_and_update().clone(), &mut self.choice) {
+            (Material::Ready(newest), Some(choice)) => {
+                if !Arc::ptr_eq(choice.newest(), &newest) {
+                    choice.replace(newest);
+                }
             }
-            self.shared.note_certificate(loaded.certificate.not_after);
-            self.certificate = Some(loaded.certificate.clone());
+            (Material::Ready(newest), None) => self.choice = Some(Choice::new(newest)),
+            (Material::Unusable(problem), None) => {
+                return Err(Failure::new(FailureKind::TlsFiles, problem));
+            }
+            (Material::Unusable(_), Some(_)) => {}
         }
-        Ok(Some(loaded))
+        // Unwrap safety: there was one, or one was just made.
+        let current = Arc::clone(self.choice.as_ref().expect("credentials").current());
+        current.apply_to(&mut self.shared.mqtt);
+        if let Some(certificate) = current.certificate() {
+            self.shared.note_certificate(certificate.not_after);
+        }
+        Ok(current)
     }
 
     fn after(&mut self, ended: &Ended) -> Next {
@@ -156,6 +203,15 @@ impl Session {
             End::MakeRoom => {
                 self.announce_closed(ended, &ended.end.to_string());
                 tracing::info!("there is room again: reconnecting for what stayed with the broker");
+                return Next::Reconnect(Duration::ZERO);
+            }
+            End::StandBy => {
+                self.announce_closed(ended, &ended.end.to_string());
+                return Next::Reconnect(Duration::ZERO);
+            }
+            End::Renewed => {
+                self.announce_closed(ended, &ended.end.to_string());
+                tracing::info!("reconnecting with renewed credentials; the session is kept");
                 return Next::Reconnect(Duration::ZERO);
             }
             End::NotAuthorized(problem) => Failure::new(FailureKind::NotAuthorized, problem),
@@ -189,12 +245,13 @@ impl Session {
     fn fail(&mut self, failure: &Failure) -> Next {
         let reason = failure.label();
         self.shared.metrics.reconnects.get_or_create(&ReasonLabel { reason }).inc();
-        let wait = if failure.needs_a_person() {
+        let problem = &failure.sentence;
+        let fall_back = failure.kind.blames_credentials() && self.fall_back(problem);
+        let wait = if failure.needs_a_person() && !fall_back {
             self.backoff.longest()
         } else {
             self.backoff.next(rand::random())
         };
-        let problem = &failure.sentence;
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
         if failure.needs_a_person() {
             tracing::error!(reason, problem, retry_in, "no connection to the broker");
@@ -203,6 +260,21 @@ impl Session {
         }
         self.shared.enter(Phase::Connecting, Some(problem.clone()));
         Next::Reconnect(wait)
+    }
+
+    /// The broker refused the credentials: whether there are earlier ones that it accepted.
+    fn fall_back(&mut self, problem: &str) -> bool {
+        let Some(choice) = &mut self.choice else { return false };
+        if choice.refused() == AfterRefusal::Wait {
+            return false;
+        }
+        tracing::error!(
+            problem,
+            "the renewed credentials do not work; using the earlier ones, until the files change \
+             again"
+        );
+        self.shared.health.update(|s| s.credentials.refused = Some(problem.to_owned()));
+        true
     }
 
     fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
@@ -215,22 +287,44 @@ impl Session {
         if let Some(uptime) = uptime {
             context = context.up_for(uptime);
         }
-        if let Some(certificate) = &self.certificate {
+        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
+        if let Some(certificate) = presented {
             context = context.with_certificate(certificate);
         }
         context
     }
 
-    /// Waits out the backoff. Acknowledgements that come meanwhile belong to a dead connection.
+    /// Waits out the backoff, unless there are new credentials to try.
     async fn wait(&mut self, wait: Duration) -> Waited {
-        let sleep = tokio::time::sleep(wait);
-        tokio::pin!(sleep);
-        loop {
+        let Orders { stop, credentials, .. } = &mut self.orders;
+        let enough = async {
             tokio::select! {
-                () = &mut sleep => return Waited::Enough,
-                () = self.stop.cancelled() => return Waited::ToEnd,
-                feedback = self.feedback.recv() => if feedback.is_none() { return Waited::ToEnd },
+                () = tokio::time::sleep(wait) => {}
+                () = changed_later(credentials) => {}
             }
+        };
+        idle(enough, stop, &mut self.feedback).await
+    }
+}
+
+/// Waits for a change, without taking note of it.
+async fn changed_later<T>(receiver: &watch::Receiver<T>) {
+    changed(&mut receiver.clone()).await;
+}
+
+/// Waits while not connected. Acknowledgements that come meanwhile belong to a dead connection;
+/// they must be taken, or the stages behind would stand still.
+async fn idle(
+    enough: impl Future<Output = ()>,
+    stop: &CancellationToken,
+    feedback: &mut mpsc::Receiver<Feedback>,
+) -> Waited {
+    tokio::pin!(enough);
+    loop {
+        tokio::select! {
+            () = &mut enough => return Waited::Enough,
+            () = stop.cancelled() => return Waited::ToEnd,
+            news = feedback.recv() => if news.is_none() { return Waited::ToEnd },
         }
     }
 }

@@ -110,17 +110,8 @@ impl Shared {
         self.health.update(|snapshot| {
             snapshot.certificate = Some(CertificateHealth { not_after });
         });
-        self.refresh_certificate_expiry();
-    }
-
-    /// Lets the time left on the client certificate run.
-    pub fn refresh_certificate_expiry(&self) {
-        let not_after =
-            self.health.read(|snapshot| snapshot.certificate.as_ref().map(|c| c.not_after));
-        if let Some(not_after) = not_after {
-            let left = not_after - OffsetDateTime::now_utc();
-            self.metrics.certificate_expiry_seconds.set(left.as_seconds_f64());
-        }
+        let left = not_after - OffsetDateTime::now_utc();
+        self.metrics.certificate_expiry_seconds.set(left.as_seconds_f64());
     }
 
     /// Passes the end of a connection on; a lost stage is noticed elsewhere.

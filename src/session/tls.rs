@@ -1,7 +1,7 @@
 //! The TLS side of the connection: whom to trust and how to prove who we are.
 //!
-//! The files are read for each connection, so that a renewed certificate counts from the next
-//! one on. The configuration carries no session tickets over from an earlier connection either.
+//! The files are read when they have changed, not for each connection: what was good stays in use
+//! when they go bad ([`super::renewal`]).
 
 use std::sync::Arc;
 

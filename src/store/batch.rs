@@ -70,6 +70,13 @@ impl Size {
         Self { now: max.max(1), max: max.max(1) }
     }
 
+    /// A new bound. It is tried at once, as at the start.
+    pub fn set_max(&mut self, max: usize) {
+        if self.max != max.max(1) {
+            *self = Self::new(max);
+        }
+    }
+
     /// Events in the next batch at most.
     pub fn get(self) -> usize {
         self.now

@@ -61,6 +61,16 @@ impl Link {
         Ok(Self { options, answer_within: config.statement_timeout + ANSWER_MARGIN })
     }
 
+    /// The same under another application name and with further settings, which win.
+    pub fn with_settings<const N: usize>(
+        &self,
+        application_name: &str,
+        settings: [(&str, &str); N],
+    ) -> Self {
+        let options = self.options.clone().application_name(application_name).options(settings);
+        Self { options, answer_within: self.answer_within }
+    }
+
     /// One connection of its own. Refusals come out as they are, at once.
     pub async fn open(&self) -> Result<PgConnection, Fault> {
         let connect = PgConnection::connect_with(&self.options);

@@ -149,6 +149,7 @@ impl Store {
         let limit = self.link.answer_within;
         run(conn, limit, "begin".into()).await?;
         let opened: Result<(i64, Noted), Fault> = async {
+            await_predecessor(conn, limit, &identity.client_id).await?;
             let newest = newest(conn, limit, identity, at).await?;
             if let Some(Newest::This { row, held }) = newest {
                 // The answer to an earlier try was lost.
@@ -253,6 +254,18 @@ async fn newest(
     } else {
         Newest::Earlier(Earlier { last_seen_at: row.try_get("last_seen_at")?, filters })
     }))
+}
+
+/// What a process that was killed had sent may still be running in the server: its row must be
+/// seen, and closed, by its successor.
+async fn await_predecessor(
+    conn: &mut PgConnection,
+    limit: Duration,
+    client_id: &str,
+) -> Result<(), Fault> {
+    const SQL: &str =
+        "select pg_advisory_xact_lock(hashtextextended('centiloc.connection ' || $1, 0))";
+    bounded(limit, sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
 }
 
 /// A process that died could not write down the end of its connection.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +39,8 @@ const MISPLACED_DAYS: i64 = 1000;
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
-    /// `retention.events`.
-    pub keep_events: Option<Duration>,
+    /// `retention.events`, as it is at the moment.
+    pub keep_events: watch::Receiver<Option<Duration>>,
     /// The database's condition.
     pub condition: Arc<Condition>,
     /// State.
@@ -60,6 +61,7 @@ pub async fn run(parts: MaintenanceParts) {
 async fn keep_house(parts: &MaintenanceParts) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut keep_events = parts.keep_events.clone();
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
         beat.tick().await;
@@ -88,10 +90,13 @@ async fn keep_house(parts: &MaintenanceParts) {
             let made = parts.store.make_partitions_ahead(OffsetDateTime::now_utc()).await;
             complain(made, "could not look after the partitions; trying again in 10 minutes");
         }
-        if Instant::now() >= retention_due {
+        // A sender that is gone changes nothing.
+        let changed = keep_events.has_changed().unwrap_or(false);
+        if Instant::now() >= retention_due || changed {
             retention_due = Instant::now() + RETENTION_EVERY;
             let now = OffsetDateTime::now_utc();
-            let deleted = parts.store.delete_expired(parts.keep_events, now).await;
+            let kept = *keep_events.borrow_and_update();
+            let deleted = parts.store.delete_expired(kept, now).await;
             complain(
                 deleted.map(|deleted| report(&deleted)),
                 "could not delete what is past its time; trying again in an hour",

@@ -12,6 +12,7 @@ mod connect;
 pub mod dead_letters;
 pub mod fault;
 pub mod journal;
+pub mod lock;
 pub mod maintenance;
 mod partitions;
 mod refusals;
@@ -66,8 +67,8 @@ impl Store {
         let link = Link::new(config)?;
         Ok(Self {
             writer: WriterSlot::new(link.clone()),
-            // The writer has its own.
-            pool: link.pool(config.max_connections.saturating_sub(1)),
+            // The writer and the single-writer lock have their own.
+            pool: link.pool(config.max_connections.saturating_sub(2)),
             partitions: Partitions::new(span),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),

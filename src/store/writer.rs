@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{self, Size, Step};
@@ -39,8 +40,8 @@ pub struct WriterParts {
     pub decoded: Receiver<Decoded>,
     /// Back to the session. It must keep receiving whatever it does with `decoded`.
     pub feedback: Sender<Feedback>,
-    /// `batch.max_events`.
-    pub max_events: usize,
+    /// `batch.max_events`, as it is at the moment.
+    pub max_events: watch::Receiver<usize>,
     /// How long to wait after a failure.
     pub waits: Waits,
     /// The database's condition.
@@ -96,7 +97,8 @@ enum Then {
 #[derive(Debug)]
 struct Writer {
     parts: WriterParts,
-    /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events`.
+    /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events` when
+    /// something was last taken.
     queue: VecDeque<Decoded>,
     size: Size,
     backoff: Backoff,
@@ -108,9 +110,10 @@ struct Writer {
 
 impl Writer {
     fn new(parts: WriterParts) -> Self {
+        let size = Size::new(*parts.max_events.borrow());
         Self {
             queue: VecDeque::new(),
-            size: Size::new(parts.max_events),
+            size,
             backoff: Backoff::new(parts.waits.retry),
             well_since: None,
             rng: StdRng::from_os_rng(),
@@ -122,6 +125,7 @@ impl Writer {
     async fn run(&mut self) -> Result<(), SchemaError> {
         self.prepare().await?;
         loop {
+            self.size.set_max(self.max_events());
             let failed = match batch::next(&self.queue, self.size.get()) {
                 Step::Wait => {
                     if !self.receive().await {
@@ -142,6 +146,10 @@ impl Writer {
             }
             self.top_up();
         }
+    }
+
+    fn max_events(&self) -> usize {
+        (*self.parts.max_events.borrow()).max(1)
     }
 
     /// Holds the stream until the schema is there.
@@ -167,7 +175,8 @@ impl Writer {
     /// Waits for something to write. False once the channel is closed and empty.
     async fn receive(&mut self) -> bool {
         let mut received = Vec::new();
-        let count = self.parts.decoded.recv_many(&mut received, self.parts.max_events.max(1)).await;
+        let max_events = self.max_events();
+        let count = self.parts.decoded.recv_many(&mut received, max_events).await;
         self.queue.extend(received);
         count > 0
     }
@@ -175,7 +184,7 @@ impl Writer {
     /// Takes what has come meanwhile. After a failure too: a row that keeps failing is told from
     /// a database that does by what happens to others.
     fn top_up(&mut self) {
-        while self.queue.len() < self.parts.max_events {
+        while self.queue.len() < self.max_events() {
             match self.parts.decoded.try_recv() {
                 Ok(decoded) => self.queue.push_back(decoded),
                 Err(_) => break,
@@ -258,7 +267,7 @@ impl Writer {
     /// Returns once the channel is closed and what is left can be done without: a stop need not
     /// wait for a database that is away when nothing would be lost.
     async fn nothing_left_but_farewells(&mut self) {
-        while self.queue.iter().all(is_farewell) && self.queue.len() < self.parts.max_events {
+        while self.queue.iter().all(is_farewell) && self.queue.len() < self.max_events() {
             match self.parts.decoded.recv().await {
                 Some(decoded) => self.queue.push_back(decoded),
                 None => return,

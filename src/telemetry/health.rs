@@ -17,6 +17,10 @@ pub struct Snapshot {
     pub spool: Option<SpoolHealth>,
     /// The client certificate; `None` without TLS.
     pub certificate: Option<CertificateHealth>,
+    /// What proves who we are.
+    pub credentials: CredentialsHealth,
+    /// The configuration while running.
+    pub configuration: ConfigurationHealth,
 }
 
 /// The broker, as the session sees it.
@@ -92,6 +96,35 @@ pub struct CertificateHealth {
     /// End of its validity.
     #[serde(with = "time::serde::rfc3339")]
     pub not_after: OffsetDateTime,
+}
+
+/// What proves who we are.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CredentialsHealth {
+    /// Why the files as they are now are not used, with the cure; earlier ones are in use.
+    pub problem: Option<String>,
+    /// Why the broker refused the newest credentials; earlier ones are in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// That the certificate ends soon, and how to renew it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<String>,
+    /// When they were renewed last since the start.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<OffsetDateTime>,
+}
+
+/// The configuration while running.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConfigurationHealth {
+    /// Why the configuration as it is now was refused; the earlier one stays in force.
+    pub problem: Option<String>,
+    /// When it was last reloaded.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub reloaded_at: Option<OffsetDateTime>,
+    /// Keys whose new values count only after a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
 }
 
 /// Shared between the stages and the admin endpoint.

@@ -24,7 +24,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
-        keep_events: Some(Duration::from_secs(30 * 86_400)),
+        keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         condition: Arc::new(condition),
         health: Arc::clone(&health),
         stop: CancellationToken::new(),

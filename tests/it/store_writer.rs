@@ -38,7 +38,7 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         migrate: true,
         decoded,
         feedback,
-        max_events: 50,
+        max_events: tokio::sync::watch::channel(50).1,
         waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
         condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),

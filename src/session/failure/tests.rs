@@ -23,6 +23,7 @@ fn mqtt(host: &str, port: u16, tls: Option<Tls>) -> Mqtt {
         client_id: "acme-bridge".to_owned(),
         username: Some("user".to_owned()),
         password: Some(SecretString::from("hunter2".to_owned())),
+        password_file: None,
         keep_alive: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(5),
         proxy: None,

@@ -1,0 +1,185 @@
+//! When to say that the client certificate ends, and the command that renews it. Pure: time is an
+//! argument.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use time::OffsetDateTime;
+
+use super::identity::date;
+use super::inspect::CertificateFacts;
+
+/// Days before the end on which it is said: months, for planning; weeks, for the working days of two
+/// companies; the last day, because then it is a matter of hours.
+pub const NOTICES: [i64; 5] = [60, 30, 14, 7, 1];
+
+/// What is to be said now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// So many whole days are left; at most one of [`NOTICES`].
+    Days(i64),
+    /// It is over.
+    Expired,
+}
+
+/// What was said about one certificate.
+#[derive(Debug, Clone, Default)]
+pub struct Expiry {
+    /// The notice given last: one of [`NOTICES`], or 0 for expired. Never grows.
+    said: Option<i64>,
+}
+
+impl Expiry {
+    /// What is due now, once for each of [`NOTICES`] and once for the end. A process that starts
+    /// late says only the most urgent one.
+    pub fn due(&mut self, facts: &CertificateFacts, now: OffsetDateTime) -> Option<Notice> {
+        let days = facts.days_left(now);
+        let stage = if facts.expired(now) {
+            0
+        } else {
+            NOTICES.into_iter().filter(|notice| days <= *notice).min()?
+        };
+        if self.said.is_some_and(|said| said <= stage) {
+            return None;
+        }
+        self.said = Some(stage);
+        Some(if stage == 0 { Notice::Expired } else { Notice::Days(days) })
+    }
+}
+
+/// The command that makes the request for the next certificate of the same subject and key, to be
+/// pasted into a shell.
+pub fn renewal_command(facts: &CertificateFacts, tenant: &str, key_file: &Path) -> String {
+    let folder = key_file.parent().unwrap_or(Path::new("/"));
+    let out = folder.join(format!("renewal-{}", facts.not_after.date()));
+    let words = [
+        ("--tenant", tenant.to_owned()),
+        ("--organization", facts.organization.clone().unwrap_or_else(|| "YOUR COMPANY".to_owned())),
+        ("--email", facts.email.clone().unwrap_or_else(|| "YOUR ADDRESS".to_owned())),
+        ("--out", out.display().to_string()),
+    ];
+    let mut command =
+        format!("centiloc-bridge csr --key {}", quoted(&key_file.display().to_string()));
+    for (option, value) in words {
+        command.push(' ');
+        command.push_str(option);
+        command.push(' ');
+        command.push_str(&quoted(&value));
+    }
+    command
+}
+
+/// How to renew, for a log line or a page.
+pub fn advice(facts: &CertificateFacts, tenant: &str, key_file: &Path) -> String {
+    format!(
+        "run `{}`, send the request to Centiloc's support, and put what comes back in the place of \
+         the old certificate: it is taken up without a restart",
+        renewal_command(facts, tenant, key_file)
+    )
+}
+
+/// The notice in words.
+pub fn in_words(notice: Notice, facts: &CertificateFacts) -> String {
+    match notice {
+        Notice::Expired => format!("the client certificate expired on {}", date(facts.not_after)),
+        Notice::Days(0) => {
+            format!("the client certificate expires today, at {}", date(facts.not_after))
+        }
+        Notice::Days(1) => {
+            format!("the client certificate expires in 1 day, on {}", date(facts.not_after))
+        }
+        Notice::Days(days) => {
+            format!("the client certificate expires in {days} days, on {}", date(facts.not_after))
+        }
+    }
+}
+
+/// For a POSIX shell.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        Cow::Borrowed(word)
+    } else {
+        Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::testing::{Leaf, Pki};
+    use proptest::prelude::*;
+    use time::Duration;
+
+    fn facts() -> CertificateFacts {
+        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let der = rustls_pki_types::pem::PemObject::from_pem_slice(issued.pem.as_bytes());
+        CertificateFacts::from_der(&der.expect("PEM")).expect("a certificate")
+    }
+
+    #[test]
+    fn each_notice_comes_once_and_on_its_day() {
+        let facts = facts();
+        let mut expiry = Expiry::default();
+        let mut said = Vec::new();
+        for hours in (-48..=24 * 70i64).rev() {
+            let now = facts.not_after - Duration::hours(hours);
+            said.extend(expiry.due(&facts, now));
+        }
+        let expected = [60, 30, 14, 7, 1].map(Notice::Days);
+        assert_eq!(said, [&expected[..], &[Notice::Expired]].concat());
+    }
+
+    #[test]
+    fn a_late_start_says_the_most_urgent_notice_only() {
+        let facts = facts();
+        let mut expiry = Expiry::default();
+        let now = facts.not_after - Duration::days(10) - Duration::HOUR;
+        assert_eq!(expiry.due(&facts, now), Some(Notice::Days(10)));
+        assert_eq!(expiry.due(&facts, now), None);
+        let mut expiry = Expiry::default();
+        assert_eq!(expiry.due(&facts, facts.not_after + Duration::DAY), Some(Notice::Expired));
+    }
+
+    #[test]
+    fn the_renewal_command_is_complete_and_survives_a_shell() {
+        let mut facts = facts();
+        facts.organization = Some("Dr. O'Neil & Sons".into());
+        facts.email = Some("it@example.com".into());
+        let command = renewal_command(&facts, "acme", Path::new("/etc/a b/private-key.pem"));
+        let script = format!("centiloc-bridge() {{ printf '%s\\n' \"$@\"; }}\n{command}");
+        let shell = script.replace("centiloc-bridge", "centiloc_bridge");
+        let output = std::process::Command::new("sh").args(["-c", &shell]).output().expect("sh");
+        let words = String::from_utf8(output.stdout).expect("text");
+        let out = format!("/etc/a b/renewal-{}", facts.not_after.date());
+        let expected = [
+            "csr",
+            "--key",
+            "/etc/a b/private-key.pem",
+            "--tenant",
+            "acme",
+            "--organization",
+            "Dr. O'Neil & Sons",
+            "--email",
+            "it@example.com",
+            "--out",
+            &out,
+        ];
+        assert_eq!(words.lines().collect::<Vec<_>>(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_notice_comes_twice_whatever_the_clock_does(
+            hours in prop::collection::vec(-100i64..2000, 0..100)
+        ) {
+            let facts = facts();
+            let mut expiry = Expiry::default();
+            let said = hours
+                .into_iter()
+                .filter_map(|h| expiry.due(&facts, facts.not_after - Duration::hours(h)))
+                .count();
+            prop_assert!(said <= NOTICES.len() + 1);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! SIGHUP: reads the configuration again, applies what can be applied, and says what cannot.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::Service;
+use crate::config::{Loaded, Problems};
+use crate::reload::{self, Changes, Source};
+use crate::session::credentials::Sources;
+use crate::telemetry::logging::LogHandle;
+use crate::watchdog;
+
+/// Reloads.
+pub(super) struct Reloader {
+    pub source: Source,
+    pub log: LogHandle,
+    /// What the service works with: what it started with, and what was applied since.
+    pub in_force: Loaded,
+}
+
+impl Reloader {
+    /// `shutdown.grace`, as it is at the moment.
+    pub fn grace(&self) -> Duration {
+        self.in_force.config.shutdown_grace
+    }
+
+    /// Reads and applies. A configuration with a problem is refused whole.
+    pub fn reload(&mut self, service: &Service) {
+        watchdog::reloading();
+        match self.source.load() {
+            Ok(new) => self.apply(&new, service),
+            Err(problems) => refuse(&problems, service),
+        }
+        watchdog::ready();
+    }
+
+    fn apply(&mut self, new: &Loaded, service: &Service) {
+        let changes = reload::changes(&self.in_force, new);
+        if let Err(error) = self.log.set_level(&new.config.log.level) {
+            tracing::error!(%error, "the log level stays as it was");
+        }
+        service.dials.apply(new);
+        self.in_force = reload::in_force(self.in_force.clone(), new);
+        for warning in &new.warnings {
+            tracing::warn!(warning, "check the configuration");
+        }
+        report(&changes);
+        service.health.update(|snapshot| {
+            let configuration = &mut snapshot.configuration;
+            configuration.problem = None;
+            configuration.reloaded_at = Some(OffsetDateTime::now_utc());
+            configuration.needs_restart =
+                changes.needs_restart.iter().map(ToString::to_string).collect();
+        });
+    }
+}
+
+impl super::Dials {
+    fn apply(&self, new: &Loaded) {
+        let config = &new.config;
+        set(&self.reconnect, config.mqtt.reconnect);
+        set(&self.max_events, config.batch.max_events);
+        set(&self.keep_events, config.retention.events);
+        // Sent in any case: whoever reloads wants the files looked at now.
+        self.sources.send_modify(|sources| {
+            let mut new = Sources::new(&sources.tenant, &config.mqtt);
+            // TLS is turned on or off at a start only.
+            if new.tls.is_some() != sources.tls.is_some() {
+                new.tls.clone_from(&sources.tls);
+            }
+            *sources = new;
+        });
+    }
+}
+
+fn set<T: PartialEq>(dial: &tokio::sync::watch::Sender<T>, value: T) {
+    dial.send_if_modified(|known| {
+        let changed = *known != value;
+        *known = value;
+        changed
+    });
+}
+
+fn report(changes: &Changes) {
+    let applied = changes.applied.join(", ");
+    if changes.needs_restart.is_empty() {
+        tracing::info!(applied, "the configuration was reloaded");
+    } else {
+        let keys = changes.needs_restart.join(", ");
+        tracing::warn!(
+            applied,
+            needs_restart = keys,
+            "the configuration was reloaded; some changes count only after a restart"
+        );
+    }
+}
+
+fn refuse(problems: &Problems, service: &Service) {
+    for problem in &problems.list {
+        tracing::error!(problem = %problem, "the new configuration is refused; the earlier one stays");
+    }
+    service.health.update(|snapshot| snapshot.configuration.problem = Some(problems.to_string()));
+}

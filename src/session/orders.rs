@@ -1,0 +1,63 @@
+//! What reaches the session from beside the stream: to stop, to stand by, to renew, to wait
+//! differently.
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::credentials::Material;
+use crate::config::Reconnect;
+use crate::leadership::Leadership;
+
+/// The session's ears.
+#[derive(Debug)]
+pub struct Orders {
+    /// Stop taking in, finish what is inside.
+    pub stop: CancellationToken,
+    /// Whether the session may be ours.
+    pub leadership: watch::Receiver<Leadership>,
+    /// What to prove ourselves with.
+    pub credentials: watch::Receiver<Material>,
+    /// How to wait between connections.
+    pub reconnect: watch::Receiver<Reconnect>,
+}
+
+/// An order to a connection that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Stop taking in, finish what is inside.
+    Stop,
+    /// Another process holds the session now.
+    StandBy,
+    /// There are new credentials.
+    Renew,
+}
+
+impl Orders {
+    /// The next order. `stop` is repeated for as long as it is listened to; of the others each
+    /// change is told once. Cancelling it loses none.
+    pub async fn next(&mut self, stop: bool) -> Order {
+        let Self { stop: token, leadership, credentials, .. } = self;
+        tokio::select! {
+            () = token.cancelled(), if stop => Order::Stop,
+            () = taken(leadership) => Order::StandBy,
+            () = changed(credentials) => Order::Renew,
+        }
+    }
+}
+
+/// Waits until another process holds the session.
+async fn taken(leadership: &mut watch::Receiver<Leadership>) {
+    loop {
+        changed(leadership).await;
+        if leadership.borrow().holder().is_some() {
+            return;
+        }
+    }
+}
+
+/// Waits for a change. A sender that is gone makes none.
+pub async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,293 @@
+//! The single writer: a session-level advisory lock on the client id, held on a connection of its
+//! own for as long as the process lives. PostgreSQL frees it when that connection ends, so no
+//! process has to say that it is gone, and none that is gone can keep it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Store;
+use super::connect::Link;
+use super::fault::{Class, Fault};
+use super::write::bounded;
+use crate::backoff::Backoff;
+use crate::config::Reconnect;
+use crate::leadership::{Holder, Leadership};
+
+/// Sets our keys apart from those of other programs in the same database.
+const NAMESPACE: &str = "centiloc-bridge single writer of client id ";
+
+/// Between two looks while it works: bounds how soon a holder notices that its connection broke, and
+/// how soon a process standing by takes over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// An answer to a look. The lock's connection does nothing else, so a server that takes longer is
+/// overloaded or gone.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bounds of the wait before a database that is away is tried again. Short: until it answers, two
+/// processes may hold the client id.
+const RETRY: Reconnect = Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(5) };
+
+/// The same where only a person can mend it: credentials, database name.
+const RETRY_STOPPED: Duration = Duration::from_secs(10);
+
+/// A process standing by lets the last holder go first when the database comes back: it is
+/// connected to the broker, and changing places would interrupt the events for nothing.
+const AFTER_YOU: Duration = Duration::from_secs(3);
+
+/// What the server does to notice that the holder's host is gone: probes after 10 s of silence, every
+/// 5 s, three times, so 25 s; and no longer than that for an answer that nobody acknowledges, since
+/// no probes are sent meanwhile. Over a unix socket they mean nothing.
+const VANISHED: [(&str, &str); 4] = [
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "25000"),
+];
+
+/// What the task needs.
+#[derive(Debug)]
+pub struct LockParts {
+    /// Where.
+    pub store: Arc<Store>,
+    /// Whose session.
+    pub client_id: String,
+    /// This process.
+    pub instance: Uuid,
+    /// Who may connect.
+    pub leadership: watch::Sender<Leadership>,
+    /// Ends it and frees the lock.
+    pub stop: CancellationToken,
+}
+
+/// Keeps asking for the lock, and holds it once it has it, until `stop`.
+pub async fn run(parts: LockParts) {
+    let stop = parts.stop.clone();
+    let task = Lock::new(parts);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = task.run() => {}
+    }
+}
+
+struct Lock {
+    link: Link,
+    key: i64,
+    instance: Uuid,
+    leadership: watch::Sender<Leadership>,
+}
+
+impl Lock {
+    fn new(parts: LockParts) -> Self {
+        let name = application_name(host_name().as_deref(), parts.instance);
+        Self {
+            link: parts.store.link.with_settings(&name, VANISHED),
+            key: key(&parts.client_id),
+            instance: parts.instance,
+            leadership: parts.leadership,
+        }
+    }
+
+    async fn run(&self) {
+        let mut backoff = Backoff::new(RETRY);
+        loop {
+            let started = Instant::now();
+            let fault = match timeout(ANSWER_WITHIN, self.link.open()).await {
+                Ok(Ok(mut conn)) => self.stay(&mut conn).await,
+                Ok(Err(fault)) => fault,
+                Err(_) => Fault::silent(ANSWER_WITHIN),
+            };
+            self.lost(&fault);
+            backoff.was_up(started.elapsed());
+            let wait = match fault.class {
+                Class::Stop => RETRY_STOPPED,
+                _ => backoff.next(rand::random()),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Asks and holds on one connection, until it fails.
+    async fn stay(&self, conn: &mut PgConnection) -> Fault {
+        if self.leadership.borrow().holder().is_some() {
+            tokio::time::sleep(AFTER_YOU).await;
+        }
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut held = false;
+        loop {
+            look.tick().await;
+            let result = if held { ping(conn).await } else { self.ask(conn).await };
+            match result {
+                Ok(now_held) => held = now_held,
+                Err(fault) => return fault,
+            }
+        }
+    }
+
+    /// Whether the lock is ours now.
+    async fn ask(&self, conn: &mut PgConnection) -> Result<bool, Fault> {
+        let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.key);
+        let held: bool = bounded(ANSWER_WITHIN, query.fetch_one(&mut *conn)).await?;
+        if held {
+            self.publish(Leadership::Held);
+            return Ok(true);
+        }
+        // Between the two questions the holder may have gone: then the next look takes it.
+        match self.holder(conn).await? {
+            Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(conn, pid).await?,
+            Some((_, holder)) => self.publish(Leadership::Elsewhere(holder)),
+            None => {}
+        }
+        Ok(false)
+    }
+
+    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, Holder)>, Fault> {
+        const SQL: &str = "
+            select l.pid, a.application_name, host(a.client_addr) as address
+              from pg_catalog.pg_locks l
+              left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+             where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+               and l.database = (select oid from pg_catalog.pg_database
+                                  where datname = current_database())
+               and (l.classid::bigint << 32 | l.objid::bigint) = $1";
+        let query = sqlx::query(SQL).bind(self.key);
+        let Some(row) = bounded(ANSWER_WITHIN, query.fetch_optional(conn)).await? else {
+            return Ok(None);
+        };
+        let name: Option<String> = row.try_get("application_name")?;
+        let name = name.filter(|name| !name.is_empty());
+        let address = row.try_get("address")?;
+        Ok(Some((row.try_get("pid")?, Holder { name, address })))
+    }
+
+    fn is_ours(&self, holder: &Holder) -> bool {
+        let ours = short(self.instance);
+        holder.name.as_deref().is_some_and(|name| name.contains(&ours))
+    }
+
+    /// The server has not noticed yet that our last connection is gone: tell it.
+    async fn end_our_own(&self, conn: &mut PgConnection, pid: i32) -> Result<(), Fault> {
+        let query = sqlx::query("select pg_terminate_backend($1)").bind(pid);
+        bounded(ANSWER_WITHIN, query.execute(conn)).await?;
+        tracing::info!(
+            pid,
+            "ended our own lost connection, which still held the single-writer lock"
+        );
+        Ok(())
+    }
+
+    /// The database cannot be asked. A process that stood by goes on doing so: the holder may have
+    /// lost the same database, and is connected.
+    fn lost(&self, fault: &Fault) {
+        let before = self.leadership.borrow().clone();
+        match before {
+            Leadership::Held => tracing::warn!(
+                reason = %fault,
+                "the connection that holds the single-writer lock broke; keeping the session and \
+                 taking the lock again"
+            ),
+            Leadership::Asking => tracing::warn!(
+                reason = %fault,
+                "the database cannot say whether another process holds the client id; connecting \
+                 to the broker without its word"
+            ),
+            Leadership::Unknown | Leadership::Elsewhere(_) => {
+                tracing::debug!(reason = %fault, "the single-writer lock cannot be asked for");
+                return;
+            }
+        }
+        self.publish(Leadership::Unknown);
+    }
+
+    fn publish(&self, now: Leadership) {
+        self.leadership.send_if_modified(|known| {
+            let changed = *known != now;
+            if changed && now == Leadership::Held {
+                tracing::info!("this process holds the single-writer lock on the client id");
+            }
+            *known = now;
+            changed
+        });
+    }
+}
+
+/// Whether the connection that holds the lock still stands.
+async fn ping(conn: &mut PgConnection) -> Result<bool, Fault> {
+    bounded(ANSWER_WITHIN, sqlx::query("select 1").execute(conn)).await?;
+    Ok(true)
+}
+
+/// The lock's key: the same in every version and on every host, or two versions side by side would
+/// both connect.
+fn key(client_id: &str) -> i64 {
+    let digest = Sha256::new().chain_update(NAMESPACE).chain_update(client_id).finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
+}
+
+/// How the lock's connection shows in `pg_stat_activity`, and so to a process that stands by.
+fn application_name(host: Option<&str>, instance: Uuid) -> String {
+    // PostgreSQL cuts at 63 bytes; what tells processes apart must come through.
+    const LONGEST_HOST: usize = 30;
+    let instance = short(instance);
+    let host: String = host
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'))
+        .take(LONGEST_HOST)
+        .collect();
+    if host.is_empty() {
+        format!("centiloc-bridge instance {instance}")
+    } else {
+        format!("centiloc-bridge on {host}, {instance}")
+    }
+}
+
+/// Enough of the instance to tell processes apart.
+fn short(instance: Uuid) -> String {
+    let mut text = instance.simple().to_string();
+    text.truncate(12);
+    text
+}
+
+/// The kernel's word, or where `/proc/sys` is hidden, the file's.
+fn host_name() -> Option<String> {
+    ["/proc/sys/kernel/hostname", "/etc/hostname"]
+        .into_iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .map(|name| name.trim().to_owned())
+        .find(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_client_id_never_changes() {
+        assert_eq!(key("acme-bridge"), PINNED);
+        assert_ne!(key("acme-bridge"), key("acme-bridge2"));
+    }
+
+    #[test]
+    fn the_name_fits_postgresql_and_holds_the_instance() {
+        let instance = Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+        for host in [None, Some(""), Some("db-1.example"), Some(&*"h\u{e9}'\"".repeat(40))] {
+            let name = application_name(host, instance);
+            assert!(name.len() < 64, "{name}");
+            assert!(name.is_ascii() && name.ends_with("123456789abc"), "{name}");
+        }
+    }
+
+    const PINNED: i64 = -4_816_419_315_523_362_268;
+}
