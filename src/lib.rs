@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod credentials;

@@ -1,5 +1,6 @@
 //! The command line: one module a command.
 
+pub mod check;
 pub mod config;
 pub mod csr;
 pub mod dead_letters;
@@ -32,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Run the service
     Run(ConfigArgs),
+    /// Check everything that must be right before the service starts
+    Check(check::Args),
     /// Show the effective configuration and where each value comes from
     Config(ConfigArgs),
     /// Make a private key and a certificate signing request for Centiloc
@@ -113,6 +116,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 let loaded = config.load()?;
                 run::run(loaded, Source { file: config.file }).await
             }
+            Command::Check(args) => check::run(args).await,
             Command::Config(config) => {
                 config::show(&config.load()?, &mut stdout(), &mut stderr())?;
                 Ok(ExitCode::SUCCESS)

@@ -83,7 +83,7 @@ fn write_outline(out: &mut String, outline: &Outline) -> std::fmt::Result {
 }
 
 /// What came over the network must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

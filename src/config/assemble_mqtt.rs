@@ -107,7 +107,7 @@ fn credentials(reader: &mut Reader, host: Option<&str>) -> Option<Credentials> {
     }
     if host == Some(VENDOR_HOST) && password.is_none() {
         reader.warnings.push(format!(
-            "{VENDOR_HOST} requires a user name and a password: set mqtt.username and \
+            "{VENDOR_HOST} requires a user name and a password; set mqtt.username and \
              mqtt.password_file"
         ));
     }
@@ -173,7 +173,8 @@ fn tls(reader: &mut Reader, host: Option<&str>) -> Option<Option<Tls>> {
     }
     if allowed {
         reader.warnings.push(format!(
-            "mqtt.tls.enabled is false: credentials and events travel readable to {host}"
+            "mqtt.tls.enabled is false: credentials and events travel readable to {host}; leave \
+             mqtt.tls.enabled out if the broker speaks TLS"
         ));
         return Some(None);
     }

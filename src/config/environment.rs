@@ -71,7 +71,7 @@ fn nearly(name: &str) -> Option<String> {
     let wanted = single(name);
     let key = keys::KEYS.iter().find(|key| single(&key.env_name()) == wanted)?;
     Some(format!(
-        "environment variable {name} is ignored: to set {}, name it {}",
+        "environment variable {name} is ignored; to set {}, name it {}",
         key.name,
         key.env_name()
     ))

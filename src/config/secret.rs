@@ -56,7 +56,7 @@ impl Reader {
     fn warn_of_edges(&mut self, secret: &Secret) {
         if secret.text.trim() != secret.text {
             self.warnings.push(format!(
-                "{} ({}) begins or ends with white space, which is kept as part of the secret: \
+                "{} ({}) begins or ends with white space, which is kept as part of the secret; \
                  remove it if it is not meant",
                 secret.key, secret.origin
             ));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Mode of a private key: its owner alone.
@@ -46,21 +46,30 @@ impl Drop for NewFile {
     }
 }
 
-/// A sentence if group or others may read or change the file, with the cure. `None` also where
-/// the mode cannot be told: reading the file reports that better.
+/// A sentence if others may read or change the private key, with the cure. `None` also where the
+/// mode cannot be told: reading the file reports that better.
 pub fn exposure(path: &Path) -> Option<String> {
-    let mode = fs::metadata(path).ok()?.permissions().mode();
-    let who = exposed_to(mode)?;
+    exposure_of("private key", path)
+}
+
+/// The same for a file that holds `what`.
+pub fn exposure_of(what: &str, path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    let mode = metadata.permissions().mode();
+    let who = exposed_to(mode, metadata.uid())?;
     Some(format!(
-        "the private key {path} is open to {who} (mode {mode:04o}); chmod 600 {path}",
+        "the {what} {path} is open to {who} (mode {mode:04o}); chmod 600 {path}",
         path = path.display(),
         mode = mode & 0o7777,
     ))
 }
 
-/// Who besides the owner may read or write a file of this mode.
-pub fn exposed_to(mode: u32) -> Option<&'static str> {
-    match (mode & 0o060 != 0, mode & 0o006 != 0) {
+/// Who may read or write a file of this mode without being meant to. That the group may read what
+/// root owns is meant: so an administrator lets a service read it, and so systemd passes credentials.
+pub fn exposed_to(mode: u32, owner: u32) -> Option<&'static str> {
+    const ROOT: u32 = 0;
+    let group = if owner == ROOT { 0o020 } else { 0o060 };
+    match (mode & group != 0, mode & 0o006 != 0) {
         (_, true) => Some("every user of this machine"),
         (true, false) => Some("its group"),
         (false, false) => None,
@@ -97,10 +106,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_may_touch_a_key() {
-        assert_eq!(exposed_to(0o600), None);
-        assert_eq!(exposed_to(0o400), None);
-        assert_eq!(exposed_to(0o640), Some("its group"));
-        assert_eq!(exposed_to(0o604), Some("every user of this machine"));
+    fn only_the_owner_may_touch_a_key_and_a_group_that_root_lets_read_it() {
+        for (mode, owner, who) in [
+            (0o600, 1000, None),
+            (0o400, 1000, None),
+            (0o640, 1000, Some("its group")),
+            (0o640, 0, None),
+            (0o440, 0, None),
+            (0o660, 0, Some("its group")),
+            (0o604, 0, Some("every user of this machine")),
+            (0o604, 1000, Some("every user of this machine")),
+        ] {
+            assert_eq!(exposed_to(mode, owner), who, "{mode:o} of {owner}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::pem::PemFile;
 
 /// From this many days before the end of a certificate on we warn: renewal takes a person at
 /// the customer's and a working day at Centiloc's, and holidays come between.
-pub const RENEW_DAYS: i64 = 30;
+pub const RENEW_DAYS: i64 = 60;
 
 /// A client certificate with its private key.
 #[derive(Debug)]
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_validity_is_remarked_on_before_during_the_last_month_and_after() {
+    fn the_validity_is_remarked_on_before_during_the_last_two_months_and_after() {
         let files = Files::new();
         let issued = Pki::new().issue(&Leaf::client("acme"));
         files.write("cert.pem", &issued.pem);
@@ -275,8 +275,8 @@ mod tests {
         let id = Identity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
         let note = |now| validity_note(&id.facts, now).unwrap_or_default();
         assert!(note(id.facts.not_before - Duration::DAY).contains("this machine's clock"));
-        assert_eq!(note(id.facts.not_after - Duration::days(40)), "");
-        assert!(note(id.facts.not_after - Duration::days(12)).contains("expires in 12 days"));
+        assert_eq!(note(id.facts.not_after - Duration::days(70)), "");
+        assert!(note(id.facts.not_after - Duration::days(50)).contains("expires in 50 days"));
         assert!(note(id.facts.not_after + Duration::DAY).contains("expired on"));
     }
 }

@@ -49,6 +49,18 @@ impl Check {
         Self { name, status: Status::Ok, found: found.into(), expected, what_to_do }
     }
 
+    /// Not as it should be.
+    pub fn trouble(
+        name: &'static str,
+        status: Status,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        what_to_do: impl Into<String>,
+    ) -> Self {
+        let (found, expected, what_to_do) = (found.into(), expected.into(), what_to_do.into());
+        Self { name, status, found, expected, what_to_do }
+    }
+
     /// Failed with an error or warned with a note of the form "cause; cure".
     pub fn from_sentence(
         name: &'static str,
@@ -127,7 +139,7 @@ fn private_key(read: &Result<EcKey, CredentialError>) -> Check {
 
 fn key_file_mode(path: &Path) -> Check {
     let note = files::exposure(path);
-    let found = "only its owner can read the private key".to_owned();
+    let found = "nobody can read the private key who should not".to_owned();
     Check::noted("key_file_mode", note.as_deref(), found, "mode 0600 or 0400")
 }
 
@@ -264,7 +276,7 @@ mod tests {
             (Leaf::client("ACME"), "certificate_tenant", Failed),
             (Leaf::client("acme").days(-365, -1), "certificate_validity", Failed),
             (Leaf::client("acme").days(1, 365), "certificate_validity", Failed),
-            (Leaf::client("acme").days(-335, 20), "certificate_validity", Warning),
+            (Leaf::client("acme").days(-335, 50), "certificate_validity", Warning),
             (Leaf::client("acme").version_1(), "certificate_version", Warning),
         ];
         for (leaf, name, status) in cases {
@@ -277,7 +289,7 @@ mod tests {
     fn a_strangers_key_an_open_key_and_a_wrong_anchor_are_reported_together() {
         let (files, mut tls) = setting(&Leaf::client("acme"));
         files.write("private-key.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
-        let open = std::fs::Permissions::from_mode(0o640);
+        let open = std::fs::Permissions::from_mode(0o644);
         std::fs::set_permissions(&tls.key_file, open).unwrap();
         tls.ca_file = Some(tls.cert_file.clone());
         assert_eq!(

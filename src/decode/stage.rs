@@ -14,7 +14,7 @@ use crate::telemetry::Health;
 const CHUNK: usize = 128;
 
 /// Host and database clocks agree when they differ by no more than this.
-const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
+pub const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
 
 /// Decodes what the session passes on.
 pub struct Stage {

@@ -245,6 +245,15 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// What a network error means that was met on the way to the first hop: the proxy where one is
+    /// configured, else the broker.
+    pub fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
+        match &self.mqtt.proxy {
+            Some(proxy) => proxy::first_hop(proxy, error),
+            None => cause::of_io(self, error),
+        }
+    }
+
     /// The pattern of two clients with one id, as the session recognises it: `losses`
     /// connections in a row, each closed by the broker shortly after it was up.
     pub fn takeover(&self, losses: usize) -> Failure {

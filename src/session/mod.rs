@@ -12,11 +12,13 @@ pub mod intake;
 pub mod ledger;
 pub mod options;
 pub mod orders;
+pub mod probe;
 pub mod renewal;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
 pub mod tls;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

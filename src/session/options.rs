@@ -14,6 +14,9 @@ use crate::config::{Mqtt, Proxy};
 /// Room for requests to rumqttc: PUBACKs of every packet id, trap for deadlocks otherwise.
 const REQUEST_CAPACITY: usize = 65_535;
 
+/// A probe has one request under way at a time: a SUBSCRIBE, then DISCONNECT.
+const PROBE_CAPACITY: usize = 4;
+
 /// Own messages under way. There are none; the smallest that rumqttc takes.
 const INFLIGHT: u16 = 1;
 
@@ -23,13 +26,31 @@ pub fn client(
     tls: Option<&tls::Loaded>,
     max_packet_size: usize,
 ) -> (AsyncClient, Box<EventLoop>) {
-    let (client, mut event_loop) =
-        AsyncClient::new(mqtt_options(mqtt, tls, max_packet_size), REQUEST_CAPACITY);
+    let options = mqtt_options(mqtt, tls, max_packet_size);
+    let (client, mut event_loop) = with_network(mqtt, AsyncClient::new(options, REQUEST_CAPACITY));
+    event_loop.state = EXPECTING_RELEASES.clone();
+    (client, event_loop)
+}
+
+/// A client and event loop for one look at the broker: a clean session, which leaves nothing behind.
+pub fn probe(
+    mqtt: &Mqtt,
+    tls: Option<&tls::Loaded>,
+    max_packet_size: usize,
+) -> (AsyncClient, Box<EventLoop>) {
+    let mut options = mqtt_options(mqtt, tls, max_packet_size);
+    options.set_clean_session(true);
+    with_network(mqtt, AsyncClient::new(options, PROBE_CAPACITY))
+}
+
+fn with_network(
+    mqtt: &Mqtt,
+    (client, mut event_loop): (AsyncClient, EventLoop),
+) -> (AsyncClient, Box<EventLoop>) {
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(mqtt.connect_timeout.as_secs().max(1));
     event_loop.set_network_options(network);
-    event_loop.state = EXPECTING_RELEASES.clone();
     (client, Box::new(event_loop))
 }
 

@@ -75,7 +75,7 @@ impl Watcher {
     fn new(parts: RenewalParts) -> Self {
         let watcher = Self { parts, last: None, said: None, expiry: Expiry::default() };
         if let Material::Ready(credentials) = &*watcher.parts.material.borrow() {
-            Watcher::warn_of(credentials);
+            warn_of(credentials);
         }
         watcher
     }
@@ -139,7 +139,7 @@ impl Watcher {
             not_after = certificate.map(|facts| facts.not_after.to_string()),
             "the credential files changed and are good: they are used from the next connection on"
         );
-        Self::warn_of(&credentials);
+        warn_of(&credentials);
         self.parts.health.update(|snapshot| {
             snapshot.credentials.renewed_at = Some(OffsetDateTime::now_utc());
             snapshot.credentials.renewal = None;
@@ -177,17 +177,6 @@ impl Watcher {
         }
     }
 
-    /// Says what works for now but wants attention. The end of validity is told by itself.
-    fn warn_of(credentials: &Credentials) {
-        let Some(tls) = &credentials.tls else { return };
-        let validity = validity_note(&tls.certificate, OffsetDateTime::now_utc());
-        for warning in &tls.warnings {
-            if validity.as_ref().is_none_or(|note| !warning.ends_with(note)) {
-                tracing::warn!(warning, "the TLS files want attention");
-            }
-        }
-    }
-
     /// Lets the time left run, and says when it becomes short.
     fn mind_the_end(&mut self, now: OffsetDateTime) {
         let not_after = self.parts.health.read(|s| s.certificate.as_ref().map(|c| c.not_after));
@@ -209,6 +198,17 @@ impl Watcher {
         self.parts.health.update(|snapshot| {
             snapshot.credentials.renewal = Some(format!("{sentence}; {advice}"));
         });
+    }
+}
+
+/// Says what works for now but wants attention. The end of validity is told by itself.
+fn warn_of(credentials: &Credentials) {
+    let Some(tls) = &credentials.tls else { return };
+    let validity = validity_note(&tls.certificate, OffsetDateTime::now_utc());
+    for warning in &tls.warnings {
+        if validity.as_ref().is_none_or(|note| !warning.ends_with(note)) {
+            tracing::warn!(warning, "the TLS files want attention");
+        }
     }
 }
 

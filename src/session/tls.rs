@@ -55,6 +55,14 @@ pub struct Loaded {
 /// The name in the broker's certificate is checked against the host that rumqttc connects to, or
 /// against `server_name` where that is set (SNI still names the host).
 pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
+    client_config_with(tls, |verifier| verifier)
+}
+
+/// The same with another verifier put `around` the usual one.
+pub(super) fn client_config_with(
+    tls: &Tls,
+    around: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier>,
+) -> Result<Loaded, TlsError> {
     let now = OffsetDateTime::now_utc();
     let identity = Identity::load(&tls.cert_file, &tls.key_file)?;
     let anchors = Anchors::load(tls.ca_file.as_deref())?;
@@ -62,7 +70,7 @@ pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
     warnings.extend(anchors.warnings(tls.ca_file.as_deref(), now));
 
     let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(tls, &anchors, Arc::clone(&provider))?;
+    let verifier = around(verifier(tls, &anchors, Arc::clone(&provider))?);
     let resolver = SingleCertAndKey::from(certified_key(&identity)?);
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

@@ -28,6 +28,17 @@ const IDLE_IN_TRANSACTION: &str = "60s";
 const DURABLE: &str = "select set_config('synchronous_commit', 'on', false) \
                        where current_setting('synchronous_commit') = 'off'";
 
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine, over a unix socket.
+    Socket,
+    /// On this machine, over TCP.
+    Loopback(String),
+    /// Elsewhere.
+    Remote(String),
+}
+
 /// How to connect. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -69,6 +80,19 @@ impl Link {
     ) -> Self {
         let options = self.options.clone().application_name(application_name).options(settings);
         Self { options, answer_within: self.answer_within }
+    }
+
+    /// Where the server is, as far as the URL tells.
+    pub fn place(&self) -> Place {
+        let host = self.options.get_host();
+        if self.options.get_socket().is_some() || host.starts_with('/') {
+            return Place::Socket;
+        }
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare.eq_ignore_ascii_case("localhost")
+            || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let address = format!("{host}:{}", self.options.get_port());
+        if loopback { Place::Loopback(address) } else { Place::Remote(address) }
     }
 
     /// One connection of its own. Refusals come out as they are, at once.

@@ -197,7 +197,7 @@ async fn misplaced(
 }
 
 /// Host clock minus database clock, seconds, taken in the middle of the exchange.
-async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
+pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
     let before = OffsetDateTime::now_utc();
     let query = sqlx::query_scalar("select clock_timestamp()");
     let theirs: OffsetDateTime = bounded(limit, query.fetch_one(conn)).await?;

@@ -11,6 +11,7 @@ pub mod condition;
 mod connect;
 pub mod dead_letters;
 pub mod fault;
+pub mod inspect;
 pub mod journal;
 pub mod lock;
 pub mod maintenance;

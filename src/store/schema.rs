@@ -150,7 +150,10 @@ fn migrator() -> Migrator {
     migrator
 }
 
-async fn status(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Step>, SchemaError> {
+pub(super) async fn status(
+    conn: &mut PgConnection,
+    limit: Duration,
+) -> Result<Vec<Step>, SchemaError> {
     let applied = applied(conn, limit).await?;
     let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
     if let Some(found) = applied.iter().map(|a| a.version).max().filter(|v| *v > known) {

@@ -81,36 +81,32 @@ async fn a_single_message_larger_than_max_unacked_passes() {
 
 #[tokio::test]
 async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
-    const EVENTS: usize = 128;
+    const EVENTS: usize = 64;
+    const LATE: usize = 10;
     const PADDING: usize = 256 * KIB;
-    /// Of 32 MiB that wait; the rest is what sockets and allocators keep.
-    const ROOM: usize = 16 * MIB;
+    /// Of 16 MiB that wait; what is not `max_unacked` is for buffers and allocators.
+    const ROOM: usize = 8 * MIB;
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
     let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
     let tap = Proxy::to(broker.plain_port()).await;
-    // Longer than the broker takes for all of it on a busy machine: its answer to a ping queues
-    // up behind the messages.
-    let config = Config::new(&broker, &database)
-        .plain(tap.port())
-        .set("mqtt.keep_alive", "3s")
-        .set("mqtt.max_unacked", "4MiB");
+    let config = Config::new(&broker, &database).plain(tap.port()).set("mqtt.max_unacked", "2MiB");
     let mut bridge = Bridge::ready(&config).await;
     pass_through(&broker, &database, 10).await;
     let before = bridge.memory();
     postgres.stop().await;
     publish_padded(&broker, &ItemEvent::series(TENANT, EVENTS), PADDING).await;
     bridge.until_logged(&["WARN", "mqtt.max_unacked is reached"]).await;
-    until_received(&bridge, EVENTS + 10).await;
-    until_pinged(&tap).await;
+    // What comes now is read and dropped: it stays with the broker.
+    publish_padded(&broker, &ItemEvent::series(TENANT, LATE), 0).await;
+    until_received(&bridge, 10 + EVENTS + LATE).await;
     assert_eq!(tap.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
-    assert_eq!(broker.log().count("has exceeded timeout"), 0);
     let unacked = bridge.count("centiloc_bridge_unacked", "").await.unwrap();
-    assert!((1..=16).contains(&unacked), "{unacked} messages of 256 KiB are held in 4 MiB");
+    assert!((1..=8).contains(&unacked), "{unacked} messages of 256 KiB are held in 2 MiB");
     let grown = bridge.memory().saturating_sub(before);
     assert!(grown < ROOM, "memory grew by {grown} bytes");
     postgres.start().await;
-    until_stored_within(2 * SOON, &database, EVENTS + 10).await;
+    until_stored_within(2 * SOON, &database, 10 + EVENTS + LATE).await;
     bridge.assert_running();
     until_count(&bridge, "centiloc_bridge_duplicates_total", "", 0).await;
 }
@@ -140,7 +136,7 @@ async fn polling_never_pauses_while_the_database_hangs() {
     let tap = Tap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database)
         .plain(tap.proxy.port())
-        .set("mqtt.keep_alive", "1s")
+        .set("mqtt.keep_alive", "2s")
         .set("database.statement_timeout", "2s")
         .set("database.url", url);
     let mut bridge = Bridge::ready(&config).await;

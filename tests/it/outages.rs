@@ -41,10 +41,10 @@ async fn postgresql_restarted_in_the_middle_of_a_batch_loses_and_doubles_nothing
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     platform.publish_protobuf(&events[..30]).await;
     lock.until_waited_for().await;
-    // Ends the bridge's statement and our lock alike.
+    // Ends the bridge's statement and our lock, in whatever order: the batch may yet be committed,
+    // and what the tap sees acknowledged is looked up in the database.
     postgres.stop().await;
     drop(lock);
-    assert_eq!(rig.tap.pubacks(), 0);
     postgres.start().await;
     platform.publish_protobuf(&events[30..]).await;
     rig.until_acked(60).await;

@@ -8,9 +8,16 @@ use std::io;
 
 use super::cause::{IoCause, lookup_detail};
 use super::{Context, Failure, FailureKind};
+use crate::config::Proxy;
 
 /// How the proxy library introduces the status of a refusal.
 const STATUS: &str = "The HTTP code is not equal 200: ";
+
+/// The proxy itself could not be reached.
+pub(super) fn first_hop(proxy: &Proxy, error: &io::Error) -> Failure {
+    let name = format!("the proxy {}:{}", proxy.host, proxy.port);
+    Failure::new(FailureKind::Proxy, unreachable(&name, error))
+}
 
 pub(super) fn explain(context: &Context<'_>, error: &(dyn Error + 'static)) -> Failure {
     let proxy = match &context.mqtt.proxy {

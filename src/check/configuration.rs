@@ -1,0 +1,106 @@
+//! The configuration itself: what is refused, what is remarked on, and the modes of the files that
+//! hold secrets.
+
+use std::path::PathBuf;
+
+use crate::config::{Loaded, Problems, Setting};
+use crate::credentials::files::exposure_of;
+use crate::credentials::preflight::{Check, Status};
+
+const NAME: &str = "configuration";
+
+/// What a remark expects instead, found by words of the remark.
+const EXPECTED: [(&str, &str); 6] = [
+    ("white space", "a secret without white space at either end"),
+    ("sslmode", "sslmode=verify-full, which proves which server answers"),
+    ("admin.listen", "a loopback address"),
+    ("travel readable", "TLS"),
+    ("requires a user name", "both, as Centiloc hands them out"),
+    ("environment variable", "two underscores between the parts of a name"),
+];
+
+/// Settings that hold a secret, and the one that names a file for it.
+const SECRETS: [(&str, &str); 2] =
+    [("mqtt.password", "mqtt.password_file"), ("database.url", "database.url_file")];
+
+/// Stands for a secret in what is shown of a setting.
+const REDACTED: &str = "***";
+
+/// Every problem of a configuration that is refused.
+pub fn refused(problems: &Problems) -> Vec<Check> {
+    let line = |problem: &crate::config::Problem| {
+        let place = problem.origin.as_ref().map(|at| format!(" ({at})")).unwrap_or_default();
+        let found = format!("{}{place}: found {}", problem.subject, problem.found);
+        Check::trouble(NAME, Status::Failed, found, &problem.expected, &problem.cure)
+    };
+    problems.list.iter().map(line).collect()
+}
+
+/// A configuration that may be run.
+pub(super) fn accepted(loaded: &Loaded) -> Vec<Check> {
+    // Said with more detail under a name of its own.
+    let warnings = loaded.warnings.iter().filter(|text| !text.contains("decode.proto_file"));
+    let mut checks: Vec<Check> = warnings.map(|warning| remark(warning)).collect();
+    if checks.is_empty() {
+        checks.push(Check::ok(NAME, source(loaded)));
+    }
+    let (client_id, tenant) = (&loaded.config.mqtt.client_id, &loaded.config.tenant);
+    let found = format!("{client_id:?} begins with the tenant {tenant:?}");
+    checks.push(Check::ok("client_id", found));
+    checks.extend(secret_files(loaded).into_iter().map(|(what, path)| mode(what, &path)));
+    checks
+}
+
+fn source(loaded: &Loaded) -> String {
+    match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "no file, only defaults and the environment".to_owned(),
+    }
+}
+
+fn remark(warning: &str) -> Check {
+    let expected = EXPECTED.iter().find(|(words, _)| warning.contains(words));
+    let expected = expected.map_or("nothing to remark on", |(_, expected)| expected);
+    let see = "see docs/configuration.md";
+    super::from_sentence(NAME, Status::Warning, warning, expected, see)
+}
+
+/// Files that secrets were read from, each once.
+fn secret_files(loaded: &Loaded) -> Vec<(&'static str, PathBuf)> {
+    let setting = |key| loaded.settings.iter().find(|setting| setting.key == key);
+    let mut files = Vec::new();
+    for (inline, named) in SECRETS {
+        let (Some(inline), Some(named)) = (setting(inline), setting(named)) else { continue };
+        // A secret out of a file is shown with the place that names the file.
+        match path_of(named).filter(|_| inline.origin == named.origin) {
+            Some(path) => files.push(("secret file", path)),
+            None => files.extend(in_place(loaded, inline)),
+        }
+    }
+    files.extend(setting("mqtt.proxy").and_then(|proxy| in_place(loaded, proxy)));
+    files.dedup();
+    files
+}
+
+/// The configuration file, if it holds the secret itself.
+fn in_place(loaded: &Loaded, setting: &Setting) -> Option<(&'static str, PathBuf)> {
+    let file = loaded.file.clone()?;
+    let name = file.file_name()?.to_string_lossy().into_owned();
+    let there = setting.origin.as_str().starts_with(&format!("{name}:"));
+    (there && setting.shown.contains(REDACTED))
+        .then_some(("configuration file, which holds a secret,", file))
+}
+
+/// The path that a setting is shown as, out of its TOML.
+fn path_of(setting: &Setting) -> Option<PathBuf> {
+    let table: toml::Table = format!("path = {}", setting.shown).parse().ok()?;
+    table["path"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn mode(what: &str, path: &std::path::Path) -> Check {
+    let name = "secret_file_mode";
+    match exposure_of(what, path) {
+        None => Check::ok(name, format!("nobody can read {} who should not", path.display())),
+        Some(note) => Check::from_sentence(name, Status::Warning, &note, "mode 0600 or 0400"),
+    }
+}

@@ -1,0 +1,176 @@
+//! What a machine of the tests cannot be made to show: servers of other kinds and clocks that are off.
+
+use std::path::Path;
+
+use time::macros::datetime;
+
+use super::database::{clock, of_server, partitions};
+use super::*;
+use crate::credentials::testing::{Files, Leaf, Pki};
+use crate::store::inspect::{Coverage, Place, Rights, Server};
+
+fn server() -> Server {
+    Server {
+        database: "centiloc".into(),
+        role: "bridge".into(),
+        version: "15.4".into(),
+        version_number: 150_004,
+        encoding: "UTF8".into(),
+        in_recovery: false,
+        read_only: false,
+        fsync: true,
+        tls: Some(("TLSv1.3".into(), "TLS_AES_256_GCM_SHA384".into())),
+    }
+}
+
+fn remote() -> Place {
+    Place::Remote("db.example.com:5432".into())
+}
+
+/// Names and outcomes of the lines that are not ok; each of those must have a cure.
+fn troubles(checks: &[Check]) -> Vec<(&'static str, Status)> {
+    for check in checks {
+        let told = !check.what_to_do.is_empty() && !check.expected.is_empty();
+        assert_eq!(told, check.status != Status::Ok, "a trouble has a cure: {check:?}");
+    }
+    let bad = checks.iter().filter(|check| check.status != Status::Ok);
+    bad.map(|check| (check.name, check.status)).collect()
+}
+
+#[test]
+fn every_name_is_its_own_and_documented() {
+    let page = include_str!("../../docs/check.md");
+    for (place, name) in NAMES.iter().enumerate() {
+        assert!(!NAMES[..place].contains(name), "{name} twice");
+        assert!(page.contains(&format!("| `{name}` |")), "docs/check.md lacks {name}");
+    }
+    assert_eq!(page.lines().filter(|line| line.starts_with("| `")).count(), NAMES.len());
+}
+
+#[test]
+fn a_server_that_suits_passes_wherever_it_is() {
+    for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
+        assert_eq!(troubles(&of_server(&server(), &place)), []);
+        let plain = Server { tls: None, ..server() };
+        let expected: &[_] =
+            if place == remote() { &[("database_tls", Status::Warning)] } else { &[] };
+        assert_eq!(troubles(&of_server(&plain, &place)), expected, "{place:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_suit_is_named_for_each_reason() {
+    use Status::{Failed, Warning};
+    let cases = [
+        (Server { version_number: 130_012, ..server() }, "database_version", Failed),
+        (Server { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
+        (Server { in_recovery: true, read_only: true, ..server() }, "database_writable", Failed),
+        (Server { read_only: true, ..server() }, "database_writable", Failed),
+        (Server { fsync: false, ..server() }, "database_durability", Warning),
+    ];
+    for (server, name, status) in cases {
+        assert_eq!(troubles(&of_server(&server, &Place::Socket)), [(name, status)]);
+    }
+}
+
+#[test]
+fn clocks_may_differ_by_a_minute_and_the_wrong_direction_is_told() {
+    assert_eq!(troubles(&[clock(59.0), clock(-59.0)]), []);
+    let (fast, slow) = (clock(3600.0), clock(-3600.0));
+    assert!(fast.found.contains("3600.0 s ahead of the database's"), "{}", fast.found);
+    assert!(slow.found.contains("3600.0 s behind the database's"), "{}", slow.found);
+    let warned = ("database_clock", Status::Warning);
+    assert_eq!(troubles(&[fast, slow]), [warned, warned]);
+}
+
+#[test]
+fn a_machine_that_woke_up_in_1970_fails() {
+    let lost = super::clock::check(datetime!(1970-01-01 00:05 UTC));
+    assert_eq!(troubles(&[lost]), [("system_clock", Status::Failed)]);
+    assert_eq!(troubles(&[super::clock::check(datetime!(2026-11-22 12:00 UTC))]), []);
+}
+
+#[test]
+fn partitions_that_end_matter_only_to_a_role_that_can_make_none() {
+    let until = Some(datetime!(2027-01-01 00:00 UTC));
+    let owner = Rights { make_partitions: true, ..Rights::default() };
+    let warned = [("database_partitions", Status::Warning)];
+    for until in [until, None] {
+        let coverage = Coverage { until, in_default: 0 };
+        assert_eq!(troubles(&[partitions(&coverage, &owner)]), []);
+        assert_eq!(troubles(&[partitions(&coverage, &Rights::default())]), warned);
+    }
+    let many = partitions(&Coverage { until, in_default: 1000 }, &owner);
+    assert!(many.found.starts_with("1000 or more events"), "{}", many.found);
+    assert_eq!(troubles(&[many]), warned);
+}
+
+#[test]
+fn a_sentence_without_a_semicolon_still_ends_in_a_cure() {
+    let line = |sentence| from_sentence("spool", Status::Failed, sentence, "x", "see the log");
+    let colon = line("the broker refuses it: ask Centiloc support: it knows");
+    assert_eq!(colon.found, "the broker refuses it");
+    assert_eq!(colon.what_to_do, "ask Centiloc support: it knows");
+    assert_eq!(line("it broke; mend it: check it").what_to_do, "mend it: check it");
+    assert_eq!(line("it broke").what_to_do, "see the log");
+}
+
+fn load(folder: &Path, text: &str) -> Loaded {
+    let file = folder.join("config.toml");
+    std::fs::write(&file, text).unwrap();
+    crate::config::load(Some(&file), []).unwrap()
+}
+
+#[tokio::test]
+async fn every_remark_of_the_configuration_is_a_warning_that_says_what_was_expected() {
+    let files = Files::new();
+    let issued = Pki::new().issue(&Leaf::client("acme"));
+    files.write("tls-cert.pem", &issued.pem);
+    files.write("private-key.pem", issued.key.to_sec1_pem().as_str());
+    files.write("password", "two line ends\n\n");
+    let text = "tenant = \"acme\"\nadmin.listen = \"0.0.0.0:0\"\n\
+         [mqtt]\nhost = \"broker.example.com\"\nusername = \"u\"\npassword_file = \"password\"\n\
+         [mqtt.tls]\nenabled = false\nallow_plaintext = true\n\
+         [database]\nurl = \"postgres://u:p@db.example.com/d\"\n";
+    let loaded = load(files.dir(), text);
+    let checks = configuration::accepted(&loaded);
+    let remarks: Vec<_> = checks.iter().filter(|c| c.name == "configuration").collect();
+    assert_eq!(remarks.len(), loaded.warnings.len() - 1, "all but the schema's: {remarks:#?}");
+    for remark in remarks {
+        assert_eq!(remark.status, Status::Warning);
+        assert_ne!(remark.expected, "nothing to remark on", "{remark:?}");
+        assert_ne!(remark.what_to_do, "see docs/configuration.md", "{remark:?}");
+    }
+}
+
+#[test]
+fn the_modes_of_the_files_that_hold_secrets_are_looked_at_and_of_no_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new();
+    files.write("password", "secret");
+    let tls = "[mqtt.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+    let modes = |text: String, open: &str| {
+        let loaded = load(files.dir(), &text);
+        let mode = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(files.path(open), mode).unwrap();
+        let checks = configuration::accepted(&loaded).into_iter();
+        checks.filter(|c| c.name == "secret_file_mode").map(|c| (c.found, c.status)).collect()
+    };
+    let named = format!(
+        "tenant = \"acme\"\n[mqtt]\nusername = \"u\"\npassword_file = \"password\"\n{tls}\
+         [database]\nurl = \"postgres://u@localhost/d\"\n"
+    );
+    let found: Vec<_> = modes(named, "password");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].0.contains("password is open to every user"), "{found:?}");
+    assert_eq!(found[0].1, Status::Warning);
+    let in_place = format!(
+        "tenant = \"acme\"\n[mqtt]\nusername = \"u\"\npassword = \"p\"\n{tls}\
+         [database]\nurl = \"postgres://u:p@localhost/d\"\n"
+    );
+    let found: Vec<_> = modes(in_place, "config.toml");
+    assert_eq!(found.len(), 1, "one file, one line: {found:?}");
+    assert!(found[0].0.contains("config.toml is open to every user"), "{found:?}");
+    let none = format!("tenant = \"acme\"\n{tls}[database]\nurl = \"postgres://u@localhost/d\"\n");
+    assert_eq!(modes(none, "config.toml"), Vec::<(String, Status)>::new());
+}

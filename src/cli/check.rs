@@ -1,0 +1,148 @@
+//! `check`: every line an operator wants to see before starting the service.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::ConfigArgs;
+use super::status::printable;
+use crate::check::{self, Check, NAMES, NotChecked, Report, Status};
+use crate::config::{Loaded, Problems};
+use crate::exit;
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Look at this machine only: neither broker nor database is asked
+    #[arg(long)]
+    offline: bool,
+    /// Write one JSON document, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code 0, or 1 where anything failed.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut screen = Screen::new(args.json);
+    let mut report = Report::default();
+    match args.config.load() {
+        Err(problems) => screen.show(&mut report, of_refused(&problems))?,
+        Ok(loaded) => of_accepted(&loaded, args.offline, &mut screen, &mut report).await?,
+    }
+    screen.finish(&report)?;
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+fn of_refused(problems: &Problems) -> Report {
+    let because = "the configuration is refused";
+    let rest = NAMES.iter().filter(|name| **name != "configuration");
+    let not_checked = rest.map(|name| NotChecked { name, because: because.to_owned() }).collect();
+    Report { checks: check::refused(problems), not_checked }
+}
+
+async fn of_accepted(
+    loaded: &Loaded,
+    offline: bool,
+    screen: &mut Screen,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    screen.show(report, check::local(loaded, OffsetDateTime::now_utc()).await)?;
+    let rest =
+        if offline { check::offline(&loaded.config) } else { check::online(&loaded.config).await };
+    screen.show(report, rest)
+}
+
+/// Where the lines go: at once for a person, at the end for a program.
+struct Screen {
+    json: bool,
+    colours: bool,
+}
+
+impl Screen {
+    fn new(json: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { json, colours: !json && wanted && io::stdout().is_terminal() }
+    }
+
+    fn show(&mut self, report: &mut Report, part: Report) -> anyhow::Result<()> {
+        if !self.json {
+            let text: String = part.checks.iter().map(|check| lines(check, self.colours)).collect();
+            print(&text)?;
+        }
+        report.append(part);
+        Ok(())
+    }
+
+    fn finish(&self, report: &Report) -> anyhow::Result<()> {
+        if self.json { print(&document(report)?) } else { print(&summary(report)) }
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")
+}
+
+fn document(report: &Report) -> anyhow::Result<String> {
+    let document = json!({
+        "passed": report.passed(),
+        "ok": report.count(Status::Ok),
+        "warnings": report.count(Status::Warning),
+        "failed": report.count(Status::Failed),
+        "checks": report.checks,
+        "not_checked": report.not_checked,
+    });
+    Ok(serde_json::to_string_pretty(&document).context("could not write JSON")? + "\n")
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::Warning => "warning",
+        Status::Failed => "failed",
+    }
+}
+
+/// ANSI colours: green, yellow, red.
+fn colour(status: Status) -> u8 {
+    match status {
+        Status::Ok => 32,
+        Status::Warning => 33,
+        Status::Failed => 31,
+    }
+}
+
+/// One line, and for a trouble what was expected and what to do below it.
+fn lines(check: &Check, colours: bool) -> String {
+    const STATUS_WIDTH: usize = "warning".len();
+    let name_width = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();
+    let indent = " ".repeat(STATUS_WIDTH + 2 + name_width + 2);
+    let status = format!("{:<STATUS_WIDTH$}", word(check.status));
+    let status =
+        if colours { format!("\u{1b}[{}m{status}\u{1b}[0m", colour(check.status)) } else { status };
+    let mut text = format!("{status}  {:<name_width$}  {}\n", check.name, printable(&check.found));
+    for (label, words) in [("expected", &check.expected), ("to do", &check.what_to_do)] {
+        if !words.is_empty() {
+            let _ = writeln!(text, "{indent}{label}: {}", printable(words));
+        }
+    }
+    text
+}
+
+fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    for group in report.not_checked.chunk_by(|a, b| a.because == b.because) {
+        let names: Vec<_> = group.iter().map(|line| line.name).collect();
+        let _ = writeln!(text, "not checked ({}): {}", group[0].because, names.join(", "));
+    }
+    let count = |status| report.count(status);
+    let (ok, warnings, failed) = (count(Status::Ok), count(Status::Warning), count(Status::Failed));
+    let _ = writeln!(text, "{ok} ok, {warnings} warnings, {failed} failed");
+    text
+}

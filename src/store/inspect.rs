@@ -1,0 +1,216 @@
+//! Looks at a database without changing anything in it: for `check`, before the service starts.
+
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
+
+use super::connect::Link;
+pub use super::connect::Place;
+use super::fault::Fault;
+use super::partitions::list_named;
+use super::schema::{self, SchemaError, Step};
+use super::write::bounded;
+use crate::config;
+
+/// The oldest server whose functions the schema uses (`date_bin` came with 14), as
+/// `server_version_num` counts.
+pub const OLDEST_SERVER: i32 = 140_000;
+
+/// Rows of the default partition are counted up to here: it matters whether there are any.
+pub const COUNTED: i64 = 1000;
+
+/// Privileges without which events cannot be written, by table.
+const TO_WRITE: [(&str, &[&str]); 7] = [
+    ("item_event", &["select", "insert"]),
+    ("item_state", &["select", "insert", "update"]),
+    ("board_event", &["select", "insert"]),
+    ("board_state", &["select", "insert", "update"]),
+    ("dead_letter", &["select", "insert", "update"]),
+    ("connection", &["select", "insert", "update"]),
+    ("gap", &["select", "insert"]),
+];
+
+/// Privileges without which nothing is deleted when its time is over, by table.
+const TO_DELETE: [(&str, &[&str]); 4] = [
+    ("item_event_default", &["select", "delete"]),
+    ("board_event", &["delete"]),
+    ("dead_letter", &["delete"]),
+    ("connection", &["delete"]),
+];
+
+/// An open connection to look through.
+#[derive(Debug)]
+pub struct Inspection {
+    conn: PgConnection,
+    limit: Duration,
+    /// Where the server is.
+    pub place: Place,
+}
+
+/// What the server is and says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `current_database()`.
+    pub database: String,
+    /// `current_user`.
+    pub role: String,
+    /// `server_version`, for a person.
+    pub version: String,
+    /// `server_version_num`.
+    pub version_number: i32,
+    /// Encoding of the database.
+    pub encoding: String,
+    /// A standby.
+    pub in_recovery: bool,
+    /// `transaction_read_only`.
+    pub read_only: bool,
+    /// Whether a COMMIT reaches the disk at all.
+    pub fsync: bool,
+    /// TLS version and cipher; `None` is a connection in the clear.
+    pub tls: Option<(String, String)>,
+}
+
+/// What the role may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "rights are granted independently")]
+pub struct Rights {
+    /// Schema `centiloc` exists.
+    pub schema_exists: bool,
+    /// CREATE on the database: may make the schema.
+    pub create_schema: bool,
+    /// USAGE on the schema.
+    pub use_schema: bool,
+    /// CREATE on the schema and owner of it: may migrate further.
+    pub migrate: bool,
+    /// May make partitions: CREATE on the schema, and owner of `item_event`.
+    pub make_partitions: bool,
+    /// Privileges that writing events needs and the role has not, such as "insert on gap".
+    pub missing_to_write: Vec<String>,
+    /// The same for deleting what is past its time.
+    pub missing_to_delete: Vec<String>,
+}
+
+/// The partitions of `item_event`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    /// Until when partitions reach from now on without a hole; `None` if none covers now.
+    pub until: Option<OffsetDateTime>,
+    /// Rows in the default partition, counted up to a thousand.
+    pub in_default: i64,
+}
+
+/// Connects, under the same settings as the service.
+pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
+    let link = Link::new(config)?;
+    let conn = link.open().await?;
+    Ok(Inspection { conn, limit: link.answer_within, place: link.place() })
+}
+
+/// Where the configured server is, without connecting.
+pub fn place(config: &config::Database) -> Result<Place, Fault> {
+    Ok(Link::new(config)?.place())
+}
+
+impl Inspection {
+    /// What the server says about itself.
+    pub async fn server(&mut self) -> Result<Server, Fault> {
+        const SQL: &str = "
+            select current_database()::text as database, current_user::text as role,
+                   current_setting('server_version') as version,
+                   current_setting('server_version_num')::integer as version_number,
+                   current_setting('server_encoding') as encoding,
+                   pg_is_in_recovery() as in_recovery,
+                   current_setting('transaction_read_only')::boolean as read_only,
+                   current_setting('fsync')::boolean as fsync,
+                   s.version as tls_version, s.cipher as tls_cipher
+              from (select) one
+              left join pg_stat_ssl s on s.pid = pg_backend_pid() and s.ssl";
+        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let tls: (Option<String>, Option<String>) =
+            (row.try_get("tls_version")?, row.try_get("tls_cipher")?);
+        Ok(Server {
+            database: row.try_get("database")?,
+            role: row.try_get("role")?,
+            version: row.try_get("version")?,
+            version_number: row.try_get("version_number")?,
+            encoding: row.try_get("encoding")?,
+            in_recovery: row.try_get("in_recovery")?,
+            read_only: row.try_get("read_only")?,
+            fsync: row.try_get("fsync")?,
+            tls: tls.0.map(|version| (version, tls.1.unwrap_or_default())),
+        })
+    }
+
+    /// Which migrations are applied.
+    pub async fn schema(&mut self) -> Result<Vec<Step>, SchemaError> {
+        schema::status(&mut self.conn, self.limit).await
+    }
+
+    /// What the role may do. Asks the catalogues alone, so that it needs no right itself.
+    pub async fn rights(&mut self) -> Result<Rights, Fault> {
+        const SQL: &str = "
+            select n.oid is not null as schema_exists,
+                   has_database_privilege(current_database(), 'create') as create_schema,
+                   coalesce(has_schema_privilege(n.oid, 'usage'), false) as use_schema,
+                   coalesce(has_schema_privilege(n.oid, 'create'), false) as create_in_schema,
+                   coalesce(pg_has_role(n.nspowner, 'usage'), false) as owns_schema,
+                   coalesce(pg_has_role(t.relowner, 'usage'), false) as owns_items
+              from (select) one
+              left join pg_namespace n on n.nspname = 'centiloc'
+              left join pg_class t on t.relnamespace = n.oid and t.relname = 'item_event'";
+        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let flag = |name: &str| row.try_get::<bool, _>(name);
+        let create_in_schema = flag("create_in_schema")?;
+        Ok(Rights {
+            schema_exists: flag("schema_exists")?,
+            create_schema: flag("create_schema")?,
+            use_schema: flag("use_schema")?,
+            migrate: create_in_schema && flag("owns_schema")?,
+            make_partitions: create_in_schema && flag("owns_items")?,
+            missing_to_write: self.missing(&TO_WRITE).await?,
+            missing_to_delete: self.missing(&TO_DELETE).await?,
+        })
+    }
+
+    /// Privileges that the role has not, on tables that exist.
+    async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, Fault> {
+        const SQL: &str = "
+            select format('%s on %s', w.privilege, w.relation)
+              from unnest($1::text[], $2::text[]) with ordinality w (relation, privilege, place)
+              join pg_class c on c.relname = w.relation
+              join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'centiloc'
+             where not has_table_privilege(c.oid, w.privilege)
+             order by w.place";
+        let (relations, privileges): (Vec<&str>, Vec<&str>) = wanted
+            .iter()
+            .flat_map(|(table, privileges)| privileges.iter().map(|p| (*table, *p)))
+            .unzip();
+        let query = sqlx::query_scalar(SQL).bind(relations).bind(privileges);
+        bounded(self.limit, query.fetch_all(&mut self.conn)).await
+    }
+
+    /// How far partitions reach. Needs the schema.
+    pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<Coverage, Fault> {
+        const DEFAULT: &str = "
+            select count(*)
+              from (select from centiloc.item_event_default limit $1) counted";
+        let mut ranges: Vec<_> = list_named(&mut self.conn, self.limit).await?;
+        ranges.sort_by_key(|named| named.range);
+        let mut until = None;
+        for named in &ranges {
+            if named.range.contains(until.unwrap_or(now)) {
+                until = Some(named.range.to);
+            }
+        }
+        let count = sqlx::query_scalar(DEFAULT).bind(COUNTED);
+        let in_default = bounded(self.limit, count.fetch_one(&mut self.conn)).await?;
+        Ok(Coverage { until, in_default })
+    }
+
+    /// How far this host's clock is ahead of the database's, seconds.
+    pub async fn clock_skew(&mut self) -> Result<f64, Fault> {
+        super::maintenance::skew(&mut self.conn, self.limit).await
+    }
+}

@@ -1,0 +1,248 @@
+//! What is wrong with the database, its schema and the role.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::{Duration, Instant};
+
+use super::{Bench, FAILED, OK, WARNING, Wrong, assert_table, check, good};
+use crate::support::bridge::{command, finish};
+use crate::support::config::Config;
+use crate::support::database::Database;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::postgres::{Postgres, ROLE};
+use crate::support::process::{Scratch, free_port};
+use crate::support::proxy::{Direction, Proxy};
+
+async fn migrated(bench: &Bench) -> Database {
+    migrated_in(Postgres::shared().await, bench).await
+}
+
+async fn migrated_in(postgres: &Postgres, bench: &Bench) -> Database {
+    let database = postgres.database().await;
+    migrate(&good(&bench.broker, &database)).await;
+    database
+}
+
+async fn migrate(config: &Config) {
+    let file = config.write();
+    let output = finish(command(["migrate".as_ref(), "-c".as_ref(), file.as_os_str()])).await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn each_reason_why_there_is_no_connection_is_told() {
+    let bench = Bench::new().await;
+    let url = |url: String| bench.config().set("database.url", url);
+    let wrong = url::Url::parse(&bench.database.url()).unwrap();
+    let (mut password, mut name) = (wrong.clone(), wrong);
+    password.set_password(Some("wrong")).unwrap();
+    name.set_path("nowhere");
+    assert_table(vec![
+        Wrong {
+            what: "no server on the port",
+            config: url(bench.database.url_at(free_port())),
+            lines: &[("database_connection", FAILED, "could not reach PostgreSQL")],
+        },
+        Wrong {
+            what: "wrong password",
+            config: url(password.into()),
+            lines: &[("database_connection", FAILED, "SQLSTATE 28P01")],
+        },
+        Wrong {
+            what: "no such database",
+            config: url(name.into()),
+            lines: &[("database_connection", FAILED, "SQLSTATE 3D000")],
+        },
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answering_ends_within_the_time_limit_and_hides_nothing() {
+    let bench = Bench::new().await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    proxy.stall(Direction::Down).await;
+    let config = bench.config().set("database.url", bench.database.url_at(proxy.port()));
+    let started = Instant::now();
+    let outcome = check(&config.set("mqtt.connect_timeout", "2s")).await;
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!(outcome.troubles(), [("database_connection", FAILED)]);
+    assert!(outcome.lines("database_connection")[0].1.contains("within 2 s"), "{outcome:#?}");
+    assert_eq!(outcome.lines("subscription").len(), 4);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_hold_every_text_or_takes_no_writes_fails() {
+    let bench = Bench::new().await;
+    let latin1 = Postgres::shared().await.database_with("encoding 'LATIN1'").await;
+    let read_only = Postgres::shared().await.database().await;
+    let name = read_only.name();
+    let set = format!("alter database {name} set default_transaction_read_only = on");
+    read_only.execute(&set).await;
+    assert_table(vec![
+        Wrong {
+            what: "encoding LATIN1",
+            config: good(&bench.broker, &latin1),
+            lines: &[("database_encoding", FAILED, "encoding is LATIN1")],
+        },
+        Wrong {
+            what: "read-only server",
+            config: good(&bench.broker, &read_only),
+            lines: &[("database_writable", FAILED, "read-only")],
+        },
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn pending_altered_and_newer_schemas_are_told_apart() {
+    let bench = Bench::new().await;
+    let (newer, altered) = (migrated(&bench).await, migrated(&bench).await);
+    newer
+        .execute(
+            "insert into centiloc._sqlx_migrations
+             select 9999, 'future', now(), true, checksum, 0 from centiloc._sqlx_migrations limit 1",
+        )
+        .await;
+    altered.execute("update centiloc._sqlx_migrations set checksum = 'x' where version = 1").await;
+    assert_table(vec![
+        Wrong {
+            what: "migrations pending and database.migrate false",
+            config: bench.config().set("database.migrate", false),
+            lines: &[("database_schema", FAILED, "migrations are pending")],
+        },
+        Wrong {
+            what: "schema of a newer program",
+            config: good(&bench.broker, &newer),
+            lines: &[("database_schema", FAILED, "has version 9999, newer than version")],
+        },
+        Wrong {
+            what: "a migration that was edited",
+            config: good(&bench.broker, &altered),
+            lines: &[("database_schema", FAILED, "migration 1 in the database differs")],
+        },
+    ])
+    .await;
+}
+
+/// A migrated database of the superuser's, in which the role has what `grants` gives. In a cluster
+/// of the test's own, because REASSIGN OWNED takes every database of the role.
+async fn owned_by_another(postgres: &Postgres, bench: &Bench, grants: &str) -> Database {
+    let database = migrated_in(postgres, bench).await;
+    let name = database.name();
+    database
+        .execute(&format!(
+            "alter database {name} owner to postgres; reassign owned by {ROLE} to postgres; {grants}"
+        ))
+        .await;
+    database
+}
+
+#[tokio::test]
+async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() {
+    const ALL: &str =
+        "grant select, insert, update, delete on all tables in schema centiloc to bridge";
+    const USAGE: &str = "grant usage on schema centiloc to bridge";
+    let bench = Bench::new().await;
+    let postgres = Postgres::own().await;
+    let fresh = postgres.database().await;
+    fresh.execute(&format!("alter database {} owner to postgres", fresh.name())).await;
+    let no_usage = owned_by_another(&postgres, &bench, "").await;
+    let no_gap = format!("{USAGE}; {ALL}; revoke insert on centiloc.gap from bridge");
+    let no_gap = owned_by_another(&postgres, &bench, &no_gap).await;
+    let no_delete = format!("{USAGE}; {ALL}; revoke delete on centiloc.connection from bridge");
+    let no_delete = owned_by_another(&postgres, &bench, &no_delete).await;
+    let no_owner = owned_by_another(&postgres, &bench, &format!("{USAGE}; {ALL}")).await;
+    let config = |database: &Database| good(&bench.broker, database);
+    assert_table(vec![
+        Wrong {
+            what: "a role that may not make the schema",
+            config: config(&fresh),
+            lines: &[("database_rights", FAILED, "may not make what the migrations make")],
+        },
+        Wrong {
+            what: "a role that may not use the schema",
+            config: config(&no_usage),
+            lines: &[("database_rights", FAILED, "may not use schema centiloc")],
+        },
+        Wrong {
+            what: "a role that may not write gaps",
+            config: config(&no_gap),
+            lines: &[
+                ("database_rights", FAILED, "lacks insert on gap"),
+                ("database_partitions", WARNING, "the role may make none"),
+            ],
+        },
+        Wrong {
+            what: "a role that may not delete old connections",
+            config: config(&no_delete),
+            lines: &[
+                ("database_rights", WARNING, "lacks delete on connection"),
+                ("database_partitions", WARNING, "the role may make none"),
+            ],
+        },
+        Wrong {
+            what: "a role that owns no table",
+            config: config(&no_owner),
+            lines: &[("database_partitions", WARNING, "the role may make none")],
+        },
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn events_in_the_default_partition_are_pointed_out() {
+    let bench = Bench::new().await;
+    let database = migrated(&bench).await;
+    let config = good(&bench.broker, &database);
+    assert_eq!(check(&config).await.troubles(), []);
+    database
+        .execute(
+            "insert into centiloc.item_event (momentum, event_id, received_at, tenant, uid, is_in)
+             values ('1999-01-01', gen_random_uuid(), now(), 'acme', 'u', true)",
+        )
+        .await;
+    assert_table(vec![Wrong {
+        what: "an event without a partition",
+        config,
+        lines: &[("database_partitions", WARNING, "1 events lie in item_event_default")],
+    }])
+    .await;
+}
+
+#[tokio::test]
+async fn tls_to_the_database_is_told_with_its_version() {
+    let broker = Mosquitto::start().await;
+    let folder = Scratch::new("pg-tls");
+    let (cert, key) = broker.authority().server().write(&folder, "server");
+    // PostgreSQL takes a key of root's if its own group alone may read it.
+    let mut postgres = Postgres::own_with(&[
+        "ssl = off",
+        &format!("ssl_cert_file = '{}'", cert.display()),
+        &format!("ssl_key_file = '{}'", key.display()),
+    ])
+    .await;
+    let data = folder.join("owner");
+    postgres.own_folder(&data);
+    let owner = std::fs::metadata(&data).unwrap();
+    for file in [&cert, &key] {
+        chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    postgres.execute("alter system set ssl = on").await;
+    postgres.stop().await;
+    postgres.start().await;
+    let database = postgres.database().await;
+    let url = format!(
+        "{}?sslmode=verify-full&sslrootcert={}",
+        database.url(),
+        broker.ca_file().display()
+    );
+    let outcome = check(&good(&broker, &database).set("database.url", url)).await;
+    assert_eq!(outcome.lines("database_tls")[0].0, OK, "{outcome:#?}");
+    assert!(outcome.ok("database_tls").starts_with("TLSv1.3, TLS_"), "{outcome:#?}");
+    assert_eq!(outcome.troubles(), []);
+    let wrong = good(&broker, &database).set("database.url", database.url_at(postgres.port()));
+    assert!(check(&wrong).await.ok("database_tls").starts_with("TLSv1.3"), "sslmode prefer");
+    let socket = good(&broker, &database).set("database.url", database.socket_url());
+    assert_eq!(check(&socket).await.ok("database_tls"), "not needed on a unix socket");
+}

@@ -1,0 +1,89 @@
+//! `check` beside a running bridge: the live session is not disturbed, and no message is taken.
+
+use std::cell::Cell;
+
+use super::{Bench, FAILED, check};
+use crate::support::bridge::Bridge;
+use crate::support::event::ItemEvent;
+use crate::support::expect::until_stored;
+use crate::support::mosquitto::TENANT;
+use crate::support::publisher::Publisher;
+
+/// Enough for several runs of `check` to fall into the stream.
+const EVENTS: usize = 6000;
+const RUNS: usize = 4;
+
+async fn connections(bench: &Bench) -> i64 {
+    bench.database.count("centiloc.connection").await
+}
+
+/// Publishes while `check` runs again and again; every event must come, on the same connection.
+async fn assert_undisturbed(
+    bench: &Bench,
+    bridge: &mut Bridge,
+    config: &crate::support::config::Config,
+) {
+    let publisher = Publisher::connect(&bench.broker).await;
+    let all_sent = Cell::new(false);
+    let publishing = async {
+        for events in ItemEvent::series(TENANT, EVENTS).chunks(50) {
+            publisher.publish_json(events).await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        all_sent.set(true);
+    };
+    let checking = async {
+        let mut beside = 0;
+        for _ in 0..RUNS {
+            let outcome = check(config).await;
+            assert_eq!(outcome.troubles(), [], "{outcome:#?}");
+            assert!(outcome.ok("admin_listen").contains("is served by the running bridge"));
+            assert!(outcome.ok("database_schema").starts_with("all "));
+            assert!(outcome.ok("database_partitions").starts_with("made ahead until"));
+            beside += usize::from(!all_sent.get());
+        }
+        assert!(beside > 0, "check never ran while events flowed");
+    };
+    tokio::join!(publishing, checking);
+    until_stored(&bench.database, EVENTS).await;
+    bridge.assert_running();
+    assert_eq!(connections(bench).await, 1, "the bridge had to connect again");
+    assert_eq!(bridge.count("centiloc_bridge_reconnects_total", "").await.unwrap_or(0), 0);
+    assert_eq!(bench.database.count("centiloc.gap").await, 0);
+}
+
+#[tokio::test]
+async fn the_live_session_keeps_its_connection_and_gets_every_event() {
+    let bench = Bench::new().await;
+    let config = bench.config();
+    let mut bridge = Bridge::ready(&config).await;
+    assert_undisturbed(&bench, &mut bridge, &config).await;
+    let other = config.set("mqtt.client_id", "acme-other");
+    let outcome = check(&other).await;
+    assert_eq!(outcome.troubles(), [("admin_listen", FAILED)]);
+    assert!(outcome.lines("admin_listen")[0].1.contains("\"acme-bridge\""), "{outcome:#?}");
+}
+
+#[tokio::test]
+async fn a_share_group_loses_no_message_to_check() {
+    let bench = Bench::new().await;
+    let config = bench.config().set("mqtt.share_group", "ward");
+    let mut bridge = Bridge::ready(&config).await;
+    assert_undisturbed(&bench, &mut bridge, &config).await;
+    let outcome = check(&config).await;
+    for (_, found) in outcome.lines("subscription") {
+        assert!(found.contains("asked without $share/acme-ward"), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn the_broker_knows_nothing_of_a_check_that_is_over() {
+    let bench = Bench::new().await;
+    assert_eq!(check(&bench.config()).await.troubles(), []);
+    let log = bench.broker.log();
+    let joined = log.find(&["New client connected", "acme-check-"]).expect("it connected");
+    // Mosquitto writes p2, c1: protocol 3.1.1, clean session.
+    assert!(joined.contains("(p2, c1"), "{joined}");
+    log.find(&["acme-check-", "disconnected."]).expect("it said DISCONNECT");
+    assert_eq!(log.find(&["acme-bridge"]), None, "the live session's client id was not used");
+}
