@@ -14,6 +14,7 @@ use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::peer::{Conversation, Delivery, FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
+use crate::support::rig::until_settled_in;
 use crate::support::subscriber::Subscriber;
 use crate::support::wait::{SOON, until_eq};
 
@@ -36,7 +37,7 @@ impl Stage {
         let mut bridge = Bridge::start(&config);
         let conversation = peer.subscribed(false).await;
         bridge.until_ready().await;
-        until_stored(&database, 0).await; // the tables are there
+        until_settled_in(&database).await;
         (Self { peer, database, bridge }, conversation)
     }
 

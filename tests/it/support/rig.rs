@@ -126,6 +126,13 @@ impl Onlooker {
     }
 }
 
+/// Waits until a new bridge has made the partitions that it makes at its start. Who locks tables
+/// before gets into each other's way with it.
+pub async fn until_settled_in(database: &Database) {
+    const PARTITIONS: &str = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
+    until_eq("the partitions ahead", SOON, 4, || database.count(PARTITIONS)).await;
+}
+
 /// A table that another session has locked: whoever wants to write to it waits.
 pub struct TableLock {
     session: PgConnection,
@@ -133,11 +140,9 @@ pub struct TableLock {
 }
 
 impl TableLock {
-    /// Locks `centiloc.<table>` of a bridge that is ready, once it has made the partitions that it
-    /// makes at its start: what waits afterwards are writes.
+    /// Locks `centiloc.<table>` of a bridge that has settled in: what waits afterwards are writes.
     pub async fn take(database: &Database, table: &str) -> Self {
-        const PARTITIONS: &str = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
-        until_eq("the partitions ahead", SOON, 4, || database.count(PARTITIONS)).await;
+        until_settled_in(database).await;
         let mut session = database.connect().await.expect("could not connect to lock a table");
         let sql = format!("begin; lock table centiloc.{table} in access exclusive mode");
         run(&mut session, &sql).await;
