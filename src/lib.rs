@@ -8,6 +8,8 @@
 //!    ^ MQTT                                      | COMMIT              | PUBACK
 //! ```
 //!
+//! With `spool.dir` set, [`spool`] stands between session and decode, and on the way back.
+//!
 //! [`run`] is the composition root: the only place that names more than one stage.
 
 pub mod admin;
@@ -26,6 +28,7 @@ pub mod run;
 pub mod session;
 pub mod signals;
 pub mod simulate;
+pub mod spool;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

@@ -5,22 +5,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::event::{Event, Reject};
 
 /// Numbers the connections of this process, so that a late acknowledgement can name the one it
 /// belongs to. A token of a dead connection is dropped: the broker redelivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// What delivers out of the spool. Connections to the broker are numbered from 1.
+    pub const SPOOL: Self = Self(0);
+}
 
 /// The right to acknowledge one delivery once it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AckToken {
     /// The connection that delivered it.
     pub connection: ConnectionId,
-    /// Its place in the order of receipt on that connection.
+    /// Its place in the order of receipt on that connection; the row of the spool.
     pub sequence: u64,
+}
+
+impl AckToken {
+    /// Whether what it belongs to is on disk already, and only to be deleted there.
+    pub fn is_spooled(self) -> bool {
+        self.connection == ConnectionId::SPOOL
+    }
 }
 
 /// Bytes and messages held in memory, from receipt until the last stage drops them.
@@ -28,6 +43,7 @@ pub struct AckToken {
 pub struct InFlight {
     bytes: AtomicUsize,
     messages: AtomicUsize,
+    freed: Notify,
 }
 
 impl InFlight {
@@ -39,6 +55,17 @@ impl InFlight {
     /// Messages held.
     pub fn messages(&self) -> usize {
         self.messages.load(Ordering::Acquire)
+    }
+
+    /// Waits until another `size` bytes are within `most`, or nothing is held. For one waiter.
+    pub async fn until_room_for(&self, size: usize, most: usize) {
+        loop {
+            let held = self.bytes();
+            if held == 0 || held.saturating_add(size) <= most {
+                return;
+            }
+            self.freed.notified().await;
+        }
     }
 
     /// Counts one message in; the hold counts it out when dropped.
@@ -60,6 +87,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.owner.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.owner.messages.fetch_sub(1, Ordering::AcqRel);
+        self.owner.freed.notify_one();
     }
 }
 
@@ -87,8 +115,8 @@ pub struct Message {
 pub enum Intake {
     /// A message.
     Message(Message),
-    /// Something about the connection itself.
-    Connection(ConnectionNews),
+    /// Something about the connection itself; with a token where it comes out of the spool.
+    Connection(ConnectionNews, Option<AckToken>),
 }
 
 /// What came out of decoding, in the order it went in.
@@ -99,36 +127,53 @@ pub enum Decoded {
     /// letter, its token an acknowledgement.
     Message(Message, Result<Event, Reject>),
     /// Passed through.
-    Connection(ConnectionNews),
+    Connection(ConnectionNews, Option<AckToken>),
+}
+
+/// Names one connection among those of all processes: what is told of it may be written down by a
+/// later process, out of the spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionName {
+    /// MQTT client identifier.
+    pub client_id: String,
+    /// The process: a fresh UUID per start.
+    pub instance: Uuid,
+    /// Which of its connections.
+    pub id: ConnectionId,
 }
 
 /// Facts about connections that are stored in `connection` and `gap`. They travel in line with
 /// the messages: whatever they say is durable before the first acknowledgement that follows.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ConnectionNews {
-    /// CONNACK was received and every filter granted.
+    /// CONNACK was received.
     Opened {
         /// Which connection.
-        id: ConnectionId,
+        connection: ConnectionName,
         /// When CONNACK came.
+        #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
         /// MQTT Session Present.
         session_present: bool,
         /// Topic filters subscribed to now.
         filters: Vec<String>,
+        /// Where this process spools, if it does: a later one may have to look there.
+        spool_dir: Option<String>,
     },
     /// Filters of earlier connections that the broker confirmed as unsubscribed.
     Unsubscribed {
         /// Which connection.
-        id: ConnectionId,
+        connection: ConnectionName,
         /// The filters.
         filters: Vec<String>,
     },
     /// The connection ended.
     Closed {
         /// Which connection.
-        id: ConnectionId,
+        connection: ConnectionName,
         /// When.
+        #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
         /// In a few words.
         reason: String,
@@ -138,11 +183,15 @@ pub enum ConnectionNews {
 }
 
 /// A row of `gap`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
-    /// Since when messages may be missing.
+    /// MQTT client identifier.
+    pub client_id: String,
+    /// Since when messages may be missing. Names the gap, with client and cause.
+    #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
     /// Until when; `None` while it lasts.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
     /// Why.
     pub cause: GapCause,
@@ -151,7 +200,8 @@ pub struct Gap {
 }
 
 /// The `cause` column of `gap`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GapCause {
     /// The broker no longer knew the session.
     SessionLost,
@@ -197,6 +247,13 @@ impl Committed {
     pub fn tokens(&self) -> &[AckToken] {
         &self.0
     }
+
+    /// The last of the spool's rows, if there are any, apart from what the broker delivered.
+    pub fn split(self) -> (Option<u64>, Self) {
+        let (spooled, delivered): (Vec<_>, Vec<_>) =
+            self.0.into_iter().partition(|token| token.is_spooled());
+        (spooled.iter().map(|token| token.sequence).max(), Self(delivered))
+    }
 }
 
 /// What the stages behind the session tell it.
@@ -204,6 +261,8 @@ impl Committed {
 pub enum Feedback {
     /// These may be acknowledged.
     Committed(Committed),
+    /// This is durable.
+    Noted(ConnectionNews),
     /// Filters of earlier connections that are no longer configured.
     Unsubscribe(Vec<String>),
 }

@@ -5,8 +5,8 @@ mod edge;
 mod reloader;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -27,17 +27,20 @@ use crate::reload::Source;
 use crate::session::Session;
 use crate::session::credentials::{Material, Sources};
 use crate::session::intake::{self, Door};
+use crate::session::memory::Memory;
 use crate::session::orders::Orders;
 use crate::session::renewal;
-use crate::session::shared::Shared;
+use crate::session::shared::{Process, Shared};
 use crate::signals::{Reloads, Signals, Stop};
+use crate::spool::leftover::LeftoverParts;
+use crate::spool::stage::SpoolParts;
 use crate::store::schema::SchemaError;
 use crate::store::writer::{self, Waits, WriterParts};
-use crate::store::{Condition, Identity, Store};
+use crate::store::{Condition, Store};
 use crate::supervisor::{Group, Outcome};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Heartbeat, Metrics};
-use crate::{topic, watchdog};
+use crate::{spool, topic, watchdog};
 
 /// Acknowledgements on their way back. The session always takes them, so few are enough; each
 /// holds a whole batch.
@@ -54,10 +57,16 @@ const REBUILD: Reconnect =
 /// How long the stages left over from a fallen pipeline may take to end.
 const TAKE_DOWN: Duration = Duration::from_secs(5);
 
+/// How often a stop looks whether everything is on disk.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// With everything on disk, how long a stop waits for what the database is just taking.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Everything that outlives a pipeline.
 struct Service {
     config: Config,
-    instance: Uuid,
+    process: Process,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
     condition: Arc<Condition>,
@@ -141,12 +150,17 @@ impl Service {
             keep_events: watch::Sender::new(config.retention.events),
             sources: watch::Sender::new(sources),
         };
+        let process = Process {
+            instance: Uuid::new_v4(),
+            spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
+            memory: Arc::new(Mutex::new(Memory::new(config.mqtt.queue_grace))),
+        };
         Ok(Self {
             dials,
             material,
             leadership: watch::Sender::new(Leadership::default()),
             heartbeat: Arc::default(),
-            instance: Uuid::new_v4(),
+            process,
             decoder,
             store,
             condition,
@@ -160,32 +174,56 @@ impl Service {
 
     fn start_pipeline(&self) -> Pipeline {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
-        let (intake_sender, intake_receiver) = intake::channel();
+        let (intake_sender, intake) = intake::channel();
         // One batch in the writer's hands and one decoded ahead.
         let room = (*self.dials.max_events.borrow()).max(LEAST_BATCH_ROOM) * 2;
-        let (decoded_sender, decoded_receiver) = mpsc::channel::<Decoded>(room);
-        let (feedback_sender, feedback_receiver) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
+        let (decoded_sender, decoded) = mpsc::channel::<Decoded>(room);
+        let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
+        let (stored, from_store) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
 
-        let mut group = Group::default();
-        let session = self.session(intake_sender, feedback_receiver, stop.clone());
-        group.spawn("session", async move {
-            session.run().await;
-            Ok(())
-        });
+        let mut pipeline =
+            Pipeline { group: Group::default(), stop: stop.clone(), abandon: abandon.clone() };
+        let session = self.session(intake_sender, from_stages, stop.clone());
+        pipeline.spawn("session", session.run());
+        let (rows, spooled) = spool::stage::channel();
         let decode = DecodeStage {
             decoder: Arc::clone(&self.decoder),
             max_packet_size: self.config.mqtt.max_packet_size,
             health: Arc::clone(&self.health),
         };
-        group.spawn("decode", async move {
-            decode.run(intake_receiver, decoded_sender).await;
-            Ok(())
-        });
-        group.spawn(
-            "store",
-            writer::run(self.writer(decoded_receiver, feedback_sender, abandon.clone())),
-        );
-        Pipeline { group, stop, abandon }
+        let client_id = self.config.mqtt.client_id.clone();
+        if let Some(config) = &self.config.spool {
+            let parts = SpoolParts {
+                config: config.clone(),
+                client_id,
+                intake,
+                decode: rows,
+                store: from_store,
+                session: to_session,
+                health: Arc::clone(&self.health),
+                metrics: Arc::clone(&self.metrics),
+                abandon: abandon.clone(),
+            };
+            pipeline.spawn("spool", spool::stage::run(parts));
+            pipeline.spawn("decode", decode.run([spooled], decoded_sender));
+        } else {
+            let parts = LeftoverParts {
+                client_id: client_id.clone(),
+                decode: rows,
+                store: from_store,
+                session: to_session,
+                stop,
+            };
+            let store = Arc::clone(&self.store);
+            let leftover = async move {
+                Box::pin(spool::leftover::run(parts, store.find_spool(&client_id))).await;
+            };
+            pipeline.spawn("spool", leftover);
+            pipeline.spawn("decode", decode.run([spooled, intake], decoded_sender));
+        }
+        let writer = writer::run(self.writer(decoded, stored, abandon));
+        pipeline.group.spawn("store", writer);
+        pipeline
     }
 
     fn session(
@@ -196,6 +234,7 @@ impl Service {
     ) -> Session {
         let mqtt = &self.config.mqtt;
         let shared = Shared::new(
+            self.process.clone(),
             self.config.tenant.clone(),
             mqtt.clone(),
             topic::filters(mqtt, &self.config.tenant),
@@ -220,11 +259,7 @@ impl Service {
     ) -> WriterParts {
         WriterParts {
             store: Arc::clone(&self.store),
-            identity: Identity {
-                client_id: self.config.mqtt.client_id.clone(),
-                instance: self.instance,
-                session_expiry: self.config.mqtt.session_expiry,
-            },
+            session_expiry: self.config.mqtt.session_expiry,
             migrate: self.config.database.migrate,
             decoded,
             feedback,
@@ -290,9 +325,8 @@ impl Service {
         pipeline.stop.cancel();
         let abandon = pipeline.abandon.clone();
         let finish = async {
-            // The last tenth is for the DISCONNECT.
             let last_call = async {
-                tokio::time::sleep(grace.mul_f64(0.9)).await;
+                self.until_last_call(grace).await;
                 abandon.cancel();
                 std::future::pending::<()>().await;
             };
@@ -302,7 +336,10 @@ impl Service {
             }
         };
         tokio::select! {
-            (_, in_time) = finish => self.report_drain(in_time && !abandon.is_cancelled()),
+            (_, in_time) = finish => {
+                let complete = self.all_is_safe() || !abandon.is_cancelled();
+                self.report_drain(in_time && complete)
+            }
             again = signals.stop() => {
                 tracing::warn!("stopping at once: what is not committed stays with the broker");
                 End::Forced(again)
@@ -310,9 +347,36 @@ impl Service {
         }
     }
 
+    /// Whether everything received is on disk, whatever becomes of the database.
+    fn all_is_safe(&self) -> bool {
+        self.config.spool.is_some() && self.in_flight.messages() == 0
+    }
+
+    /// Waits until the stages have had their time to finish. The last tenth of the grace is for the
+    /// DISCONNECT; and what the spool has need not wait for a database that does not answer.
+    async fn until_last_call(&self, grace: Duration) {
+        let safe = async {
+            while !self.all_is_safe() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            tokio::time::sleep(SETTLE).await;
+        };
+        tokio::select! {
+            () = safe => {}
+            () = tokio::time::sleep(grace.mul_f64(0.9)) => {}
+        }
+    }
+
     fn report_drain(&self, complete: bool) -> End {
         let left = self.in_flight.messages();
-        if complete {
+        let spooled = self.health.read(|s| s.spool.as_ref().map_or(0, |spool| spool.events));
+        if complete && spooled > 0 {
+            tracing::info!(
+                spooled,
+                "stopped: everything received is acknowledged; the next start goes on with what is \
+                 left in the spool"
+            );
+        } else if complete {
             tracing::info!("stopped: everything received is committed and acknowledged");
         } else {
             tracing::error!(
@@ -326,6 +390,13 @@ impl Service {
 }
 
 impl Pipeline {
+    fn spawn(&mut self, name: &'static str, stage: impl Future<Output = ()> + Send + 'static) {
+        self.group.spawn(name, async move {
+            stage.await;
+            Ok(())
+        });
+    }
+
     /// Ends what still runs of a fallen pipeline. Nothing is lost: what was not committed was
     /// not acknowledged.
     async fn take_down(&mut self) {

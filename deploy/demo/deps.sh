@@ -28,7 +28,7 @@ need cc build-essential
 need setpriv util-linux
 
 if ! command -v "$cargo" >/dev/null 2>&1; then
-    echo "Rust is missing: '$cargo' was not found. Install Rust 1.88 or newer: https://www.rust-lang.org/tools/install" >&2
+    echo "Rust is missing: '$cargo' was not found. Install Rust 1.89 or newer: https://www.rust-lang.org/tools/install" >&2
     exit 1
 fi
 [ "${#missing[@]}" -gt 0 ] || exit 0

@@ -28,8 +28,22 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Runs until the intake is closed and empty, or the next stage is gone.
-    pub async fn run(self, mut intake: mpsc::Receiver<Intake>, decoded: mpsc::Sender<Decoded>) {
+    /// Runs until every source is closed and empty, one after the other, or the next stage is gone.
+    pub async fn run<const N: usize>(
+        self,
+        sources: [mpsc::Receiver<Intake>; N],
+        decoded: mpsc::Sender<Decoded>,
+    ) {
+        for source in sources {
+            self.decode_all(source, &decoded).await;
+        }
+    }
+
+    async fn decode_all(
+        &self,
+        mut intake: mpsc::Receiver<Intake>,
+        decoded: &mpsc::Sender<Decoded>,
+    ) {
         let mut chunk = Vec::with_capacity(CHUNK);
         while intake.recv_many(&mut chunk, CHUNK).await > 0 {
             let clock = self.clock_trust();
@@ -39,7 +53,7 @@ impl Stage {
                         let outcome = self.decode(&message, clock);
                         Decoded::Message(message, outcome)
                     }
-                    Intake::Connection(news) => Decoded::Connection(news),
+                    Intake::Connection(news, token) => Decoded::Connection(news, token),
                 };
                 if decoded.send(next).await.is_err() {
                     return;

@@ -88,7 +88,7 @@ impl Service {
         LockParts {
             store: Arc::clone(&self.store),
             client_id: self.config.mqtt.client_id.clone(),
-            instance: self.instance,
+            instance: self.process.instance,
             leadership: self.leadership.clone(),
             stop,
         }
@@ -117,7 +117,7 @@ impl Service {
     fn admin(&self) -> AdminState {
         AdminState::new(
             &self.config,
-            self.instance,
+            self.process.instance,
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
             Arc::clone(&self.heartbeat),

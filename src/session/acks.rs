@@ -35,7 +35,17 @@ impl Acks {
 
     /// True when everything has been written.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.through_queue.is_none()
+        self.len() == 0
+    }
+
+    /// How many have not been written.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + usize::from(self.through_queue.is_some())
+    }
+
+    /// Drops what waits: the broker delivers again what it answers.
+    pub fn discard(&mut self) {
+        self.waiting.clear();
     }
 
     /// Ends rumqttc's `poll` if there is something to write.

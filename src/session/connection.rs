@@ -2,22 +2,23 @@
 //! event loop, the ledger, the packet ids. What was not acknowledged, the broker delivers again
 //! on the next one.
 
+mod acknowledging;
+mod receiving;
+mod subscribing;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use rumqttc::{
-    AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Incoming, Outgoing, Publish, QoS,
-};
+use rumqttc::{AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Incoming, Outgoing};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::acks::Acks;
-use super::intake::{Door, Gone, size_of};
-use super::ledger::{Answer, Ledger, Receipt};
+use super::intake::{Door, Gone};
+use super::ledger::Ledger;
 use super::orders::{Order, Orders};
 use super::shared::Shared;
-use super::subscription::{Verdict, at_qos1};
-use crate::message::{ConnectionId, ConnectionNews, Feedback, Gap, GapCause};
+use crate::message::{ConnectionId, ConnectionNews, Feedback};
 use crate::telemetry::health::Phase;
 
 /// How often figures are refreshed and time-outs looked at.
@@ -121,6 +122,8 @@ pub struct Connection<'a> {
     unsubscribing: VecDeque<String>,
     /// Size of the message that found no room; the ledger is sealed since.
     no_room_for: Option<usize>,
+    /// Deliveries that were not let in, since the ledger was sealed.
+    refused: usize,
     /// QoS-0 messages dropped for want of room: since when, and how many. A loss, written down
     /// once there is room again.
     dropped_qos0: Option<(OffsetDateTime, u64)>,
@@ -158,11 +161,14 @@ impl<'a> Connection<'a> {
             subscription: Subscription::NotAsked,
             unsubscribing: VecDeque::new(),
             no_room_for: None,
+            refused: 0,
             dropped_qos0: None,
             renewing: None,
             goodbye: None,
         };
         let end = connection.drive(event_loop, feedback, orders).await;
+        shared.memory().hold.disconnected(Instant::now());
+        shared.health.update(|snapshot| snapshot.session.connection = None);
         let uptime = connection.opened.map(|opened| opened.elapsed());
         connection.publish_figures(true);
         let _ = connection.write_down_dropped_qos0(0);
@@ -188,8 +194,7 @@ impl<'a> Connection<'a> {
                 }
                 news = feedback.recv(), if !drained => {
                     drained = news.is_none();
-                    self.apply_feedback(news);
-                    Ok(())
+                    self.apply_feedback(news)
                 }
                 order = orders.next(self.door.is_some()) => self.obey(order),
                 _ = tick.tick() => self.look_at_the_clock(),
@@ -258,8 +263,10 @@ impl<'a> Connection<'a> {
         while let Some(event) = event_loop.state.events.pop_front() {
             self.apply(event)?;
         }
-        let written = self.acks.write(event_loop).await.map_err(End::failed)?;
-        self.shared.metrics.acks.inc_by(written);
+        if self.acks_may_leave() {
+            let written = self.acks.write(event_loop).await.map_err(End::failed)?;
+            self.acknowledged(written)?;
+        }
         self.publish_figures(false);
         Ok(())
     }
@@ -271,7 +278,8 @@ impl<'a> Connection<'a> {
             Event::Incoming(Incoming::SubAck(suback)) => self.apply_suback(&suback.return_codes),
             Event::Incoming(Incoming::UnsubAck(_)) => self.apply_unsuback(),
             Event::Outgoing(outgoing) => {
-                self.shared.metrics.acks.inc_by(self.acks.seen_leaving(&outgoing));
+                let left = self.acks.seen_leaving(&outgoing);
+                self.acknowledged(left)?;
                 if let Outgoing::Disconnect = outgoing { Err(self.goodbye_said()) } else { Ok(()) }
             }
             Event::Incoming(_) => Ok(()),
@@ -287,106 +295,11 @@ impl<'a> Connection<'a> {
             session_present,
             "the broker accepted the connection"
         );
-        self.shared.metrics.session_present.set(i64::from(session_present));
-        self.shared.health.update(|s| s.session.session_present = session_present);
-        door.announce(ConnectionNews::Opened {
-            id: self.id,
-            at: OffsetDateTime::now_utc(),
-            session_present,
-            filters: self.shared.filters.clone(),
-        })?;
+        door.announce(self.shared.opened(self.id, session_present))?;
+        if let Some(gap) = self.shared.memory().unsaid_gap() {
+            door.announce(ConnectionNews::Gap(gap))?;
+        }
         self.subscribe()
-    }
-
-    fn subscribe(&mut self) -> Result<(), End> {
-        self.subscription = Subscription::Asked(Instant::now());
-        self.client
-            .try_subscribe_many(at_qos1(&self.shared.filters))
-            .map_err(|error| End::Protocol(format!("SUBSCRIBE could not be sent: {error}")))
-    }
-
-    fn apply_suback(&mut self, codes: &[rumqttc::SubscribeReasonCode]) -> Result<(), End> {
-        let verdict = Verdict::new(&self.shared.filters, codes).map_err(End::Protocol)?;
-        let problem = verdict.problem();
-        if verdict.granted.is_empty() && verdict.lowered.is_empty() {
-            return Err(End::NotAuthorized(problem.unwrap_or_default()));
-        }
-        if let Some(problem) = &problem {
-            self.subscription = Subscription::Partial(Instant::now());
-            tracing::error!(problem, "not every subscription was granted at QoS 1");
-        } else {
-            self.subscription = Subscription::Granted;
-            tracing::info!(filters = ?verdict.granted, "subscribed at QoS 1");
-        }
-        self.shared.metrics.connected.set(i64::from(problem.is_none()));
-        self.shared.enter(Phase::Subscribed, problem);
-        self.shared.health.update(|s| {
-            s.session.filters = verdict.granted.iter().chain(&verdict.lowered).cloned().collect();
-        });
-        Ok(())
-    }
-
-    fn apply_unsuback(&mut self) -> Result<(), End> {
-        let Some(filter) = self.unsubscribing.pop_front() else { return Ok(()) };
-        tracing::info!(filter, "unsubscribed from a filter that is no longer configured");
-        if let Some(door) = self.door.as_ref() {
-            door.announce(ConnectionNews::Unsubscribed { id: self.id, filters: vec![filter] })?;
-        }
-        Ok(())
-    }
-
-    fn apply_publish(&mut self, publish: Publish) -> Result<(), End> {
-        let received_at = OffsetDateTime::now_utc();
-        self.shared.count_received(&publish, received_at);
-        let Some(door) = self.door.as_ref() else { return Ok(()) };
-        let size = size_of(&publish);
-        let answer = match publish.qos {
-            QoS::AtMostOnce => return self.take_unacknowledged(publish, received_at),
-            QoS::AtLeastOnce => Answer::Puback(publish.pkid),
-            QoS::ExactlyOnce => Answer::Pubrec(publish.pkid),
-        };
-        if !self.ledger.is_sealed() && !door.has_room_for(size) {
-            self.ledger.seal();
-            self.no_room_for = Some(size);
-            self.shared.warn_of_full_memory(self.id);
-        }
-        match self.ledger.receive(answer, Instant::now()) {
-            Receipt::New(token) => Ok(door.admit(publish, Some(token), received_at)?),
-            Receipt::Repeated | Receipt::Refused => Ok(()),
-        }
-    }
-
-    /// QoS 0: nobody repeats it, so it passes the ledger by.
-    fn take_unacknowledged(
-        &mut self,
-        publish: Publish,
-        received_at: OffsetDateTime,
-    ) -> Result<(), End> {
-        self.shared.warn_of_qos0(&publish.topic);
-        match self.door.as_ref() {
-            Some(door) if door.has_room_for(size_of(&publish)) => {
-                door.admit(publish, None, received_at)?;
-            }
-            _ => self.dropped_qos0.get_or_insert((received_at, 0)).1 += 1,
-        }
-        Ok(())
-    }
-
-    fn apply_feedback(&mut self, feedback: Option<Feedback>) {
-        match feedback {
-            Some(Feedback::Committed(committed)) => {
-                self.ledger.commit(committed.tokens(), self.acks.queue());
-                self.acks.wake(&self.client);
-            }
-            Some(Feedback::Unsubscribe(filters)) if self.opened.is_some() => {
-                for filter in filters {
-                    if self.client.try_unsubscribe(&filter).is_ok() {
-                        self.unsubscribing.push_back(filter);
-                    }
-                }
-            }
-            Some(Feedback::Unsubscribe(_)) | None => {}
-        }
     }
 
     /// Closes the door, so that the stages behind finish what they hold and then the feedback
@@ -402,6 +315,7 @@ impl<'a> Connection<'a> {
 
     fn look_at_the_clock(&mut self) -> Result<(), End> {
         self.publish_figures(false);
+        self.note_hold()?;
         if self.goodbye.as_ref().is_some_and(|(since, _)| since.elapsed() > GOODBYE_WITHIN) {
             return Err(self.goodbye_said());
         }
@@ -421,20 +335,6 @@ impl<'a> Connection<'a> {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Announces what was dropped, once `size` bytes have room again.
-    fn write_down_dropped_qos0(&mut self, size: usize) -> Result<(), Gone> {
-        let Some(door) = self.door.as_ref().filter(|door| door.has_recovered_for(size)) else {
-            return Ok(());
-        };
-        let Some((started_at, count)) = self.dropped_qos0.take() else { return Ok(()) };
-        door.announce(ConnectionNews::Gap(Gap {
-            started_at,
-            ended_at: Some(OffsetDateTime::now_utc()),
-            cause: GapCause::Backpressure,
-            detail: format!("{count} QoS-0 messages were dropped: mqtt.max_unacked was reached"),
-        }))
     }
 
     fn publish_figures(&self, ended: bool) {

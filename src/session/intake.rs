@@ -75,7 +75,7 @@ impl Door {
 
     /// Passes news on.
     pub fn announce(&self, news: ConnectionNews) -> Result<(), Gone> {
-        self.send(Intake::Connection(news))
+        self.send(Intake::Connection(news, None))
     }
 
     fn send(&self, intake: Intake) -> Result<(), Gone> {

@@ -1,22 +1,37 @@
 //! What every connection of the session uses: settings, figures, and the things said only once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use rumqttc::Publish;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::failure::FailureKind;
 use super::intake::Door;
+use super::memory::Memory;
 use crate::config::Mqtt;
-use crate::message::{ConnectionId, ConnectionNews};
+use crate::message::{ConnectionId, ConnectionName, ConnectionNews, GapCause};
 use crate::telemetry::health::{CertificateHealth, Phase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
+/// What the process is known by, and what outlives its pipelines.
+#[derive(Clone)]
+pub struct Process {
+    /// A fresh UUID per start.
+    pub instance: Uuid,
+    /// Where it spools, if it does.
+    pub spool_dir: Option<String>,
+    /// What is not to be forgotten.
+    pub memory: Arc<Mutex<Memory>>,
+}
+
 /// Settings and figures, the same for all connections.
 pub struct Shared {
+    process: Process,
     /// The tenant.
     pub tenant: String,
     /// Section `mqtt`.
@@ -27,6 +42,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// State as seen from outside.
     pub health: Arc<Health>,
+    /// Whether a connection of this pipeline was.
+    opened_before: AtomicBool,
     qos0_seen: AtomicBool,
     /// The counter of the topic seen last, to spare the registry's lock.
     last_counter: Mutex<Option<(ReceivedLabels, Counter)>>,
@@ -35,6 +52,7 @@ pub struct Shared {
 impl Shared {
     /// Nothing said yet.
     pub fn new(
+        process: Process,
         tenant: String,
         mqtt: Mqtt,
         filters: Vec<String>,
@@ -43,14 +61,66 @@ impl Shared {
     ) -> Self {
         show_from_the_start(&metrics, &filters);
         Self {
+            process,
             tenant,
             mqtt,
             filters,
             metrics,
             health,
+            opened_before: AtomicBool::new(false),
             qos0_seen: AtomicBool::new(false),
             last_counter: Mutex::default(),
         }
+    }
+
+    /// What is not to be forgotten.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Each change is whole, also after a panic of its caller.
+        self.process.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names a connection of this process.
+    pub fn name(&self, id: ConnectionId) -> ConnectionName {
+        let client_id = self.mqtt.client_id.clone();
+        ConnectionName { client_id, instance: self.process.instance, id }
+    }
+
+    /// CONNACK came.
+    pub fn opened(&self, id: ConnectionId, session_present: bool) -> ConnectionNews {
+        let connection = self.name(id);
+        let first = !self.opened_before.swap(true, Ordering::Relaxed);
+        self.metrics.session_present.set(i64::from(session_present));
+        self.health.update(|snapshot| {
+            snapshot.session.session_present = session_present;
+            snapshot.session.connection = Some(connection.clone());
+        });
+        ConnectionNews::Opened {
+            connection,
+            at: OffsetDateTime::now_utc(),
+            session_present: self.memory().opened(first, session_present),
+            filters: self.filters.clone(),
+            spool_dir: self.process.spool_dir.clone(),
+        }
+    }
+
+    /// Acknowledgements have been held for `held`: what that is written down as.
+    pub fn describe_hold(&self, held: Duration, unacked: usize) -> (GapCause, String) {
+        let why = self.health.read(|snapshot| match &snapshot.spool {
+            Some(spool) => spool.problem.clone(),
+            None => snapshot.database.problem.clone(),
+        });
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        let cause = match self.process.spool_dir {
+            Some(_) => GapCause::SpoolFull,
+            None => GapCause::Backpressure,
+        };
+        let detail = format!(
+            "nothing could be acknowledged for {} s with {unacked} messages un-acknowledged{why}. \
+             A broker keeps a bounded number of further messages meanwhile; whether it dropped any, \
+             it does not say, so this may be a false alarm",
+            held.as_secs(),
+        );
+        (cause, detail)
     }
 
     /// Enters a phase of the session, with what is wrong in it.
@@ -68,7 +138,7 @@ impl Shared {
     /// Counts one PUBLISH.
     pub fn count_received(&self, publish: &Publish, at: OffsetDateTime) {
         let qos = publish.qos as u8;
-        let mut last = self.last_counter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.last_counter.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_ref() {
             Some((labels, counter)) if labels.topic == publish.topic && labels.qos == qos => {
                 counter.inc();
@@ -117,7 +187,8 @@ impl Shared {
     /// Passes the end of a connection on; a lost stage is noticed elsewhere.
     pub fn announce_closed(&self, door: &Door, id: ConnectionId, reason: &str) {
         let at = OffsetDateTime::now_utc();
-        let _ = door.announce(ConnectionNews::Closed { id, at, reason: reason.to_owned() });
+        let (connection, reason) = (self.name(id), reason.to_owned());
+        let _ = door.announce(ConnectionNews::Closed { connection, at, reason });
     }
 }
 

@@ -30,7 +30,7 @@ impl Entry for Decoded {
     fn message_bytes(&self) -> Option<usize> {
         match self {
             Self::Message(message, _) => Some(message.topic.len() + message.payload.len()),
-            Self::Connection(_) => None,
+            Self::Connection(..) => None,
         }
     }
 }

@@ -1,31 +1,23 @@
 //! Writes down connections to the broker and possible losses, in line with the messages: what a
 //! connection began with is durable before anything it delivered is acknowledged.
 
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
 use super::partitions::run;
 use super::text::clean;
 use super::write::bounded;
-use crate::message::{ConnectionId, ConnectionNews, Gap, GapCause};
+use crate::message::{ConnectionName, ConnectionNews, Gap, GapCause};
 
-/// Who writes.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// MQTT client identifier.
-    pub client_id: String,
-    /// This process: a fresh UUID per start.
-    pub instance: Uuid,
-    /// How long the broker keeps the session of an absent client.
-    pub session_expiry: Duration,
-}
+/// Between two questions that the database did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What writing down news led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,26 +28,23 @@ pub struct Noted {
     pub gap: Option<GapCause>,
 }
 
-/// The row of the connection that stands, shared with maintenance, which refreshes it.
+/// The row of the connection that was written down last, shared with maintenance, which refreshes
+/// it while the connection stands.
 #[derive(Debug, Default)]
-pub(super) struct OpenConnection(Mutex<Option<(ConnectionId, i64)>>);
+pub(super) struct OpenConnection(Mutex<Option<(ConnectionName, i64)>>);
 
 impl OpenConnection {
-    /// The row id of the connection that stands.
-    pub fn row(&self) -> Option<i64> {
-        self.get().map(|(_, row)| row)
+    /// The row id of this connection.
+    pub fn row_of(&self, connection: &ConnectionName) -> Option<i64> {
+        self.lock().as_ref().filter(|(name, _)| name == connection).map(|(_, row)| *row)
     }
 
-    fn row_of(&self, connection: ConnectionId) -> Option<i64> {
-        self.get().filter(|(id, _)| *id == connection).map(|(_, row)| row)
+    fn set(&self, open: Option<(ConnectionName, i64)>) {
+        *self.lock() = open;
     }
 
-    fn get(&self) -> Option<(ConnectionId, i64)> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, open: Option<(ConnectionId, i64)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = open;
+    fn lock(&self) -> MutexGuard<'_, Option<(ConnectionName, i64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,6 +53,18 @@ impl OpenConnection {
 struct Earlier {
     last_seen_at: OffsetDateTime,
     filters: Vec<String>,
+    /// Of the process that writes now, or of one before it.
+    same_process: bool,
+}
+
+/// What [`ConnectionNews::Opened`] says.
+#[derive(Debug, Clone, Copy)]
+struct Opened<'n> {
+    connection: &'n ConnectionName,
+    at: OffsetDateTime,
+    session_present: bool,
+    filters: &'n [String],
+    spool_dir: Option<&'n str>,
 }
 
 /// What a new connection means, given the one before.
@@ -74,16 +75,11 @@ struct Opening {
 }
 
 /// Pure. A first start is no gap.
-fn opening(
-    earlier: Option<&Earlier>,
-    at: OffsetDateTime,
-    session_present: bool,
-    filters: &[String],
-    expiry: Duration,
-) -> Opening {
+fn opening(earlier: Option<&Earlier>, opened: Opened<'_>, expiry: Duration) -> Opening {
     let Some(earlier) = earlier else {
         return Opening { stale_filters: Vec::new(), gap: None };
     };
+    let Opened { at, session_present, filters, .. } = opened;
     let away = Duration::try_from(at - earlier.last_seen_at).unwrap_or_default();
     let expired = (away > expiry).then(|| {
         let short = |d: Duration| humantime::format_duration(Duration::from_secs(d.as_secs()));
@@ -101,6 +97,7 @@ fn opening(
         .map(|detail| (GapCause::SessionLost, detail))
         .or(expired.map(|detail| (GapCause::Absence, detail)))
         .map(|(cause, detail)| Gap {
+            client_id: opened.connection.client_id.clone(),
             started_at: earlier.last_seen_at,
             ended_at: Some(at),
             cause,
@@ -111,49 +108,80 @@ fn opening(
 }
 
 impl Store {
-    /// Writes down what the session reports. May be repeated.
+    /// Writes down what the session reports. May be repeated. `session_expiry` is how long the
+    /// broker keeps the session of an absent client.
     pub async fn note(
         &self,
-        identity: &Identity,
+        session_expiry: Duration,
         news: &ConnectionNews,
     ) -> Result<Noted, StoreError> {
         let mut writer = self.writer.take().await?;
         let conn = writer.conn();
         let result = match news {
-            ConnectionNews::Opened { id, at, session_present, filters } => {
-                self.opened(conn, identity, *id, *at, *session_present, filters).await
+            ConnectionNews::Opened { connection, at, session_present, filters, spool_dir } => {
+                let opened = Opened {
+                    connection,
+                    at: *at,
+                    session_present: *session_present,
+                    filters,
+                    spool_dir: spool_dir.as_deref(),
+                };
+                self.opened(conn, session_expiry, opened).await
             }
-            ConnectionNews::Unsubscribed { id, filters } => {
-                self.unsubscribed(conn, *id, filters).await
+            ConnectionNews::Unsubscribed { connection, filters } => {
+                self.unsubscribed(conn, connection, filters).await
             }
-            ConnectionNews::Closed { id, at, reason } => self.closed(conn, *id, *at, reason).await,
-            ConnectionNews::Gap(gap) => {
-                let limit = self.link.answer_within;
-                insert_gap(conn, limit, &identity.client_id, gap)
-                    .await
-                    .map(|new| Noted { gap: new.then_some(gap.cause), ..Noted::default() })
+            ConnectionNews::Closed { connection, at, reason } => {
+                self.closed(conn, connection, *at, reason).await
             }
+            ConnectionNews::Gap(gap) => insert_gap(conn, self.link.answer_within, gap)
+                .await
+                .map(|new| Noted { gap: new.then_some(gap.cause), ..Noted::default() }),
         };
         writer.finish(result)
+    }
+
+    /// Where the last process of this client id that had a spool had it; as soon as the database can
+    /// tell.
+    pub async fn find_spool(&self, client_id: &str) -> Option<PathBuf> {
+        self.until_prepared().await;
+        loop {
+            match self.spool_dir(client_id).await {
+                Ok(dir) => return dir.map(PathBuf::from),
+                Err(error) => {
+                    tracing::debug!(reason = %error, "could not ask where the last spool was");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {
+        const SQL: &str = "
+            select spool_dir from centiloc.connection
+             where client_id = $1 and spool_dir is not null
+             order by id desc
+             limit 1";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        Ok(bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await?)
     }
 
     async fn opened(
         &self,
         conn: &mut PgConnection,
-        identity: &Identity,
-        id: ConnectionId,
-        at: OffsetDateTime,
-        session_present: bool,
-        filters: &[String],
+        session_expiry: Duration,
+        opened: Opened<'_>,
     ) -> Result<Noted, Fault> {
         let limit = self.link.answer_within;
+        let client_id = &opened.connection.client_id;
         run(conn, limit, "begin".into()).await?;
-        let opened: Result<(i64, Noted), Fault> = async {
-            await_predecessor(conn, limit, &identity.client_id).await?;
-            let newest = newest(conn, limit, identity, at).await?;
+        let written: Result<(i64, Noted), Fault> = async {
+            await_predecessor(conn, limit, client_id).await?;
+            let newest = newest(conn, limit, opened).await?;
             if let Some(Newest::This { row, held }) = newest {
                 // The answer to an earlier try was lost.
-                let stale = |f: &String| !filters.contains(f);
+                let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.into_iter().filter(stale).collect();
                 return Ok((row, Noted { stale_filters, gap: None }));
             }
@@ -161,23 +189,25 @@ impl Store {
                 Some(Newest::Earlier(earlier)) => Some(earlier),
                 _ => None,
             };
-            let expiry = identity.session_expiry;
-            let opening = opening(earlier, at, session_present, filters, expiry);
+            let opening = opening(earlier, opened, session_expiry);
             let mut gap = None;
             if let Some(found) = &opening.gap {
-                let new = insert_gap(conn, limit, &identity.client_id, found).await?;
-                gap = new.then_some(found.cause);
+                gap = insert_gap(conn, limit, found).await?.then_some(found.cause);
             }
-            close_abandoned(conn, limit, &identity.client_id).await?;
-            let held: Vec<String> = filters.iter().chain(&opening.stale_filters).cloned().collect();
-            let row = insert(conn, limit, identity, at, session_present, &held).await?;
+            if earlier.is_some_and(|earlier| !earlier.same_process) {
+                end_abandoned_gaps(conn, limit, client_id, opened.at).await?;
+            }
+            close_abandoned(conn, limit, client_id).await?;
+            let held: Vec<String> =
+                opened.filters.iter().chain(&opening.stale_filters).cloned().collect();
+            let row = insert(conn, limit, opened, &held).await?;
             Ok((row, Noted { stale_filters: opening.stale_filters, gap }))
         }
         .await;
-        match opened {
+        match written {
             Ok((row, noted)) => {
                 run(conn, limit, "commit".into()).await?;
-                self.open.set(Some((id, row)));
+                self.open.set(Some((opened.connection.clone(), row)));
                 Ok(noted)
             }
             // Without a transaction to go on with, the connection is of no more use.
@@ -189,36 +219,44 @@ impl Store {
     async fn unsubscribed(
         &self,
         conn: &mut PgConnection,
-        id: ConnectionId,
+        connection: &ConnectionName,
         filters: &[String],
     ) -> Result<Noted, Fault> {
         const SQL: &str = "
             update centiloc.connection
                set filters = array(select f from unnest(filters) f where f <> all ($2))
              where id = $1";
-        if let Some(row) = self.open.row_of(id) {
+        if let Some(row) = self.open.row_of(connection) {
             let query = sqlx::query(SQL).bind(row).bind(filters);
             bounded(self.link.answer_within, query.execute(conn)).await?;
         }
         Ok(Noted::default())
     }
 
+    /// The end of a connection that an earlier process wrote down, told out of the spool, is that of
+    /// the client's newest row: what is told keeps its order.
     async fn closed(
         &self,
         conn: &mut PgConnection,
-        id: ConnectionId,
+        connection: &ConnectionName,
         at: OffsetDateTime,
         reason: &str,
     ) -> Result<Noted, Fault> {
         const SQL: &str = "
             update centiloc.connection
-               set disconnected_at = $2, last_seen_at = greatest(last_seen_at, $2), reason = $3
-             where id = $1 and disconnected_at is null";
-        if let Some(row) = self.open.row_of(id) {
-            let query = sqlx::query(SQL).bind(row).bind(at).bind(clean(reason));
-            bounded(self.link.answer_within, query.execute(conn)).await?;
-            self.open.set(None);
-        }
+               set disconnected_at = greatest(last_seen_at, $3),
+                   last_seen_at = greatest(last_seen_at, $3), reason = $4
+             where id = coalesce($1, (select id from centiloc.connection
+                                       where client_id = $2 order by id desc limit 1))
+               and instance = $5 and disconnected_at is null";
+        let query = sqlx::query(SQL)
+            .bind(self.open.row_of(connection))
+            .bind(&connection.client_id)
+            .bind(at)
+            .bind(clean(reason))
+            .bind(connection.instance);
+        bounded(self.link.answer_within, query.execute(conn)).await?;
+        self.open.set(None);
         Ok(Noted::default())
     }
 }
@@ -237,23 +275,42 @@ enum Newest {
 async fn newest(
     conn: &mut PgConnection,
     limit: Duration,
-    identity: &Identity,
-    at: OffsetDateTime,
+    opened: Opened<'_>,
 ) -> Result<Option<Newest>, Fault> {
     const SQL: &str = "
-        select id, last_seen_at, filters, instance = $2 and connected_at = $3 as this
+        select id, last_seen_at, filters, instance = $2 as same_process,
+               instance = $2 and connected_at = $3 as this
           from centiloc.connection
          where client_id = $1
          order by id desc
          limit 1";
-    let query = sqlx::query(SQL).bind(&identity.client_id).bind(identity.instance).bind(at);
+    let ConnectionName { client_id, instance, .. } = opened.connection;
+    let query = sqlx::query(SQL).bind(client_id).bind(instance).bind(opened.at);
     let Some(row) = bounded(limit, query.fetch_optional(conn)).await? else { return Ok(None) };
     let filters = row.try_get("filters")?;
     Ok(Some(if row.try_get("this")? {
         Newest::This { row: row.try_get("id")?, held: filters }
     } else {
-        Newest::Earlier(Earlier { last_seen_at: row.try_get("last_seen_at")?, filters })
+        Newest::Earlier(Earlier {
+            last_seen_at: row.try_get("last_seen_at")?,
+            filters,
+            same_process: row.try_get("same_process")?,
+        })
     }))
+}
+
+/// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
+/// session, and what it holds back itself it will notice anew.
+async fn end_abandoned_gaps(
+    conn: &mut PgConnection,
+    limit: Duration,
+    client_id: &str,
+    at: OffsetDateTime,
+) -> Result<(), Fault> {
+    const SQL: &str = "
+        update centiloc.gap set ended_at = greatest(started_at, $2)
+         where client_id = $1 and ended_at is null";
+    bounded(limit, sqlx::query(SQL).bind(client_id).bind(at).execute(conn)).await.map(drop)
 }
 
 /// What a process that was killed had sent may still be running in the server: its row must be
@@ -284,32 +341,26 @@ async fn close_abandoned(
 async fn insert(
     conn: &mut PgConnection,
     limit: Duration,
-    identity: &Identity,
-    at: OffsetDateTime,
-    session_present: bool,
+    opened: Opened<'_>,
     filters: &[String],
 ) -> Result<i64, Fault> {
     const SQL: &str = "
         insert into centiloc.connection
-               (client_id, instance, connected_at, session_present, filters, last_seen_at)
-        values ($1, $2, $3, $4, $5, $3)
+               (client_id, instance, connected_at, session_present, filters, last_seen_at, spool_dir)
+        values ($1, $2, $3, $4, $5, $3, $6)
         returning id";
     let query = sqlx::query_scalar(SQL)
-        .bind(&identity.client_id)
-        .bind(identity.instance)
-        .bind(at)
-        .bind(session_present)
-        .bind(filters);
+        .bind(&opened.connection.client_id)
+        .bind(opened.connection.instance)
+        .bind(opened.at)
+        .bind(opened.session_present)
+        .bind(filters)
+        .bind(opened.spool_dir.map(clean));
     bounded(limit, query.fetch_one(conn)).await
 }
 
 /// Inserts a gap, or notes the end of one that is open. True if it is new.
-async fn insert_gap(
-    conn: &mut PgConnection,
-    limit: Duration,
-    client_id: &str,
-    gap: &Gap,
-) -> Result<bool, Fault> {
+async fn insert_gap(conn: &mut PgConnection, limit: Duration, gap: &Gap) -> Result<bool, Fault> {
     const SQL: &str = "
         insert into centiloc.gap as g (client_id, started_at, ended_at, cause, detail)
         values ($1, $2, $3, $4, $5)
@@ -317,7 +368,7 @@ async fn insert_gap(
            set ended_at = coalesce(excluded.ended_at, g.ended_at), detail = excluded.detail
         returning xmax = 0 as new";
     let query = sqlx::query(SQL)
-        .bind(client_id)
+        .bind(&gap.client_id)
         .bind(gap.started_at)
         .bind(gap.ended_at)
         .bind(gap.cause.as_str())
@@ -328,17 +379,33 @@ async fn insert_gap(
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::message::ConnectionId;
     use crate::store::testing::at;
 
     const EXPIRY: Duration = Duration::from_secs(7200);
 
     fn earlier(filters: &[&str]) -> Earlier {
-        Earlier { last_seen_at: at(0), filters: filters.iter().map(|f| (*f).to_owned()).collect() }
+        let filters = filters.iter().map(|f| (*f).to_owned()).collect();
+        Earlier { last_seen_at: at(0), filters, same_process: false }
     }
 
     fn open(earlier: Option<&Earlier>, seconds: i64, session_present: bool) -> Opening {
-        opening(earlier, at(seconds), session_present, &["a".into(), "b".into()], EXPIRY)
+        let connection = ConnectionName {
+            client_id: "T-bridge".into(),
+            instance: Uuid::nil(),
+            id: ConnectionId(1),
+        };
+        let opened = Opened {
+            connection: &connection,
+            at: at(seconds),
+            session_present,
+            filters: &["a".into(), "b".into()],
+            spool_dir: None,
+        };
+        opening(earlier, opened, EXPIRY)
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::fault::{Fault, StoreError};
 use super::retention::Deleted;
 use super::span::Range;
 use super::write::bounded;
+use crate::message::ConnectionName;
 use crate::telemetry::Health;
 
 /// How exactly `connection.last_seen_at` tells when a process died.
@@ -65,7 +66,8 @@ async fn keep_house(parts: &MaintenanceParts) {
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
         beat.tick().await;
-        match parts.store.beat(OffsetDateTime::now_utc()).await {
+        let standing = parts.health.read(|s| s.session.connection.clone());
+        match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
             Ok(skew) => {
                 parts.health.update(|s| s.database.clock_skew_seconds = Some(skew));
                 parts.condition.answered(Source::Maintenance);
@@ -124,9 +126,13 @@ fn report(deleted: &Deleted) {
 }
 
 impl Store {
-    /// Refreshes the open connection's `last_seen_at`; returns how far this host's clock is ahead
-    /// of the database's, seconds.
-    pub async fn beat(&self, now: OffsetDateTime) -> Result<f64, StoreError> {
+    /// Refreshes `last_seen_at` of the connection that stands, if it has a row; returns how far this
+    /// host's clock is ahead of the database's, seconds.
+    pub async fn beat(
+        &self,
+        standing: Option<&ConnectionName>,
+        now: OffsetDateTime,
+    ) -> Result<f64, StoreError> {
         const TOUCH: &str = "
             update centiloc.connection set last_seen_at = greatest(last_seen_at, $2)
              where id = $1 and disconnected_at is null";
@@ -134,7 +140,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let result = async {
             let skew = skew(&mut conn, limit).await?;
-            if let Some(row) = self.open.row() {
+            if let Some(row) = standing.and_then(|name| self.open.row_of(name)) {
                 let touch = sqlx::query(TOUCH).bind(row).bind(now);
                 bounded(limit, touch.execute(&mut *conn)).await?;
             }

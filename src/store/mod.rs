@@ -41,7 +41,6 @@ pub use self::commit::{Count, Outcome};
 pub use self::condition::Condition;
 use self::connect::Link;
 pub use self::fault::{Fault, StoreError};
-pub use self::journal::Identity;
 use self::partitions::Partitions;
 use self::refusals::Refusals;
 pub use self::rows::Entry;

@@ -14,11 +14,12 @@ use super::fault::{Fault, StoreError};
 use super::write::bounded;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
     (4, "views", include_str!("../../migrations/0004_views.sql")),
+    (5, "spool", include_str!("../../migrations/0005_spool.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";

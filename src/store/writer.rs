@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::{self, Size, Step};
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
-use super::journal::{Identity, Noted};
+use super::journal::Noted;
 use super::rows::Entry;
 use super::schema::SchemaError;
 use super::span::is_plausible;
@@ -23,7 +23,7 @@ use super::{Outcome, Store};
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 use crate::event::Event;
-use crate::message::{Committed, ConnectionNews, Decoded, Feedback};
+use crate::message::{AckToken, Committed, ConnectionNews, Decoded, Feedback, Message};
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 
@@ -32,8 +32,8 @@ use crate::telemetry::{Health, Metrics};
 pub struct WriterParts {
     /// Where to.
     pub store: Arc<Store>,
-    /// Who writes.
-    pub identity: Identity,
+    /// How long the broker keeps the session of an absent client.
+    pub session_expiry: Duration,
     /// Whether to apply pending migrations.
     pub migrate: bool,
     /// Decoded messages and news, in order.
@@ -224,19 +224,23 @@ impl Writer {
     }
 
     async fn write_news(&mut self) -> Result<(), StoreError> {
-        let Some(Decoded::Connection(news)) = self.queue.front() else { return Ok(()) };
+        let Some(Decoded::Connection(news, token)) = self.queue.front() else { return Ok(()) };
         let Noted { stale_filters, gap } =
-            self.parts.store.note(&self.parts.identity, news).await?;
+            self.parts.store.note(self.parts.session_expiry, news).await?;
         if let Some(cause) = gap {
             let cause = cause.as_str();
             self.parts.metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
             tracing::warn!(cause, "messages may have been lost; see the view data_gap");
         }
-        let opened = matches!(news, ConnectionNews::Opened { .. });
+        let durable = match *token {
+            Some(token) => Feedback::Committed(Committed::after_commit(vec![token])),
+            None => Feedback::Noted(news.clone()),
+        };
         self.queue.pop_front();
-        if opened && !stale_filters.is_empty() {
+        if !stale_filters.is_empty() {
             self.tell(Feedback::Unsubscribe(stale_filters)).await;
         }
+        self.tell(durable).await;
         Ok(())
     }
 
@@ -325,14 +329,19 @@ fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
         .filter_map(|(_, result)| result.as_ref().ok().map(Event::momentum))
 }
 
-/// Whether the next process does without it: it finds the session and the earlier connection as
-/// they are. A session that was lost it would not find lost again.
+/// Whether the next process does without it: it has it in the spool, or finds the session and the
+/// earlier connection as they are. A session that was lost it would not find lost again.
 fn is_farewell(decoded: &Decoded) -> bool {
+    let (Decoded::Message(Message { ack: token, .. }, _) | Decoded::Connection(_, token)) = decoded;
+    if token.is_some_and(AckToken::is_spooled) {
+        return true;
+    }
     match decoded {
-        Decoded::Message(..) | Decoded::Connection(ConnectionNews::Gap(_)) => false,
-        Decoded::Connection(ConnectionNews::Opened { session_present, .. }) => *session_present,
+        Decoded::Message(..) | Decoded::Connection(ConnectionNews::Gap(_), _) => false,
+        Decoded::Connection(ConnectionNews::Opened { session_present, .. }, _) => *session_present,
         Decoded::Connection(
             ConnectionNews::Closed { .. } | ConnectionNews::Unsubscribed { .. },
+            _,
         ) => true,
     }
 }
@@ -340,6 +349,6 @@ fn is_farewell(decoded: &Decoded) -> bool {
 fn into_entry(decoded: Decoded) -> Option<Entry> {
     match decoded {
         Decoded::Message(message, result) => Some((message, result)),
-        Decoded::Connection(_) => None,
+        Decoded::Connection(..) => None,
     }
 }

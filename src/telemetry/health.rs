@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::message::ConnectionName;
+
 /// A snapshot for `/readyz`, `/api/status` and `status`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Snapshot {
@@ -26,6 +28,9 @@ pub struct Snapshot {
 /// The broker, as the session sees it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SessionHealth {
+    /// The connection that stands.
+    #[serde(skip)]
+    pub connection: Option<ConnectionName>,
     /// What the session is doing.
     pub phase: Phase,
     /// Why it is not subscribed, with the cure; empty while it is.

@@ -95,6 +95,8 @@ pub struct Metrics {
     pub spool_events: IntGauge,
     /// Size of the spool.
     pub spool_bytes: IntGauge,
+    /// Age of the oldest message in the spool.
+    pub spool_oldest_seconds: SecondsGauge,
     /// 1 while PostgreSQL answers.
     pub database_up: IntGauge,
     /// Rows that no partition could be made for.
@@ -138,6 +140,7 @@ impl Metrics {
             certificate_expiry_seconds: Gauge::default(),
             spool_events: Gauge::default(),
             spool_bytes: Gauge::default(),
+            spool_oldest_seconds: Gauge::default(),
             database_up: Gauge::default(),
             default_partition_rows: Counter::default(),
             last_event_timestamp_seconds: Gauge::default(),
@@ -194,6 +197,11 @@ impl Metrics {
         );
         r.register("spool_events", "Messages in the spool", self.spool_events.clone());
         r.register("spool_bytes", "Size of the spool", self.spool_bytes.clone());
+        r.register(
+            "spool_oldest_seconds",
+            "Age of the oldest message in the spool",
+            self.spool_oldest_seconds.clone(),
+        );
         r.register("database_up", "1 while PostgreSQL answers", self.database_up.clone());
         r.register(
             "default_partition_rows",

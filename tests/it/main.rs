@@ -24,6 +24,7 @@ mod session;
 mod shipped_files;
 mod simulate;
 mod single_writer;
+mod spool;
 mod stop;
 mod stopping;
 mod store_commit;

@@ -1,33 +1,40 @@
 //! Connections and gaps: what a restarted process knows about the one before.
 
-use centiloc_bridge::message::{ConnectionId, ConnectionNews, GapCause};
-use centiloc_bridge::store::Identity;
+use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
 use centiloc_bridge::store::journal::Noted;
 use time::OffsetDateTime;
 
-use crate::store_kit::{Bench, at, identity};
+use crate::store_kit::{Bench, EXPIRY, Process, at};
 
-fn opened(id: u64, seconds: i64, session_present: bool, filters: &[&str]) -> ConnectionNews {
+fn opened(
+    process: &Process,
+    id: u64,
+    seconds: i64,
+    session_present: bool,
+    filters: &[&str],
+) -> ConnectionNews {
     ConnectionNews::Opened {
-        id: ConnectionId(id),
+        connection: process.connection(id),
         at: at(seconds),
         session_present,
         filters: filters.iter().map(|f| (*f).to_owned()).collect(),
+        spool_dir: None,
     }
 }
 
-fn closed(id: u64, seconds: i64) -> ConnectionNews {
-    ConnectionNews::Closed { id: ConnectionId(id), at: at(seconds), reason: "keepalive".into() }
+fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionNews {
+    let connection = process.connection(id);
+    ConnectionNews::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(bench: &Bench, identity: &Identity, news: ConnectionNews) -> Noted {
-    bench.store.note(identity, &news).await.unwrap()
+async fn note(bench: &Bench, news: ConnectionNews) -> Noted {
+    bench.store.note(EXPIRY, &news).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_first_start_leaves_a_connection_and_no_gap() {
     let bench = Bench::new().await;
-    let noted = note(&bench, &identity(), opened(1, 0, false, &["a"])).await;
+    let noted = note(&bench, opened(&Process::new(), 1, 0, false, &["a"])).await;
     assert_eq!(noted, Noted::default());
     assert_eq!(bench.db.count("centiloc.connection where disconnected_at is null").await, 1);
     assert_eq!(bench.db.count("centiloc.gap").await, 0);
@@ -36,10 +43,10 @@ async fn a_first_start_leaves_a_connection_and_no_gap() {
 #[tokio::test]
 async fn a_lost_session_is_a_gap_from_when_the_connection_was_last_seen() {
     let bench = Bench::new().await;
-    let me = identity();
-    note(&bench, &me, opened(1, 0, false, &["a"])).await;
-    note(&bench, &me, closed(1, 100)).await;
-    let noted = note(&bench, &me, opened(2, 130, false, &["a"])).await;
+    let me = Process::new();
+    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
+    note(&bench, closed(&me, 1, 100)).await;
+    let noted = note(&bench, opened(&me, 2, 130, false, &["a"])).await;
     assert_eq!(noted.gap, Some(GapCause::SessionLost));
     let whole = "select cause = 'session_lost' and client_id = 'T-bridge'
                     and started_at = '2025-03-10 00:01:40+00' and ended_at = '2025-03-10 00:02:10+00'
@@ -50,22 +57,27 @@ async fn a_lost_session_is_a_gap_from_when_the_connection_was_last_seen() {
 #[tokio::test]
 async fn an_absence_is_a_gap_only_past_the_session_s_expiry() {
     let bench = Bench::new().await;
-    let me = identity();
-    note(&bench, &me, opened(1, 0, false, &["a"])).await;
-    note(&bench, &me, closed(1, 0)).await;
-    assert_eq!(note(&bench, &me, opened(2, 7200, true, &["a"])).await.gap, None);
-    note(&bench, &me, closed(2, 7200)).await;
-    let noted = note(&bench, &me, opened(3, 14_401, true, &["a"])).await;
+    let me = Process::new();
+    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
+    note(&bench, closed(&me, 1, 0)).await;
+    assert_eq!(note(&bench, opened(&me, 2, 7200, true, &["a"])).await.gap, None);
+    note(&bench, closed(&me, 2, 7200)).await;
+    let noted = note(&bench, opened(&me, 3, 14_401, true, &["a"])).await;
     assert_eq!(noted.gap, Some(GapCause::Absence));
 }
 
 #[tokio::test]
 async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_its_last_beat() {
     let bench = Bench::new().await;
-    note(&bench, &identity(), opened(1, 0, false, &["a"])).await;
-    bench.store.beat(at(50)).await.unwrap();
+    let dead = Process::new();
+    note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
+    let standing = dead.connection(1);
+    bench.store.beat(Some(&standing), at(50)).await.unwrap();
+    // What is known of the connection counts, not that the process lives.
+    bench.store.beat(None, at(60)).await.unwrap();
+    bench.store.beat(Some(&dead.connection(2)), at(60)).await.unwrap();
     let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
-    let noted = next.note(&identity(), &opened(1, 7251, true, &["a"])).await.unwrap();
+    let noted = next.note(EXPIRY, &opened(&Process::new(), 1, 7251, true, &["a"])).await.unwrap();
     assert_eq!(noted.gap, Some(GapCause::Absence));
     let started: OffsetDateTime = bench.db.value("select started_at from centiloc.gap").await;
     assert_eq!(started, at(50));
@@ -73,7 +85,7 @@ async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_i
         bench.db.column("select reason from centiloc.connection order by id").await;
     assert_eq!(ended, [Some("ended without notice".into()), None]);
     // The dead one's beat, were it alive after all, changes nothing any more.
-    bench.store.beat(at(9000)).await.unwrap();
+    bench.store.beat(Some(&standing), at(9000)).await.unwrap();
     let seen: OffsetDateTime =
         bench.db.value("select last_seen_at from centiloc.connection order by id limit 1").await;
     assert_eq!(seen, at(50));
@@ -83,50 +95,106 @@ async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_i
 async fn filters_of_earlier_connections_are_remembered_until_unsubscribed() {
     let bench = Bench::new().await;
     let filters = "select filters from centiloc.connection order by id desc limit 1";
-    note(&bench, &identity(), opened(1, 0, false, &["a", "old"])).await;
+    note(&bench, opened(&Process::new(), 1, 0, false, &["a", "old"])).await;
     // Another configuration, another process.
-    let me = identity();
-    let noted = note(&bench, &me, opened(2, 10, true, &["a", "new"])).await;
+    let me = Process::new();
+    let noted = note(&bench, opened(&me, 2, 10, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
     assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new", "old"]);
     // It ends before the broker confirmed: the next has to ask again.
-    let noted = note(&bench, &me, opened(3, 20, true, &["a", "new"])).await;
+    let noted = note(&bench, opened(&me, 3, 20, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
-    let done = ConnectionNews::Unsubscribed { id: ConnectionId(3), filters: vec!["old".into()] };
-    note(&bench, &me, done).await;
+    let (connection, filters_done) = (me.connection(3), vec!["old".into()]);
+    note(&bench, ConnectionNews::Unsubscribed { connection, filters: filters_done }).await;
     assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new"]);
-    assert!(note(&bench, &me, opened(4, 30, true, &["a", "new"])).await.stale_filters.is_empty());
+    assert!(note(&bench, opened(&me, 4, 30, true, &["a", "new"])).await.stale_filters.is_empty());
 }
 
 #[tokio::test]
 async fn a_lost_session_holds_no_filters() {
     let bench = Bench::new().await;
-    note(&bench, &identity(), opened(1, 0, false, &["old"])).await;
-    let noted = note(&bench, &identity(), opened(2, 10, false, &["a"])).await;
+    note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
+    let noted = note(&bench, opened(&Process::new(), 2, 10, false, &["a"])).await;
     assert!(noted.stale_filters.is_empty());
 }
 
 #[tokio::test]
 async fn news_written_twice_because_the_answer_was_lost_are_there_once() {
     let bench = Bench::new().await;
-    note(&bench, &identity(), opened(1, 0, false, &["old"])).await;
-    let me = identity();
-    let news = opened(7, 9000, true, &["a"]);
-    let first = note(&bench, &me, news.clone()).await;
+    note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
+    let me = Process::new();
+    let news = opened(&me, 7, 9000, true, &["a"]);
+    let first = note(&bench, news.clone()).await;
     assert_eq!((first.gap, first.stale_filters.len()), (Some(GapCause::Absence), 1));
-    let again = note(&bench, &me, news).await;
+    let again = note(&bench, news).await;
     assert_eq!((again.gap, again.stale_filters.len()), (None, 1));
     assert_eq!(bench.db.count("centiloc.connection").await, 2);
     assert_eq!(bench.db.count("centiloc.gap").await, 1);
 }
 
 #[tokio::test]
+async fn a_later_process_can_tell_how_a_connection_of_an_earlier_one_ended() {
+    let bench = Bench::new().await;
+    let dead = Process::new();
+    note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
+    let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+    next.note(EXPIRY, &closed(&dead, 1, 100)).await.unwrap();
+    // Of a connection that was never written down nothing can be said.
+    next.note(EXPIRY, &closed(&Process::new(), 1, 9000)).await.unwrap();
+    let ended: Vec<String> = bench.db.column("select reason from centiloc.connection").await;
+    assert_eq!(ended, ["keepalive"]);
+    let news = opened(&Process::new(), 1, 7300, true, &["a"]);
+    assert_eq!(next.note(EXPIRY, &news).await.unwrap().gap, None, "away since 100, not since 0");
+}
+
+#[tokio::test]
+async fn a_gap_that_a_dead_process_left_open_ends_with_the_next_and_an_own_one_goes_on() {
+    let bench = Bench::new().await;
+    let me = Process::new();
+    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
+    let gap = Gap {
+        client_id: "T-bridge".into(),
+        started_at: at(5),
+        ended_at: None,
+        cause: GapCause::Backpressure,
+        detail: "held".into(),
+    };
+    assert_eq!(note(&bench, ConnectionNews::Gap(gap)).await.gap, Some(GapCause::Backpressure));
+    let lasting = "centiloc.gap where ended_at is null";
+    note(&bench, opened(&me, 2, 10, true, &["a"])).await;
+    assert_eq!(bench.db.count(lasting).await, 1);
+    note(&bench, opened(&Process::new(), 1, 20, true, &["a"])).await;
+    assert_eq!(bench.db.count(lasting).await, 0);
+    let ended: OffsetDateTime = bench.db.value("select ended_at from centiloc.gap").await;
+    assert_eq!(ended, at(20));
+}
+
+#[tokio::test]
+async fn the_folder_of_the_last_spool_is_remembered() {
+    let bench = Bench::new().await;
+    bench.store.prepare_schema(true).await.unwrap();
+    assert_eq!(bench.store.find_spool("T-bridge").await, None);
+    let ConnectionNews::Opened { connection, at, session_present, filters, .. } =
+        opened(&Process::new(), 1, 0, false, &["a"])
+    else {
+        unreachable!()
+    };
+    let spool_dir = Some("/var/lib/x".to_owned());
+    let news = ConnectionNews::Opened { connection, at, session_present, filters, spool_dir };
+    note(&bench, news).await;
+    note(&bench, opened(&Process::new(), 1, 10, true, &["a"])).await;
+    let dir = bench.store.find_spool("T-bridge").await;
+    assert_eq!(dir.as_deref(), Some(std::path::Path::new("/var/lib/x")));
+    assert_eq!(bench.store.find_spool("another").await, None);
+}
+
+#[tokio::test]
 async fn connections_are_deleted_after_90_days_but_never_the_newest() {
     let bench = Bench::new().await;
-    let me = identity();
+    let me = Process::new();
     for id in 1..=3 {
-        note(&bench, &me, opened(id, i64::try_from(id).unwrap(), true, &["a"])).await;
-        note(&bench, &me, closed(id, i64::try_from(id).unwrap())).await;
+        note(&bench, opened(&me, id, i64::try_from(id).unwrap(), true, &["a"])).await;
+        note(&bench, closed(&me, id, i64::try_from(id).unwrap())).await;
     }
     let later = at(0) + time::Duration::days(91);
     assert_eq!(bench.store.delete_expired(None, later).await.unwrap().connections, 2);
@@ -138,6 +206,6 @@ async fn connections_are_deleted_after_90_days_but_never_the_newest() {
 #[tokio::test]
 async fn the_clock_skew_is_that_of_the_two_clocks() {
     let bench = Bench::new().await;
-    let skew = bench.store.beat(OffsetDateTime::now_utc()).await.unwrap();
+    let skew = bench.store.beat(None, OffsetDateTime::now_utc()).await.unwrap();
     assert!(skew.abs() < 5.0, "{skew} s on one host");
 }

@@ -7,8 +7,8 @@ use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
-use centiloc_bridge::message::{AckToken, ConnectionId, Message};
-use centiloc_bridge::store::{Entry, Identity, Outcome, Store};
+use centiloc_bridge::message::{AckToken, ConnectionId, ConnectionName, Message};
+use centiloc_bridge::store::{Entry, Outcome, Store};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -57,11 +57,20 @@ pub fn config(url: &str) -> config::Database {
     }
 }
 
-pub fn identity() -> Identity {
-    Identity {
-        client_id: "T-bridge".into(),
-        instance: Uuid::new_v4(),
-        session_expiry: Duration::from_secs(7200),
+/// How long the broker keeps the session.
+pub const EXPIRY: Duration = Duration::from_secs(7200);
+
+/// A process: names its connections.
+#[derive(Debug, Clone)]
+pub struct Process(Uuid);
+
+impl Process {
+    pub fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    pub fn connection(&self, id: u64) -> ConnectionName {
+        ConnectionName { client_id: "T-bridge".into(), instance: self.0, id: ConnectionId(id) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::message::{ConnectionId, ConnectionNews};
+use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::{Condition, Store};
@@ -13,7 +13,7 @@ use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::store_kit::{Bench, config, identity};
+use crate::store_kit::{Bench, EXPIRY, Process, config};
 use crate::support::proxy::Proxy;
 use crate::support::wait::{SOON, until, until_true};
 
@@ -38,14 +38,17 @@ async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connecti
     bench.items(&[crate::store_kit::arrives("U", "A", 1)]).await;
     let store = bench.another_store(PartitionSpan::Month);
     store.prepare_schema(true).await.unwrap();
+    let connection = Process::new().connection(1);
     let opened = ConnectionNews::Opened {
-        id: ConnectionId(1),
+        connection: connection.clone(),
         at: OffsetDateTime::now_utc() - time::Duration::hours(1),
         session_present: true,
         filters: vec![],
+        spool_dir: None,
     };
-    store.note(&identity(), &opened).await.unwrap();
+    store.note(EXPIRY, &opened).await.unwrap();
     let (parts, health) = parts(store);
+    health.update(|snapshot| snapshot.session.connection = Some(connection));
     let stop = parts.stop.clone();
     let script = async {
         until("the house to be kept", SOON, || async {

@@ -3,7 +3,7 @@
 use sqlx::Row;
 use time::OffsetDateTime;
 
-use crate::store_kit::{Bench, arrives, at, board, identity, leaves, of_board, of_item};
+use crate::store_kit::{Bench, EXPIRY, arrives, at, board, leaves, of_board, of_item};
 
 async fn where_is(bench: &Bench, uid: &str) -> Vec<(Option<String>, bool)> {
     let sql = format!("select board_sn, is_in from centiloc.item_location where uid = '{uid}'");
@@ -213,15 +213,15 @@ async fn board_health_shows_every_board_known_by_status_or_by_items() {
 async fn data_gap_shows_a_gap_while_it_is_open_and_its_end_when_it_is_known() {
     use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
     let bench = Bench::new().await;
-    let identity = identity();
     let mut gap = Gap {
+        client_id: "T-bridge".into(),
         started_at: at(0),
         ended_at: None,
         cause: GapCause::Backpressure,
         detail: "acks held".into(),
     };
     let note = async |gap: &Gap| {
-        bench.store.note(&identity, &ConnectionNews::Gap(gap.clone())).await.unwrap()
+        bench.store.note(EXPIRY, &ConnectionNews::Gap(gap.clone())).await.unwrap()
     };
     assert_eq!(note(&gap).await.gap, Some(GapCause::Backpressure));
     let open = "select duration > '1 day' and ended_at is null from centiloc.data_gap";

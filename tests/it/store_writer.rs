@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::config::{PartitionSpan, Reconnect};
-use centiloc_bridge::message::{AckToken, ConnectionId, ConnectionNews, Decoded, Feedback};
+use centiloc_bridge::message::{AckToken, ConnectionNews, Decoded, Feedback};
 use centiloc_bridge::store::schema::SchemaError;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
 use centiloc_bridge::store::{Condition, Entry, Store};
@@ -13,7 +13,9 @@ use centiloc_bridge::telemetry::{Health, Metrics};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::store_kit::{Bench, arrives, at, config, identity, malformed, of_item, with_token};
+use crate::store_kit::{
+    Bench, EXPIRY, Process, arrives, at, config, malformed, of_item, with_token,
+};
 use crate::support::proxy::{Direction, Proxy};
 use crate::support::wait::{SOON, until_eq, until_true};
 
@@ -34,7 +36,7 @@ fn rig(store: Store) -> (WriterParts, Rig) {
     let short = Duration::from_millis(20);
     let parts = WriterParts {
         store: Arc::new(store),
-        identity: identity(),
+        session_expiry: EXPIRY,
         migrate: true,
         decoded,
         feedback,
@@ -59,7 +61,7 @@ impl Rig {
     }
 
     async fn news(&self, news: ConnectionNews) {
-        self.decoded.send(Decoded::Connection(news)).await.unwrap();
+        self.decoded.send(Decoded::Connection(news, None)).await.unwrap();
     }
 
     /// Waits until these are acknowledged; panics if one is twice.
@@ -72,6 +74,7 @@ impl Rig {
                         assert!(left.remove(sequence), "{sequence} was not to be acknowledged");
                     }
                 }
+                Ok(Some(Feedback::Noted(_))) => {}
                 other => panic!("{other:?} while waiting for {left:?}"),
             }
         }
@@ -84,10 +87,11 @@ fn event(n: u64) -> Entry {
 
 fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionNews {
     ConnectionNews::Opened {
-        id: ConnectionId(1),
+        connection: Process::new().connection(1),
         at: at(seconds),
         session_present,
         filters: filters.iter().map(|f| (*f).to_owned()).collect(),
+        spool_dir: None,
     }
 }
 
@@ -134,7 +138,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
 #[tokio::test]
 async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
     let bench = Bench::new().await;
-    bench.store.note(&identity(), &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.store.note(EXPIRY, &opened(false, &["a", "old"], 0)).await.unwrap();
     bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
@@ -156,7 +160,7 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
 #[tokio::test]
 async fn stale_filters_are_passed_back_to_be_unsubscribed() {
     let bench = Bench::new().await;
-    bench.store.note(&identity(), &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.store.note(EXPIRY, &opened(false, &["a", "old"], 0)).await.unwrap();
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
         rig.news(opened(true, &["a"], 100)).await;

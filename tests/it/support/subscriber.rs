@@ -9,6 +9,17 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, Publ
 use super::mosquitto::{PASSWORD, USERNAME};
 use super::wait::SOON;
 
+/// Has the broker forget a session with what it holds: connecting with CleanSession=true does.
+pub async fn forget_session(port: u16, client_id: &str) {
+    let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
+    options.set_credentials(USERNAME, PASSWORD).set_clean_session(true);
+    let (_client, mut events) = AsyncClient::new(options, 1);
+    match tokio::time::timeout(SOON, events.poll()).await {
+        Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {}
+        other => panic!("no CONNACK: {other:?}"),
+    }
+}
+
 /// One connection.
 pub struct Subscriber {
     client: AsyncClient,

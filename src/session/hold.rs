@@ -1,0 +1,185 @@
+//! Notices that acknowledgements have been held back for so long that the broker's queue may have
+//! overflowed.
+//!
+//! A broker delivers up to its window of un-acknowledged messages, then queues, then drops. How wide
+//! the window is, it does not say: the most that was ever un-acknowledged at once is a lower bound,
+//! and below it there is certainly room. So a stream of few messages can give a false alarm, but
+//! an overflow is never missed. Knows no clock and no I/O.
+
+use std::time::{Duration, Instant};
+
+/// How long nothing could be acknowledged with the window full.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// `mqtt.queue_grace`.
+    grace: Duration,
+    /// The broker's window is at least that wide.
+    window: usize,
+    /// Since when, on this connection, the window may be full. Invariant: `None` once an
+    /// acknowledgement has left, until the window is full again.
+    full_since: Option<Instant>,
+    /// For how long it was full on earlier connections, with nothing acknowledged between.
+    earlier: Duration,
+    /// Since when nothing could be acknowledged, connections that ended between included.
+    began: Option<Instant>,
+}
+
+impl Hold {
+    /// Nothing was received yet.
+    pub fn new(grace: Duration) -> Self {
+        Self { grace, window: 1, full_since: None, earlier: Duration::ZERO, began: None }
+    }
+
+    /// A message came; `unacked` deliveries of this connection await their acknowledgement now.
+    pub fn received(&mut self, unacked: usize, now: Instant) {
+        if unacked > self.window {
+            self.acknowledged();
+            self.window = unacked;
+        }
+        if unacked == self.window {
+            self.full_since.get_or_insert(now);
+            self.began.get_or_insert(now);
+        }
+    }
+
+    /// Acknowledgements left, so the broker's queue moves.
+    pub fn acknowledged(&mut self) {
+        self.full_since = None;
+        self.earlier = Duration::ZERO;
+        self.began = None;
+    }
+
+    /// The connection ended. Being away is no hold, but the hold goes on where it stood.
+    pub fn disconnected(&mut self, now: Instant) {
+        if let Some(since) = self.full_since.take() {
+            self.earlier += now.saturating_duration_since(since);
+        }
+    }
+
+    /// How long ago it began that nothing could be acknowledged with the window full, once that has
+    /// lasted longer than the broker's queue may.
+    pub fn overdue(&self, now: Instant) -> Option<Duration> {
+        let held = self.earlier + now.saturating_duration_since(self.full_since?);
+        (held > self.grace).then(|| now.saturating_duration_since(self.began.unwrap_or(now)))
+    }
+
+    /// Deliveries that were un-acknowledged at once at most.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    fn filled(start: Instant, window: usize) -> Hold {
+        let mut hold = Hold::new(GRACE);
+        (1..=window).for_each(|unacked| hold.received(unacked, start));
+        hold
+    }
+
+    #[test]
+    fn a_full_window_is_overdue_after_the_grace_and_not_before() {
+        let start = Instant::now();
+        let hold = filled(start, 20);
+        assert_eq!(hold.overdue(at(start, 10)), None);
+        assert_eq!(hold.overdue(at(start, 11)), Some(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn while_the_broker_still_delivers_its_window_is_not_full() {
+        let start = Instant::now();
+        let mut hold = Hold::new(GRACE);
+        for second in 0..100 {
+            hold.received(usize::try_from(second).unwrap() + 1, at(start, second));
+            assert_eq!(hold.overdue(at(start, second)), None);
+        }
+        assert!(hold.overdue(at(start, 110)).is_some());
+    }
+
+    #[test]
+    fn a_window_once_seen_wider_is_not_full_with_less() {
+        let start = Instant::now();
+        let mut hold = filled(start, 20);
+        hold.acknowledged();
+        (1..20).for_each(|unacked| hold.received(unacked, start));
+        assert_eq!(hold.overdue(at(start, 1000)), None);
+        hold.received(20, at(start, 1000));
+        assert!(hold.overdue(at(start, 1011)).is_some());
+    }
+
+    #[test]
+    fn a_link_that_breaks_again_and_again_does_not_hide_a_hold() {
+        let start = Instant::now();
+        let mut hold = filled(start, 20);
+        for round in 0..3 {
+            hold.disconnected(at(start, round * 100 + 5));
+            assert_eq!(hold.overdue(at(start, round * 100 + 90)), None, "away");
+            (1..=20).for_each(|unacked| hold.received(unacked, at(start, (round + 1) * 100)));
+        }
+        assert_eq!(hold.overdue(at(start, 301)), Some(Duration::from_secs(301)));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Receive,
+        Acknowledge(usize),
+        Reconnect,
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => Just(Step::Receive),
+            2 => (1usize..8).prop_map(Step::Acknowledge),
+            1 => Just(Step::Reconnect),
+            3 => (1u64..15).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        /// The broker's real window is known to the model: whenever it was full for longer than the
+        /// grace on one connection, with nothing acknowledged, that is noticed.
+        #[test]
+        fn an_overflow_is_never_missed(window in 1usize..8, steps in prop::collection::vec(step(), 0..200)) {
+            let mut now = Instant::now();
+            let mut hold = Hold::new(GRACE);
+            let (mut unacked, mut full): (usize, Option<Instant>) = (0, None);
+            for step in steps {
+                match step {
+                    Step::Receive if unacked < window => {
+                        unacked += 1;
+                        hold.received(unacked, now);
+                        if unacked == window { full = Some(now); }
+                    }
+                    Step::Acknowledge(count) if unacked > 0 => {
+                        unacked -= count.min(unacked);
+                        hold.acknowledged();
+                        full = None;
+                    }
+                    Step::Reconnect => {
+                        hold.disconnected(now);
+                        (unacked, full) = (0, None);
+                    }
+                    Step::Pass(seconds) => now += Duration::from_secs(seconds),
+                    Step::Receive | Step::Acknowledge(_) => {}
+                }
+                if full.is_some_and(|since| now - since > GRACE) {
+                    prop_assert!(hold.overdue(now).is_some());
+                }
+                if full.is_none() && hold.window() == window {
+                    prop_assert_eq!(hold.overdue(now), None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Takes what the session passes on, makes it durable in groups, and passes on the right to
+//! acknowledge it. The group is what has come while the fsync before it ran.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::error::SpoolError;
+use super::file::{Changes, Depth, Life, LifeChange, SpoolFile};
+use super::progress::Progress;
+use super::row::{Row, time as at};
+use crate::message::{AckToken, Committed, ConnectionNews, Feedback, Intake};
+use crate::telemetry::{Health, Metrics};
+
+/// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
+/// little.
+const GROUP: usize = 1000;
+
+/// Payload bytes of one transaction, about; a larger message goes alone.
+const GROUP_BYTES: usize = 16 * 1024 * 1024;
+
+/// How often figures are refreshed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Between two tries to write to a disk in trouble.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How exactly it is known when a process died while the database was away.
+const LIFE: Duration = Duration::from_secs(10);
+
+/// The appending part.
+#[derive(Debug)]
+pub(super) struct Appender {
+    intake: mpsc::Receiver<Intake>,
+    /// `None` once everything is done.
+    outlets: Option<Outlets>,
+    max_size: u64,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    /// Taken in and not durable yet, in order. Invariant: nothing leaves it before it is on disk
+    /// or, where the disk is of no use, with the next stage.
+    pending: VecDeque<Intake>,
+    /// Nothing more comes.
+    closed: bool,
+    depth: Depth,
+    next_id: u64,
+    /// Rows up to this one are deleted.
+    deleted: u64,
+    /// The connection that stands, as JSON, and when that was last written down.
+    life: Option<(String, Instant)>,
+    /// Whether the end of an earlier process' connection was told.
+    predecessor_closed: bool,
+}
+
+/// Where things go.
+#[derive(Debug)]
+pub(super) struct Outlets {
+    /// What passes the disk by.
+    pub decode: mpsc::Sender<Intake>,
+    /// What may be acknowledged.
+    pub session: mpsc::Sender<Feedback>,
+}
+
+/// Why [`Appender::run`] returned.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Everything that came is durable, and nothing more comes.
+    Finished,
+    /// Asked to.
+    Interrupted,
+}
+
+impl Appender {
+    pub fn new(
+        intake: mpsc::Receiver<Intake>,
+        outlets: Outlets,
+        max_size: u64,
+        (health, metrics): (Arc<Health>, Arc<Metrics>),
+    ) -> Self {
+        Self {
+            intake,
+            outlets: Some(outlets),
+            max_size,
+            health,
+            metrics,
+            pending: VecDeque::new(),
+            closed: false,
+            depth: Depth::default(),
+            next_id: 1,
+            deleted: 0,
+            life: None,
+            predecessor_closed: false,
+        }
+    }
+
+    /// Lets the stages behind end.
+    pub fn let_go(&mut self) {
+        self.outlets = None;
+    }
+
+    /// Takes a file that was just opened; returns the last id in it. A connection that a process
+    /// before left open ended when that was last known to live.
+    pub async fn take_over(&mut self, file: &mut SpoolFile) -> Result<u64, SpoolError> {
+        let (depth, last) = file.depth().await?;
+        self.depth = depth;
+        self.next_id = self.next_id.max(last + 1);
+        if !std::mem::replace(&mut self.predecessor_closed, true)
+            && let Some(life) = file.life().await?
+            && let Ok(connection) = serde_json::from_str(&life.connection)
+        {
+            let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
+            let reason = "ended without notice".to_owned();
+            let closed = ConnectionNews::Closed { connection, at: at(seen_at), reason };
+            self.pending.push_front(Intake::Connection(closed, None));
+        }
+        self.publish(file).await?;
+        Ok(last)
+    }
+
+    /// Appends until nothing more comes, or it is interrupted. Not to be dropped half-way, but for
+    /// the end of everything: what is durable is owed to the session.
+    pub async fn run(
+        &mut self,
+        file: &mut SpoolFile,
+        progress: &Progress,
+        interrupt: &CancellationToken,
+    ) -> Result<Ended, SpoolError> {
+        let mut done = progress.done.subscribe();
+        let mut published = Instant::now();
+        loop {
+            if interrupt.is_cancelled() {
+                return Ok(Ended::Interrupted);
+            }
+            if self.pending.is_empty() {
+                if self.closed {
+                    self.publish(file).await?;
+                    return Ok(Ended::Finished);
+                }
+                self.receive(&mut done, interrupt).await;
+            }
+            self.top_up();
+            match self.write_some(file, progress).await {
+                Ok(true) => self.is_well(),
+                Ok(false) if !self.pending.is_empty() => {
+                    self.is_in_trouble(self.full());
+                    moved_or(RETRY, &mut done).await;
+                }
+                Ok(false) => {}
+                Err(error @ (SpoolError::NoSpace | SpoolError::Unavailable(_))) => {
+                    self.is_in_trouble(error.to_string());
+                    let passed = self.pass_by(progress).await;
+                    if !passed && error != SpoolError::NoSpace {
+                        return Err(error);
+                    }
+                    if !passed {
+                        moved_or(RETRY, &mut done).await;
+                    }
+                }
+                Err(damaged) => return Err(damaged),
+            }
+            if published.elapsed() >= TICK {
+                published = Instant::now();
+                self.publish(file).await?;
+            }
+        }
+    }
+
+    /// Deletes what is committed, at the end.
+    pub async fn finish(
+        &mut self,
+        file: &mut SpoolFile,
+        progress: &Progress,
+    ) -> Result<(), SpoolError> {
+        self.write_some(file, progress).await?;
+        self.publish(file).await
+    }
+
+    /// Waits for something to do.
+    async fn receive(&mut self, done: &mut watch::Receiver<u64>, interrupt: &CancellationToken) {
+        let mut received = Vec::new();
+        tokio::select! {
+            count = self.intake.recv_many(&mut received, GROUP) => self.closed = count == 0,
+            () = moved_or(TICK, done) => {}
+            () = interrupt.cancelled() => {}
+        }
+        self.pending.extend(received);
+    }
+
+    fn top_up(&mut self) {
+        while self.pending.len() < GROUP {
+            match self.intake.try_recv() {
+                Ok(intake) => self.pending.push_back(intake),
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes what fits and deletes what is done, durably. False if there was nothing to do, or no
+    /// room to do it.
+    async fn write_some(
+        &mut self,
+        file: &mut SpoolFile,
+        progress: &Progress,
+    ) -> Result<bool, SpoolError> {
+        let done = *progress.done.borrow();
+        let freed = progress.delete_through(done);
+        self.depth.messages = self.depth.messages.saturating_sub(freed.messages);
+        self.depth.bytes = self.depth.bytes.saturating_sub(freed.bytes);
+        let (rows, depth) = self.group();
+        let now = Instant::now();
+        let life = self.life_after(rows.len(), now);
+        let changes = Changes {
+            append: &rows,
+            delete_through: (done > self.deleted).then_some(done),
+            life: life.clone(),
+        };
+        if rows.is_empty() && changes.delete_through.is_none() && life == LifeChange::None {
+            return Ok(false);
+        }
+        file.write(&changes).await?;
+        let count = rows.len();
+        drop(rows);
+        self.deleted = done;
+        self.depth.messages += depth.messages;
+        self.depth.bytes += depth.bytes;
+        match life {
+            LifeChange::None => {}
+            LifeChange::Ended => self.life = None,
+            LifeChange::Stands(life) => self.life = Some((life.connection, now)),
+        }
+        self.pass_on(count, progress).await;
+        if self.depth == Depth::default() {
+            file.shrink().await?;
+        }
+        Ok(true)
+    }
+
+    /// The longest run of what is pending that may be written together.
+    fn group(&self) -> (Vec<(u64, Row<'_>)>, Depth) {
+        let mut rows = Vec::new();
+        let mut depth = Depth::default();
+        let mut size = 0;
+        for (id, intake) in (self.next_id..).zip(self.pending.iter().take(GROUP)) {
+            let row = Row::of(intake);
+            let held = self.depth.bytes + depth.bytes;
+            // One that is larger than the whole spool gets in alone, or it never would.
+            let fits = held == 0 || held + row.cost() <= self.max_size;
+            size += row.size();
+            if !fits || (size > GROUP_BYTES && !rows.is_empty()) {
+                break;
+            }
+            depth.messages += u64::from(row.topic.is_some());
+            depth.bytes += row.cost();
+            rows.push((id, row));
+        }
+        (rows, depth)
+    }
+
+    /// The connection that stands after the first `count` of what is pending, where that is to be
+    /// written down: it changed, or the database cannot tell.
+    fn life_after(&self, count: usize, now: Instant) -> LifeChange {
+        let stands = |connection| {
+            let seen_at = OffsetDateTime::now_utc().unix_timestamp_nanos();
+            let seen_at = i64::try_from(seen_at).unwrap_or(i64::MAX);
+            LifeChange::Stands(Life { connection, seen_at })
+        };
+        for intake in self.pending.iter().take(count).rev() {
+            match intake {
+                Intake::Connection(ConnectionNews::Opened { connection, .. }, _) => {
+                    return serde_json::to_string(connection).map_or(LifeChange::None, stands);
+                }
+                Intake::Connection(ConnectionNews::Closed { .. }, _) => return LifeChange::Ended,
+                Intake::Connection(..) | Intake::Message(_) => {}
+            }
+        }
+        let Some((connection, written)) = &self.life else { return LifeChange::None };
+        let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
+        let due = now.saturating_duration_since(*written) >= LIFE && !database_tells;
+        if due { stands(connection.clone()) } else { LifeChange::None }
+    }
+
+    /// The first `count` of what was pending are durable.
+    async fn pass_on(&mut self, count: usize, progress: &Progress) {
+        if count == 0 {
+            return;
+        }
+        self.next_id += count as u64;
+        progress.appended.send_replace(self.next_id - 1);
+        let mut tokens: Vec<AckToken> = Vec::with_capacity(count);
+        let mut news = Vec::new();
+        for intake in self.pending.drain(..count) {
+            match intake {
+                Intake::Message(message) => tokens.extend(message.ack),
+                Intake::Connection(told, _) => news.push(Feedback::Noted(told)),
+            }
+        }
+        if !tokens.is_empty() {
+            news.push(Feedback::Committed(Committed::after_commit(tokens)));
+        }
+        let Some(Outlets { session, .. }) = &self.outlets else { return };
+        for feedback in news {
+            // A session that is gone needs no answer: the broker delivers again.
+            let _ = session.send(feedback).await;
+        }
+    }
+
+    /// The disk is of no use: what came goes straight to the database, if that is well and has no
+    /// earlier rows to be handed. It is acknowledged after its commit, as without a spool.
+    async fn pass_by(&mut self, progress: &Progress) -> bool {
+        if !progress.has_caught_up() || !self.health.read(|s| s.database.up) {
+            return false;
+        }
+        let Some(Outlets { decode, .. }) = &self.outlets else { return false };
+        while !self.pending.is_empty() {
+            let reserved = tokio::time::timeout(RETRY, decode.reserve()).await;
+            let Ok(Ok(place)) = reserved else { return false };
+            let Some(intake) = self.pending.pop_front() else { break };
+            if let Intake::Message(message) = &intake
+                && message.ack.is_some()
+            {
+                progress.bypass(1);
+            }
+            place.send(intake);
+        }
+        true
+    }
+
+    fn full(&self) -> String {
+        format!(
+            "the spool has reached spool.max_size ({} bytes of {}): nothing more is taken or \
+             acknowledged until the database takes what it holds",
+            self.depth.bytes, self.max_size
+        )
+    }
+
+    fn is_well(&self) {
+        let had = self.health.read(|s| s.spool.as_ref().is_some_and(|s| s.problem.is_some()));
+        if had {
+            tracing::info!("the spool takes messages again");
+            self.health.update(|s| s.spool.get_or_insert_default().problem = None);
+        }
+    }
+
+    fn is_in_trouble(&self, problem: String) {
+        say(&self.health, problem);
+    }
+
+    async fn publish(&self, file: &mut SpoolFile) -> Result<(), SpoolError> {
+        let oldest_at = file.oldest().await?.map(at);
+        let Depth { messages, bytes } = self.depth;
+        self.metrics.spool_events.set(i64::try_from(messages).unwrap_or(i64::MAX));
+        self.metrics.spool_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let age = oldest_at.map_or(0.0, |at| (OffsetDateTime::now_utc() - at).as_seconds_f64());
+        self.metrics.spool_oldest_seconds.set(age.max(0.0));
+        self.health.update(|snapshot| {
+            let spool = snapshot.spool.get_or_insert_default();
+            (spool.events, spool.bytes, spool.oldest_at) = (messages, bytes, oldest_at);
+        });
+        Ok(())
+    }
+}
+
+/// Says once what is wrong with the spool.
+pub(super) fn say(health: &Health, problem: String) {
+    let known = |s: &crate::telemetry::health::Snapshot| {
+        s.spool.as_ref().and_then(|spool| spool.problem.clone())
+    };
+    // The figures in it grow; it is the same trouble.
+    let same = health.read(known).is_some_and(|known| known.get(..32) == problem.get(..32));
+    if !same {
+        tracing::error!(problem, "the spool is in trouble; holding what cannot be written");
+    }
+    health.update(|snapshot| snapshot.spool.get_or_insert_default().problem = Some(problem));
+}
+
+/// Waits until the database has taken more, at most for so long.
+async fn moved_or(limit: Duration, done: &mut watch::Receiver<u64>) {
+    let _ = tokio::time::timeout(limit, done.changed()).await;
+}

@@ -1,0 +1,355 @@
+//! The file: a `SQLite` database in WAL mode, synced at every commit. A transaction that was begun
+//! and not committed is gone after a crash; one that was committed is not.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Row as _, Sqlite};
+
+use super::error::SpoolError;
+use super::row::Row;
+
+/// Name of the file in `spool.dir`. `SQLite` keeps two more beside it, `-wal` and `-shm`.
+pub(super) const NAME: &str = "spool.db";
+
+/// Only one process may have the spool.
+const LOCK: &str = "spool.lock";
+
+/// The write-ahead log is cut to this after it was copied into the file; bytes.
+const WAL_LIMIT: &str = "16777216";
+
+/// Freed pages given back to the file system at once, when the spool is empty: 16 MiB, a few
+/// milliseconds.
+const VACUUM_PAGES: &str = "pragma incremental_vacuum(4096)";
+
+/// The two connections wait for each other for moments only.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Rows of the largest INSERT. Others are the powers of two below: few statements to keep prepared.
+const LARGEST_INSERT: usize = 512;
+
+const SCHEMA: [&str; 3] = [
+    "create table if not exists entry (
+        id          integer primary key,
+        received_at integer not null,
+        topic       text,
+        payload     blob    not null,
+        qos         integer not null,
+        retain      integer not null,
+        checksum    integer not null
+     ) strict",
+    "create table if not exists life (
+        one        integer primary key check (one = 1),
+        connection text    not null,
+        seen_at    integer not null
+     ) strict",
+    "pragma user_version = 1",
+];
+
+const COLUMNS: &str = "id, received_at, topic, payload, qos, retain, checksum";
+
+static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let sizes = std::iter::successors(Some(LARGEST_INSERT), |n| (*n > 1).then_some(n / 2));
+    let values = |n| vec!["(?, ?, ?, ?, ?, ?, ?)"; n].join(", ");
+    sizes.map(|n| format!("insert into entry ({COLUMNS}) values {}", values(n))).collect()
+});
+
+/// What the file holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Depth {
+    pub messages: u64,
+    /// As [`Row::cost`] counts them.
+    pub bytes: u64,
+}
+
+/// The connection that was standing when the process was last known to live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    /// The connection's name, as JSON.
+    pub connection: String,
+    /// Unix time in nanoseconds.
+    pub seen_at: i64,
+}
+
+/// One transaction.
+#[derive(Debug, Default)]
+pub(super) struct Changes<'a> {
+    /// Rows with their ids.
+    pub append: &'a [(u64, Row<'a>)],
+    /// Everything up to this id is committed in the database.
+    pub delete_through: Option<u64>,
+    pub life: LifeChange,
+}
+
+/// What becomes of the [`Life`] that is written down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum LifeChange {
+    #[default]
+    None,
+    /// No connection stands any more.
+    Ended,
+    /// This one stands.
+    Stands(Life),
+}
+
+/// The right to have the spool, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "closing it frees the lock")] File);
+
+impl Lock {
+    /// Makes the folder if need be.
+    pub fn take(dir: &Path) -> Result<Self, SpoolError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| SpoolError::io(dir, &e))?;
+        let path = dir.join(LOCK);
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| SpoolError::io(&path, &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(SpoolError::Unavailable(format!(
+                "spool.dir: {} is in use by another process; give each its own folder, or wait for \
+                 the other to end",
+                dir.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(SpoolError::io(&path, &error)),
+        }
+    }
+}
+
+/// A connection to the file.
+#[derive(Debug)]
+pub(super) struct SpoolFile(SqliteConnection);
+
+impl SpoolFile {
+    /// Opens it, made if there is none; its structure is checked.
+    pub async fn open(path: &Path) -> Result<Self, SpoolError> {
+        let mut file = Self::connect(path, true).await?;
+        file.check().await?;
+        for statement in SCHEMA {
+            sqlx::raw_sql(statement).execute(&mut file.0).await?;
+        }
+        Ok(file)
+    }
+
+    /// Opens it as it is: another connection, or a damaged file.
+    pub async fn connect(path: &Path, create: bool) -> Result<Self, SpoolError> {
+        if create {
+            // Made here for its mode: what it holds is nobody else's business.
+            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            file.map_err(|e| SpoolError::io(path, &e))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(false)
+            .auto_vacuum(SqliteAutoVacuum::Incremental)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY)
+            .pragma("journal_size_limit", WAL_LIMIT)
+            .disable_statement_logging();
+        Ok(Self(options.connect().await?))
+    }
+
+    async fn check(&mut self) -> Result<(), SpoolError> {
+        let found: String =
+            sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut self.0).await?;
+        if found == "ok" { Ok(()) } else { Err(SpoolError::Damaged(found)) }
+    }
+
+    /// What it holds, and the last id; 0 if it is empty.
+    pub async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
+        const SQL: &str = "
+            select count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
+                   coalesce(max(id), 0)
+              from (select id, topic, length(payload) + coalesce(length(cast(topic as blob)), 0) + 64 as n
+                      from entry)";
+        let row = sqlx::query(SQL).fetch_one(&mut self.0).await?;
+        let depth = Depth { messages: unsigned(&row, 0)?, bytes: unsigned(&row, 1)? };
+        Ok((depth, unsigned(&row, 2)?))
+    }
+
+    /// When the oldest row was received, Unix time in nanoseconds.
+    pub async fn oldest(&mut self) -> Result<Option<i64>, SpoolError> {
+        const SQL: &str = "select received_at from entry order by id limit 1";
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+    }
+
+    /// When the newest row was received, Unix time in nanoseconds.
+    pub async fn newest(&mut self) -> Result<Option<i64>, SpoolError> {
+        const SQL: &str = "select received_at from entry order by id desc limit 1";
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+    }
+
+    /// The connection of a process that ended without notice.
+    pub async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
+        const SQL: &str = "select connection, seen_at from life";
+        let row = sqlx::query(SQL).fetch_optional(&mut self.0).await?;
+        row.map(|row| {
+            Ok(Life { connection: row.try_get("connection")?, seen_at: row.try_get("seen_at")? })
+        })
+        .transpose()
+    }
+
+    /// Makes the changes durable, or none of them.
+    pub async fn write(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+        self.run("begin immediate").await?;
+        let written = self.write_all(changes).await;
+        match written {
+            Ok(()) => self.run("commit").await,
+            Err(error) => {
+                // SQLite may have rolled back already, and says so.
+                let _ = self.run("rollback").await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_all(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+        if let Some(id) = changes.delete_through {
+            let query = sqlx::query("delete from entry where id <= ?").bind(signed(id));
+            query.execute(&mut self.0).await?;
+        }
+        let mut rest = changes.append;
+        for (index, sql) in INSERTS.iter().enumerate() {
+            let size = LARGEST_INSERT >> index;
+            while rest.len() >= size {
+                let (rows, later) = rest.split_at(size);
+                self.insert(sql, rows).await?;
+                rest = later;
+            }
+        }
+        match &changes.life {
+            LifeChange::None => {}
+            LifeChange::Ended => self.run("delete from life").await?,
+            LifeChange::Stands(life) => {
+                const SQL: &str =
+                    "insert or replace into life (one, connection, seen_at) values (1, ?, ?)";
+                let query = sqlx::query(SQL).bind(life.connection.as_str()).bind(life.seen_at);
+                query.execute(&mut self.0).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &mut self,
+        sql: &'static str,
+        rows: &[(u64, Row<'_>)],
+    ) -> Result<(), SpoolError> {
+        let mut query = sqlx::query::<Sqlite>(sql);
+        for (id, row) in rows {
+            query = query
+                .bind(signed(*id))
+                .bind(row.received_at)
+                .bind(row.topic.as_deref())
+                .bind(&*row.payload)
+                .bind(row.qos)
+                .bind(row.retain)
+                .bind(row.checksum());
+        }
+        query.execute(&mut self.0).await?;
+        Ok(())
+    }
+
+    /// Rows after this id, in order: at most `rows`, and not many more than `bytes` of payload.
+    pub async fn read(
+        &mut self,
+        after: u64,
+        rows: i64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Row<'static>)>, SpoolError> {
+        const LENGTHS: &str =
+            "select id, length(payload) from entry where id > ? order by id limit ?";
+        static ROWS: LazyLock<String> = LazyLock::new(|| {
+            format!("select {COLUMNS} from entry where id > ? and id <= ? order by id")
+        });
+        let lengths = sqlx::query(LENGTHS).bind(signed(after)).bind(rows);
+        let (mut last, mut total) = (after, 0);
+        for row in lengths.fetch_all(&mut self.0).await? {
+            if total >= bytes {
+                break;
+            }
+            last = unsigned(&row, 0)?;
+            total += usize::try_from(unsigned(&row, 1)?).unwrap_or(usize::MAX);
+        }
+        let query = sqlx::query(ROWS.as_str()).bind(signed(after)).bind(signed(last));
+        query.fetch_all(&mut self.0).await?.iter().map(checked).collect()
+    }
+
+    /// One row.
+    pub async fn read_one(&mut self, id: u64) -> Result<Option<Row<'static>>, SpoolError> {
+        static ONE: LazyLock<String> =
+            LazyLock::new(|| format!("select {COLUMNS} from entry where id = ?"));
+        let query = sqlx::query(ONE.as_str()).bind(signed(id));
+        let row = query.fetch_optional(&mut self.0).await?;
+        row.map(|row| checked(&row).map(|(_, row)| row)).transpose()
+    }
+
+    /// The last id; 0 if it is empty.
+    pub async fn last_id(&mut self) -> Result<u64, SpoolError> {
+        let row =
+            sqlx::query("select coalesce(max(id), 0) from entry").fetch_one(&mut self.0).await?;
+        unsigned(&row, 0)
+    }
+
+    /// Gives freed space back; to be called while it is empty.
+    pub async fn shrink(&mut self) -> Result<(), SpoolError> {
+        self.run(VACUUM_PAGES).await
+    }
+
+    /// Closes it in order: what the write-ahead log holds goes into the file.
+    pub async fn close(self) -> Result<(), SpoolError> {
+        Ok(self.0.close().await?)
+    }
+
+    async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
+        sqlx::query(sql).execute(&mut self.0).await?;
+        Ok(())
+    }
+}
+
+/// The row, if it is what was written.
+fn checked(row: &SqliteRow) -> Result<(u64, Row<'static>), SpoolError> {
+    let id = unsigned(row, 0)?;
+    let topic: Option<String> = row.try_get(2)?;
+    let payload: Vec<u8> = row.try_get(3)?;
+    let read = Row {
+        received_at: row.try_get(1)?,
+        topic: topic.map(Into::into),
+        payload: payload.into(),
+        qos: row.try_get(4)?,
+        retain: row.try_get(5)?,
+    };
+    if read.checksum() == row.try_get::<i64, _>(6)? {
+        return Ok((id, read));
+    }
+    Err(SpoolError::Damaged(format!("row {id} does not match its checksum")))
+}
+
+fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
+    let value: i64 = row.try_get(column)?;
+    u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
+}
+
+/// Ids count rows: they never reach the sign bit.
+fn signed(id: u64) -> i64 {
+    id.cast_signed()
+}
+
+/// The file in a folder.
+pub(super) fn path_in(dir: &Path) -> PathBuf {
+    dir.join(NAME)
+}
+
+/// Writes a change of names in the folder to disk.
+pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,74 @@
+//! Reads behind the appender and hands rows to the next stage, at its pace.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::error::SpoolError;
+use super::file::{Depth, SpoolFile};
+use super::progress::Progress;
+use crate::message::{InFlight, Intake};
+
+/// Rows read at once: as many as a batch holds by default.
+const ROWS: i64 = 1000;
+
+/// Payload bytes held in memory between disk and database, about: what one batch may hold.
+const READ_AHEAD: usize = 16 * 1024 * 1024;
+
+/// The reading part.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    decode: mpsc::Sender<Intake>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Forwarder {
+    pub fn new(decode: mpsc::Sender<Intake>) -> Self {
+        Self { decode, in_flight: Arc::default() }
+    }
+
+    /// Forwards for ever, or until the file cannot be read. May be dropped at any point: what was
+    /// not counted as forwarded is read again.
+    pub async fn run(
+        &self,
+        file: &mut SpoolFile,
+        progress: &Progress,
+    ) -> Result<Infallible, SpoolError> {
+        let mut appended = progress.appended.subscribe();
+        loop {
+            // The sender lives as long as the stage.
+            let _ = appended.wait_for(|last| *last > progress.forwarded()).await;
+            self.some(file, progress).await?;
+        }
+    }
+
+    /// Forwards what a file holds, and returns.
+    pub async fn all(&self, file: &mut SpoolFile, progress: &Progress) -> Result<(), SpoolError> {
+        while !progress.has_caught_up() {
+            self.some(file, progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn some(&self, file: &mut SpoolFile, progress: &Progress) -> Result<(), SpoolError> {
+        let last = *progress.appended.borrow();
+        let rows = file.read(progress.forwarded(), ROWS, READ_AHEAD).await?;
+        if rows.is_empty() {
+            progress.skip_to(last);
+        }
+        for (id, row) in rows {
+            let size = row.size();
+            let depth = Depth { messages: row.topic.is_some().into(), bytes: row.cost() };
+            self.in_flight.until_room_for(size, READ_AHEAD).await;
+            let hold = self.in_flight.hold(size);
+            let intake = row.into_intake(id, Some(hold))?;
+            if self.decode.send(intake).await.is_err() {
+                // The pipeline is being taken down, and this part with it.
+                std::future::pending::<()>().await;
+            }
+            progress.forward(id, depth);
+        }
+        Ok(())
+    }
+}

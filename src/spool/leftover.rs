@@ -1,0 +1,109 @@
+//! While the spool is off: drains what an earlier run with a spool left behind, before anything new,
+//! so that everything keeps its order.
+
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::SpoolError;
+use super::file::{Changes, Lock, SpoolFile, path_in};
+use super::forward::Forwarder;
+use super::progress::Progress;
+use super::route;
+use super::salvage::{self, remove};
+use crate::message::{Feedback, Intake};
+
+/// What the stage needs.
+#[derive(Debug)]
+pub struct LeftoverParts {
+    /// For the gap of a damaged file.
+    pub client_id: String,
+    /// To decoding, ahead of what the session passes on. Closed when nothing is left to forward.
+    pub decode: mpsc::Sender<Intake>,
+    /// From the store.
+    pub store: mpsc::Receiver<Feedback>,
+    /// To the session.
+    pub session: mpsc::Sender<Feedback>,
+    /// Forward nothing more.
+    pub stop: CancellationToken,
+}
+
+/// Runs until the store is gone. `find` tells, however long that takes, where the last run with a
+/// spool had it.
+pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf>>) {
+    let LeftoverParts { client_id, decode, store, session, stop } = parts;
+    let progress = Progress::new(0);
+    let finished = CancellationToken::new();
+    let draining = async {
+        let drained = tokio::select! {
+            drained = drain(&client_id, decode, &progress, find) => drained,
+            () = stop.cancelled() => Ok(()),
+        };
+        if let Err(error) = drained {
+            tracing::error!(
+                problem = %error,
+                "could not drain the spool of an earlier run; set spool.dir to its folder again, or \
+                 mend that"
+            );
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = draining => {}
+        () = route::run(store, session, &progress, &finished) => {}
+    }
+}
+
+async fn drain(
+    client_id: &str,
+    decode: mpsc::Sender<Intake>,
+    progress: &Progress,
+    find: impl Future<Output = Option<PathBuf>>,
+) -> Result<(), SpoolError> {
+    let Some(dir) = find.await else { return Ok(()) };
+    let path = path_in(&dir);
+    if !path.exists() {
+        return Ok(());
+    }
+    let _lock = Lock::take(&dir)?;
+    salvage::finish(&dir)?;
+    let forwarder = Forwarder::new(decode);
+    let mut file = open(&dir, client_id).await?;
+    let (depth, last) = file.depth().await?;
+    tracing::info!(
+        messages = depth.messages,
+        dir = %dir.display(),
+        "draining the spool of an earlier run"
+    );
+    progress.appended.send_replace(last);
+    while let Err(error) = forwarder.all(&mut file, progress).await {
+        let SpoolError::Damaged(problem) = error else { return Err(error) };
+        drop(file);
+        salvage::salvage(&dir, client_id, &problem).await?;
+        file = open(&dir, client_id).await?;
+        progress.appended.send_replace(file.last_id().await?);
+    }
+    drop(forwarder);
+    // Dropped here at a stop: what was not deleted is sent again, and makes no second row.
+    let mut done = progress.done.subscribe();
+    while !progress.has_drained() {
+        let _ = done.changed().await;
+        let delete_through = Some(*done.borrow_and_update());
+        file.write(&Changes { delete_through, ..Changes::default() }).await?;
+    }
+    file.close().await?;
+    remove(&path)?;
+    tracing::info!("the spool of the earlier run is drained and removed");
+    Ok(())
+}
+
+async fn open(dir: &Path, client_id: &str) -> Result<SpoolFile, SpoolError> {
+    match SpoolFile::open(&path_in(dir)).await {
+        Err(SpoolError::Damaged(problem)) => {
+            salvage::salvage(dir, client_id, &problem).await?;
+            SpoolFile::open(&path_in(dir)).await
+        }
+        opened => opened,
+    }
+}

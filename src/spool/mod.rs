@@ -1,0 +1,27 @@
+//! Store-and-forward on disk: between the session and decoding, so that a database that is away for
+//! hours costs nothing although a broker keeps only about 1,000 messages.
+//!
+//! ```text
+//! session --Intake--> append --COMMIT, fsync--> file --read--> forward --Intake--> decode
+//!    ^                   |                        ^                                  |
+//!    +--- Committed -----+                        +----- delete <--- route <--- Feedback
+//! ```
+//!
+//! Everything passes through the file, raw and in order, before it is decoded. [`append`] takes what
+//! has come while the last fsync ran, writes it in one transaction and passes on the right to
+//! acknowledge it; [`forward`] reads behind it, at the pace of the database; [`route`] learns from
+//! the store what is committed and may be deleted. [`stage`] holds them together; [`leftover`] is
+//! what remains of it while the spool is switched off.
+
+mod append;
+mod error;
+mod file;
+mod forward;
+pub mod leftover;
+mod progress;
+mod route;
+mod row;
+mod salvage;
+pub mod stage;
+
+pub use self::error::SpoolError;

@@ -1,0 +1,221 @@
+//! One entry of the spool: a message as received, or news of a connection, with a checksum, because
+//! a disk may give back other bytes than it was given.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use super::error::SpoolError;
+use crate::message::{AckToken, ConnectionId, ConnectionNews, Hold, Intake, Message};
+
+/// A row of table `entry`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row<'a> {
+    /// Unix time in nanoseconds.
+    pub received_at: i64,
+    /// MQTT topic; `None` for news, whose JSON form is the payload.
+    pub topic: Option<Cow<'a, str>>,
+    pub payload: Cow<'a, [u8]>,
+    pub qos: i64,
+    pub retain: bool,
+}
+
+/// Bytes that a row takes in the file beside its topic and payload, about.
+const ROW_OVERHEAD: u64 = 64;
+
+/// Size of a page of the file; what does not fit into one is rounded up to whole ones.
+pub(super) const PAGE: u64 = 4096;
+
+impl<'a> Row<'a> {
+    /// What the session passed on.
+    pub fn of(intake: &'a Intake) -> Self {
+        match intake {
+            Intake::Message(message) => Self {
+                received_at: nanoseconds(message.received_at),
+                topic: Some(Cow::Borrowed(&message.topic)),
+                payload: Cow::Borrowed(&message.payload),
+                qos: message.qos.into(),
+                retain: message.retain,
+            },
+            Intake::Connection(news, _) => Self::of_news(news, OffsetDateTime::now_utc()),
+        }
+    }
+
+    /// News.
+    pub fn of_news(news: &ConnectionNews, at: OffsetDateTime) -> Row<'static> {
+        // Unwrap safety: texts, numbers and times of this millennium always have a JSON form.
+        let json = serde_json::to_vec(news).expect("news have a JSON form");
+        Row {
+            received_at: nanoseconds(at),
+            topic: None,
+            payload: Cow::Owned(json),
+            qos: 0,
+            retain: false,
+        }
+    }
+
+    /// What the next stage gets, with the right to delete the row once it is committed.
+    pub fn into_intake(self, id: u64, hold: Option<Hold>) -> Result<Intake, SpoolError> {
+        let ack = Some(AckToken { connection: ConnectionId::SPOOL, sequence: id });
+        let Some(topic) = self.topic else {
+            let news = serde_json::from_slice(&self.payload)
+                .map_err(|e| SpoolError::Damaged(format!("row {id} is no news: {e}")))?;
+            return Ok(Intake::Connection(news, ack));
+        };
+        Ok(Intake::Message(Message {
+            topic: topic.into_owned(),
+            payload: Bytes::from(self.payload.into_owned()),
+            received_at: time(self.received_at),
+            qos: u8::try_from(self.qos).unwrap_or(1),
+            retain: self.retain,
+            ack,
+            hold,
+        }))
+    }
+
+    /// Bytes of topic and payload.
+    pub fn size(&self) -> usize {
+        self.topic.as_ref().map_or(0, |topic| topic.len()) + self.payload.len()
+    }
+
+    /// What the row counts for against `spool.max_size`.
+    pub fn cost(&self) -> u64 {
+        let bytes = self.size() as u64 + ROW_OVERHEAD;
+        if bytes > PAGE { bytes.next_multiple_of(PAGE) } else { bytes }
+    }
+
+    /// First 64 bits of SHA-256 over the length-prefixed parts.
+    pub fn checksum(&self) -> i64 {
+        let topic = self.topic.as_ref().map_or(&[][..], |topic| topic.as_bytes());
+        let mut hasher = Sha256::new();
+        hasher.update(self.received_at.to_be_bytes());
+        hasher.update(self.qos.to_be_bytes());
+        hasher.update([u8::from(self.retain), u8::from(self.topic.is_some())]);
+        hasher.update((topic.len() as u64).to_be_bytes());
+        hasher.update(topic);
+        hasher.update(&self.payload);
+        let digest = hasher.finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest[..8]);
+        i64::from_be_bytes(first)
+    }
+}
+
+fn nanoseconds(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn time(nanoseconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds.into())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::message::{ConnectionName, Gap, GapCause};
+
+    fn row() -> impl Strategy<Value = Row<'static>> {
+        let topic = prop::option::of("\\PC{0,8}");
+        (any::<i64>(), topic, prop::collection::vec(any::<u8>(), 0..16), 0i64..3, any::<bool>())
+            .prop_map(|(received_at, topic, payload, qos, retain)| Row {
+                received_at,
+                topic: topic.map(Cow::Owned),
+                payload: Cow::Owned(payload),
+                qos,
+                retain,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn rows_that_differ_have_other_checksums(one in row(), other in row()) {
+            prop_assert_eq!(one == other, one.checksum() == other.checksum());
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(row in row(), place in any::<prop::sample::Index>(), bit in 0u8..8) {
+            prop_assume!(!row.payload.is_empty());
+            let mut payload = row.payload.to_vec();
+            let place = place.index(payload.len());
+            payload[place] ^= 1u8 << bit;
+            let flipped = Row { payload: Cow::Owned(payload), ..row.clone() };
+            prop_assert_ne!(flipped.checksum(), row.checksum());
+        }
+    }
+
+    #[test]
+    fn a_message_comes_out_as_it_went_in() {
+        let at = time(1_770_000_000_123_456_789);
+        let message = |ack| Message {
+            topic: "centiloc/acme".into(),
+            payload: Bytes::from_static(b"\0\xff"),
+            received_at: at,
+            qos: 1,
+            retain: true,
+            ack,
+            hold: None,
+        };
+        let intake = Intake::Message(message(None));
+        let out = Row::of(&intake).into_intake(7, None).unwrap();
+        let token = AckToken { connection: ConnectionId::SPOOL, sequence: 7 };
+        assert_eq!(format!("{out:?}"), format!("{:?}", Intake::Message(message(Some(token)))));
+    }
+
+    #[test]
+    fn news_come_out_as_they_went_in() {
+        let at = time(1_770_000_000_123_456_789);
+        let connection = ConnectionName {
+            client_id: "acme-bridge".into(),
+            instance: Uuid::from_u128(7),
+            id: ConnectionId(3),
+        };
+        let gap = Gap {
+            client_id: "acme-bridge".into(),
+            started_at: at,
+            ended_at: None,
+            cause: GapCause::SpoolFull,
+            detail: "\u{e9}\0\"".into(),
+        };
+        let opened = ConnectionNews::Opened {
+            connection: connection.clone(),
+            at,
+            session_present: false,
+            filters: vec!["centiloc/acme".into()],
+            spool_dir: Some("/spool".into()),
+        };
+        let closed = ConnectionNews::Closed {
+            connection: connection.clone(),
+            at,
+            reason: "closed_by_broker".into(),
+        };
+        let unsubscribed = ConnectionNews::Unsubscribed { connection, filters: vec!["old".into()] };
+        for news in [opened, closed, unsubscribed, ConnectionNews::Gap(gap)] {
+            match Row::of_news(&news, at).into_intake(1, None).unwrap() {
+                Intake::Connection(out, Some(token)) => {
+                    assert_eq!(out, news);
+                    assert!(token.is_spooled());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_page_counts_in_whole_pages() {
+        let row = |size| Row {
+            received_at: 0,
+            topic: Some("t".into()),
+            payload: Cow::Owned(vec![0; size]),
+            qos: 1,
+            retain: false,
+        };
+        assert_eq!(row(100).cost(), 165);
+        assert_eq!(row(5000).cost(), 2 * PAGE);
+    }
+}

@@ -1,0 +1,188 @@
+//! A damaged file is set aside, and what can be read of it put in its place. At no moment is what was
+//! readable only half there: the new file takes its name when it is complete.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use super::error::SpoolError;
+use super::file::{Changes, LifeChange, SpoolFile, path_in, sync_folder};
+use super::row::{Row, time};
+use crate::message::{ConnectionNews, Gap, GapCause};
+
+/// What is being written.
+const IN_WORK: &str = "spool.db.salvage";
+/// The same, complete.
+const COMPLETE: &str = "spool.db.salvaged";
+/// Beginning of the damaged file's new name.
+const ASIDE: &str = "spool.db.damaged-";
+
+/// Rows read at once, and ids tried one by one where that fails.
+const CHUNK: u64 = 1000;
+/// Payload bytes read at once, about.
+const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+/// So many ids in a row without a readable row are taken for the end, where the last id cannot be
+/// read either.
+const HOPELESS: u64 = 20 * CHUNK;
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Found {
+    rows: u64,
+    first: Option<u64>,
+    last: u64,
+    /// When the last row before the first hole was received.
+    hole_after: Option<i64>,
+    newest: Option<i64>,
+}
+
+impl Found {
+    fn note(&mut self, rows: &[(u64, Row<'_>)]) {
+        for (id, row) in rows {
+            let expected = if self.first.is_some() { self.last + 1 } else { *id };
+            if *id != expected && self.hole_after.is_none() {
+                self.hole_after = self.newest;
+            }
+            self.first.get_or_insert(*id);
+            self.rows += 1;
+            self.last = *id;
+            self.newest = Some(row.received_at);
+        }
+    }
+
+    /// Ids are given without holes, so each that is not there was damaged.
+    fn missing(&self, last_id: Option<u64>) -> Option<u64> {
+        Some((last_id?.max(self.last) + 1).saturating_sub(self.first? + self.rows))
+    }
+}
+
+/// Sets the damaged file of this folder aside. What may be lost is told in the new one.
+pub(super) async fn salvage(
+    dir: &Path,
+    client_id: &str,
+    problem: &str,
+) -> Result<PathBuf, SpoolError> {
+    let work = dir.join(IN_WORK);
+    remove(&work)?;
+    let mut new = SpoolFile::open(&work).await?;
+    let (found, last_id) = match SpoolFile::connect(&path_in(dir), false).await {
+        Ok(mut old) => copy(&mut old, &mut new).await?,
+        Err(SpoolError::Damaged(_)) => (Found::default(), None),
+        Err(error) => return Err(error),
+    };
+    let gap = gap(dir, client_id, problem, &found, last_id);
+    tracing::error!(detail = gap.detail, "the spool was damaged; what could be read of it is kept");
+    let news = Row::of_news(&ConnectionNews::Gap(gap), OffsetDateTime::now_utc());
+    let next = last_id.unwrap_or(0).max(found.last) + 1;
+    new.write(&Changes { append: &[(next, news)], ..Changes::default() }).await?;
+    new.close().await?;
+    rename(&work, &dir.join(COMPLETE))?;
+    finish(dir)
+}
+
+/// Puts a complete salvage in the place of the file, if there is one. Returns where that went.
+pub(super) fn finish(dir: &Path) -> Result<PathBuf, SpoolError> {
+    let (complete, place) = (dir.join(COMPLETE), path_in(dir));
+    let aside = dir.join(format!("{ASIDE}{}", OffsetDateTime::now_utc().unix_timestamp()));
+    if complete.exists() {
+        if place.exists() {
+            for suffix in ["-wal", ""] {
+                rename(&with_suffix(&place, suffix), &with_suffix(&aside, suffix))?;
+            }
+            remove(&place)?;
+        }
+        rename(&complete, &place)?;
+        sync_folder(dir).map_err(|e| SpoolError::io(dir, &e))?;
+    }
+    Ok(aside)
+}
+
+/// Copies every readable row; returns also the last id, as far as it can be told.
+async fn copy(
+    old: &mut SpoolFile,
+    new: &mut SpoolFile,
+) -> Result<(Found, Option<u64>), SpoolError> {
+    let last_id = old.last_id().await.ok();
+    if let Ok(Some(life)) = old.life().await {
+        let life = LifeChange::Stands(life);
+        new.write(&Changes { life, ..Changes::default() }).await?;
+    }
+    let mut found = Found::default();
+    let (mut cursor, mut in_vain) = (0, 0);
+    loop {
+        if last_id.is_some_and(|last| cursor >= last) || in_vain >= HOPELESS {
+            return Ok((found, last_id));
+        }
+        let rows = match old.read(cursor, CHUNK.cast_signed(), CHUNK_BYTES).await {
+            Ok(rows) if rows.is_empty() => return Ok((found, last_id)),
+            Ok(rows) => rows,
+            Err(_) => one_by_one(old, cursor).await,
+        };
+        in_vain = if rows.is_empty() { in_vain + CHUNK } else { 0 };
+        cursor = rows.last().map_or(cursor + CHUNK, |(id, _)| *id);
+        found.note(&rows);
+        new.write(&Changes { append: &rows, ..Changes::default() }).await?;
+    }
+}
+
+async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, Row<'static>)> {
+    let mut rows = Vec::new();
+    for id in after + 1..=after + CHUNK {
+        if let Ok(Some(row)) = old.read_one(id).await {
+            rows.push((id, row));
+        }
+    }
+    rows
+}
+
+fn gap(dir: &Path, client_id: &str, problem: &str, found: &Found, last_id: Option<u64>) -> Gap {
+    let detail = match found.missing(last_id) {
+        Some(0) => format!("all {} rows of it could be read", found.rows),
+        Some(missing) => format!("{} rows of it could be read, {missing} not", found.rows),
+        None => "nothing of it could be read".to_owned(),
+    };
+    let started_at = found.hole_after.or(found.newest).map_or_else(|| made_at(dir), time);
+    Gap {
+        client_id: client_id.to_owned(),
+        started_at,
+        ended_at: Some(OffsetDateTime::now_utc()),
+        cause: GapCause::SpoolDamaged,
+        detail: format!("{problem}; {detail}; the damaged file is kept in {}", dir.display()),
+    }
+}
+
+/// When the file was made, as far as the file system tells.
+fn made_at(dir: &Path) -> OffsetDateTime {
+    let metadata = fs::metadata(path_in(dir)).ok();
+    let made = metadata.and_then(|m| m.created().or_else(|_| m.modified()).ok());
+    made.map_or_else(OffsetDateTime::now_utc, Into::into)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), SpoolError> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpoolError::io(from, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file with what `SQLite` keeps beside it.
+pub(super) fn remove(path: &Path) -> Result<(), SpoolError> {
+    for suffix in ["-wal", "-shm", ""] {
+        let path = with_suffix(path, suffix);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SpoolError::io(&path, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
