@@ -58,8 +58,9 @@ async fn bench() {
         if let Some(python) = std::env::var_os("BENCH_PYTHON") {
             all.push(drain_with_script(&postgres, PathBuf::from(python), events).await);
         }
-        all.push(drain_with_bridge(&postgres, events, "centiloc-bridge", Plain::Yes).await);
-        all.push(drain_with_bridge(&postgres, events, "centiloc-bridge, TLS", Plain::No).await);
+        all.push(drain_with_bridge(&postgres, events, Setup::Plain).await);
+        all.push(drain_with_bridge(&postgres, events, Setup::Tls).await);
+        all.push(drain_with_bridge(&postgres, events, Setup::Spool).await);
         let yardstick = all[0].seconds;
         for figures in &all {
             figures.print(events, yardstick);
@@ -120,23 +121,26 @@ async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) ->
     }
 }
 
-#[derive(PartialEq)]
-enum Plain {
-    Yes,
-    No,
+#[derive(Clone, Copy)]
+enum Setup {
+    Plain,
+    Tls,
+    /// Over plain TCP, through the spool.
+    Spool,
 }
 
-async fn drain_with_bridge(
-    postgres: &Postgres,
-    events: u64,
-    name: &'static str,
-    plain: Plain,
-) -> Figures {
+async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Figures {
     let (broker, database) = (broker().await, database(postgres).await);
-    let mut config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
-    if plain == Plain::Yes {
-        config = config.plain(broker.plain_port());
-    }
+    let config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
+    let spool = config.folder().join("spool");
+    let (name, config) = match setup {
+        Setup::Plain => ("centiloc-bridge", config.plain(broker.plain_port())),
+        Setup::Tls => ("centiloc-bridge, TLS", config),
+        Setup::Spool => {
+            let config = config.plain(broker.plain_port());
+            ("centiloc-bridge, spool", config.set("spool.dir", spool.to_str().unwrap()))
+        }
+    };
     let mut bridge = Bridge::ready(&config).await;
     assert_eq!(bridge.terminate().await, 0);
     publish(&broker, events).await;

@@ -48,8 +48,8 @@ pub struct Obstacle {
 }
 
 impl Readiness {
-    /// Ready is subscribed to everything at QoS 1, and able to make durable what comes: the database answers, or the
-    /// spool takes it.
+    /// Ready is subscribed to everything at QoS 1, with a database that answers and, where it is on, a
+    /// spool that takes what comes.
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut not_ready = Vec::new();
         if snapshot.session.phase != Phase::Subscribed || snapshot.session.problem.is_some() {
@@ -57,11 +57,14 @@ impl Readiness {
             let problem = problem.unwrap_or_else(|| phase_in_words(snapshot.session.phase));
             not_ready.push(Obstacle { part: "session", problem });
         }
-        if !snapshot.database.up && snapshot.spool.is_none() {
+        if !snapshot.database.up {
             let problem = snapshot.database.problem.clone().unwrap_or_else(|| {
                 "not connected yet; if this lasts, see the log and database.url".to_owned()
             });
             not_ready.push(Obstacle { part: "database", problem });
+        }
+        if let Some(problem) = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone()) {
+            not_ready.push(Obstacle { part: "spool", problem });
         }
         Self { ready: not_ready.is_empty(), not_ready }
     }
@@ -187,34 +190,39 @@ mod tests {
     use super::*;
     use crate::telemetry::health::SpoolHealth;
 
-    fn snapshot(phase: Phase, database_up: bool, spool: bool) -> Snapshot {
+    fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.session.phase = phase;
         snapshot.database.up = database_up;
-        snapshot.spool = spool.then(SpoolHealth::default);
+        snapshot.spool = spool.map(|well| SpoolHealth {
+            problem: (!well).then(|| "no space".into()),
+            ..SpoolHealth::default()
+        });
         snapshot
     }
 
     #[test]
-    fn ready_is_subscribed_and_able_to_make_events_durable() {
+    fn ready_is_subscribed_with_database_and_spool_well() {
         for (phase, database_up, spool, ready) in [
-            (Phase::Subscribed, true, false, true),
-            (Phase::Subscribed, false, true, true),
-            (Phase::Subscribed, false, false, false),
-            (Phase::Connecting, true, true, false),
-            (Phase::Standby, true, false, false),
-            (Phase::Starting, false, false, false),
-            (Phase::Stopping, true, false, false),
+            (Phase::Subscribed, true, None, true),
+            (Phase::Subscribed, true, Some(true), true),
+            (Phase::Subscribed, true, Some(false), false),
+            (Phase::Subscribed, false, Some(true), false),
+            (Phase::Subscribed, false, None, false),
+            (Phase::Connecting, true, Some(true), false),
+            (Phase::Standby, true, None, false),
+            (Phase::Starting, false, None, false),
+            (Phase::Stopping, true, None, false),
         ] {
             let readiness = Readiness::new(&snapshot(phase, database_up, spool));
-            assert_eq!(readiness.ready, ready, "{phase:?} {database_up} {spool}");
+            assert_eq!(readiness.ready, ready, "{phase:?} {database_up} {spool:?}");
             assert_eq!(readiness.not_ready.is_empty(), ready);
         }
     }
 
     #[test]
     fn every_obstacle_is_named_with_what_the_parts_know() {
-        let mut snapshot = snapshot(Phase::Connecting, false, false);
+        let mut snapshot = snapshot(Phase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
         let readiness = Readiness::new(&snapshot);
         let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();

@@ -111,7 +111,7 @@ mod tests {
     fn held() -> (Memory, Gap, Instant) {
         let start = Instant::now();
         let mut memory = Memory::new(GRACE);
-        memory.hold.received(1, start);
+        memory.hold.received(1, false, start);
         let late = start + 2 * GRACE;
         let gap = overdue(&mut memory, late).unwrap();
         (memory, gap, late)

@@ -145,11 +145,11 @@ impl Appender {
             self.top_up();
             match self.write_some(file, progress).await {
                 Ok(true) => self.is_well(),
-                Ok(false) if !self.pending.is_empty() => {
+                Ok(false) if self.pending.is_empty() => {}
+                Ok(false) => {
                     self.is_in_trouble(self.full());
                     moved_or(RETRY, &mut done).await;
                 }
-                Ok(false) => {}
                 Err(error @ (SpoolError::NoSpace | SpoolError::Unavailable(_))) => {
                     self.is_in_trouble(error.to_string());
                     let passed = self.pass_by(progress).await;
@@ -203,8 +203,8 @@ impl Appender {
         }
     }
 
-    /// Writes what fits and deletes what is done, durably. False if there was nothing to do, or no
-    /// room to do it.
+    /// Writes what fits and deletes what is done, durably. False if nothing of what is pending went
+    /// to disk.
     async fn write_some(
         &mut self,
         file: &mut SpoolFile,
@@ -240,7 +240,7 @@ impl Appender {
         if self.depth == Depth::default() {
             file.shrink().await?;
         }
-        Ok(true)
+        Ok(count > 0)
     }
 
     /// The longest run of what is pending that may be written together.

@@ -23,5 +23,7 @@ mod route;
 mod row;
 mod salvage;
 pub mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use self::error::SpoolError;

@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 22] = [
+const METRICS: [(&str, &str); 23] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -29,6 +29,7 @@ const METRICS: [(&str, &str); 22] = [
     ("certificate_expiry_seconds", "gauge"),
     ("spool_events", "gauge"),
     ("spool_bytes", "gauge"),
+    ("spool_oldest_seconds", "gauge"),
     ("database_up", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),

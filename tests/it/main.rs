@@ -15,6 +15,7 @@ mod dead_letters;
 mod deliveries;
 mod delivery_rules;
 mod events;
+mod gaps;
 mod outages;
 mod reload;
 mod renewal;

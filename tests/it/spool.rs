@@ -11,6 +11,7 @@ use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
 use crate::support::rig::{Rig, counter};
+use crate::support::small_disk::SmallDisk;
 use crate::support::subscriber::forget_session;
 use crate::support::tap::Packet;
 use crate::support::wait::{SOON, until, until_eq, until_true};
@@ -61,7 +62,7 @@ async fn a_database_that_is_away_costs_no_acknowledgement_and_gets_everything_la
     until_spooled(&bridge, 3000).await;
     assert_eq!(bench.rig.database.count("centiloc.item_event").await, 0);
     let (status, body) = bridge.get("/readyz").await.unwrap();
-    assert_eq!(status, 200, "what comes is safe: {body}");
+    assert_eq!(status, 503, "no dashboard sees what comes: {body}");
     let (_, body) = bridge.get("/api/status").await.unwrap();
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status["spool"]["events"], 3000, "{body}");
@@ -220,6 +221,78 @@ async fn switched_off_it_first_drains_what_the_last_run_left() {
     assert_eq!(bench.rig.database.count("centiloc.gap").await, 0);
     let ended = "centiloc.connection where disconnected_at is null";
     assert_eq!(bench.rig.database.count(ended).await, 1);
+    bench.rig.assert_promises_kept().await;
+}
+
+/// The bridge of this bench spools to the disk instead.
+fn on_disk(bench: &mut Bench, disk: &SmallDisk) {
+    bench.dir = disk.path().join("spool");
+    let config =
+        bench.rig.config().set("database.url", bench.rig.database.url_at(bench.link.port()));
+    bench.config =
+        config.set("spool.dir", bench.dir.to_str().unwrap()).set("mqtt.queue_grace", "500ms");
+}
+
+#[tokio::test]
+async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_a_spool() {
+    let disk = match SmallDisk::mount(8) {
+        Ok(disk) => disk,
+        Err(reason) => return eprintln!("not shown here: {reason}"),
+    };
+    let mut bench = Bench::new().await;
+    on_disk(&mut bench, &disk);
+    let mut bridge = Bridge::ready(&bench.config).await;
+    bench.rig.until_rows("connection", 1).await;
+    let events = ItemEvent::series(TENANT, 900);
+    let platform = bench.rig.platform().await;
+    platform.publish_json(&events[..300]).await;
+    bench.rig.until_rows("item_event", 300).await;
+    disk.fill();
+    let large =
+        events[300..600].iter().map(|event| (event.json_topic(), event.padded_json(30_000)));
+    assert_eq!(platform.publish_all(large).await, 300);
+    bench.rig.until_acked(600).await;
+    bench.rig.until_rows("item_event", 600).await;
+    bridge.until_logged(&["ERROR", "no space is left on the disk of spool.dir"]).await;
+    disk.free();
+    platform.publish_json(&events[600..]).await;
+    bench.rig.until_rows("item_event", 900).await;
+    bridge.until_logged(&["the spool takes messages again"]).await;
+    bench.rig.until_acked(900).await;
+    until_spooled(&bridge, 0).await;
+    assert_eq!(bridge.terminate().await, 0);
+    assert_eq!(bench.rig.database.count("centiloc.gap").await, 0);
+    bench.rig.assert_promises_kept().await;
+}
+
+#[tokio::test]
+async fn with_its_disk_full_and_the_database_away_it_holds_everything_and_says_so() {
+    let disk = match SmallDisk::mount(24) {
+        Ok(disk) => disk,
+        Err(reason) => return eprintln!("not shown here: {reason}"),
+    };
+    let mut bench = Bench::new().await;
+    on_disk(&mut bench, &disk);
+    let bridge = bench.without_database().await;
+    let events = ItemEvent::series(TENANT, 600);
+    let platform = bench.rig.platform().await;
+    platform.publish_json(&events[..300]).await;
+    bench.rig.until_acked(300).await;
+    disk.fill();
+    // More than finds room in the write-ahead log as it is.
+    let large = events[300..].iter().map(|event| (event.json_topic(), event.padded_json(30_000)));
+    assert_eq!(platform.publish_all(large).await, 300);
+    bridge.until_logged(&["ERROR", "no space is left on the disk of spool.dir"]).await;
+    bridge.until_logged(&["queue may overflow", "spool_full", "no space"]).await;
+    let (status, body) = bridge.get("/readyz").await.unwrap();
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("no space is left"), "{body}");
+    disk.free();
+    bench.rig.until_acked(600).await;
+    bench.link.pass().await;
+    bench.rig.until_rows("item_event", 600).await;
+    bench.rig.until_rows("gap where cause = 'spool_full'", 1).await;
+    until_spooled(&bridge, 0).await;
     bench.rig.assert_promises_kept().await;
 }
 

@@ -28,9 +28,10 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Deliveries of this connection that the broker has no answer to.
+    /// Deliveries of this connection that the broker certainly has no answer to. An answer on its
+    /// way does not count: the broker may have it, and have sent another message for it.
     pub(super) fn unacked(&self) -> usize {
-        self.ledger.outstanding() + self.acks.len() + self.refused
+        self.ledger.outstanding() + self.refused
     }
 
     pub(super) fn acks_may_leave(&self) -> bool {

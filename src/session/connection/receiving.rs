@@ -26,13 +26,13 @@ impl Connection<'_> {
             self.no_room_for = Some(size);
             self.shared.warn_of_full_memory(self.id);
         }
-        let now = Instant::now();
+        let (again, now) = (publish.dup, Instant::now());
         match self.ledger.receive(answer, now) {
             Receipt::New(token) => door.admit(publish, Some(token), received_at)?,
             Receipt::Repeated => return Ok(()),
             Receipt::Refused => self.refused += 1,
         }
-        self.shared.memory().hold.received(self.unacked(), now);
+        self.shared.memory().hold.received(self.unacked(), again, now);
         Ok(())
     }
 

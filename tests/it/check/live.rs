@@ -8,6 +8,7 @@ use crate::support::event::ItemEvent;
 use crate::support::expect::until_stored;
 use crate::support::mosquitto::TENANT;
 use crate::support::publisher::Publisher;
+use crate::support::rig::until_settled_in;
 
 /// Enough for several runs of `check` to fall into the stream.
 const EVENTS: usize = 6000;
@@ -57,6 +58,7 @@ async fn the_live_session_keeps_its_connection_and_gets_every_event() {
     let bench = Bench::new().await;
     let config = bench.config();
     let mut bridge = Bridge::ready(&config).await;
+    until_settled_in(&bench.database).await;
     assert_undisturbed(&bench, &mut bridge, &config).await;
     let other = config.set("mqtt.client_id", "acme-other");
     let outcome = check(&other).await;

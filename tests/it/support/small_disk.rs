@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::database::Database;
 use super::postgres::{Postgres, ROLE};
@@ -36,6 +36,11 @@ impl SmallDisk {
         }
         guard(&format!("mount {path}"));
         Ok(Self { scratch })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// A database of this server on this disk. Once a server.

@@ -1,0 +1,160 @@
+//! The file under what a disk and a power cut can do to it.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use super::error::SpoolError;
+use super::file::{Changes, Depth, Lock, SpoolFile, path_in};
+use super::row::Row;
+use super::salvage;
+
+fn row(id: u64) -> (u64, Row<'static>) {
+    let row = Row {
+        received_at: i64::try_from(id).unwrap(),
+        topic: Some("centiloc/acme".into()),
+        payload: Cow::Owned(format!("payload {id} {}", "x".repeat(300)).into_bytes()),
+        qos: 1,
+        retain: false,
+    };
+    (id, row)
+}
+
+async fn append(file: &mut SpoolFile, ids: std::ops::RangeInclusive<u64>) {
+    let append: Vec<_> = ids.map(row).collect();
+    file.write(&Changes { append: &append, ..Changes::default() }).await.unwrap();
+}
+
+async fn ids(file: &mut SpoolFile) -> Vec<u64> {
+    file.read(0, 1_000_000, usize::MAX).await.unwrap().into_iter().map(|(id, _)| id).collect()
+}
+
+fn wal(dir: &Path) -> std::path::PathBuf {
+    dir.join("spool.db-wal")
+}
+
+#[tokio::test]
+async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, 1..=1500).await;
+    let (depth, last) = file.depth().await.unwrap();
+    let bytes = (1..=1500).map(|id| row(id).1.cost()).sum();
+    assert_eq!((depth, last), (Depth { messages: 1500, bytes }, 1500));
+    let delete_through = Some(700);
+    file.write(&Changes { delete_through, ..Changes::default() }).await.unwrap();
+    assert_eq!(file.read(700, 2, usize::MAX).await.unwrap(), [row(701), row(702)]);
+    // Bounded in bytes, but never to nothing.
+    assert_eq!(file.read(700, 1000, 1).await.unwrap(), [row(701)]);
+    assert_eq!(file.oldest().await.unwrap(), Some(701));
+    file.close().await.unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(ids(&mut file).await, (701..=1500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_power_cut_takes_whole_transactions_that_were_not_synced_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, 1..=20).await;
+    append(&mut file, 21..=40).await;
+    let synced = fs::metadata(wal(dir.path())).unwrap().len();
+    append(&mut file, 41..=60).await;
+    let written = fs::metadata(wal(dir.path())).unwrap().len();
+    let (main, log) = (fs::read(path_in(dir.path())).unwrap(), fs::read(wal(dir.path())).unwrap());
+    assert!(written > synced, "the third transaction is in the log");
+    for cut in (synced..written).step_by(509) {
+        let cut = usize::try_from(cut).unwrap();
+        // What lies behind the cut may be missing, or be anything.
+        let garbage = [&log[..cut], &vec![0x5a; log.len() - cut][..]].concat();
+        for left in [log[..cut].to_vec(), garbage] {
+            let copy = tempfile::tempdir().unwrap();
+            fs::write(path_in(copy.path()), &main).unwrap();
+            fs::write(wal(copy.path()), left).unwrap();
+            let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
+            assert_eq!(ids(&mut after).await, (1..=40).collect::<Vec<_>>(), "cut at {cut}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_page_is_lost_every_row_on_another_page_is_kept_and_the_rest_is_a_gap() {
+    const ROWS: u64 = 200;
+    /// Rows of 400 bytes on a page of 4 KiB, and a page whose neighbour took its place.
+    const MOST_ON_A_PAGE: usize = 12;
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, 1..=ROWS).await;
+    file.close().await.unwrap();
+    let whole = fs::read(path_in(dir.path())).unwrap();
+    let leaves = whole.chunks(4096).enumerate().filter(|(_, page)| page[0] == 0x0d);
+    let leaves: Vec<usize> = leaves.map(|(page, _)| page).filter(|page| *page > 0).collect();
+    assert!(leaves.len() > 15, "{leaves:?}");
+    for page in leaves.into_iter().step_by(3) {
+        let mut damaged = whole.clone();
+        damaged[page * 4096..][..4096].fill(0xa5);
+        let copy = tempfile::tempdir().unwrap();
+        fs::write(path_in(copy.path()), &damaged).unwrap();
+        let opened = SpoolFile::open(&path_in(copy.path())).await;
+        let Err(SpoolError::Damaged(problem)) = opened else {
+            panic!("page {page} was not missed")
+        };
+        salvage::salvage(copy.path(), "acme-bridge", &problem).await.unwrap();
+        let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
+        let rows = after.read(0, 1000, usize::MAX).await.unwrap();
+        let (gap, kept) = rows.split_last().unwrap();
+        assert!(kept.len() + MOST_ON_A_PAGE >= usize::try_from(ROWS).unwrap(), "{}", kept.len());
+        assert!(kept.iter().all(|(id, kept)| *kept == row(*id).1));
+        let text = String::from_utf8_lossy(&gap.1.payload).into_owned();
+        let missing = ROWS - kept.len() as u64;
+        assert!(text.contains("spool_damaged"), "{text}");
+        assert!(text.contains(&format!("{} rows of it could be read", kept.len())), "{text}");
+        assert!(missing == 0 || text.contains(&format!("{missing} not")), "{text}");
+        let aside = fs::read_dir(copy.path()).unwrap().map(|e| e.unwrap().file_name());
+        assert!(aside.into_iter().any(|n| n.to_str().unwrap().starts_with("spool.db.damaged-")));
+    }
+}
+
+#[tokio::test]
+async fn a_salvage_that_was_interrupted_is_finished_or_begun_anew_and_never_half_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut half = SpoolFile::open(&dir.path().join("spool.db.salvage")).await.unwrap();
+    append(&mut half, 1..=5).await;
+    half.close().await.unwrap();
+    salvage::finish(dir.path()).unwrap();
+    assert!(!path_in(dir.path()).exists(), "half a salvage is no spool");
+    let mut complete = SpoolFile::open(&dir.path().join("spool.db.salvaged")).await.unwrap();
+    append(&mut complete, 1..=9).await;
+    complete.close().await.unwrap();
+    fs::write(path_in(dir.path()), b"damaged").unwrap();
+    salvage::finish(dir.path()).unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(ids(&mut file).await, (1..=9).collect::<Vec<_>>());
+}
+
+#[test]
+fn only_one_process_has_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Lock::take(&dir.path().join("spool")).unwrap();
+    let second = Lock::take(&dir.path().join("spool")).unwrap_err();
+    assert!(second.to_string().contains("in use by another process"), "{second}");
+    drop(first);
+    Lock::take(&dir.path().join("spool")).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_it_holds_is_nobody_elses_business() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    let _lock = Lock::take(&spool).unwrap();
+    let mut file = SpoolFile::open(&path_in(&spool)).await.unwrap();
+    append(&mut file, 1..=1).await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    assert_eq!(mode(&spool), 0);
+    for entry in fs::read_dir(&spool).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0, "{}", path.display());
+    }
+}

@@ -1,0 +1,121 @@
+//! What may have been lost is written down, before anything that follows is acknowledged.
+
+use std::sync::Arc;
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::event::ItemEvent;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::proxy::Proxy;
+use crate::support::publisher::Publisher;
+use crate::support::rig::Rig;
+use crate::support::tap::Tap;
+use crate::support::wait::{SOON, until, until_eq};
+
+#[tokio::test]
+async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_first_of_them_leaves()
+{
+    let postgres = Postgres::shared().await;
+    let (broker, database) = tokio::join!(Mosquitto::start(), postgres.database());
+    let link = Proxy::to(postgres.port()).await;
+    let events = ItemEvent::series(TENANT, 60);
+    let held: Arc<Vec<Vec<u8>>> =
+        Arc::new(events[10..].iter().map(|e| e.json().to_string().into_bytes()).collect());
+    let onlooker = database.clone();
+    let tap = Tap::checking(broker.plain_port(), move |publish| {
+        let (held, database) = (Arc::clone(&held), onlooker.clone());
+        async move {
+            if !held.contains(&publish.payload) {
+                return Ok(());
+            }
+            match database.count("centiloc.gap where cause = 'backpressure'").await {
+                1 => Ok(()),
+                rows => Err(format!("{rows} gaps when a PUBACK left that had been held")),
+            }
+        }
+    })
+    .await;
+    let config = Config::new(&broker, &database)
+        .plain(tap.proxy.port())
+        .set("database.url", database.url_at(link.port()))
+        .set("mqtt.queue_grace", "1s");
+    let bridge = Bridge::ready(&config).await;
+    let platform = Publisher::connect(&broker).await;
+    platform.publish_json(&events[..10]).await;
+    until_eq("the PUBACKs", SOON, 10, || async { tap.pubacks() }).await;
+    link.refuse().await;
+    platform.publish_json(&events[10..]).await;
+    bridge.until_logged(&["WARN", "queue may overflow", "backpressure"]).await;
+    link.pass().await;
+    until_eq("the PUBACKs", SOON, 60, || async { tap.pubacks() }).await;
+    tap.assert_no_violation();
+    let row = "select cause || ' ' || (ended_at > started_at + interval '1s')::text || ' ' ||
+                      (detail like '%20 messages%false alarm%')::text from centiloc.data_gap";
+    until_eq("the closed gap", SOON, vec!["backpressure true true".to_owned()], || {
+        database.column::<String>(row)
+    })
+    .await;
+    until_eq("the metric", SOON, Some(1), || {
+        bridge.count("centiloc_bridge_gaps_total", "cause=\"backpressure\"")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held() {
+    let postgres = Postgres::shared().await;
+    let rig = Rig::on(postgres).await;
+    let link = Proxy::to(postgres.port()).await;
+    let config = rig
+        .config()
+        .set("database.url", rig.database.url_at(link.port()))
+        .set("mqtt.queue_grace", "200ms");
+    let events = ItemEvent::series(TENANT, 60);
+    let platform = rig.platform().await;
+    let mut bridge = Bridge::ready(&config).await;
+    bridge.signal("STOP");
+    // Delivered at once, so that the bridge sees how wide the window is.
+    platform.publish_json(&events[..50]).await;
+    bridge.signal("CONT");
+    rig.until_acked(50).await;
+    let before = rig.database.count("centiloc.gap").await;
+    link.refuse().await;
+    platform.publish_json(&events[50..53]).await;
+    until("them to be held for long", SOON, || async {
+        let age = bridge.metric("centiloc_bridge_oldest_unacked_seconds", "").await;
+        if age > Some(2.0) { Ok(()) } else { Err(age) }
+    })
+    .await;
+    link.pass().await;
+    rig.until_acked(53).await;
+    assert_eq!(rig.database.count("centiloc.gap").await, before);
+    bridge.assert_running();
+}
+
+#[tokio::test]
+async fn a_gap_that_lasts_when_the_process_dies_is_closed_by_the_next() {
+    let postgres = Postgres::shared().await;
+    let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), postgres).await;
+    let link = Proxy::to(postgres.port()).await;
+    let dir = rig.config().folder().join("spool");
+    let config = rig
+        .config()
+        .set("database.url", rig.database.url_at(link.port()))
+        .set("spool.dir", dir.to_str().unwrap())
+        .set("spool.max_size", "1MiB")
+        .set("mqtt.queue_grace", "200ms");
+    let mut bridge = Bridge::ready(&config).await;
+    rig.until_rows("connection", 1).await;
+    link.refuse().await;
+    let events = ItemEvent::series(TENANT, 1500);
+    let messages = events.iter().map(|event| (event.json_topic(), event.padded_json(1000)));
+    assert_eq!(rig.platform().await.publish_all(messages).await, 1500);
+    bridge.until_logged(&["queue may overflow"]).await;
+    bridge.kill();
+    link.pass().await;
+    bridge.start_again();
+    rig.until_rows("item_event", 1500).await;
+    rig.until_rows("gap where ended_at is null", 0).await;
+    rig.assert_promises_kept().await;
+}
