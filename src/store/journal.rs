@@ -53,8 +53,10 @@ impl OpenConnection {
 struct Earlier {
     last_seen_at: OffsetDateTime,
     filters: Vec<String>,
-    /// Of the process that writes now, or of one before it.
+    /// Of the process that writes now, or of another.
     same_process: bool,
+    /// Whether it began after what is written down now.
+    later: bool,
 }
 
 /// What [`ConnectionNews::Opened`] says.
@@ -64,7 +66,10 @@ struct Opened<'n> {
     at: OffsetDateTime,
     session_present: bool,
     filters: &'n [String],
+    /// Where the process spools.
     spool_dir: Option<&'n str>,
+    /// Told out of the spool, perhaps long after.
+    spooled: bool,
 }
 
 /// What a new connection means, given the one before.
@@ -125,6 +130,7 @@ impl Store {
                     session_present: *session_present,
                     filters,
                     spool_dir: spool_dir.as_deref(),
+                    spooled: spool_dir.is_some(),
                 };
                 self.opened(conn, session_expiry, opened).await
             }
@@ -176,19 +182,23 @@ impl Store {
         let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
         run(conn, limit, "begin".into()).await?;
-        let written: Result<(i64, Noted), Fault> = async {
+        let written: Result<(Option<i64>, Noted), Fault> = async {
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
             if let Some(Newest::This { row, held }) = newest {
                 // The answer to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.into_iter().filter(stale).collect();
-                return Ok((row, Noted { stale_filters, gap: None }));
+                return Ok((Some(row), Noted { stale_filters, gap: None }));
             }
             let earlier = match &newest {
                 Some(Newest::Earlier(earlier)) => Some(earlier),
                 _ => None,
             };
+            if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
+            {
+                return late(conn, limit, session_expiry, opened).await;
+            }
             let opening = opening(earlier, opened, session_expiry);
             let mut gap = None;
             if let Some(found) = &opening.gap {
@@ -201,13 +211,13 @@ impl Store {
             let held: Vec<String> =
                 opened.filters.iter().chain(&opening.stale_filters).cloned().collect();
             let row = insert(conn, limit, opened, &held).await?;
-            Ok((row, Noted { stale_filters: opening.stale_filters, gap }))
+            Ok((Some(row), Noted { stale_filters: opening.stale_filters, gap }))
         }
         .await;
         match written {
             Ok((row, noted)) => {
                 run(conn, limit, "commit".into()).await?;
-                self.open.set(Some((opened.connection.clone(), row)));
+                self.open.set(row.map(|row| (opened.connection.clone(), row)));
                 Ok(noted)
             }
             // Without a transaction to go on with, the connection is of no more use.
@@ -278,7 +288,7 @@ async fn newest(
     opened: Opened<'_>,
 ) -> Result<Option<Newest>, Fault> {
     const SQL: &str = "
-        select id, last_seen_at, filters, instance = $2 as same_process,
+        select id, last_seen_at, filters, instance = $2 as same_process, connected_at > $3 as later,
                instance = $2 and connected_at = $3 as this
           from centiloc.connection
          where client_id = $1
@@ -295,8 +305,37 @@ async fn newest(
             last_seen_at: row.try_get("last_seen_at")?,
             filters,
             same_process: row.try_get("same_process")?,
+            later: row.try_get("later")?,
         })
     }))
+}
+
+/// Told out of the spool after another machine has taken over: the connection is over, and the other
+/// one's stands. What was lost before it is still to be written down.
+async fn late(
+    conn: &mut PgConnection,
+    limit: Duration,
+    session_expiry: Duration,
+    opened: Opened<'_>,
+) -> Result<(Option<i64>, Noted), Fault> {
+    const SQL: &str = "
+        select last_seen_at from centiloc.connection
+         where client_id = $1 and connected_at < $2
+         order by connected_at desc
+         limit 1";
+    let query = sqlx::query_scalar(SQL).bind(&opened.connection.client_id).bind(opened.at);
+    let last_seen_at = bounded(limit, query.fetch_optional(&mut *conn)).await?;
+    let earlier = last_seen_at.map(|last_seen_at| Earlier {
+        last_seen_at,
+        filters: Vec::new(),
+        same_process: false,
+        later: false,
+    });
+    let mut gap = None;
+    if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
+        gap = insert_gap(conn, limit, &found).await?.then_some(found.cause);
+    }
+    Ok((None, Noted { stale_filters: Vec::new(), gap }))
 }
 
 /// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
@@ -389,7 +428,7 @@ mod tests {
 
     fn earlier(filters: &[&str]) -> Earlier {
         let filters = filters.iter().map(|f| (*f).to_owned()).collect();
-        Earlier { last_seen_at: at(0), filters, same_process: false }
+        Earlier { last_seen_at: at(0), filters, same_process: false, later: false }
     }
 
     fn open(earlier: Option<&Earlier>, seconds: i64, session_present: bool) -> Opening {
@@ -404,6 +443,7 @@ mod tests {
             session_present,
             filters: &["a".into(), "b".into()],
             spool_dir: None,
+            spooled: false,
         };
         opening(earlier, opened, EXPIRY)
     }

@@ -142,6 +142,7 @@ async fn a_stop_without_the_database_acknowledges_what_was_received_and_leaves_t
 
 #[tokio::test]
 async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
+    const EVENTS: usize = 6000;
     let bench = Bench::new().await;
     let config =
         bench.rig.config().set("database.url", bench.rig.database.url_at(bench.link.port()));
@@ -152,7 +153,6 @@ async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
     let bridge = Bridge::ready(&config).await;
     bench.rig.until_rows("connection", 1).await;
     bench.link.refuse().await;
-    const EVENTS: usize = 6000;
     let events = ItemEvent::series(TENANT, EVENTS);
     let messages = events.iter().map(|event| (event.json_topic(), event.padded_json(300)));
     assert_eq!(bench.rig.platform().await.publish_all(messages).await, EVENTS);

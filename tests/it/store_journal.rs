@@ -169,19 +169,42 @@ async fn a_gap_that_a_dead_process_left_open_ends_with_the_next_and_an_own_one_g
     assert_eq!(ended, at(20));
 }
 
+/// The same of a process with a spool.
+fn spooled(mut news: ConnectionNews) -> ConnectionNews {
+    if let ConnectionNews::Opened { spool_dir, .. } = &mut news {
+        *spool_dir = Some("/var/lib/x".to_owned());
+    }
+    news
+}
+
+#[tokio::test]
+async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_connection_alone() {
+    let bench = Bench::new().await;
+    let (first, second) = (Process::new(), Process::new());
+    note(&bench, spooled(opened(&first, 1, 0, false, &["a"]))).await;
+    bench.store.beat(Some(&first.connection(1)), at(40)).await.unwrap();
+    let other = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+    other.note(EXPIRY, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
+    // Between, the first had lost the session and could tell only its spool.
+    let noted = note(&bench, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
+    assert_eq!(noted, Noted { gap: Some(GapCause::SessionLost), ..Noted::default() });
+    note(&bench, closed(&first, 2, 200)).await;
+    let gap: Vec<OffsetDateTime> =
+        bench.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
+    assert_eq!(gap, [at(40), at(100)]);
+    let standing = "centiloc.connection where disconnected_at is null";
+    assert_eq!(bench.db.count(standing).await, 1);
+    other.beat(Some(&second.connection(1)), at(9000)).await.unwrap();
+    let again = other.note(EXPIRY, &opened(&second, 2, 9100, true, &["a"])).await.unwrap();
+    assert_eq!(again.gap, None);
+}
+
 #[tokio::test]
 async fn the_folder_of_the_last_spool_is_remembered() {
     let bench = Bench::new().await;
     bench.store.prepare_schema(true).await.unwrap();
     assert_eq!(bench.store.find_spool("T-bridge").await, None);
-    let ConnectionNews::Opened { connection, at, session_present, filters, .. } =
-        opened(&Process::new(), 1, 0, false, &["a"])
-    else {
-        unreachable!()
-    };
-    let spool_dir = Some("/var/lib/x".to_owned());
-    let news = ConnectionNews::Opened { connection, at, session_present, filters, spool_dir };
-    note(&bench, news).await;
+    note(&bench, spooled(opened(&Process::new(), 1, 0, false, &["a"]))).await;
     note(&bench, opened(&Process::new(), 1, 10, true, &["a"])).await;
     let dir = bench.store.find_spool("T-bridge").await;
     assert_eq!(dir.as_deref(), Some(std::path::Path::new("/var/lib/x")));
