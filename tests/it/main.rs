@@ -11,6 +11,7 @@ mod commands;
 mod connection_faults;
 mod crashes;
 mod csr;
+mod database_faults;
 mod dead_letters;
 mod deliveries;
 mod delivery_rules;
