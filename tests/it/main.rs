@@ -16,6 +16,7 @@ mod dead_letters;
 mod deliveries;
 mod delivery_rules;
 mod events;
+mod lying_peers;
 mod outages;
 mod reload;
 mod renewal;
