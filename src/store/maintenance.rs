@@ -17,6 +17,7 @@ use super::retention::Deleted;
 use super::span::Range;
 use super::write::bounded;
 use crate::telemetry::Health;
+use crate::telemetry::health::ClockReading;
 
 /// How exactly `connection.last_seen_at` tells when a process died.
 const BEAT: Duration = Duration::from_secs(10);
@@ -65,16 +66,22 @@ async fn keep_house(parts: &MaintenanceParts) {
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
         beat.tick().await;
-        match parts.store.beat(OffsetDateTime::now_utc()).await {
+        let skew = match parts.store.beat(OffsetDateTime::now_utc()).await {
             Ok(skew) => {
-                parts.health.update(|s| s.database.clock_skew_seconds = Some(skew));
+                let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
+                let reading = ClockReading { skew_seconds: skew, at, monotonic_at };
+                parts.health.update(|s| {
+                    s.database.clock_skew_seconds = Some(skew);
+                    s.database.clock = Some(reading);
+                });
                 parts.condition.answered(Source::Maintenance);
+                skew
             }
             Err(error) => {
                 parts.condition.failed(Source::Maintenance, &error);
                 continue;
             }
-        }
+        };
         // The writer makes the tables; without them there is no house to keep, but the server is
         // still looked at.
         tokio::select! {
@@ -94,7 +101,8 @@ async fn keep_house(parts: &MaintenanceParts) {
         let changed = keep_events.has_changed().unwrap_or(false);
         if Instant::now() >= retention_due || changed {
             retention_due = Instant::now() + RETENTION_EVERY;
-            let now = OffsetDateTime::now_utc();
+            // By the clock that is behind: a wrong one must not delete before its time.
+            let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
             let kept = *keep_events.borrow_and_update();
             let deleted = parts.store.delete_expired(kept, now).await;
             complain(
