@@ -101,7 +101,8 @@ fn opening(
         .map(|detail| (GapCause::SessionLost, detail))
         .or(expired.map(|detail| (GapCause::Absence, detail)))
         .map(|(cause, detail)| Gap {
-            started_at: earlier.last_seen_at,
+            // A clock set back meanwhile: no gap begins after its end.
+            started_at: earlier.last_seen_at.min(at),
             ended_at: Some(at),
             cause,
             detail,
@@ -212,7 +213,7 @@ impl Store {
     ) -> Result<Noted, Fault> {
         const SQL: &str = "
             update centiloc.connection
-               set disconnected_at = $2, last_seen_at = greatest(last_seen_at, $2), reason = $3
+               set disconnected_at = $2, last_seen_at = $2, reason = $3
              where id = $1 and disconnected_at is null";
         if let Some(row) = self.open.row_of(id) {
             let query = sqlx::query(SQL).bind(row).bind(at).bind(clean(reason));
@@ -376,7 +377,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_is_no_gap() {
+    fn a_clock_set_back_is_no_gap_and_a_session_lost_with_it_none_that_ends_before_it_begins() {
         assert_eq!(open(Some(&earlier(&["a"])), -100, true).gap, None);
+        let lost = open(Some(&earlier(&["a"])), -100, false).gap.unwrap();
+        assert_eq!((lost.started_at, lost.ended_at), (at(-100), Some(at(-100))));
     }
 }

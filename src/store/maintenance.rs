@@ -132,11 +132,12 @@ fn report(deleted: &Deleted) {
 }
 
 impl Store {
-    /// Refreshes the open connection's `last_seen_at`; returns how far this host's clock is ahead
-    /// of the database's, seconds.
+    /// Refreshes the open connection's `last_seen_at`, also to an earlier time: a clock that was
+    /// ahead and came back would otherwise hide a later absence. Returns how far this host's clock
+    /// is ahead of the database's, seconds.
     pub async fn beat(&self, now: OffsetDateTime) -> Result<f64, StoreError> {
         const TOUCH: &str = "
-            update centiloc.connection set last_seen_at = greatest(last_seen_at, $2)
+            update centiloc.connection set last_seen_at = $2
              where id = $1 and disconnected_at is null";
         let limit = self.link.answer_within;
         let mut conn = self.acquire().await?;

@@ -7,6 +7,7 @@ mod admin;
 mod bounds;
 mod broken_links;
 mod check;
+mod clock_jumps;
 mod commands;
 mod connection_faults;
 mod crashes;
