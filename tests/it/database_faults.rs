@@ -147,24 +147,27 @@ async fn a_failover_resets_then_refuses_writes_then_takes_everything_once() {
     let (link, config) = linked(&rig, &postgres).await;
     let mut bridge = Bridge::ready(&config).await;
     let platform = rig.platform().await;
-    let events = ItemEvent::series(TENANT, 300);
-    let publish = platform.publish_protobuf(&events);
-    let fail_over = async {
+    until_settled_in(&rig.database).await;
+    let events = ItemEvent::series(TENANT, 400);
+    let (before, during) = events.split_at(300);
+    let reset = async {
         until("some PUBACKs", SOON, || async {
             if rig.tap.pubacks() >= 50 { Ok(()) } else { Err(rig.tap.pubacks()) }
         })
         .await;
         link.refuse().await;
         postgres.set_read_only(true).await;
-        link.pass().await;
-        bridge.until_logged(&["25006"]).await;
-        let before = rig.tap.pubacks();
-        let (status, body) = bridge.get("/readyz").await.unwrap();
-        assert_eq!(status, 503, "{body}");
-        assert_eq!(rig.tap.pubacks(), before, "acknowledged what cannot be written");
-        postgres.set_read_only(false).await;
     };
-    tokio::join!(publish, fail_over);
+    tokio::join!(platform.publish_protobuf(before), reset);
+    platform.publish_protobuf(during).await;
+    link.pass().await;
+    bridge.until_logged(&["the database is in trouble", "25006"]).await;
+    let (status, body) = bridge.get("/readyz").await.unwrap();
+    assert_eq!(status, 503, "{body}");
+    let acked = i64::try_from(rig.tap.pubacks()).unwrap();
+    let stored = rig.database.count("centiloc.item_event").await;
+    assert!((50..=stored).contains(&acked), "{acked} are acknowledged, {stored} stored");
+    postgres.set_read_only(false).await;
     rig.until_kept(&events).await;
     assert_eq!(rig.tap.proxy.accepted(), 1, "the session to the broker was kept");
     bridge.until_ready().await;
