@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let topic = topic::name("acme", kind, encoding);
         let decoder: &Decoder = decoder;
         Box::new(move || {
-            let event = decoder.decode(black_box(&topic), payload, now, ClockTrust::Agree);
+            let event = decoder.decode(black_box(&topic), payload, now, ClockTrust::Agree(now));
             assert!(black_box(event).is_ok());
         })
     };

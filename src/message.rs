@@ -182,6 +182,10 @@ pub enum ConnectionNews {
     Gap(Gap),
 }
 
+/// Reason of the end of a connection that nobody saw end. It stood at the time that is told, and
+/// perhaps later.
+pub const WITHOUT_NOTICE: &str = "ended without notice";
+
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {

@@ -146,7 +146,7 @@ async fn replay(
     for id in ids {
         // Judged as when it was received: only the schema may have become right since.
         let decode = |topic: &str, payload: &_, received_at| {
-            decoder.decode(topic, payload, received_at, ClockTrust::Agree)
+            decoder.decode(topic, payload, received_at, ClockTrust::Agree(received_at))
         };
         let replay = store.replay(*id, decode).await;
         let why = match replay.with_context(|| format!("could not replay dead letter {id}"))? {

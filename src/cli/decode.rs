@@ -63,7 +63,7 @@ pub fn run(
         )?;
         topic::name(tenant, kind, encoding)
     };
-    report(&decoder.decode(&topic, &payload, now, ClockTrust::Agree))
+    report(&decoder.decode(&topic, &payload, now, ClockTrust::Agree(now)))
 }
 
 fn report(result: &Result<Event, Reject>) -> anyhow::Result<ExitCode> {
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_row_shows_every_column_in_order() {
         let event = decoder()
-            .decode("centiloc/acme", &sample("item-masked.pb"), NOW, ClockTrust::Agree)
+            .decode("centiloc/acme", &sample("item-masked.pb"), NOW, ClockTrust::Agree(NOW))
             .unwrap();
         let text = row(&event).unwrap();
         let first: Vec<_> = text.lines().skip(1).take(3).collect();

@@ -41,8 +41,9 @@ const HINT: &str = "the protobuf field numbers in use are assumed ones: if they 
 /// Whether a momentum ahead of the host's clock says something about the momentum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockTrust {
-    /// The clocks of host and database agree.
-    Agree,
+    /// The clocks of host and database agree on the present. What was received earlier was not
+    /// necessarily received under a clock that was right.
+    Agree(OffsetDateTime),
     /// They do not, or were not compared yet.
     Unknown,
 }
@@ -180,7 +181,7 @@ impl Decoder {
         let mut draft = table.draft();
         wire::read(&mut draft, table, payload).map_err(|fault| self.explain(fault))?;
         if self.assumed {
-            row::plausible(&draft, names, received_at, clock)?;
+            row::plausible(&draft, names, clock)?;
         }
         self.event(kind, &mut draft, names, payload, received_at)
     }

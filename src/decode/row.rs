@@ -117,22 +117,24 @@ pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, R
 
 /// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
 /// that is absent is not judged here.
-pub(super) fn plausible(
-    draft: &Draft,
-    names: &Names,
-    received_at: OffsetDateTime,
-    clock: ClockTrust,
-) -> Result<(), Reject> {
+pub(super) fn plausible(draft: &Draft, names: &Names, clock: ClockTrust) -> Result<(), Reject> {
     let refuse = |detail| Err(Reject::new(RejectReason::Implausible, detail));
     if let Some(momentum) = draft.time(Time::Momentum).filter(|moment| !moment.is_zero_time()) {
         // Compared as numbers: an event that passes needs no date made for this.
         let ns = momentum.total_ns();
-        let latest = received_at.unix_timestamp_nanos() + MAX_AHEAD.whole_nanoseconds();
-        if ns < FIRST_PLAUSIBLE_NS || (clock == ClockTrust::Agree && ns > latest) {
+        let what = if ns < FIRST_PLAUSIBLE_NS {
+            Some("is before 2015".to_owned())
+        } else if let ClockTrust::Agree(now) = clock
+            && ns > now.unix_timestamp_nanos() + MAX_AHEAD.whole_nanoseconds()
+        {
+            Some(format!("is more than a day ahead of {now}"))
+        } else {
+            None
+        };
+        if let Some(what) = what {
             return refuse(match momentum.to_utc() {
                 None => "momentum is no time of the calendar".to_owned(),
-                Some(at) if ns < FIRST_PLAUSIBLE_NS => format!("momentum {at} is before 2015"),
-                Some(at) => format!("momentum {at} is more than a day ahead of {received_at}"),
+                Some(at) => format!("momentum {at} {what}"),
             });
         }
     }

@@ -1,7 +1,9 @@
 //! The decode stage: messages in, events or rejects out, in the same order.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::{ClockTrust, Decoder};
@@ -77,8 +79,10 @@ impl Stage {
     }
 
     fn clock_trust(&self) -> ClockTrust {
-        match self.health.read(|snapshot| snapshot.database.clock_skew_seconds) {
-            Some(skew) if skew.abs() <= CLOCK_TOLERANCE_SECONDS => ClockTrust::Agree,
+        let (now, monotonic_now) = (OffsetDateTime::now_utc(), Instant::now());
+        let skew = self.health.read(|s| s.database.clock.map(|c| c.skew_at(now, monotonic_now)));
+        match skew {
+            Some(skew) if skew.abs() <= CLOCK_TOLERANCE_SECONDS => ClockTrust::Agree(now),
             _ => ClockTrust::Unknown,
         }
     }

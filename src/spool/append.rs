@@ -13,7 +13,7 @@ use super::error::SpoolError;
 use super::file::{Changes, Depth, Life, LifeChange, SpoolFile};
 use super::progress::Progress;
 use super::row::{Row, time as at};
-use crate::message::{AckToken, Committed, ConnectionNews, Feedback, Intake};
+use crate::message::{AckToken, Committed, ConnectionNews, Feedback, Intake, WITHOUT_NOTICE};
 use crate::telemetry::{Health, Metrics};
 
 /// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
@@ -113,7 +113,7 @@ impl Appender {
             && let Ok(connection) = serde_json::from_str(&life.connection)
         {
             let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
-            let reason = "ended without notice".to_owned();
+            let reason = WITHOUT_NOTICE.to_owned();
             let closed = ConnectionNews::Closed { connection, at: at(seen_at), reason };
             self.pending.push_front(Intake::Connection(closed, None));
         }

@@ -14,7 +14,7 @@ use super::fault::{Class, Fault, StoreError};
 use super::partitions::run;
 use super::text::clean;
 use super::write::bounded;
-use crate::message::{ConnectionName, ConnectionNews, Gap, GapCause};
+use crate::message::{ConnectionName, ConnectionNews, Gap, GapCause, WITHOUT_NOTICE};
 
 /// Between two questions that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -103,7 +103,8 @@ fn opening(earlier: Option<&Earlier>, opened: Opened<'_>, expiry: Duration) -> O
         .or(expired.map(|detail| (GapCause::Absence, detail)))
         .map(|(cause, detail)| Gap {
             client_id: opened.connection.client_id.clone(),
-            started_at: earlier.last_seen_at,
+            // A clock set back meanwhile: no gap begins after its end.
+            started_at: earlier.last_seen_at.min(at),
             ended_at: Some(at),
             cause,
             detail,
@@ -254,8 +255,9 @@ impl Store {
     ) -> Result<Noted, Fault> {
         const SQL: &str = "
             update centiloc.connection
-               set disconnected_at = greatest(last_seen_at, $3),
-                   last_seen_at = greatest(last_seen_at, $3), reason = $4
+               set disconnected_at = case when $6 then greatest(last_seen_at, $3) else $3 end,
+                   last_seen_at = case when $6 then greatest(last_seen_at, $3) else $3 end,
+                   reason = $4
              where id = coalesce($1, (select id from centiloc.connection
                                        where client_id = $2 order by id desc limit 1))
                and instance = $5 and disconnected_at is null";
@@ -264,7 +266,8 @@ impl Store {
             .bind(&connection.client_id)
             .bind(at)
             .bind(clean(reason))
-            .bind(connection.instance);
+            .bind(connection.instance)
+            .bind(reason == WITHOUT_NOTICE);
         bounded(self.link.answer_within, query.execute(conn)).await?;
         self.open.set(None);
         Ok(Noted::default())
@@ -372,9 +375,10 @@ async fn close_abandoned(
 ) -> Result<(), Fault> {
     const SQL: &str = "
         update centiloc.connection
-           set disconnected_at = last_seen_at, reason = 'ended without notice'
+           set disconnected_at = last_seen_at, reason = $2
          where client_id = $1 and disconnected_at is null";
-    bounded(limit, sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
+    let query = sqlx::query(SQL).bind(client_id).bind(WITHOUT_NOTICE);
+    bounded(limit, query.execute(conn)).await.map(drop)
 }
 
 async fn insert(
@@ -483,7 +487,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_is_no_gap() {
+    fn a_clock_set_back_is_no_gap_and_a_session_lost_with_it_none_that_ends_before_it_begins() {
         assert_eq!(open(Some(&earlier(&["a"])), -100, true).gap, None);
+        let lost = open(Some(&earlier(&["a"])), -100, false).gap.unwrap();
+        assert_eq!((lost.started_at, lost.ended_at), (at(-100), Some(at(-100))));
     }
 }

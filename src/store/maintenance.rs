@@ -18,6 +18,7 @@ use super::span::Range;
 use super::write::bounded;
 use crate::message::ConnectionName;
 use crate::telemetry::Health;
+use crate::telemetry::health::ClockReading;
 
 /// How exactly `connection.last_seen_at` tells when a process died.
 const BEAT: Duration = Duration::from_secs(10);
@@ -67,16 +68,22 @@ async fn keep_house(parts: &MaintenanceParts) {
     loop {
         beat.tick().await;
         let standing = parts.health.read(|s| s.session.connection.clone());
-        match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
+        let skew = match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
             Ok(skew) => {
-                parts.health.update(|s| s.database.clock_skew_seconds = Some(skew));
+                let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
+                let reading = ClockReading { skew_seconds: skew, at, monotonic_at };
+                parts.health.update(|s| {
+                    s.database.clock_skew_seconds = Some(skew);
+                    s.database.clock = Some(reading);
+                });
                 parts.condition.answered(Source::Maintenance);
+                skew
             }
             Err(error) => {
                 parts.condition.failed(Source::Maintenance, &error);
                 continue;
             }
-        }
+        };
         // The writer makes the tables; without them there is no house to keep, but the server is
         // still looked at.
         tokio::select! {
@@ -96,7 +103,8 @@ async fn keep_house(parts: &MaintenanceParts) {
         let changed = keep_events.has_changed().unwrap_or(false);
         if Instant::now() >= retention_due || changed {
             retention_due = Instant::now() + RETENTION_EVERY;
-            let now = OffsetDateTime::now_utc();
+            // By the clock that is behind: a wrong one must not delete before its time.
+            let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
             let kept = *keep_events.borrow_and_update();
             let deleted = parts.store.delete_expired(kept, now).await;
             complain(
@@ -126,15 +134,16 @@ fn report(deleted: &Deleted) {
 }
 
 impl Store {
-    /// Refreshes `last_seen_at` of the connection that stands, if it has a row; returns how far this
-    /// host's clock is ahead of the database's, seconds.
+    /// Refreshes `last_seen_at` of the connection that stands, if it has a row; also to an earlier
+    /// time: a clock that was ahead and came back would otherwise hide a later absence. Returns how
+    /// far this host's clock is ahead of the database's, seconds.
     pub async fn beat(
         &self,
         standing: Option<&ConnectionName>,
         now: OffsetDateTime,
     ) -> Result<f64, StoreError> {
         const TOUCH: &str = "
-            update centiloc.connection set last_seen_at = greatest(last_seen_at, $2)
+            update centiloc.connection set last_seen_at = $2
              where id = $1 and disconnected_at is null";
         let limit = self.link.answer_within;
         let mut conn = self.acquire().await?;

@@ -206,6 +206,8 @@ impl Writer {
                 self.size.grow();
                 self.measure(&entries, &outcome, started.elapsed());
                 let tokens: Vec<_> = entries.iter().filter_map(|(m, _)| m.ack).collect();
+                // What is acknowledged has left: the broker's next messages need its room.
+                drop(entries);
                 if !tokens.is_empty() {
                     self.tell(Feedback::Committed(Committed::after_commit(tokens))).await;
                 }
@@ -263,6 +265,8 @@ impl Writer {
         self.parts.condition.failed(Source::Writer, error);
         let wait = match error {
             StoreError::Stop(_) => self.parts.waits.stop,
+            // The smaller batch is the answer; waiting longer each time would only hold it back.
+            StoreError::Halve(_) if self.size.get() > 1 => self.parts.waits.retry.min,
             StoreError::Retry(_) | StoreError::Halve(_) => self.backoff.next(self.rng.random()),
         };
         if tokio::time::timeout(wait, self.nothing_left_but_farewells()).await.is_err() {

@@ -2,6 +2,7 @@
 //! endpoint.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -79,6 +80,29 @@ pub struct DatabaseHealth {
     pub last_event_at: Option<OffsetDateTime>,
     /// Host clock minus database clock, seconds; `None` until measured.
     pub clock_skew_seconds: Option<f64>,
+    /// The measurement behind it.
+    #[serde(skip)]
+    pub clock: Option<ClockReading>,
+}
+
+/// The clocks of host and database, compared at some moment.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockReading {
+    /// Host clock minus database clock, seconds.
+    pub skew_seconds: f64,
+    /// The host's clock at that moment.
+    pub at: OffsetDateTime,
+    /// The same moment on the clock that nobody sets.
+    pub monotonic_at: Instant,
+}
+
+impl ClockReading {
+    /// The skew at a later moment, told by both of the host's clocks, seconds: a host's clock that
+    /// was set meanwhile is off by as much more than time has passed.
+    pub fn skew_at(self, now: OffsetDateTime, monotonic_now: Instant) -> f64 {
+        let passed = monotonic_now.saturating_duration_since(self.monotonic_at);
+        self.skew_seconds + (now - self.at).as_seconds_f64() - passed.as_secs_f64()
+    }
 }
 
 /// The spool.
@@ -155,5 +179,27 @@ impl Health {
     fn lock(&self) -> MutexGuard<'_, Snapshot> {
         // A stage that panicked mid-update left a snapshot that is at worst half new.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_after_the_comparison_is_off_by_as_much() {
+        let (at, monotonic_at) = (OffsetDateTime::UNIX_EPOCH, Instant::now());
+        let reading = ClockReading { skew_seconds: 0.5, at, monotonic_at };
+        let skew_after = |wall: i64, passed: u64| {
+            let now = at + time::Duration::seconds(wall);
+            reading.skew_at(now, monotonic_at + Duration::from_secs(passed))
+        };
+        for (wall, passed, expected) in
+            [(8, 8, 0.5), (-3600 + 8, 8, -3599.5), (3600 + 8, 8, 3600.5), (0, 0, 0.5)]
+        {
+            assert!((skew_after(wall, passed) - expected).abs() < 1e-6, "{wall} {passed}");
+        }
     }
 }

@@ -70,7 +70,8 @@ fn decoder() -> Decoder {
 /// The decoder takes a momentum that is a day ahead for an error, so what is received is decoded
 /// as of now.
 fn decode(decoder: &Decoder, topic: &str, payload: &Bytes) -> Event {
-    let result = decoder.decode(topic, payload, OffsetDateTime::now_utc(), ClockTrust::Agree);
+    let now = OffsetDateTime::now_utc();
+    let result = decoder.decode(topic, payload, now, ClockTrust::Agree(now));
     result.unwrap_or_else(|reject| panic!("{topic}: {reject}\n{payload:?}"))
 }
 

@@ -101,6 +101,21 @@ async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
 }
 
 #[tokio::test]
+async fn proxy_falls_silent_after_that_many_bytes_and_delivers_the_rest_later() {
+    let proxy = Proxy::to(echo_server().await).await;
+    proxy.silence_after(Direction::Down, 3);
+    let mut stream = connect(&proxy).await;
+    stream.write_all(b"abcdef").await.unwrap();
+    let mut answer = [0; 3];
+    stream.read_exact(&mut answer).await.unwrap();
+    let more = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+    assert!(more.is_err(), "neither silent nor open: {more:?}");
+    proxy.pass().await;
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"def");
+}
+
+#[tokio::test]
 async fn proxy_delay_adds_to_the_round_trip() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;

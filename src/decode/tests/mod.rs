@@ -33,7 +33,7 @@ fn decode(
     payload: &[u8],
 ) -> Result<Event, Reject> {
     let topic = topic::name("acme", kind, encoding);
-    decoder.decode(&topic, &Bytes::copy_from_slice(payload), NOW, ClockTrust::Agree)
+    decoder.decode(&topic, &Bytes::copy_from_slice(payload), NOW, ClockTrust::Agree(NOW))
 }
 
 fn item(event: Event) -> ItemEvent {

@@ -246,6 +246,6 @@ fn payloads_are_kept_as_configured() {
 #[test]
 fn an_unknown_topic_is_named() {
     let decoder = shipped(KeepPayload::Never);
-    let result = decoder.decode("centiloc/other", &Bytes::new(), NOW, ClockTrust::Agree);
+    let result = decoder.decode("centiloc/other", &Bytes::new(), NOW, ClockTrust::Agree(NOW));
     refused(result, RejectReason::UnknownTopic, &["centiloc/other", "acme"]);
 }

@@ -105,7 +105,7 @@ fn a_momentum_ahead_is_believed_while_the_clocks_are_not() {
     let decoder = shipped(KeepPayload::Never);
     let decode = |clock| decoder.decode("centiloc/acme", &payload, NOW, clock);
     assert!(decode(ClockTrust::Unknown).is_ok());
-    refused(decode(ClockTrust::Agree), RejectReason::Implausible, &["ahead"]);
+    refused(decode(ClockTrust::Agree(NOW)), RejectReason::Implausible, &["ahead"]);
 }
 
 #[test]

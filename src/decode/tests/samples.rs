@@ -63,7 +63,7 @@ fn every_sample_becomes_the_row_it_must() {
     for (file, sample) in samples {
         let payload = Bytes::from(std::fs::read(folder.join(file)).unwrap());
         let topic = sample["topic"].as_str().unwrap();
-        let event = decoder.decode(topic, &payload, NOW, ClockTrust::Agree).unwrap();
+        let event = decoder.decode(topic, &payload, NOW, ClockTrust::Agree(NOW)).unwrap();
         let columns = match &event {
             Event::Item(item) => item_columns(item),
             Event::Board(board) => board_columns(board),

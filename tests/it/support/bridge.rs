@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::clock::Clock;
 use super::config::Config;
 use super::process::{Log, Process, Scratch, loopback};
 use super::wait::{SOON, until};
@@ -38,6 +39,7 @@ pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
+    clock: Option<Arc<Clock>>,
     /// With the files that the configuration names.
     _folder: Arc<Scratch>,
 }
@@ -45,10 +47,19 @@ pub struct Bridge {
 impl Bridge {
     /// Starts it and returns at once.
     pub fn start(config: &Config) -> Self {
+        Self::start_by(None, config)
+    }
+
+    /// Starts it under a clock of its own.
+    pub fn start_under(clock: &Arc<Clock>, config: &Config) -> Self {
+        Self::start_by(Some(Arc::clone(clock)), config)
+    }
+
+    fn start_by(clock: Option<Arc<Clock>>, config: &Config) -> Self {
         let file = config.write();
-        let process = spawn(&file, Log::default());
+        let process = spawn(&file, clock.as_deref(), Log::default());
         let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
-        Self { process, config: file, admin_port, _folder: folder }
+        Self { process, config: file, admin_port, clock, _folder: folder }
     }
 
     /// Starts it and waits until it is subscribed and the database answers.
@@ -61,7 +72,8 @@ impl Bridge {
     /// Starts it again with the same file, after it ended.
     pub fn start_again(&mut self) {
         assert!(self.process.status().is_some(), "the bridge runs already");
-        self.process = spawn(&self.config, self.process.log().clone());
+        let log = self.process.log().clone();
+        self.process = spawn(&self.config, self.clock.as_deref(), log);
     }
 
     /// Waits for `/readyz` to answer 200.
@@ -115,9 +127,18 @@ impl Bridge {
 
     /// Bytes of memory it holds now.
     pub fn memory(&self) -> usize {
+        self.memory_figure("VmRSS:")
+    }
+
+    /// Bytes of memory it held at most since its start.
+    pub fn peak_memory(&self) -> usize {
+        self.memory_figure("VmHWM:")
+    }
+
+    fn memory_figure(&self, name: &str) -> usize {
         let status = format!("/proc/{}/status", self.process.pid());
         let status = std::fs::read_to_string(status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
     }
 
@@ -179,8 +200,11 @@ impl Drop for Bridge {
     }
 }
 
-fn spawn(config: &Path, log: Log) -> Process {
+fn spawn(config: &Path, clock: Option<&Clock>, log: Log) -> Process {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
+    if let Some(clock) = clock {
+        clock.govern(&mut command);
+    }
     Process::start_logging("centiloc-bridge", &mut command, "KILL", log)
 }
 

@@ -7,6 +7,7 @@
 
 pub mod bridge;
 pub mod certs;
+pub mod clock;
 pub mod config;
 pub mod connect_proxy;
 pub mod database;

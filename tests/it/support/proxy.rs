@@ -64,8 +64,22 @@ struct Shared {
     observer: Option<Arc<dyn Observer>>,
     accepted: AtomicU64,
     forwarded: [AtomicU64; 2],
-    /// Bytes that may still pass, by direction; `None` is any number.
-    left: Mutex<[Option<u64>; 2]>,
+    /// By direction; `None` lets everything pass.
+    limits: Mutex<[Option<Limit>; 2]>,
+}
+
+/// How much may still pass.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    bytes: u64,
+    then: Then,
+}
+
+/// What comes of a connection that has reached a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Cut,
+    Silence,
 }
 
 impl Proxy {
@@ -81,7 +95,7 @@ impl Proxy {
             observer,
             accepted: AtomicU64::new(0),
             forwarded: [AtomicU64::new(0), AtomicU64::new(0)],
-            left: Mutex::new([None, None]),
+            limits: Mutex::default(),
         });
         let port = free_port();
         let (rules, rules_seen) = watch::channel(Rules { version: 1, ..Rules::default() });
@@ -112,7 +126,7 @@ impl Proxy {
     /// Everything passes again: no refusal, stall, delay or limit. What a stall held back is
     /// delivered.
     pub async fn pass(&self) {
-        *self.shared.left.lock().unwrap() = [None, None];
+        *self.shared.limits.lock().unwrap() = [None, None];
         self.change(|rules| {
             rules.refuse = false;
             rules.stalled.clear();
@@ -153,7 +167,17 @@ impl Proxy {
     /// Lets so many bytes more pass in this direction, over all connections, then cuts the
     /// connection that carried the last of them, and every later one at its first byte.
     pub fn limit(&self, direction: Direction, bytes: u64) {
-        self.shared.left.lock().unwrap()[direction as usize] = Some(bytes);
+        self.set_limit(direction, Limit { bytes, then: Then::Cut });
+    }
+
+    /// As [`Proxy::limit`], but what has reached its end stays open and silent, also when the
+    /// other side closes.
+    pub fn silence_after(&self, direction: Direction, bytes: u64) {
+        self.set_limit(direction, Limit { bytes, then: Then::Silence });
+    }
+
+    fn set_limit(&self, direction: Direction, limit: Limit) {
+        self.shared.limits.lock().unwrap()[direction as usize] = Some(limit);
     }
 
     async fn change(&self, change: impl FnOnce(&mut Rules)) {
@@ -276,27 +300,34 @@ impl Link {
             if count == 0 {
                 return to.shutdown().await;
             }
-            let (allowed, cut) = self.take(direction, count);
-            if let Some(observer) = &self.shared.observer {
-                observer.bytes(self.number, direction, &buffer[..allowed]).await;
-            }
-            let forwarded = &self.shared.forwarded[direction as usize];
-            forwarded.fetch_add(allowed as u64, Ordering::Relaxed);
-            to.write_all(&buffer[..allowed]).await?;
-            if cut {
-                return Err(io::ErrorKind::ConnectionAborted.into());
+            let mut rest = &buffer[..count];
+            while !rest.is_empty() {
+                let (allowed, then) = self.take(direction, rest.len());
+                let (now, later) = rest.split_at(allowed);
+                rest = later;
+                if let Some(observer) = &self.shared.observer {
+                    observer.bytes(self.number, direction, now).await;
+                }
+                let forwarded = &self.shared.forwarded[direction as usize];
+                forwarded.fetch_add(allowed as u64, Ordering::Relaxed);
+                to.write_all(now).await?;
+                match then {
+                    None => {}
+                    Some(Then::Cut) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    Some(Then::Silence) => rules.changed().await.map_err(io::Error::other)?,
+                }
             }
         }
     }
 
-    /// How many of `count` bytes may pass, and whether the connection is cut behind them.
-    fn take(&self, direction: Direction, count: usize) -> (usize, bool) {
-        match &mut self.shared.left.lock().unwrap()[direction as usize] {
-            None => (count, false),
-            Some(left) => {
-                let allowed = count.min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= allowed as u64;
-                (allowed, *left == 0)
+    /// How many of `count` bytes may pass now, and what is to come of the connection behind them.
+    fn take(&self, direction: Direction, count: usize) -> (usize, Option<Then>) {
+        match &mut self.shared.limits.lock().unwrap()[direction as usize] {
+            None => (count, None),
+            Some(Limit { bytes, then }) => {
+                let allowed = count.min(usize::try_from(*bytes).unwrap_or(usize::MAX));
+                *bytes -= allowed as u64;
+                (allowed, (*bytes == 0).then_some(*then))
             }
         }
     }

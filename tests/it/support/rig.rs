@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use super::bridge::Bridge;
 use super::config::Config;
 use super::database::Database;
+use super::event::ItemEvent;
 use super::mosquitto::{Builder, Mosquitto};
 use super::postgres::Postgres;
 use super::publisher::Publisher;
@@ -40,6 +41,11 @@ impl Rig {
     /// With another broker than the usual one.
     pub async fn with(builder: Builder, postgres: &Postgres) -> Self {
         let (broker, database) = tokio::join!(builder.start(), postgres.database());
+        Self::around(broker, database).await
+    }
+
+    /// Around a broker and a database that are there.
+    pub async fn around(broker: Mosquitto, database: Database) -> Self {
         let tap = Tap::to(broker.plain_port()).await;
         Self { broker, database, tap }
     }
@@ -76,6 +82,21 @@ impl Rig {
             self.tap.publishes().len()
         })
         .await;
+    }
+
+    /// Waits until each of these events, of different tags, is in exactly one row and acknowledged,
+    /// and asserts that there is nothing else: no other row, no row blamed, no promise broken.
+    pub async fn until_kept(&self, events: &[ItemEvent]) {
+        self.until_rows("item_event", events.len()).await;
+        until_eq("what is un-acknowledged", SOON, 0, || async { self.tap.unacked() }).await;
+        let stored = "select uid from centiloc.item_event order by uid collate \"C\"";
+        let mut expected: Vec<&str> = events.iter().map(|event| event.uid.as_str()).collect();
+        expected.sort_unstable();
+        assert_eq!(self.database.column::<String>(stored).await, expected);
+        self.until_rows("item_state", events.len()).await;
+        let blamed = "select concat_ws(' ', reason, sqlstate, detail) from centiloc.dead_letter";
+        assert_eq!(self.database.column::<String>(blamed).await, [""; 0], "no row is at fault");
+        self.assert_promises_kept().await;
     }
 
     /// Asserts what holds at any time: acknowledgements in order of receipt, each for something

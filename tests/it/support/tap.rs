@@ -108,6 +108,12 @@ impl Tap {
         self.packets().iter().filter(|p| matches!(p, Packet::Puback(..))).count()
     }
 
+    /// Delivered on the newest connection that delivered anything, and not acknowledged there.
+    pub fn unacked(&self) -> usize {
+        let state = self.record.state.lock().unwrap();
+        state.unacked.iter().max_by_key(|(number, _)| **number).map_or(0, |(_, left)| left.len())
+    }
+
     /// PUBACKs that came out of the order of receipt (MQTT-4.6.0-2), acknowledged what was not
     /// delivered on their connection, or were objected to by the check.
     pub fn violations(&self) -> Vec<String> {
