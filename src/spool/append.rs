@@ -109,12 +109,8 @@ impl Appender {
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
         if !std::mem::replace(&mut self.predecessor_closed, true)
-            && let Some(life) = file.life().await?
-            && let Ok(connection) = serde_json::from_str(&life.connection)
+            && let Some(closed) = ended_without_notice(file).await?
         {
-            let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
-            let reason = WITHOUT_NOTICE.to_owned();
-            let closed = ConnectionNews::Closed { connection, at: at(seen_at), reason };
             self.pending.push_front(Intake::Connection(closed, None));
         }
         self.publish(file).await?;
@@ -229,6 +225,10 @@ impl Appender {
         let count = rows.len();
         drop(rows);
         self.deleted = done;
+        if done + 1 >= self.next_id {
+            // Also where an earlier delete failed, and its rows were counted out already.
+            self.depth = Depth::default();
+        }
         self.depth.messages += depth.messages;
         self.depth.bytes += depth.bytes;
         match life {
@@ -366,6 +366,18 @@ impl Appender {
         });
         Ok(())
     }
+}
+
+/// The end of the connection that a process left open which the file outlived: when it was last known
+/// to live.
+pub(super) async fn ended_without_notice(
+    file: &mut SpoolFile,
+) -> Result<Option<ConnectionNews>, SpoolError> {
+    let Some(life) = file.life().await? else { return Ok(None) };
+    let Ok(connection) = serde_json::from_str(&life.connection) else { return Ok(None) };
+    let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
+    let reason = WITHOUT_NOTICE.to_owned();
+    Ok(Some(ConnectionNews::Closed { connection, at: at(seen_at), reason }))
 }
 
 /// Says once what is wrong with the spool.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::error::SpoolError;
 use super::file::{Depth, SpoolFile};
 use super::progress::Progress;
-use crate::message::{InFlight, Intake};
+use crate::message::{ConnectionNews, InFlight, Intake};
 
 /// Rows read at once: as many as a batch holds by default.
 const ROWS: i64 = 1000;
@@ -49,6 +49,12 @@ impl Forwarder {
             self.some(file, progress).await?;
         }
         Ok(())
+    }
+
+    /// Says something that is in no row, behind what was forwarded.
+    pub async fn tell(&self, news: ConnectionNews) {
+        // A stage that is gone is being taken down.
+        let _ = self.decode.send(Intake::Connection(news, None)).await;
     }
 
     async fn some(&self, file: &mut SpoolFile, progress: &Progress) -> Result<(), SpoolError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::append::ended_without_notice;
 use super::error::SpoolError;
 use super::file::{Changes, Lock, SpoolFile, path_in};
 use super::forward::Forwarder;
@@ -83,6 +84,9 @@ async fn drain(
         salvage::salvage(&dir, client_id, &problem).await?;
         file = open(&dir, client_id).await?;
         progress.appended.send_replace(file.last_id().await?);
+    }
+    if let Some(closed) = ended_without_notice(&mut file).await? {
+        forwarder.tell(closed).await;
     }
     drop(forwarder);
     // Dropped here at a stop: what was not deleted is sent again, and makes no second row.

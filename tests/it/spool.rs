@@ -9,6 +9,7 @@ use crate::support::event::ItemEvent;
 use crate::support::expect::until_count;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
+use crate::support::process::Scratch;
 use crate::support::proxy::Proxy;
 use crate::support::rig::{Rig, counter};
 use crate::support::small_disk::SmallDisk;
@@ -20,8 +21,9 @@ use crate::support::wait::{SOON, until, until_eq, until_true};
 struct Bench {
     rig: Rig,
     link: Proxy,
-    config: Config,
     dir: PathBuf,
+    queue_grace: &'static str,
+    _folder: Scratch,
 }
 
 impl Bench {
@@ -33,15 +35,22 @@ impl Bench {
         let postgres = Postgres::shared().await;
         let rig = Rig::with(broker, postgres).await;
         let link = Proxy::to(postgres.port()).await;
-        let config = rig.config().set("database.url", rig.database.url_at(link.port()));
-        let dir = config.folder().join("spool");
-        let config = config.set("spool.dir", dir.to_str().unwrap());
-        Self { rig, link, config, dir }
+        let folder = Scratch::new("spool");
+        let dir = folder.join("spool");
+        Self { rig, link, dir, queue_grace: "10s", _folder: folder }
+    }
+
+    fn config(&self) -> Config {
+        self.rig
+            .config()
+            .set("database.url", self.rig.database.url_at(self.link.port()))
+            .set("spool.dir", self.dir.to_str().unwrap())
+            .set("mqtt.queue_grace", self.queue_grace)
     }
 
     /// Ready, and then without its database.
     async fn without_database(&self) -> Bridge {
-        let bridge = Bridge::ready(&self.config).await;
+        let bridge = Bridge::ready(&self.config()).await;
         self.rig.until_rows("connection", 1).await;
         self.link.refuse().await;
         bridge
@@ -114,7 +123,7 @@ async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledge
 async fn started_without_a_database_it_spools_from_the_first_message() {
     let bench = Bench::new().await;
     bench.link.refuse().await;
-    let bridge = Bridge::start(&bench.config);
+    let bridge = Bridge::start(&bench.config());
     bridge.until_logged(&["subscribed at QoS 1"]).await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 100)).await;
     bench.rig.until_acked(100).await;
@@ -144,12 +153,7 @@ async fn a_stop_without_the_database_acknowledges_what_was_received_and_leaves_t
 async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
     const EVENTS: usize = 6000;
     let bench = Bench::new().await;
-    let config =
-        bench.rig.config().set("database.url", bench.rig.database.url_at(bench.link.port()));
-    let config = config
-        .set("spool.dir", bench.dir.to_str().unwrap())
-        .set("spool.max_size", "1MiB")
-        .set("mqtt.queue_grace", "500ms");
+    let config = bench.config().set("spool.max_size", "1MiB").set("mqtt.queue_grace", "500ms");
     let bridge = Bridge::ready(&config).await;
     bench.rig.until_rows("connection", 1).await;
     bench.link.refuse().await;
@@ -224,13 +228,34 @@ async fn switched_off_it_first_drains_what_the_last_run_left() {
     bench.rig.assert_promises_kept().await;
 }
 
+#[tokio::test]
+async fn switched_off_after_a_kill_its_absence_counts_from_the_last_sign_of_life_on_disk() {
+    let bench = Bench::new().await;
+    let expiry = |config: Config| config.set("mqtt.session_expiry", "3s");
+    let mut bridge = Bridge::ready(&expiry(bench.config())).await;
+    bench.rig.until_rows("connection", 1).await;
+    bench.link.refuse().await;
+    let since = std::time::Instant::now();
+    let events = ItemEvent::series(TENANT, 2);
+    let platform = bench.rig.platform().await;
+    platform.publish_json(&events[..1]).await;
+    until_true("the session's expiry to pass", SOON, || since.elapsed().as_secs() > 3).await;
+    platform.publish_json(&events[1..]).await;
+    bench.rig.until_acked(2).await;
+    bridge.kill();
+    bench.link.pass().await;
+    let bridge = Bridge::ready(&expiry(bench.rig.config())).await;
+    bench.rig.until_rows("item_event", 2).await;
+    bridge.until_logged(&["earlier run is drained"]).await;
+    bench.rig.until_rows("connection", 2).await;
+    let gaps = "select cause || ': ' || detail from centiloc.gap";
+    assert_eq!(bench.rig.database.column::<String>(gaps).await, [""; 0]);
+}
+
 /// The bridge of this bench spools to the disk instead.
 fn on_disk(bench: &mut Bench, disk: &SmallDisk) {
     bench.dir = disk.path().join("spool");
-    let config =
-        bench.rig.config().set("database.url", bench.rig.database.url_at(bench.link.port()));
-    bench.config =
-        config.set("spool.dir", bench.dir.to_str().unwrap()).set("mqtt.queue_grace", "500ms");
+    bench.queue_grace = "500ms";
 }
 
 #[tokio::test]
@@ -241,7 +266,7 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
     };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
-    let mut bridge = Bridge::ready(&bench.config).await;
+    let mut bridge = Bridge::ready(&bench.config()).await;
     bench.rig.until_rows("connection", 1).await;
     let events = ItemEvent::series(TENANT, 900);
     let platform = bench.rig.platform().await;
