@@ -4,13 +4,14 @@
 CARGO ?= cargo
 SECONDS =
 EVENTS =
+TARGET =
 # Bash takes SECONDS for its own clock.
-unexport SECONDS EVENTS
+unexport SECONDS EVENTS TARGET
 
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench deps
+.PHONY: help demo test lint fuzz bench deps
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,7 @@ test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
 
 lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	$(CARGO) fmt --all -- --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml -- --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
 	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck $(SCRIPTS); \
@@ -32,6 +34,19 @@ lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	@bash tests/deploy.sh
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi
+
+# What is found is added to fuzz/corpus, which is not committed; the seeds only begin it.
+FUZZ_TARGETS = $(sort $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))))
+
+fuzz: ## Fuzz decoders, schemas and configuration, on nightly. SECONDS=30 for each of them, or for TARGET=json
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || \
+	 { echo 'no nightly toolchain: rustup toolchain install nightly' >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+	 { echo 'cargo-fuzz is not installed: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	 echo "fuzzing $$target for $(or $(SECONDS),30) s"; mkdir -p fuzz/corpus/$$target && \
+	 $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	 -max_total_time=$(or $(SECONDS),30) -timeout=10 -print_final_stats=1 || exit 1; done
 
 # The yardstick of the drain is a Python script, with libraries of its own.
 BENCH_VENV = $(abspath $(or $(CARGO_TARGET_DIR),target))/bench-venv

@@ -62,7 +62,55 @@ mod tests {
         })
     }
 
+    #[derive(Debug, Clone)]
+    enum Happening {
+        Wait(f64),
+        Longest,
+        Up(Duration),
+        Limits(Reconnect),
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            4 => (0.0f64..=1.0).prop_map(Happening::Wait),
+            1 => Just(Happening::Longest),
+            1 => (0u64..120).prop_map(|seconds| Happening::Up(Duration::from_secs(seconds))),
+            1 => limits().prop_map(Happening::Limits),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn whatever_happens_waits_follow_the_ceiling_of_the_simple_rule(
+            first in limits(), happenings in prop::collection::vec(happening(), 0..64)
+        ) {
+            let (mut backoff, mut limits, mut ceiling) = (Backoff::new(first), first, first.min);
+            for happening in happenings {
+                match happening {
+                    Happening::Wait(jitter) => {
+                        let wait = backoff.next(jitter);
+                        prop_assert!(ceiling / 2 <= wait && wait <= ceiling, "{wait:?}");
+                        ceiling = (ceiling * 2).min(limits.max);
+                    }
+                    Happening::Longest => {
+                        ceiling = limits.max;
+                        prop_assert_eq!(backoff.longest(), ceiling);
+                    }
+                    Happening::Up(uptime) => {
+                        backoff.was_up(uptime);
+                        if uptime >= STABLE_AFTER { ceiling = limits.min; }
+                    }
+                    Happening::Limits(new) => {
+                        backoff.set_limits(new);
+                        limits = new;
+                        ceiling = ceiling.max(new.min).min(new.max);
+                    }
+                }
+                prop_assert_eq!(backoff.ceiling, ceiling);
+                prop_assert!(limits.min <= ceiling && ceiling <= limits.max);
+            }
+        }
+
         #[test]
         fn waits_stay_between_half_the_minimum_and_the_maximum(
             limits in limits(), jitters in prop::collection::vec(0.0f64..=1.0, 1..64)

@@ -221,3 +221,105 @@ pub fn board_event_id(tenant: &str, board_sn: &str, momentum_ns: i128, status: &
         status.as_bytes(),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type ItemKey = (String, String, i128, String, bool);
+    type BoardKey = (String, String, i128, String);
+
+    fn item_id((tenant, uid, momentum_ns, board_sn, is_in): &ItemKey) -> Uuid {
+        item_event_id(tenant, uid, *momentum_ns, board_sn, *is_in)
+    }
+
+    fn board_id((tenant, board_sn, momentum_ns, status): &BoardKey) -> Uuid {
+        board_event_id(tenant, board_sn, *momentum_ns, status)
+    }
+
+    /// So few values that two draws are often equal, or equal but for one of them.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[ab]{0,2}", Just("\0".to_owned()), Just("item".to_owned())]
+    }
+
+    fn momentum_ns() -> impl Strategy<Value = i128> {
+        prop_oneof![-1i128..2, Just(1_760_000_000_000_000_000), Just(1_760_000_000_000_000_001)]
+    }
+
+    fn item_key() -> impl Strategy<Value = ItemKey> {
+        (text(), text(), momentum_ns(), text(), any::<bool>())
+    }
+
+    fn board_key() -> impl Strategy<Value = BoardKey> {
+        (text(), text(), momentum_ns(), text())
+    }
+
+    /// The bytes cut at these places, which may be equal: parts may be empty.
+    fn cut(bytes: &[u8], mut places: Vec<usize>) -> Vec<&[u8]> {
+        places.sort_unstable();
+        let ends = places.iter().copied().chain([bytes.len()]);
+        let starts = [0].into_iter().chain(places.iter().copied());
+        starts.zip(ends).map(|(start, end)| &bytes[start..end]).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+        #[test]
+        fn item_events_share_an_id_only_if_they_share_every_field(a in item_key(), b in item_key()) {
+            prop_assert_eq!(item_id(&a) == item_id(&b), a == b);
+        }
+
+        #[test]
+        fn one_changed_field_of_an_item_changes_its_id(
+            a in item_key(), b in item_key(), field in 0usize..5
+        ) {
+            let mut c = a.clone();
+            match field {
+                0 => c.0 = b.0,
+                1 => c.1 = b.1,
+                2 => c.2 = b.2,
+                3 => c.3 = b.3,
+                _ => c.4 = b.4,
+            }
+            prop_assert_eq!(item_id(&a) == item_id(&c), a == c);
+        }
+
+        #[test]
+        fn tenant_and_uid_cannot_be_shared_out_otherwise(
+            text in "[ab]{0,4}", one in 0usize..5, other in 0usize..5, rest in item_key()
+        ) {
+            let key = |at: usize| {
+                let (tenant, uid) = text.split_at(at.min(text.len()));
+                (tenant.to_owned(), uid.to_owned(), rest.2, rest.3.clone(), rest.4)
+            };
+            let (one, other) = (key(one), key(other));
+            prop_assert_eq!(item_id(&one) == item_id(&other), one == other);
+        }
+
+        #[test]
+        fn board_events_share_an_id_only_if_they_share_every_field(
+            a in board_key(), b in board_key()
+        ) {
+            prop_assert_eq!(board_id(&a) == board_id(&b), a == b);
+        }
+
+        #[test]
+        fn items_and_boards_share_no_id(item in item_key(), board in board_key()) {
+            prop_assert_ne!(item_id(&item), board_id(&board));
+        }
+
+        #[test]
+        fn bytes_cannot_be_shifted_from_one_part_to_another(
+            bytes in vec(0u8..3, 0..12),
+            one in vec(0usize..13, 0..6),
+            other in vec(0usize..13, 0..6),
+        ) {
+            let within = |places: Vec<usize>| places.into_iter().map(|at| at.min(bytes.len())).collect();
+            let (one, other) = (cut(&bytes, within(one)), cut(&bytes, within(other)));
+            prop_assert_eq!(content_id(&one) == content_id(&other), one == other);
+        }
+    }
+}

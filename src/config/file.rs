@@ -57,9 +57,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
-            let leaf = name.get_ref();
-            let full =
-                if prefix.is_empty() { leaf.to_string() } else { format!("{prefix}.{leaf}") };
+            // TOML allows an empty name; spelled out, it is a name to speak of.
+            let leaf = if name.get_ref().is_empty() { "\"\"" } else { name.get_ref().as_ref() };
+            let full = if prefix.is_empty() { leaf.to_owned() } else { format!("{prefix}.{leaf}") };
             let line = line_of(self.text, name.span().start);
             self.entry(prefix, leaf, &full, line, value);
         }
@@ -73,8 +73,10 @@ impl Walk<'_> {
         line: usize,
         value: &Spanned<DeValue<'_>>,
     ) {
-        // A quoted key with a dot in it is not the path it looks like.
-        let known = if leaf.contains('.') { None } else { keys::find(full) };
+        // A quoted name with a dot in it is not the path it looks like.
+        let is_path = !leaf.contains('.');
+        let known = if is_path { keys::find(full) } else { None };
+        let is_section = is_path && keys::is_section(full);
         match (known, value.get_ref()) {
             (Some(key), value) => match written(key.kind, value) {
                 Ok(text) => {
@@ -83,8 +85,8 @@ impl Walk<'_> {
                 }
                 Err(complaint) => self.refuse(full, line, found(value), complaint),
             },
-            (None, DeValue::Table(table)) if keys::is_section(full) => self.table(full, table),
-            (None, value) if keys::is_section(full) => {
+            (None, DeValue::Table(table)) if is_section => self.table(full, table),
+            (None, value) if is_section => {
                 let cure = format!("write [{full}] on a line of its own and its keys below it");
                 self.refuse(full, line, found(value), Complaint::new("a section", cure));
             }

@@ -46,7 +46,7 @@ impl Reader {
                 Some(Some(secret))
             }
             Err((found, complaint)) => {
-                let found = format!("{} {found}", path.display());
+                let found = format!("{} {found}", path.display().to_string().escape_debug());
                 self.problem(file, &given.origin, found, complaint);
                 None
             }

@@ -43,6 +43,12 @@ pub(super) enum Problem {
     )]
     Descriptors(String),
     #[error(
+        "its file {0} is written in {1}, which cannot be read: expected proto2 or proto3; write \
+         the fields of the events, with their numbers, in a file that begins with syntax = \
+         \"proto3\";"
+    )]
+    Syntax(String, String),
+    #[error(
         "it has neither an item message (with the fields momentum and uid) nor a board message \
          (with momentum, sn and status); it has {0}; name the file that defines the events"
     )]
@@ -71,7 +77,8 @@ pub(super) fn shipped() -> Result<DescriptorPool, Problem> {
 /// The vendor's schema. What the file is shows in its content, whatever its name.
 pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, Problem> {
     let content = std::fs::read(path)?;
-    if is_descriptor_set(&content) {
+    if let Some(set) = descriptor_set(&content) {
+        check_syntax(&set)?;
         // The well-known types are there already, for sets made without imports.
         let mut pool = DescriptorPool::global();
         pool.decode_file_descriptor_set(content.as_slice())
@@ -82,10 +89,21 @@ pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, Problem> {
 }
 
 /// Any text is refused here: a byte of it does not make a named file with content.
-fn is_descriptor_set(content: &[u8]) -> bool {
-    FileDescriptorSet::decode(content).is_ok_and(|set| {
-        !set.file.is_empty() && set.file.iter().all(|file| !file.name().is_empty())
-    })
+fn descriptor_set(content: &[u8]) -> Option<FileDescriptorSet> {
+    FileDescriptorSet::decode(content)
+        .ok()
+        .filter(|set| !set.file.is_empty() && set.file.iter().all(|file| !file.name().is_empty()))
+}
+
+/// Refuses editions, which prost-reflect panics at rather than refusing them.
+fn check_syntax(set: &FileDescriptorSet) -> Result<(), Problem> {
+    let is_known = |syntax: &str| matches!(syntax, "" | "proto2" | "proto3");
+    match set.file.iter().find(|file| !is_known(file.syntax())) {
+        None => Ok(()),
+        Some(file) => {
+            Err(Problem::Syntax(file.name().to_owned(), file.syntax().escape_debug().to_string()))
+        }
+    }
 }
 
 fn compile(path: &Path) -> Result<DescriptorPool, Problem> {

@@ -140,6 +140,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -148,8 +150,8 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Receive(u16),
-        /// Commits the n-th token ever given (modulo their number).
-        Commit(usize),
+        /// Commits these of the tokens ever given (modulo their number), together.
+        Commit(Vec<usize>),
         CommitForeign(usize),
         Seal,
     }
@@ -157,7 +159,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             6 => (1u16..12).prop_map(Step::Receive),
-            6 => (0usize..64).prop_map(Step::Commit),
+            6 => prop::collection::vec(0usize..64, 0..4).prop_map(Step::Commit),
             1 => (0usize..64).prop_map(Step::CommitForeign),
             1 => Just(Step::Seal),
         ]
@@ -180,17 +182,27 @@ mod tests {
     }
 
     impl Naive {
-        fn receive(&mut self, packet_id: u16) -> Option<usize> {
-            let outstanding = self.received.iter().any(|&(id, _, acked)| id == packet_id && !acked);
-            if outstanding || self.sealed {
-                return None;
+        fn receive(&mut self, packet_id: u16) -> Receipt {
+            if self.outstanding().any(|index| self.received[index].0 == packet_id) {
+                return Receipt::Repeated;
+            }
+            if self.sealed {
+                return Receipt::Refused;
             }
             self.received.push((packet_id, false, false));
-            Some(self.received.len() - 1)
+            let sequence = self.received.len() as u64 - 1;
+            Receipt::New(AckToken { connection: CONNECTION, sequence })
         }
 
-        fn commit(&mut self, index: usize) -> Vec<u16> {
-            self.received[index].1 = true;
+        /// The places of those not acknowledged.
+        fn outstanding(&self) -> impl Iterator<Item = usize> {
+            (0..self.received.len()).filter(|index| !self.received[*index].2)
+        }
+
+        fn commit(&mut self, tokens: &[AckToken]) -> Vec<u16> {
+            for token in tokens {
+                self.received[usize::try_from(token.sequence).unwrap()].1 = true;
+            }
             let mut released = Vec::new();
             for entry in &mut self.received {
                 if !entry.1 {
@@ -210,26 +222,25 @@ mod tests {
         fn behaves_as_the_naive_model(steps in prop::collection::vec(step(), 0..200)) {
             let mut ledger = Ledger::new(CONNECTION);
             let mut naive = Naive::default();
-            let mut tokens = Vec::new();
-            for step in steps {
+            let (mut tokens, mut times) = (Vec::new(), Vec::new());
+            let start = Instant::now();
+            for (second, step) in (0..).zip(steps) {
                 let mut released = VecDeque::new();
                 let mut expected = Vec::new();
                 match step {
                     Step::Receive(id) => {
-                        let receipt = ledger.receive(answer(id), Instant::now());
-                        match naive.receive(id) {
-                            Some(index) => {
-                                let token = AckToken { connection: CONNECTION, sequence: index as u64 };
-                                prop_assert_eq!(receipt, Receipt::New(token));
-                                tokens.push(token);
-                            }
-                            None => prop_assert!(matches!(receipt, Receipt::Repeated | Receipt::Refused)),
+                        let now = start + Duration::from_secs(second);
+                        let receipt = ledger.receive(answer(id), now);
+                        prop_assert_eq!(&receipt, &naive.receive(id));
+                        if let Receipt::New(token) = receipt {
+                            tokens.push(token);
+                            times.push(now);
                         }
                     }
-                    Step::Commit(n) if !tokens.is_empty() => {
-                        let index = n % tokens.len();
-                        ledger.commit(&[tokens[index]], &mut released);
-                        expected = naive.commit(index);
+                    Step::Commit(places) if !tokens.is_empty() => {
+                        let some: Vec<_> = places.iter().map(|n| tokens[n % tokens.len()]).collect();
+                        ledger.commit(&some, &mut released);
+                        expected = naive.commit(&some);
                     }
                     Step::CommitForeign(n) => {
                         let foreign = AckToken { connection: ConnectionId(6), sequence: n as u64 };
@@ -240,6 +251,8 @@ mod tests {
                 }
                 let expected: Vec<_> = expected.into_iter().map(answer).collect();
                 prop_assert_eq!(released.into_iter().collect::<Vec<_>>(), expected);
+                prop_assert_eq!(ledger.outstanding(), naive.outstanding().count());
+                prop_assert_eq!(ledger.oldest(), naive.outstanding().next().map(|index| times[index]));
                 ledger.self_check();
             }
         }

@@ -117,6 +117,21 @@ mod tests {
         prop::collection::vec(entry, 0..50)
     }
 
+    #[derive(Debug, Clone)]
+    enum Outcome {
+        TookTooLong,
+        Committed,
+        Bound(usize),
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            3 => Just(Outcome::TookTooLong),
+            3 => Just(Outcome::Committed),
+            1 => (0usize..5000).prop_map(Outcome::Bound),
+        ]
+    }
+
     proptest! {
         #[test]
         fn a_batch_is_the_longest_run_that_fits_and_never_crosses_news(
@@ -161,6 +176,30 @@ mod tests {
             }
             for _ in 0..70 { size.grow(); }
             prop_assert_eq!(size.get(), max.max(1));
+        }
+
+        #[test]
+        fn whatever_comes_of_batches_the_size_follows_the_simple_rule(
+            first in 0usize..5000,
+            outcomes in prop::collection::vec((outcome(), any::<prop::sample::Index>()), 0..64),
+        ) {
+            let (mut size, mut max) = (Size::new(first), first.max(1));
+            for (outcome, queued) in outcomes {
+                let before = size.get();
+                let expected = match outcome {
+                    Outcome::TookTooLong => {
+                        // Less may have been queued than a batch holds.
+                        let tried = 1 + queued.index(before);
+                        size.halve(tried);
+                        (tried / 2).max(1)
+                    }
+                    Outcome::Committed => { size.grow(); (before * 2).min(max) }
+                    Outcome::Bound(new) if new.max(1) == max => { size.set_max(new); before }
+                    Outcome::Bound(new) => { size.set_max(new); max = new.max(1); max }
+                };
+                prop_assert_eq!(size.get(), expected);
+                prop_assert!((1..=max).contains(&expected));
+            }
         }
     }
 }

@@ -165,6 +165,22 @@ fn a_descriptor_set_without_its_imports_of_google_is_enough() {
 }
 
 #[test]
+fn editions_are_refused_with_what_can_be_read() {
+    let (folder, pool) = shuffled();
+    let mut file: Vec<_> = pool.file_descriptor_protos().cloned().collect();
+    for file in &mut file {
+        file.syntax = Some("editions".into());
+    }
+    let set = prost_types::FileDescriptorSet { file };
+    std::fs::write(folder.file("editions.binpb"), set.encode_to_vec()).unwrap();
+    let of_descriptors = decoder(&folder.file("editions.binpb")).unwrap_err();
+    assert!(of_descriptors.contains("is written in editions"), "{of_descriptors}");
+    assert!(of_descriptors.contains("expected proto2 or proto3"), "{of_descriptors}");
+    let of_source = refusal("edition = \"2023\"; message Item { int64 momentum = 1; }");
+    assert!(of_source.contains("could not compile it: "), "{of_source}");
+}
+
+#[test]
 fn a_vendor_enum_names_the_status() {
     let (folder, pool) = shuffled();
     let decoder = decoder(&folder.file("move.proto")).unwrap();

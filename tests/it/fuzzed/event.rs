@@ -1,0 +1,174 @@
+//! What holds for every event that is accepted, whichever way it was written.
+
+use bytes::Bytes;
+use centiloc_bridge::event::{
+    BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
+};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+/// Far more than a field's name, a quote of 60 characters, escaped, and a hint come to.
+const MAX_DETAIL: usize = 2000;
+
+/// Go's zero time means that there is none, so a row can hold it only where nanoseconds were cut.
+const ZERO_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
+
+/// Whether a JSON message can say so in UTC.
+fn is_written(at: OffsetDateTime) -> bool {
+    at != ZERO_TIME && at.year() >= 0
+}
+
+/// Asserts what the tables take for granted.
+pub fn assert_storable(event: &Event) {
+    assert_time(event.momentum());
+    match event {
+        Event::Item(item) => {
+            assert!(!item.uid.is_empty() && !item.tenant.is_empty());
+            for text in [
+                &item.board_sn,
+                &item.product_reference,
+                &item.shelf_sn,
+                &item.furniture_sn,
+                &item.loc_reference,
+            ] {
+                assert_ne!(text.as_deref(), Some(""), "an empty text is NULL");
+            }
+            for labels in [&item.loc_labels, &item.item_labels] {
+                assert_ne!(labels.as_deref(), Some(&[][..]), "an empty list is NULL");
+            }
+            assert_extra(item.extra.as_ref(), item.payload.as_ref());
+        }
+        Event::Board(board) => {
+            assert!(!board.board_sn.is_empty() && !board.tenant.is_empty());
+            assert_ne!(board.status.as_deref(), Some(""), "an empty text is NULL");
+            assert_ne!(board.fw_version.as_deref(), Some(""), "an empty text is NULL");
+            for at in [board.last_connection_at, board.last_disconnection_at, board.last_error_at] {
+                at.into_iter().for_each(assert_time);
+            }
+            assert_extra(board.extra.as_ref(), board.payload.as_ref());
+        }
+    }
+}
+
+/// Asserts that a refusal can be acted on and stored.
+pub fn assert_explained(reject: &Reject) {
+    let detail = &reject.detail;
+    assert!(!detail.is_empty() && detail.len() < MAX_DETAIL, "{reject}");
+    let of_the_database = [RejectReason::UnknownTopic, RejectReason::RefusedByDatabase];
+    assert!(!of_the_database.contains(&reject.reason), "not for decoding to say: {reject}");
+}
+
+fn assert_time(at: OffsetDateTime) {
+    // An offset may reach into the year before the first that four digits can write.
+    assert!(at.offset().is_utc() && (-1..=9999).contains(&at.year()), "{at}");
+    assert_eq!(at.nanosecond() % 1000, 0, "PostgreSQL would round {at}");
+}
+
+fn assert_extra(extra: Option<&Map<String, Value>>, payload: Option<&Bytes>) {
+    assert!(extra.is_none_or(|keys| !keys.is_empty()), "nothing more is NULL");
+    assert!(payload.is_none_or(|bytes| !bytes.is_empty()), "an event has bytes");
+}
+
+/// The event as a JSON message; `None` where JSON has no way to write it.
+pub fn as_json(event: &Event) -> Option<String> {
+    let object = match event {
+        Event::Item(item) => item_json(item)?,
+        Event::Board(board) => board_json(board)?,
+    };
+    Some(Value::Object(object).to_string())
+}
+
+/// Every key is written, for one that is absent may be given in another case by `extra`.
+fn item_json(item: &ItemEvent) -> Option<Map<String, Value>> {
+    if !is_written(item.momentum) || !item.fill_ratio.is_none_or(f32::is_finite) {
+        return None;
+    }
+    // Protobuf's durations may exceed Go's, which are 64 bits of nanoseconds.
+    let hold_time = match item.hold_time_us {
+        Some(us) => json!(us.checked_mul(1000)?),
+        None => json!(""),
+    };
+    let mut object = item.extra.clone().unwrap_or_default();
+    for (name, x, y) in [
+        ("pos_mm", item.x_mm, item.y_mm),
+        ("pos_on_shelf_mm", item.shelf_x_mm, item.shelf_y_mm),
+        ("pos_on_floor_mm", item.floor_x_mm, item.floor_y_mm),
+    ] {
+        let pair: Vec<_> = x.into_iter().chain(y).collect();
+        object.entry(name).or_insert(pair.into());
+    }
+    let rest = json!({
+        "momentum": rfc3339(item.momentum), "uid": item.uid, "is_in": item.is_in,
+        "board_sn": text(item.board_sn.as_ref()), "nb_hits": item.nb_hits,
+        "hold_time": hold_time, "fill_ratio": item.fill_ratio, "product_reference": text(item.product_reference.as_ref()),
+        "shelf_sn": text(item.shelf_sn.as_ref()), "furniture_sn": text(item.furniture_sn.as_ref()),
+        "tenant": item.tenant, "loc_reference": text(item.loc_reference.as_ref()),
+        "loc_labels": item.loc_labels.as_deref().unwrap_or_default(),
+        "item_labels": item.item_labels.as_deref().unwrap_or_default(), "floor": item.floor,
+        "is_interpolated": item.is_interpolated,
+    });
+    object.extend(rest.as_object()?.clone());
+    Some(object)
+}
+
+fn board_json(board: &BoardEvent) -> Option<Map<String, Value>> {
+    let last = [board.last_connection_at, board.last_disconnection_at, board.last_error_at];
+    if !last.into_iter().flatten().chain([board.momentum]).all(is_written) {
+        return None;
+    }
+    let [connection, disconnection, error] = last.map(|at| at.map_or(String::new(), rfc3339));
+    // What is left of a status may look as if it had the prefix too.
+    let status = board.status.as_ref().map(|status| format!("BOARDSTATUS_{status}"));
+    let mut object = board.extra.clone().unwrap_or_default();
+    let rest = json!({
+        "Momentum": rfc3339(board.momentum), "BoardSN": board.board_sn,
+        "Status": text(status.as_ref()), "FwVersion": text(board.fw_version.as_ref()),
+        "LastConnectionDate": connection, "LastDisconnectionDate": disconnection,
+        "LastErrorDate": error,
+    });
+    object.extend(rest.as_object()?.clone());
+    Some(object)
+}
+
+fn text(column: Option<&String>) -> &str {
+    column.map_or("", String::as_str)
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
+    let (date, (hour, minute, second, micros)) = (at.date(), at.to_hms_micro());
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+/// Asserts that two rows are one but for what JSON cannot carry over: a momentum's nanoseconds,
+/// which are in the id, the bytes, and the last bits of numbers that no column takes.
+pub fn assert_same_columns(found: &Event, expected: &Event) {
+    let (mut found, mut expected) = (found.clone(), expected.clone());
+    assert_eq!(found.event_id(), id_of(&found), "no nanoseconds were lost");
+    for event in [&mut found, &mut expected] {
+        let (id, extra, payload) = match event {
+            Event::Item(item) => (&mut item.event_id, &mut item.extra, &mut item.payload),
+            Event::Board(board) => (&mut board.event_id, &mut board.extra, &mut board.payload),
+        };
+        *id = uuid::Uuid::nil();
+        *payload = None;
+        extra.iter_mut().flat_map(Map::values_mut).for_each(|value| *value = Value::Null);
+    }
+    assert_eq!(found, expected);
+}
+
+/// The id of an event whose momentum was sent in microseconds.
+fn id_of(event: &Event) -> uuid::Uuid {
+    let momentum_ns = event.momentum().unix_timestamp_nanos();
+    match event {
+        Event::Item(item) => {
+            let board_sn = text(item.board_sn.as_ref());
+            item_event_id(&item.tenant, &item.uid, momentum_ns, board_sn, item.is_in)
+        }
+        Event::Board(board) => {
+            let status = text(board.status.as_ref());
+            board_event_id(&board.tenant, &board.board_sn, momentum_ns, status)
+        }
+    }
+}
