@@ -193,7 +193,7 @@ mod tests {
                         size.halve(tried);
                         (tried / 2).max(1)
                     }
-                    Outcome::Committed => { size.grow(); (before * 2).min(max) }
+                    Outcome::Committed => { size.grow(); (before + (before / 8).max(1)).min(max) }
                     Outcome::Bound(new) if new.max(1) == max => { size.set_max(new); before }
                     Outcome::Bound(new) => { size.set_max(new); max = new.max(1); max }
                 };

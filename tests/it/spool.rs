@@ -87,6 +87,31 @@ async fn a_database_that_is_away_costs_no_acknowledgement_and_gets_everything_la
 }
 
 #[tokio::test]
+async fn memory_does_not_grow_with_what_is_spooled() {
+    const EVENTS: usize = 30_000;
+    const PADDING: usize = 4096;
+    const MIB: usize = 1024 * 1024;
+    /// What is read ahead (16 MiB), as messages and as decoded rows, and room for groups and buffers;
+    /// half of what is spooled.
+    const ROOM: usize = 64 * MIB;
+    let bench = Bench::new().await;
+    let bridge = bench.without_database().await;
+    let before = bridge.peak_memory();
+    let events = ItemEvent::series(TENANT, EVENTS);
+    let messages = events.iter().map(|event| (event.json_topic(), event.padded_json(PADDING)));
+    assert_eq!(bench.rig.platform().await.publish_all(messages).await, EVENTS);
+    until_eq("everything to be spooled", 4 * SOON, Some(EVENTS), || {
+        bridge.count("centiloc_bridge_spool_events", "")
+    })
+    .await;
+    let peak = bridge.peak_memory();
+    let spooled = bridge.count("centiloc_bridge_spool_bytes", "").await.unwrap() / MIB;
+    println!("{spooled} MiB spooled: {} MiB before, {} MiB at the peak", before / MIB, peak / MIB);
+    assert!(spooled > 2 * ROOM / MIB, "{spooled} MiB");
+    assert!(peak < before + ROOM, "{before} bytes before, {peak} at the peak");
+}
+
+#[tokio::test]
 async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledged() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;

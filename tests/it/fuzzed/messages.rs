@@ -65,7 +65,7 @@ pub fn decoded(
     bytes: &[u8],
 ) -> Result<Event, Reject> {
     let payload = Bytes::copy_from_slice(bytes);
-    let decode = || decoder.decode_as(kind, encoding, &payload, NOW, ClockTrust::Agree);
+    let decode = || decoder.decode_as(kind, encoding, &payload, NOW, ClockTrust::Agree(NOW));
     let result = decode();
     match (&result, &decode()) {
         (Ok(event), Ok(again)) => {
@@ -90,7 +90,7 @@ fn assert_survives_json(event: &Event) {
     };
     let Some(text) = as_json(event) else { return };
     let payload = Bytes::from(text);
-    let again = SHIPPED.decode_as(kind, Encoding::Json, &payload, NOW, ClockTrust::Agree);
+    let again = SHIPPED.decode_as(kind, Encoding::Json, &payload, NOW, ClockTrust::Agree(NOW));
     let again = again.unwrap_or_else(|reject| panic!("{event:?} as JSON: {reject}"));
     assert_same_columns(&again, event);
 }
