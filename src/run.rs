@@ -2,6 +2,7 @@
 //! them when one falls, and takes them down in order when told to stop.
 
 mod edge;
+mod pipeline;
 mod reloader;
 
 use std::process::ExitCode;
@@ -9,46 +10,31 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::edge::Edge;
+use self::pipeline::Pipeline;
 use self::reloader::Reloader;
 use crate::backoff::Backoff;
 use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
-use crate::decode::stage::Stage as DecodeStage;
 use crate::exit;
 use crate::leadership::Leadership;
-use crate::message::{Decoded, Feedback, InFlight};
+use crate::message::InFlight;
 use crate::reload::Source;
-use crate::session::Session;
 use crate::session::credentials::{Material, Sources};
-use crate::session::intake::{self, Door};
 use crate::session::memory::Memory;
-use crate::session::orders::Orders;
 use crate::session::renewal;
-use crate::session::shared::{Process, Shared};
+use crate::session::shared::Process;
 use crate::signals::{Reloads, Signals, Stop};
-use crate::spool::leftover::LeftoverParts;
-use crate::spool::stage::SpoolParts;
 use crate::store::schema::SchemaError;
-use crate::store::writer::{self, Waits, WriterParts};
 use crate::store::{Condition, Store};
-use crate::supervisor::{Group, Outcome};
+use crate::supervisor::Outcome;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Heartbeat, Metrics};
-use crate::{spool, topic, watchdog};
-
-/// Acknowledgements on their way back. The session always takes them, so few are enough; each
-/// holds a whole batch.
-const FEEDBACK_CAPACITY: usize = 64;
-
-/// Batches of at least this many events find room between decode and store, so that
-/// `batch.max_events` can be raised while the service runs; further than that at the next start.
-const LEAST_BATCH_ROOM: usize = 1_000;
+use crate::watchdog;
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
 const REBUILD: Reconnect =
@@ -94,15 +80,6 @@ struct Control {
     signals: Signals,
     reloads: Reloads,
     reloader: Reloader,
-}
-
-/// The stages between broker and database, from session to store.
-struct Pipeline {
-    group: Group<SchemaError>,
-    /// Stop taking in; finish what is inside.
-    stop: CancellationToken,
-    /// Stop retrying; what is not committed stays with the broker.
-    abandon: CancellationToken,
 }
 
 /// How the service ended.
@@ -170,106 +147,6 @@ impl Service {
             connections: Arc::default(),
             config,
         })
-    }
-
-    fn start_pipeline(&self) -> Pipeline {
-        let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
-        let (intake_sender, intake) = intake::channel();
-        // One batch in the writer's hands and one decoded ahead.
-        let room = (*self.dials.max_events.borrow()).max(LEAST_BATCH_ROOM) * 2;
-        let (decoded_sender, decoded) = mpsc::channel::<Decoded>(room);
-        let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
-        let (stored, from_store) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
-
-        let mut pipeline =
-            Pipeline { group: Group::default(), stop: stop.clone(), abandon: abandon.clone() };
-        let session = self.session(intake_sender, from_stages, stop.clone());
-        pipeline.spawn("session", session.run());
-        let (rows, spooled) = spool::stage::channel();
-        let decode = DecodeStage {
-            decoder: Arc::clone(&self.decoder),
-            max_packet_size: self.config.mqtt.max_packet_size,
-            health: Arc::clone(&self.health),
-        };
-        let client_id = self.config.mqtt.client_id.clone();
-        if let Some(config) = &self.config.spool {
-            let parts = SpoolParts {
-                config: config.clone(),
-                client_id,
-                intake,
-                decode: rows,
-                store: from_store,
-                session: to_session,
-                health: Arc::clone(&self.health),
-                metrics: Arc::clone(&self.metrics),
-                abandon: abandon.clone(),
-            };
-            pipeline.spawn("spool", spool::stage::run(parts));
-            pipeline.spawn("decode", decode.run([spooled], decoded_sender));
-        } else {
-            let parts = LeftoverParts {
-                client_id: client_id.clone(),
-                decode: rows,
-                store: from_store,
-                session: to_session,
-                stop,
-            };
-            let store = Arc::clone(&self.store);
-            let leftover = async move {
-                Box::pin(spool::leftover::run(parts, store.find_spool(&client_id))).await;
-            };
-            pipeline.spawn("spool", leftover);
-            pipeline.spawn("decode", decode.run([spooled, intake], decoded_sender));
-        }
-        let writer = writer::run(self.writer(decoded, stored, abandon));
-        pipeline.group.spawn("store", writer);
-        pipeline
-    }
-
-    fn session(
-        &self,
-        intake: mpsc::Sender<crate::message::Intake>,
-        feedback: mpsc::Receiver<Feedback>,
-        stop: CancellationToken,
-    ) -> Session {
-        let mqtt = &self.config.mqtt;
-        let shared = Shared::new(
-            self.process.clone(),
-            self.config.tenant.clone(),
-            mqtt.clone(),
-            topic::filters(mqtt, &self.config.tenant),
-            Arc::clone(&self.metrics),
-            Arc::clone(&self.health),
-        );
-        let door = Door::new(intake, Arc::clone(&self.in_flight), mqtt.max_unacked);
-        let orders = Orders {
-            stop,
-            leadership: self.leadership.subscribe(),
-            credentials: self.material.subscribe(),
-            reconnect: self.dials.reconnect.subscribe(),
-        };
-        Session::new(shared, door, feedback, orders, Arc::clone(&self.connections))
-    }
-
-    fn writer(
-        &self,
-        decoded: mpsc::Receiver<Decoded>,
-        feedback: mpsc::Sender<Feedback>,
-        abandon: CancellationToken,
-    ) -> WriterParts {
-        WriterParts {
-            store: Arc::clone(&self.store),
-            session_expiry: self.config.mqtt.session_expiry,
-            migrate: self.config.database.migrate,
-            decoded,
-            feedback,
-            max_events: self.dials.max_events.subscribe(),
-            waits: Waits::default(),
-            condition: Arc::clone(&self.condition),
-            metrics: Arc::clone(&self.metrics),
-            health: Arc::clone(&self.health),
-            abandon,
-        }
     }
 
     /// Keeps a pipeline running until a signal comes or the database refuses the program.
@@ -386,22 +263,5 @@ impl Service {
             );
         }
         End::Stopped { complete }
-    }
-}
-
-impl Pipeline {
-    fn spawn(&mut self, name: &'static str, stage: impl Future<Output = ()> + Send + 'static) {
-        self.group.spawn(name, async move {
-            stage.await;
-            Ok(())
-        });
-    }
-
-    /// Ends what still runs of a fallen pipeline. Nothing is lost: what was not committed was
-    /// not acknowledged.
-    async fn take_down(&mut self) {
-        self.stop.cancel();
-        self.abandon.cancel();
-        self.group.finish(TAKE_DOWN).await;
     }
 }
