@@ -39,6 +39,31 @@ pub struct Publish {
     pub payload: Vec<u8>,
 }
 
+/// How often what has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Messages that the broker delivered, repetitions included.
+    pub deliveries: usize,
+    /// Those of them that it called repetitions.
+    pub repetitions: usize,
+    /// Acknowledgements.
+    pub pubacks: usize,
+}
+
+impl Tally {
+    fn add(mut self, packet: &Packet) -> Self {
+        match packet {
+            Packet::Publish(publish) => {
+                self.deliveries += 1;
+                self.repetitions += usize::from(publish.dup);
+            }
+            Packet::Puback(..) => self.pubacks += 1,
+            Packet::Disconnect(_) => {}
+        }
+        self
+    }
+}
+
 type Verdict = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 type Check = dyn Fn(Publish) -> Verdict + Send + Sync;
 
@@ -103,9 +128,15 @@ impl Tap {
         packets.filter_map(|p| if let Packet::Publish(p) = p { Some(p) } else { None }).collect()
     }
 
+    /// How often what has passed so far.
+    pub fn tally(&self) -> Tally {
+        let state = self.record.state.lock().unwrap();
+        state.packets.iter().fold(Tally::default(), Tally::add)
+    }
+
     /// PUBACKs so far.
     pub fn pubacks(&self) -> usize {
-        self.packets().iter().filter(|p| matches!(p, Packet::Puback(..))).count()
+        self.tally().pubacks
     }
 
     /// PUBACKs that came out of the order of receipt (MQTT-4.6.0-2), acknowledged what was not

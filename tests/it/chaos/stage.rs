@@ -1,0 +1,308 @@
+//! Broker, database, bridge and load, and what is done to them.
+
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use time::OffsetDateTime;
+use tokio::time::sleep;
+
+use super::chronicle::{Chronicle, Provoked};
+use super::plan::{Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim, Way};
+use super::platform::Platform;
+use super::source::Source;
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::database::Database;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::proxy::Proxy;
+use crate::support::subscriber::forget_session;
+use crate::support::tap::Tap;
+use crate::support::wait::{until, until_eq};
+
+/// From the end of all troubles until everything is stored. The bridge's longest waits are ten
+/// seconds, and there may be several in a row.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+/// Nothing has moved for so long: nothing will.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Between two looks at something that takes seconds.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// All that takes part. The fields end in this order: the bridge before those it is connected to.
+pub struct Stage {
+    pub mode: Mode,
+    pub chronicle: Chronicle,
+    pub platform: Platform,
+    pub bridge: Bridge,
+    pub tap: Tap,
+    pub database: Database,
+    database_link: Proxy,
+    broker: Mosquitto,
+    postgres: Postgres,
+}
+
+impl Stage {
+    /// Everything runs, and the load begins.
+    pub async fn set(mode: Mode, seed: u64) -> Self {
+        let broker = Mosquitto::builder().max_queued_messages(0);
+        let (mut broker, postgres) = tokio::join!(broker.start(), Postgres::own());
+        let database = postgres.database().await;
+        let database_link = Proxy::to(postgres.port()).await;
+        let tap = Tap::to(broker.plain_port()).await;
+        let mut config = config(&broker, &database, &tap, &database_link);
+        if mode == Mode::Spool {
+            let folder = config.folder().join("spool");
+            config = config.set("spool.dir", folder.to_str().unwrap());
+        }
+        let bridge = Bridge::ready(&config).await;
+        let chronicle = Chronicle::new();
+        if mode == Mode::BrokerKill {
+            // Else the first kill makes it forget the session too.
+            chronicle.broker_saves();
+            broker.save().await;
+        }
+        let source = Source::new(StdRng::seed_from_u64(seed));
+        let platform = Platform::start(broker.plain_port(), source);
+        Self { mode, chronicle, platform, bridge, tap, database, database_link, broker, postgres }
+    }
+
+    /// Goes through one part of the plan.
+    pub async fn play(&mut self, phase: &Phase) {
+        match phase {
+            Phase::Storm(storm) => self.storm(storm).await,
+            Phase::Calm(lasts) => {
+                self.chronicle.note("calm");
+                sleep(*lasts).await;
+            }
+            Phase::Outage(fault, lasts) => self.outage(*fault, *lasts).await,
+            Phase::LoseSession => self.lose_session().await,
+        }
+    }
+
+    async fn storm(&mut self, storm: &Storm) {
+        let steps = |wanted: Victim| -> &[Step] {
+            let timeline = storm.0.iter().find(|(victim, _)| *victim == wanted);
+            timeline.map_or(&[], |(_, steps)| steps)
+        };
+        let Self { chronicle, bridge, tap, database_link, broker, postgres, .. } = self;
+        let chronicle = &*chronicle;
+        chronicle.note("storm");
+        tokio::join!(
+            trouble_bridge(bridge, steps(Victim::Bridge), chronicle),
+            trouble_postgres(postgres, steps(Victim::Postgres), chronicle),
+            trouble_broker(broker, steps(Victim::Broker), chronicle),
+            trouble_link(&tap.proxy, Victim::BrokerLink, steps(Victim::BrokerLink), chronicle),
+            trouble_link(
+                database_link,
+                Victim::DatabaseLink,
+                steps(Victim::DatabaseLink),
+                chronicle
+            ),
+        );
+        bridge.assert_running();
+    }
+
+    /// The database is away for longer than the broker's queue may be trusted; all else is well.
+    async fn outage(&mut self, fault: Fault, lasts: Duration) {
+        self.bridge.until_ready_within(RECOVERY).await;
+        self.chronicle.note(format!("outage of the database for {lasts:?}: {fault:?}"));
+        let from = OffsetDateTime::now_utc();
+        match fault {
+            Fault::Kill => self.postgres.kill(),
+            Fault::Refuse => self.database_link.refuse().await,
+            _ => self.database_link.stall_both().await,
+        }
+        sleep(lasts).await;
+        let to = OffsetDateTime::now_utc();
+        match fault {
+            Fault::Kill => self.postgres.start().await,
+            _ => self.database_link.pass().await,
+        }
+        self.bridge.assert_running();
+        let before = self.tap.pubacks();
+        // With the first acknowledgement, the gap is written down.
+        until("an acknowledgement after the outage", RECOVERY, || async {
+            let pubacks = self.tap.pubacks();
+            if pubacks > before { Ok(()) } else { Err(pubacks) }
+        })
+        .await;
+        self.chronicle.note("the outage is over");
+        self.chronicle.provoked(
+            "long outage of the database",
+            Provoked {
+                cause: "backpressure",
+                // When the grace had passed, and the bridge's next look at its clock too.
+                from: from + QUEUE_GRACE,
+                to,
+            },
+        );
+    }
+
+    /// The broker forgets the session at a moment when it holds nothing for it that is not stored.
+    async fn lose_session(&mut self) {
+        let silence = self.platform.pause().await;
+        self.bridge.until_ready_within(RECOVERY).await;
+        assert!(self.catches_up().await, "not everything was stored before the session was lost");
+        self.chronicle.weighed(self.bridge.peak_memory());
+        assert_eq!(self.bridge.terminate().await, 0, "the bridge did not stop in order");
+        self.chronicle.note("the broker forgets the session");
+        let from = OffsetDateTime::now_utc();
+        forget_session(self.broker.plain_port(), &format!("{TENANT}-bridge")).await.unwrap();
+        let to = OffsetDateTime::now_utc();
+        self.bridge.start_again();
+        self.bridge.until_ready_within(RECOVERY).await;
+        let written = i64::try_from(self.chronicle.all_provoked("session_lost").len() + 1).unwrap();
+        until_eq("the gap to be written down", RECOVERY, written, || {
+            self.database.count("centiloc.gap where cause = 'session_lost'")
+        })
+        .await;
+        self.chronicle.provoked("session lost", Provoked { cause: "session_lost", from, to });
+        drop(silence);
+    }
+
+    /// All troubles are over: what is to be stored gets stored. Returns what did not go as it
+    /// should have.
+    pub async fn settle(&mut self) -> Vec<String> {
+        self.chronicle.note("the troubles are over");
+        self.platform.stop().await;
+        self.bridge.until_ready_within(RECOVERY).await;
+        let complete = match self.mode {
+            Mode::BrokerKill => self.falls_quiet().await,
+            Mode::Direct | Mode::Spool => self.catches_up().await,
+        };
+        self.chronicle.note(if complete { "settled" } else { "not settled" });
+        self.chronicle.weighed(self.bridge.peak_memory());
+        let code = self.bridge.terminate().await;
+        let late = (!complete).then(|| format!("not everything was stored within {RECOVERY:?}"));
+        let failed = (code != 0).then(|| format!("the bridge stopped with {code}"));
+        late.into_iter().chain(failed).collect()
+    }
+
+    /// Waits until as much is stored as was published. False if it takes too long.
+    async fn catches_up(&self) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < RECOVERY {
+            let expected = self.platform.world().rows();
+            if self.rows().await.is_some_and(|rows| rows == expected) {
+                return true;
+            }
+            sleep(LOOK).await;
+        }
+        false
+    }
+
+    /// Waits until nothing is under way any more. False if it takes too long.
+    async fn falls_quiet(&self) -> bool {
+        let started = Instant::now();
+        let (mut last, mut since) = (None, Instant::now());
+        while started.elapsed() < RECOVERY {
+            let idle = self.bridge.metric("centiloc_bridge_unacked", "").await == Some(0.0);
+            let now = Some((self.rows().await, self.tap.tally()));
+            if !idle || now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if since.elapsed() > QUIET {
+                return true;
+            }
+            sleep(LOOK).await;
+        }
+        false
+    }
+
+    /// Item events, board events, dead letters.
+    async fn rows(&self) -> Option<[usize; 3]> {
+        let mut rows = [0; 3];
+        for (count, table) in rows.iter_mut().zip(["item_event", "board_event", "dead_letter"]) {
+            *count =
+                usize::try_from(self.database.count(&format!("centiloc.{table}")).await).ok()?;
+        }
+        Some(rows)
+    }
+}
+
+fn config(broker: &Mosquitto, database: &Database, tap: &Tap, link: &Proxy) -> Config {
+    Config::new(broker, database)
+        .plain(tap.proxy.port())
+        .set("database.url", database.url_at(link.port()))
+        // What is lost without a word must be noticed within a short run.
+        .set("mqtt.keep_alive", "2s")
+        .set("mqtt.connect_timeout", "2s")
+        .set("mqtt.queue_grace", format!("{}s", QUEUE_GRACE.as_secs()))
+        .set("database.statement_timeout", "2s")
+        .set("shutdown.grace", "2s")
+}
+
+async fn trouble_bridge(bridge: &mut Bridge, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        bridge.assert_running();
+        chronicle.suffers(Victim::Bridge, step);
+        chronicle.weighed(bridge.peak_memory());
+        if step.fault == Fault::Kill {
+            bridge.kill();
+        } else {
+            // 1: what could not be committed in time stays with the broker.
+            let code = bridge.terminate().await;
+            assert!([0, 1].contains(&code), "the bridge stopped with {code}");
+        }
+        sleep(step.lasts).await;
+        bridge.start_again();
+    }
+}
+
+async fn trouble_postgres(postgres: &mut Postgres, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(Victim::Postgres, step);
+        postgres.kill();
+        sleep(step.lasts).await;
+        postgres.start().await;
+    }
+}
+
+async fn trouble_broker(broker: &mut Mosquitto, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(Victim::Broker, step);
+        match step.fault {
+            Fault::Save => {
+                chronicle.broker_saves();
+                broker.save().await;
+                continue;
+            }
+            Fault::Kill => {
+                broker.kill();
+                chronicle.broker_forgets();
+            }
+            _ => {
+                chronicle.broker_saves();
+                broker.stop().await;
+            }
+        }
+        sleep(step.lasts).await;
+        broker.start_again().await;
+    }
+}
+
+async fn trouble_link(link: &Proxy, victim: Victim, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(victim, step);
+        match step.fault {
+            Fault::Refuse => link.refuse().await,
+            Fault::Stall(Way::Both) => link.stall_both().await,
+            Fault::Stall(Way::One(direction)) => link.stall(direction).await,
+            Fault::HalfOpen => link.half_open().await,
+            Fault::Tear(direction, bytes) => link.limit(direction, bytes),
+            _ => link.cut().await,
+        }
+        sleep(step.lasts).await;
+        if step.fault == Fault::HalfOpen {
+            link.reset_half_open().await;
+        }
+        link.pass().await;
+    }
+}
