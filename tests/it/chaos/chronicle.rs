@@ -11,6 +11,9 @@ use super::plan::{Step, Victim};
 /// Entries around a moment that a failure shows.
 const AROUND: Duration = Duration::from_secs(8);
 
+/// What was delivered has been read by the bridge after so long, if it is ever to be.
+const READ_WITHIN: Duration = Duration::from_secs(1);
+
 /// Entries that a failure shows which tells no moment.
 const LAST: usize = 40;
 
@@ -41,6 +44,10 @@ struct Record {
     /// When the broker last began to save.
     saved_at: Option<Instant>,
     forgotten: Vec<(Instant, Instant)>,
+    /// When a bridge process ended.
+    bridge_ends: Vec<Instant>,
+    /// When something happened to the broker or to the link to it.
+    breaks: Vec<Instant>,
 }
 
 impl Chronicle {
@@ -63,7 +70,21 @@ impl Chronicle {
     pub fn suffers(&self, victim: Victim, step: &Step) {
         let name = victim.suffers(step.fault);
         self.note(format!("{name} for {:?}: {:?}", step.lasts, step.fault));
-        *self.record.borrow_mut().faults.entry(name).or_default() += 1;
+        let mut record = self.record.borrow_mut();
+        *record.faults.entry(name).or_default() += 1;
+        match victim {
+            Victim::Bridge => record.bridge_ends.push(Instant::now()),
+            Victim::Broker | Victim::BrokerLink => record.breaks.push(Instant::now()),
+            Victim::Postgres | Victim::DatabaseLink => {}
+        }
+    }
+
+    /// Whether something delivered to the bridge may have been lost on its last few steps: the
+    /// connection broke before it was read, or the bridge ended before it was stored.
+    pub fn may_be_lost_on_delivery(&self, at: Instant) -> bool {
+        let record = self.record.borrow();
+        let broke = |end: &Instant| *end >= at && end.duration_since(at) < READ_WITHIN;
+        record.bridge_ends.iter().any(|end| *end >= at) || record.breaks.iter().any(broke)
     }
 
     /// Notes a loss that was made possible, and counts it among the faults.

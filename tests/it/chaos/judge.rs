@@ -77,26 +77,18 @@ impl Verdict {
         if missing.is_empty() {
             return;
         }
-        let passage = Passage::through(&stage.tap.packets());
+        let passage = Passage::through(&stage.tap.timed_packets());
         let mut lost = Vec::new();
         for (key, publications) in missing {
-            let chronicle = &stage.chronicle;
-            let payloads = || publications.iter().map(|p| p.payload.as_slice());
-            let acked = payloads().any(|payload| passage.acknowledged.contains(payload));
-            let delivered = payloads().any(|payload| passage.delivered.contains(payload));
-            let forgettable = |p: &Publication| chronicle.may_be_forgotten(p.sent_at, p.acked_at);
-            if stage.mode == Mode::BrokerKill && !acked && publications.iter().all(forgettable) {
+            let trace = Trace::of(&publications, &passage);
+            if stage.mode == Mode::BrokerKill && trace.may_be_forgotten(&stage.chronicle) {
                 self.forgotten += 1;
-                self.forgotten_under_way += usize::from(delivered);
-                continue;
+                self.forgotten_under_way += usize::from(!trace.delivered.is_empty());
+            } else {
+                self.losses += 1;
+                self.lost_at.extend(publications.first().map(|p| p.acked_at));
+                lost.push(format!("{key:?}, {}", trace.tell(&stage.chronicle)));
             }
-            self.losses += 1;
-            self.lost_at.extend(publications.first().map(|p| p.acked_at));
-            let at: Vec<_> = publications.iter().map(|p| chronicle.at(p.acked_at)).collect();
-            lost.push(format!(
-                "{key:?}, taken over by the broker at {at:.3?}; delivered: {delivered}, \
-                 acknowledged by the bridge: {acked}"
-            ));
         }
         self.lost_at.truncate(TOLD);
         self.complain("lost: ", lost);
@@ -192,18 +184,19 @@ fn missing(world: &World, stored: &Stored) -> HashMap<Key, Vec<Publication>> {
 /// Payloads that the tap saw.
 #[derive(Debug, Default)]
 struct Passage {
-    delivered: HashSet<Vec<u8>>,
+    /// When.
+    delivered: HashMap<Vec<u8>, Vec<Instant>>,
     acknowledged: HashSet<Vec<u8>>,
 }
 
 impl Passage {
-    fn through(packets: &[Packet]) -> Self {
+    fn through(packets: &[(Instant, Packet)]) -> Self {
         let mut passage = Self::default();
         let mut under_way: HashMap<(u64, u16), &[u8]> = HashMap::new();
-        for packet in packets {
+        for (at, packet) in packets {
             match packet {
                 Packet::Publish(publish) => {
-                    passage.delivered.insert(publish.payload.clone());
+                    passage.delivered.entry(publish.payload.clone()).or_default().push(*at);
                     under_way.insert((publish.connection, publish.packet_id), &publish.payload);
                 }
                 Packet::Puback(connection, packet_id) => {
@@ -214,6 +207,50 @@ impl Passage {
             }
         }
         passage
+    }
+}
+
+/// How far something missing has come, over all its publications.
+#[derive(Debug)]
+struct Trace<'a> {
+    publications: &'a [Publication],
+    /// When.
+    delivered: Vec<Instant>,
+    /// By the bridge.
+    acknowledged: bool,
+}
+
+impl<'a> Trace<'a> {
+    fn of(publications: &'a [Publication], passage: &Passage) -> Self {
+        let payloads = || publications.iter().map(|p| p.payload.as_slice());
+        Self {
+            publications,
+            delivered: payloads()
+                .filter_map(|p| passage.delivered.get(p))
+                .flatten()
+                .copied()
+                .collect(),
+            acknowledged: payloads().any(|p| passage.acknowledged.contains(p)),
+        }
+    }
+
+    /// Whether a broker that was killed took it along, for want of a save; what it had delivered
+    /// before counts only if that did not come to anything for another reason.
+    fn may_be_forgotten(&self, chronicle: &Chronicle) -> bool {
+        let forgotten = |p: &Publication| chronicle.may_be_forgotten(p.sent_at, p.acked_at);
+        !self.acknowledged
+            && self.publications.iter().all(forgotten)
+            && self.delivered.iter().all(|at| chronicle.may_be_lost_on_delivery(*at))
+    }
+
+    fn tell(&self, chronicle: &Chronicle) -> String {
+        let taken: Vec<_> = self.publications.iter().map(|p| chronicle.at(p.acked_at)).collect();
+        let delivered: Vec<_> = self.delivered.iter().map(|at| chronicle.at(*at)).collect();
+        format!(
+            "taken over by the broker at {taken:.3?}, delivered at {delivered:.3?}; acknowledged \
+             by the bridge: {}",
+            self.acknowledged
+        )
     }
 }
 

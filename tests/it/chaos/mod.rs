@@ -12,6 +12,7 @@ mod report;
 mod source;
 mod stage;
 mod stored;
+mod troubles;
 mod world;
 
 use std::env;
@@ -23,7 +24,7 @@ use self::report::Report;
 use self::stage::Stage;
 
 /// Without `CHAOS_SECONDS`.
-const SHORT: Duration = Duration::from_secs(18);
+const SHORT: Duration = Duration::from_secs(15);
 
 /// What a run is made from.
 #[derive(Debug, Clone, Copy)]

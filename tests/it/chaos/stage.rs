@@ -8,9 +8,10 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::chronicle::{Chronicle, Provoked};
-use super::plan::{Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim, Way};
+use super::plan::{Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim};
 use super::platform::Platform;
 use super::source::Source;
+use super::troubles;
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::database::Database;
@@ -91,11 +92,11 @@ impl Stage {
         let chronicle = &*chronicle;
         chronicle.note("storm");
         tokio::join!(
-            trouble_bridge(bridge, steps(Victim::Bridge), chronicle),
-            trouble_postgres(postgres, steps(Victim::Postgres), chronicle),
-            trouble_broker(broker, steps(Victim::Broker), chronicle),
-            trouble_link(&tap.proxy, Victim::BrokerLink, steps(Victim::BrokerLink), chronicle),
-            trouble_link(
+            troubles::bridge(bridge, steps(Victim::Bridge), chronicle),
+            troubles::postgres(postgres, steps(Victim::Postgres), chronicle),
+            troubles::broker(broker, steps(Victim::Broker), chronicle),
+            troubles::link(&tap.proxy, Victim::BrokerLink, steps(Victim::BrokerLink), chronicle),
+            troubles::link(
                 database_link,
                 Victim::DatabaseLink,
                 steps(Victim::DatabaseLink),
@@ -233,76 +234,4 @@ fn config(broker: &Mosquitto, database: &Database, tap: &Tap, link: &Proxy) -> C
         .set("mqtt.queue_grace", format!("{}s", QUEUE_GRACE.as_secs()))
         .set("database.statement_timeout", "2s")
         .set("shutdown.grace", "2s")
-}
-
-async fn trouble_bridge(bridge: &mut Bridge, steps: &[Step], chronicle: &Chronicle) {
-    for step in steps {
-        sleep(step.after).await;
-        bridge.assert_running();
-        chronicle.suffers(Victim::Bridge, step);
-        chronicle.weighed(bridge.peak_memory());
-        if step.fault == Fault::Kill {
-            bridge.kill();
-        } else {
-            // 1: what could not be committed in time stays with the broker.
-            let code = bridge.terminate().await;
-            assert!([0, 1].contains(&code), "the bridge stopped with {code}");
-        }
-        sleep(step.lasts).await;
-        bridge.start_again();
-    }
-}
-
-async fn trouble_postgres(postgres: &mut Postgres, steps: &[Step], chronicle: &Chronicle) {
-    for step in steps {
-        sleep(step.after).await;
-        chronicle.suffers(Victim::Postgres, step);
-        postgres.kill();
-        sleep(step.lasts).await;
-        postgres.start().await;
-    }
-}
-
-async fn trouble_broker(broker: &mut Mosquitto, steps: &[Step], chronicle: &Chronicle) {
-    for step in steps {
-        sleep(step.after).await;
-        chronicle.suffers(Victim::Broker, step);
-        match step.fault {
-            Fault::Save => {
-                chronicle.broker_saves();
-                broker.save().await;
-                continue;
-            }
-            Fault::Kill => {
-                broker.kill();
-                chronicle.broker_forgets();
-            }
-            _ => {
-                chronicle.broker_saves();
-                broker.stop().await;
-            }
-        }
-        sleep(step.lasts).await;
-        broker.start_again().await;
-    }
-}
-
-async fn trouble_link(link: &Proxy, victim: Victim, steps: &[Step], chronicle: &Chronicle) {
-    for step in steps {
-        sleep(step.after).await;
-        chronicle.suffers(victim, step);
-        match step.fault {
-            Fault::Refuse => link.refuse().await,
-            Fault::Stall(Way::Both) => link.stall_both().await,
-            Fault::Stall(Way::One(direction)) => link.stall(direction).await,
-            Fault::HalfOpen => link.half_open().await,
-            Fault::Tear(direction, bytes) => link.limit(direction, bytes),
-            _ => link.cut().await,
-        }
-        sleep(step.lasts).await;
-        if step.fault == Fault::HalfOpen {
-            link.reset_half_open().await;
-        }
-        link.pass().await;
-    }
 }

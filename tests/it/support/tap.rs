@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::proxy::{Direction, Observer, Proxy};
 
@@ -83,7 +84,7 @@ struct Record {
 
 #[derive(Default)]
 struct State {
-    packets: Vec<Packet>,
+    packets: Vec<(Instant, Packet)>,
     violations: Vec<String>,
     /// Up, then Down: bytes of a packet that is not complete yet, by connection.
     partial: [HashMap<u64, Vec<u8>>; 2],
@@ -119,6 +120,11 @@ impl Tap {
 
     /// Everything that passed, in the order of passing.
     pub fn packets(&self) -> Vec<Packet> {
+        self.timed_packets().into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// As [`Tap::packets`], each with when it passed.
+    pub fn timed_packets(&self) -> Vec<(Instant, Packet)> {
         self.record.state.lock().unwrap().packets.clone()
     }
 
@@ -131,7 +137,7 @@ impl Tap {
     /// How often what has passed so far.
     pub fn tally(&self) -> Tally {
         let state = self.record.state.lock().unwrap();
-        state.packets.iter().fold(Tally::default(), Tally::add)
+        state.packets.iter().map(|(_, packet)| packet).fold(Tally::default(), Tally::add)
     }
 
     /// PUBACKs so far.
@@ -163,7 +169,7 @@ impl Record {
                 if publish.packet_id != 0 && !again {
                     unacked.push_back(publish.clone());
                 }
-                state.packets.push(Packet::Publish(publish));
+                state.note(Packet::Publish(publish));
             }
             (Direction::Up, PUBACK) => {
                 let packet_id = u16::from_be_bytes([body[0], body[1]]);
@@ -175,7 +181,7 @@ impl Record {
                 }
             }
             (Direction::Up, DISCONNECT) => {
-                self.state.lock().unwrap().packets.push(Packet::Disconnect(connection));
+                self.state.lock().unwrap().note(Packet::Disconnect(connection));
             }
             _ => {}
         }
@@ -183,8 +189,12 @@ impl Record {
 }
 
 impl State {
+    fn note(&mut self, packet: Packet) {
+        self.packets.push((Instant::now(), packet));
+    }
+
     fn acknowledge(&mut self, connection: u64, packet_id: u16) -> Option<Publish> {
-        self.packets.push(Packet::Puback(connection, packet_id));
+        self.note(Packet::Puback(connection, packet_id));
         let unacked = self.unacked.entry(connection).or_default();
         let place = unacked.iter().position(|p| p.packet_id == packet_id);
         if place != Some(0) {
