@@ -19,7 +19,7 @@ use std::env;
 use std::time::Duration;
 
 use self::judge::Verdict;
-use self::plan::{Mode, Plan};
+use self::plan::{Mode, Phase, Plan};
 use self::report::Report;
 use self::stage::Stage;
 
@@ -54,18 +54,22 @@ impl Settings {
     }
 }
 
+async fn play(stage: &mut Stage, phases: &[Phase]) -> Result<(), String> {
+    for phase in phases {
+        stage.play(phase).await?;
+    }
+    stage.settle().await
+}
+
 async fn run(mode: Mode) {
     let Some(settings) = Settings::of(mode) else { return };
     let Settings { seed, lasts, .. } = settings;
     println!("chaos, {mode}: seed {seed}, {} s", lasts.as_secs());
     let Plan(phases) = Plan::new(mode, seed, lasts);
     let mut report = Report::new(settings, Stage::set(mode, seed).await);
-    for phase in &phases {
-        report.stage.play(phase).await;
-    }
-    let unsettled = report.stage.settle().await;
+    let played = play(&mut report.stage, &phases).await;
     let mut verdict = Verdict::on(&report.stage).await;
-    verdict.complain("", unsettled);
+    verdict.complain("", played.err().into_iter().collect());
     let complaints = verdict.complaints.join("\n");
     report.verdict = Some(verdict);
     assert!(complaints.is_empty(), "seed {seed}, {mode}:\n{complaints}");

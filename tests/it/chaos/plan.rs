@@ -124,6 +124,9 @@ impl Plan {
             if mode != Mode::BrokerKill && index % 3 == 0 {
                 phases.push(Phase::Outage(outage(&mut rng), OUTAGE));
             }
+            if index % 3 == 0 {
+                phases.push(Phase::Storm(coincidence(&mut rng)));
+            }
             if mode != Mode::BrokerKill && index == storms - 2 {
                 phases.push(Phase::LoseSession);
             }
@@ -139,6 +142,17 @@ fn storm(rng: &mut StdRng, mode: Mode, lasts: Duration) -> Storm {
     use Victim::{Bridge, Broker, BrokerLink, DatabaseLink, Postgres};
     let victims = [Bridge, Postgres, Broker, BrokerLink, DatabaseLink];
     Storm(victims.map(|victim| (victim, timeline(rng, mode, victim, lasts))).to_vec())
+}
+
+/// What must be lost if it was acknowledged too early: the bridge is killed while the database is
+/// away.
+fn coincidence(rng: &mut StdRng) -> Storm {
+    let mut milliseconds = |range: Range<u64>| Duration::from_millis(rng.random_range(range));
+    let away =
+        Step { after: Duration::ZERO, fault: Fault::Kill, lasts: milliseconds(1_200..1_500) };
+    let killed =
+        Step { after: milliseconds(300..1_000), fault: Fault::Kill, lasts: milliseconds(0..300) };
+    Storm(vec![(Victim::Postgres, vec![away]), (Victim::Bridge, vec![killed])])
 }
 
 fn timeline(rng: &mut StdRng, mode: Mode, victim: Victim, lasts: Duration) -> Vec<Step> {

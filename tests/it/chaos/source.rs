@@ -1,7 +1,7 @@
 //! The load: tags that move between boards, boards that change status, and what a feed brings along
 //! beside: repetitions, two forms of one event, late news, and garbage.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -40,8 +40,8 @@ pub struct Source {
     rng: StdRng,
     /// Where each tag is; `None` is on no board.
     tags: Vec<Option<usize>>,
-    /// The momentum of the newest event.
-    last: OffsetDateTime,
+    /// The momentum of the newest event of each tag and board.
+    last: HashMap<String, OffsetDateTime>,
     remembered: Vec<Message>,
     /// A second event of one id with other content would leave open which of them is stored.
     ids: HashSet<Uuid>,
@@ -54,7 +54,7 @@ impl Source {
         Self {
             rng,
             tags: vec![None; TAGS],
-            last: OffsetDateTime::now_utc(),
+            last: HashMap::new(),
             remembered: Vec::new(),
             ids: HashSet::new(),
             garbage: 0,
@@ -119,24 +119,26 @@ impl Source {
     fn event(&mut self, tag: usize, board: usize, is_in: bool) -> ItemEvent {
         // Rarely a message of a board that names none.
         let board = if self.rng.random_bool(0.01) { String::new() } else { format!("B-{board}") };
-        let momentum = self.momentum();
-        let mut event = ItemEvent::new(TENANT, &format!("E004{tag:012X}"), &board, momentum);
+        let uid = format!("E004{tag:012X}");
+        let momentum = self.momentum(&uid);
+        let mut event = ItemEvent::new(TENANT, &uid, &board, momentum);
         event.is_in = is_in;
         event.pos_mm = vec![self.rng.random_range(0..600), self.rng.random_range(-20..400)];
         event
     }
 
     /// Mostly now; at times late, and at times within the same microsecond as the one before.
-    fn momentum(&mut self) -> OffsetDateTime {
+    fn momentum(&mut self, whose: &str) -> OffsetDateTime {
         let now = OffsetDateTime::now_utc();
+        let last = *self.last.entry(whose.to_owned()).or_insert(now);
         match self.rng.random_range(0..100) {
             0..=9 => now - time::Duration::nanoseconds(self.rng.random_range(0..60_000_000_000)),
-            10..=14 => {
-                let nanosecond = self.last.nanosecond() / 1_000 * 1_000;
-                self.last.replace_nanosecond(nanosecond + self.rng.random_range(0..1_000)).unwrap()
+            10..=19 => {
+                let microsecond = last.nanosecond() / 1_000 * 1_000;
+                last.replace_nanosecond(microsecond + self.rng.random_range(0..1_000)).unwrap()
             }
             _ => {
-                self.last = now;
+                self.last.insert(whose.to_owned(), now);
                 now
             }
         }
@@ -161,8 +163,8 @@ impl Source {
     }
 
     fn status(&mut self) -> Vec<Message> {
-        let (board_sn, momentum) =
-            (format!("B-{}", self.rng.random_range(0..BOARDS)), self.momentum());
+        let board_sn = format!("B-{}", self.rng.random_range(0..BOARDS));
+        let momentum = self.momentum(&board_sn);
         let number = self.rng.random_range(0..STATUSES.len());
         let board = BoardEvent::new(TENANT, &board_sn, momentum, STATUSES[number]);
         if !self.ids.insert(board.event_id) {
@@ -187,7 +189,7 @@ impl Source {
         let (topic, payload, reason) = match self.rng.random_range(0..3) {
             0 => (json_topic, format!("{{\"uid\": \"{number}").into_bytes(), "malformed"),
             1 => {
-                let momentum = self.momentum().format(&Rfc3339).unwrap();
+                let momentum = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
                 let text = json!({ "momentum": momentum, "nb_hits": number }).to_string();
                 (json_topic, text.into_bytes(), "missing_field")
             }

@@ -20,7 +20,7 @@ use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
 use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
-use crate::support::wait::{until, until_eq};
+use crate::support::wait::{SOON, until, until_eq};
 
 /// From the end of all troubles until everything is stored. The bridge's longest waits are ten
 /// seconds, and there may be several in a row.
@@ -70,8 +70,9 @@ impl Stage {
         Self { mode, chronicle, platform, bridge, tap, database, database_link, broker, postgres }
     }
 
-    /// Goes through one part of the plan.
-    pub async fn play(&mut self, phase: &Phase) {
+    /// Goes through one part of the plan. What is missing already at its end is an error, and there
+    /// is no point in going on.
+    pub async fn play(&mut self, phase: &Phase) -> Result<(), String> {
         match phase {
             Phase::Storm(storm) => self.storm(storm).await,
             Phase::Calm(lasts) => {
@@ -79,8 +80,9 @@ impl Stage {
                 sleep(*lasts).await;
             }
             Phase::Outage(fault, lasts) => self.outage(*fault, *lasts).await,
-            Phase::LoseSession => self.lose_session().await,
+            Phase::LoseSession => self.lose_session().await?,
         }
+        Ok(())
     }
 
     async fn storm(&mut self, storm: &Storm) {
@@ -143,10 +145,10 @@ impl Stage {
     }
 
     /// The broker forgets the session at a moment when it holds nothing for it that is not stored.
-    async fn lose_session(&mut self) {
+    async fn lose_session(&mut self) -> Result<(), String> {
         let silence = self.platform.pause().await;
         self.bridge.until_ready_within(RECOVERY).await;
-        assert!(self.catches_up().await, "not everything was stored before the session was lost");
+        self.catch_up().await?;
         self.chronicle.weighed(self.bridge.peak_memory());
         assert_eq!(self.bridge.terminate().await, 0, "the bridge did not stop in order");
         self.chronicle.note("the broker forgets the session");
@@ -156,61 +158,63 @@ impl Stage {
         self.bridge.start_again();
         self.bridge.until_ready_within(RECOVERY).await;
         let written = i64::try_from(self.chronicle.all_provoked("session_lost").len() + 1).unwrap();
-        until_eq("the gap to be written down", RECOVERY, written, || {
+        until_eq("the gap to be written down", SOON, written, || {
             self.database.count("centiloc.gap where cause = 'session_lost'")
         })
         .await;
         self.chronicle.provoked("session lost", Provoked { cause: "session_lost", from, to });
         drop(silence);
+        Ok(())
     }
 
-    /// All troubles are over: what is to be stored gets stored. Returns what did not go as it
-    /// should have.
-    pub async fn settle(&mut self) -> Vec<String> {
+    /// All troubles are over: what is to be stored gets stored.
+    pub async fn settle(&mut self) -> Result<(), String> {
         self.chronicle.note("the troubles are over");
         self.platform.stop().await;
         self.bridge.until_ready_within(RECOVERY).await;
-        let complete = match self.mode {
-            Mode::BrokerKill => self.falls_quiet().await,
-            Mode::Direct | Mode::Spool => self.catches_up().await,
-        };
-        self.chronicle.note(if complete { "settled" } else { "not settled" });
+        match self.mode {
+            Mode::BrokerKill => self.fall_quiet().await?,
+            Mode::Direct | Mode::Spool => self.catch_up().await?,
+        }
+        self.chronicle.note("settled");
         self.chronicle.weighed(self.bridge.peak_memory());
-        let code = self.bridge.terminate().await;
-        let late = (!complete).then(|| format!("not everything was stored within {RECOVERY:?}"));
-        let failed = (code != 0).then(|| format!("the bridge stopped with {code}"));
-        late.into_iter().chain(failed).collect()
+        match self.bridge.terminate().await {
+            0 => Ok(()),
+            code => Err(format!("the bridge stopped with {code}")),
+        }
     }
 
-    /// Waits until as much is stored as was published. False if it takes too long.
-    async fn catches_up(&self) -> bool {
+    /// Waits until as much is stored as was published.
+    async fn catch_up(&self) -> Result<(), String> {
         let started = Instant::now();
-        while started.elapsed() < RECOVERY {
-            let expected = self.platform.world().rows();
-            if self.rows().await.is_some_and(|rows| rows == expected) {
-                return true;
+        loop {
+            let (rows, expected) = (self.rows().await, self.platform.world().rows());
+            if rows == Some(expected) {
+                return Ok(());
+            }
+            if started.elapsed() > RECOVERY {
+                return Err(format!("{rows:?} rows after {RECOVERY:?}, not {expected:?}"));
             }
             sleep(LOOK).await;
         }
-        false
     }
 
-    /// Waits until nothing is under way any more. False if it takes too long.
-    async fn falls_quiet(&self) -> bool {
+    /// Waits until nothing is under way any more.
+    async fn fall_quiet(&self) -> Result<(), String> {
         let started = Instant::now();
         let (mut last, mut since) = (None, Instant::now());
-        while started.elapsed() < RECOVERY {
+        while since.elapsed() < QUIET {
+            if started.elapsed() > RECOVERY {
+                return Err(format!("still busy after {RECOVERY:?}"));
+            }
             let idle = self.bridge.metric("centiloc_bridge_unacked", "").await == Some(0.0);
             let now = Some((self.rows().await, self.tap.tally()));
             if !idle || now != last {
                 (last, since) = (now, Instant::now());
             }
-            if since.elapsed() > QUIET {
-                return true;
-            }
             sleep(LOOK).await;
         }
-        false
+        Ok(())
     }
 
     /// Item events, board events, dead letters.
