@@ -5,13 +5,15 @@ CARGO ?= cargo
 SECONDS =
 EVENTS =
 TARGET =
+SEED =
+MODE =
 # Bash takes SECONDS for its own clock.
-unexport SECONDS EVENTS TARGET
+unexport SECONDS EVENTS TARGET SEED MODE
 
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fuzz bench deps
+.PHONY: help demo test chaos lint fuzz bench deps
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +25,10 @@ demo: deps ## Own broker, database, bridge and boards, live. SECONDS=20 [EVENTS=
 test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --lib --bins --tests
+
+chaos: deps ## Everything breaks at random under load. SECONDS=900 SEED=7 MODE=direct, spool or broker-kill
+	CHAOS_SECONDS='$(or $(SECONDS),60)' CHAOS_SEED='$(SEED)' CHAOS_MODE='$(MODE)' \
+	 $(CARGO) test --locked --test it chaos:: -- --nocapture --test-threads=8
 
 lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	$(CARGO) fmt --all -- --check

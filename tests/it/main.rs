@@ -6,6 +6,7 @@ mod acks;
 mod admin;
 mod bounds;
 mod broken_links;
+mod chaos;
 mod check;
 mod clock_jumps;
 mod commands;

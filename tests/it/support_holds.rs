@@ -90,6 +90,21 @@ async fn proxy_stall_holds_bytes_back_and_pass_delivers_them() {
 }
 
 #[tokio::test]
+async fn proxy_half_open_silences_the_connections_there_are_and_passes_new_ones() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut old = connect(&proxy).await;
+    assert_eq!(say(&mut old, b"1").await.unwrap(), b"1");
+    proxy.half_open().await;
+    assert_eq!(say(&mut connect(&proxy).await, b"new").await.unwrap(), b"new");
+    old.write_all(b"2").await.unwrap();
+    let heard = tokio::time::timeout(Duration::from_millis(200), old.read_u8()).await;
+    assert!(heard.is_err(), "the old connection still lives, or was told that it does not");
+    proxy.reset_half_open().await;
+    let error = old.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
     let proxy = Proxy::to(echo_server().await).await;
     proxy.limit(Direction::Down, 3);

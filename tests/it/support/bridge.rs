@@ -78,9 +78,14 @@ impl Bridge {
 
     /// Waits for `/readyz` to answer 200.
     pub async fn until_ready(&mut self) {
+        self.until_ready_within(SOON).await;
+    }
+
+    /// As [`Bridge::until_ready`], after troubles that it waits out with patience.
+    pub async fn until_ready_within(&mut self, deadline: Duration) {
         let port = self.admin_port;
         let process = std::cell::RefCell::new(&mut self.process);
-        until("the bridge to be ready", SOON, || {
+        until("the bridge to be ready", deadline, || {
             process.borrow_mut().assert_running();
             async move {
                 match get(port, "/readyz").await {
@@ -127,19 +132,19 @@ impl Bridge {
 
     /// Bytes of memory it holds now.
     pub fn memory(&self) -> usize {
-        self.memory_figure("VmRSS:")
+        self.proc_status("VmRSS:").expect("the bridge runs")
     }
 
-    /// Bytes of memory it held at most since its start.
-    pub fn peak_memory(&self) -> usize {
-        self.memory_figure("VmHWM:")
+    /// The most bytes of memory that this process ever held; `None` if it is gone.
+    pub fn peak_memory(&self) -> Option<usize> {
+        self.proc_status("VmHWM:")
     }
 
-    fn memory_figure(&self, name: &str) -> usize {
+    fn proc_status(&self, field: &str) -> Option<usize> {
         let status = format!("/proc/{}/status", self.process.pid());
-        let status = std::fs::read_to_string(status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+        let status = std::fs::read_to_string(status).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<usize>().ok()? * 1024)
     }
 
     /// What it logged.

@@ -48,6 +48,10 @@ struct Rules {
     refuse: bool,
     stalled: Vec<Direction>,
     delay: Duration,
+    /// Connections numbered below are dead to both ends, who are not told.
+    silent_below: u64,
+    /// Connections numbered below are reset.
+    reset_below: u64,
 }
 
 /// The proxy. Dropping it resets all its connections.
@@ -157,6 +161,18 @@ impl Proxy {
     /// [`Proxy::stall`] in both directions.
     pub async fn stall_both(&self) {
         self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
+    }
+
+    /// Nothing passes any more on the connections there are, and neither end hears of it; new ones
+    /// pass. So it is when something on the way forgets its connections.
+    pub async fn half_open(&self) {
+        let below = self.accepted();
+        self.change(|rules| rules.silent_below = below).await;
+    }
+
+    /// Resets what [`Proxy::half_open`] left behind.
+    pub async fn reset_half_open(&self) {
+        self.change(|rules| rules.reset_below = rules.silent_below).await;
     }
 
     /// Holds every chunk back for this long.
@@ -274,7 +290,7 @@ impl Link {
             let mut rules = self.rules.clone();
             tokio::select! {
                 ended = both => ended.is_ok(),
-                _ = rules.wait_for(|rules| rules.epoch != self.epoch) => false,
+                _ = rules.wait_for(|rules| self.is_reset(rules)) => false,
             }
         };
         if orderly {
@@ -294,7 +310,7 @@ impl Link {
         let mut buffer = vec![0; CHUNK];
         loop {
             let count = from.read(&mut buffer).await?;
-            let now = rules.wait_for(|rules| !rules.stalled.contains(&direction)).await;
+            let now = rules.wait_for(|rules| self.may_pass(rules, direction)).await;
             let delay = now.map_err(io::Error::other)?.delay;
             tokio::time::sleep(delay).await;
             if count == 0 {
@@ -318,6 +334,14 @@ impl Link {
                 }
             }
         }
+    }
+
+    fn is_reset(&self, rules: &Rules) -> bool {
+        rules.epoch != self.epoch || self.number < rules.reset_below
+    }
+
+    fn may_pass(&self, rules: &Rules, direction: Direction) -> bool {
+        !rules.stalled.contains(&direction) && self.number >= rules.silent_below
     }
 
     /// How many of `count` bytes may pass now, and what is to come of the connection behind them.

@@ -9,14 +9,19 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, Publ
 use super::mosquitto::{PASSWORD, USERNAME};
 use super::wait::SOON;
 
-/// Has the broker forget a session with what it holds: connecting with CleanSession=true does.
-pub async fn forget_session(port: u16, client_id: &str) {
+/// Makes a broker forget the session of a client id and all that it queued, as a client does that
+/// connects with CleanSession.
+pub async fn forget_session(port: u16, client_id: &str) -> Result<(), String> {
     let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
     options.set_credentials(USERNAME, PASSWORD).set_clean_session(true);
-    let (_client, mut events) = AsyncClient::new(options, 1);
-    match tokio::time::timeout(SOON, events.poll()).await {
-        Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {}
-        other => panic!("no CONNACK: {other:?}"),
+    let (client, mut events) = AsyncClient::new(options, 10);
+    client.disconnect().await.map_err(|e| e.to_string())?;
+    loop {
+        match tokio::time::timeout(SOON, events.poll()).await {
+            Ok(Ok(Event::Outgoing(Outgoing::Disconnect))) => return Ok(()),
+            Ok(Ok(_)) => {}
+            other => return Err(format!("no orderly end: {other:?}")),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::proxy::{Direction, Observer, Proxy};
 
@@ -39,6 +40,31 @@ pub struct Publish {
     pub payload: Vec<u8>,
 }
 
+/// How often what has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Messages that the broker delivered, repetitions included.
+    pub deliveries: usize,
+    /// Those of them that it called repetitions.
+    pub repetitions: usize,
+    /// Acknowledgements.
+    pub pubacks: usize,
+}
+
+impl Tally {
+    fn add(mut self, packet: &Packet) -> Self {
+        match packet {
+            Packet::Publish(publish) => {
+                self.deliveries += 1;
+                self.repetitions += usize::from(publish.dup);
+            }
+            Packet::Puback(..) => self.pubacks += 1,
+            Packet::Disconnect(_) => {}
+        }
+        self
+    }
+}
+
 type Verdict = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 type Check = dyn Fn(Publish) -> Verdict + Send + Sync;
 
@@ -58,7 +84,7 @@ struct Record {
 
 #[derive(Default)]
 struct State {
-    packets: Vec<Packet>,
+    packets: Vec<(Instant, Packet)>,
     violations: Vec<String>,
     /// Up, then Down: bytes of a packet that is not complete yet, by connection.
     partial: [HashMap<u64, Vec<u8>>; 2],
@@ -94,6 +120,11 @@ impl Tap {
 
     /// Everything that passed, in the order of passing.
     pub fn packets(&self) -> Vec<Packet> {
+        self.timed_packets().into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// As [`Tap::packets`], each with when it passed.
+    pub fn timed_packets(&self) -> Vec<(Instant, Packet)> {
         self.record.state.lock().unwrap().packets.clone()
     }
 
@@ -103,9 +134,15 @@ impl Tap {
         packets.filter_map(|p| if let Packet::Publish(p) = p { Some(p) } else { None }).collect()
     }
 
+    /// How often what has passed so far.
+    pub fn tally(&self) -> Tally {
+        let state = self.record.state.lock().unwrap();
+        state.packets.iter().map(|(_, packet)| packet).fold(Tally::default(), Tally::add)
+    }
+
     /// PUBACKs so far.
     pub fn pubacks(&self) -> usize {
-        self.packets().iter().filter(|p| matches!(p, Packet::Puback(..))).count()
+        self.tally().pubacks
     }
 
     /// Delivered on the newest connection that delivered anything, and not acknowledged there.
@@ -138,7 +175,7 @@ impl Record {
                 if publish.packet_id != 0 && !again {
                     unacked.push_back(publish.clone());
                 }
-                state.packets.push(Packet::Publish(publish));
+                state.note(Packet::Publish(publish));
             }
             (Direction::Up, PUBACK) => {
                 let packet_id = u16::from_be_bytes([body[0], body[1]]);
@@ -150,7 +187,7 @@ impl Record {
                 }
             }
             (Direction::Up, DISCONNECT) => {
-                self.state.lock().unwrap().packets.push(Packet::Disconnect(connection));
+                self.state.lock().unwrap().note(Packet::Disconnect(connection));
             }
             _ => {}
         }
@@ -158,8 +195,12 @@ impl Record {
 }
 
 impl State {
+    fn note(&mut self, packet: Packet) {
+        self.packets.push((Instant::now(), packet));
+    }
+
     fn acknowledge(&mut self, connection: u64, packet_id: u16) -> Option<Publish> {
-        self.packets.push(Packet::Puback(connection, packet_id));
+        self.note(Packet::Puback(connection, packet_id));
         let unacked = self.unacked.entry(connection).or_default();
         let place = unacked.iter().position(|p| p.packet_id == packet_id);
         if place != Some(0) {

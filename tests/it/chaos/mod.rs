@@ -1,0 +1,91 @@
+//! Everything breaks at random under a known load; afterwards everything is there, once.
+//!
+//! `CHAOS_SECONDS`, `CHAOS_SEED` and `CHAOS_MODE` (`direct`, `spool`, `broker-kill`) come from the
+//! environment: see `make chaos`. The seed decides on the faults and on the load; what the machine
+//! makes of them is never quite the same again.
+
+mod chronicle;
+mod judge;
+mod plan;
+mod platform;
+mod report;
+mod source;
+mod stage;
+mod stored;
+mod troubles;
+mod world;
+
+use std::env;
+use std::time::Duration;
+
+use self::judge::Verdict;
+use self::plan::{Mode, Phase, Plan};
+use self::report::Report;
+use self::stage::Stage;
+
+/// Without `CHAOS_SECONDS`.
+const SHORT: Duration = Duration::from_secs(15);
+
+/// What a run is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    mode: Mode,
+    seed: u64,
+    lasts: Duration,
+}
+
+impl Settings {
+    /// `None` if another mode is asked for.
+    fn of(mode: Mode) -> Option<Self> {
+        let read = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let number = |name: &str| {
+            read(name).map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v:?} is no number")))
+        };
+        if let Some(wanted) = read("CHAOS_MODE") {
+            let known = Mode::ALL.map(|mode| mode.to_string());
+            assert!(known.contains(&wanted), "CHAOS_MODE={wanted:?} is none of {known:?}");
+            if wanted != mode.to_string() {
+                return None;
+            }
+        }
+        let seed = number("CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        let lasts = number("CHAOS_SECONDS").map_or(SHORT, Duration::from_secs);
+        Some(Self { mode, seed, lasts })
+    }
+}
+
+async fn play(stage: &mut Stage, phases: &[Phase]) -> Result<(), String> {
+    for phase in phases {
+        stage.play(phase).await?;
+    }
+    stage.settle().await
+}
+
+async fn run(mode: Mode) {
+    let Some(settings) = Settings::of(mode) else { return };
+    let Settings { seed, lasts, .. } = settings;
+    println!("chaos, {mode}: seed {seed}, {} s", lasts.as_secs());
+    let Plan(phases) = Plan::new(mode, seed, lasts);
+    let mut report = Report::new(settings, Stage::set(mode, seed).await);
+    let played = play(&mut report.stage, &phases).await;
+    let mut verdict = Verdict::on(&report.stage).await;
+    verdict.complain("", played.err().into_iter().collect());
+    let complaints = verdict.complaints.join("\n");
+    report.verdict = Some(verdict);
+    assert!(complaints.is_empty(), "seed {seed}, {mode}:\n{complaints}");
+}
+
+#[tokio::test]
+async fn whatever_breaks_every_event_becomes_one_row() {
+    run(Mode::Direct).await;
+}
+
+#[tokio::test]
+async fn whatever_breaks_every_event_becomes_one_row_by_way_of_the_spool() {
+    run(Mode::Spool).await;
+}
+
+#[tokio::test]
+async fn of_a_broker_that_is_killed_only_what_it_forgot_is_missing() {
+    run(Mode::BrokerKill).await;
+}

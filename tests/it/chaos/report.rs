@@ -1,0 +1,97 @@
+//! A run in a few lines, printed however it ends.
+
+use std::fmt;
+
+use super::Settings;
+use super::judge::Verdict;
+use super::stage::Stage;
+use super::world::Publication;
+
+/// Prints when dropped, so also when a test gives up.
+pub struct Report {
+    settings: Settings,
+    /// All that was played with.
+    pub stage: Stage,
+    /// Once there is one.
+    pub verdict: Option<Verdict>,
+}
+
+impl Report {
+    /// On a run that begins.
+    pub fn new(settings: Settings, stage: Stage) -> Self {
+        Self { settings, stage, verdict: None }
+    }
+
+    fn publishing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (platform, tally) = (&self.stage.platform, self.stage.tap.tally());
+        let world = platform.world();
+        let [items, boards, letters] = world.rows();
+        let messages = world.publications.len();
+        writeln!(f, "  published   {} messages, {messages} acknowledged", platform.attempts())?;
+        writeln!(f, "  they mean   {items} item events, {boards} board events, {letters} garbage")?;
+        writeln!(
+            f,
+            "  broker      {} deliveries, {} of them repeated (dup); {} PUBACKs",
+            tally.deliveries, tally.repetitions, tally.pubacks
+        )
+    }
+
+    fn judgement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(verdict) = &self.verdict else {
+            return writeln!(f, "  the run did not come to its end");
+        };
+        let [items, boards, letters] = verdict.rows;
+        let gaps: Vec<_> = verdict.gaps.iter().map(|(cause, n)| format!("{cause} {n}")).collect();
+        let gaps = if gaps.is_empty() { "none".to_owned() } else { gaps.join(", ") };
+        writeln!(f, "  rows        {items} item events, {boards} board events")?;
+        writeln!(f, "  dead letters {letters}")?;
+        writeln!(f, "  gap rows    {gaps}")?;
+        writeln!(
+            f,
+            "  losses {}, doubles {}, order violations {}",
+            verdict.losses, verdict.doubles, verdict.violations
+        )?;
+        writeln!(
+            f,
+            "  forgotten by a broker that was killed: {} (of them {} under way to the bridge)",
+            verdict.forgotten, verdict.forgotten_under_way
+        )?;
+        verdict.complaints.iter().try_for_each(|complaint| writeln!(f, "  WRONG {complaint}"))
+    }
+
+    /// What happened around the first losses, or last.
+    fn schedule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost_at = self.verdict.as_ref().map_or(&[][..], |verdict| &verdict.lost_at);
+        writeln!(f, "  the schedule around:\n{}", self.stage.chronicle.around(lost_at))?;
+        let world = self.stage.platform.world();
+        let last = world.publications.last().map(|p: &Publication| p.acked_at);
+        let last = last.map_or(0.0, |at| self.stage.chronicle.at(at));
+        writeln!(f, "  the broker last took something over at {last:.3}")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { mode, seed, lasts } = self.settings;
+        let chronicle = &self.stage.chronicle;
+        let took = chronicle.started().elapsed().as_secs_f64();
+        writeln!(
+            f,
+            "chaos, {mode}: seed {seed}, {} s planned, {took:.1} s taken",
+            lasts.as_secs()
+        )?;
+        writeln!(f, "  faults      {}", chronicle.faults())?;
+        self.publishing(f)?;
+        self.judgement(f)?;
+        let peak = chronicle.peak_memory().div_ceil(1024 * 1024);
+        writeln!(f, "  peak memory of the bridge {peak} MiB")?;
+        let well = self.verdict.as_ref().is_some_and(|verdict| verdict.complaints.is_empty());
+        if well { Ok(()) } else { self.schedule(f) }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        println!("{self}");
+    }
+}

@@ -1,0 +1,86 @@
+//! What is done to each victim during a storm: one thing after the other, each with its end.
+
+use tokio::time::sleep;
+
+use super::chronicle::Chronicle;
+use super::plan::{Fault, Step, Victim, Way};
+use crate::support::bridge::Bridge;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::postgres::Postgres;
+use crate::support::proxy::Proxy;
+
+/// The process.
+pub async fn bridge(bridge: &mut Bridge, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        bridge.assert_running();
+        chronicle.suffers(Victim::Bridge, step);
+        chronicle.weighed(bridge.peak_memory());
+        if step.fault == Fault::Kill {
+            bridge.kill();
+        } else {
+            // 1: what could not be committed in time stays with the broker.
+            let code = bridge.terminate().await;
+            assert!([0, 1].contains(&code), "the bridge stopped with {code}");
+        }
+        sleep(step.lasts).await;
+        bridge.start_again();
+    }
+}
+
+/// The server.
+pub async fn postgres(server: &mut Postgres, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(Victim::Postgres, step);
+        server.kill();
+        sleep(step.lasts).await;
+        server.start().await;
+    }
+}
+
+/// Mosquitto.
+pub async fn broker(broker: &mut Mosquitto, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(Victim::Broker, step);
+        match step.fault {
+            Fault::Save => {
+                chronicle.broker_saves();
+                broker.save().await;
+                continue;
+            }
+            Fault::Kill => {
+                broker.kill();
+                chronicle.broker_forgets();
+            }
+            _ => {
+                chronicle.broker_saves();
+                broker.stop().await;
+            }
+        }
+        sleep(step.lasts).await;
+        broker.start_again().await;
+    }
+}
+
+/// One of the two links.
+pub async fn link(link: &Proxy, victim: Victim, steps: &[Step], chronicle: &Chronicle) {
+    for step in steps {
+        sleep(step.after).await;
+        chronicle.suffers(victim, step);
+        match step.fault {
+            Fault::Refuse => link.refuse().await,
+            Fault::Stall(Way::Both) => link.stall_both().await,
+            Fault::Stall(Way::One(direction)) => link.stall(direction).await,
+            Fault::HalfOpen => link.half_open().await,
+            Fault::Tear(direction, bytes) => link.limit(direction, bytes),
+            _ => link.cut().await,
+        }
+        sleep(step.lasts).await;
+        if step.fault == Fault::HalfOpen {
+            link.reset_half_open().await;
+        }
+        link.pass().await;
+    }
+}
