@@ -105,15 +105,12 @@ impl Shared {
 
     /// Acknowledgements have been held for `held`: what that is written down as.
     pub fn describe_hold(&self, held: Duration, unacked: usize) -> (GapCause, String) {
-        let why = self.health.read(|snapshot| match &snapshot.spool {
-            Some(spool) => spool.problem.clone(),
-            None => snapshot.database.problem.clone(),
+        let (spool, database) = self.health.read(|snapshot| {
+            let spool = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone());
+            (spool, snapshot.database.problem.clone())
         });
-        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-        let cause = match self.process.spool_dir {
-            Some(_) => GapCause::SpoolFull,
-            None => GapCause::Backpressure,
-        };
+        let cause = if spool.is_some() { GapCause::SpoolFull } else { GapCause::Backpressure };
+        let why = spool.or(database).map(|why| format!(" ({why})")).unwrap_or_default();
         let detail = format!(
             "nothing could be acknowledged for {} s with {unacked} messages un-acknowledged{why}. \
              A broker keeps a bounded number of further messages meanwhile; whether it dropped any, \

@@ -11,10 +11,6 @@ use super::stored::{Gap, Stored};
 use super::world::{Item, Key, Publication, World, board_states, item_locations, item_states};
 use crate::support::tap::Packet;
 
-/// Whether a bridge without a spool must write down that the broker's queue may have overflowed
-/// while the database was away.
-const BACKPRESSURE_IS_TOLD: bool = false;
-
 /// Of each kind of complaint, so many are told in full.
 const TOLD: usize = 5;
 
@@ -158,7 +154,7 @@ impl Verdict {
             let unprovoked = of(cause).into_iter().map(|gap| format!("{gap:?}")).collect();
             self.complain("a gap that was none: ", unprovoked);
         }
-        if BACKPRESSURE_IS_TOLD && mode == Mode::Direct {
+        if mode == Mode::Direct {
             let told = of("backpressure");
             let untold = chronicle.all_provoked("backpressure").into_iter();
             let untold = untold.filter(|p| !told.iter().any(|gap| overlaps(gap, p)));

@@ -24,7 +24,7 @@ use self::report::Report;
 use self::stage::Stage;
 
 /// Without `CHAOS_SECONDS`.
-const SHORT: Duration = Duration::from_secs(15);
+const SHORT: Duration = Duration::from_secs(18);
 
 /// What a run is made from.
 #[derive(Debug, Clone, Copy)]
@@ -54,9 +54,13 @@ impl Settings {
     }
 }
 
-async fn play(stage: &mut Stage, phases: &[Phase]) -> Result<(), String> {
+/// On a slow machine the plan takes longer than it should; then it has fewer storms.
+async fn play(stage: &mut Stage, phases: &[Phase], lasts: Duration) -> Result<(), String> {
     for phase in phases {
-        stage.play(phase).await?;
+        let late = stage.chronicle.started().elapsed() > lasts;
+        if !(late && matches!(phase, Phase::Storm(_) | Phase::Calm(_))) {
+            stage.play(phase).await?;
+        }
     }
     stage.settle().await
 }
@@ -67,7 +71,7 @@ async fn run(mode: Mode) {
     println!("chaos, {mode}: seed {seed}, {} s", lasts.as_secs());
     let Plan(phases) = Plan::new(mode, seed, lasts);
     let mut report = Report::new(settings, Stage::set(mode, seed).await);
-    let played = play(&mut report.stage, &phases).await;
+    let played = play(&mut report.stage, &phases, lasts).await;
     let mut verdict = Verdict::on(&report.stage).await;
     verdict.complain("", played.err().into_iter().collect());
     let complaints = verdict.complaints.join("\n");

@@ -19,6 +19,9 @@ const OUTAGE: Duration = Duration::from_millis(4_500);
 /// About how long one storm lasts in a long run.
 const STORM: Duration = Duration::from_secs(20);
 
+/// What ending and starting a victim takes beside.
+const RESTART: Duration = Duration::from_millis(300);
+
 /// Between two storms of a long run, so that backlogs are worked off again and again.
 const CALM: Range<u64> = 1_000..4_000;
 
@@ -114,13 +117,15 @@ impl Plan {
     /// For about so long.
     pub fn new(mode: Mode, seed: u64, lasts: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let storms = (lasts.as_secs() / STORM.as_secs()).clamp(3, 1_000);
+        let storms = u32::try_from(lasts.as_secs() / STORM.as_secs()).unwrap().clamp(3, 1_000);
         let outages = if mode == Mode::BrokerKill { 0 } else { storms.div_ceil(3) };
-        let each = lasts.saturating_sub(OUTAGE * u32::try_from(outages).unwrap())
-            / u32::try_from(storms).unwrap();
+        let each = lasts.saturating_sub(OUTAGE * outages) / storms;
+        let calm = each >= STORM / 2;
+        let peace = if calm { Duration::from_millis(CALM.end) } else { Duration::ZERO };
+        let each = each.saturating_sub(peace);
         let mut phases = Vec::new();
         for index in 0..storms {
-            phases.push(Phase::Storm(storm(&mut rng, mode, each.min(STORM))));
+            phases.push(Phase::Storm(storm(&mut rng, mode, each)));
             if mode != Mode::BrokerKill && index % 3 == 0 {
                 phases.push(Phase::Outage(outage(&mut rng), OUTAGE));
             }
@@ -130,7 +135,7 @@ impl Plan {
             if mode != Mode::BrokerKill && index == storms - 2 {
                 phases.push(Phase::LoseSession);
             }
-            if each >= STORM / 2 {
+            if calm {
                 phases.push(Phase::Calm(Duration::from_millis(rng.random_range(CALM))));
             }
         }
@@ -169,7 +174,7 @@ fn timeline(rng: &mut StdRng, mode: Mode, victim: Victim, lasts: Duration) -> Ve
         let after = Duration::from_millis(rng.random_range(peace.clone()));
         let fault = fault(rng, mode, victim);
         let lasts_for = Duration::from_millis(rng.random_range(duration(fault)));
-        at += after + lasts_for;
+        at += after + lasts_for + RESTART;
         if at > lasts {
             return steps;
         }
