@@ -136,7 +136,7 @@ impl Appender {
                     self.publish(file).await?;
                     return Ok(Ended::Finished);
                 }
-                self.receive(&mut done, interrupt).await;
+                self.receive(interrupt).await;
             }
             self.top_up();
             match self.write_some(file, progress).await {
@@ -175,12 +175,13 @@ impl Appender {
         self.publish(file).await
     }
 
-    /// Waits for something to do.
-    async fn receive(&mut self, done: &mut watch::Receiver<u64>, interrupt: &CancellationToken) {
+    /// Waits for something to write. What is to be deleted goes with it, or a tick later alone: a
+    /// transaction of its own for each commit of the database would double the fsyncs.
+    async fn receive(&mut self, interrupt: &CancellationToken) {
         let mut received = Vec::new();
         tokio::select! {
             count = self.intake.recv_many(&mut received, GROUP) => self.closed = count == 0,
-            () = moved_or(TICK, done) => {}
+            () = tokio::time::sleep(TICK) => {}
             () = interrupt.cancelled() => {}
         }
         self.pending.extend(received);

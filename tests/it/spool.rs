@@ -112,6 +112,26 @@ async fn memory_does_not_grow_with_what_is_spooled() {
 }
 
 #[tokio::test]
+async fn large_messages_pass_the_spool() {
+    const MIB: usize = 1024 * 1024;
+    let bench = Bench::new().await;
+    let bridge = bench.without_database().await;
+    let events = ItemEvent::series(TENANT, 4);
+    let sizes = [5 * MIB, 1, 15 * MIB, 20 * MIB];
+    let messages = events.iter().zip(sizes).map(|(e, size)| (e.json_topic(), e.padded_json(size)));
+    assert_eq!(bench.rig.platform().await.publish_all(messages).await, 4);
+    until_spooled(&bridge, 4).await;
+    bench.link.pass().await;
+    bench.rig.until_rows("item_event", 3).await;
+    // Larger than mqtt.max_packet_size, and kept whole all the same.
+    let whole = format!("dead_letter where length(payload) > {}", 20 * MIB);
+    bench.rig.until_rows(&whole, 1).await;
+    until_spooled(&bridge, 0).await;
+    assert_eq!(bench.rig.database.count("centiloc.gap").await, 0);
+    bench.rig.assert_promises_kept().await;
+}
+
+#[tokio::test]
 async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledged() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;
