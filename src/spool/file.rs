@@ -36,6 +36,9 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Rows of the largest INSERT. Others are the powers of two below: few statements to keep prepared.
 const LARGEST_INSERT: usize = 512;
 
+/// Of the tables below.
+const VERSION: i64 = 1;
+
 const SCHEMA: [&str; 3] = [
     "create table if not exists entry (
         id          integer primary key,
@@ -133,6 +136,13 @@ impl SpoolFile {
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         let mut file = Self::connect(path, true).await?;
         file.check().await?;
+        let version: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut file.0).await?;
+        if version > VERSION {
+            return Err(SpoolError::Unavailable(format!(
+                "{} was written by a newer version of this program; run that one until it is empty",
+                path.display()
+            )));
+        }
         for statement in SCHEMA {
             sqlx::raw_sql(statement).execute(&mut file.0).await?;
         }
@@ -303,6 +313,12 @@ impl SpoolFile {
     /// Gives freed space back; to be called while it is empty.
     pub async fn shrink(&mut self) -> Result<(), SpoolError> {
         self.run(VACUUM_PAGES).await
+    }
+
+    #[cfg(test)]
+    pub async fn set_version(&mut self, version: i64) {
+        let sql = sqlx::AssertSqlSafe(format!("pragma user_version = {version}"));
+        sqlx::raw_sql(sql).execute(&mut self.0).await.unwrap();
     }
 
     /// Closes it in order: what the write-ahead log holds goes into the file.

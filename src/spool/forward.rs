@@ -68,10 +68,17 @@ impl Forwarder {
             let depth = Depth { messages: row.topic.is_some().into(), bytes: row.cost() };
             self.in_flight.until_room_for(size, READ_AHEAD).await;
             let hold = self.in_flight.hold(size);
-            let intake = row.into_intake(id, Some(hold))?;
-            if self.decode.send(intake).await.is_err() {
-                // The pipeline is being taken down, and this part with it.
-                std::future::pending::<()>().await;
+            if let Some(intake) = row.into_intake(id, Some(hold)) {
+                if self.decode.send(intake).await.is_err() {
+                    // The pipeline is being taken down, and this part with it.
+                    std::future::pending::<()>().await;
+                }
+            } else {
+                tracing::error!(
+                    row = id,
+                    "the spool holds news of a connection in an unknown form, written by another \
+                     version of this program; leaving them out"
+                );
             }
             progress.forward(id, depth);
         }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::error::SpoolError;
 use crate::message::{AckToken, ConnectionId, ConnectionNews, Hold, Intake, Message};
 
 /// A row of table `entry`.
@@ -56,15 +55,15 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// What the next stage gets, with the right to delete the row once it is committed.
-    pub fn into_intake(self, id: u64, hold: Option<Hold>) -> Result<Intake, SpoolError> {
+    /// What the next stage gets, with the right to delete the row once it is committed. `None` for
+    /// news that another version of this program wrote in a form which is not known here.
+    pub fn into_intake(self, id: u64, hold: Option<Hold>) -> Option<Intake> {
         let ack = Some(AckToken { connection: ConnectionId::SPOOL, sequence: id });
         let Some(topic) = self.topic else {
-            let news = serde_json::from_slice(&self.payload)
-                .map_err(|e| SpoolError::Damaged(format!("row {id} is no news: {e}")))?;
-            return Ok(Intake::Connection(news, ack));
+            let news = serde_json::from_slice(&self.payload).ok()?;
+            return Some(Intake::Connection(news, ack));
         };
-        Ok(Intake::Message(Message {
+        Some(Intake::Message(Message {
             topic: topic.into_owned(),
             payload: Bytes::from(self.payload.into_owned()),
             received_at: time(self.received_at),

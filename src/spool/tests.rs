@@ -6,8 +6,11 @@ use std::path::Path;
 
 use super::error::SpoolError;
 use super::file::{Changes, Depth, Lock, SpoolFile, path_in};
+use super::forward::Forwarder;
+use super::progress::Progress;
 use super::row::Row;
 use super::salvage;
+use crate::message::Intake;
 
 fn row(id: u64) -> (u64, Row<'static>) {
     let row = Row {
@@ -130,6 +133,34 @@ async fn a_salvage_that_was_interrupted_is_finished_or_begun_anew_and_never_half
     salvage::finish(dir.path()).unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     assert_eq!(ids(&mut file).await, (1..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn news_in_a_form_of_another_version_are_left_out_and_hold_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    let strange = Row { topic: None, payload: Cow::Borrowed(b"{\"later\": 1}"), ..row(1).1 };
+    let changes = Changes { append: &[(1, strange), row(2)], ..Changes::default() };
+    file.write(&changes).await.unwrap();
+    let progress = Progress::new(2);
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
+    Forwarder::new(sender).all(&mut file, &progress).await.unwrap();
+    assert!(progress.has_caught_up());
+    let Some(Intake::Message(message)) = receiver.recv().await else { panic!("a message") };
+    assert_eq!(message.ack.map(|token| token.sequence), Some(2));
+    assert!(receiver.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    file.set_version(2).await;
+    file.close().await.unwrap();
+    match SpoolFile::open(&path_in(dir.path())).await {
+        Err(SpoolError::Unavailable(problem)) => assert!(problem.contains("newer version")),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
