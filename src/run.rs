@@ -26,6 +26,7 @@ use crate::message::InFlight;
 use crate::reload::Source;
 use crate::session::credentials::{Material, Sources};
 use crate::session::memory::Memory;
+use crate::session::record::Record;
 use crate::session::renewal;
 use crate::session::shared::Process;
 use crate::signals::{Reloads, Signals, Stop};
@@ -130,7 +131,10 @@ impl Service {
         let process = Process {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
-            memory: Arc::new(Mutex::new(Memory::new(config.mqtt.queue_grace))),
+            memory: Arc::new(Mutex::new(Memory::new(
+                config.mqtt.queue_grace,
+                Record::of(&config.mqtt.client_id),
+            ))),
         };
         Ok(Self {
             dials,

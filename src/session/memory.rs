@@ -1,11 +1,13 @@
 //! What the session remembers beyond its pipeline: what was noticed and is not written down yet must
-//! not be forgotten when a stage falls and all stages are built anew.
+//! not be forgotten when a stage falls and all stages are built anew, nor, where there is a
+//! [`Record`], when the process dies.
 
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
 use super::hold::Hold;
+use super::record::{Record, Unsaid};
 use crate::message::{ConnectionNews, Gap, GapCause};
 
 /// The memory.
@@ -16,6 +18,9 @@ pub struct Memory {
     gap: Option<Held>,
     /// How often the broker said that it had lost the session, as far as that is not durable yet.
     lost_sessions: usize,
+    record: Record,
+    /// Whether the record of the process before was read.
+    recalled: bool,
 }
 
 /// Acknowledgements are or were held for too long, and none has left since.
@@ -28,8 +33,9 @@ struct Held {
 
 impl Memory {
     /// Of a process that has just started. `grace` is `mqtt.queue_grace`.
-    pub fn new(grace: Duration) -> Self {
-        Self { hold: Hold::new(grace), gap: None, lost_sessions: 0 }
+    pub fn new(grace: Duration, record: Record) -> Self {
+        let hold = Hold::new(grace);
+        Self { hold, gap: None, lost_sessions: 0, record, recalled: false }
     }
 
     /// Whether what is durable may be acknowledged: not before a possible loss is durable too.
@@ -52,6 +58,7 @@ impl Memory {
         let (client_id, cause, detail) = describe(held);
         let gap = Gap { client_id, started_at: at - held, ended_at: None, cause, detail };
         self.gap = Some(Held { gap: gap.clone(), noted: false });
+        self.keep_record();
         Some(gap)
     }
 
@@ -63,14 +70,31 @@ impl Memory {
     }
 
     /// Takes note of a CONNACK; returns whether the session is to be told as present. `first` is
-    /// the first of a pipeline: it tells again of a loss that an earlier one took with it.
+    /// the first of a pipeline: it tells again of a loss that an earlier one took with it, or an
+    /// earlier process, which is recalled only now that this one has the session.
     pub fn opened(&mut self, first: bool, session_present: bool) -> bool {
+        self.recall();
+        let told_present = session_present && !(first && self.lost_sessions > 0);
         if first {
-            self.lost_sessions = usize::from(!session_present || self.lost_sessions > 0);
-            return self.lost_sessions == 0;
+            self.lost_sessions = 0;
         }
-        self.lost_sessions += usize::from(!session_present);
-        session_present
+        self.lost_sessions += usize::from(!told_present);
+        self.keep_record();
+        told_present
+    }
+
+    fn recall(&mut self) {
+        if std::mem::replace(&mut self.recalled, true) {
+            return;
+        }
+        let Unsaid { lost_session, gap } = self.record.read();
+        self.lost_sessions += usize::from(lost_session);
+        self.gap = self.gap.take().or(gap.map(|gap| Held { gap, noted: false }));
+    }
+
+    fn keep_record(&mut self) {
+        let unsaid = Unsaid { lost_session: self.lost_sessions > 0, gap: self.unsaid_gap() };
+        self.record.keep(unsaid);
     }
 
     /// The gap that an earlier pipeline took with it before it was written down.
@@ -94,6 +118,7 @@ impl Memory {
             }
             _ => {}
         }
+        self.keep_record();
     }
 }
 
@@ -110,11 +135,25 @@ mod tests {
 
     fn held() -> (Memory, Gap, Instant) {
         let start = Instant::now();
-        let mut memory = Memory::new(GRACE);
+        let mut memory = Memory::new(GRACE, Record::default());
         memory.hold.received(1, false, start);
         let late = start + 2 * GRACE;
         let gap = overdue(&mut memory, late).unwrap();
         (memory, gap, late)
+    }
+
+    fn opened_lost() -> ConnectionNews {
+        ConnectionNews::Opened {
+            connection: crate::message::ConnectionName {
+                client_id: "acme-bridge".into(),
+                instance: uuid::Uuid::nil(),
+                id: crate::message::ConnectionId(1),
+            },
+            at: OffsetDateTime::UNIX_EPOCH,
+            session_present: false,
+            filters: vec![],
+            spool_dir: None,
+        }
     }
 
     #[test]
@@ -148,23 +187,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_took_with_it_is_told_by_the_next_that_has_the_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = || Memory::new(GRACE, Record::within(Some(folder.path()), "acme-bridge"));
+        let mut dead = process();
+        dead.opened(true, false);
+        dead.hold.received(1, false, Instant::now());
+        let gap = overdue(&mut dead, Instant::now() + 2 * GRACE);
+        let mut next = process();
+        assert!(next.acks_may_leave(), "it does not have the session yet");
+        assert!(!next.opened(true, true));
+        assert!(!next.acks_may_leave());
+        assert_eq!(next.unsaid_gap(), gap);
+        next.noted(&ConnectionNews::Gap(gap.unwrap()));
+        next.noted(&opened_lost());
+        assert!(process().opened(true, true), "all is said");
+    }
+
+    #[test]
     fn a_lost_session_is_told_again_by_the_next_pipeline_and_never_by_the_same_one() {
-        let mut memory = Memory::new(GRACE);
+        let mut memory = Memory::new(GRACE, Record::default());
         assert!(!memory.opened(true, false));
         assert!(memory.opened(false, true), "it was told, in line with what follows");
         assert!(!memory.opened(true, true), "nobody wrote it down");
-        let opened = ConnectionNews::Opened {
-            connection: crate::message::ConnectionName {
-                client_id: "acme-bridge".into(),
-                instance: uuid::Uuid::nil(),
-                id: crate::message::ConnectionId(1),
-            },
-            at: OffsetDateTime::UNIX_EPOCH,
-            session_present: false,
-            filters: vec![],
-            spool_dir: None,
-        };
-        memory.noted(&opened);
+        memory.noted(&opened_lost());
         assert!(memory.opened(true, true));
     }
 }

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod options;
 pub mod orders;
 pub mod probe;
+pub mod record;
 pub mod renewal;
 pub mod shared;
 pub mod subscription;

@@ -10,6 +10,7 @@ use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
 use crate::support::publisher::Publisher;
 use crate::support::rig::Rig;
+use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq};
 
@@ -91,6 +92,42 @@ async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held()
     rig.until_acked(53).await;
     assert_eq!(rig.database.count("centiloc.gap").await, before);
     bridge.assert_running();
+}
+
+#[tokio::test]
+async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process_died() {
+    let postgres = Postgres::shared().await;
+    let rig = Rig::on(postgres).await;
+    let link = Proxy::to(postgres.port()).await;
+    let config = rig
+        .config()
+        .set("database.url", rig.database.url_at(link.port()))
+        .set("mqtt.queue_grace", "200ms");
+    let mut bridge = Bridge::ready(&config).await;
+    rig.until_rows("connection", 1).await;
+    bridge.kill();
+    link.refuse().await;
+    forget_session(rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    // This process alone is told that the session is gone, and sees its window fill.
+    bridge.start_again();
+    bridge.until_logged(&["accepted the connection", "session_present=false"]).await;
+    until("a new subscription", SOON, || async {
+        let count = bridge.log().count("subscribed at QoS 1");
+        if count == 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    let events = ItemEvent::series(TENANT, 30);
+    rig.platform().await.publish_json(&events).await;
+    bridge.until_logged(&["queue may overflow"]).await;
+    bridge.kill();
+    link.pass().await;
+    bridge.start_again();
+    rig.until_acked(30).await;
+    rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    rig.until_rows("gap where cause = 'backpressure' and ended_at is not null", 1).await;
+    rig.until_rows("gap", 2).await;
+    bridge.until_ready().await;
+    rig.assert_promises_kept().await;
 }
 
 #[tokio::test]

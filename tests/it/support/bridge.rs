@@ -207,6 +207,8 @@ impl Drop for Bridge {
 
 fn spawn(config: &Path, clock: Option<&Clock>, log: Log) -> Process {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
+    // As under systemd.
+    command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));
     if let Some(clock) = clock {
         clock.govern(&mut command);
     }
