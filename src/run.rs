@@ -133,7 +133,7 @@ impl Service {
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
             memory: Arc::new(Mutex::new(Memory::new(
                 config.mqtt.queue_grace,
-                Record::of(&config.mqtt.client_id),
+                Record::of(&config.mqtt.client_id, config.spool.as_ref().map(|s| s.dir.as_path())),
             ))),
         };
         Ok(Self {
@@ -217,9 +217,12 @@ impl Service {
             }
         };
         tokio::select! {
-            (_, in_time) = finish => {
+            (fallen, in_time) = finish => {
+                for (stage, cause) in &fallen {
+                    tracing::error!(stage, %cause, "a stage fell while stopping");
+                }
                 let complete = self.all_is_safe() || !abandon.is_cancelled();
-                self.report_drain(in_time && complete)
+                self.report_drain(in_time && complete && fallen.is_empty())
             }
             again = signals.stop() => {
                 tracing::warn!("stopping at once: what is not committed stays with the broker");

@@ -62,10 +62,11 @@ impl Memory {
         Some(gap)
     }
 
-    /// Acknowledgements left; the gap that thereby ended, to be written down.
+    /// Acknowledgements left; the gap that thereby ended, to be written down. One that is not durable
+    /// does not end: what left was under way when it was noticed.
     pub fn acknowledged(&mut self, at: OffsetDateTime) -> Option<Gap> {
         self.hold.acknowledged();
-        let held = self.gap.take()?;
+        let held = self.gap.take_if(|held| held.noted)?;
         Some(Gap { ended_at: Some(at), ..held.gap })
     }
 

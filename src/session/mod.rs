@@ -136,7 +136,9 @@ impl Session {
             }
             self.say_who_holds_it(&now);
             let change = changed(&mut self.orders.leadership);
-            if idle(change, &self.orders.stop, &mut self.feedback).await == Waited::ToEnd {
+            if idle(change, &self.orders.stop, &mut self.feedback, &self.shared).await
+                == Waited::ToEnd
+            {
                 return Waited::ToEnd;
             }
         }
@@ -308,7 +310,7 @@ impl Session {
                 () = changed_later(credentials) => {}
             }
         };
-        idle(enough, stop, &mut self.feedback).await
+        idle(enough, stop, &mut self.feedback, &self.shared).await
     }
 }
 
@@ -323,13 +325,18 @@ async fn idle(
     enough: impl Future<Output = ()>,
     stop: &CancellationToken,
     feedback: &mut mpsc::Receiver<Feedback>,
+    shared: &Shared,
 ) -> Waited {
     tokio::pin!(enough);
     loop {
         tokio::select! {
             () = &mut enough => return Waited::Enough,
             () = stop.cancelled() => return Waited::ToEnd,
-            news = feedback.recv() => if news.is_none() { return Waited::ToEnd },
+            feedback = feedback.recv() => match feedback {
+                None => return Waited::ToEnd,
+                Some(Feedback::Noted(news)) => shared.memory().noted(&news),
+                Some(Feedback::Committed(_) | Feedback::Unsubscribe(_)) => {}
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A small file for what the process must not take with it when it dies while the database is away:
-//! its successor could not find out. systemd names the folder (`STATE_DIRECTORY`); without one there
-//! is no record, and with the spool on there need not be.
+//! its successor could not find out. systemd names the folder (`STATE_DIRECTORY`), else it is that of
+//! the spool; without either there is no record.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -28,11 +28,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a client id in the folder that systemd gives to the service, if it does.
-    pub fn of(client_id: &str) -> Self {
+    /// The record of a client id in the folder that systemd gives to the service, or in `otherwise`.
+    pub fn of(client_id: &str, otherwise: Option<&Path>) -> Self {
         let folders = std::env::var_os("STATE_DIRECTORY");
         let folder = folders.as_ref().and_then(|all| std::env::split_paths(all).next());
-        Self::within(folder.as_deref(), client_id)
+        Self::within(folder.as_deref().or(otherwise), client_id)
     }
 
     /// The record of a client id in a folder.

@@ -52,6 +52,8 @@ pub(super) struct Appender {
     deleted: u64,
     /// The connection that stands, as JSON, and when that was last written down.
     life: Option<(String, Instant)>,
+    /// What became of it while news passed the disk by.
+    life_passed_by: LifeChange,
     /// Whether the end of an earlier process' connection was told.
     predecessor_closed: bool,
 }
@@ -93,6 +95,7 @@ impl Appender {
             next_id: 1,
             deleted: 0,
             life: None,
+            life_passed_by: LifeChange::None,
             predecessor_closed: false,
         }
     }
@@ -108,10 +111,11 @@ impl Appender {
         let (depth, last) = file.depth().await?;
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
-        if !std::mem::replace(&mut self.predecessor_closed, true)
-            && let Some(closed) = ended_without_notice(file).await?
-        {
-            self.pending.push_front(Intake::Connection(closed, None));
+        if !self.predecessor_closed {
+            if let Some(closed) = ended_without_notice(file).await? {
+                self.pending.push_front(Intake::Connection(closed, None));
+            }
+            self.predecessor_closed = true;
         }
         self.publish(file).await?;
         Ok(last)
@@ -232,6 +236,9 @@ impl Appender {
         }
         self.depth.messages += depth.messages;
         self.depth.bytes += depth.bytes;
+        if life != LifeChange::None {
+            self.life_passed_by = LifeChange::None;
+        }
         match life {
             LifeChange::None => {}
             LifeChange::Ended => self.life = None,
@@ -268,19 +275,13 @@ impl Appender {
     /// The connection that stands after the first `count` of what is pending, where that is to be
     /// written down: it changed, or the database cannot tell.
     fn life_after(&self, count: usize, now: Instant) -> LifeChange {
-        let stands = |connection| {
-            let seen_at = OffsetDateTime::now_utc().unix_timestamp_nanos();
-            let seen_at = i64::try_from(seen_at).unwrap_or(i64::MAX);
-            LifeChange::Stands(Life { connection, seen_at })
-        };
         for intake in self.pending.iter().take(count).rev() {
-            match intake {
-                Intake::Connection(ConnectionNews::Opened { connection, .. }, _) => {
-                    return serde_json::to_string(connection).map_or(LifeChange::None, stands);
-                }
-                Intake::Connection(ConnectionNews::Closed { .. }, _) => return LifeChange::Ended,
-                Intake::Connection(..) | Intake::Message(_) => {}
+            if let Some(change) = told_life(intake) {
+                return change;
             }
+        }
+        if self.life_passed_by != LifeChange::None {
+            return self.life_passed_by.clone();
         }
         let Some((connection, written)) = &self.life else { return LifeChange::None };
         let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
@@ -324,6 +325,9 @@ impl Appender {
             let reserved = tokio::time::timeout(RETRY, decode.reserve()).await;
             let Ok(Ok(place)) = reserved else { return false };
             let Some(intake) = self.pending.pop_front() else { break };
+            if let Some(change) = told_life(&intake) {
+                self.life_passed_by = change;
+            }
             if let Intake::Message(message) = &intake
                 && message.ack.is_some()
             {
@@ -332,6 +336,17 @@ impl Appender {
             place.send(intake);
         }
         true
+    }
+
+    /// While there is no file: takes in what comes, and passes it by where that is possible.
+    pub async fn do_without(&mut self, progress: &Progress) {
+        if self.pending.is_empty() && !self.closed {
+            self.receive(&CancellationToken::new()).await;
+        }
+        self.top_up();
+        if self.pending.is_empty() || !self.pass_by(progress).await {
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     fn full(&self) -> String {
@@ -366,6 +381,22 @@ impl Appender {
             (spool.events, spool.bytes, spool.oldest_at) = (messages, bytes, oldest_at);
         });
         Ok(())
+    }
+}
+
+fn stands(connection: String) -> LifeChange {
+    let seen_at = OffsetDateTime::now_utc().unix_timestamp_nanos();
+    LifeChange::Stands(Life { connection, seen_at: i64::try_from(seen_at).unwrap_or(i64::MAX) })
+}
+
+/// What this tells about the connection that stands.
+fn told_life(intake: &Intake) -> Option<LifeChange> {
+    match intake {
+        Intake::Connection(ConnectionNews::Opened { connection, .. }, _) => {
+            serde_json::to_string(connection).ok().map(stands)
+        }
+        Intake::Connection(ConnectionNews::Closed { .. }, _) => Some(LifeChange::Ended),
+        Intake::Connection(..) | Intake::Message(_) => None,
     }
 }
 

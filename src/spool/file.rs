@@ -143,8 +143,11 @@ impl SpoolFile {
                 path.display()
             )));
         }
-        for statement in SCHEMA {
-            sqlx::raw_sql(statement).execute(&mut file.0).await?;
+        // Opening writes nothing that is there: the disk may be full.
+        if version < VERSION {
+            for statement in SCHEMA {
+                sqlx::raw_sql(statement).execute(&mut file.0).await?;
+            }
         }
         Ok(file)
     }
@@ -303,6 +306,13 @@ impl SpoolFile {
         row.map(|row| checked(&row).map(|(_, row)| row)).transpose()
     }
 
+    /// The next id after this one.
+    pub async fn id_after(&mut self, id: u64) -> Result<Option<u64>, SpoolError> {
+        const SQL: &str = "select id from entry where id > ? order by id limit 1";
+        let row = sqlx::query(SQL).bind(signed(id)).fetch_optional(&mut self.0).await?;
+        row.map(|row| unsigned(&row, 0)).transpose()
+    }
+
     /// The last id; 0 if it is empty.
     pub async fn last_id(&mut self) -> Result<u64, SpoolError> {
         let row =
@@ -319,6 +329,13 @@ impl SpoolFile {
     pub async fn set_version(&mut self, version: i64) {
         let sql = sqlx::AssertSqlSafe(format!("pragma user_version = {version}"));
         sqlx::raw_sql(sql).execute(&mut self.0).await.unwrap();
+    }
+
+    /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
+    /// the same, but keeps a failure to itself.
+    pub async fn settle(&mut self) -> Result<(), SpoolError> {
+        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.0).await?;
+        if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
     }
 
     /// Closes it in order: what the write-ahead log holds goes into the file.

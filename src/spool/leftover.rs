@@ -80,8 +80,9 @@ async fn drain(
     progress.appended.send_replace(last);
     while let Err(error) = forwarder.all(&mut file, progress).await {
         let SpoolError::Damaged(problem) = error else { return Err(error) };
-        drop(file);
-        salvage::salvage(&dir, client_id, &problem).await?;
+        let _ = file.close().await;
+        let last_known = progress.forwarded().max(last);
+        salvage::salvage(&dir, client_id, &problem, last_known).await?;
         file = open(&dir, client_id).await?;
         progress.appended.send_replace(file.last_id().await?);
     }
@@ -105,7 +106,7 @@ async fn drain(
 async fn open(dir: &Path, client_id: &str) -> Result<SpoolFile, SpoolError> {
     match SpoolFile::open(&path_in(dir)).await {
         Err(SpoolError::Damaged(problem)) => {
-            salvage::salvage(dir, client_id, &problem).await?;
+            salvage::salvage(dir, client_id, &problem, 0).await?;
             SpoolFile::open(&path_in(dir)).await
         }
         opened => opened,

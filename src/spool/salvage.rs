@@ -23,9 +23,8 @@ const ASIDE: &str = "spool.db.damaged-";
 const CHUNK: u64 = 1000;
 /// Payload bytes read at once, about.
 const CHUNK_BYTES: usize = 16 * 1024 * 1024;
-/// So many ids in a row without a readable row are taken for the end, where the last id cannot be
-/// read either.
-const HOPELESS: u64 = 20 * CHUNK;
+/// No id is that large.
+const END: u64 = 1 << 62;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -33,6 +32,8 @@ struct Found {
     rows: u64,
     first: Option<u64>,
     last: u64,
+    /// Something before the first row could not be read either, nobody knows how much.
+    blind: bool,
     /// When the last row before the first hole was received.
     hole_after: Option<i64>,
     newest: Option<i64>,
@@ -58,25 +59,33 @@ impl Found {
     }
 }
 
-/// Sets the damaged file of this folder aside. What may be lost is told in the new one.
+/// Sets the damaged file of this folder aside. What may be lost is told in the new one, in a row after
+/// `last_known`: rows up to there may be forwarded already.
 pub(super) async fn salvage(
     dir: &Path,
     client_id: &str,
     problem: &str,
+    last_known: u64,
 ) -> Result<PathBuf, SpoolError> {
     let work = dir.join(IN_WORK);
     remove(&work)?;
     let mut new = SpoolFile::open(&work).await?;
     let (found, last_id) = match SpoolFile::connect(&path_in(dir), false).await {
-        Ok(mut old) => copy(&mut old, &mut new).await?,
+        Ok(mut old) => {
+            let copied = copy(&mut old, &mut new).await?;
+            // In order: SQLite removes by name what lies beside the file it closes.
+            let _ = old.close().await;
+            copied
+        }
         Err(SpoolError::Damaged(_)) => (Found::default(), None),
         Err(error) => return Err(error),
     };
     let gap = gap(dir, client_id, problem, &found, last_id);
     tracing::error!(detail = gap.detail, "the spool was damaged; what could be read of it is kept");
     let news = Row::of_news(&ConnectionNews::Gap(gap), OffsetDateTime::now_utc());
-    let next = last_id.unwrap_or(0).max(found.last) + 1;
+    let next = last_id.unwrap_or(0).max(found.last).max(last_known) + 1;
     new.write(&Changes { append: &[(next, news)], ..Changes::default() }).await?;
+    new.settle().await?;
     new.close().await?;
     rename(&work, &dir.join(COMPLETE))?;
     finish(dir)
@@ -110,21 +119,56 @@ async fn copy(
         new.write(&Changes { life, ..Changes::default() }).await?;
     }
     let mut found = Found::default();
-    let (mut cursor, mut in_vain) = (0, 0);
+    let mut cursor = 0;
     loop {
-        if last_id.is_some_and(|last| cursor >= last) || in_vain >= HOPELESS {
+        if last_id.is_some_and(|last| cursor >= last) {
             return Ok((found, last_id));
         }
-        let rows = match old.read(cursor, CHUNK.cast_signed(), CHUNK_BYTES).await {
-            Ok(rows) if rows.is_empty() => return Ok((found, last_id)),
-            Ok(rows) => rows,
-            Err(_) => one_by_one(old, cursor).await,
+        let rows = if let Ok(rows) = old.read(cursor, CHUNK.cast_signed(), CHUNK_BYTES).await {
+            if rows.is_empty() {
+                return Ok((found, last_id));
+            }
+            cursor = rows.last().map_or(cursor, |(id, _)| *id);
+            rows
+        } else {
+            match old.id_after(cursor).await {
+                Ok(None) => return Ok((found, last_id)),
+                Ok(Some(id)) => {
+                    cursor = id - 1 + CHUNK;
+                    one_by_one(old, id - 1).await
+                }
+                Err(_) => {
+                    found.blind |= found.first.is_none();
+                    match behind_the_damage(old, cursor).await {
+                        Some(behind) => cursor = behind,
+                        None => return Ok((found, last_id)),
+                    }
+                    continue;
+                }
+            }
         };
-        in_vain = if rows.is_empty() { in_vain + CHUNK } else { 0 };
-        cursor = rows.last().map_or(cursor + CHUNK, |(id, _)| *id);
         found.note(&rows);
         new.write(&Changes { append: &rows, ..Changes::default() }).await?;
     }
+}
+
+/// The smallest id behind which the next row can be told, where it cannot behind `cursor`: the end of
+/// a damaged page. `None` if there is none.
+async fn behind_the_damage(old: &mut SpoolFile, cursor: u64) -> Option<u64> {
+    let (mut bad, mut step) = (cursor, 1);
+    while old.id_after(cursor + step).await.is_err() {
+        bad = cursor + step;
+        step *= 2;
+        if cursor + step > END {
+            return None;
+        }
+    }
+    let mut good = cursor + step;
+    while bad + 1 < good {
+        let middle = bad + (good - bad) / 2;
+        if old.id_after(middle).await.is_err() { bad = middle } else { good = middle }
+    }
+    Some(good)
 }
 
 async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, Row<'static>)> {
@@ -139,7 +183,10 @@ async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, Row<'static>)>
 
 fn gap(dir: &Path, client_id: &str, problem: &str, found: &Found, last_id: Option<u64>) -> Gap {
     let detail = match found.missing(last_id) {
-        Some(0) => format!("all {} rows of it could be read", found.rows),
+        Some(0) if !found.blind => format!("all {} rows of it could be read", found.rows),
+        Some(missing) if found.blind => {
+            format!("{} rows of it could be read, {missing} or more not", found.rows)
+        }
         Some(missing) => format!("{} rows of it could be read, {missing} not", found.rows),
         None => "nothing of it could be read".to_owned(),
     };

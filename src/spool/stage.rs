@@ -75,6 +75,14 @@ struct Open {
     _lock: Lock,
 }
 
+impl Open {
+    /// Closes what is of no more use, in order: `SQLite` removes by name what lies beside a file.
+    async fn leave(self) {
+        let _ = self.reader.close().await;
+        let _ = self.writer.close().await;
+    }
+}
+
 impl Stage {
     fn new(parts: SpoolParts) -> Self {
         let SpoolParts { config, client_id, intake, decode, store, session, .. } = parts;
@@ -152,9 +160,9 @@ impl Stage {
                 Ok(Ended::Interrupted) => {}
                 Err(error) => {
                     say(health, error.to_string());
-                    drop(file);
+                    file.leave().await;
                     if let SpoolError::Damaged(problem) = error {
-                        mend(dir, client_id, &problem, health).await;
+                        mend(dir, client_id, &problem, progress, health).await;
                     } else {
                         tokio::time::sleep(RETRY).await;
                     }
@@ -175,10 +183,12 @@ async fn open(
     loop {
         match try_open(dir, appender, progress).await {
             Ok(file) => return file,
-            Err(SpoolError::Damaged(problem)) => mend(dir, client_id, &problem, health).await,
+            Err(SpoolError::Damaged(problem)) => {
+                mend(dir, client_id, &problem, progress, health).await;
+            }
             Err(error) => {
                 say(health, error.to_string());
-                tokio::time::sleep(RETRY).await;
+                appender.do_without(progress).await;
             }
         }
     }
@@ -193,16 +203,23 @@ async fn try_open(
     salvage::finish(dir)?;
     let mut writer = SpoolFile::open(&path_in(dir)).await?;
     let reader = SpoolFile::connect(&path_in(dir), false).await?;
-    let last = appender.take_over(&mut writer).await?;
+    let last = match appender.take_over(&mut writer).await {
+        Ok(last) => last,
+        Err(error) => {
+            let _ = (reader.close().await, writer.close().await);
+            return Err(error);
+        }
+    };
     progress.appended.send_replace(last);
     Ok(Open { writer, reader, _lock: lock })
 }
 
 /// Sets a damaged file aside, once that is possible.
-async fn mend(dir: &Path, client_id: &str, problem: &str, health: &Health) {
+async fn mend(dir: &Path, client_id: &str, problem: &str, progress: &Progress, health: &Health) {
+    let last_known = progress.forwarded().max(*progress.appended.borrow());
     let lock = Lock::take(dir);
     let result = match &lock {
-        Ok(_) => salvage::salvage(dir, client_id, problem).await.map(drop),
+        Ok(_) => salvage::salvage(dir, client_id, problem, last_known).await.map(drop),
         Err(error) => Err(error.clone()),
     };
     if let Err(error) = result {

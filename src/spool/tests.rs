@@ -102,7 +102,7 @@ async fn whatever_page_is_lost_every_row_on_another_page_is_kept_and_the_rest_is
         let Err(SpoolError::Damaged(problem)) = opened else {
             panic!("page {page} was not missed")
         };
-        salvage::salvage(copy.path(), "acme-bridge", &problem).await.unwrap();
+        salvage::salvage(copy.path(), "acme-bridge", &problem, 0).await.unwrap();
         let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
         let rows = after.read(0, 1000, usize::MAX).await.unwrap();
         let (gap, kept) = rows.split_last().unwrap();
@@ -116,6 +116,39 @@ async fn whatever_page_is_lost_every_row_on_another_page_is_kept_and_the_rest_is
         let aside = fs::read_dir(copy.path()).unwrap().map(|e| e.unwrap().file_name());
         assert!(aside.into_iter().any(|n| n.to_str().unwrap().starts_with("spool.db.damaged-")));
     }
+}
+
+#[tokio::test]
+async fn after_years_of_messages_a_damaged_beginning_costs_no_more_than_itself() {
+    const FIRST: u64 = 5_000_001;
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, FIRST..=FIRST + 4_999).await;
+    file.close().await.unwrap();
+    let whole = fs::read(path_in(dir.path())).unwrap();
+    let place = |text: &[u8]| whole.windows(text.len()).position(|bytes| bytes == text).unwrap();
+    let first = place(format!("payload {FIRST}").as_bytes());
+    let (page, byte) = (first / 4096 * 4096, first + 3);
+    for damage in [page..page + 4096, byte..byte + 1] {
+        let mut damaged = whole.clone();
+        damaged[damage.clone()].fill(0xa5);
+        let copy = tempfile::tempdir().unwrap();
+        fs::write(path_in(copy.path()), &damaged).unwrap();
+        salvage::salvage(copy.path(), "acme-bridge", "damaged", 0).await.unwrap();
+        let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
+        let kept = ids(&mut after).await;
+        assert!(kept.len() > 4_980, "{} rows kept with {damage:?} damaged", kept.len());
+        assert_eq!(kept[kept.len() - 2], FIRST + 4_999);
+    }
+}
+
+#[tokio::test]
+async fn the_gap_of_a_damaged_file_comes_after_everything_that_was_forwarded() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(path_in(dir.path()), [0x55; 8192]).unwrap();
+    salvage::salvage(dir.path(), "acme-bridge", "damaged", 6_000).await.unwrap();
+    let mut after = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(ids(&mut after).await, [6_001]);
 }
 
 #[tokio::test]

@@ -57,10 +57,12 @@ impl OpenConnection {
 
 impl Store {
     /// Writes down what the session reports. May be repeated. `session_expiry` is how long the
-    /// broker keeps the session of an absent client.
+    /// broker keeps the session of an absent client; `standing` is the connection that this process
+    /// has now, which is never told late.
     pub async fn note(
         &self,
         session_expiry: Duration,
+        standing: Option<&ConnectionName>,
         news: &ConnectionNews,
     ) -> Result<Noted, StoreError> {
         let mut writer = self.writer.take().await?;
@@ -73,7 +75,7 @@ impl Store {
                     session_present: *session_present,
                     filters,
                     spool_dir: spool_dir.as_deref(),
-                    spooled: spool_dir.is_some(),
+                    spooled: spool_dir.is_some() && standing != Some(connection),
                 };
                 self.opened(conn, session_expiry, opened).await
             }
@@ -128,7 +130,10 @@ impl Store {
         let written: Result<(Option<i64>, Noted), Fault> = async {
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
-            if let Some(Newest::This { row, held }) = newest {
+            if let Some(Newest::This { row, held, stands }) = newest {
+                if !stands {
+                    return Ok((None, Noted::default()));
+                }
                 // The answer to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.into_iter().filter(stale).collect();
@@ -201,17 +206,21 @@ impl Store {
                    last_seen_at = case when $6 then greatest(last_seen_at, $3) else $3 end,
                    reason = $4
              where id = coalesce($1, (select id from centiloc.connection
-                                       where client_id = $2 order by id desc limit 1))
+                                       where client_id = $2 and connected_at <= $3
+                                       order by id desc limit 1))
                and instance = $5 and disconnected_at is null";
+        let row = self.open.row_of(connection);
         let query = sqlx::query(SQL)
-            .bind(self.open.row_of(connection))
+            .bind(row)
             .bind(&connection.client_id)
             .bind(at)
             .bind(clean(reason))
             .bind(connection.instance)
             .bind(reason == WITHOUT_NOTICE);
         bounded(self.link.answer_within, query.execute(conn)).await?;
-        self.open.set(None);
+        if row.is_some() {
+            self.open.set(None);
+        }
         Ok(Noted::default())
     }
 }

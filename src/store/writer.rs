@@ -227,8 +227,10 @@ impl Writer {
 
     async fn write_news(&mut self) -> Result<(), StoreError> {
         let Some(Decoded::Connection(news, token)) = self.queue.front() else { return Ok(()) };
+        let standing = self.parts.health.read(|s| s.session.connection.clone());
+        let expiry = self.parts.session_expiry;
         let Noted { stale_filters, gap } =
-            self.parts.store.note(self.parts.session_expiry, news).await?;
+            self.parts.store.note(expiry, standing.as_ref(), news).await?;
         if let Some(cause) = gap {
             let cause = cause.as_str();
             self.parts.metrics.gaps.get_or_create(&CauseLabel { cause }).inc();

@@ -28,7 +28,7 @@ fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionNews {
 }
 
 async fn note(bench: &Bench, news: ConnectionNews) -> Noted {
-    bench.store.note(EXPIRY, &news).await.unwrap()
+    bench.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
 #[tokio::test]
@@ -77,7 +77,8 @@ async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_i
     bench.store.beat(None, at(60)).await.unwrap();
     bench.store.beat(Some(&dead.connection(2)), at(60)).await.unwrap();
     let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
-    let noted = next.note(EXPIRY, &opened(&Process::new(), 1, 7251, true, &["a"])).await.unwrap();
+    let noted =
+        next.note(EXPIRY, None, &opened(&Process::new(), 1, 7251, true, &["a"])).await.unwrap();
     assert_eq!(noted.gap, Some(GapCause::Absence));
     let started: OffsetDateTime = bench.db.value("select started_at from centiloc.gap").await;
     assert_eq!(started, at(50));
@@ -138,13 +139,17 @@ async fn a_later_process_can_tell_how_a_connection_of_an_earlier_one_ended() {
     let dead = Process::new();
     note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
     let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
-    next.note(EXPIRY, &closed(&dead, 1, 100)).await.unwrap();
+    next.note(EXPIRY, None, &closed(&dead, 1, 100)).await.unwrap();
     // Of a connection that was never written down nothing can be said.
-    next.note(EXPIRY, &closed(&Process::new(), 1, 9000)).await.unwrap();
+    next.note(EXPIRY, None, &closed(&Process::new(), 1, 9000)).await.unwrap();
     let ended: Vec<String> = bench.db.column("select reason from centiloc.connection").await;
     assert_eq!(ended, ["keepalive"]);
     let news = opened(&Process::new(), 1, 7300, true, &["a"]);
-    assert_eq!(next.note(EXPIRY, &news).await.unwrap().gap, None, "away since 100, not since 0");
+    assert_eq!(
+        next.note(EXPIRY, None, &news).await.unwrap().gap,
+        None,
+        "away since 100, not since 0"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +189,7 @@ async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_con
     note(&bench, spooled(opened(&first, 1, 0, false, &["a"]))).await;
     bench.store.beat(Some(&first.connection(1)), at(40)).await.unwrap();
     let other = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
-    other.note(EXPIRY, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
+    other.note(EXPIRY, None, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
     // Between, the first had lost the session and could tell only its spool.
     let noted = note(&bench, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
     assert_eq!(noted, Noted { gap: Some(GapCause::SessionLost), ..Noted::default() });
@@ -195,8 +200,34 @@ async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_con
     let standing = "centiloc.connection where disconnected_at is null";
     assert_eq!(bench.db.count(standing).await, 1);
     other.beat(Some(&second.connection(1)), at(9000)).await.unwrap();
-    let again = other.note(EXPIRY, &opened(&second, 2, 9100, true, &["a"])).await.unwrap();
+    let again = other.note(EXPIRY, None, &opened(&second, 2, 9100, true, &["a"])).await.unwrap();
     assert_eq!(again.gap, None);
+}
+
+#[tokio::test]
+async fn what_a_spool_tells_twice_is_there_once_and_ends_no_later_connection() {
+    let bench = Bench::new().await;
+    let me = Process::new();
+    note(&bench, opened(&Process::new(), 1, -100, true, &["a"])).await;
+    let told = [
+        spooled(opened(&me, 1, 0, false, &["a"])),
+        closed(&me, 1, 10),
+        spooled(opened(&me, 2, 9000, true, &["a"])),
+    ];
+    for news in told.clone() {
+        note(&bench, news).await;
+    }
+    let rows = "select to_jsonb(c)::text from centiloc.connection c order by id";
+    let before = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
+    // A process that was killed before it could delete them tells them, all or the last ones.
+    for from in 0..told.len() {
+        let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+        for news in &told[from..] {
+            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), Noted::default());
+        }
+        let after = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
+        assert_eq!(after, before);
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connecti
         filters: vec![],
         spool_dir: None,
     };
-    store.note(EXPIRY, &opened).await.unwrap();
+    store.note(EXPIRY, None, &opened).await.unwrap();
     let (parts, health) = parts(store);
     health.update(|snapshot| snapshot.session.connection = Some(connection));
     let stop = parts.stop.clone();

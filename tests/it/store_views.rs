@@ -221,7 +221,7 @@ async fn data_gap_shows_a_gap_while_it_is_open_and_its_end_when_it_is_known() {
         detail: "acks held".into(),
     };
     let note = async |gap: &Gap| {
-        bench.store.note(EXPIRY, &ConnectionNews::Gap(gap.clone())).await.unwrap()
+        bench.store.note(EXPIRY, None, &ConnectionNews::Gap(gap.clone())).await.unwrap()
     };
     assert_eq!(note(&gap).await.gap, Some(GapCause::Backpressure));
     let open = "select duration > '1 day' and ended_at is null from centiloc.data_gap";

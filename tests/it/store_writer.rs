@@ -138,7 +138,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
 #[tokio::test]
 async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
     let bench = Bench::new().await;
-    bench.store.note(EXPIRY, &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
@@ -160,7 +160,7 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
 #[tokio::test]
 async fn stale_filters_are_passed_back_to_be_unsubscribed() {
     let bench = Bench::new().await;
-    bench.store.note(EXPIRY, &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
         rig.news(opened(true, &["a"], 100)).await;

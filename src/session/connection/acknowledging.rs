@@ -39,9 +39,9 @@ impl Connection<'_> {
     }
 
     /// Announces a possible loss when acknowledgements have been held for too long; from then on
-    /// none leaves before that is durable.
+    /// none leaves before that is durable. While stopping nothing can be announced any more: then
+    /// they stay unsent, and the next process acknowledges.
     pub(super) fn note_hold(&mut self) -> Result<(), Gone> {
-        let Some(door) = self.door.as_ref() else { return Ok(()) };
         let gap = self.shared.memory().overdue(Instant::now(), OffsetDateTime::now_utc(), |held| {
             let (cause, detail) = self.shared.describe_hold(held, self.unacked());
             (self.shared.mqtt.client_id.clone(), cause, detail)
@@ -52,7 +52,7 @@ impl Connection<'_> {
             detail = gap.detail,
             "the broker's queue may overflow"
         );
-        door.announce(ConnectionNews::Gap(gap))
+        self.door.as_ref().map_or(Ok(()), |door| door.announce(ConnectionNews::Gap(gap)))
     }
 
     /// Counts acknowledgements that left, and announces the end of a gap with the first.

@@ -16,10 +16,12 @@ use crate::store::write::bounded;
 /// The newest row of the client id.
 #[derive(Debug)]
 pub(super) enum Newest {
-    /// The connection itself, written down by an earlier try.
+    /// The connection itself, written down by an earlier try, or told before out of the spool.
     This {
         row: i64,
         held: Vec<String>,
+        /// It is the newest, and not known to have ended.
+        stands: bool,
     },
     Earlier(Earlier),
 }
@@ -31,17 +33,18 @@ pub(super) async fn newest(
 ) -> Result<Option<Newest>, Fault> {
     const SQL: &str = "
         select id, last_seen_at, filters, instance = $2 as same_process, connected_at > $3 as later,
-               instance = $2 and connected_at = $3 as this
+               instance = $2 and connected_at = $3 as this,
+               disconnected_at is null and id = max(id) over () as stands
           from centiloc.connection
          where client_id = $1
-         order by id desc
+         order by (instance = $2 and connected_at = $3) desc, id desc
          limit 1";
     let ConnectionName { client_id, instance, .. } = opened.connection;
     let query = sqlx::query(SQL).bind(client_id).bind(instance).bind(opened.at);
     let Some(row) = bounded(limit, query.fetch_optional(conn)).await? else { return Ok(None) };
     let filters = row.try_get("filters")?;
     Ok(Some(if row.try_get("this")? {
-        Newest::This { row: row.try_get("id")?, held: filters }
+        Newest::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
     } else {
         Newest::Earlier(Earlier {
             last_seen_at: row.try_get("last_seen_at")?,
