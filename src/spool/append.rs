@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SpoolError;
-use super::file::{Changes, Depth, Life, LifeChange, SpoolFile};
+use super::file::{Changes, Depth, LifeChange, SpoolFile};
+use super::life::{Standing, ended_without_notice};
 use super::progress::Progress;
 use super::row::{Row, time as at};
-use crate::message::{AckToken, Committed, ConnectionNews, Feedback, Intake, WITHOUT_NOTICE};
+use crate::message::{AckToken, Committed, Feedback, Intake};
 use crate::telemetry::{Health, Metrics};
 
 /// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
@@ -28,9 +29,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Between two tries to write to a disk in trouble.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How exactly it is known when a process died while the database was away.
-const LIFE: Duration = Duration::from_secs(10);
 
 /// The appending part.
 #[derive(Debug)]
@@ -50,10 +48,7 @@ pub(super) struct Appender {
     next_id: u64,
     /// Rows up to this one are deleted.
     deleted: u64,
-    /// The connection that stands, as JSON, and when that was last written down.
-    life: Option<(String, Instant)>,
-    /// What became of it while news passed the disk by.
-    life_passed_by: LifeChange,
+    standing: Standing,
     /// Whether the end of an earlier process' connection was told.
     predecessor_closed: bool,
 }
@@ -94,8 +89,7 @@ impl Appender {
             depth: Depth::default(),
             next_id: 1,
             deleted: 0,
-            life: None,
-            life_passed_by: LifeChange::None,
+            standing: Standing::default(),
             predecessor_closed: false,
         }
     }
@@ -217,7 +211,8 @@ impl Appender {
         self.depth.bytes = self.depth.bytes.saturating_sub(freed.bytes);
         let (rows, depth) = self.group();
         let now = Instant::now();
-        let life = self.life_after(rows.len(), now);
+        let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
+        let life = self.standing.change(self.pending.range(..rows.len()), database_tells, now);
         let changes = Changes {
             append: &rows,
             delete_through: (done > self.deleted).then_some(done),
@@ -236,14 +231,7 @@ impl Appender {
         }
         self.depth.messages += depth.messages;
         self.depth.bytes += depth.bytes;
-        if life != LifeChange::None {
-            self.life_passed_by = LifeChange::None;
-        }
-        match life {
-            LifeChange::None => {}
-            LifeChange::Ended => self.life = None,
-            LifeChange::Stands(life) => self.life = Some((life.connection, now)),
-        }
+        self.standing.wrote(life, now);
         self.pass_on(count, progress).await;
         if self.depth == Depth::default() {
             file.shrink().await?;
@@ -270,23 +258,6 @@ impl Appender {
             rows.push((id, row));
         }
         (rows, depth)
-    }
-
-    /// The connection that stands after the first `count` of what is pending, where that is to be
-    /// written down: it changed, or the database cannot tell.
-    fn life_after(&self, count: usize, now: Instant) -> LifeChange {
-        for intake in self.pending.iter().take(count).rev() {
-            if let Some(change) = told_life(intake) {
-                return change;
-            }
-        }
-        if self.life_passed_by != LifeChange::None {
-            return self.life_passed_by.clone();
-        }
-        let Some((connection, written)) = &self.life else { return LifeChange::None };
-        let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
-        let due = now.saturating_duration_since(*written) >= LIFE && !database_tells;
-        if due { stands(connection.clone()) } else { LifeChange::None }
     }
 
     /// The first `count` of what was pending are durable.
@@ -325,9 +296,7 @@ impl Appender {
             let reserved = tokio::time::timeout(RETRY, decode.reserve()).await;
             let Ok(Ok(place)) = reserved else { return false };
             let Some(intake) = self.pending.pop_front() else { break };
-            if let Some(change) = told_life(&intake) {
-                self.life_passed_by = change;
-            }
+            self.standing.passed_by(&intake);
             if let Intake::Message(message) = &intake
                 && message.ack.is_some()
             {
@@ -384,41 +353,14 @@ impl Appender {
     }
 }
 
-fn stands(connection: String) -> LifeChange {
-    let seen_at = OffsetDateTime::now_utc().unix_timestamp_nanos();
-    LifeChange::Stands(Life { connection, seen_at: i64::try_from(seen_at).unwrap_or(i64::MAX) })
-}
-
-/// What this tells about the connection that stands.
-fn told_life(intake: &Intake) -> Option<LifeChange> {
-    match intake {
-        Intake::Connection(ConnectionNews::Opened { connection, .. }, _) => {
-            serde_json::to_string(connection).ok().map(stands)
-        }
-        Intake::Connection(ConnectionNews::Closed { .. }, _) => Some(LifeChange::Ended),
-        Intake::Connection(..) | Intake::Message(_) => None,
-    }
-}
-
-/// The end of the connection that a process left open which the file outlived: when it was last known
-/// to live.
-pub(super) async fn ended_without_notice(
-    file: &mut SpoolFile,
-) -> Result<Option<ConnectionNews>, SpoolError> {
-    let Some(life) = file.life().await? else { return Ok(None) };
-    let Ok(connection) = serde_json::from_str(&life.connection) else { return Ok(None) };
-    let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
-    let reason = WITHOUT_NOTICE.to_owned();
-    Ok(Some(ConnectionNews::Closed { connection, at: at(seen_at), reason }))
-}
-
 /// Says once what is wrong with the spool.
 pub(super) fn say(health: &Health, problem: String) {
     let known = |s: &crate::telemetry::health::Snapshot| {
         s.spool.as_ref().and_then(|spool| spool.problem.clone())
     };
     // The figures in it grow; it is the same trouble.
-    let same = health.read(known).is_some_and(|known| known.get(..32) == problem.get(..32));
+    let begins = |text: &str| text.chars().take(32).collect::<String>();
+    let same = health.read(known).is_some_and(|known| begins(&known) == begins(&problem));
     if !same {
         tracing::error!(problem, "the spool is in trouble; holding what cannot be written");
     }

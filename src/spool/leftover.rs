@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::append::ended_without_notice;
 use super::error::SpoolError;
 use super::file::{Changes, Lock, SpoolFile, path_in};
 use super::forward::Forwarder;
+use super::life::ended_without_notice;
 use super::progress::Progress;
 use super::route;
 use super::salvage::{self, remove};
