@@ -300,7 +300,6 @@ async fn switched_off_after_a_kill_its_absence_counts_from_the_last_sign_of_life
 /// The bridge of this bench spools to the disk instead.
 fn on_disk(bench: &mut Bench, disk: &SmallDisk) {
     bench.dir = disk.path().join("spool");
-    bench.queue_grace = "500ms";
 }
 
 #[tokio::test]
@@ -324,8 +323,14 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
     bench.rig.until_acked(600).await;
     bench.rig.until_rows("item_event", 600).await;
     bridge.until_logged(&["ERROR", "no space is left on the disk of spool.dir"]).await;
+    // Not even the file can be opened now.
+    assert_eq!(bridge.terminate().await, 0);
+    bridge.start_again();
+    platform.publish_json(&events[600..700]).await;
+    bench.rig.until_acked(700).await;
+    bench.rig.until_rows("item_event", 700).await;
     disk.free();
-    platform.publish_json(&events[600..]).await;
+    platform.publish_json(&events[700..]).await;
     bench.rig.until_rows("item_event", 900).await;
     bridge.until_logged(&["the spool takes messages again"]).await;
     bench.rig.until_acked(900).await;
@@ -343,6 +348,7 @@ async fn with_its_disk_full_and_the_database_away_it_holds_everything_and_says_s
     };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
+    bench.queue_grace = "500ms";
     let bridge = bench.without_database().await;
     let events = ItemEvent::series(TENANT, 600);
     let platform = bench.rig.platform().await;
