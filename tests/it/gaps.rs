@@ -14,6 +14,14 @@ use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq};
 
+/// A link to the database that can be broken, and a bridge that soon takes a held queue for an
+/// overflowing one.
+async fn impatient(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
+    let link = Proxy::to(postgres.port()).await;
+    let config = rig.config().set("database.url", rig.database.url_at(link.port()));
+    (link, config.set("mqtt.queue_grace", "200ms"))
+}
+
 #[tokio::test]
 async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_first_of_them_leaves()
 {
@@ -67,11 +75,7 @@ async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_fir
 async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
-    let link = Proxy::to(postgres.port()).await;
-    let config = rig
-        .config()
-        .set("database.url", rig.database.url_at(link.port()))
-        .set("mqtt.queue_grace", "200ms");
+    let (link, config) = impatient(&rig, postgres).await;
     let events = ItemEvent::series(TENANT, 60);
     let platform = rig.platform().await;
     let mut bridge = Bridge::ready(&config).await;
@@ -98,11 +102,7 @@ async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held()
 async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process_died() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
-    let link = Proxy::to(postgres.port()).await;
-    let config = rig
-        .config()
-        .set("database.url", rig.database.url_at(link.port()))
-        .set("mqtt.queue_grace", "200ms");
+    let (link, config) = impatient(&rig, postgres).await;
     let mut bridge = Bridge::ready(&config).await;
     rig.until_rows("connection", 1).await;
     bridge.kill();
@@ -134,14 +134,9 @@ async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process
 async fn a_gap_that_lasts_when_the_process_dies_is_closed_by_the_next() {
     let postgres = Postgres::shared().await;
     let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), postgres).await;
-    let link = Proxy::to(postgres.port()).await;
-    let dir = rig.config().folder().join("spool");
-    let config = rig
-        .config()
-        .set("database.url", rig.database.url_at(link.port()))
-        .set("spool.dir", dir.to_str().unwrap())
-        .set("spool.max_size", "1MiB")
-        .set("mqtt.queue_grace", "200ms");
+    let (link, config) = impatient(&rig, postgres).await;
+    let dir = config.folder().join("spool");
+    let config = config.set("spool.dir", dir.to_str().unwrap()).set("spool.max_size", "1MiB");
     let mut bridge = Bridge::ready(&config).await;
     rig.until_rows("connection", 1).await;
     link.refuse().await;
