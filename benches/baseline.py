@@ -48,15 +48,15 @@ create table if not exists baseline_event (
   momentum timestamptz not null, uid text not null, is_in boolean not null, board_sn text not null,
   x_mm integer, y_mm integer, nb_hits integer, hold_time interval, fill_ratio real,
   product_reference text, shelf_sn text, furniture_sn text, loc_reference text, floor integer,
-  tenant text, primary key (momentum, uid, board_sn, is_in))
+  tenant text, momentum_ns bigint not null, primary key (momentum_ns, uid, board_sn, is_in))
 """
 
 INSERT = """
 insert into baseline_event
-select to_timestamp(m / 1e6), u, i, b, x, y, n, h * interval '1 microsecond', r, p, s, f, l, fl, t
-from unnest(%s::float8[], %s::text[], %s::bool[], %s::text[], %s::int[], %s::int[], %s::int[],
+select to_timestamp(ns / 1e9), u, i, b, x, y, n, h * interval '1 microsecond', r, p, s, f, l, fl, t, ns
+from unnest(%s::bigint[], %s::text[], %s::bool[], %s::text[], %s::int[], %s::int[], %s::int[],
             %s::float8[], %s::real[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-            %s::text[]) as e(m, u, i, b, x, y, n, h, r, p, s, f, l, fl, t)
+            %s::text[]) as e(ns, u, i, b, x, y, n, h, r, p, s, f, l, fl, t)
 on conflict do nothing
 """
 
@@ -85,7 +85,7 @@ def item_class():
 def row(event):
     position = event.pos_mm or (None, None)
     return (
-        event.momentum.seconds * 1e6 + event.momentum.nanos // 1000,
+        event.momentum.seconds * 1_000_000_000 + event.momentum.nanos,
         event.uid,
         event.is_in,
         event.board_sn,
