@@ -8,9 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The narrowest window that a common broker has by default (`HiveMQ`; Mosquitto and `VerneMQ` have
-/// 20, EMQX 32). Fewer un-acknowledged messages than this do not fill the window of a broker that has
-/// already shown to have a wider one.
+/// Half of the narrowest window that a common broker has by default (Mosquitto and `VerneMQ` have 20,
+/// EMQX 32, `HiveMQ` 50). Fewer un-acknowledged messages than this do not fill the window of a broker
+/// that has already shown to have one of twice as many.
 const NARROW: usize = 10;
 
 /// How long nothing could be acknowledged with the window full.
