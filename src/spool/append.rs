@@ -141,11 +141,11 @@ impl Appender {
                 Ok(true) => self.is_well(),
                 Ok(false) if self.pending.is_empty() => {}
                 Ok(false) => {
-                    self.is_in_trouble(self.full());
+                    say(&self.health, self.full());
                     moved_or(RETRY, &mut done).await;
                 }
                 Err(error @ (SpoolError::NoSpace | SpoolError::Unavailable(_))) => {
-                    self.is_in_trouble(error.to_string());
+                    say(&self.health, error.to_string());
                     let passed = self.pass_by(progress).await;
                     if !passed && error != SpoolError::NoSpace {
                         return Err(error);
@@ -334,10 +334,6 @@ impl Appender {
         }
     }
 
-    fn is_in_trouble(&self, problem: String) {
-        say(&self.health, problem);
-    }
-
     async fn publish(&self, file: &mut SpoolFile) -> Result<(), SpoolError> {
         let oldest_at = file.oldest().await?.map(at);
         let Depth { messages, bytes } = self.depth;
@@ -355,13 +351,10 @@ impl Appender {
 
 /// Says once what is wrong with the spool.
 pub(super) fn say(health: &Health, problem: String) {
-    let known = |s: &crate::telemetry::health::Snapshot| {
-        s.spool.as_ref().and_then(|spool| spool.problem.clone())
-    };
     // The figures in it grow; it is the same trouble.
     let begins = |text: &str| text.chars().take(32).collect::<String>();
-    let same = health.read(known).is_some_and(|known| begins(&known) == begins(&problem));
-    if !same {
+    let known = health.read(|s| Some(begins(s.spool.as_ref()?.problem.as_deref()?)));
+    if known != Some(begins(&problem)) {
         tracing::error!(problem, "the spool is in trouble; holding what cannot be written");
     }
     health.update(|snapshot| snapshot.spool.get_or_insert_default().problem = Some(problem));

@@ -66,7 +66,7 @@ pub(super) async fn salvage(
     client_id: &str,
     problem: &str,
     last_known: u64,
-) -> Result<PathBuf, SpoolError> {
+) -> Result<(), SpoolError> {
     let work = dir.join(IN_WORK);
     remove(&work)?;
     let mut new = SpoolFile::open(&work).await?;
@@ -91,21 +91,21 @@ pub(super) async fn salvage(
     finish(dir)
 }
 
-/// Puts a complete salvage in the place of the file, if there is one. Returns where that went.
-pub(super) fn finish(dir: &Path) -> Result<PathBuf, SpoolError> {
+/// Puts a complete salvage in the place of the file, if there is one.
+pub(super) fn finish(dir: &Path) -> Result<(), SpoolError> {
     let (complete, place) = (dir.join(COMPLETE), path_in(dir));
-    let aside = dir.join(format!("{ASIDE}{}", OffsetDateTime::now_utc().unix_timestamp()));
-    if complete.exists() {
-        if place.exists() {
-            for suffix in ["-wal", ""] {
-                rename(&with_suffix(&place, suffix), &with_suffix(&aside, suffix))?;
-            }
-            remove(&place)?;
-        }
-        rename(&complete, &place)?;
-        sync_folder(dir).map_err(|e| SpoolError::io(dir, &e))?;
+    if !complete.exists() {
+        return Ok(());
     }
-    Ok(aside)
+    if place.exists() {
+        let aside = dir.join(format!("{ASIDE}{}", OffsetDateTime::now_utc().unix_timestamp()));
+        for suffix in ["-wal", ""] {
+            rename(&with_suffix(&place, suffix), &with_suffix(&aside, suffix))?;
+        }
+        remove(&place)?;
+    }
+    rename(&complete, &place)?;
+    sync_folder(dir).map_err(|e| SpoolError::io(dir, &e))
 }
 
 /// Copies every readable row; returns also the last id, as far as it can be told.

@@ -1,6 +1,6 @@
 //! The stage: opens the file, mends what can be mended, and keeps its parts at work.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,23 +51,6 @@ pub struct SpoolParts {
     pub abandon: CancellationToken,
 }
 
-/// Runs until the intake is closed, everything from it is on disk and the store is gone. Once
-/// `abandon` is cancelled, it waits for nothing but the store.
-pub async fn run(parts: SpoolParts) {
-    Stage::new(parts).run().await;
-}
-
-struct Stage {
-    dir: PathBuf,
-    client_id: String,
-    appender: Appender,
-    decode: mpsc::Sender<Intake>,
-    store: mpsc::Receiver<Feedback>,
-    session: mpsc::Sender<Feedback>,
-    health: Arc<Health>,
-    abandon: CancellationToken,
-}
-
 /// The file, open for writing and for reading.
 struct Open {
     writer: SpoolFile,
@@ -83,89 +66,84 @@ impl Open {
     }
 }
 
-impl Stage {
-    fn new(parts: SpoolParts) -> Self {
-        let SpoolParts { config, client_id, intake, decode, store, session, .. } = parts;
-        let telemetry = (Arc::clone(&parts.health), parts.metrics);
-        let outlets = Outlets { decode: decode.clone(), session: session.clone() };
-        let appender = Appender::new(intake, outlets, config.max_size, telemetry);
-        parts.health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
-        let (health, abandon) = (parts.health, parts.abandon);
-        Self { dir: config.dir, client_id, appender, decode, store, session, health, abandon }
-    }
-
-    async fn run(self) {
-        let Self { dir, client_id, mut appender, decode, store, session, health, abandon } = self;
-        let finished = CancellationToken::new();
-        let progress = Progress::new(0);
-        let spooling = async {
-            let forwarder = Forwarder::new(decode);
-            let file = tokio::select! {
-                biased;
-                () = abandon.cancelled() => None,
-                file = Self::spool(&dir, &client_id, &mut appender, &forwarder, &progress, &health)
-                    => Some(file),
-            };
-            // Ends decoding and the store; what they do not take any more stays on disk.
-            drop(forwarder);
-            appender.let_go();
-            finished.cancel();
-            file
+/// Runs until the intake is closed, everything from it is on disk and the store is gone. Once
+/// `abandon` is cancelled, it waits for nothing but the store.
+pub async fn run(parts: SpoolParts) {
+    let SpoolParts { config, client_id, intake, decode, store, session, health, metrics, abandon } =
+        parts;
+    health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
+    let outlets = Outlets { decode: decode.clone(), session: session.clone() };
+    let telemetry = (Arc::clone(&health), metrics);
+    let mut appender = Appender::new(intake, outlets, config.max_size, telemetry);
+    let finished = CancellationToken::new();
+    let progress = Progress::new(0);
+    let spooling = async {
+        let forwarder = Forwarder::new(decode);
+        let file = tokio::select! {
+            biased;
+            () = abandon.cancelled() => None,
+            file = spool(&config.dir, &client_id, &mut appender, &forwarder, &progress, &health)
+                => Some(file),
         };
-        let (file, ()) = tokio::join!(spooling, route::run(store, session, &progress, &finished));
-        let Some(mut file) = file else { return };
-        let closed = async {
-            appender.finish(&mut file.writer, &progress).await?;
-            file.reader.close().await?;
-            file.writer.close().await
-        };
-        if let Err(error) = closed.await {
-            tracing::warn!(
-                problem = %error,
-                "could not delete from the spool what is committed; it will be sent again, and makes \
-                 no second row"
-            );
-        }
+        // Ends decoding and the store; what they do not take any more stays on disk.
+        drop(forwarder);
+        appender.let_go();
+        finished.cancel();
+        file
+    };
+    let (file, ()) = tokio::join!(spooling, route::run(store, session, &progress, &finished));
+    let Some(mut file) = file else { return };
+    let closed = async {
+        appender.finish(&mut file.writer, &progress).await?;
+        file.reader.close().await?;
+        file.writer.close().await
+    };
+    if let Err(error) = closed.await {
+        tracing::warn!(
+            problem = %error,
+            "could not delete from the spool what is committed; it will be sent again, and makes \
+             no second row"
+        );
     }
+}
 
-    /// Spools until nothing more comes.
-    async fn spool(
-        dir: &Path,
-        client_id: &str,
-        appender: &mut Appender,
-        forwarder: &Forwarder,
-        progress: &Progress,
-        health: &Health,
-    ) -> Open {
-        loop {
-            let mut file = open(dir, client_id, appender, progress, health).await;
-            let interrupt = CancellationToken::new();
-            let ended = {
-                let appending = appender.run(&mut file.writer, progress, &interrupt);
-                tokio::pin!(appending);
-                tokio::select! {
-                    ended = &mut appending => ended,
-                    unreadable = forwarder.run(&mut file.reader, progress) => {
-                        interrupt.cancel();
-                        let ended = appending.await;
-                        match (ended, unreadable) {
-                            (Ok(Ended::Interrupted), Err(error)) => Err(error),
-                            (ended, _) => ended,
-                        }
+/// Spools until nothing more comes.
+async fn spool(
+    dir: &Path,
+    client_id: &str,
+    appender: &mut Appender,
+    forwarder: &Forwarder,
+    progress: &Progress,
+    health: &Health,
+) -> Open {
+    loop {
+        let mut file = open(dir, client_id, appender, progress, health).await;
+        let interrupt = CancellationToken::new();
+        let ended = {
+            let appending = appender.run(&mut file.writer, progress, &interrupt);
+            tokio::pin!(appending);
+            tokio::select! {
+                ended = &mut appending => ended,
+                unreadable = forwarder.run(&mut file.reader, progress) => {
+                    interrupt.cancel();
+                    let ended = appending.await;
+                    match (ended, unreadable) {
+                        (Ok(Ended::Interrupted), Err(error)) => Err(error),
+                        (ended, _) => ended,
                     }
                 }
-            };
-            match ended {
-                Ok(Ended::Finished) => return file,
-                Ok(Ended::Interrupted) => {}
-                Err(error) => {
-                    say(health, error.to_string());
-                    file.leave().await;
-                    if let SpoolError::Damaged(problem) = error {
-                        mend(dir, client_id, &problem, progress, health).await;
-                    } else {
-                        tokio::time::sleep(RETRY).await;
-                    }
+            }
+        };
+        match ended {
+            Ok(Ended::Finished) => return file,
+            Ok(Ended::Interrupted) => {}
+            Err(error) => {
+                say(health, error.to_string());
+                file.leave().await;
+                if let SpoolError::Damaged(problem) = error {
+                    mend(dir, client_id, &problem, progress, health).await;
+                } else {
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }
@@ -219,7 +197,7 @@ async fn mend(dir: &Path, client_id: &str, problem: &str, progress: &Progress, h
     let last_known = progress.forwarded().max(*progress.appended.borrow());
     let lock = Lock::take(dir);
     let result = match &lock {
-        Ok(_) => salvage::salvage(dir, client_id, problem, last_known).await.map(drop),
+        Ok(_) => salvage::salvage(dir, client_id, problem, last_known).await,
         Err(error) => Err(error.clone()),
     };
     if let Err(error) = result {

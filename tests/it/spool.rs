@@ -304,10 +304,7 @@ fn on_disk(bench: &mut Bench, disk: &SmallDisk) {
 
 #[tokio::test]
 async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_a_spool() {
-    let disk = match SmallDisk::mount(8) {
-        Ok(disk) => disk,
-        Err(reason) => return eprintln!("not shown here: {reason}"),
-    };
+    let Some(disk) = SmallDisk::mount(8) else { return };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
     let mut bridge = Bridge::ready(&bench.config()).await;
@@ -342,10 +339,7 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
 
 #[tokio::test]
 async fn with_its_disk_full_and_the_database_away_it_holds_everything_and_says_so() {
-    let disk = match SmallDisk::mount(24) {
-        Ok(disk) => disk,
-        Err(reason) => return eprintln!("not shown here: {reason}"),
-    };
+    let Some(disk) = SmallDisk::mount(24) else { return };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
     bench.queue_grace = "500ms";

@@ -19,8 +19,13 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts it; only root may.
-    pub fn mount(mib: u32) -> Result<Self, String> {
+    /// Mounts it; says so where that is not possible.
+    pub fn mount(mib: u32) -> Option<Self> {
+        Self::try_mount(mib).map_err(|reason| eprintln!("not shown here: {reason}")).ok()
+    }
+
+    /// Only root may.
+    fn try_mount(mib: u32) -> Result<Self, String> {
         if run("id", ["-u"]).trim() != "0" {
             return Err("only root may mount a small disk".to_owned());
         }
