@@ -12,10 +12,13 @@
 //!
 //! [`run`] is the composition root: the only place that names more than one stage.
 
+pub mod accounting;
+pub mod ack;
 pub mod admin;
 pub mod backoff;
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod decode;

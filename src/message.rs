@@ -10,33 +10,8 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::ack::{AckToken, Committed, ConnectionId};
 use crate::event::{Event, Reject};
-
-/// Numbers the connections of this process, so that a late acknowledgement can name the one it
-/// belongs to. A token of a dead connection is dropped: the broker redelivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ConnectionId(pub u64);
-
-impl ConnectionId {
-    /// What delivers out of the spool. Connections to the broker are numbered from 1.
-    pub const SPOOL: Self = Self(0);
-}
-
-/// The right to acknowledge one delivery once it is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct AckToken {
-    /// The connection that delivered it.
-    pub connection: ConnectionId,
-    /// Its place in the order of receipt on that connection; the row of the spool.
-    pub sequence: u64,
-}
-
-impl AckToken {
-    /// Whether what it belongs to is on disk already, and only to be deleted there.
-    pub fn is_spooled(self) -> bool {
-        self.connection == ConnectionId::SPOOL
-    }
-}
 
 /// Bytes and messages held in memory, from receipt until the last stage drops them.
 #[derive(Debug, Default)]
@@ -233,30 +208,6 @@ impl GapCause {
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
         }
-    }
-}
-
-/// Tokens of messages that are durable. Only the stages that make messages durable (`store`,
-/// `spool`) can make one.
-#[derive(Debug)]
-pub struct Committed(Vec<AckToken>);
-
-impl Committed {
-    /// To be called after the COMMIT (or fsync) returned, and nowhere else.
-    pub(crate) fn after_commit(tokens: Vec<AckToken>) -> Self {
-        Self(tokens)
-    }
-
-    /// The tokens, in no particular order.
-    pub fn tokens(&self) -> &[AckToken] {
-        &self.0
-    }
-
-    /// The last of the spool's rows, if there are any, apart from what the broker delivered.
-    pub fn split(self) -> (Option<u64>, Self) {
-        let (spooled, delivered): (Vec<_>, Vec<_>) =
-            self.0.into_iter().partition(|token| token.is_spooled());
-        (spooled.iter().map(|token| token.sequence).max(), Self(delivered))
     }
 }
 

@@ -6,11 +6,11 @@ mod pipeline;
 mod reloader;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -18,17 +18,18 @@ use self::edge::Edge;
 use self::pipeline::Pipeline;
 use self::reloader::Reloader;
 use crate::backoff::Backoff;
+use crate::clock::Clock;
 use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::leadership::Leadership;
-use crate::message::InFlight;
 use crate::reload::Source;
 use crate::session::credentials::{Material, Sources};
-use crate::session::memory::Memory;
-use crate::session::record::Record;
+use crate::session::gap_state_file::GapStateFile;
+use crate::session::gap_tracker::GapTracker;
 use crate::session::renewal;
 use crate::session::shared::Process;
+use crate::session::transport::mqtt::NetworkConnector;
 use crate::signals::{Reloads, Signals, Stop};
 use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
@@ -59,7 +60,6 @@ struct Service {
     condition: Arc<Condition>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    in_flight: Arc<InFlight>,
     heartbeat: Arc<Heartbeat>,
     dials: Dials,
     leadership: watch::Sender<Leadership>,
@@ -131,10 +131,14 @@ impl Service {
         let process = Process {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
-            memory: Arc::new(Mutex::new(Memory::new(
-                config.mqtt.queue_grace,
-                Record::of(&config.mqtt.client_id, config.spool.as_ref().map(|s| s.dir.as_path())),
-            ))),
+            gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),
+            gap_state: Arc::new(GapStateFile::of(
+                &config.mqtt.client_id,
+                config.spool.as_ref().map(|spool| spool.dir.as_path()),
+            )),
+            accounting: Arc::clone(metrics.accounting()),
+            connector: Arc::new(NetworkConnector),
+            clock: Clock::system(),
         };
         Ok(Self {
             dials,
@@ -147,7 +151,6 @@ impl Service {
             condition,
             metrics,
             health,
-            in_flight: Arc::default(),
             connections: Arc::default(),
             config,
         })
@@ -165,6 +168,7 @@ impl Service {
                 fallen = self.watch(&mut pipeline, edge, reloads, reloader) => fallen,
             };
             pipeline.take_down().await;
+            self.process.accounting.write_off();
             if let Outcome::Failed(_) = &outcome {
                 return End::Refused(outcome.to_string());
             }
@@ -233,7 +237,7 @@ impl Service {
 
     /// Whether everything received is on disk, whatever becomes of the database.
     fn all_is_safe(&self) -> bool {
-        self.config.spool.is_some() && self.in_flight.messages() == 0
+        self.config.spool.is_some() && self.process.accounting.counts().in_pipeline == 0
     }
 
     /// Waits until the stages have had their time to finish. The last tenth of the grace is for the
@@ -252,7 +256,7 @@ impl Service {
     }
 
     fn report_drain(&self, complete: bool) -> End {
-        let left = self.in_flight.messages();
+        let left = self.process.accounting.counts().in_pipeline;
         let spooled = self.health.read(|s| s.spool.as_ref().map_or(0, |spool| spool.events));
         if complete && spooled > 0 {
             tracing::info!(

@@ -27,7 +27,7 @@ pub use listen::{BindError, bind};
 use crate::config::Config;
 use crate::telemetry::{Health, Heartbeat, Metrics};
 use listen::Limited;
-use report::{Liveness, Readiness, Status};
+use report::{Liveness, Readiness, Status, unaccounted};
 
 /// Requests under way get this long to finish once the endpoint stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -127,7 +127,7 @@ async fn livez(State(state): Shared) -> Response {
 }
 
 async fn readyz(State(state): Shared) -> Response {
-    let readiness = Readiness::new(&state.health.snapshot());
+    let readiness = Readiness::new(&state.health.snapshot(), unaccounted(&state.metrics));
     (code(readiness.ready), HEADERS, Json(readiness)).into_response()
 }
 

@@ -41,7 +41,7 @@ pub struct Readiness {
 /// One reason not to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
-    /// `session` or `database`.
+    /// `session`, `database`, `spool` or `accounting`.
     pub part: &'static str,
     /// What is wrong, with the cure.
     pub problem: String,
@@ -50,7 +50,9 @@ pub struct Obstacle {
 impl Readiness {
     /// Ready is subscribed to everything at QoS 1, with a database that answers and, where it is on, a
     /// spool that takes what comes.
-    pub fn new(snapshot: &Snapshot) -> Self {
+    ///
+    /// `unaccounted` messages were received and forgotten: a service that does so is not ready.
+    pub fn new(snapshot: &Snapshot, unaccounted: i64) -> Self {
         let mut not_ready = Vec::new();
         if snapshot.session.phase != Phase::Subscribed || snapshot.session.problem.is_some() {
             let problem = snapshot.session.problem.clone();
@@ -66,8 +68,20 @@ impl Readiness {
         if let Some(problem) = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone()) {
             not_ready.push(Obstacle { part: "spool", problem });
         }
+        if unaccounted != 0 {
+            let problem = format!(
+                "{unaccounted} received messages are neither stored nor with the broker; restart \
+                 the service, so that the broker delivers them again, and report this as a bug"
+            );
+            not_ready.push(Obstacle { part: "accounting", problem });
+        }
         Self { ready: not_ready.is_empty(), not_ready }
     }
+}
+
+/// Returns how many received messages nothing accounts for.
+pub fn unaccounted(metrics: &Metrics) -> i64 {
+    metrics.accounting().counts().unaccounted()
 }
 
 fn phase_in_words(phase: Phase) -> String {
@@ -124,7 +138,7 @@ impl Status {
             started_at: state.started_at,
             uptime_seconds: state.started.elapsed().as_secs(),
             live: Liveness::new(state.heartbeat.age()).live,
-            readiness: Readiness::new(&parts),
+            readiness: Readiness::new(&parts, unaccounted(&state.metrics)),
             parts,
             figures: Figures::new(&state.metrics),
         }
@@ -214,7 +228,7 @@ mod tests {
             (Phase::Starting, false, None, false),
             (Phase::Stopping, true, None, false),
         ] {
-            let readiness = Readiness::new(&snapshot(phase, database_up, spool));
+            let readiness = Readiness::new(&snapshot(phase, database_up, spool), 0);
             assert_eq!(readiness.ready, ready, "{phase:?} {database_up} {spool:?}");
             assert_eq!(readiness.not_ready.is_empty(), ready);
         }
@@ -224,9 +238,9 @@ mod tests {
     fn every_obstacle_is_named_with_what_the_parts_know() {
         let mut snapshot = snapshot(Phase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
-        let readiness = Readiness::new(&snapshot);
+        let readiness = Readiness::new(&snapshot, 3);
         let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();
-        assert_eq!(parts, ["session", "database"]);
+        assert_eq!(parts, ["session", "database", "accounting"]);
         assert_eq!(readiness.not_ready[0].problem, "the broker refused the password");
         assert!(readiness.not_ready[1].problem.contains("database.url"));
     }

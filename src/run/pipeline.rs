@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +11,7 @@ use super::{Service, TAKE_DOWN};
 use crate::decode::stage::Stage as DecodeStage;
 use crate::message::{Decoded, Feedback, Intake};
 use crate::session::Session;
-use crate::session::intake::{self, Door};
+use crate::session::intake_sender::{self, IntakeSender};
 use crate::session::orders::Orders;
 use crate::session::shared::Shared;
 use crate::spool::leftover::LeftoverParts;
@@ -39,7 +41,7 @@ pub(super) struct Pipeline {
 impl Service {
     pub(super) fn start_pipeline(&self) -> Pipeline {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
-        let (intake_sender, intake) = intake::channel();
+        let (intake_sender, intake) = intake_sender::channel();
         // One batch in the writer's hands and one decoded ahead.
         let room = (*self.dials.max_events.borrow()).max(LEAST_BATCH_ROOM) * 2;
         let (decoded_sender, decoded) = mpsc::channel::<Decoded>(room);
@@ -106,14 +108,15 @@ impl Service {
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
         );
-        let door = Door::new(intake, Arc::clone(&self.in_flight), mqtt.max_unacked);
+        let intake = IntakeSender::new(intake);
         let orders = Orders {
             stop,
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.dials.reconnect.subscribe(),
         };
-        Session::new(shared, door, feedback, orders, Arc::clone(&self.connections))
+        let connections = Arc::clone(&self.connections);
+        Session::new(shared, intake, feedback, orders, connections, StdRng::from_os_rng())
     }
 
     fn writer(

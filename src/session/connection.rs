@@ -1,349 +1,398 @@
-//! One connection, from CONNECT to its end. Everything here dies with it: rumqttc's client and
-//! event loop, the ledger, the packet ids. What was not acknowledged, the broker delivers again
-//! on the next one.
+//! One connection, from CONNACK to its end. Everything here dies with it, but for the room that its
+//! deliveries still take: the broker redelivers on the next one what was not acknowledged.
+//!
+//! `select!` in [`Connection::drive`] waits for something to happen, methods without `await` change
+//! the state and queue packets, and what is queued is written before anything else is read.
 
 mod acknowledging;
+mod keep_alive;
+mod packet_ids;
 mod receiving;
 mod subscribing;
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rumqttc::{AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Incoming, Outgoing};
-use time::OffsetDateTime;
+use rumqttc::{ConnectionError, StateError};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::acks::Acks;
-use super::intake::{Door, Gone};
-use super::ledger::Ledger;
+use self::keep_alive::KeepAlive;
+use self::packet_ids::PacketIds;
+use super::gap_tracker::GapTracker;
+use super::intake_sender::{IntakeSender, PipelineClosed};
+use super::ledger::{Bound, Ledger};
 use super::orders::{Order, Orders};
 use super::shared::Shared;
-use crate::message::{ConnectionId, ConnectionNews, Feedback};
+use super::transport::{Accepted, Incoming, Outgoing, Transport};
+use crate::ack::ConnectionId;
+use crate::message::{ConnectionNews, Feedback};
 use crate::telemetry::health::Phase;
 
-/// How often figures are refreshed and time-outs looked at.
+/// How often metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A SUBSCRIBE refused in part is repeated this often: rights may be granted meanwhile.
 const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
 
 /// How long new credentials wait for a moment in which nothing is un-acknowledged. After that the
-/// broker delivers again what was; it makes no second rows.
+/// broker delivers the un-acknowledged messages again, which makes no second rows.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
-/// A DISCONNECT that could not be written for so long is left unsaid: the broker does not read.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+/// Gives up writing after this long, because the broker is not reading: shorter than any sensible
+/// keep-alive.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gives up sending DISCONNECT after this long.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Packets applied between two looks at everything else: enough to spare system calls, few enough
+/// that acknowledgements leave promptly.
+const BURST: usize = 128;
 
 /// The end of a connection.
 #[derive(Debug)]
-pub struct Ended {
-    /// Which connection.
+pub struct Disconnected {
+    /// Identifies the connection.
     pub id: ConnectionId,
-    /// Why.
-    pub end: End,
-    /// How long it was up after CONNACK; `None` if it never was.
-    pub uptime: Option<Duration>,
+    /// Says why it ended.
+    pub reason: DisconnectReason,
+    /// How long it was up after CONNACK.
+    pub uptime: Duration,
+    /// True if the broker granted a subscription, which proves the credentials.
+    pub granted: bool,
 }
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-pub enum End {
-    /// Asked to; everything committed is acknowledged and DISCONNECT was sent.
+pub enum DisconnectReason {
+    /// Asked to: everything committed is acknowledged and DISCONNECT was sent.
     #[error("stopped")]
     Stopped,
     /// The stages behind are gone.
     #[error("the pipeline was rebuilt")]
-    Gone,
-    /// Payloads had to be dropped for want of room; now there is room for their redelivery.
-    #[error("reconnected to take up what had found no room")]
-    MakeRoom,
+    PipelineClosed,
+    /// Messages had to be refused for want of room. Now there is room for their redelivery.
+    #[error("reconnected for messages that had found no room")]
+    Overloaded(Bound),
+    /// The broker gave the packet id of an un-acknowledged message to another one.
+    #[error("the broker reused the packet id {0} of an un-acknowledged message")]
+    PacketIdReused(u16),
     /// Another process holds the session now.
     #[error("another process took the session over")]
     StandBy,
     /// New credentials are to be used.
     #[error("reconnected with renewed credentials")]
     Renewed,
-    /// rumqttc gave up.
+    /// The network or the protocol failed.
     #[error("{0}")]
     Failed(Box<ConnectionError>),
     /// Every filter was refused.
     #[error("{0}")]
     NotAuthorized(String),
-    /// The broker did not answer in time, or not what was asked.
+    /// The broker did not answer in time, or with something else than was asked.
     #[error("{0}")]
     Protocol(String),
 }
 
-impl End {
+impl DisconnectReason {
     fn failed(error: ConnectionError) -> Self {
         Self::Failed(Box::new(error))
     }
 }
 
-impl From<Gone> for End {
-    fn from(Gone: Gone) -> Self {
-        Self::Gone
+impl From<PipelineClosed> for DisconnectReason {
+    fn from(PipelineClosed: PipelineClosed) -> Self {
+        Self::PipelineClosed
     }
 }
 
-/// A client and its event loop, never used for a second connection: rumqttc would send
-/// acknowledgements queued for the first one, and deliver what it had buffered.
-pub struct Attempt {
-    /// Which connection this is.
-    pub id: ConnectionId,
-    /// Queues requests.
-    pub client: AsyncClient,
-    /// Does the work.
-    pub event_loop: Box<EventLoop>,
+/// The state that outlives a connection, lent to it.
+pub struct SessionState<'a> {
+    /// Settings, metrics and health.
+    pub shared: &'a Shared,
+    /// The next stage. `None` once the session stops taking messages in.
+    pub intake: &'a mut Option<IntakeSender>,
+    /// Un-acknowledged deliveries.
+    pub ledger: &'a mut Ledger,
+    /// Possible losses.
+    pub gaps: &'a mut GapTracker,
 }
 
-/// What the broker did with the SUBSCRIBE.
+/// The broker's reaction to the SUBSCRIBE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subscription {
-    NotAsked,
-    Asked(Instant),
+    Asked {
+        packet_id: u16,
+        since: Instant,
+    },
     Granted,
-    /// Not everything was granted; asked again at times.
+    /// Not everything was granted. Repeated from time to time.
     Partial(Instant),
 }
 
-/// The state of one connection. `select!` in [`Connection::drive`] yields what happened, the
-/// methods change the state.
+/// The state of one connection.
 pub struct Connection<'a> {
-    shared: &'a Shared,
-    door: &'a mut Option<Door>,
+    state: SessionState<'a>,
     id: ConnectionId,
-    client: AsyncClient,
-    ledger: Ledger,
-    acks: Acks,
-    opened: Option<Instant>,
+    opened: Instant,
     subscription: Subscription,
-    /// Filters in UNSUBSCRIBEs not answered yet, in order of sending.
-    unsubscribing: VecDeque<String>,
-    /// Size of the message that found no room; the ledger is sealed since.
-    no_room_for: Option<usize>,
-    /// Deliveries that were not let in, since the ledger was sealed.
+    granted: bool,
+    packet_ids: PacketIds,
+    /// Filters in UNSUBSCRIBEs that are not answered yet, by packet id.
+    unsubscribing: Vec<(u16, String)>,
+    /// Packets to be written. Invariant: empty whenever a packet is read.
+    outgoing: Vec<Outgoing>,
+    keep_alive: KeepAlive,
+    next_tick: Instant,
+    /// Reading has paused, since when and at which bound.
+    paused: Option<(Instant, Bound)>,
+    /// The ledger is sealed because the pause would have outlived the keep-alive.
+    refusing: Option<Bound>,
+    /// Deliveries that were not let in since the ledger was sealed.
     refused: usize,
-    /// QoS-0 messages dropped for want of room: since when, and how many. A loss, written down
-    /// once there is room again.
-    dropped_qos0: Option<(OffsetDateTime, u64)>,
-    /// Since when new credentials wait for a quiet moment.
+    /// New credentials wait for a quiet moment, since when.
     renewing: Option<Instant>,
-    /// DISCONNECT was queued: since when, and what the end will be.
-    goodbye: Option<(Instant, End)>,
-}
-
-/// `poll` is not safe to cancel, so its future is kept across events of other kinds and owns the
-/// event loop meanwhile.
-async fn poll(mut event_loop: Box<EventLoop>) -> (Box<EventLoop>, Result<Event, ConnectionError>) {
-    let event = event_loop.poll().await;
-    (event_loop, event)
+    /// DISCONNECT is to be sent after everything queued, and then this is the reason.
+    leaving: Option<DisconnectReason>,
 }
 
 impl<'a> Connection<'a> {
-    /// Connects and stays until the end.
+    /// Uses an accepted connection until its end.
     pub async fn run(
-        shared: &'a Shared,
-        door: &'a mut Option<Door>,
-        attempt: Attempt,
+        state: SessionState<'a>,
+        id: ConnectionId,
+        accepted: Accepted,
         feedback: &mut mpsc::Receiver<Feedback>,
         orders: &mut Orders,
-    ) -> Ended {
-        let Attempt { id, client, event_loop } = attempt;
+    ) -> Disconnected {
+        let Accepted { transport, session_present } = accepted;
+        let now = Instant::now();
         let mut connection = Self {
-            shared,
-            door,
             id,
-            client,
-            ledger: Ledger::new(id),
-            acks: Acks::default(),
-            opened: None,
-            subscription: Subscription::NotAsked,
-            unsubscribing: VecDeque::new(),
-            no_room_for: None,
+            opened: now,
+            subscription: Subscription::Partial(now),
+            granted: false,
+            packet_ids: PacketIds::default(),
+            unsubscribing: Vec::new(),
+            outgoing: Vec::new(),
+            keep_alive: KeepAlive::new(state.shared.mqtt.keep_alive, now),
+            next_tick: now + TICK,
+            paused: None,
+            refusing: None,
             refused: 0,
-            dropped_qos0: None,
             renewing: None,
-            goodbye: None,
+            leaving: None,
+            state,
         };
-        let end = connection.drive(event_loop, feedback, orders).await;
-        shared.memory().hold.disconnected(Instant::now());
-        shared.health.update(|snapshot| snapshot.session.connection = None);
-        let uptime = connection.opened.map(|opened| opened.elapsed());
-        connection.publish_figures(true);
-        let _ = connection.write_down_dropped_qos0(0);
-        Ended { id, end, uptime }
+        let reason = connection.drive(session_present, transport, feedback, orders).await;
+        connection.finish(reason)
     }
 
     async fn drive(
         &mut self,
-        event_loop: Box<EventLoop>,
+        session_present: bool,
+        mut transport: Box<dyn Transport>,
         feedback: &mut mpsc::Receiver<Feedback>,
         orders: &mut Orders,
-    ) -> End {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut polling = Box::pin(poll(event_loop));
+    ) -> DisconnectReason {
         let mut drained = false;
+        let mut result = self.open(session_present);
         loop {
-            let result = tokio::select! {
-                (mut event_loop, event) = &mut polling => {
-                    let result = self.after_poll(&mut event_loop, event).await;
-                    polling.set(poll(event_loop));
-                    result
-                }
+            let result_so_far = result.and_then(|()| self.leave_if_due(drained));
+            if let Err(reason) = result_so_far {
+                return reason;
+            }
+            self.save_gaps().await;
+            if let Err(reason) = self.write(transport.as_mut()).await {
+                return reason;
+            }
+            self.publish_metrics();
+            result = tokio::select! {
+                biased;
+                order = orders.next(self.state.intake.is_some()) => self.obey(order),
+                () = sleep_until(self.next_deadline()) => self.on_tick(),
                 news = feedback.recv(), if !drained => {
                     drained = news.is_none();
                     self.apply_feedback(news)
                 }
-                order = orders.next(self.door.is_some()) => self.obey(order),
-                _ = tick.tick() => self.look_at_the_clock(),
+                packet = transport.read(), if self.is_reading() => {
+                    self.apply_burst(packet, transport.as_mut())
+                }
             };
-            let result = result.and_then(|()| self.leave_if_due(drained));
-            if let Err(end) = result {
-                return end;
-            }
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<(), End> {
-        match order {
-            Order::Stop => self.begin_drain(),
-            // What is left un-acknowledged, the broker delivers to the other process.
-            Order::StandBy => self.say_goodbye(End::StandBy),
-            Order::Renew if self.opened.is_none() => Err(End::Renewed),
-            Order::Renew => {
-                self.renewing.get_or_insert_with(Instant::now);
-                Ok(())
-            }
+    /// Reports the CONNACK to the stages behind, and subscribes.
+    fn open(&mut self, session_present: bool) -> Result<(), DisconnectReason> {
+        let SessionState { shared, intake, ledger, gaps } = &mut self.state;
+        ledger.begin(self.id);
+        let Some(intake) = intake.as_ref() else { return Err(DisconnectReason::Stopped) };
+        let connection = self.id.0;
+        tracing::info!(connection, session_present, "the broker accepted the connection");
+        let reported = gaps.opened(shared.is_first_connection(), session_present);
+        intake.send_event(shared.opened(self.id, session_present, reported))?;
+        for gap in gaps.pending_gaps() {
+            intake.send_event(ConnectionNews::Gap(gap))?;
         }
+        self.pause_or_resume();
+        self.subscribe();
+        Ok(())
+    }
+
+    fn finish(mut self, reason: DisconnectReason) -> Disconnected {
+        let now = Instant::now();
+        self.state.gaps.stall.disconnected(now);
+        // Where the pipeline is gone, the next one reports it.
+        let _ = self.end_drops();
+        let metrics = &self.state.shared.metrics;
+        metrics.unacked.set(i64::try_from(self.state.ledger.unacked()).unwrap_or(i64::MAX));
+        metrics.oldest_unacked_seconds.set(0.0);
+        self.state.shared.health.update(|snapshot| snapshot.session.connection = None);
+        let uptime = now - self.opened;
+        Disconnected { id: self.id, reason, uptime, granted: self.granted }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), DisconnectReason> {
+        match order {
+            Order::Stop => self.begin_drain()?,
+            // The broker delivers to the other process what is left un-acknowledged.
+            Order::StandBy => self.leave(DisconnectReason::StandBy),
+            Order::Renew => _ = self.renewing.get_or_insert_with(Instant::now),
+        }
+        Ok(())
+    }
+
+    /// Closes the intake, so that the stages behind drain and then close the feedback channel.
+    fn begin_drain(&mut self) -> Result<(), PipelineClosed> {
+        self.state.ledger.seal();
+        self.end_drops()?;
+        if let Some(intake) = self.state.intake.take() {
+            self.state.shared.announce_closed(&intake, self.id, "stopped");
+        }
+        self.state.shared.enter(Phase::Stopping, None);
+        Ok(())
     }
 
     /// Leaves once everything received is acknowledged, if it is to leave at all.
-    fn leave_if_due(&mut self, drained: bool) -> Result<(), End> {
-        if drained && self.acks.is_empty() {
-            return self.say_goodbye(End::Stopped);
-        }
-        let Some(since) = self.renewing.filter(|_| self.door.is_some()) else { return Ok(()) };
-        let quiet = self.ledger.outstanding() == 0 && self.acks.is_empty();
-        if quiet || since.elapsed() > QUIET_WITHIN {
-            return self.say_goodbye(End::Renewed);
+    fn leave_if_due(&mut self, drained: bool) -> Result<(), DisconnectReason> {
+        let nothing_to_say = !self.state.ledger.has_releasable();
+        if drained {
+            self.leave(DisconnectReason::Stopped);
+        } else if let Some(bound) = self.refusing
+            && nothing_to_say
+            && self.state.ledger.has_recovered()
+        {
+            self.end_drops()?;
+            self.leave(DisconnectReason::Overloaded(bound));
+        } else if let Some(since) = self.renewing
+            && self.state.intake.is_some()
+            && (self.state.ledger.outstanding() == 0 || since.elapsed() > QUIET_WITHIN)
+        {
+            self.leave(DisconnectReason::Renewed);
         }
         Ok(())
     }
 
-    /// Sends DISCONNECT, once; the connection ends when it has left. The durable session stays.
-    fn say_goodbye(&mut self, end: End) -> Result<(), End> {
-        if self.goodbye.is_some() {
-            return Ok(());
-        }
-        if self.opened.is_none() || self.client.try_disconnect().is_err() {
-            return Err(end);
-        }
-        self.goodbye = Some((Instant::now(), end));
-        Ok(())
+    fn leave(&mut self, reason: DisconnectReason) {
+        self.leaving.get_or_insert(reason);
     }
 
-    fn goodbye_said(&mut self) -> End {
-        self.goodbye.take().map_or(End::Stopped, |(_, end)| end)
+    async fn save_gaps(&mut self) {
+        if let Some(pending) = self.state.gaps.take_unsaved() {
+            self.state.shared.process().gap_state.keep(pending).await;
+        }
     }
 
-    async fn after_poll(
-        &mut self,
-        event_loop: &mut EventLoop,
-        event: Result<Event, ConnectionError>,
-    ) -> Result<(), End> {
-        let event = match event {
-            Ok(event) => event,
-            // Having been told goodbye, the broker may hang up first.
-            Err(_) if self.goodbye.is_some() => return Err(self.goodbye_said()),
-            Err(error) => return Err(End::failed(error)),
-        };
-        self.apply(event)?;
-        while let Some(event) = event_loop.state.events.pop_front() {
-            self.apply(event)?;
-        }
-        if self.acks_may_leave() {
-            let written = self.acks.write(event_loop).await.map_err(End::failed)?;
-            self.acknowledged(written)?;
-        }
-        self.publish_figures(false);
-        Ok(())
-    }
-
-    fn apply(&mut self, event: Event) -> Result<(), End> {
-        match event {
-            Event::Incoming(Incoming::Publish(publish)) => self.apply_publish(publish),
-            Event::Incoming(Incoming::ConnAck(connack)) => self.apply_connack(&connack),
-            Event::Incoming(Incoming::SubAck(suback)) => self.apply_suback(&suback.return_codes),
-            Event::Incoming(Incoming::UnsubAck(_)) => self.apply_unsuback(),
-            Event::Outgoing(outgoing) => {
-                let left = self.acks.seen_leaving(&outgoing);
-                self.acknowledged(left)?;
-                if let Outgoing::Disconnect = outgoing { Err(self.goodbye_said()) } else { Ok(()) }
+    /// Writes everything queued in one go, and DISCONNECT after it if the connection is to end. The
+    /// durable session stays.
+    async fn write(&mut self, transport: &mut dyn Transport) -> Result<(), DisconnectReason> {
+        self.release_acks();
+        if !self.outgoing.is_empty() {
+            let packets = std::mem::take(&mut self.outgoing);
+            let is_ack =
+                |packet: &&Outgoing| matches!(packet, Outgoing::PubAck(_) | Outgoing::PubRec(_));
+            let acks = packets.iter().filter(is_ack).count() as u64;
+            match timeout(WRITE_TIMEOUT, transport.write(packets)).await {
+                Ok(written) => written.map_err(DisconnectReason::failed)?,
+                Err(_) => return Err(DisconnectReason::failed(ConnectionError::FlushTimeout)),
             }
-            Event::Incoming(_) => Ok(()),
+            self.acknowledged(acks)?;
+        }
+        let Some(reason) = self.leaving.take() else { return Ok(()) };
+        let _ = timeout(DISCONNECT_TIMEOUT, transport.write(vec![Outgoing::Disconnect])).await;
+        Err(reason)
+    }
+
+    fn is_reading(&self) -> bool {
+        self.paused.is_none() && self.state.intake.is_some()
+    }
+
+    fn apply_burst(
+        &mut self,
+        first: Result<Incoming, ConnectionError>,
+        transport: &mut dyn Transport,
+    ) -> Result<(), DisconnectReason> {
+        self.apply(first.map_err(DisconnectReason::failed)?)?;
+        for _ in 1..BURST {
+            if !self.is_reading() {
+                break;
+            }
+            let Some(packet) = transport.read_ready() else { break };
+            self.apply(packet.map_err(DisconnectReason::failed)?)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, packet: Incoming) -> Result<(), DisconnectReason> {
+        self.keep_alive.received();
+        match packet {
+            Incoming::Publish(publish) => self.apply_publish(publish),
+            Incoming::SubAck { packet_id, granted } => self.apply_suback(packet_id, &granted),
+            Incoming::UnsubAck(packet_id) => Ok(self.apply_unsuback(packet_id)?),
+            Incoming::PubRel(packet_id) => {
+                self.outgoing.push(Outgoing::PubComp(packet_id));
+                Ok(())
+            }
+            Incoming::PingResp => Ok(()),
         }
     }
 
-    fn apply_connack(&mut self, connack: &ConnAck) -> Result<(), End> {
-        self.opened = Some(Instant::now());
-        let Some(door) = self.door.as_ref() else { return Err(End::Stopped) };
-        let session_present = connack.session_present;
-        tracing::info!(
-            connection = self.id.0,
-            session_present,
-            "the broker accepted the connection"
-        );
-        door.announce(self.shared.opened(self.id, session_present))?;
-        if let Some(gap) = self.shared.memory().unsaid_gap() {
-            door.announce(ConnectionNews::Gap(gap))?;
-        }
-        self.subscribe()
+    fn next_deadline(&self) -> Instant {
+        self.next_tick.min(self.keep_alive.next_ping())
     }
 
-    /// Closes the door, so that the stages behind finish what they hold and then the feedback
-    /// ends.
-    fn begin_drain(&mut self) -> Result<(), End> {
-        self.ledger.seal();
-        if let Some(door) = self.door.take() {
-            self.shared.announce_closed(&door, self.id, "stopped");
+    fn on_tick(&mut self) -> Result<(), DisconnectReason> {
+        let now = Instant::now();
+        self.next_tick = now + TICK;
+        if self.keep_alive.is_due(now) {
+            self.keep_alive
+                .ping(now, self.is_reading())
+                .map_err(|_lost| DisconnectReason::failed(StateError::AwaitPingResp.into()))?;
+            self.outgoing.push(Outgoing::PingReq);
         }
-        self.shared.enter(Phase::Stopping, None);
-        if self.opened.is_none() { Err(End::Stopped) } else { Ok(()) }
-    }
-
-    fn look_at_the_clock(&mut self) -> Result<(), End> {
-        self.publish_figures(false);
-        self.note_hold()?;
-        if self.goodbye.as_ref().is_some_and(|(since, _)| since.elapsed() > GOODBYE_WITHIN) {
-            return Err(self.goodbye_said());
+        self.note_stall()?;
+        self.check_pause(now);
+        if self.state.ledger.has_recovered() {
+            self.end_drops()?;
         }
         match self.subscription {
-            Subscription::Asked(since) if since.elapsed() > self.shared.mqtt.connect_timeout => {
-                return Err(End::Protocol("the broker did not answer SUBSCRIBE in time".into()));
+            Subscription::Asked { since, .. }
+                if self.is_reading() && now - since > self.state.shared.mqtt.connect_timeout =>
+            {
+                return Err(DisconnectReason::Protocol(
+                    "the broker did not answer SUBSCRIBE in time".into(),
+                ));
             }
-            Subscription::Partial(since) if since.elapsed() > RESUBSCRIBE_EVERY => {
-                self.subscribe()?;
-            }
+            Subscription::Partial(since) if now - since > RESUBSCRIBE_EVERY => self.subscribe(),
             _ => {}
         }
-        self.write_down_dropped_qos0(1)?;
-        match (self.no_room_for, self.door.as_ref()) {
-            (Some(size), Some(door)) if door.has_recovered_for(size) && self.acks.is_empty() => {
-                Err(End::MakeRoom)
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    fn publish_figures(&self, ended: bool) {
-        let metrics = &self.shared.metrics;
-        let outstanding = if ended { 0 } else { self.ledger.outstanding() };
-        metrics.unacked.set(i64::try_from(outstanding).unwrap_or(i64::MAX));
-        let oldest = self.ledger.oldest().filter(|_| !ended);
-        metrics
-            .oldest_unacked_seconds
-            .set(oldest.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+    fn publish_metrics(&self) {
+        let SessionState { shared, ledger, .. } = &self.state;
+        shared.metrics.unacked.set(i64::try_from(ledger.unacked()).unwrap_or(i64::MAX));
+        let age = ledger.oldest().map_or(0.0, |since| since.elapsed().as_secs_f64());
+        shared.metrics.oldest_unacked_seconds.set(age);
     }
 }

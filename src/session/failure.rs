@@ -79,11 +79,17 @@ pub enum FailureKind {
     Takeover,
     /// Something that MQTT 3.1.1 does not allow.
     Protocol,
+    /// A packet id was given to another message before the first was acknowledged. Seen by the
+    /// session, and made with [`Context::packet_id_reused`].
+    PacketIdReused,
+    /// Commits were slower than the keep-alive allows to wait. Seen by the session, and made with
+    /// [`Context::overloaded`].
+    Overloaded,
 }
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -106,6 +112,8 @@ impl FailureKind {
         Self::PacketTooLarge(0),
         Self::Takeover,
         Self::Protocol,
+        Self::PacketIdReused,
+        Self::Overloaded,
     ];
 
     /// As in `reconnects_total{reason}`.
@@ -133,6 +141,8 @@ impl FailureKind {
             Self::PacketTooLarge(_) => "packet_too_large",
             Self::Takeover => "takeover",
             Self::Protocol => "protocol",
+            Self::PacketIdReused => "packet_id_reused",
+            Self::Overloaded => "overloaded",
         }
     }
 
@@ -173,7 +183,9 @@ impl FailureKind {
             | Self::KeepAliveLost
             | Self::ClosedByBroker
             | Self::PacketTooLarge(_)
-            | Self::Protocol => false,
+            | Self::Protocol
+            | Self::PacketIdReused
+            | Self::Overloaded => false,
         }
     }
 }
@@ -266,6 +278,31 @@ impl<'a> Context<'a> {
                  mqtt.share_group)",
                 self.broker(),
                 self.mqtt.client_id
+            ),
+        )
+    }
+
+    /// Explains a packet id that was reused too early, which the session notices.
+    pub fn packet_id_reused(&self, packet_id: u16) -> Failure {
+        Failure::new(
+            FailureKind::PacketIdReused,
+            format!(
+                "{} sent a different message under packet id {packet_id}, whose first message is not \
+                 acknowledged yet (MQTT-2.3.1-4); connecting again, so that both are delivered anew: \
+                 if this repeats, report it to the broker's operator",
+                self.broker()
+            ),
+        )
+    }
+
+    /// Explains a reconnect for messages that had found no room at `bound`.
+    pub fn overloaded(&self, bound: &str) -> Failure {
+        Failure::new(
+            FailureKind::Overloaded,
+            format!(
+                "messages found no room ({bound}) and stayed with the broker, because commits took \
+                 longer than mqtt.keep_alive allows to wait; there is room again, so connecting to \
+                 receive them: if this repeats, make the database faster or set spool.dir",
             ),
         )
     }

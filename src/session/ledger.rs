@@ -1,93 +1,174 @@
-//! Which deliveries of one connection may be acknowledged, and in which order.
+//! The deliveries that are not acknowledged: which of them may be acknowledged, in which order, and
+//! how much room they leave.
 //!
-//! Commits may finish in any order; PUBACKs and PUBRECs leave in the order of receipt
-//! (MQTT-4.6.0-2, MQTT-4.6.0-3). The
-//! ledger knows no clock, no I/O and no rumqttc.
+//! Commits may finish in any order. PUBACKs and PUBRECs leave in the order of receipt (MQTT-4.6.0-2,
+//! MQTT-4.6.0-3). The ledger alone decides whether there is room for more, so that no second count
+//! can disagree with it. It knows no clock, no I/O and no rumqttc.
 
-use std::collections::{HashSet, VecDeque};
-use std::time::Instant;
+use std::collections::{HashMap, VecDeque};
 
-use crate::message::{AckToken, ConnectionId};
+use tokio::time::Instant;
 
-/// What the broker is answered once a delivery is durable. Either way it may then forget the
-/// message; at QoS 2 it asks for one more word (PUBREL, PUBCOMP), which needs no memory here.
+use crate::ack::{ConnectionId, DeliveryId};
+
+/// Most deliveries that are un-acknowledged at once. Below the 65,535 packet ids of MQTT, because
+/// Mosquitto 2.0 ignores its own window after a reconnect and gives ids out again in turn: with half
+/// of them at most outstanding, an id comes back only after its first delivery was acknowledged.
+pub const MAX_MESSAGES: usize = 32_768;
+
+/// Packet ids are 1 to 65,535; place 0 is never used.
+const PACKET_IDS: usize = 1 << 16;
+
+/// Answers a delivery once it is durable. Either way the broker may then forget the message. At QoS 2
+/// it sends PUBREL and expects PUBCOMP, which needs no memory here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// To a QoS-1 delivery of this packet id.
+    /// Acknowledges a QoS-1 delivery of this packet id.
     Puback(u16),
-    /// To a QoS-2 delivery of this packet id. The bridge never asks for QoS 2, but an earlier
-    /// client may have left such a subscription in the session.
+    /// Acknowledges a QoS-2 delivery of this packet id. The bridge never asks for QoS 2, but an
+    /// earlier client may have left such a subscription in the session.
     Pubrec(u16),
 }
 
 impl Answer {
-    fn packet_id(self) -> u16 {
+    /// Returns the packet id.
+    pub fn packet_id(self) -> u16 {
         match self {
             Self::Puback(packet_id) | Self::Pubrec(packet_id) => packet_id,
         }
     }
 }
 
-/// One delivery that was not acknowledged yet.
-#[derive(Debug)]
-struct Delivery {
-    answer: Answer,
-    received_at: Instant,
-    committed: bool,
+/// Describes one QoS-1 or QoS-2 delivery.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Acknowledges it.
+    pub answer: Answer,
+    /// MQTT DUP flag.
+    pub dup: bool,
+    /// Digest of topic and payload, which tells two messages under one packet id apart.
+    pub digest: u64,
+    /// Bytes of topic and payload.
+    pub size: usize,
 }
 
-/// What became of a delivery.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Receipt {
-    /// Not outstanding before; to be made durable.
-    New(AckToken),
-    /// The broker repeated what is still outstanding on this connection (live retry); the first
-    /// copy is on its way.
+/// The outcome of entering a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// New: to be made durable.
+    New(DeliveryId),
+    /// A copy of a delivery that is outstanding on this connection, or whose answer has just been
+    /// written: nothing to do.
     Repeated,
-    /// Not entered: the ledger is sealed, the broker will deliver it again.
+    /// A different message under a packet id that is still outstanding. An answer to either would
+    /// be taken for one to the other: the connection must end, so that both are delivered again.
+    IdReused,
+    /// Not entered because the ledger is sealed: the broker delivers it again.
     Refused,
 }
 
-/// The outstanding QoS-1 and QoS-2 deliveries of one connection.
+/// A bound on what may be un-acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// [`MAX_MESSAGES`].
+    Messages,
+    /// `mqtt.max_unacked`.
+    Bytes,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    /// `None` at QoS 0.
+    answer: Option<Answer>,
+    size: usize,
+    received_at: Instant,
+    durable: bool,
+}
+
+/// The un-acknowledged deliveries of one connection, and those of earlier ones that are not durable
+/// yet.
 #[derive(Debug)]
 pub struct Ledger {
+    max_bytes: usize,
     connection: ConnectionId,
-    /// In order of receipt. Invariant: the front, if any, is not committed (it would have been
-    /// released); at most 65,535 entries, since packet ids are distinct.
+    /// In order of receipt. A durable front stays until [`Self::release`].
     outstanding: VecDeque<Delivery>,
     /// Sequence of the front of `outstanding`.
     first: u64,
-    /// Invariant: holds exactly the packet ids of `outstanding`.
-    packet_ids: HashSet<u16>,
-    /// Once true, nothing more enters; what is outstanding may still be released.
+    /// By packet id: one more than the sequence of its last delivery on this connection, 0 if none.
+    /// Invariant: a packet id is outstanding if and only if that sequence is at least `first`.
+    sequences: Vec<u64>,
+    /// By packet id: digest of its last delivery on this connection.
+    digests: Vec<u64>,
+    /// Sizes of deliveries of dead connections that are still in the pipeline.
+    earlier: HashMap<DeliveryId, usize>,
+    /// Invariant: the sum of all sizes in `outstanding` and `earlier`.
+    bytes: usize,
+    /// Once true, no delivery enters. The outstanding ones may still be released.
     sealed: bool,
 }
 
 impl Ledger {
-    /// An empty ledger.
-    pub fn new(connection: ConnectionId) -> Self {
+    /// Makes an empty ledger with room for `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
         Self {
-            connection,
+            max_bytes,
+            connection: ConnectionId(0),
             outstanding: VecDeque::new(),
             first: 0,
-            packet_ids: HashSet::new(),
+            sequences: Vec::new(),
+            digests: Vec::new(),
+            earlier: HashMap::new(),
+            bytes: 0,
             sealed: false,
         }
     }
 
-    /// Enters one delivery, by what will answer it.
-    pub fn receive(&mut self, answer: Answer, now: Instant) -> Receipt {
-        let packet_id = answer.packet_id();
-        if self.packet_ids.contains(&packet_id) {
-            return Receipt::Repeated;
+    /// Begins with a new connection. The deliveries of the one before keep their room until they are
+    /// durable, but are never answered.
+    pub fn begin(&mut self, connection: ConnectionId) {
+        for (sequence, delivery) in (self.first..).zip(self.outstanding.drain(..)) {
+            if delivery.durable {
+                self.bytes -= delivery.size;
+            } else {
+                let id = DeliveryId { connection: self.connection, sequence };
+                self.earlier.insert(id, delivery.size);
+            }
         }
-        if self.sealed {
-            return Receipt::Refused;
+        self.connection = connection;
+        self.first = 0;
+        self.sequences = vec![0; PACKET_IDS];
+        self.digests = vec![0; PACKET_IDS];
+        self.sealed = false;
+    }
+
+    /// Enters a QoS-1 or QoS-2 delivery.
+    pub fn receive(&mut self, arrival: Arrival, now: Instant) -> DeliveryOutcome {
+        let place = usize::from(arrival.answer.packet_id());
+        let same = arrival.dup && self.digests[place] == arrival.digest;
+        match self.sequences[place].checked_sub(1) {
+            Some(_) if same => return DeliveryOutcome::Repeated,
+            Some(last) if last >= self.first => return DeliveryOutcome::IdReused,
+            _ if self.sealed => return DeliveryOutcome::Refused,
+            _ => {}
         }
-        self.packet_ids.insert(packet_id);
-        self.outstanding.push_back(Delivery { answer, received_at: now, committed: false });
-        let sequence = self.first + self.outstanding.len() as u64 - 1;
-        Receipt::New(AckToken { connection: self.connection, sequence })
+        let id = self.enter(Some(arrival.answer), arrival.size, now);
+        self.sequences[place] = id.sequence + 1;
+        self.digests[place] = arrival.digest;
+        DeliveryOutcome::New(id)
+    }
+
+    /// Enters a QoS-0 delivery, which takes room but is never answered. `None` where the ledger is
+    /// sealed: then the message is lost.
+    pub fn receive_unanswered(&mut self, size: usize, now: Instant) -> Option<DeliveryId> {
+        (!self.sealed).then(|| self.enter(None, size, now))
+    }
+
+    fn enter(&mut self, answer: Option<Answer>, size: usize, now: Instant) -> DeliveryId {
+        let sequence = self.first + self.outstanding.len() as u64;
+        self.outstanding.push_back(Delivery { answer, size, received_at: now, durable: false });
+        self.bytes += size;
+        DeliveryId { connection: self.connection, sequence }
     }
 
     /// Lets nothing in any more. To be called when a delivery had to be dropped: nothing received
@@ -96,174 +177,96 @@ impl Ledger {
         self.sealed = true;
     }
 
-    /// Whether [`Self::seal`] was called.
+    /// Returns true once [`Self::seal`] was called.
     pub fn is_sealed(&self) -> bool {
         self.sealed
     }
 
-    /// Takes what became durable and appends to `released` the answers that may now be sent, in
-    /// order of receipt. Tokens of other connections, and ones seen before, have no effect.
-    pub fn commit(&mut self, tokens: &[AckToken], released: &mut VecDeque<Answer>) {
-        for token in tokens.iter().filter(|token| token.connection == self.connection) {
-            let Some(index) = token.sequence.checked_sub(self.first) else { continue };
-            let delivery = usize::try_from(index).ok().and_then(|i| self.outstanding.get_mut(i));
-            if let Some(delivery) = delivery {
-                delivery.committed = true;
+    /// Notes that deliveries are durable. Unknown ones, and ones seen before, have no effect.
+    pub fn settle(&mut self, durable: impl Iterator<Item = DeliveryId>) {
+        for id in durable {
+            if id.connection != self.connection {
+                self.bytes -= self.earlier.remove(&id).unwrap_or(0);
+                continue;
             }
-        }
-        while self.outstanding.front().is_some_and(|delivery| delivery.committed) {
-            // Unwrap safety: the loop's condition saw a front.
-            let delivery = self.outstanding.pop_front().expect("front exists");
-            self.packet_ids.remove(&delivery.answer.packet_id());
-            self.first += 1;
-            released.push_back(delivery.answer);
+            let index = id.sequence.checked_sub(self.first).and_then(|i| usize::try_from(i).ok());
+            if let Some(delivery) = index.and_then(|index| self.outstanding.get_mut(index)) {
+                delivery.durable = true;
+            }
         }
     }
 
-    /// Received and not released.
+    /// Takes out the answers that may be sent, in order of receipt. They must be written before the
+    /// next packet is read, because their packet ids are free from now on.
+    pub fn release(&mut self) -> impl Iterator<Item = Answer> + '_ {
+        std::iter::from_fn(|| {
+            if !self.has_releasable() {
+                return None;
+            }
+            let delivery = self.outstanding.pop_front()?;
+            self.first += 1;
+            self.bytes -= delivery.size;
+            Some(delivery.answer)
+        })
+        .flatten()
+    }
+
+    /// Returns true if [`Self::release`] would release something.
+    pub fn has_releasable(&self) -> bool {
+        self.outstanding.front().is_some_and(|delivery| delivery.durable)
+    }
+
+    /// Returns how many deliveries of this connection are un-acknowledged.
     pub fn outstanding(&self) -> usize {
         self.outstanding.len()
     }
 
-    /// When the oldest outstanding delivery was received.
+    /// Returns how many deliveries are un-acknowledged, with those of earlier connections that are
+    /// not durable yet.
+    pub fn unacked(&self) -> usize {
+        self.outstanding.len() + self.earlier.len()
+    }
+
+    /// Returns the bytes of the same.
+    pub fn unacked_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns when the oldest outstanding delivery was received.
     pub fn oldest(&self) -> Option<Instant> {
         self.outstanding.front().map(|delivery| delivery.received_at)
     }
 
+    /// Returns the bound that leaves no room for another message. A single message larger than all
+    /// of the room is taken in when nothing else is held.
+    pub fn reached(&self) -> Option<Bound> {
+        if self.unacked() >= MAX_MESSAGES {
+            Some(Bound::Messages)
+        } else if self.bytes >= self.max_bytes {
+            Some(Bound::Bytes)
+        } else {
+            None
+        }
+    }
+
+    /// Returns true when so much was released that reading is worth resuming: half of each bound.
+    pub fn has_recovered(&self) -> bool {
+        self.unacked() <= MAX_MESSAGES / 2 && self.bytes <= self.max_bytes / 2
+    }
+
+    /// Asserts the invariants.
     #[cfg(test)]
-    fn self_check(&self) {
-        assert!(self.outstanding.front().is_none_or(|delivery| !delivery.committed));
-        assert_eq!(self.outstanding.len(), self.packet_ids.len());
-        assert!(self.outstanding.iter().all(|d| self.packet_ids.contains(&d.answer.packet_id())));
+    pub fn self_check(&self) {
+        let sizes = self.outstanding.iter().map(|delivery| delivery.size);
+        assert_eq!(self.bytes, sizes.chain(self.earlier.values().copied()).sum::<usize>());
+        for (sequence, delivery) in (self.first..).zip(&self.outstanding) {
+            if let Some(answer) = delivery.answer {
+                assert_eq!(self.sequences[usize::from(answer.packet_id())], sequence + 1);
+            }
+        }
+        assert!(self.earlier.keys().all(|id| id.connection != self.connection));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    const CONNECTION: ConnectionId = ConnectionId(7);
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Receive(u16),
-        /// Commits these of the tokens ever given (modulo their number), together.
-        Commit(Vec<usize>),
-        CommitForeign(usize),
-        Seal,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (1u16..12).prop_map(Step::Receive),
-            6 => prop::collection::vec(0usize..64, 0..4).prop_map(Step::Commit),
-            1 => (0usize..64).prop_map(Step::CommitForeign),
-            1 => Just(Step::Seal),
-        ]
-    }
-
-    /// Both kinds, told apart by the packet id, so that the model need not know them.
-    fn answer(packet_id: u16) -> Answer {
-        if packet_id.is_multiple_of(3) {
-            Answer::Pubrec(packet_id)
-        } else {
-            Answer::Puback(packet_id)
-        }
-    }
-
-    /// The ledger as a list of everything ever received, searched from the start each time.
-    #[derive(Default)]
-    struct Naive {
-        received: Vec<(u16, bool, bool)>,
-        sealed: bool,
-    }
-
-    impl Naive {
-        fn receive(&mut self, packet_id: u16) -> Receipt {
-            if self.outstanding().any(|index| self.received[index].0 == packet_id) {
-                return Receipt::Repeated;
-            }
-            if self.sealed {
-                return Receipt::Refused;
-            }
-            self.received.push((packet_id, false, false));
-            let sequence = self.received.len() as u64 - 1;
-            Receipt::New(AckToken { connection: CONNECTION, sequence })
-        }
-
-        /// The places of those not acknowledged.
-        fn outstanding(&self) -> impl Iterator<Item = usize> {
-            (0..self.received.len()).filter(|index| !self.received[*index].2)
-        }
-
-        fn commit(&mut self, tokens: &[AckToken]) -> Vec<u16> {
-            for token in tokens {
-                self.received[usize::try_from(token.sequence).unwrap()].1 = true;
-            }
-            let mut released = Vec::new();
-            for entry in &mut self.received {
-                if !entry.1 {
-                    break;
-                }
-                if !entry.2 {
-                    entry.2 = true;
-                    released.push(entry.0);
-                }
-            }
-            released
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn behaves_as_the_naive_model(steps in prop::collection::vec(step(), 0..200)) {
-            let mut ledger = Ledger::new(CONNECTION);
-            let mut naive = Naive::default();
-            let (mut tokens, mut times) = (Vec::new(), Vec::new());
-            let start = Instant::now();
-            for (second, step) in (0..).zip(steps) {
-                let mut released = VecDeque::new();
-                let mut expected = Vec::new();
-                match step {
-                    Step::Receive(id) => {
-                        let now = start + Duration::from_secs(second);
-                        let receipt = ledger.receive(answer(id), now);
-                        prop_assert_eq!(&receipt, &naive.receive(id));
-                        if let Receipt::New(token) = receipt {
-                            tokens.push(token);
-                            times.push(now);
-                        }
-                    }
-                    Step::Commit(places) if !tokens.is_empty() => {
-                        let some: Vec<_> = places.iter().map(|n| tokens[n % tokens.len()]).collect();
-                        ledger.commit(&some, &mut released);
-                        expected = naive.commit(&some);
-                    }
-                    Step::CommitForeign(n) => {
-                        let foreign = AckToken { connection: ConnectionId(6), sequence: n as u64 };
-                        ledger.commit(&[foreign], &mut released);
-                    }
-                    Step::Commit(_) => {}
-                    Step::Seal => { ledger.seal(); naive.sealed = true; }
-                }
-                let expected: Vec<_> = expected.into_iter().map(answer).collect();
-                prop_assert_eq!(released.into_iter().collect::<Vec<_>>(), expected);
-                prop_assert_eq!(ledger.outstanding(), naive.outstanding().count());
-                prop_assert_eq!(ledger.oldest(), naive.outstanding().next().map(|index| times[index]));
-                ledger.self_check();
-            }
-        }
-    }
-
-    #[test]
-    fn a_repeated_delivery_is_recognised_even_when_sealed() {
-        let mut ledger = Ledger::new(CONNECTION);
-        ledger.receive(Answer::Puback(3), Instant::now());
-        ledger.seal();
-        assert_eq!(ledger.receive(Answer::Puback(3), Instant::now()), Receipt::Repeated);
-        assert_eq!(ledger.receive(Answer::Puback(4), Instant::now()), Receipt::Refused);
-    }
-}
+mod tests;

@@ -3,45 +3,50 @@
 //! [`Session::run`] connects, lets [`connection`] do the work, and waits before the next attempt. What a
 //! connection received and did not acknowledge is redelivered on the next one.
 
-pub mod acks;
+pub mod ack_stall;
 pub mod choice;
 pub mod connection;
 pub mod credentials;
 pub mod failure;
-mod hold;
-pub mod intake;
+pub mod gap_state_file;
+pub mod gap_tracker;
+pub mod intake_sender;
 pub mod ledger;
-pub mod memory;
 pub mod options;
 pub mod orders;
 pub mod probe;
-pub mod record;
 pub mod renewal;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
 pub mod tls;
+pub mod transport;
 mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rand::Rng as _;
+use rand::rngs::StdRng;
 use rumqttc::ConnectionError;
-use time::OffsetDateTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::choice::{AfterRefusal, Choice};
-use self::connection::{Attempt, Connection, End, Ended};
+use self::connection::{Connection, DisconnectReason, Disconnected, SessionState};
 use self::credentials::{Credentials, Material};
 use self::failure::{Context, Failure, FailureKind};
-use self::intake::Door;
-use self::orders::{Orders, changed};
+use self::gap_tracker::GapTracker;
+use self::intake_sender::IntakeSender;
+use self::ledger::Ledger;
+use self::orders::{Order, Orders, changed};
 use self::shared::Shared;
+use self::transport::{Accepted, ConnectRequest};
+use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
 use crate::leadership::{Leadership, standing_by};
-use crate::message::{ConnectionId, Feedback};
+use crate::message::Feedback;
 use crate::telemetry::health::Phase;
 use crate::telemetry::metrics::ReasonLabel;
 
@@ -51,14 +56,17 @@ pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 /// The session over all its connections.
 pub struct Session {
     shared: Shared,
-    door: Option<Door>,
+    /// `None` once the session stops taking messages in.
+    intake: Option<IntakeSender>,
     feedback: mpsc::Receiver<Feedback>,
     orders: Orders,
+    ledger: Ledger,
     backoff: Backoff,
+    rng: StdRng,
     takeover: takeover::Pattern,
     /// Numbers given to connections so far, over all pipelines of this process.
     connections: Arc<AtomicU64>,
-    /// Raised when a larger message arrives; the decode stage sets such a message aside.
+    /// Raised when a larger message arrives. The decode stage sets such a message aside.
     max_packet_size: usize,
     /// `None` while there are no usable credentials.
     choice: Option<Choice<Arc<Credentials>>>,
@@ -77,24 +85,44 @@ enum Waited {
     ToEnd,
 }
 
+/// The result of one attempt to connect.
+enum Attempt {
+    /// The connection was used until its end.
+    Ended(Disconnected),
+    /// There was none.
+    Failed(Failure),
+    /// The attempt was given up, without a word to the broker.
+    Interrupted,
+    /// The session is to end.
+    ToEnd,
+}
+
+/// Returns where reading pauses, in bytes: one packet below `mqtt.max_unacked`, since a packet is read
+/// whole, but at half of it at least.
+fn pause_at(max_unacked: usize, max_packet_size: usize) -> usize {
+    max_unacked.saturating_sub(max_packet_size).max(max_unacked / 2)
+}
+
 impl Session {
-    /// A session that has not connected yet.
+    /// Makes a session that has not connected yet.
     pub fn new(
         shared: Shared,
-        door: Door,
+        intake: IntakeSender,
         feedback: mpsc::Receiver<Feedback>,
         orders: Orders,
         connections: Arc<AtomicU64>,
+        rng: StdRng,
     ) -> Self {
         let backoff = Backoff::new(shared.mqtt.reconnect);
         let max_packet_size = shared.mqtt.max_packet_size;
-        let door = Some(door);
         Self {
+            ledger: Ledger::new(pause_at(shared.mqtt.max_unacked, max_packet_size)),
+            intake: Some(intake),
             shared,
-            door,
             feedback,
             orders,
             backoff,
+            rng,
             connections,
             max_packet_size,
             choice: None,
@@ -105,18 +133,22 @@ impl Session {
     /// Keeps the session until told to stop, or until the stages behind are gone. Dropping the
     /// sender of the intake tells them to finish.
     pub async fn run(mut self) {
+        let gaps = Arc::clone(&self.shared.process().gaps);
+        let mut gaps = gaps.lock_owned().await;
         while !self.orders.stop.is_cancelled() {
-            if self.await_turn().await == Waited::ToEnd {
+            if self.await_turn(&mut gaps).await == Waited::ToEnd {
                 break;
             }
-            let next = match self.connect_once().await {
-                Ok(ended) => self.after(&ended),
-                Err(failure) => self.fail(&failure),
+            let next = match self.connect_once(&mut gaps).await {
+                Attempt::Ended(ended) => self.after(&ended),
+                Attempt::Failed(failure) => self.fail(&failure),
+                Attempt::Interrupted => Next::Reconnect(Duration::ZERO),
+                Attempt::ToEnd => Next::End,
             };
             match next {
                 Next::End => break,
                 Next::Reconnect(wait) => {
-                    if self.wait(wait).await == Waited::ToEnd {
+                    if self.wait(wait, &mut gaps).await == Waited::ToEnd {
                         break;
                     }
                 }
@@ -127,7 +159,7 @@ impl Session {
     }
 
     /// Waits until no other process holds the session.
-    async fn await_turn(&mut self) -> Waited {
+    async fn await_turn(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Waited {
         loop {
             let now = self.orders.leadership.borrow_and_update().clone();
             self.shared.metrics.standby.set(i64::from(now.holder().is_some()));
@@ -135,10 +167,10 @@ impl Session {
                 return Waited::Enough;
             }
             self.say_who_holds_it(&now);
-            let change = changed(&mut self.orders.leadership);
-            if idle(change, &self.orders.stop, &mut self.feedback, &self.shared).await
-                == Waited::ToEnd
-            {
+            let Self { orders, feedback, ledger, shared, .. } = self;
+            let change = changed(&mut orders.leadership);
+            let settling = Settling { feedback, ledger, gaps: &mut *gaps, shared };
+            if settling.until(change, &orders.stop).await == Waited::ToEnd {
                 return Waited::ToEnd;
             }
         }
@@ -151,12 +183,17 @@ impl Session {
         self.shared.enter(Phase::Standby, Some(problem));
     }
 
-    async fn connect_once(&mut self) -> Result<Ended, Failure> {
+    async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Attempt {
         self.shared.enter(Phase::Connecting, None);
         self.backoff.set_limits(*self.orders.reconnect.borrow());
-        let credentials = self.choose_credentials()?;
-        let (client, event_loop) =
-            options::client(&self.shared.mqtt, credentials.tls.as_ref(), self.max_packet_size);
+        if gaps.needs_recall() {
+            let pending = self.shared.process().gap_state.read().await;
+            gaps.recall(pending, self.shared.now_utc());
+        }
+        let credentials = match self.choose_credentials() {
+            Ok(credentials) => credentials,
+            Err(failure) => return Attempt::Failed(failure),
+        };
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
             connection = id.0,
@@ -165,19 +202,48 @@ impl Session {
             client_id = self.shared.mqtt.client_id,
             "connecting to the broker"
         );
-        let attempt = Attempt { id, client, event_loop };
-        let orders = &mut self.orders;
-        let ended =
-            Connection::run(&self.shared, &mut self.door, attempt, &mut self.feedback, orders)
-                .await;
+        let accepted = match self.connect(&credentials, gaps).await {
+            Ok(accepted) => accepted,
+            Err(attempt) => return attempt,
+        };
+        let Self { shared, intake, ledger, feedback, orders, .. } = self;
+        let state = SessionState { shared, intake, ledger, gaps };
+        let ended = Connection::run(state, id, accepted, feedback, orders).await;
         self.shared.metrics.connected.set(0);
-        if let Some(uptime) = ended.uptime {
-            self.backoff.was_up(uptime);
-            if let Some(choice) = &mut self.choice {
-                choice.accepted();
-            }
+        self.backoff.was_up(ended.uptime);
+        if let Some(choice) = &mut self.choice
+            && ended.granted
+        {
+            choice.accepted();
         }
-        Ok(ended)
+        Attempt::Ended(ended)
+    }
+
+    /// Waits for CONNACK, unless something else is asked for meanwhile.
+    async fn connect(
+        &mut self,
+        credentials: &Credentials,
+        gaps: &mut OwnedMutexGuard<GapTracker>,
+    ) -> Result<Accepted, Attempt> {
+        let Self { shared, orders, feedback, ledger, max_packet_size, .. } = self;
+        let connector = Arc::clone(&shared.process().connector);
+        let request =
+            ConnectRequest { mqtt: &shared.mqtt, credentials, max_packet_size: *max_packet_size };
+        let never = CancellationToken::new();
+        let outcome = {
+            let settling = Settling { feedback, ledger, gaps, shared };
+            let pipeline_gone = settling.until(std::future::pending(), &never);
+            tokio::select! {
+                biased;
+                order = orders.next(true) => Err(match order {
+                    Order::Stop => Attempt::ToEnd,
+                    Order::StandBy | Order::Renew => Attempt::Interrupted,
+                }),
+                _ = pipeline_gone => Err(Attempt::ToEnd),
+                accepted = connector.connect(&request) => Ok(accepted),
+            }
+        };
+        outcome?.map_err(|error| Attempt::Failed(self.explain(&error, None)))
     }
 
     /// The credentials for the next connection: new ones if there are, unless the broker refused
@@ -204,29 +270,31 @@ impl Session {
         Ok(current)
     }
 
-    fn after(&mut self, ended: &Ended) -> Next {
-        let failure = match &ended.end {
-            End::Stopped | End::Gone => return Next::End,
-            End::MakeRoom => {
-                self.announce_closed(ended, &ended.end.to_string());
-                tracing::info!("there is room again: reconnecting for what stayed with the broker");
+    fn after(&mut self, ended: &Disconnected) -> Next {
+        let uptime = Some(ended.uptime);
+        let failure = match &ended.reason {
+            DisconnectReason::Stopped | DisconnectReason::PipelineClosed => return Next::End,
+            DisconnectReason::StandBy => {
+                self.announce_closed(ended, &ended.reason.to_string());
                 return Next::Reconnect(Duration::ZERO);
             }
-            End::StandBy => {
-                self.announce_closed(ended, &ended.end.to_string());
-                return Next::Reconnect(Duration::ZERO);
-            }
-            End::Renewed => {
-                self.announce_closed(ended, &ended.end.to_string());
+            DisconnectReason::Renewed => {
+                self.announce_closed(ended, &ended.reason.to_string());
                 tracing::info!("reconnecting with renewed credentials; the session is kept");
                 return Next::Reconnect(Duration::ZERO);
             }
-            End::NotAuthorized(problem) => Failure::new(FailureKind::NotAuthorized, problem),
-            End::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
-            End::Failed(error) => self.explain(error, ended.uptime),
+            DisconnectReason::Overloaded(bound) => {
+                self.context(uptime).overloaded(&self.shared.name_of(*bound))
+            }
+            DisconnectReason::PacketIdReused(id) => self.context(uptime).packet_id_reused(*id),
+            DisconnectReason::NotAuthorized(problem) => {
+                Failure::new(FailureKind::NotAuthorized, problem)
+            }
+            DisconnectReason::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
+            DisconnectReason::Failed(error) => self.explain(error, uptime),
         };
-        let failure = match self.takeover.lost(failure.kind, ended.uptime) {
-            Some(losses) => self.context(ended.uptime).takeover(losses),
+        let failure = match self.takeover.lost(failure.kind, uptime) {
+            Some(losses) => self.context(uptime).takeover(losses),
             None => failure,
         };
         self.announce_closed(ended, &format!("{}: {}", failure.label(), failure.sentence));
@@ -243,9 +311,9 @@ impl Session {
         self.fail(&failure)
     }
 
-    fn announce_closed(&self, ended: &Ended, reason: &str) {
-        if let (Some(_), Some(door)) = (ended.uptime, &self.door) {
-            self.shared.announce_closed(door, ended.id, reason);
+    fn announce_closed(&self, ended: &Disconnected, reason: &str) {
+        if let Some(intake) = &self.intake {
+            self.shared.announce_closed(intake, ended.id, reason);
         }
     }
 
@@ -257,7 +325,7 @@ impl Session {
         let wait = if failure.needs_a_person() && !fall_back {
             self.backoff.longest()
         } else {
-            self.backoff.next(rand::random())
+            self.backoff.next(self.rng.random())
         };
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
         if failure.needs_a_person() {
@@ -290,7 +358,7 @@ impl Session {
 
     fn context(&self, uptime: Option<Duration>) -> Context<'_> {
         let mut context =
-            Context::new(&self.shared.tenant, &self.shared.mqtt, OffsetDateTime::now_utc());
+            Context::new(&self.shared.tenant, &self.shared.mqtt, self.shared.now_utc());
         if let Some(uptime) = uptime {
             context = context.up_for(uptime);
         }
@@ -302,15 +370,17 @@ impl Session {
     }
 
     /// Waits out the backoff, unless there are new credentials to try.
-    async fn wait(&mut self, wait: Duration) -> Waited {
-        let Orders { stop, credentials, .. } = &mut self.orders;
+    async fn wait(&mut self, wait: Duration, gaps: &mut OwnedMutexGuard<GapTracker>) -> Waited {
+        let Self { orders, feedback, ledger, shared, .. } = self;
+        let Orders { stop, credentials, .. } = orders;
         let enough = async {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = changed_later(credentials) => {}
             }
         };
-        idle(enough, stop, &mut self.feedback, &self.shared).await
+        Settling { feedback, ledger, gaps, shared }.until(enough, stop).await
     }
 }
 
@@ -319,24 +389,54 @@ async fn changed_later<T>(receiver: &watch::Receiver<T>) {
     changed(&mut receiver.clone()).await;
 }
 
-/// Waits while not connected. Acknowledgements that come meanwhile belong to a dead connection;
-/// they must be taken, or the stages behind would stand still.
-async fn idle(
-    enough: impl Future<Output = ()>,
-    stop: &CancellationToken,
-    feedback: &mut mpsc::Receiver<Feedback>,
-    shared: &Shared,
-) -> Waited {
-    tokio::pin!(enough);
-    loop {
-        tokio::select! {
-            () = &mut enough => return Waited::Enough,
-            () = stop.cancelled() => return Waited::ToEnd,
-            feedback = feedback.recv() => match feedback {
-                None => return Waited::ToEnd,
-                Some(Feedback::Noted(news)) => shared.memory().noted(&news),
-                Some(Feedback::Committed(_) | Feedback::Unsubscribe(_)) => {}
-            },
+/// Takes the feedback while there is no connection. Acknowledgements that come meanwhile belong to a
+/// dead connection, but they free room, and the stages behind would stand still if nobody took them.
+struct Settling<'a> {
+    feedback: &'a mut mpsc::Receiver<Feedback>,
+    ledger: &'a mut Ledger,
+    gaps: &'a mut OwnedMutexGuard<GapTracker>,
+    shared: &'a Shared,
+}
+
+impl Settling<'_> {
+    /// Waits until `enough`, until `stop`, or until the stages behind are gone.
+    async fn until(self, enough: impl Future<Output = ()>, stop: &CancellationToken) -> Waited {
+        tokio::pin!(enough);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Waited::ToEnd,
+                () = &mut enough => return Waited::Enough,
+                feedback = self.feedback.recv() => match feedback {
+                    None => return Waited::ToEnd,
+                    Some(Feedback::Noted(event)) => {
+                        self.gaps.persisted(&event);
+                        if let Some(pending) = self.gaps.take_unsaved() {
+                            self.shared.process().gap_state.keep(pending).await;
+                        }
+                    }
+                    Some(Feedback::Committed(committed)) => {
+                        self.ledger.settle(committed.deliveries());
+                        self.shared.process().accounting.settle(committed);
+                        let unacked = i64::try_from(self.ledger.unacked()).unwrap_or(i64::MAX);
+                        self.shared.metrics.unacked.set(unacked);
+                    }
+                    Some(Feedback::Unsubscribe(_)) => {}
+                },
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_pauses_one_packet_below_the_bound() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(pause_at(64 * MIB, 16 * MIB), 48 * MIB);
+        assert_eq!(pause_at(64 * MIB, 60 * MIB), 32 * MIB);
+        assert_eq!(pause_at(1024, 16 * MIB), 512);
     }
 }

@@ -1,18 +1,16 @@
 //! rumqttc's options from the configuration.
 
-use std::sync::LazyLock;
-
 use rumqttc::{
-    AsyncClient, EventLoop, MqttOptions, MqttState, NetworkOptions, Packet, ProxyAuth, ProxyType,
-    Publish, QoS, TlsConfiguration, Transport,
+    AsyncClient, EventLoop, MqttOptions, NetworkOptions, ProxyAuth, ProxyType, TlsConfiguration,
+    Transport,
 };
 use secrecy::ExposeSecret;
 
 use super::tls;
 use crate::config::{Mqtt, Proxy};
 
-/// Room for requests to rumqttc: PUBACKs of every packet id, trap for deadlocks otherwise.
-const REQUEST_CAPACITY: usize = 65_535;
+/// The session sends its packets past rumqttc's queue of requests.
+const NO_REQUESTS: usize = 1;
 
 /// A probe has one request under way at a time: a SUBSCRIBE, then DISCONNECT.
 const PROBE_CAPACITY: usize = 4;
@@ -20,16 +18,14 @@ const PROBE_CAPACITY: usize = 4;
 /// Own messages under way. There are none; the smallest that rumqttc takes.
 const INFLIGHT: u16 = 1;
 
-/// A client and event loop for one connection.
-pub fn client(
+/// Makes the event loop that opens one connection. The client belonging to it is not needed.
+pub fn event_loop(
     mqtt: &Mqtt,
     tls: Option<&tls::Loaded>,
     max_packet_size: usize,
-) -> (AsyncClient, Box<EventLoop>) {
+) -> Box<EventLoop> {
     let options = mqtt_options(mqtt, tls, max_packet_size);
-    let (client, mut event_loop) = with_network(mqtt, AsyncClient::new(options, REQUEST_CAPACITY));
-    event_loop.state = EXPECTING_RELEASES.clone();
-    (client, event_loop)
+    with_network(mqtt, AsyncClient::new(options, NO_REQUESTS)).1
 }
 
 /// A client and event loop for one look at the broker: a clean session, which leaves nothing behind.
@@ -53,21 +49,6 @@ fn with_network(
     event_loop.set_network_options(network);
     (client, Box::new(event_loop))
 }
-
-/// A state that has seen a QoS-2 PUBLISH of every packet id, so that rumqttc answers every PUBREL
-/// with PUBCOMP. It refuses those whose PUBLISH it has not seen, and would so for ever: with a new
-/// state per connection, that is every PUBREL for a message of an earlier one.
-static EXPECTING_RELEASES: LazyLock<MqttState> = LazyLock::new(|| {
-    let mut state = MqttState::new(INFLIGHT, true);
-    let mut publish = Publish::new("", QoS::ExactlyOnce, Vec::new());
-    for packet_id in 1..=u16::MAX {
-        publish.pkid = packet_id;
-        // With manual acknowledgement this only notes the packet id; it cannot fail.
-        let _ = state.handle_incoming_packet(Packet::Publish(publish.clone()));
-        state.events.clear();
-    }
-    state
-});
 
 fn mqtt_options(mqtt: &Mqtt, tls: Option<&tls::Loaded>, max_packet_size: usize) -> MqttOptions {
     let mut options = MqttOptions::new(&mqtt.client_id, &mqtt.host, mqtt.port);

@@ -38,6 +38,7 @@ impl Orders {
     pub async fn next(&mut self, stop: bool) -> Order {
         let Self { stop: token, leadership, credentials, .. } = self;
         tokio::select! {
+            biased;
             () = token.cancelled(), if stop => Order::Stop,
             () = taken(leadership) => Order::StandBy,
             () = changed(credentials) => Order::Renew,

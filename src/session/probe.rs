@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::failure::{Context, Failure, FailureKind};
 use super::subscription::Verdict;
 use super::tls::{self, Loaded};
+use super::transport::mqtt::granted;
 use super::witness::{Seen, Witness};
 use super::{PROTOCOL_MAX_PACKET, options};
 use crate::config::Mqtt;
@@ -316,7 +317,7 @@ fn step_of(failure: &Failure, secured: bool) -> Step {
 
 fn judge(filter: &str, codes: &[rumqttc::SubscribeReasonCode]) -> Result<Finding, Failure> {
     let filter = filter.to_owned();
-    let verdict = Verdict::new(std::slice::from_ref(&filter), codes)
+    let verdict = Verdict::new(std::slice::from_ref(&filter), &granted(codes))
         .map_err(|problem| Failure::new(FailureKind::Protocol, problem))?;
     Ok(match verdict.problem() {
         None => Finding::Granted(filter),

@@ -1,32 +1,47 @@
 //! What every connection of the session uses: settings, figures, and the things said only once.
 
+use std::hash::BuildHasher as _;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use rumqttc::Publish;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::failure::FailureKind;
-use super::intake::Door;
-use super::memory::Memory;
+use super::gap_state_file::GapState;
+use super::gap_tracker::GapTracker;
+use super::intake_sender::IntakeSender;
+use super::ledger::Bound;
+use super::transport::{Connect, Publish};
+use crate::accounting::Accounting;
+use crate::ack::ConnectionId;
+use crate::clock::Clock;
 use crate::config::Mqtt;
-use crate::message::{ConnectionId, ConnectionName, ConnectionNews, GapCause};
+use crate::message::{ConnectionName, ConnectionNews, GapCause};
 use crate::telemetry::health::{CertificateHealth, Phase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
-/// What the process is known by, and what outlives its pipelines.
+/// Identifies the process, and holds the state that outlives its pipelines.
 #[derive(Clone)]
 pub struct Process {
     /// A fresh UUID per start.
     pub instance: Uuid,
     /// Where it spools, if it does.
     pub spool_dir: Option<String>,
-    /// What is not to be forgotten.
-    pub memory: Arc<Mutex<Memory>>,
+    /// Possible losses that are not durable yet. Locked by one session for all of its life.
+    pub gaps: Arc<tokio::sync::Mutex<GapTracker>>,
+    /// Keeps them beyond the process.
+    pub gap_state: Arc<dyn GapState>,
+    /// Counts what became of each message.
+    pub accounting: Arc<Accounting>,
+    /// Makes connections to the broker.
+    pub connector: Arc<dyn Connect>,
+    /// Tells the time of day.
+    pub clock: Clock,
 }
 
 /// Settings and figures, the same for all connections.
@@ -47,10 +62,12 @@ pub struct Shared {
     qos0_seen: AtomicBool,
     /// The counter of the topic seen last, to spare the registry's lock.
     last_counter: Mutex<Option<(ReceivedLabels, Counter)>>,
+    /// Keys the digests of messages, so that nobody can construct two alike.
+    digest_key: RandomState,
 }
 
 impl Shared {
-    /// Nothing said yet.
+    /// Makes the context of a session that has not connected yet.
     pub fn new(
         process: Process,
         tenant: String,
@@ -70,13 +87,23 @@ impl Shared {
             opened_before: AtomicBool::new(false),
             qos0_seen: AtomicBool::new(false),
             last_counter: Mutex::default(),
+            digest_key: RandomState::new(),
         }
     }
 
-    /// What is not to be forgotten.
-    pub fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Each change is whole, also after a panic of its caller.
-        self.process.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns what outlives the pipeline.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Returns the time of day.
+    pub fn now_utc(&self) -> OffsetDateTime {
+        self.process.clock.now_utc()
+    }
+
+    /// Returns a digest of topic and payload.
+    pub fn digest(&self, publish: &Publish) -> u64 {
+        self.digest_key.hash_one((&publish.topic, &publish.payload))
     }
 
     /// Names a connection of this process.
@@ -85,10 +112,19 @@ impl Shared {
         ConnectionName { client_id, instance: self.process.instance, id }
     }
 
-    /// CONNACK came.
-    pub fn opened(&self, id: ConnectionId, session_present: bool) -> ConnectionNews {
+    /// Returns true for the first connection of this pipeline.
+    pub fn is_first_connection(&self) -> bool {
+        !self.opened_before.swap(true, Ordering::Relaxed)
+    }
+
+    /// Publishes a CONNACK. `reported` is whether the session counts as present.
+    pub fn opened(
+        &self,
+        id: ConnectionId,
+        session_present: bool,
+        reported: bool,
+    ) -> ConnectionNews {
         let connection = self.name(id);
-        let first = !self.opened_before.swap(true, Ordering::Relaxed);
         self.metrics.session_present.set(i64::from(session_present));
         self.health.update(|snapshot| {
             snapshot.session.session_present = session_present;
@@ -96,8 +132,8 @@ impl Shared {
         });
         ConnectionNews::Opened {
             connection,
-            at: OffsetDateTime::now_utc(),
-            session_present: self.memory().opened(first, session_present),
+            at: self.now_utc(),
+            session_present: reported,
             filters: self.filters.clone(),
             spool_dir: self.process.spool_dir.clone(),
         }
@@ -125,7 +161,7 @@ impl Shared {
         self.health.update(|snapshot| {
             let session = &mut snapshot.session;
             if session.phase != phase {
-                session.since = Some(OffsetDateTime::now_utc());
+                session.since = Some(self.now_utc());
             }
             session.phase = phase;
             session.problem = problem;
@@ -134,7 +170,7 @@ impl Shared {
 
     /// Counts one PUBLISH.
     pub fn count_received(&self, publish: &Publish, at: OffsetDateTime) {
-        let qos = publish.qos as u8;
+        let qos = publish.qos;
         let mut last = self.last_counter.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_ref() {
             Some((labels, counter)) if labels.topic == publish.topic && labels.qos == qos => {
@@ -162,13 +198,41 @@ impl Shared {
         }
     }
 
-    /// Says that no more fits into memory.
-    pub fn warn_of_full_memory(&self, id: ConnectionId) {
+    /// Logs that the session stops reading.
+    pub fn log_pause(&self, id: ConnectionId, bound: Bound, unacked: usize, bytes: usize) {
+        tracing::debug!(
+            connection = id.0,
+            bound = self.name_of(bound),
+            unacked,
+            bytes,
+            "not reading from the broker until received messages are committed"
+        );
+    }
+
+    /// Warns that messages are dropped and stay with the broker.
+    pub fn warn_of_refusals(&self, id: ConnectionId, bound: Bound) {
         tracing::warn!(
             connection = id.0,
-            max_unacked = self.mqtt.max_unacked,
-            "mqtt.max_unacked is reached: further messages stay with the broker until what was \
-             received is committed"
+            bound = self.name_of(bound),
+            keep_alive = ?self.mqtt.keep_alive,
+            "commits are slower than the keep-alive allows to wait: further messages stay with the \
+             broker, which delivers them again after a reconnect once there is room"
+        );
+    }
+
+    /// Names a bound as an operator knows it.
+    pub fn name_of(&self, bound: Bound) -> String {
+        match bound {
+            Bound::Messages => format!("{} messages", super::ledger::MAX_MESSAGES),
+            Bound::Bytes => format!("mqtt.max_unacked = {} bytes", self.mqtt.max_unacked),
+        }
+    }
+
+    /// Warns that a QoS-0 message was dropped, which nobody repeats.
+    pub fn warn_of_dropped_qos0(&self, topic: &str) {
+        tracing::warn!(
+            topic,
+            "a QoS-0 message was dropped for want of room and is lost; see the view data_gap"
         );
     }
 
@@ -177,15 +241,15 @@ impl Shared {
         self.health.update(|snapshot| {
             snapshot.certificate = Some(CertificateHealth { not_after });
         });
-        let left = not_after - OffsetDateTime::now_utc();
+        let left = not_after - self.now_utc();
         self.metrics.certificate_expiry_seconds.set(left.as_seconds_f64());
     }
 
     /// Passes the end of a connection on; a lost stage is noticed elsewhere.
-    pub fn announce_closed(&self, door: &Door, id: ConnectionId, reason: &str) {
-        let at = OffsetDateTime::now_utc();
+    pub fn announce_closed(&self, intake: &IntakeSender, id: ConnectionId, reason: &str) {
+        let at = self.now_utc();
         let (connection, reason) = (self.name(id), reason.to_owned());
-        let _ = door.announce(ConnectionNews::Closed { connection, at, reason });
+        let _ = intake.send_event(ConnectionNews::Closed { connection, at, reason });
     }
 }
 

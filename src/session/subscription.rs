@@ -1,8 +1,6 @@
 //! What was asked of the broker and what it granted. `session_present` proves nothing about
 //! subscriptions, so they are made on every connection and every SUBACK is compared.
 
-use rumqttc::{QoS, SubscribeFilter, SubscribeReasonCode};
-
 /// What the broker made of one filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
@@ -26,8 +24,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Compares; `Err` where the SUBACK does not answer this SUBSCRIBE.
-    pub fn new(filters: &[String], codes: &[SubscribeReasonCode]) -> Result<Self, String> {
+    /// Compares the granted QoS of each filter, `None` for a refusal, with the filters asked for. `Err` where the SUBACK does not answer this SUBSCRIBE.
+    pub fn new(filters: &[String], codes: &[Option<u8>]) -> Result<Self, String> {
         if filters.len() != codes.len() {
             return Err(format!(
                 "the broker answered a SUBSCRIBE of {} filters with {} return codes",
@@ -68,17 +66,12 @@ impl Verdict {
     }
 }
 
-fn grant(code: SubscribeReasonCode) -> Grant {
-    match code {
-        SubscribeReasonCode::Success(QoS::AtMostOnce) => Grant::Qos0,
-        SubscribeReasonCode::Success(_) => Grant::Qos1,
-        SubscribeReasonCode::Failure => Grant::Refused,
+fn grant(granted: Option<u8>) -> Grant {
+    match granted {
+        Some(0) => Grant::Qos0,
+        Some(_) => Grant::Qos1,
+        None => Grant::Refused,
     }
-}
-
-/// The filters of a SUBSCRIBE, all at QoS 1.
-pub fn at_qos1(filters: &[String]) -> Vec<SubscribeFilter> {
-    filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce)).collect()
 }
 
 #[cfg(test)]
@@ -91,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_refused_and_a_lowered_filter_are_named_with_the_cure() {
-        let codes = [SubscribeReasonCode::Failure, SubscribeReasonCode::Success(QoS::AtMostOnce)];
+        let codes = [None, Some(0)];
         let problem = Verdict::new(&filters(), &codes).unwrap().problem().unwrap();
         assert!(problem.contains("refuses the subscription to centiloc/acme:"), "{problem}");
         assert!(problem.contains("QoS 0 for centiloc/acme/proto/board/v1/update"), "{problem}");
@@ -99,13 +92,13 @@ mod tests {
 
     #[test]
     fn a_suback_of_another_length_is_an_error() {
-        let codes = [SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+        let codes = [Some(1)];
         assert!(Verdict::new(&filters(), &codes).is_err());
     }
 
     #[test]
     fn full_grants_are_no_problem() {
-        let codes = [SubscribeReasonCode::Success(QoS::AtLeastOnce); 2];
+        let codes = [Some(1); 2];
         assert_eq!(Verdict::new(&filters(), &codes).unwrap().problem(), None);
     }
 }

@@ -14,7 +14,8 @@ use super::file::{Changes, Depth, LifeChange, SpoolFile};
 use super::life::{Standing, ended_without_notice};
 use super::progress::Progress;
 use super::row::{Row, time as at};
-use crate::message::{AckToken, Committed, Feedback, Intake};
+use crate::ack::{AckToken, Committed};
+use crate::message::{Feedback, Intake};
 use crate::telemetry::{Health, Metrics};
 
 /// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
@@ -61,6 +62,10 @@ pub(super) struct Outlets {
     /// What may be acknowledged.
     pub session: mpsc::Sender<Feedback>,
 }
+
+/// Proves that rows were synced to disk.
+#[derive(Debug)]
+pub struct SyncProof(());
 
 /// Why [`Appender::run`] returned.
 #[derive(Debug, PartialEq, Eq)]
@@ -276,7 +281,7 @@ impl Appender {
             }
         }
         if !tokens.is_empty() {
-            news.push(Feedback::Committed(Committed::after_commit(tokens)));
+            news.push(Feedback::Committed(Committed::new(tokens, &SyncProof(()))));
         }
         let Some(Outlets { session, .. }) = &self.outlets else { return };
         for feedback in news {

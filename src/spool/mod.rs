@@ -27,4 +27,5 @@ pub mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use self::append::SyncProof;
 pub use self::error::SpoolError;

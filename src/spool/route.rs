@@ -31,8 +31,8 @@ pub(super) async fn run(
                 if let Some(id) = spooled {
                     progress.done_through(id);
                 }
-                progress.bypass_committed(delivered.tokens().len());
-                (!delivered.tokens().is_empty()).then_some(Feedback::Committed(delivered))
+                progress.bypass_committed(delivered.len());
+                (!delivered.is_empty()).then_some(Feedback::Committed(delivered))
             }
             Some(other) => Some(other),
         };

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::message::{AckToken, ConnectionId, ConnectionNews, Hold, Intake, Message};
+use crate::ack::{AckToken, ConnectionId};
+use crate::message::{ConnectionNews, Hold, Intake, Message};
 
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl<'a> Row<'a> {
     /// What the next stage gets, with the right to delete the row once it is committed. `None` for
     /// news that another version of this program wrote in a form which is not known here.
     pub fn into_intake(self, id: u64, hold: Option<Hold>) -> Option<Intake> {
-        let ack = Some(AckToken { connection: ConnectionId::SPOOL, sequence: id });
+        let ack = Some(AckToken::new(ConnectionId::SPOOL, id));
         let Some(topic) = self.topic else {
             let news = serde_json::from_slice(&self.payload).ok()?;
             return Some(Intake::Connection(news, ack));
@@ -162,7 +163,7 @@ mod tests {
         };
         let intake = Intake::Message(message(None));
         let out = Row::of(&intake).into_intake(7, None).unwrap();
-        let token = AckToken { connection: ConnectionId::SPOOL, sequence: 7 };
+        let token = AckToken::new(ConnectionId::SPOOL, 7);
         assert_eq!(format!("{out:?}"), format!("{:?}", Intake::Message(message(Some(token)))));
     }
 
@@ -198,7 +199,7 @@ mod tests {
             match Row::of_news(&news, at).into_intake(1, None).unwrap() {
                 Intake::Connection(out, Some(token)) => {
                     assert_eq!(out, news);
-                    assert!(token.is_spooled());
+                    assert!(token.id().is_spooled());
                 }
                 other => panic!("{other:?}"),
             }

@@ -180,7 +180,7 @@ async fn news_in_a_form_of_another_version_are_left_out_and_hold_nothing_up() {
     Forwarder::new(sender).all(&mut file, &progress).await.unwrap();
     assert!(progress.has_caught_up());
     let Some(Intake::Message(message)) = receiver.recv().await else { panic!("a message") };
-    assert_eq!(message.ack.map(|token| token.sequence), Some(2));
+    assert_eq!(message.ack.map(|token| token.id().sequence), Some(2));
     assert!(receiver.recv().await.is_none());
 }
 

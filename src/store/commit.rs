@@ -41,6 +41,14 @@ pub struct Outcome {
     pub default_partition_rows: u64,
 }
 
+impl Outcome {
+    /// Returns how many messages it accounts for, which is all of the batch.
+    pub fn messages(&self) -> u64 {
+        let events = |count: Count| count.inserted + count.duplicates;
+        events(self.items) + events(self.boards) + self.dead_letters.values().sum::<u64>()
+    }
+}
+
 impl Store {
     /// Writes the whole batch durably, or nothing of it. Rows that the database refuses become
     /// dead letters in the same transaction. May be repeated: keys come from the content.

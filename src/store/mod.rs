@@ -44,6 +44,7 @@ pub use self::fault::{Fault, StoreError};
 use self::partitions::Partitions;
 use self::refusals::Refusals;
 pub use self::rows::Entry;
+pub use self::writer::CommitProof;
 use self::writer_slot::WriterSlot;
 use crate::config::{self, PartitionSpan};
 

@@ -20,10 +20,11 @@ use super::rows::Entry;
 use super::schema::SchemaError;
 use super::span::is_plausible;
 use super::{Outcome, Store};
+use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 use crate::event::Event;
-use crate::message::{AckToken, Committed, ConnectionNews, Decoded, Feedback, Message};
+use crate::message::{ConnectionNews, Decoded, Feedback, Message};
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 
@@ -86,6 +87,10 @@ pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
         result = writer.run() => result,
     }
 }
+
+/// Proves that a transaction was committed.
+#[derive(Debug)]
+pub struct CommitProof(());
 
 /// Failures after which a stop no longer waits for the end of the connection to be written down.
 const FAREWELLS: u32 = 3;
@@ -202,14 +207,20 @@ impl Writer {
         let entries: Vec<Entry> = self.queue.drain(..count).filter_map(into_entry).collect();
         let started = Instant::now();
         match self.parts.store.commit(&entries).await {
+            Ok(outcome) if outcome.messages() != entries.len() as u64 => {
+                self.put_back(entries);
+                Err(StoreError::Stop(Fault::stop(format!(
+                    "a batch of {count} messages was committed as {}: this is a bug; nothing of it \
+                     is acknowledged",
+                    outcome.messages()
+                ))))
+            }
             Ok(outcome) => {
                 self.size.grow();
                 self.measure(&entries, &outcome, started.elapsed());
-                let tokens: Vec<_> = entries.iter().filter_map(|(m, _)| m.ack).collect();
-                // What is acknowledged has left: the broker's next messages need its room.
-                drop(entries);
+                let tokens: Vec<_> = entries.into_iter().filter_map(|(m, _)| m.ack).collect();
                 if !tokens.is_empty() {
-                    self.tell(Feedback::Committed(Committed::after_commit(tokens))).await;
+                    self.tell(Feedback::Committed(Committed::new(tokens, &CommitProof(())))).await;
                 }
                 Ok(())
             }
@@ -217,16 +228,20 @@ impl Writer {
                 if matches!(error, StoreError::Halve(_)) {
                     self.size.halve(count);
                 }
-                for (message, result) in entries.into_iter().rev() {
-                    self.queue.push_front(Decoded::Message(message, result));
-                }
+                self.put_back(entries);
                 Err(error)
             }
         }
     }
 
+    fn put_back(&mut self, entries: Vec<Entry>) {
+        for (message, result) in entries.into_iter().rev() {
+            self.queue.push_front(Decoded::Message(message, result));
+        }
+    }
+
     async fn write_news(&mut self) -> Result<(), StoreError> {
-        let Some(Decoded::Connection(news, token)) = self.queue.front() else { return Ok(()) };
+        let Some(Decoded::Connection(news, _)) = self.queue.front() else { return Ok(()) };
         let standing = self.parts.health.read(|s| s.session.connection.clone());
         let expiry = self.parts.session_expiry;
         let Noted { stale_filters, gap } =
@@ -236,11 +251,11 @@ impl Writer {
             self.parts.metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
             tracing::warn!(cause, "messages may have been lost; see the view data_gap");
         }
-        let durable = match *token {
-            Some(token) => Feedback::Committed(Committed::after_commit(vec![token])),
-            None => Feedback::Noted(news.clone()),
+        let Some(Decoded::Connection(news, token)) = self.queue.pop_front() else { return Ok(()) };
+        let durable = match token {
+            Some(token) => Feedback::Committed(Committed::new(vec![token], &CommitProof(()))),
+            None => Feedback::Noted(news),
         };
-        self.queue.pop_front();
         if !stale_filters.is_empty() {
             self.tell(Feedback::Unsubscribe(stale_filters)).await;
         }
@@ -339,7 +354,7 @@ fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
 /// earlier connection as they are. A session that was lost it would not find lost again.
 fn is_farewell(decoded: &Decoded) -> bool {
     let (Decoded::Message(Message { ack: token, .. }, _) | Decoded::Connection(_, token)) = decoded;
-    if token.is_some_and(AckToken::is_spooled) {
+    if token.as_ref().is_some_and(|token| token.id().is_spooled()) {
         return true;
     }
     match decoded {

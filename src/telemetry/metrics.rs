@@ -1,7 +1,7 @@
 //! Every figure the admin endpoint serves under `/metrics`. Names are part of the contract.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::accounting_collector::AccountingCollector;
+use crate::accounting::Accounting;
 use crate::event::RejectReason;
 use crate::message::GapCause;
 
@@ -58,6 +60,7 @@ const MAX_TOPICS: usize = 64;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    accounting: Arc<Accounting>,
     topics: Mutex<Vec<String>>,
     /// PUBLISH packets received.
     pub received: Family<ReceivedLabels, Counter>,
@@ -121,6 +124,7 @@ impl Metrics {
         ));
         let mut metrics = Self {
             registry: Registry::with_prefix("centiloc_bridge"),
+            accounting: Arc::default(),
             topics: Mutex::default(),
             received: Family::default(),
             committed: Family::default(),
@@ -161,8 +165,14 @@ impl Metrics {
         metrics
     }
 
+    /// Returns the account of the messages received, which is encoded with the metrics.
+    pub fn accounting(&self) -> &Arc<Accounting> {
+        &self.accounting
+    }
+
     fn register(&mut self) {
         let r = &mut self.registry;
+        r.register_collector(Box::new(AccountingCollector(Arc::clone(&self.accounting))));
         r.register("received", "PUBLISH packets received", self.received.clone());
         r.register("committed", "Events that became a row", self.committed.clone());
         r.register("duplicates", "Events whose row already existed", self.duplicates.clone());

@@ -1,5 +1,6 @@
 //! What the service tells about itself.
 
+mod accounting_collector;
 pub mod health;
 pub mod heartbeat;
 pub mod logging;

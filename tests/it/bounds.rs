@@ -127,20 +127,23 @@ async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
     const EVENTS: usize = 64;
     const LATE: usize = 10;
     const PADDING: usize = 256 * KIB;
-    /// Of 16 MiB that wait; what is not `max_unacked` is for buffers and allocators.
+    /// Of 16 MiB that wait. Beside `max_unacked` it leaves room for buffers and allocators.
     const ROOM: usize = 8 * MIB;
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
     let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
     let tap = Proxy::to(broker.plain_port()).await;
-    let config = Config::new(&broker, &database).plain(tap.port()).set("mqtt.max_unacked", "2MiB");
+    let config = Config::new(&broker, &database)
+        .plain(tap.port())
+        .set("mqtt.max_unacked", "2MiB")
+        .set("mqtt.keep_alive", "3s");
     let mut bridge = Bridge::ready(&config).await;
     pass_through(&broker, &database, 10).await;
     let before = bridge.memory();
     postgres.stop().await;
     publish_padded(&broker, &ItemEvent::series(TENANT, EVENTS), PADDING).await;
-    bridge.until_logged(&["WARN", "mqtt.max_unacked is reached"]).await;
-    // What comes now is read and dropped: it stays with the broker.
+    bridge.until_logged(&["WARN", "further messages stay with the broker"]).await;
+    // Messages that come now are read and refused, because the pause outlived the keep-alive.
     publish_padded(&broker, &ItemEvent::series(TENANT, LATE), 0).await;
     until_received(&bridge, 10 + EVENTS + LATE).await;
     assert_eq!(tap.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
@@ -152,12 +155,15 @@ async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
     until_stored_within(2 * SOON, &database, 10 + EVENTS + LATE).await;
     bridge.assert_running();
     until_count(&bridge, "centiloc_bridge_duplicates_total", "", 0).await;
+    until_count(&bridge, "centiloc_bridge_messages_unaccounted", "", 0).await;
 }
 
 /// More than MQTT has packet ids, so that the bound in messages is met.
 const FLOOD: usize = 70_000;
 /// Packet ids, and so messages that a broker may have outstanding at QoS 1.
 const OUTSTANDING: u16 = 65_535;
+/// Messages that the bridge takes in before it stops reading.
+const MAX_MESSAGES: usize = 32_768;
 /// What a message needs beside its payload and topic: its place in a channel, the allocations of
 /// both, its entry in the ledger; once decoded, which few are at a time, its event.
 const OVERHEAD: usize = 512;
@@ -167,8 +173,8 @@ const OVERHEAD: usize = 512;
 /// and its overhead. Afterwards the peak may rise further: glibc keeps what was freed for the
 /// thread that asked for it, and other threads ask for more.
 async fn assert_peak_memory(padding: usize) {
-    /// `mqtt.max_unacked`, which bounds payloads and topics.
-    const MAX_UNACKED: usize = 64 * MIB;
+    /// Where reading pauses: `mqtt.max_unacked` less one packet.
+    const MAX_BYTES: usize = 48 * MIB;
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
     let builder = Mosquitto::builder().max_inflight_messages(OUTSTANDING).max_queued_messages(0);
@@ -182,7 +188,7 @@ async fn assert_peak_memory(padding: usize) {
     let longest = events.iter().map(|event| event.json().to_string().len()).max().unwrap();
     let size = events[0].json_topic().len() + padding + longest;
     publish_padded(&broker, &events, padding).await;
-    let full = usize::from(OUTSTANDING).min(MAX_UNACKED / size);
+    let full = MAX_MESSAGES.min(MAX_BYTES / size);
     until("as much as may be held to be held", 2 * SOON, || async {
         let unacked = bridge.count("centiloc_bridge_unacked", "").await;
         if unacked >= Some(full) { Ok(()) } else { Err(unacked) }
@@ -210,12 +216,12 @@ async fn assert_peak_memory(padding: usize) {
 }
 
 #[tokio::test]
-async fn peak_memory_with_the_database_away_is_that_of_the_packet_ids_where_messages_are_small() {
+async fn peak_memory_of_small_messages_is_bounded_by_their_number() {
     assert_peak_memory(0).await;
 }
 
 #[tokio::test]
-async fn peak_memory_with_the_database_away_is_max_unacked_and_overhead_where_they_are_larger() {
+async fn peak_memory_of_large_messages_is_bounded_by_max_unacked() {
     assert_peak_memory(KIB).await;
 }
 /// Waits until so many PUBLISH packets have been read, whatever became of them.

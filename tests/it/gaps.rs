@@ -48,7 +48,7 @@ async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_fir
     let config = Config::new(&broker, &database)
         .plain(tap.proxy.port())
         .set("database.url", database.url_at(link.port()))
-        .set("mqtt.queue_grace", "1s");
+        .set("mqtt.queue_grace", "3s");
     let bridge = Bridge::ready(&config).await;
     let platform = Publisher::connect(&broker).await;
     platform.publish_json(&events[..10]).await;
@@ -59,7 +59,7 @@ async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_fir
     link.pass().await;
     until_eq("the PUBACKs", SOON, 60, || async { tap.pubacks() }).await;
     tap.assert_no_violation();
-    let row = "select cause || ' ' || (ended_at > started_at + interval '1s')::text || ' ' ||
+    let row = "select cause || ' ' || (ended_at > started_at + interval '3s')::text || ' ' ||
                       (detail like '%20 messages%false alarm%')::text from centiloc.data_gap";
     until_eq("the closed gap", SOON, vec!["backpressure true true".to_owned()], || {
         database.column::<String>(row)

@@ -198,7 +198,7 @@ async fn a_stop_without_the_database_acknowledges_what_was_received_and_leaves_t
 async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
     const EVENTS: usize = 6000;
     let bench = Bench::new().await;
-    let config = bench.config().set("spool.max_size", "1MiB").set("mqtt.queue_grace", "500ms");
+    let config = bench.config().set("spool.max_size", "1MiB").set("mqtt.queue_grace", "2s");
     let bridge = Bridge::ready(&config).await;
     bench.rig.until_rows("connection", 1).await;
     bench.link.refuse().await;

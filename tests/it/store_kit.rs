@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use centiloc_bridge::ack::{AckToken, ConnectionId};
 use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
-use centiloc_bridge::message::{AckToken, ConnectionId, ConnectionName, Message};
+use centiloc_bridge::message::{ConnectionName, Message};
 use centiloc_bridge::store::{Entry, Outcome, Store};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -163,7 +164,7 @@ pub fn message(topic: &str, payload: &[u8]) -> Message {
 }
 
 pub fn with_token(mut entry: Entry, sequence: u64) -> Entry {
-    entry.0.ack = Some(AckToken { connection: ConnectionId(1), sequence });
+    entry.0.ack = Some(AckToken::new(ConnectionId(1), sequence));
     entry
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use centiloc_bridge::ack::DeliveryId;
 use centiloc_bridge::config::{PartitionSpan, Reconnect};
-use centiloc_bridge::message::{AckToken, ConnectionNews, Decoded, Feedback};
+use centiloc_bridge::message::{ConnectionNews, Decoded, Feedback};
 use centiloc_bridge::store::schema::SchemaError;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
 use centiloc_bridge::store::{Condition, Entry, Store};
@@ -70,8 +71,8 @@ impl Rig {
         while !left.is_empty() {
             match tokio::time::timeout(SOON, self.feedback.recv()).await {
                 Ok(Some(Feedback::Committed(committed))) => {
-                    for AckToken { sequence, .. } in committed.tokens() {
-                        assert!(left.remove(sequence), "{sequence} was not to be acknowledged");
+                    for DeliveryId { sequence, .. } in committed.deliveries() {
+                        assert!(left.remove(&sequence), "{sequence} was not to be acknowledged");
                     }
                 }
                 Ok(Some(Feedback::Noted(_))) => {}
@@ -117,7 +118,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
         tokio::join!(movable(writer::run(parts)), script);
     result.unwrap();
     // Everything left was durable before the stage ended.
-    assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.tokens().len() == 1));
+    assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.len() == 1));
     assert!(feedback.recv().await.is_none());
     assert_eq!(rows(&bench).await, 201);
     assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);

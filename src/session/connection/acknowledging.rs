@@ -1,50 +1,61 @@
-//! PUBACKs: which may leave, and what must be durable before they do.
+//! PUBACKs: which may leave, and which gap must be durable before they do.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
-use time::OffsetDateTime;
-
-use super::{Connection, End};
+use super::{Connection, DisconnectReason};
 use crate::message::{ConnectionNews, Feedback};
-use crate::session::intake::Gone;
+use crate::session::intake_sender::PipelineClosed;
+use crate::session::ledger::Answer;
+use crate::session::transport::Outgoing;
 
 impl Connection<'_> {
-    /// What the stages behind say.
-    pub(super) fn apply_feedback(&mut self, feedback: Option<Feedback>) -> Result<(), End> {
+    /// Applies the answer of the stages behind. `None` where their channel is closed.
+    pub(super) fn apply_feedback(
+        &mut self,
+        feedback: Option<Feedback>,
+    ) -> Result<(), DisconnectReason> {
         match feedback {
             Some(Feedback::Committed(committed)) => {
-                // The last moment to notice: what is released here may end the hold.
-                self.note_hold()?;
-                self.ledger.commit(committed.tokens(), self.acks.queue());
+                // The last moment to notice: the acknowledgements released here end a stall.
+                self.note_stall()?;
+                self.state.ledger.settle(committed.deliveries());
+                self.state.shared.process().accounting.settle(committed);
             }
-            Some(Feedback::Noted(news)) => self.shared.memory().noted(&news),
+            Some(Feedback::Noted(event)) => self.state.gaps.persisted(&event),
             Some(Feedback::Unsubscribe(filters)) => self.unsubscribe(filters),
-            None if !self.acks_may_leave() => self.acks.discard(),
             None => {}
         }
-        if self.acks_may_leave() {
-            self.acks.wake(&self.client);
-        }
+        self.pause_or_resume();
         Ok(())
     }
 
-    /// Deliveries of this connection that the broker certainly has no answer to. An answer on its
-    /// way does not count: the broker may have it, and have sent another message for it.
+    /// Queues the acknowledgements that may leave.
+    pub(super) fn release_acks(&mut self) {
+        if !self.state.gaps.acks_may_leave() {
+            return;
+        }
+        let packets = self.state.ledger.release().map(|answer| match answer {
+            Answer::Puback(packet_id) => Outgoing::PubAck(packet_id),
+            Answer::Pubrec(packet_id) => Outgoing::PubRec(packet_id),
+        });
+        self.outgoing.extend(packets);
+        self.pause_or_resume();
+    }
+
+    /// Returns how many deliveries of this connection the broker has no answer to.
     pub(super) fn unacked(&self) -> usize {
-        self.ledger.outstanding() + self.refused
+        self.state.ledger.outstanding() + self.refused
     }
 
-    pub(super) fn acks_may_leave(&self) -> bool {
-        self.shared.memory().acks_may_leave()
-    }
-
-    /// Announces a possible loss when acknowledgements have been held for too long; from then on
-    /// none leaves before that is durable. While stopping nothing can be announced any more: then
-    /// they stay unsent, and the next process acknowledges.
-    pub(super) fn note_hold(&mut self) -> Result<(), Gone> {
-        let gap = self.shared.memory().overdue(Instant::now(), OffsetDateTime::now_utc(), |held| {
-            let (cause, detail) = self.shared.describe_hold(held, self.unacked());
-            (self.shared.mqtt.client_id.clone(), cause, detail)
+    /// Reports a possible loss when acknowledgements have been held for too long. From then on none
+    /// leaves before that is durable. While stopping nothing can be reported any more: then they stay
+    /// unsent, and the next process acknowledges.
+    pub(super) fn note_stall(&mut self) -> Result<(), PipelineClosed> {
+        let unacked = self.unacked();
+        let shared = self.state.shared;
+        let gap = self.state.gaps.overdue(Instant::now(), shared.now_utc(), |held| {
+            let (cause, detail) = shared.describe_hold(held, unacked);
+            (shared.mqtt.client_id.clone(), cause, detail)
         });
         let Some(gap) = gap else { return Ok(()) };
         tracing::warn!(
@@ -52,19 +63,24 @@ impl Connection<'_> {
             detail = gap.detail,
             "the broker's queue may overflow"
         );
-        self.door.as_ref().map_or(Ok(()), |door| door.announce(ConnectionNews::Gap(gap)))
+        self.send_event(ConnectionNews::Gap(gap))
     }
 
-    /// Counts acknowledgements that left, and announces the end of a gap with the first.
-    pub(super) fn acknowledged(&mut self, count: u64) -> Result<(), Gone> {
+    /// Counts acknowledgements that left, and reports the end of a gap with the first.
+    pub(super) fn acknowledged(&mut self, count: u64) -> Result<(), PipelineClosed> {
         if count == 0 {
             return Ok(());
         }
-        self.shared.metrics.acks.inc_by(count);
-        let ended = self.shared.memory().acknowledged(OffsetDateTime::now_utc());
-        match (ended, self.door.as_ref()) {
-            (Some(gap), Some(door)) => door.announce(ConnectionNews::Gap(gap)),
-            _ => Ok(()),
+        self.state.shared.metrics.acks.inc_by(count);
+        let (unacked, now) = (self.unacked(), Instant::now());
+        match self.state.gaps.acknowledged(unacked, now, self.state.shared.now_utc()) {
+            Some(gap) => self.send_event(ConnectionNews::Gap(gap)),
+            None => Ok(()),
         }
+    }
+
+    /// Passes an event on, unless the session is stopping.
+    pub(super) fn send_event(&self, event: ConnectionNews) -> Result<(), PipelineClosed> {
+        self.state.intake.as_ref().map_or(Ok(()), |intake| intake.send_event(event))
     }
 }

@@ -1,69 +1,133 @@
-//! PUBLISH: what is let in, and what has to stay with the broker.
+//! PUBLISH: which are let in, and when reading pauses so that TCP holds the broker back.
 
-use std::time::Instant;
-
-use rumqttc::{Publish, QoS};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use super::{Connection, End};
-use crate::message::{ConnectionNews, Gap, GapCause};
-use crate::session::intake::{Gone, size_of};
-use crate::session::ledger::{Answer, Receipt};
+use super::{Connection, DisconnectReason, Subscription};
+use crate::accounting::Disposal;
+use crate::ack::AckToken;
+use crate::message::ConnectionNews;
+use crate::session::intake_sender::PipelineClosed;
+use crate::session::ledger::{Answer, Arrival, DeliveryOutcome};
+use crate::session::transport::Publish;
 
 impl Connection<'_> {
-    pub(super) fn apply_publish(&mut self, publish: Publish) -> Result<(), End> {
-        let received_at = OffsetDateTime::now_utc();
-        self.shared.count_received(&publish, received_at);
-        let Some(door) = self.door.as_ref() else { return Ok(()) };
-        let size = size_of(&publish);
+    pub(super) fn apply_publish(&mut self, publish: Publish) -> Result<(), DisconnectReason> {
+        let received_at = self.state.shared.now_utc();
+        self.state.shared.count_received(&publish, received_at);
         let answer = match publish.qos {
-            QoS::AtMostOnce => return self.take_unacknowledged(publish, received_at),
-            QoS::AtLeastOnce => Answer::Puback(publish.pkid),
-            QoS::ExactlyOnce => Answer::Pubrec(publish.pkid),
+            0 => return Ok(self.take_unanswered(publish, received_at)?),
+            1 => Answer::Puback(publish.packet_id),
+            _ => Answer::Pubrec(publish.packet_id),
         };
-        if !self.ledger.is_sealed() && !door.has_room_for(size) {
-            self.ledger.seal();
-            self.no_room_for = Some(size);
-            self.shared.warn_of_full_memory(self.id);
+        let arrival = Arrival {
+            answer,
+            dup: publish.dup,
+            digest: self.state.shared.digest(&publish),
+            size: publish.size(),
+        };
+        let now = Instant::now();
+        let accounting = &self.state.shared.process().accounting;
+        match self.state.ledger.receive(arrival, now) {
+            DeliveryOutcome::New(id) => {
+                let token = AckToken::counted(id, accounting.admit());
+                self.send_message(publish, token, received_at)?;
+            }
+            DeliveryOutcome::Repeated => {
+                accounting.dispose(Disposal::Repeated);
+                return Ok(());
+            }
+            DeliveryOutcome::Refused => {
+                accounting.dispose(Disposal::Refused);
+                self.refused += 1;
+            }
+            DeliveryOutcome::IdReused => {
+                accounting.dispose(Disposal::Refused);
+                return Err(DisconnectReason::PacketIdReused(publish.packet_id));
+            }
         }
-        let (again, now) = (publish.dup, Instant::now());
-        match self.ledger.receive(answer, now) {
-            Receipt::New(token) => door.admit(publish, Some(token), received_at)?,
-            Receipt::Repeated => return Ok(()),
-            Receipt::Refused => self.refused += 1,
-        }
-        self.shared.memory().hold.received(self.unacked(), again, now);
+        self.state.gaps.stall.received(self.unacked(), arrival.dup, now);
+        self.pause_or_resume();
         Ok(())
     }
 
-    /// QoS 0: nobody repeats it, so it passes the ledger by.
-    fn take_unacknowledged(
+    /// Takes in a QoS-0 message, which the broker does not repeat.
+    fn take_unanswered(
         &mut self,
         publish: Publish,
         received_at: OffsetDateTime,
-    ) -> Result<(), End> {
-        self.shared.warn_of_qos0(&publish.topic);
-        match self.door.as_ref() {
-            Some(door) if door.has_room_for(size_of(&publish)) => {
-                door.admit(publish, None, received_at)?;
-            }
-            _ => self.dropped_qos0.get_or_insert((received_at, 0)).1 += 1,
+    ) -> Result<(), PipelineClosed> {
+        self.state.shared.warn_of_qos0(&publish.topic);
+        let accounting = &self.state.shared.process().accounting;
+        if let Some(id) = self.state.ledger.receive_unanswered(publish.size(), Instant::now()) {
+            let token = AckToken::counted(id, accounting.admit());
+            self.send_message(publish, token, received_at)?;
+            self.pause_or_resume();
+            return Ok(());
         }
-        Ok(())
+        accounting.dispose(Disposal::Dropped);
+        let client_id = &self.state.shared.mqtt.client_id;
+        match self.state.gaps.drop_message(client_id, received_at) {
+            Some(gap) => {
+                self.state.shared.warn_of_dropped_qos0(&publish.topic);
+                self.send_event(ConnectionNews::Gap(gap))
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Announces what was dropped, once `size` bytes have room again.
-    pub(super) fn write_down_dropped_qos0(&mut self, size: usize) -> Result<(), Gone> {
-        let Some(door) = self.door.as_ref().filter(|door| door.has_recovered_for(size)) else {
-            return Ok(());
-        };
-        let Some((started_at, count)) = self.dropped_qos0.take() else { return Ok(()) };
-        door.announce(ConnectionNews::Gap(Gap {
-            client_id: self.shared.mqtt.client_id.clone(),
-            started_at,
-            ended_at: Some(OffsetDateTime::now_utc()),
-            cause: GapCause::Backpressure,
-            detail: format!("{count} QoS-0 messages were dropped: mqtt.max_unacked was reached"),
-        }))
+    fn send_message(
+        &self,
+        publish: Publish,
+        token: AckToken,
+        received_at: OffsetDateTime,
+    ) -> Result<(), PipelineClosed> {
+        let intake = self.state.intake.as_ref().ok_or(PipelineClosed)?;
+        intake.send_message(publish, token, received_at)
+    }
+
+    /// Reports a row of dropped QoS-0 messages as ended.
+    pub(super) fn end_drops(&mut self) -> Result<(), PipelineClosed> {
+        match self.state.gaps.end_drops(self.state.shared.now_utc()) {
+            Some(gap) => self.send_event(ConnectionNews::Gap(gap)),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops reading at a bound of the ledger, and resumes once half of it is free.
+    pub(super) fn pause_or_resume(&mut self) {
+        let (ledger, now) = (&*self.state.ledger, Instant::now());
+        match self.paused {
+            None if self.refusing.is_none() => {
+                let Some(bound) = ledger.reached() else { return };
+                self.paused = Some((now, bound));
+                let (unacked, bytes) = (ledger.unacked(), ledger.unacked_bytes());
+                self.state.shared.log_pause(self.id, bound, unacked, bytes);
+            }
+            Some(_) if ledger.has_recovered() => {
+                self.paused = None;
+                tracing::debug!(connection = self.id.0, "reading from the broker again");
+            }
+            _ => return,
+        }
+        self.keep_alive.reading_changed();
+        if let Subscription::Asked { since, .. } = &mut self.subscription {
+            *since = now;
+        }
+    }
+
+    /// Ends a pause that would outlive the keep-alive: a connection that is not read for longer cannot
+    /// be told from a dead one. Further messages are read and refused, and nothing received after
+    /// the first of them is acknowledged.
+    pub(super) fn check_pause(&mut self, now: Instant) {
+        let Some((since, bound)) = self.paused else { return };
+        if now - since < self.state.shared.mqtt.keep_alive {
+            return;
+        }
+        self.paused = None;
+        self.refusing = Some(bound);
+        self.state.ledger.seal();
+        self.keep_alive.reading_changed();
+        self.state.shared.warn_of_refusals(self.id, bound);
     }
 }

@@ -1,29 +1,51 @@
-//! SUBSCRIBE and UNSUBSCRIBE, and what the broker makes of them.
+//! SUBSCRIBE and UNSUBSCRIBE, and the broker's answers.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
-use super::{Connection, End, Subscription};
+use super::{Connection, DisconnectReason, Subscription};
 use crate::message::ConnectionNews;
-use crate::session::subscription::{Verdict, at_qos1};
+use crate::session::intake_sender::PipelineClosed;
+use crate::session::subscription::Verdict;
+use crate::session::transport::Outgoing;
 use crate::telemetry::health::Phase;
 
 impl Connection<'_> {
-    pub(super) fn subscribe(&mut self) -> Result<(), End> {
-        self.subscription = Subscription::Asked(Instant::now());
-        self.client
-            .try_subscribe_many(at_qos1(&self.shared.filters))
-            .map_err(|error| End::Protocol(format!("SUBSCRIBE could not be sent: {error}")))
+    fn next_packet_id(&mut self) -> u16 {
+        let Self { packet_ids, unsubscribing, subscription, .. } = self;
+        let asked = match *subscription {
+            Subscription::Asked { packet_id, .. } => Some(packet_id),
+            _ => None,
+        };
+        packet_ids.next(|id| asked == Some(id) || unsubscribing.iter().any(|(used, _)| *used == id))
+    }
+
+    pub(super) fn subscribe(&mut self) {
+        let packet_id = self.next_packet_id();
+        self.subscription = Subscription::Asked { packet_id, since: Instant::now() };
+        let filters = self.state.shared.filters.clone();
+        self.outgoing.push(Outgoing::Subscribe { packet_id, filters });
     }
 
     pub(super) fn apply_suback(
         &mut self,
-        codes: &[rumqttc::SubscribeReasonCode],
-    ) -> Result<(), End> {
-        let verdict = Verdict::new(&self.shared.filters, codes).map_err(End::Protocol)?;
+        answered: u16,
+        codes: &[Option<u8>],
+    ) -> Result<(), DisconnectReason> {
+        let asked = matches!(
+            self.subscription,
+            Subscription::Asked { packet_id, .. } if packet_id == answered
+        );
+        if !asked {
+            tracing::debug!(packet_id = answered, "ignored a SUBACK that answers no SUBSCRIBE");
+            return Ok(());
+        }
+        let shared = self.state.shared;
+        let verdict = Verdict::new(&shared.filters, codes).map_err(DisconnectReason::Protocol)?;
         let problem = verdict.problem();
         if verdict.granted.is_empty() && verdict.lowered.is_empty() {
-            return Err(End::NotAuthorized(problem.unwrap_or_default()));
+            return Err(DisconnectReason::NotAuthorized(problem.unwrap_or_default()));
         }
+        self.granted = true;
         if let Some(problem) = &problem {
             self.subscription = Subscription::Partial(Instant::now());
             tracing::error!(problem, "not every subscription was granted at QoS 1");
@@ -31,36 +53,33 @@ impl Connection<'_> {
             self.subscription = Subscription::Granted;
             tracing::info!(filters = ?verdict.granted, "subscribed at QoS 1");
         }
-        self.shared.metrics.connected.set(i64::from(problem.is_none()));
-        self.shared.enter(Phase::Subscribed, problem);
-        self.shared.health.update(|s| {
+        shared.metrics.connected.set(i64::from(problem.is_none()));
+        shared.enter(Phase::Subscribed, problem);
+        shared.health.update(|s| {
             s.session.filters = verdict.granted.iter().chain(&verdict.lowered).cloned().collect();
         });
         Ok(())
     }
 
-    pub(super) fn apply_unsuback(&mut self) -> Result<(), End> {
-        let Some(filter) = self.unsubscribing.pop_front() else { return Ok(()) };
+    pub(super) fn apply_unsuback(&mut self, answered: u16) -> Result<(), PipelineClosed> {
+        let place = self.unsubscribing.iter().position(|(packet_id, _)| *packet_id == answered);
+        let Some(place) = place else { return Ok(()) };
+        let (_, filter) = self.unsubscribing.remove(place);
         tracing::info!(filter, "unsubscribed from a filter that is no longer configured");
-        if let Some(door) = self.door.as_ref() {
-            door.announce(ConnectionNews::Unsubscribed {
-                connection: self.shared.name(self.id),
-                filters: vec![filter],
-            })?;
-        }
-        Ok(())
+        self.send_event(ConnectionNews::Unsubscribed {
+            connection: self.state.shared.name(self.id),
+            filters: vec![filter],
+        })
     }
 
-    /// Takes back filters that an earlier process subscribed to. What is wanted now may be among
-    /// them, where this was noticed while an earlier configuration was written down.
+    /// Unsubscribes from filters that an earlier process subscribed to. Configured ones may be among
+    /// them, where this was noticed while an earlier configuration was stored.
     pub(super) fn unsubscribe(&mut self, filters: Vec<String>) {
-        if self.opened.is_none() {
-            return;
-        }
-        for filter in filters.into_iter().filter(|filter| !self.shared.filters.contains(filter)) {
-            if self.client.try_unsubscribe(&filter).is_ok() {
-                self.unsubscribing.push_back(filter);
-            }
+        let configured = &self.state.shared.filters;
+        for filter in filters.into_iter().filter(|filter| !configured.contains(filter)) {
+            let packet_id = self.next_packet_id();
+            self.outgoing.push(Outgoing::Unsubscribe { packet_id, filter: filter.clone() });
+            self.unsubscribing.push((packet_id, filter));
         }
     }
 }

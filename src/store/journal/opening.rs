@@ -76,7 +76,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::message::ConnectionId;
+    use crate::ack::ConnectionId;
     use crate::store::testing::at;
 
     const EXPIRY: Duration = Duration::from_secs(7200);

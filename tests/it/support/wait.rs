@@ -20,14 +20,15 @@ where
     F: Future<Output = Result<T, S>>,
 {
     let started = Instant::now();
+    let mut last = "nothing yet".to_owned();
     loop {
         // A look that hangs must not outlive the deadline either.
         let left = deadline.saturating_sub(started.elapsed()).max(POLL);
-        let last = match tokio::time::timeout(left, look()).await {
+        match tokio::time::timeout(left, look()).await {
             Ok(Ok(value)) => return value,
-            Ok(Err(state)) => format!("{state:?}"),
-            Err(_) => "the look itself did not return".to_owned(),
-        };
+            Ok(Err(state)) => last = format!("{state:?}"),
+            Err(_) => last.push_str(" (the last look did not return)"),
+        }
         assert!(
             started.elapsed() < deadline,
             "waited {deadline:?} in vain for {what}; last seen: {last}"

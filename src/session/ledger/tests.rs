@@ -1,0 +1,260 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MAX_BYTES: usize = 100;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A delivery: packet id, DUP, digest, size.
+    Receive(u16, bool, u64, usize),
+    ReceiveUnanswered(usize),
+    /// Makes these of the deliveries ever entered durable (modulo their number), together.
+    Settle(Vec<usize>),
+    Release,
+    Seal,
+    Reconnect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1u16..10, any::<bool>(), 1u64..4, 0usize..40)
+            .prop_map(|(id, dup, digest, size)| Step::Receive(id, dup, digest, size)),
+        1 => (0usize..40).prop_map(Step::ReceiveUnanswered),
+        6 => prop::collection::vec(0usize..64, 0..4).prop_map(Step::Settle),
+        4 => Just(Step::Release),
+        1 => Just(Step::Seal),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+/// Mixes both kinds of answers, told apart by the packet id.
+fn answer(packet_id: u16) -> Answer {
+    if packet_id.is_multiple_of(3) { Answer::Pubrec(packet_id) } else { Answer::Puback(packet_id) }
+}
+
+fn arrival(packet_id: u16, dup: bool, digest: u64, size: usize) -> Arrival {
+    Arrival { answer: answer(packet_id), dup, digest, size }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    id: DeliveryId,
+    packet_id: Option<u16>,
+    digest: u64,
+    size: usize,
+    received_at: Instant,
+    durable: bool,
+    released: bool,
+}
+
+/// The ledger as a list of everything ever received, searched from the start each time.
+struct Naive {
+    connection: ConnectionId,
+    entries: Vec<Entry>,
+    sealed: bool,
+}
+
+impl Naive {
+    fn current(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.id.connection == self.connection)
+    }
+
+    fn outstanding(&self) -> impl Iterator<Item = &Entry> {
+        self.current().filter(|entry| !entry.released)
+    }
+
+    /// Deliveries that take room: un-acknowledged ones, and those of dead connections that are not
+    /// durable.
+    fn held(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| {
+            let is_current = entry.id.connection == self.connection;
+            if is_current { !entry.released } else { !entry.durable && !entry.released }
+        })
+    }
+
+    fn receive(&mut self, arrival: Arrival, now: Instant) -> DeliveryOutcome {
+        let packet_id = arrival.answer.packet_id();
+        let last = self.current().filter(|entry| entry.packet_id == Some(packet_id)).last();
+        if let Some(last) = last {
+            if arrival.dup && last.digest == arrival.digest {
+                return DeliveryOutcome::Repeated;
+            }
+            if !last.released {
+                return DeliveryOutcome::IdReused;
+            }
+        }
+        if self.sealed {
+            return DeliveryOutcome::Refused;
+        }
+        DeliveryOutcome::New(self.enter(Some(packet_id), arrival.digest, arrival.size, now))
+    }
+
+    fn enter(
+        &mut self,
+        packet_id: Option<u16>,
+        digest: u64,
+        size: usize,
+        received_at: Instant,
+    ) -> DeliveryId {
+        let sequence = self.current().count() as u64;
+        let id = DeliveryId { connection: self.connection, sequence };
+        let (durable, released) = (false, false);
+        let entry = Entry { id, packet_id, digest, size, received_at, durable, released };
+        self.entries.push(entry);
+        id
+    }
+
+    fn settle(&mut self, durable: &[DeliveryId]) {
+        for entry in &mut self.entries {
+            entry.durable |= durable.contains(&entry.id);
+        }
+    }
+
+    fn release(&mut self) -> Vec<Answer> {
+        let mut released = Vec::new();
+        let connection = self.connection;
+        for entry in self.entries.iter_mut().filter(|entry| entry.id.connection == connection) {
+            if !entry.durable {
+                break;
+            }
+            if !std::mem::replace(&mut entry.released, true) {
+                released.extend(entry.packet_id.map(answer));
+            }
+        }
+        released
+    }
+}
+
+proptest! {
+    #[test]
+    fn behaves_as_the_naive_model(steps in prop::collection::vec(step(), 0..200)) {
+        let first = ConnectionId(1);
+        let mut ledger = Ledger::new(MAX_BYTES);
+        ledger.begin(first);
+        let mut naive = Naive { connection: first, entries: Vec::new(), sealed: false };
+        let mut ids = Vec::new();
+        let start = Instant::now();
+        for (second, step) in (0..).zip(steps) {
+            let now = start + Duration::from_secs(second);
+            match step {
+                Step::Receive(packet_id, dup, digest, size) => {
+                    let arrival = arrival(packet_id, dup, digest, size);
+                    let outcome = ledger.receive(arrival, now);
+                    prop_assert_eq!(outcome, naive.receive(arrival, now));
+                    if let DeliveryOutcome::New(id) = outcome { ids.push(id); }
+                }
+                Step::ReceiveUnanswered(size) => {
+                    let entered = ledger.receive_unanswered(size, now);
+                    prop_assert_eq!(entered.is_none(), naive.sealed);
+                    if let Some(id) = entered {
+                        prop_assert_eq!(id, naive.enter(None, 0, size, now));
+                        ids.push(id);
+                    }
+                }
+                Step::Settle(places) if !ids.is_empty() => {
+                    let some: Vec<_> = places.iter().map(|n| ids[n % ids.len()]).collect();
+                    ledger.settle(some.iter().copied());
+                    naive.settle(&some);
+                }
+                Step::Settle(_) => {}
+                Step::Release => {
+                    let released: Vec<_> = ledger.release().collect();
+                    prop_assert_eq!(released, naive.release());
+                    prop_assert!(!ledger.has_releasable());
+                }
+                Step::Seal => { ledger.seal(); naive.sealed = true; }
+                Step::Reconnect => {
+                    naive.connection = ConnectionId(naive.connection.0 + 1);
+                    naive.sealed = false;
+                    ledger.begin(naive.connection);
+                }
+            }
+            ledger.self_check();
+            prop_assert_eq!(ledger.outstanding(), naive.outstanding().count());
+            prop_assert_eq!(ledger.unacked(), naive.held().count());
+            let bytes = naive.held().map(|entry| entry.size).sum::<usize>();
+            prop_assert_eq!(ledger.unacked_bytes(), bytes);
+            prop_assert_eq!(ledger.oldest(), naive.outstanding().next().map(|e| e.received_at));
+            prop_assert_eq!(ledger.reached().is_some(), bytes >= MAX_BYTES);
+            prop_assert_eq!(ledger.has_recovered(), bytes <= MAX_BYTES / 2);
+        }
+    }
+}
+
+fn ledger() -> Ledger {
+    let mut ledger = Ledger::new(MAX_BYTES);
+    ledger.begin(ConnectionId(1));
+    ledger
+}
+
+fn enter(ledger: &mut Ledger, packet_id: u16, dup: bool, digest: u64) -> DeliveryOutcome {
+    ledger.receive(arrival(packet_id, dup, digest, 1), Instant::now())
+}
+
+fn entered(ledger: &mut Ledger, packet_id: u16, digest: u64) -> DeliveryId {
+    match enter(ledger, packet_id, false, digest) {
+        DeliveryOutcome::New(id) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_live_retry_is_a_repeat_even_when_sealed() {
+    let mut ledger = ledger();
+    entered(&mut ledger, 7, 1);
+    ledger.seal();
+    assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
+    assert_eq!(enter(&mut ledger, 8, false, 1), DeliveryOutcome::Refused);
+}
+
+#[test]
+fn another_message_under_an_outstanding_id_is_noticed() {
+    let mut ledger = ledger();
+    entered(&mut ledger, 7, 1);
+    assert_eq!(enter(&mut ledger, 7, false, 1), DeliveryOutcome::IdReused, "DUP=0");
+    assert_eq!(enter(&mut ledger, 7, true, 2), DeliveryOutcome::IdReused, "another digest");
+}
+
+#[test]
+fn a_retry_that_crosses_its_puback_is_a_repeat() {
+    let mut ledger = ledger();
+    let id = entered(&mut ledger, 7, 1);
+    ledger.settle([id].into_iter());
+    assert_eq!(ledger.release().collect::<Vec<_>>(), [Answer::Puback(7)]);
+    assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
+    entered(&mut ledger, 7, 2);
+}
+
+#[test]
+fn an_id_stays_outstanding_until_its_answer_is_released() {
+    let mut ledger = ledger();
+    let id = entered(&mut ledger, 7, 1);
+    ledger.settle([id].into_iter());
+    assert_eq!(enter(&mut ledger, 7, false, 2), DeliveryOutcome::IdReused);
+}
+
+#[test]
+fn dead_deliveries_keep_their_room_and_are_never_answered() {
+    let mut ledger = ledger();
+    let id = entered(&mut ledger, 7, 1);
+    ledger.begin(ConnectionId(2));
+    assert_eq!((ledger.outstanding(), ledger.unacked()), (0, 1));
+    ledger.settle([id].into_iter());
+    assert_eq!(ledger.release().count(), 0);
+    assert_eq!((ledger.unacked(), ledger.unacked_bytes()), (0, 0));
+}
+
+#[test]
+fn the_bound_in_messages_is_below_the_packet_ids() {
+    const { assert!(MAX_MESSAGES < 65_535) };
+    let mut ledger = Ledger::new(usize::MAX);
+    ledger.begin(ConnectionId(1));
+    for packet_id in 1..=u16::try_from(MAX_MESSAGES).unwrap() {
+        assert_eq!(ledger.reached(), None);
+        entered(&mut ledger, packet_id, 1);
+    }
+    assert_eq!(ledger.reached(), Some(Bound::Messages));
+}

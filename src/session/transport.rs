@@ -1,0 +1,127 @@
+//! The packets that the session exchanges with the broker, and the narrow traits behind which the
+//! network stands: [`mqtt`] in the service, a model broker in the fault simulator.
+
+pub mod mqtt;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use rumqttc::ConnectionError;
+
+use super::credentials::Credentials;
+use crate::config::Mqtt;
+
+/// A future of one step on the network.
+pub type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
+
+/// Makes connections to the broker.
+pub trait Connect: Send + Sync {
+    /// Opens a connection, sends CONNECT and waits for CONNACK. May be dropped at any point.
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Step<'a, Accepted>;
+}
+
+/// The parameters of one connection attempt.
+#[derive(Debug)]
+pub struct ConnectRequest<'a> {
+    /// Section `mqtt` of the configuration.
+    pub mqtt: &'a Mqtt,
+    /// Proves the client's identity.
+    pub credentials: &'a Credentials,
+    /// Largest packet accepted, bytes.
+    pub max_packet_size: usize,
+}
+
+/// A connection that the broker accepted.
+pub struct Accepted {
+    /// Carries the packets.
+    pub transport: Box<dyn Transport>,
+    /// MQTT Session Present of the CONNACK.
+    pub session_present: bool,
+}
+
+/// Carries packets over one connection, in order.
+pub trait Transport: Send {
+    /// Waits for the next packet. Dropping the future loses no packet.
+    fn read(&mut self) -> Step<'_, Incoming>;
+
+    /// Returns a packet that has already arrived, if there is one.
+    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>>;
+
+    /// Writes all of `packets`, in order, and flushes. Dropping the future may leave a part unsent:
+    /// the connection is of no further use then.
+    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()>;
+}
+
+/// A packet from the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// PUBLISH.
+    Publish(Publish),
+    /// SUBACK: a return code for each filter of the SUBSCRIBE, `None` for a refusal.
+    SubAck {
+        /// Packet id of the SUBSCRIBE.
+        packet_id: u16,
+        /// Granted QoS of each filter.
+        granted: Vec<Option<u8>>,
+    },
+    /// UNSUBACK, with the packet id of the UNSUBSCRIBE.
+    UnsubAck(u16),
+    /// PUBREL, with the packet id of the QoS-2 PUBLISH.
+    PubRel(u16),
+    /// PINGRESP.
+    PingResp,
+}
+
+/// A PUBLISH as received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Topic name.
+    pub topic: String,
+    /// Application message.
+    pub payload: Bytes,
+    /// MQTT quality of service, 0 to 2.
+    pub qos: u8,
+    /// MQTT DUP flag.
+    pub dup: bool,
+    /// MQTT RETAIN flag.
+    pub retain: bool,
+    /// Packet id; 0 at QoS 0.
+    pub packet_id: u16,
+}
+
+impl Publish {
+    /// Returns the bytes of topic and payload, which is its size against `mqtt.max_unacked`.
+    pub fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
+/// A packet to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    /// PUBACK of this packet id.
+    PubAck(u16),
+    /// PUBREC of this packet id.
+    PubRec(u16),
+    /// PUBCOMP of this packet id.
+    PubComp(u16),
+    /// SUBSCRIBE to these filters at QoS 1.
+    Subscribe {
+        /// Identifies the SUBACK.
+        packet_id: u16,
+        /// Topic filters.
+        filters: Vec<String>,
+    },
+    /// UNSUBSCRIBE from this filter.
+    Unsubscribe {
+        /// Identifies the UNSUBACK.
+        packet_id: u16,
+        /// Topic filter.
+        filter: String,
+    },
+    /// PINGREQ.
+    PingReq,
+    /// DISCONNECT.
+    Disconnect,
+}
