@@ -136,6 +136,8 @@ impl Service {
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
+            clock: self.process.clock.clone(),
+            rng: StdRng::from_os_rng(),
             abandon,
         }
     }

@@ -9,6 +9,7 @@ mod bisect;
 mod commit;
 pub mod condition;
 mod connect;
+pub mod database;
 pub mod dead_letters;
 pub mod fault;
 pub mod inspect;

@@ -3,17 +3,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{self, Size, Step};
 use super::condition::{Condition, Source};
+use super::database::Database;
 use super::fault::{Fault, StoreError};
 use super::journal::Noted;
 use super::rows::Entry;
@@ -22,17 +24,18 @@ use super::span::is_plausible;
 use super::{Outcome, Store};
 use crate::ack::Committed;
 use crate::backoff::Backoff;
+use crate::clock::Clock;
 use crate::config::Reconnect;
 use crate::event::Event;
 use crate::message::{ConnectionNews, Decoded, Feedback, Message};
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 
-/// What the stage needs.
+/// Holds the inputs and outputs of the stage.
 #[derive(Debug)]
-pub struct WriterParts {
-    /// Where to.
-    pub store: Arc<Store>,
+pub struct WriterParts<D = Store> {
+    /// The database to write to.
+    pub store: Arc<D>,
     /// How long the broker keeps the session of an absent client.
     pub session_expiry: Duration,
     /// Whether to apply pending migrations.
@@ -51,6 +54,10 @@ pub struct WriterParts {
     pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
+    /// Tells the time of day, for lag metrics.
+    pub clock: Clock,
+    /// Jitters the waits.
+    pub rng: StdRng,
     /// Ends everything at once: what is not committed is dropped, and delivered again later.
     pub abandon: CancellationToken,
 }
@@ -77,7 +84,7 @@ impl Default for Waits {
 /// Runs until `decoded` is closed and everything from it that matters is durable, or `abandon` is
 /// cancelled.
 /// Fails only for a schema that this program cannot use.
-pub async fn run(parts: WriterParts) -> Result<(), SchemaError> {
+pub async fn run<D: Database>(parts: WriterParts<D>) -> Result<(), SchemaError> {
     let abandon = parts.abandon.clone();
     let mut writer = Writer::new(parts);
     // Biased: once abandoned, nothing more is written.
@@ -103,8 +110,8 @@ enum Then {
 }
 
 #[derive(Debug)]
-struct Writer {
-    parts: WriterParts,
+struct Writer<D> {
+    parts: WriterParts<D>,
     /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events` when
     /// something was last taken.
     queue: VecDeque<Decoded>,
@@ -112,21 +119,19 @@ struct Writer {
     backoff: Backoff,
     /// Since when the database has worked; `None` while it does not.
     well_since: Option<Instant>,
-    rng: StdRng,
     newest_event: Option<OffsetDateTime>,
     /// Failures since nothing is left but to write down the end.
     farewells: u32,
 }
 
-impl Writer {
-    fn new(parts: WriterParts) -> Self {
+impl<D: Database> Writer<D> {
+    fn new(parts: WriterParts<D>) -> Self {
         let size = Size::new(*parts.max_events.borrow());
         Self {
             queue: VecDeque::new(),
             size,
             backoff: Backoff::new(parts.waits.retry),
             well_since: None,
-            rng: StdRng::from_os_rng(),
             newest_event: None,
             farewells: 0,
             parts,
@@ -284,7 +289,9 @@ impl Writer {
             StoreError::Stop(_) => self.parts.waits.stop,
             // The smaller batch is the answer; waiting longer each time would only hold it back.
             StoreError::Halve(_) if self.size.get() > 1 => self.parts.waits.retry.min,
-            StoreError::Retry(_) | StoreError::Halve(_) => self.backoff.next(self.rng.random()),
+            StoreError::Retry(_) | StoreError::Halve(_) => {
+                self.backoff.next(self.parts.rng.random())
+            }
         };
         if tokio::time::timeout(wait, self.nothing_left_but_farewells()).await.is_err() {
             return Then::TryAgain;
@@ -312,7 +319,7 @@ impl Writer {
     }
 
     fn measure(&mut self, entries: &[Entry], outcome: &Outcome, took: Duration) {
-        let now = OffsetDateTime::now_utc();
+        let now = self.parts.clock.now_utc();
         let metrics = &self.parts.metrics;
         Metrics::observe(&metrics.commit_seconds, took);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

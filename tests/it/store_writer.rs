@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
+use centiloc_bridge::clock::Clock;
 use centiloc_bridge::config::{PartitionSpan, Reconnect};
 use centiloc_bridge::message::{ConnectionNews, Decoded, Feedback};
 use centiloc_bridge::store::schema::SchemaError;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
 use centiloc_bridge::store::{Condition, Entry, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +49,8 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
+        clock: Clock::system(),
+        rng: StdRng::from_os_rng(),
         abandon: abandon.clone(),
     };
     (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
