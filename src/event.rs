@@ -1,6 +1,8 @@
 //! What the bridge stores: one item move or one board status change, independent of the format
 //! it came in.
 
+mod size;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};

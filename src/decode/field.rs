@@ -3,8 +3,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
-
+use super::bounded::{Coordinates, Extra, LabelList, MAX_KEYS, MAX_TEXT_BYTES};
 use super::gotime::Moment;
 
 /// A documented field, by the shape of its value.
@@ -139,13 +138,15 @@ pub(super) struct Draft<'a> {
     pub(super) ints: [Option<i32>; 2],
     pub(super) flags: [Option<bool>; 2],
     pub(super) positions: [Coordinates; 3],
-    pub(super) labels: [Vec<String>; 2],
+    pub(super) labels: [LabelList; 2],
     pub(super) hold_time: Option<Moment>,
     pub(super) fill_ratio: Option<f32>,
     /// The message held a field that no column takes.
     pub(super) unknown: bool,
+    /// Keys of the JSON object, repeated ones counted as well.
+    pub(super) keys: usize,
     /// JSON keys that no column takes.
-    pub(super) extra: Map<String, Value>,
+    pub(super) extra: Extra,
 }
 
 impl<'a> Draft<'a> {
@@ -163,10 +164,14 @@ impl<'a> Draft<'a> {
         (!value.is_empty()).then(|| value.into_owned())
     }
 
-    /// The labels as a column: an empty list is NULL.
-    pub(super) fn take_labels(&mut self, labels: Labels) -> Option<Vec<String>> {
-        let list = std::mem::take(&mut self.labels[labels as usize]);
-        (!list.is_empty()).then_some(list)
+    /// Whether nothing exceeds its maximum.
+    #[inline]
+    pub(super) fn fits(&self) -> bool {
+        self.texts.iter().all(|text| text.len() <= MAX_TEXT_BYTES)
+            && self.positions.iter().all(Coordinates::fits)
+            && self.labels.iter().all(LabelList::fits)
+            && self.keys <= MAX_KEYS
+            && self.extra.fits()
     }
 
     pub(super) fn time(&self, time: Time) -> Option<Moment> {
@@ -175,34 +180,5 @@ impl<'a> Draft<'a> {
 
     pub(super) fn position(&self, position: Position) -> &Coordinates {
         &self.positions[position as usize]
-    }
-}
-
-/// A list of coordinates. Two, as documented, take no allocation.
-#[derive(Debug, Default)]
-pub(super) struct Coordinates {
-    pub(super) x: Option<i32>,
-    pub(super) y: Option<i32>,
-    /// Those after the second.
-    rest: Vec<i32>,
-}
-
-impl Coordinates {
-    pub(super) fn push(&mut self, value: i32) {
-        if self.x.is_none() {
-            self.x = Some(value);
-        } else if self.y.is_none() {
-            self.y = Some(value);
-        } else {
-            self.rest.push(value);
-        }
-    }
-
-    /// The whole list where it is neither empty nor a pair.
-    pub(super) fn odd(&self) -> Option<Vec<i32>> {
-        if self.x.is_none() || (self.y.is_some() && self.rest.is_empty()) {
-            return None;
-        }
-        Some(self.x.into_iter().chain(self.y).chain(self.rest.iter().copied()).collect())
     }
 }

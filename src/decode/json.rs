@@ -3,15 +3,13 @@
 //! refusal can name the key, and numbers are read at full width.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::bounded::{self, MAX_ESCAPED_BYTES};
 use super::field::{Draft, Field, Names};
 use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
+use super::parts::{self, Pairs};
 use crate::event::{Reject, RejectReason};
 
 /// Longest piece of a message that a refusal quotes, in characters.
@@ -25,45 +23,13 @@ pub(super) fn read<'a>(names: &Names, message: &'a [u8]) -> Result<Draft<'a>, Re
     if !start.starts_with('{') {
         return Err(malformed(format!("expected a JSON object, found {}", type_name(start))));
     }
-    let Pairs(pairs) = serde_json::from_str(text)
+    let pairs: Pairs = serde_json::from_str(text)
         .map_err(|error| malformed(format!("expected a JSON object: {error}")))?;
-    let mut draft = Draft::default();
-    for (name, field, value) in sort(names, pairs, &mut draft) {
+    let mut draft = Draft { keys: pairs.count, ..Draft::default() };
+    for (name, field, value) in sort(names, pairs.first, &mut draft)? {
         set(&mut draft, name, field, value.get())?;
     }
     Ok(draft)
-}
-
-/// The keys and values of an object, in order, values unread.
-struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-/// A key, borrowed unless it holds escapes.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Pairs<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(PairsVisitor)
-    }
-}
-
-struct PairsVisitor;
-
-impl<'de> Visitor<'de> for PairsVisitor {
-    type Value = Pairs<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        // Documented events have at most 19 keys.
-        let mut pairs = Vec::with_capacity(24);
-        while let Some((Key(key), value)) = map.next_entry()? {
-            pairs.push((key, value));
-        }
-        Ok(Pairs(pairs))
-    }
 }
 
 /// A documented key with its value.
@@ -73,11 +39,12 @@ type Known<'a> = (&'static str, Field, &'a RawValue);
 /// documented goes before one that differs in case; among equals the last counts.
 fn sort<'a>(
     names: &Names,
-    pairs: Vec<(Cow<'a, str>, &'a RawValue)>,
+    pairs: Vec<(&'a RawValue, &'a RawValue)>,
     draft: &mut Draft,
-) -> Vec<Known<'a>> {
+) -> Result<Vec<Known<'a>>, Reject> {
     let mut known: Vec<Option<(Cow<str>, &RawValue)>> = vec![None; names.len()];
     for (key, value) in pairs {
+        let key = string(key.get(), key.get())?;
         let Some(place) = names.iter().position(|(name, _)| name.eq_ignore_ascii_case(&key)) else {
             keep(draft, key, value);
             continue;
@@ -101,15 +68,12 @@ fn sort<'a>(
         }
     }
     let value = |((name, field), pair): (&(_, _), Option<(_, _)>)| Some((*name, *field, pair?.1));
-    names.iter().zip(known).filter_map(value).collect()
+    Ok(names.iter().zip(known).filter_map(value).collect())
 }
 
-/// Keeps what no column takes. A value that is valid JSON but too large or too deep to be read
-/// (Go's decoder skips it as well) is kept as text.
+/// Keeps what no column takes.
 fn keep(draft: &mut Draft, key: Cow<str>, value: &RawValue) {
-    let text = value.get();
-    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-    draft.extra.insert(key.into_owned(), value);
+    draft.extra.add(key, value.get());
     draft.unknown = true;
 }
 
@@ -120,14 +84,18 @@ fn set<'a>(draft: &mut Draft<'a>, key: &str, field: Field, raw: &'a str) -> Resu
         Field::Int(int) => draft.ints[int as usize] = Some(int32(key, raw)?),
         Field::Flag(flag) => draft.flags[flag as usize] = Some(boolean(key, raw)?),
         Field::Position(position) => {
-            for value in list(key, raw)? {
-                draft.positions[position as usize].push(int32(key, value.get())?);
-            }
+            let coordinates = &mut draft.positions[position as usize];
+            each(key, raw, |value| {
+                coordinates.push(int32(key, value)?);
+                Ok(())
+            })?;
         }
         Field::Labels(labels) => {
-            for value in list(key, raw)? {
-                draft.labels[labels as usize].push(string(key, value.get())?.into_owned());
-            }
+            let labels = &mut draft.labels[labels as usize];
+            each(key, raw, |value| {
+                labels.push(string(key, value)?);
+                Ok(())
+            })?;
         }
         Field::HoldTime => draft.hold_time = duration(key, raw)?,
         Field::FillRatio => draft.fill_ratio = Some(float32(key, raw)?),
@@ -135,14 +103,19 @@ fn set<'a>(draft: &mut Draft<'a>, key: &str, field: Field, raw: &'a str) -> Resu
     Ok(())
 }
 
+/// The text of a JSON string. `key` names it, and may be that string.
 fn string<'a>(key: &str, raw: &'a str) -> Result<Cow<'a, str>, Reject> {
     let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let Some(inner) = inner else { return Err(wrong_type(key, "a string", raw)) };
     if !inner.contains('\\') {
         return Ok(Cow::Borrowed(inner));
     }
+    if raw.len() > MAX_ESCAPED_BYTES {
+        let unit = "bytes of escaped text";
+        return Err(bounded::exceeded(&quote(key), raw.len(), unit, MAX_ESCAPED_BYTES));
+    }
     let unescape = serde_json::from_str::<String>(raw);
-    unescape.map(Cow::Owned).map_err(|error| malformed(format!("key {key}: {error}")))
+    unescape.map(Cow::Owned).map_err(|error| malformed(format!("key {}: {error}", quote(key))))
 }
 
 fn boolean(key: &str, raw: &str) -> Result<bool, Reject> {
@@ -153,11 +126,15 @@ fn boolean(key: &str, raw: &str) -> Result<bool, Reject> {
     }
 }
 
-fn list<'a>(key: &str, raw: &'a str) -> Result<Vec<&'a RawValue>, Reject> {
+fn each<'a>(
+    key: &str,
+    raw: &'a str,
+    take: impl FnMut(&'a str) -> Result<(), Reject>,
+) -> Result<(), Reject> {
     if !raw.starts_with('[') {
         return Err(wrong_type(key, "a list", raw));
     }
-    serde_json::from_str(raw).map_err(|error| malformed(format!("key {key}: {error}")))
+    parts::each(raw, take).map_err(|error| malformed(format!("key {key}: {error}")))?
 }
 
 fn moment(key: &str, raw: &str) -> Result<Option<Moment>, Reject> {

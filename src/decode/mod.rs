@@ -4,10 +4,13 @@
 //! rules makes the row ([`row`]): the two forms of one event are one row. Decoding knows no clock
 //! and does no I/O; the schema is loaded once.
 
+mod bounded;
 mod field;
 mod gotime;
 mod json;
 mod load;
+mod parts;
+mod room;
 mod row;
 mod schema;
 pub mod stage;
@@ -194,6 +197,9 @@ impl Decoder {
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
+        if !draft.fits() {
+            row::check_bounds(draft, names)?;
+        }
         let keep = match self.keep {
             KeepPayload::Auto | KeepPayload::Always => true,
             KeepPayload::Unknown => draft.unknown,

@@ -7,6 +7,7 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
 use super::ClockTrust;
+use super::bounded::{self, MAX_KEYS, MAX_TEXT_BYTES};
 use super::field::{
     Draft, Field, Flag, Int, Labels, Names, POSITION_NAMES, Position, Text, Time, name_of,
 };
@@ -75,8 +76,8 @@ pub(super) fn item(draft: &mut Draft, receipt: Receipt) -> Result<ItemEvent, Rej
         shelf_sn: draft.take_text(Text::ShelfSn),
         furniture_sn: draft.take_text(Text::FurnitureSn),
         loc_reference: draft.take_text(Text::LocReference),
-        loc_labels: draft.take_labels(Labels::Location),
-        item_labels: draft.take_labels(Labels::Item),
+        loc_labels: draft.labels[Labels::Location as usize].take(),
+        item_labels: draft.labels[Labels::Item as usize].take(),
         is_interpolated: draft.flags[Flag::IsInterpolated as usize],
         extra: extra(draft),
         payload: receipt.payload,
@@ -113,6 +114,29 @@ pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, R
         extra: extra(draft),
         payload: receipt.payload,
     })
+}
+
+/// Refuses what exceeds a maximum, before the row takes memory for it. For a draft that does not
+/// fit.
+#[cold]
+pub(super) fn check_bounds(draft: &Draft, names: &Names) -> Result<(), Reject> {
+    bounded::check("the object", draft.keys, "keys", MAX_KEYS)?;
+    draft.extra.check()?;
+    for (name, field) in names {
+        match *field {
+            Field::Text(text) => {
+                bounded::check(name, draft.text(text).len(), "bytes", MAX_TEXT_BYTES)?;
+            }
+            Field::Position(position) => draft.position(position).check(name)?,
+            Field::Labels(labels) => draft.labels[labels as usize].check(name)?,
+            Field::Time(_)
+            | Field::Int(_)
+            | Field::Flag(_)
+            | Field::HoldTime
+            | Field::FillRatio => {}
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
@@ -191,7 +215,7 @@ fn hold_time(draft: &Draft) -> Result<Option<i64>, Reject> {
 
 /// Unknown keys, and positions that are no pair.
 fn extra(draft: &mut Draft) -> Option<Map<String, Value>> {
-    let mut extra = std::mem::take(&mut draft.extra);
+    let mut extra = draft.extra.take();
     for (name, coordinates) in POSITION_NAMES.into_iter().zip(&draft.positions) {
         if let Some(list) = coordinates.odd() {
             extra.insert(name.to_owned(), list.into());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+use super::room::Room;
 use super::{ClockTrust, Decoder};
 use crate::event::{Event, Reject, RejectReason};
 use crate::message::{Decoded, Intake, Message};
@@ -36,14 +37,16 @@ impl Stage {
         sources: [mpsc::Receiver<Intake>; N],
         decoded: mpsc::Sender<Decoded>,
     ) {
+        let room = Room::new();
         for source in sources {
-            self.decode_all(source, &decoded).await;
+            self.decode_all(source, &room, &decoded).await;
         }
     }
 
     async fn decode_all(
         &self,
         mut intake: mpsc::Receiver<Intake>,
+        room: &Room,
         decoded: &mpsc::Sender<Decoded>,
     ) {
         let mut chunk = Vec::with_capacity(CHUNK);
@@ -51,8 +54,11 @@ impl Stage {
             let clock = self.clock_trust();
             for intake in chunk.drain(..) {
                 let next = match intake {
-                    Intake::Message(message) => {
+                    Intake::Message(mut message) => {
                         let outcome = self.decode(&message, clock);
+                        if let Ok(event) = &outcome {
+                            room.take(&mut message, event).await;
+                        }
                         Decoded::Message(message, outcome)
                     }
                     Intake::Connection(news, token) => Decoded::Connection(news, token),

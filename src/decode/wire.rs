@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::bounded::LabelList;
 use super::field::{Draft, Field};
 use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
 use super::schema::{Entry, IntKind, Scalar, Table};
@@ -153,7 +154,7 @@ fn read_text<'a>(
 
 /// Reads one label, or the packed values of a repeated enum.
 fn read_labels<'a>(
-    labels: &mut Vec<String>,
+    labels: &mut LabelList,
     entry: &'a Entry,
     wire: WireType,
     rest: &mut &'a [u8],
@@ -162,10 +163,10 @@ fn read_labels<'a>(
         Scalar::Enum(values) if wire == WireType::LengthDelimited => {
             let mut numbers = take_delimited(rest)?;
             while !numbers.is_empty() {
-                labels.push(enum_name(values, decode_varint(&mut numbers)?).into_owned());
+                labels.push(enum_name(values, decode_varint(&mut numbers)?));
             }
         }
-        _ => labels.push(read_text(entry, wire, rest)?.into_owned()),
+        _ => labels.push(read_text(entry, wire, rest)?),
     }
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! a bound in number and in bytes, in order. No timer: a batch that waits to fill waits for ever
 //! when the broker's window is smaller than the batch.
 
+use crate::event::Event;
 use crate::message::Decoded;
 
-/// Most bytes (topics and payloads) in one batch. Far below PostgreSQL's limit of 1 GiB a message,
+/// Most bytes (topics, payloads and decoded events) in one batch. Far below PostgreSQL's limit of 1 GiB a message,
 /// and short enough that one statement stays well within its time limit. A larger message goes
 /// alone.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
@@ -22,14 +23,17 @@ pub enum Step {
 
 /// What the policy needs to know about one entry.
 pub trait Entry {
-    /// Bytes of a message; `None` for news, which keeps its place between batches.
+    /// Bytes of a message and its event, of which both are sent; `None` for news, which keeps its place between batches.
     fn message_bytes(&self) -> Option<usize>;
 }
 
 impl Entry for Decoded {
     fn message_bytes(&self) -> Option<usize> {
         match self {
-            Self::Message(message, _) => Some(message.topic.len() + message.payload.len()),
+            Self::Message(message, outcome) => {
+                let event = outcome.as_ref().map_or(0, Event::heap_bytes);
+                Some(message.topic.len() + message.payload.len() + event)
+            }
             Self::Connection(..) => None,
         }
     }

@@ -1,6 +1,8 @@
 //! The rules as a whole: samples of an independent encoder, the rules one by one, the vendor's
-//! schema, and properties.
+//! schema, maxima, and properties.
 
+mod bounds;
+mod memory;
 mod properties;
 mod rules_json;
 mod rules_protobuf;

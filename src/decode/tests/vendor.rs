@@ -39,10 +39,10 @@ enum Status { STATUS_CONNECTED = 0; STATUS_DISCONNECTED = 5; STATUS_SLEEPING = 9
 "#;
 
 /// A folder with a schema in it.
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn with(files: &[(&str, &[u8])]) -> Self {
+    pub(super) fn with(files: &[(&str, &[u8])]) -> Self {
         let folder = Self(TempDir::new().unwrap());
         for (name, content) in files {
             std::fs::write(folder.file(name), content).unwrap();
@@ -50,12 +50,12 @@ impl Folder {
         folder
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
 
-fn decoder(file: &Path) -> Result<Decoder, String> {
+pub(super) fn decoder(file: &Path) -> Result<Decoder, String> {
     let config = Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Auto };
     Decoder::new(&config, "acme").map_err(|error| error.to_string())
 }

@@ -125,7 +125,8 @@ fn number(tag: u64, value: u64) -> Vec<u8> {
     [varint(tag << 3), varint(value)].concat()
 }
 
-fn bytes(tag: u64, value: &[u8]) -> Vec<u8> {
+/// A field with a length.
+pub fn bytes(tag: u64, value: &[u8]) -> Vec<u8> {
     [varint(tag << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }
 

@@ -24,3 +24,4 @@ pub mod small_disk;
 pub mod subscriber;
 pub mod tap;
 pub mod wait;
+pub mod worst;
