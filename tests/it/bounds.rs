@@ -171,6 +171,9 @@ const MAX_MESSAGES: usize = 32_768;
 /// both, its entry in the ledger; once decoded, which few are at a time, its event.
 const OVERHEAD: usize = 512;
 
+/// `mqtt.max_unacked`, which bounds payloads and topics.
+const MAX_UNACKED: usize = 64 * MIB;
+
 /// Where reading pauses: `mqtt.max_unacked` less one packet.
 const MAX_BYTES: usize = 48 * MIB;
 
