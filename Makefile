@@ -7,13 +7,15 @@ EVENTS =
 TARGET =
 SEED =
 MODE =
+VARIANT =
+BRIDGE_BIN =
 # Bash takes SECONDS for its own clock.
-unexport SECONDS EVENTS TARGET SEED MODE
+unexport SECONDS EVENTS TARGET SEED MODE VARIANT BRIDGE_BIN
 
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint fuzz bench deps
+.PHONY: help demo test chaos lint fuzz bench drain deps
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +64,11 @@ bench: deps ## Benchmarks: decoding, and draining a backlog beside a script. EVE
 	 { rm -rf $(BENCH_VENV); echo 'install python3-venv: the benchmark compares with a Python script' >&2; exit 1; }
 	@$(BENCH_VENV)/bin/pip install --quiet 'paho-mqtt==2.*' 'psycopg[binary]==3.*' protobuf
 	BENCH_PYTHON=$(BENCH_VENV)/bin/python EVENTS='$(or $(EVENTS),100000)' $(CARGO) bench --locked --bench decode --bench drain
+
+# With BRIDGE_BIN the backlog is drained by another build, for a comparison.
+drain: deps ## Drain a backlog, one line a variant: connections, deliveries, speed. EVENTS=250000 VARIANT=tls BRIDGE_BIN=FILE
+	$(if $(BRIDGE_BIN),BRIDGE_BIN='$(abspath $(BRIDGE_BIN))') EVENTS='$(or $(EVENTS),250000)' VARIANT='$(VARIANT)' \
+	 $(CARGO) bench --locked --bench drain -- backlog
 
 deps: ## Install what is missing (Debian, Ubuntu), or say what to install
 	@CARGO='$(CARGO)' bash deploy/demo/deps.sh

@@ -4,6 +4,8 @@
 //! trips: throughput = window / time to commit. The yardstick is `baseline.py`, a careful script
 //! doing the same work (without the state tables) against the same broker and database in the
 //! same run. EVENTS sets the size of the backlog, ROUNDS how often each drains one.
+//!
+//! With the argument `backlog` it counts connections and deliveries instead: see [`backlog`].
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench that cannot go on says so")]
 #![allow(
@@ -13,6 +15,8 @@
     reason = "figures for people, far below 2^52"
 )]
 
+#[path = "drain/backlog.rs"]
+mod backlog;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
@@ -20,10 +24,11 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::bridge::{Bridge, command, finish};
+use support::backlog::{debian_broker, publish};
+use support::bridge::Bridge;
 use support::config::Config;
 use support::database::Database;
-use support::mosquitto::{Mosquitto, PASSWORD, PLATFORM, PLATFORM_PASSWORD, TENANT, USERNAME};
+use support::mosquitto::{PASSWORD, TENANT, USERNAME};
 use support::postgres::Postgres;
 use support::subscriber::Subscriber;
 use support::wait::until;
@@ -45,7 +50,12 @@ fn main() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(bench());
+    if std::env::args().any(|argument| argument == "backlog") {
+        let only = std::env::var("VARIANT").ok().filter(|name| !name.is_empty());
+        runtime.block_on(backlog::run(count(setting("EVENTS", 250_000)), only.as_deref()));
+    } else {
+        runtime.block_on(bench());
+    }
 }
 
 async fn bench() {
@@ -68,16 +78,6 @@ async fn bench() {
     }
 }
 
-async fn broker() -> Mosquitto {
-    // Mosquitto's own defaults but for the length of the queue.
-    Mosquitto::builder()
-        .max_queued_messages(0)
-        .max_inflight_messages(20)
-        .line("set_tcp_nodelay false")
-        .start()
-        .await
-}
-
 /// The bridge's own database on the shared cluster, vacuumed and checkpointed.
 async fn database(postgres: &Postgres) -> Database {
     let database = postgres.database().await;
@@ -85,25 +85,13 @@ async fn database(postgres: &Postgres) -> Database {
     database
 }
 
-async fn publish(broker: &Mosquitto, events: u64) {
-    let mut simulate = command(["simulate", "--host", "127.0.0.1", "--tenant", TENANT]);
-    simulate.args(["--port", &broker.plain_port().to_string(), "--format", "protobuf"]);
-    simulate.args(["--rate", "0", "--count", &events.to_string(), "--boards", "200"]);
-    simulate.args(["--items", "5000", "--username", PLATFORM, "--seed", "1"]);
-    let password = broker.ca_file().with_file_name("platform-password");
-    std::fs::write(&password, PLATFORM_PASSWORD).unwrap();
-    simulate.arg("--password-file").arg(password);
-    let output = finish(simulate).await;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) -> Figures {
-    let (broker, database) = (broker().await, database(postgres).await);
+    let (broker, database) = (debian_broker().await, database(postgres).await);
     let topic = format!("centiloc/{TENANT}");
     let mut session = Subscriber::connect(broker.plain_port(), SCRIPT_CLIENT).await.unwrap();
     session.subscribe(&topic).await.unwrap();
     drop(session);
-    publish(&broker, events).await;
+    publish(&broker, "protobuf", count(events)).await;
     let mut script = std::process::Command::new(python);
     script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/baseline.py"));
     script.args(["127.0.0.1", &broker.plain_port().to_string(), SCRIPT_CLIENT, &topic]);
@@ -130,7 +118,7 @@ enum Setup {
 }
 
 async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Figures {
-    let (broker, database) = (broker().await, database(postgres).await);
+    let (broker, database) = (debian_broker().await, database(postgres).await);
     let config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
     let spool = config.folder().join("spool");
     let (name, config) = match setup {
@@ -143,7 +131,7 @@ async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Fi
     };
     let mut bridge = Bridge::ready(&config).await;
     assert_eq!(bridge.terminate().await, 0);
-    publish(&broker, events).await;
+    publish(&broker, "protobuf", count(events)).await;
     bridge.start_again();
     let first = wait_committed(&bridge, 1).await;
     let started = Instant::now();
@@ -197,6 +185,10 @@ fn peak_kib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn count(events: u64) -> usize {
+    usize::try_from(events).unwrap()
 }
 
 fn setting(name: &str, default: u64) -> u64 {

@@ -4,6 +4,7 @@
 
 mod acks;
 mod admin;
+mod backpressure;
 mod bounds;
 mod broken_links;
 mod chaos;
@@ -17,6 +18,7 @@ mod database_faults;
 mod dead_letters;
 mod deliveries;
 mod delivery_rules;
+mod drain;
 mod events;
 mod fuzzed;
 mod gaps;

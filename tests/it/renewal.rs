@@ -13,6 +13,7 @@ use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
+use crate::support::peer::{FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
@@ -160,6 +161,39 @@ async fn a_new_password_that_the_broker_refuses_gives_way_to_the_old_one() {
     replace(&file, &format!("{PASSWORD}\n"));
     until_no_status(&bridge, "/credentials/refused").await;
     until_eq("two renewals", SOON, 2, || async { bridge.log().count(RENEWED) }).await;
+    bridge.until_ready().await;
+}
+
+#[tokio::test]
+async fn renewed_credentials_without_subscription_fall_back() {
+    let (broker, database) = services().await;
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database).plain(peer.port()).without("mqtt.password");
+    let file = config.file("mqtt.password", "early");
+    let config = config.set("mqtt.password_file", file.to_str().unwrap());
+    let mut bridge = Bridge::start(&config);
+    let first = peer.subscribed(false).await;
+    assert_eq!(first.connect().password.as_deref(), Some("early"));
+    bridge.until_ready().await;
+    replace(&file, "late");
+    assert_eq!(first.until_closed().await, [FromBridge::Disconnect]);
+    // Good enough to connect, not to subscribe: no event would come.
+    let mut renewed = peer.accept().await;
+    assert_eq!(renewed.connect().password.as_deref(), Some("late"));
+    renewed.connack(true, 0).await;
+    renewed.grant_all(0x80).await;
+    renewed.until_closed().await;
+    let earlier = peer.subscribed(true).await;
+    assert_eq!(earlier.connect().password.as_deref(), Some("early"), "not those that work");
+    bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
+    until_status(&bridge, "/credentials/refused", "refuses the subscription to").await;
+    bridge.until_ready().await;
+    // Credentials that may subscribe are taken up.
+    replace(&file, "later");
+    assert_eq!(earlier.until_closed().await, [FromBridge::Disconnect]);
+    let latest = peer.subscribed(true).await;
+    assert_eq!(latest.connect().password.as_deref(), Some("later"));
+    until_no_status(&bridge, "/credentials/refused").await;
     bridge.until_ready().await;
 }
 

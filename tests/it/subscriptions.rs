@@ -3,12 +3,16 @@
 
 use serde_json::{Value, json};
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
+use crate::support::database::Database;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::expect::{until_count, until_failing, until_recovered, until_stored};
 use crate::support::mosquitto::{Mosquitto, PLATFORM, TENANT, USERNAME};
-use crate::support::peer::{FromBridge, Peer};
+use crate::support::peer::{Conversation, FromBridge, Peer};
 use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
@@ -156,5 +160,81 @@ async fn a_broker_that_answers_subscribe_wrongly_or_never_is_left_and_tried_agai
     short.suback(packet_id, &vec![1; filters.len() - 1]).await;
     bridge.until_logged(&["SUBSCRIBE of 4 filters with 3 return codes"]).await;
     let _good = peer.subscribed(false).await;
+    bridge.until_ready().await;
+}
+
+/// How long a SUBSCRIBE is left unanswered, so that UNSUBSCRIBEs may join it.
+const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// Reads one UNSUBSCRIBE for each of so many filters.
+async fn unsubscribes(
+    broker: &mut Conversation,
+    mut first: Option<FromBridge>,
+    filters: usize,
+) -> Vec<(u16, String)> {
+    let mut asked = Vec::new();
+    while asked.len() < filters {
+        let packet = match first.take() {
+            Some(packet) => packet,
+            None => broker.next().await,
+        };
+        let FromBridge::Unsubscribe(packet_id, filters) = packet else {
+            panic!("expected UNSUBSCRIBE, not {packet:?}");
+        };
+        assert_eq!(filters.len(), 1, "one filter each: {filters:?}");
+        asked.extend(filters.into_iter().map(|filter| (packet_id, filter)));
+    }
+    asked
+}
+
+async fn until_filters(database: &Database, mut expected: Vec<String>) {
+    expected.sort();
+    let filters = "select filter from (select unnest(filters) as filter from centiloc.connection \
+                   where id = (select max(id) from centiloc.connection)) f \
+                   order by filter collate \"C\"";
+    until_eq("the filters left", SOON, expected, || database.column::<String>(filters)).await;
+}
+
+#[tokio::test]
+async fn unsubacks_out_of_order_are_matched_by_id() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database).plain(peer.port());
+    let mut bridge = Bridge::start(&config);
+    let first = peer.subscribed(false).await;
+    bridge.until_ready().await;
+    until_eq("the connection", SOON, 1, || database.count("centiloc.connection")).await;
+    assert_eq!(bridge.terminate().await, 0);
+    drop(first);
+    // The same file, written anew.
+    config.set("mqtt.items", "protobuf").set("mqtt.boards", "off").write();
+    bridge.start_again();
+    let mut broker = peer.accept().await;
+    broker.connack(true, 0).await;
+    let FromBridge::Subscribe(subscribe_id, filters) = broker.next().await else {
+        panic!("expected SUBSCRIBE");
+    };
+    let early = broker.next_within(UNANSWERED).await;
+    let answered = early.is_none();
+    if answered {
+        broker.suback(subscribe_id, &[1]).await;
+    }
+    let asked = unsubscribes(&mut broker, early, 3).await;
+    let mut ids: HashSet<u16> = asked.iter().map(|(packet_id, _)| *packet_id).collect();
+    assert_eq!(ids.len(), asked.len(), "outstanding at once under one id: {asked:?}");
+    assert!(!ids.contains(&0), "0 is no packet id: {asked:?}");
+    if !answered {
+        assert!(ids.insert(subscribe_id), "{subscribe_id} is that of the SUBSCRIBE: {asked:?}");
+        broker.suback(subscribe_id, &[1]).await;
+    }
+    assert_ne!(subscribe_id, 0);
+    let mut left: Vec<String> = asked.iter().map(|(_, filter)| filter.clone()).collect();
+    for (packet_id, filter) in asked.iter().rev() {
+        broker.unsuback(*packet_id).await;
+        left.retain(|other| other != filter);
+        let subscribed = filters.iter().map(|(filter, _)| filter.clone());
+        until_filters(&database, subscribed.chain(left.clone()).collect()).await;
+    }
     bridge.until_ready().await;
 }

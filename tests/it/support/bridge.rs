@@ -13,9 +13,13 @@ use super::config::Config;
 use super::process::{Log, Process, Scratch, loopback};
 use super::wait::{SOON, until};
 
+/// Path of another build to be run in place of the one under test, for comparisons.
+const OTHER_BUILD: &str = "BRIDGE_BIN";
+
 /// `centiloc-bridge` with these arguments, free of what the environment would add.
 pub fn command<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_centiloc-bridge"));
+    let built = || env!("CARGO_BIN_EXE_centiloc-bridge").into();
+    let mut command = Command::new(std::env::var_os(OTHER_BUILD).unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CENTILOC_BRIDGE__") {
             command.env_remove(name);
@@ -32,6 +36,23 @@ pub async fn finish(mut command: Command) -> Output {
     let run = tokio::task::spawn_blocking(move || command.output());
     let ended = tokio::time::timeout(Duration::from_secs(120), run).await;
     ended.expect("the command did not end").unwrap().expect("could not start the program")
+}
+
+/// The answer of `/metrics`.
+#[derive(Debug, Clone)]
+pub struct Scrape(String);
+
+impl Scrape {
+    /// The values of a metric; `labels` (`kind="item"`) narrows them.
+    pub fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Vec<T> {
+        let value = |line: &str| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let rest = key.strip_prefix(name)?;
+            let matches = rest.is_empty() || rest.starts_with('{');
+            (matches && rest.contains(labels)).then(|| value.parse().ok())?
+        };
+        self.0.lines().filter_map(value).collect()
+    }
 }
 
 /// `run -c FILE`. Dropping it kills it.
@@ -120,14 +141,12 @@ impl Bridge {
     }
 
     async fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Option<Vec<T>> {
-        let (_, text) = self.get("/metrics").await.ok()?;
-        let values = text.lines().filter_map(|line| {
-            let (key, value) = line.rsplit_once(' ')?;
-            let rest = key.strip_prefix(name)?;
-            let matches = rest.is_empty() || rest.starts_with('{');
-            (matches && rest.contains(labels)).then(|| value.parse().ok())?
-        });
-        Some(values.collect())
+        Some(self.scrape().await?.values(name, labels))
+    }
+
+    /// All metrics at one moment. `None` if the bridge does not answer.
+    pub async fn scrape(&self) -> Option<Scrape> {
+        self.get("/metrics").await.ok().map(|(_, text)| Scrape(text))
     }
 
     /// Bytes of memory it holds now.

@@ -42,6 +42,12 @@ pub async fn assert_never_reconnected(bridge: &Bridge) {
     assert_eq!(lost, Some(0), "connections were lost; the log:\n{}", bridge.log().tail());
 }
 
+/// Panics unless the bridge knows what became of every message that it received.
+pub async fn assert_accounted_for(bridge: &Bridge) {
+    let unaccounted = bridge.metric("centiloc_bridge_messages_unaccounted", "").await;
+    assert_eq!(unaccounted, Some(0.0), "messages_unaccounted; `None` is no such metric");
+}
+
 /// Waits until a metric that counts is exactly this.
 pub async fn until_count(bridge: &Bridge, name: &str, labels: &str, count: usize) {
     until_eq(&format!("{name}{{{labels}}}"), SOON, Some(count), || bridge.count(name, labels))

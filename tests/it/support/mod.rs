@@ -5,21 +5,25 @@
 // Not every test needs every helper, and a helper must not wait for its second user.
 #![allow(dead_code)]
 
+pub mod backlog;
 pub mod bridge;
 pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod connect_proxy;
 pub mod database;
+pub mod duplex;
 pub mod event;
 pub mod expect;
 pub mod mosquitto;
 pub mod peer;
+pub mod peer_rig;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
 pub mod rig;
+pub mod slow;
 pub mod small_disk;
 pub mod subscriber;
 pub mod tap;

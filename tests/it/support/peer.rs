@@ -3,14 +3,22 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+use super::duplex::Duplex;
 use super::process::loopback;
 use super::wait::SOON;
 
 /// QoS 1 in a SUBSCRIBE and its SUBACK.
 const QOS1: u8 = 1;
+
+/// Bytes that a peer's socket takes before the bridge reads them: few, so that a bridge that does not
+/// read is noticed soon.
+const SEND_BUFFER: u32 = 64 * 1024;
+
+/// PINGRESP.
+pub const PINGRESP: [u8; 2] = [0xd0, 0];
 
 /// Waits for connections.
 pub struct Peer {
@@ -32,6 +40,8 @@ pub struct Connect {
     pub clean_session: bool,
     /// Keep alive, seconds.
     pub keep_alive: u16,
+    /// The password, if one came.
+    pub password: Option<String>,
 }
 
 /// What the bridge sends after CONNECT.
@@ -47,6 +57,8 @@ pub enum FromBridge {
     Pubrec(u16),
     /// QoS 2: forgotten.
     Pubcomp(u16),
+    /// The bridge asks whether the peer is there.
+    Pingreq,
     /// An orderly end.
     Disconnect,
 }
@@ -69,7 +81,10 @@ pub struct Delivery<'a> {
 impl Peer {
     /// On a free port of loopback.
     pub async fn listen() -> Self {
-        Self { listener: TcpListener::bind(loopback(0)).await.expect("could not listen") }
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(SEND_BUFFER).unwrap();
+        socket.bind(loopback(0)).expect("could not bind");
+        Self { listener: socket.listen(16).expect("could not listen") }
     }
 
     /// Where to connect to, on 127.0.0.1.
@@ -122,16 +137,14 @@ impl Conversation {
         self.send(&[&[0x90, length], &packet_id.to_be_bytes()[..], codes].concat()).await;
     }
 
+    /// Answers an UNSUBSCRIBE.
+    pub async fn unsuback(&mut self, packet_id: u16) {
+        self.send(&[&[0xb0, 2], &packet_id.to_be_bytes()[..]].concat()).await;
+    }
+
     /// Delivers a message.
     pub async fn publish(&mut self, delivery: Delivery<'_>) {
-        let Delivery { qos, packet_id, dup, topic, payload } = delivery;
-        let topic_length = u16::try_from(topic.len()).unwrap().to_be_bytes();
-        let id = if qos == 0 { Vec::new() } else { packet_id.to_be_bytes().to_vec() };
-        let body = [&topic_length[..], topic.as_bytes(), &id, payload].concat();
-        let mut packet = vec![0x30 | u8::from(dup) << 3 | qos << 1];
-        packet.extend(remaining_length(body.len()));
-        packet.extend(body);
-        self.send(&packet).await;
+        self.send(&delivery.packet()).await;
     }
 
     /// QoS 2, second half.
@@ -152,6 +165,30 @@ impl Conversation {
         tokio::time::timeout(duration, self.try_next()).await.is_err()
     }
 
+    /// The next packet, if one comes within that time. As [`Conversation::is_quiet_for`], it proves
+    /// nothing.
+    pub async fn next_within(&mut self, duration: Duration) -> Option<FromBridge> {
+        let next = tokio::time::timeout(duration, self.try_next()).await.ok()?;
+        Some(next.expect("the bridge closed the connection"))
+    }
+
+    /// Waits for the bridge to end the connection, and returns what it sent before.
+    pub async fn until_closed(mut self) -> Vec<FromBridge> {
+        let mut sent = Vec::new();
+        let read = async {
+            while let Ok(packet) = self.try_next().await {
+                sent.push(packet);
+            }
+        };
+        tokio::time::timeout(SOON, read).await.expect("the bridge did not end the connection");
+        sent
+    }
+
+    /// From now on written and read independently.
+    pub fn duplex(self) -> Duplex {
+        Duplex::over(self.stream)
+    }
+
     /// Ends the connection by a reset, with whatever is on its way.
     pub fn reset(self) {
         let _ = self.stream.set_zero_linger();
@@ -160,21 +197,10 @@ impl Conversation {
     /// Not safe to cancel in the middle of a packet; the bridge writes packets whole.
     async fn try_next(&mut self) -> std::io::Result<FromBridge> {
         loop {
-            let (first, body) = read_packet(&mut self.stream).await?;
-            let packet_id = || u16::from_be_bytes([body[0], body[1]]);
-            return Ok(match first {
-                0x40 => FromBridge::Puback(packet_id()),
-                0x50 => FromBridge::Pubrec(packet_id()),
-                0x70 => FromBridge::Pubcomp(packet_id()),
-                0x82 => FromBridge::Subscribe(packet_id(), filters_with_qos(&body[2..])),
-                0xa2 => FromBridge::Unsubscribe(packet_id(), filters(&body[2..])),
-                0xc0 => {
-                    self.send(&[0xd0, 0]).await;
-                    continue;
-                }
-                0xe0 => FromBridge::Disconnect,
-                other => panic!("the bridge sent a packet that a client must not send: {other:#x}"),
-            });
+            match read_from_bridge(&mut self.stream).await? {
+                FromBridge::Pingreq => self.send(&PINGRESP).await,
+                packet => return Ok(packet),
+            }
         }
     }
 
@@ -183,8 +209,40 @@ impl Conversation {
     }
 }
 
+impl Delivery<'_> {
+    /// The PUBLISH.
+    pub fn packet(self) -> Vec<u8> {
+        let Self { qos, packet_id, dup, topic, payload } = self;
+        let topic_length = u16::try_from(topic.len()).unwrap().to_be_bytes();
+        let id = if qos == 0 { Vec::new() } else { packet_id.to_be_bytes().to_vec() };
+        let body = [&topic_length[..], topic.as_bytes(), &id, payload].concat();
+        let mut packet = vec![0x30 | u8::from(dup) << 3 | qos << 1];
+        packet.extend(remaining_length(body.len()));
+        packet.extend(body);
+        packet
+    }
+}
+
+/// The next packet after CONNECT.
+pub async fn read_from_bridge(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> std::io::Result<FromBridge> {
+    let (first, body) = read_packet(stream).await?;
+    let packet_id = || u16::from_be_bytes([body[0], body[1]]);
+    Ok(match first {
+        0x40 => FromBridge::Puback(packet_id()),
+        0x50 => FromBridge::Pubrec(packet_id()),
+        0x70 => FromBridge::Pubcomp(packet_id()),
+        0x82 => FromBridge::Subscribe(packet_id(), filters_with_qos(&body[2..])),
+        0xa2 => FromBridge::Unsubscribe(packet_id(), filters(&body[2..])),
+        0xc0 => FromBridge::Pingreq,
+        0xe0 => FromBridge::Disconnect,
+        other => panic!("the bridge sent a packet that a client must not send: {other:#x}"),
+    })
+}
+
 /// The first byte, and what follows the fixed header.
-async fn read_packet(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+async fn read_packet(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let first = stream.read_u8().await?;
     let mut length = 0;
     for place in 0..4 {
@@ -214,11 +272,22 @@ fn remaining_length(mut length: usize) -> Vec<u8> {
 fn parse_connect(body: &[u8]) -> Connect {
     let (protocol, rest) = take_string(body);
     assert_eq!((protocol.as_str(), rest[0]), ("MQTT", 4), "not MQTT 3.1.1");
-    let (client_id, _) = take_string(&rest[4..]);
+    let (client_id, mut credentials) = take_string(&rest[4..]);
+    let mut next_if = |flag: u8| {
+        (rest[1] & flag != 0).then(|| {
+            let (text, rest) = take_string(credentials);
+            credentials = rest;
+            text
+        })
+    };
+    // The bridge leaves no will behind.
+    let _username = next_if(0x80);
+    let password = next_if(0x40);
     Connect {
         client_id,
         clean_session: rest[1] & 0b10 != 0,
         keep_alive: u16::from_be_bytes([rest[2], rest[3]]),
+        password,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watches MQTT through a [`Proxy`] in front of a plain listener: which PUBLISH the broker
 //! delivered, which PUBACK came back, in which order, and what was true when it did.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -88,8 +88,17 @@ struct State {
     violations: Vec<String>,
     /// Up, then Down: bytes of a packet that is not complete yet, by connection.
     partial: [HashMap<u64, Vec<u8>>; 2],
-    /// Delivered and not acknowledged, by connection, in the order of delivery.
-    unacked: HashMap<u64, VecDeque<Publish>>,
+    /// Delivered and not acknowledged, by connection.
+    unacked: HashMap<u64, Unacked>,
+}
+
+/// Of one connection.
+#[derive(Default)]
+struct Unacked {
+    /// In the order of delivery.
+    deliveries: VecDeque<Publish>,
+    /// Their packet ids: there may be tens of thousands.
+    ids: HashSet<u16>,
 }
 
 impl Tap {
@@ -148,7 +157,11 @@ impl Tap {
     /// Delivered on the newest connection that delivered anything, and not acknowledged there.
     pub fn unacked(&self) -> usize {
         let state = self.record.state.lock().unwrap();
-        state.unacked.iter().max_by_key(|(number, _)| **number).map_or(0, |(_, left)| left.len())
+        state
+            .unacked
+            .iter()
+            .max_by_key(|(number, _)| **number)
+            .map_or(0, |(_, left)| left.ids.len())
     }
 
     /// PUBACKs that came out of the order of receipt (MQTT-4.6.0-2), acknowledged what was not
@@ -171,9 +184,8 @@ impl Record {
                 let publish = parse_publish(connection, first, body);
                 let mut state = self.state.lock().unwrap();
                 let unacked = state.unacked.entry(connection).or_default();
-                let again = unacked.iter().any(|p| p.packet_id == publish.packet_id);
-                if publish.packet_id != 0 && !again {
-                    unacked.push_back(publish.clone());
+                if publish.packet_id != 0 && unacked.ids.insert(publish.packet_id) {
+                    unacked.deliveries.push_back(publish.clone());
                 }
                 state.note(Packet::Publish(publish));
             }
@@ -202,14 +214,15 @@ impl State {
     fn acknowledge(&mut self, connection: u64, packet_id: u16) -> Option<Publish> {
         self.note(Packet::Puback(connection, packet_id));
         let unacked = self.unacked.entry(connection).or_default();
-        let place = unacked.iter().position(|p| p.packet_id == packet_id);
+        let place = unacked.deliveries.iter().position(|p| p.packet_id == packet_id);
         if place != Some(0) {
             self.violations.push(match place {
                 Some(place) => format!("PUBACK {packet_id} overtook {place} earlier deliveries"),
                 None => format!("PUBACK {packet_id} for nothing delivered on its connection"),
             });
         }
-        unacked.remove(place?)
+        unacked.ids.remove(&packet_id);
+        unacked.deliveries.remove(place?)
     }
 
     fn complete(&mut self, connection: u64, up: Direction, bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {

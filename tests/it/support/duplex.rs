@@ -1,0 +1,162 @@
+//! A peer's connection on which writing and reading do not wait for each other, as a broker's: packets
+//! are queued, and a PINGREQ is answered behind what was queued before it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::peer::{Delivery, FromBridge, PINGRESP, read_from_bridge};
+use super::process::background;
+use super::wait::SOON;
+
+/// More than any test queues, and answers to as many.
+const ROOM: usize = 200_000;
+
+/// A socket that takes nothing for so long is blocked.
+const STILL: Duration = Duration::from_secs(1);
+
+/// The connection. Dropping it ends it.
+pub struct Duplex {
+    outgoing: mpsc::Sender<Vec<u8>>,
+    incoming: mpsc::Receiver<FromBridge>,
+    counts: Arc<Counts>,
+    queued: usize,
+    reset: CancellationToken,
+    end: CancellationToken,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Packets that the socket took, PINGRESPs aside.
+    written: AtomicUsize,
+    pings: AtomicUsize,
+}
+
+impl Duplex {
+    /// Takes over a stream that has carried whole packets so far.
+    pub fn over(stream: TcpStream) -> Self {
+        let (outgoing, to_write) = mpsc::channel(ROOM);
+        let (read, incoming) = mpsc::channel(ROOM);
+        let counts = Arc::<Counts>::default();
+        let (reset, end) = (CancellationToken::new(), CancellationToken::new());
+        let link = Link { outgoing: outgoing.downgrade(), to_write, read, counts: counts.clone() };
+        background().spawn(link.run(stream, reset.clone(), end.clone()));
+        Self { outgoing, incoming, counts, queued: 0, reset, end }
+    }
+
+    /// Queues a message.
+    pub fn publish(&mut self, delivery: Delivery<'_>) {
+        self.queued += 1;
+        self.outgoing
+            .try_send(delivery.packet())
+            .expect("a test queued more than there is room for");
+    }
+
+    /// The next packet but PINGREQ. Panics at the end of the connection, and if nothing comes.
+    pub async fn next(&mut self) -> FromBridge {
+        let next = tokio::time::timeout(SOON, self.incoming.recv()).await;
+        next.expect("the bridge sent nothing").expect("the bridge closed the connection")
+    }
+
+    /// PINGREQs so far.
+    pub fn pings(&self) -> usize {
+        self.counts.pings.load(Ordering::SeqCst)
+    }
+
+    /// Whether messages wait that the socket did not take.
+    pub fn has_waiting(&self) -> bool {
+        self.counts.written.load(Ordering::SeqCst) < self.queued
+    }
+
+    /// Waits until the socket takes no more of what is queued, because the bridge does not read.
+    pub async fn until_blocked(&self) {
+        let started = Instant::now();
+        loop {
+            let before = self.counts.written.load(Ordering::SeqCst);
+            tokio::time::sleep(STILL).await;
+            let still = self.counts.written.load(Ordering::SeqCst) == before;
+            if still && self.has_waiting() {
+                return;
+            }
+            assert!(self.has_waiting(), "the bridge read all {} messages", self.queued);
+            assert!(started.elapsed() < SOON, "the bridge goes on reading: {before} messages");
+        }
+    }
+
+    /// Ends the connection by a reset, with whatever is on its way.
+    pub fn reset(self) {
+        self.reset.cancel();
+    }
+}
+
+impl Drop for Duplex {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+/// The task's side.
+struct Link {
+    /// For PINGRESPs; weak, or the queue would never end.
+    outgoing: mpsc::WeakSender<Vec<u8>>,
+    to_write: mpsc::Receiver<Vec<u8>>,
+    read: mpsc::Sender<FromBridge>,
+    counts: Arc<Counts>,
+}
+
+impl Link {
+    async fn run(self, mut stream: TcpStream, reset: CancellationToken, end: CancellationToken) {
+        let Self { outgoing, to_write, read, counts } = self;
+        let (from, to) = stream.split();
+        tokio::select! {
+            () = read_all(from, &outgoing, &read, &counts) => {}
+            () = write_all(to, to_write, &counts) => {}
+            () = reset.cancelled() => {}
+            () = end.cancelled() => {}
+        }
+        if reset.is_cancelled() {
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// Returns at the end of the connection.
+async fn read_all(
+    mut from: impl AsyncRead + Unpin,
+    outgoing: &mpsc::WeakSender<Vec<u8>>,
+    read: &mpsc::Sender<FromBridge>,
+    counts: &Counts,
+) {
+    while let Ok(packet) = read_from_bridge(&mut from).await {
+        if packet != FromBridge::Pingreq {
+            let _ = read.try_send(packet);
+            continue;
+        }
+        counts.pings.fetch_add(1, Ordering::SeqCst);
+        if let Some(outgoing) = outgoing.upgrade() {
+            let _ = outgoing.try_send(PINGRESP.to_vec());
+        }
+    }
+}
+
+/// Never returns: what the bridge sent before it closed is still to be read.
+async fn write_all(
+    mut to: impl AsyncWrite + Unpin,
+    mut to_write: mpsc::Receiver<Vec<u8>>,
+    counts: &Counts,
+) {
+    while let Some(packet) = to_write.recv().await {
+        if to.write_all(&packet).await.is_err() {
+            break;
+        }
+        if packet != PINGRESP {
+            counts.written.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,93 @@
+//! A bridge whose broker is the test.
+
+use sqlx::{Connection, PgConnection};
+
+use super::bridge::Bridge;
+use super::config::Config;
+use super::database::Database;
+use super::duplex::Duplex;
+use super::event::ItemEvent;
+use super::expect::{ITEMS, until_count};
+use super::mosquitto::Mosquitto;
+use super::peer::{Conversation, Delivery, Peer};
+use super::postgres::Postgres;
+use super::rig::until_settled_in;
+use super::wait::{SOON, until_eq};
+
+/// The bridge, its database, and the peer that it takes for its broker.
+pub struct PeerRig {
+    /// Waits for the next connection.
+    pub peer: Peer,
+    /// The bridge's database.
+    pub database: Database,
+    /// Ready.
+    pub bridge: Bridge,
+}
+
+impl PeerRig {
+    /// With the usual configuration.
+    pub async fn new() -> (Self, Conversation) {
+        Self::with(|config| config, |conversation| conversation).await
+    }
+
+    /// With a configuration that `adapt` makes of the usual one, and a peer that answers PINGREQs from
+    /// the start on.
+    pub async fn duplex(adapt: impl FnOnce(Config) -> Config) -> (Self, Duplex) {
+        Self::with(adapt, Conversation::duplex).await
+    }
+
+    async fn with<C>(
+        adapt: impl FnOnce(Config) -> Config,
+        hold: impl FnOnce(Conversation) -> C,
+    ) -> (Self, C) {
+        let broker = Mosquitto::start().await;
+        let database = Postgres::shared().await.database().await;
+        let peer = Peer::listen().await;
+        let config = adapt(Config::new(&broker, &database).plain(peer.port()));
+        let mut bridge = Bridge::start(&config);
+        let conversation = hold(peer.subscribed(false).await);
+        bridge.until_ready().await;
+        until_settled_in(&database).await;
+        (Self { peer, database, bridge }, conversation)
+    }
+
+    /// Keeps every event from being committed, until [`let_go`].
+    pub async fn hold_commits(&self) -> PgConnection {
+        let mut connection = self.database.connect().await.unwrap();
+        sqlx::raw_sql("begin; lock table centiloc.item_event in share mode")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        connection
+    }
+
+    /// Waits until a commit stands before a lock.
+    pub async fn until_held(&self) {
+        let waiting = "pg_locks where not granted and database = \
+                       (select oid from pg_database where datname = current_database())";
+        until_eq("a commit to be held", SOON, 1, || self.database.count(waiting)).await;
+    }
+
+    /// Waits until so many messages were read.
+    pub async fn until_received(&self, messages: usize) {
+        until_count(&self.bridge, "centiloc_bridge_received_total", "", messages).await;
+    }
+
+    /// Whether an event of this tag is stored once.
+    pub async fn stored(&self, event: &ItemEvent) -> bool {
+        let of = format!("{ITEMS} where uid = '{}'", event.uid);
+        self.database.count(&of).await == 1
+    }
+}
+
+/// Lets commits go on.
+pub async fn let_go(hold: PgConnection) {
+    hold.close().await.unwrap();
+}
+
+/// Delivers an event in its JSON form.
+pub async fn deliver(to: &mut Conversation, qos: u8, packet_id: u16, dup: bool, event: &ItemEvent) {
+    let (topic, payload) = (event.json_topic(), event.json().to_string());
+    let payload = payload.as_bytes();
+    to.publish(Delivery { qos, packet_id, dup, topic: &topic, payload }).await;
+}
