@@ -56,7 +56,7 @@ async fn reuse_of_an_outstanding_id(dup: bool) {
     let mut broker = rig.peer.subscribed(true).await;
     deliver(&mut broker, 1, 1, true, &events[1]).await;
     deliver(&mut broker, 1, 2, true, &events[0]).await;
-    until_count(&rig.bridge, "centiloc_bridge_unacked", "", 2).await;
+    rig.until_received(4).await;
     let_go(hold).await;
     assert_eq!(broker.next().await, FromBridge::Puback(1));
     assert!(rig.stored(&events[1]).await, "the PUBACK was for the other message of this id");

@@ -43,6 +43,11 @@ pub async fn finish(mut command: Command) -> Output {
 pub struct Scrape(String);
 
 impl Scrape {
+    /// Of whatever bridge listens on this admin port. `None` if none answers.
+    pub async fn of(admin_port: u16) -> Option<Self> {
+        get(admin_port, "/metrics").await.ok().map(|(_, text)| Self(text))
+    }
+
     /// The values of a metric; `labels` (`kind="item"`) narrows them.
     pub fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Vec<T> {
         let value = |line: &str| {
@@ -118,6 +123,11 @@ impl Bridge {
         .await;
     }
 
+    /// Port of its admin endpoint, the same over restarts.
+    pub fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -146,7 +156,7 @@ impl Bridge {
 
     /// All metrics at one moment. `None` if the bridge does not answer.
     pub async fn scrape(&self) -> Option<Scrape> {
-        self.get("/metrics").await.ok().map(|(_, text)| Scrape(text))
+        Scrape::of(self.admin_port).await
     }
 
     /// Bytes of memory it holds now.
