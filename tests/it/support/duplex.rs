@@ -158,5 +158,5 @@ async fn write_all(
             counts.written.fetch_add(1, Ordering::SeqCst);
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

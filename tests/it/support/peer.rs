@@ -80,6 +80,7 @@ pub struct Delivery<'a> {
 
 impl Peer {
     /// On a free port of loopback.
+    #[expect(clippy::unused_async, reason = "a listener is registered with the runtime")]
     pub async fn listen() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(SEND_BUFFER).unwrap();
