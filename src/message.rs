@@ -13,11 +13,10 @@ use uuid::Uuid;
 use crate::ack::{AckToken, Committed, ConnectionId};
 use crate::event::{Event, Reject};
 
-/// Bytes and messages held in memory, from receipt until the last stage drops them.
+/// Counts the bytes of messages between the spool and the database.
 #[derive(Debug, Default)]
 pub struct InFlight {
     bytes: AtomicUsize,
-    messages: AtomicUsize,
     freed: Notify,
 }
 
@@ -25,11 +24,6 @@ impl InFlight {
     /// Payload and topic bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
-    }
-
-    /// Messages held.
-    pub fn messages(&self) -> usize {
-        self.messages.load(Ordering::Acquire)
     }
 
     /// Waits until another `size` bytes are within `most`, or nothing is held. For one waiter.
@@ -43,10 +37,9 @@ impl InFlight {
         }
     }
 
-    /// Counts one message in; the hold counts it out when dropped.
+    /// Counts a message of `bytes` in; the hold counts it out when dropped.
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Hold {
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.messages.fetch_add(1, Ordering::AcqRel);
         Hold { owner: Arc::clone(self), bytes }
     }
 }
@@ -61,7 +54,6 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.owner.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.owner.messages.fetch_sub(1, Ordering::AcqRel);
         self.owner.freed.notify_one();
     }
 }
@@ -79,7 +71,7 @@ pub struct Message {
     pub qos: u8,
     /// MQTT retain flag: not news, left out of lag figures.
     pub retain: bool,
-    /// `None` for QoS 0, which is never acknowledged.
+    /// `None` where nobody waits for it (replay, tests).
     pub ack: Option<AckToken>,
     /// Memory accounting; `None` where nothing bounds the source (replay, tests).
     pub hold: Option<Hold>,

@@ -22,6 +22,7 @@ use super::gap_tracker::GapTracker;
 use super::intake_sender::{IntakeSender, PipelineClosed};
 use super::ledger::{Bound, Ledger};
 use super::orders::{Order, Orders};
+use super::settling::{publish_unacked, save_gaps};
 use super::shared::Shared;
 use super::transport::{Accepted, Incoming, Outgoing, Transport};
 use crate::ack::ConnectionId;
@@ -202,7 +203,7 @@ impl<'a> Connection<'a> {
             if let Err(reason) = result_so_far {
                 return reason;
             }
-            self.save_gaps().await;
+            save_gaps(self.state.shared, self.state.gaps).await;
             if let Err(reason) = self.write(transport.as_mut()).await {
                 return reason;
             }
@@ -244,9 +245,8 @@ impl<'a> Connection<'a> {
         self.state.gaps.stall.disconnected(now);
         // Where the pipeline is gone, the next one reports it.
         let _ = self.end_drops();
-        let metrics = &self.state.shared.metrics;
-        metrics.unacked.set(i64::try_from(self.state.ledger.unacked()).unwrap_or(i64::MAX));
-        metrics.oldest_unacked_seconds.set(0.0);
+        publish_unacked(self.state.shared, self.state.ledger);
+        self.state.shared.metrics.oldest_unacked_seconds.set(0.0);
         self.state.shared.health.update(|snapshot| snapshot.session.connection = None);
         let uptime = now - self.opened;
         Disconnected { id: self.id, reason, uptime, granted: self.granted }
@@ -295,12 +295,6 @@ impl<'a> Connection<'a> {
 
     fn leave(&mut self, reason: DisconnectReason) {
         self.leaving.get_or_insert(reason);
-    }
-
-    async fn save_gaps(&mut self) {
-        if let Some(pending) = self.state.gaps.take_unsaved() {
-            self.state.shared.process().gap_state.keep(pending).await;
-        }
     }
 
     /// Writes everything queued in one go, and DISCONNECT after it if the connection is to end. The
@@ -391,7 +385,7 @@ impl<'a> Connection<'a> {
 
     fn publish_metrics(&self) {
         let SessionState { shared, ledger, .. } = &self.state;
-        shared.metrics.unacked.set(i64::try_from(ledger.unacked()).unwrap_or(i64::MAX));
+        publish_unacked(shared, ledger);
         let age = ledger.oldest().map_or(0.0, |since| since.elapsed().as_secs_f64());
         shared.metrics.oldest_unacked_seconds.set(age);
     }

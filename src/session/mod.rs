@@ -16,6 +16,7 @@ pub mod options;
 pub mod orders;
 pub mod probe;
 pub mod renewal;
+mod settling;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
@@ -41,6 +42,7 @@ use self::gap_tracker::GapTracker;
 use self::intake_sender::IntakeSender;
 use self::ledger::Ledger;
 use self::orders::{Order, Orders, changed};
+use self::settling::{Settling, Waited};
 use self::shared::Shared;
 use self::transport::{Accepted, ConnectRequest};
 use crate::ack::ConnectionId;
@@ -76,13 +78,6 @@ pub struct Session {
 enum Next {
     End,
     Reconnect(Duration),
-}
-
-/// How a wait ended.
-#[derive(PartialEq, Eq)]
-enum Waited {
-    Enough,
-    ToEnd,
 }
 
 /// The result of one attempt to connect.
@@ -387,45 +382,6 @@ impl Session {
 /// Waits for a change, without taking note of it.
 async fn changed_later<T>(receiver: &watch::Receiver<T>) {
     changed(&mut receiver.clone()).await;
-}
-
-/// Takes the feedback while there is no connection. Acknowledgements that come meanwhile belong to a
-/// dead connection, but they free room, and the stages behind would stand still if nobody took them.
-struct Settling<'a> {
-    feedback: &'a mut mpsc::Receiver<Feedback>,
-    ledger: &'a mut Ledger,
-    gaps: &'a mut OwnedMutexGuard<GapTracker>,
-    shared: &'a Shared,
-}
-
-impl Settling<'_> {
-    /// Waits until `enough`, until `stop`, or until the stages behind are gone.
-    async fn until(self, enough: impl Future<Output = ()>, stop: &CancellationToken) -> Waited {
-        tokio::pin!(enough);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Waited::ToEnd,
-                () = &mut enough => return Waited::Enough,
-                feedback = self.feedback.recv() => match feedback {
-                    None => return Waited::ToEnd,
-                    Some(Feedback::Noted(event)) => {
-                        self.gaps.persisted(&event);
-                        if let Some(pending) = self.gaps.take_unsaved() {
-                            self.shared.process().gap_state.keep(pending).await;
-                        }
-                    }
-                    Some(Feedback::Committed(committed)) => {
-                        self.ledger.settle(committed.deliveries());
-                        self.shared.process().accounting.settle(committed);
-                        let unacked = i64::try_from(self.ledger.unacked()).unwrap_or(i64::MAX);
-                        self.shared.metrics.unacked.set(unacked);
-                    }
-                    Some(Feedback::Unsubscribe(_)) => {}
-                },
-            }
-        }
-    }
 }
 
 #[cfg(test)]

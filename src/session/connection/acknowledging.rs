@@ -6,6 +6,7 @@ use super::{Connection, DisconnectReason};
 use crate::message::{ConnectionNews, Feedback};
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::ledger::Answer;
+use crate::session::settling::settle;
 use crate::session::transport::Outgoing;
 
 impl Connection<'_> {
@@ -18,8 +19,7 @@ impl Connection<'_> {
             Some(Feedback::Committed(committed)) => {
                 // The last moment to notice: the acknowledgements released here end a stall.
                 self.note_stall()?;
-                self.state.ledger.settle(committed.deliveries());
-                self.state.shared.process().accounting.settle(committed);
+                settle(self.state.shared, self.state.ledger, committed);
             }
             Some(Feedback::Noted(event)) => self.state.gaps.persisted(&event),
             Some(Feedback::Unsubscribe(filters)) => self.unsubscribe(filters),
