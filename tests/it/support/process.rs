@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -115,6 +115,9 @@ impl Scratch {
 }
 
 /// A TCP port on loopback that nothing listens on, and that no other call here was given.
+///
+/// The port is bound and never listened on: a child that is between fork and exec holds a copy of
+/// the socket, and a copy that listens would keep the port from whoever it is given to.
 pub fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     let span = PORTS.end - PORTS.start;
@@ -125,11 +128,17 @@ pub fn free_port() -> u16 {
     });
     for _ in 0..span {
         let port = PORTS.start + next.fetch_add(1, Ordering::Relaxed) % span;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if can_bind(port).is_ok() {
             return port;
         }
     }
     panic!("no free port in {PORTS:?}")
+}
+
+fn can_bind(port: u16) -> std::io::Result<()> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(loopback(port))
 }
 
 /// `127.0.0.1:port`.
