@@ -23,6 +23,8 @@ pub struct AckStallDetector {
     unacked: usize,
     /// The most that ever did at once.
     most: usize,
+    /// Reading is paused: nobody knows how many messages the broker has sent since.
+    paused: bool,
     /// Since when, on this connection, the window may be full: neither has a new message come nor
     /// an acknowledgement left.
     full_since: Option<Instant>,
@@ -36,7 +38,15 @@ pub struct AckStallDetector {
 impl AckStallDetector {
     /// Makes a detector for a session that has received nothing yet.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, unacked: 0, most: 0, full_since: None, earlier: Duration::ZERO, began: None }
+        Self {
+            grace,
+            unacked: 0,
+            most: 0,
+            paused: false,
+            full_since: None,
+            earlier: Duration::ZERO,
+            began: None,
+        }
     }
 
     /// Notes a message: at least `unacked` deliveries of this connection await their acknowledgement.
@@ -55,7 +65,16 @@ impl AckStallDetector {
     /// are left may still fill the window: Mosquitto can have sent many more than its window holds.
     pub fn acknowledged(&mut self, unacked: usize, now: Instant) {
         self.unacked = unacked;
-        self.restart((unacked > 0).then_some(now));
+        self.restart((unacked > 0 || self.paused).then_some(now));
+    }
+
+    /// Notes that reading pauses, with a window that may fill unseen from now on, or that it resumes.
+    pub fn reading_changed(&mut self, paused: bool, now: Instant) {
+        self.paused = paused;
+        if paused {
+            self.full_since.get_or_insert(now);
+            self.began.get_or_insert(now);
+        }
     }
 
     fn restart(&mut self, full_since: Option<Instant>) {
@@ -66,6 +85,7 @@ impl AckStallDetector {
 
     /// Notes the end of the connection. Being away is no stall, but a stall continues afterwards.
     pub fn disconnected(&mut self, now: Instant) {
+        self.paused = false;
         if let Some(since) = self.full_since.take() {
             self.earlier += now.saturating_duration_since(since);
         }
@@ -74,7 +94,7 @@ impl AckStallDetector {
     /// Returns how long ago the stall began, once it has lasted longer than the broker's queue may.
     pub fn overdue(&self, now: Instant) -> Option<Duration> {
         let held = self.earlier + now.saturating_duration_since(self.full_since?);
-        let has_room = self.unacked < NARROW && self.most >= 2 * NARROW;
+        let has_room = !self.paused && self.unacked < NARROW && self.most >= 2 * NARROW;
         let overdue = held > self.grace && !has_room;
         overdue.then(|| now.saturating_duration_since(self.began.unwrap_or(now)))
     }
@@ -135,6 +155,20 @@ mod tests {
         stall.acknowledged(700, at(start, 1));
         assert_eq!(stall.overdue(at(start, 11)), None);
         assert_eq!(stall.overdue(at(start, 12)), Some(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn paused_reading_may_hide_a_full_window() {
+        let start = Instant::now();
+        let mut stall = filled(start, 2 * NARROW);
+        stall.acknowledged(0, start);
+        stall.disconnected(start);
+        stall.reading_changed(true, at(start, 5));
+        assert_eq!(stall.overdue(at(start, 15)), None);
+        assert_eq!(stall.overdue(at(start, 16)), Some(Duration::from_secs(11)));
+        stall.reading_changed(false, at(start, 16));
+        stall.received(1, false, at(start, 16));
+        assert_eq!(stall.overdue(at(start, 1000)), None, "a new message shows room");
     }
 
     #[test]

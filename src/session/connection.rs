@@ -230,7 +230,9 @@ impl<'a> Connection<'a> {
         let Some(intake) = intake.as_ref() else { return Err(DisconnectReason::Stopped) };
         let connection = self.id.0;
         tracing::info!(connection, session_present, "the broker accepted the connection");
-        let reported = gaps.opened(shared.is_first_connection(), session_present);
+        let client_id = &shared.mqtt.client_id;
+        let first = shared.is_first_connection();
+        let reported = gaps.opened(first, session_present, client_id, shared.now_utc());
         intake.send_event(shared.opened(self.id, session_present, reported))?;
         for gap in gaps.pending_gaps() {
             intake.send_event(ConnectionNews::Gap(gap))?;

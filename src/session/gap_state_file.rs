@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -31,8 +32,18 @@ const QUEUE: usize = 64;
 /// Possible losses that were noticed and are not durable elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PendingGaps {
-    /// The broker had lost the session.
+    /// The broker had made the session anew.
     pub lost_session: bool,
+    /// When it first had.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub new_session_at: Option<OffsetDateTime>,
+    /// The broker lost a session that was not stored yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Gap>,
     /// Acknowledgements were held for too long.
     pub gap: Option<Gap>,
     /// QoS-0 messages were dropped for want of room.
@@ -167,8 +178,6 @@ fn write(path: &Path, pending: &PendingGaps) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
     use crate::message::GapCause;
 
@@ -180,7 +189,13 @@ mod tests {
             cause: GapCause::Backpressure,
             detail: "held".into(),
         };
-        PendingGaps { lost_session: true, gap: Some(gap.clone()), dropped: Some(gap) }
+        PendingGaps {
+            lost_session: true,
+            new_session_at: Some(OffsetDateTime::UNIX_EPOCH),
+            lost: Some(gap.clone()),
+            gap: Some(gap.clone()),
+            dropped: Some(gap),
+        }
     }
 
     #[tokio::test]

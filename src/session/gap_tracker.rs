@@ -20,11 +20,19 @@ pub struct GapTracker {
     held: Option<OpenGap>,
     /// QoS-0 messages were dropped for want of room.
     dropped: Option<Drops>,
-    /// How often the broker said that it had lost the session, as far as that is not durable yet.
-    lost_sessions: usize,
+    /// How often the broker said that the session is new, as far as that is not durable yet.
+    new_sessions: usize,
+    /// Since when there has been a session of which the database may know nothing.
+    unknown_since: Option<OffsetDateTime>,
+    /// The database knows that there was a session.
+    known: bool,
+    /// The broker lost a session of which the database may know nothing.
+    lost: Option<OpenGap>,
     /// True once the state of an earlier process was taken over.
     recalled: bool,
-    /// The state as it was last handed to the file.
+    /// No connection was made since.
+    just_recalled: bool,
+    /// What the file has.
     saved: PendingGaps,
 }
 
@@ -47,8 +55,12 @@ impl GapTracker {
             stall: AckStallDetector::new(grace),
             held: None,
             dropped: None,
-            lost_sessions: 0,
+            new_sessions: 0,
+            unknown_since: None,
+            known: false,
+            lost: None,
             recalled: false,
+            just_recalled: false,
             saved: PendingGaps::default(),
         }
     }
@@ -57,7 +69,7 @@ impl GapTracker {
     /// noticed is durable too.
     pub fn acks_may_leave(&self) -> bool {
         let dropped = self.dropped.as_ref().map(|drops| &drops.open);
-        self.held.iter().chain(dropped).all(|open| open.durable)
+        self.held.iter().chain(dropped).chain(&self.lost).all(|open| open.durable)
     }
 
     /// Returns the gap to be stored when acknowledgements have been held for too long, once for each
@@ -120,32 +132,77 @@ impl GapTracker {
     }
 
     /// Notes a CONNACK. Returns whether the session is to be reported as present. `first` is the first
-    /// connection of a pipeline: it reports a loss again that an earlier pipeline or process noticed
-    /// and did not store.
-    pub fn opened(&mut self, first: bool, session_present: bool) -> bool {
-        let reported_present = session_present && !(first && self.lost_sessions > 0);
-        if first {
-            self.lost_sessions = 0;
+    /// connection of a pipeline, or after the file was read: it reports again that the session was new
+    /// if an earlier pipeline or process noticed that and did not store it.
+    pub fn opened(
+        &mut self,
+        first: bool,
+        session_present: bool,
+        client_id: &str,
+        at: OffsetDateTime,
+    ) -> bool {
+        if let Some(since) = self.unknown_since
+            && !session_present
+        {
+            self.lose_unknown_session(client_id, since.min(at), at);
         }
-        self.lost_sessions += usize::from(!reported_present);
+        if !self.known {
+            self.unknown_since.get_or_insert(at);
+        }
+        let first = std::mem::take(&mut self.just_recalled) || first;
+        let reported_present = session_present && !(first && self.new_sessions > 0);
+        if first {
+            self.new_sessions = 0;
+        }
+        self.new_sessions += usize::from(!reported_present);
         reported_present
     }
 
-    /// Returns true until [`Self::recall`] was called. The file is read only once this process has
-    /// the session: until then another one may write it.
+    /// Notes the loss of a session that the database may take for the first one ever, which would be
+    /// no loss.
+    fn lose_unknown_session(
+        &mut self,
+        client_id: &str,
+        started_at: OffsetDateTime,
+        ended_at: OffsetDateTime,
+    ) {
+        let gap = Gap {
+            client_id: client_id.to_owned(),
+            started_at,
+            ended_at: Some(ended_at),
+            cause: GapCause::SessionLost,
+            detail: "the broker no longer knew the session, nor what it had queued for it"
+                .to_owned(),
+        };
+        self.lost = Some(OpenGap { gap, durable: false });
+    }
+
+    /// Returns true if the file is to be read before connecting: only once this process has the
+    /// session, because until then another one may write it.
     pub fn needs_recall(&self) -> bool {
         !self.recalled
+    }
+
+    /// Leaves the file to the process that has the session now.
+    pub fn stand_by(&mut self) {
+        self.recalled = false;
     }
 
     /// Takes over the gaps that an earlier process noticed and did not store.
     /// That process ended at `at` or before.
     pub fn recall(&mut self, pending: PendingGaps, at: OffsetDateTime) {
-        self.recalled = true;
+        (self.recalled, self.just_recalled) = (true, true);
         self.saved = pending.clone();
-        self.lost_sessions += usize::from(pending.lost_session);
+        self.new_sessions = self.new_sessions.max(pending.lost_session.into());
+        if pending.lost_session {
+            self.unknown_since = self.unknown_since.or(pending.new_session_at).or(Some(at));
+        }
         let open = |gap| OpenGap { gap, durable: false };
         if self.held.is_none() {
             self.held = pending.gap.map(open);
+        }
+        if self.lost.is_none() {
+            self.lost = pending.lost.map(open);
         }
         if self.dropped.is_none() {
             self.dropped = pending.dropped.map(|mut gap| {
@@ -157,35 +214,40 @@ impl GapTracker {
 
     /// Returns the gaps that an earlier pipeline or process noticed and did not store.
     pub fn pending_gaps(&self) -> Vec<Gap> {
-        let PendingGaps { gap, dropped, .. } = self.pending();
-        gap.into_iter().chain(dropped).collect()
+        let PendingGaps { gap, dropped, lost, .. } = self.pending();
+        lost.into_iter().chain(gap).chain(dropped).collect()
     }
 
     fn pending(&self) -> PendingGaps {
         let pending = |open: &OpenGap| (!open.durable).then(|| open.gap.clone());
         PendingGaps {
-            lost_session: self.lost_sessions > 0,
+            lost_session: self.new_sessions > 0,
+            new_session_at: self.unknown_since.filter(|_| self.new_sessions > 0),
+            lost: self.lost.as_ref().and_then(pending),
             gap: self.held.as_ref().and_then(pending),
             dropped: self.dropped.as_ref().and_then(|drops| pending(&drops.open)),
         }
     }
 
-    /// Returns the state to be handed to the file, if it has changed since the last call.
-    pub fn take_unsaved(&mut self) -> Option<PendingGaps> {
+    /// Returns the state to be handed to the file, if the file does not have it.
+    pub fn unsaved(&self) -> Option<PendingGaps> {
         let pending = self.pending();
-        if !self.recalled || pending == self.saved {
-            return None;
-        }
-        self.saved = pending.clone();
-        Some(pending)
+        (self.recalled && pending != self.saved).then_some(pending)
+    }
+
+    /// Notes what the file has.
+    pub fn saved(&mut self, pending: PendingGaps) {
+        self.saved = pending;
     }
 
     /// Notes that an event is durable.
     pub fn persisted(&mut self, event: &ConnectionNews) {
         match event {
             ConnectionNews::Gap(gap) => self.gap_persisted(gap),
-            ConnectionNews::Opened { session_present: false, .. } => {
-                self.lost_sessions = self.lost_sessions.saturating_sub(1);
+            ConnectionNews::Opened { session_present, .. } => {
+                let reported_new = usize::from(!session_present);
+                self.new_sessions = self.new_sessions.saturating_sub(reported_new);
+                (self.known, self.unknown_since) = (true, None);
             }
             _ => {}
         }
@@ -198,6 +260,7 @@ impl GapTracker {
         {
             held.durable = true;
         }
+        _ = self.lost.take_if(|lost| lost.gap == *gap);
         if let Some(drops) = &mut self.dropped
             && drops.open.gap == *gap
         {
@@ -209,113 +272,4 @@ impl GapTracker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GRACE: Duration = Duration::from_secs(10);
-    const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-
-    fn overdue(tracker: &mut GapTracker, now: Instant) -> Option<Gap> {
-        let describe = |_| ("acme-bridge".into(), GapCause::Backpressure, "held".into());
-        tracker.overdue(now, AT, describe)
-    }
-
-    fn held() -> (GapTracker, Gap, Instant) {
-        let start = Instant::now();
-        let mut tracker = GapTracker::new(GRACE);
-        tracker.recall(PendingGaps::default(), AT);
-        tracker.stall.received(1, false, start);
-        let late = start + 2 * GRACE;
-        let gap = overdue(&mut tracker, late).unwrap();
-        (tracker, gap, late)
-    }
-
-    fn opened_lost() -> ConnectionNews {
-        ConnectionNews::Opened {
-            connection: crate::message::ConnectionName {
-                client_id: "acme-bridge".into(),
-                instance: uuid::Uuid::nil(),
-                id: crate::ack::ConnectionId(1),
-            },
-            at: AT,
-            session_present: false,
-            filters: vec![],
-            spool_dir: None,
-        }
-    }
-
-    #[test]
-    fn acks_wait_for_the_gap_row() {
-        let (mut tracker, gap, late) = held();
-        assert_eq!(gap.started_at, AT - 2 * GRACE);
-        assert!(!tracker.acks_may_leave());
-        assert_eq!(overdue(&mut tracker, late), None, "reported once");
-        let other = Gap { started_at: AT, ..gap.clone() };
-        tracker.persisted(&ConnectionNews::Gap(other));
-        assert!(!tracker.acks_may_leave(), "another gap is not this one");
-        tracker.persisted(&ConnectionNews::Gap(gap));
-        assert!(tracker.acks_may_leave());
-    }
-
-    #[test]
-    fn the_first_acknowledgement_ends_the_gap() {
-        let (mut tracker, gap, late) = held();
-        tracker.persisted(&ConnectionNews::Gap(gap.clone()));
-        assert_eq!(tracker.acknowledged(0, late, AT), Some(Gap { ended_at: Some(AT), ..gap }));
-        assert_eq!(tracker.acknowledged(0, late, AT), None);
-    }
-
-    #[test]
-    fn an_unstored_gap_is_pending() {
-        let (mut tracker, gap, _) = held();
-        assert_eq!(tracker.pending_gaps(), std::slice::from_ref(&gap));
-        tracker.persisted(&ConnectionNews::Gap(gap));
-        assert_eq!(tracker.pending_gaps(), []);
-    }
-
-    #[test]
-    fn the_next_process_reports_unstored_gaps() {
-        let (mut dead, gap, _) = held();
-        dead.opened(true, false);
-        let saved = dead.take_unsaved().unwrap();
-        assert_eq!(dead.take_unsaved(), None, "nothing has changed since");
-        let mut next = GapTracker::new(GRACE);
-        assert!(next.acks_may_leave(), "it does not have the session yet");
-        next.recall(saved, AT);
-        assert!(!next.opened(true, true));
-        assert!(!next.acks_may_leave());
-        assert_eq!(next.pending_gaps(), std::slice::from_ref(&gap));
-        next.persisted(&ConnectionNews::Gap(gap));
-        next.persisted(&opened_lost());
-        assert_eq!(next.take_unsaved(), Some(PendingGaps::default()));
-        assert!(next.opened(true, true), "everything is stored");
-    }
-
-    #[test]
-    fn only_another_pipeline_reports_a_loss_again() {
-        let mut tracker = GapTracker::new(GRACE);
-        assert!(tracker.opened(true, true));
-        assert!(!tracker.opened(false, false));
-        assert!(tracker.opened(false, true), "it was reported, in line with the messages");
-        assert!(!tracker.opened(true, true), "nobody stored it");
-        tracker.persisted(&opened_lost());
-        assert!(tracker.opened(true, true));
-    }
-
-    #[test]
-    fn dropped_messages_are_one_gap_until_it_ends() {
-        let mut tracker = GapTracker::new(GRACE);
-        let first = tracker.drop_message("acme-bridge", AT).unwrap();
-        assert_eq!(tracker.drop_message("acme-bridge", AT), None);
-        assert!(!tracker.acks_may_leave());
-        tracker.persisted(&ConnectionNews::Gap(first));
-        assert!(tracker.acks_may_leave());
-        let ended = tracker.end_drops(AT).unwrap();
-        assert!(ended.detail.starts_with("2 QoS-0 messages"), "{}", ended.detail);
-        assert!(!tracker.acks_may_leave(), "their number is not stored yet");
-        assert_eq!(tracker.end_drops(AT), None);
-        tracker.persisted(&ConnectionNews::Gap(ended));
-        assert!(tracker.acks_may_leave());
-        assert!(tracker.drop_message("acme-bridge", AT).is_some(), "a new row of drops");
-    }
-}
+mod tests;

@@ -19,6 +19,12 @@ pub const MAX_MESSAGES: usize = 32_768;
 /// Packet ids are 1 to 65,535; place 0 is never used.
 const PACKET_IDS: usize = 1 << 16;
 
+/// Returns where reading pauses, in bytes: one packet below `mqtt.max_unacked`, since a packet is read
+/// whole, but at half of it at least.
+pub fn pause_at(max_unacked: usize, max_packet_size: usize) -> usize {
+    max_unacked.saturating_sub(max_packet_size).max(max_unacked / 2)
+}
+
 /// Answers a delivery once it is durable. Either way the broker may then forget the message. At QoS 2
 /// it sends PUBREL and expects PUBCOMP, which needs no memory here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,7 @@ use self::credentials::{Credentials, Material};
 use self::failure::{Context, Failure, FailureKind};
 use self::gap_tracker::GapTracker;
 use self::intake_sender::IntakeSender;
-use self::ledger::Ledger;
+use self::ledger::{Ledger, pause_at};
 use self::orders::{Order, Orders, changed};
 use self::settling::{Settling, Waited};
 use self::shared::Shared;
@@ -90,12 +90,6 @@ enum Attempt {
     Interrupted,
     /// The session is to end.
     ToEnd,
-}
-
-/// Returns where reading pauses, in bytes: one packet below `mqtt.max_unacked`, since a packet is read
-/// whole, but at half of it at least.
-fn pause_at(max_unacked: usize, max_packet_size: usize) -> usize {
-    max_unacked.saturating_sub(max_packet_size).max(max_unacked / 2)
 }
 
 impl Session {
@@ -151,6 +145,11 @@ impl Session {
         }
         self.shared.metrics.connected.set(0);
         self.shared.metrics.standby.set(0);
+        // What the stages behind still store must not be reported again by the next process.
+        self.intake = None;
+        let Self { feedback, ledger, shared, .. } = &mut self;
+        let settling = Settling { feedback, ledger, gaps: &mut gaps, shared };
+        settling.until(std::future::pending(), &CancellationToken::new()).await;
     }
 
     /// Waits until no other process holds the session.
@@ -162,6 +161,9 @@ impl Session {
                 return Waited::Enough;
             }
             self.say_who_holds_it(&now);
+            if now.holder().is_some() {
+                gaps.stand_by();
+            }
             let Self { orders, feedback, ledger, shared, .. } = self;
             let change = changed(&mut orders.leadership);
             let settling = Settling { feedback, ledger, gaps: &mut *gaps, shared };
@@ -382,17 +384,4 @@ impl Session {
 /// Waits for a change, without taking note of it.
 async fn changed_later<T>(receiver: &watch::Receiver<T>) {
     changed(&mut receiver.clone()).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reading_pauses_one_packet_below_the_bound() {
-        const MIB: usize = 1024 * 1024;
-        assert_eq!(pause_at(64 * MIB, 16 * MIB), 48 * MIB);
-        assert_eq!(pause_at(64 * MIB, 60 * MIB), 32 * MIB);
-        assert_eq!(pause_at(1024, 16 * MIB), 512);
-    }
 }

@@ -66,9 +66,11 @@ pub(super) fn publish_unacked(shared: &Shared, ledger: &Ledger) {
     shared.metrics.unacked.set(i64::try_from(ledger.unacked()).unwrap_or(i64::MAX));
 }
 
-/// Hands possible losses that are not durable yet to their file, if they have changed.
+/// Hands possible losses that are not durable yet to their file, if they have changed. Where this is
+/// dropped, the next call does it again.
 pub(super) async fn save_gaps(shared: &Shared, gaps: &mut GapTracker) {
-    if let Some(pending) = gaps.take_unsaved() {
-        shared.process().gap_state.keep(pending).await;
+    if let Some(pending) = gaps.unsaved() {
+        shared.process().gap_state.keep(pending.clone()).await;
+        gaps.saved(pending);
     }
 }

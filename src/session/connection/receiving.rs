@@ -111,6 +111,7 @@ impl Connection<'_> {
             _ => return,
         }
         self.keep_alive.reading_changed();
+        self.state.gaps.stall.reading_changed(self.paused.is_some(), now);
         if let Subscription::Asked { since, .. } = &mut self.subscription {
             *since = now;
         }
@@ -128,6 +129,7 @@ impl Connection<'_> {
         self.refusing = Some(bound);
         self.state.ledger.seal();
         self.keep_alive.reading_changed();
+        self.state.gaps.stall.reading_changed(false, now);
         self.state.shared.warn_of_refusals(self.id, bound);
     }
 }

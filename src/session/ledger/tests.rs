@@ -258,3 +258,11 @@ fn the_bound_in_messages_is_below_the_packet_ids() {
     }
     assert_eq!(ledger.reached(), Some(Bound::Messages));
 }
+
+#[test]
+fn reading_pauses_one_packet_below_the_bound() {
+    const MIB: usize = 1024 * 1024;
+    assert_eq!(pause_at(64 * MIB, 16 * MIB), 48 * MIB);
+    assert_eq!(pause_at(64 * MIB, 60 * MIB), 32 * MIB);
+    assert_eq!(pause_at(1024, 16 * MIB), 512);
+}

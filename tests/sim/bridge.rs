@@ -1,0 +1,307 @@
+//! The stages of the bridge as they are in the service, joined by the same channels, between the
+//! model broker and the model database.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use centiloc_bridge::accounting::Accounting;
+use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
+use centiloc_bridge::decode::Decoder;
+use centiloc_bridge::decode::stage::Stage as DecodeStage;
+use centiloc_bridge::leadership::{Holder, Leadership};
+use centiloc_bridge::message::{Decoded, Feedback};
+use centiloc_bridge::session::Session;
+use centiloc_bridge::session::credentials::{Material, Sources};
+use centiloc_bridge::session::gap_tracker::GapTracker;
+use centiloc_bridge::session::intake_sender::{self, IntakeSender};
+use centiloc_bridge::session::orders::Orders;
+use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
+use centiloc_bridge::spool;
+use centiloc_bridge::spool::leftover::LeftoverParts;
+use centiloc_bridge::store::Condition;
+use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::telemetry::{Health, Metrics};
+use centiloc_bridge::topic;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::broker::{Broker, ModelConnector};
+use crate::database::{ModelDatabase, ModelDisk};
+use crate::world::World;
+
+/// The surroundings of the bridge.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Shared.
+    pub world: Arc<World>,
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// The database.
+    pub database: Arc<ModelDatabase>,
+    /// What survives the process on its own host.
+    pub disk: Arc<ModelDisk>,
+    /// Configuration.
+    pub settings: Settings,
+}
+
+/// The configured values that a schedule draws.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `mqtt.keep_alive`.
+    pub keep_alive: Duration,
+    /// `mqtt.max_unacked`.
+    pub max_unacked: usize,
+    /// `mqtt.max_packet_size`.
+    pub max_packet_size: usize,
+    /// `mqtt.queue_grace`.
+    pub queue_grace: Duration,
+    /// `batch.max_events`.
+    pub max_events: usize,
+}
+
+/// A process of the bridge.
+pub struct Process {
+    around: Surroundings,
+    state: ProcessState,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    condition: Arc<Condition>,
+    leadership: watch::Sender<Leadership>,
+    material: watch::Sender<Material>,
+    max_events: watch::Sender<usize>,
+    reconnect: watch::Sender<Reconnect>,
+    connections: Arc<AtomicU64>,
+    pipeline: Pipeline,
+}
+
+struct Pipeline {
+    stages: JoinSet<()>,
+    stop: CancellationToken,
+    abandon: CancellationToken,
+}
+
+impl Process {
+    /// Starts a process, which waits for the word on who holds the session.
+    pub fn start(around: &Surroundings) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Health::default());
+        let settings = &around.settings;
+        let state = ProcessState {
+            instance: Uuid::from_u128(around.world.draw(1..=u64::MAX).into()),
+            spool_dir: None,
+            gaps: Arc::new(Mutex::new(GapTracker::new(settings.queue_grace))),
+            gap_state: Arc::clone(&around.disk) as _,
+            accounting: Arc::clone(metrics.accounting()),
+            connector: Arc::new(ModelConnector {
+                world: Arc::clone(&around.world),
+                broker: Arc::clone(&around.broker),
+            }),
+            clock: around.world.clock(),
+        };
+        let mut process = Self {
+            state,
+            condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+            metrics,
+            health,
+            leadership: watch::Sender::new(Leadership::Asking),
+            material: watch::Sender::new(material(around)),
+            max_events: watch::Sender::new(settings.max_events),
+            reconnect: watch::Sender::new(mqtt(settings).reconnect),
+            connections: Arc::default(),
+            pipeline: Pipeline {
+                stages: JoinSet::new(),
+                stop: CancellationToken::new(),
+                abandon: CancellationToken::new(),
+            },
+            around: around.clone(),
+        };
+        process.start_pipeline();
+        process
+    }
+
+    fn start_pipeline(&mut self) {
+        let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+        let (to_decode, intake) = intake_sender::channel();
+        let (to_store, decoded) = mpsc::channel::<Decoded>(64);
+        let (to_session, from_stages) = mpsc::channel::<Feedback>(4);
+        let (stored, from_store) = mpsc::channel::<Feedback>(4);
+        let (rows, spooled) = spool::stage::channel();
+        let mut stages = JoinSet::new();
+        let settings = &self.around.settings;
+        let mqtt = mqtt(settings);
+        let filters = topic::filters(&mqtt, "acme");
+        let shared = Shared::new(
+            self.state.clone(),
+            "acme".to_owned(),
+            mqtt.clone(),
+            filters,
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.health),
+        );
+        let orders = Orders {
+            stop: stop.clone(),
+            leadership: self.leadership.subscribe(),
+            credentials: self.material.subscribe(),
+            reconnect: self.reconnect.subscribe(),
+        };
+        let session = Session::new(
+            shared,
+            IntakeSender::new(to_decode),
+            from_stages,
+            orders,
+            Arc::clone(&self.connections),
+            self.around.world.rng(),
+        );
+        stages.spawn(session.run());
+        let decode = DecodeStage {
+            decoder: decoder(),
+            max_packet_size: settings.max_packet_size,
+            health: Arc::clone(&self.health),
+        };
+        stages.spawn(decode.run([spooled, intake], to_store));
+        let leftover = LeftoverParts {
+            client_id: mqtt.client_id.clone(),
+            decode: rows,
+            store: from_store,
+            session: to_session,
+            stop: stop.clone(),
+        };
+        stages.spawn(spool::leftover::run(leftover, std::future::ready(None)));
+        let parts = WriterParts {
+            store: Arc::clone(&self.around.database),
+            session_expiry: mqtt.session_expiry,
+            migrate: true,
+            decoded,
+            feedback: stored,
+            max_events: self.max_events.subscribe(),
+            waits: Waits::default(),
+            condition: Arc::clone(&self.condition),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            clock: self.around.world.clock(),
+            rng: self.around.world.rng(),
+            abandon: abandon.clone(),
+        };
+        stages.spawn(async move { writer::run(parts).await.unwrap() });
+        self.pipeline = Pipeline { stages, stop, abandon };
+    }
+
+    /// Returns the account of messages.
+    pub fn accounting(&self) -> &Accounting {
+        &self.state.accounting
+    }
+
+    /// Tells the process who holds the session.
+    pub fn lead(&self, leadership: Leadership) {
+        self.around.world.note(format_args!("{} is told {leadership:?}", self.name()));
+        self.leadership.send_replace(leadership);
+    }
+
+    /// Tells the process that another one holds the session.
+    pub fn stand_by(&self) {
+        self.lead(Leadership::Elsewhere(Holder::default()));
+    }
+
+    /// Puts new credentials in place.
+    pub fn renew_credentials(&self) {
+        self.around.world.note(format_args!("{} renews its credentials", self.name()));
+        self.material.send_replace(material(&self.around));
+    }
+
+    /// Changes `batch.max_events` and `mqtt.reconnect`, as a reload does.
+    pub fn reload(&self) {
+        let world = &self.around.world;
+        self.max_events.send_replace(usize::try_from(world.draw(1..=60)).unwrap());
+        world.note("reload");
+    }
+
+    /// Returns a short name of the process.
+    pub fn name(&self) -> String {
+        format!("process {:08x}", self.state.instance.as_u128() as u32)
+    }
+
+    /// Kills all stages where they stand.
+    pub async fn kill(mut self) {
+        self.around.world.note(format_args!("{} is killed", self.name()));
+        self.pipeline.stages.shutdown().await;
+    }
+
+    /// Takes the stages down and builds them anew, as after a stage failed.
+    pub async fn rebuild(&mut self) {
+        self.around.world.note(format_args!("{} rebuilds its pipeline", self.name()));
+        self.pipeline.stop.cancel();
+        self.pipeline.abandon.cancel();
+        self.pipeline.stages.shutdown().await;
+        self.state.accounting.write_off();
+        self.start_pipeline();
+    }
+
+    /// Stops as on SIGTERM. Returns true if that took no longer than `grace`.
+    pub async fn stop(mut self, grace: Duration) -> bool {
+        self.around.world.note(format_args!("{} stops", self.name()));
+        self.pipeline.stop.cancel();
+        let Pipeline { stages, abandon, .. } = &mut self.pipeline;
+        let all = async { while stages.join_next().await.is_some() {} };
+        let in_time = tokio::time::timeout(grace, all).await.is_ok();
+        if !in_time {
+            abandon.cancel();
+        }
+        self.pipeline.stages.shutdown().await;
+        self.around.world.note(format_args!("stopped, in time: {in_time}"));
+        in_time
+    }
+
+    /// Returns how a stage ended that should not have.
+    pub fn ended_unasked(&mut self) -> Option<String> {
+        let ended = self.pipeline.stages.try_join_next()?;
+        Some(match ended {
+            Ok(()) => "it returned".to_owned(),
+            Err(error) => error.to_string(),
+        })
+    }
+
+    /// Checks that no message was forgotten.
+    pub fn check_accounts(&self) {
+        let counts = self.accounting().counts();
+        if counts.unaccounted() != 0 {
+            self.around.world.violated(format_args!("messages unaccounted for: {counts:?}"));
+        }
+    }
+}
+
+fn decoder() -> Arc<Decoder> {
+    static DECODER: OnceLock<Arc<Decoder>> = OnceLock::new();
+    let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Never };
+    Arc::clone(DECODER.get_or_init(|| Arc::new(Decoder::new(&config, "acme").unwrap())))
+}
+
+fn mqtt(settings: &Settings) -> Mqtt {
+    Mqtt {
+        host: "broker".into(),
+        port: 1883,
+        client_id: "acme-bridge".into(),
+        username: None,
+        password: None,
+        password_file: None,
+        keep_alive: settings.keep_alive,
+        connect_timeout: Duration::from_secs(10),
+        proxy: None,
+        max_packet_size: settings.max_packet_size,
+        max_unacked: settings.max_unacked,
+        items: Formats::Json,
+        boards: Formats::Off,
+        share_group: None,
+        session_expiry: Duration::from_secs(7200),
+        queue_grace: settings.queue_grace,
+        tls: None,
+        reconnect: Reconnect { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+    }
+}
+
+fn material(around: &Surroundings) -> Material {
+    let sources = Sources::new("acme", &mqtt(&around.settings));
+    Material::Ready(Arc::new(sources.load().unwrap()))
+}

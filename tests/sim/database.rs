@@ -1,0 +1,343 @@
+//! A model of PostgreSQL, and of the disk of the host: what survives the death of the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use centiloc_bridge::message::{ConnectionName, ConnectionNews, GapCause};
+use centiloc_bridge::session::gap_state_file::{GapState, PendingGaps};
+use centiloc_bridge::store::database::Database;
+use centiloc_bridge::store::fault::{Class, classify};
+use centiloc_bridge::store::journal::Noted;
+use centiloc_bridge::store::schema::SchemaError;
+use centiloc_bridge::store::{Entry, Fault, Outcome, StoreError};
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::message::{Kind, OLD_FILTER, identify};
+use crate::world::World;
+
+/// SQLSTATEs of every class that the writer tells apart.
+const CODES: [&str; 14] = [
+    "08006", "40001", "53300", "57P01", "58030", "55P03", "25006", "57014", "42P01", "28P01",
+    "3D000", "XX000", "0A000", "25P02",
+];
+
+/// How the server behaves at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// Does what is asked.
+    Well,
+    /// Is not there.
+    Away,
+    /// Takes the question and does not answer.
+    Silent,
+    /// Answers everything with this SQLSTATE.
+    Refuses(&'static str),
+    /// Takes many times as long as usual.
+    Slow,
+}
+
+/// The model.
+#[derive(Debug)]
+pub struct ModelDatabase {
+    world: Arc<World>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    mood: Mood,
+    /// A commit may be applied and its answer lost, in so many of 1,000 cases.
+    silent_commits: u64,
+    rows: BTreeSet<u64>,
+    dead_letters: BTreeSet<u64>,
+    connections: Vec<ConnectionName>,
+    gaps: BTreeMap<(CauseName, i128), GapRow>,
+    /// Losses of the broker so far.
+    losses: u64,
+    stale_filter: bool,
+}
+
+/// [`GapCause`] by its name, which has an order.
+type CauseName = &'static str;
+
+#[derive(Debug)]
+struct GapRow {
+    open: bool,
+    /// The losses that it covers, up to this number.
+    covers: u64,
+}
+
+impl ModelDatabase {
+    /// Makes an empty database.
+    pub fn new(world: &Arc<World>, silent_commits: u64) -> Arc<Self> {
+        Arc::new(Self {
+            world: Arc::clone(world),
+            state: Mutex::new(State {
+                mood: Mood::Well,
+                silent_commits,
+                rows: BTreeSet::new(),
+                dead_letters: BTreeSet::new(),
+                connections: Vec::new(),
+                gaps: BTreeMap::new(),
+                losses: 0,
+                stale_filter: world.chance(200),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Changes how the server behaves.
+    pub fn set_mood(&self, mood: Mood) {
+        self.world.note(format_args!("database is {mood:?}"));
+        self.lock().mood = mood;
+    }
+
+    /// Draws a mood.
+    pub fn change_mood(&self) {
+        let mood = match self.world.draw(0..=5) {
+            0 | 1 => Mood::Away,
+            2 => Mood::Silent,
+            3 => Mood::Refuses(self.world.pick(&CODES)),
+            4 => Mood::Slow,
+            _ => Mood::Well,
+        };
+        let kind = match mood {
+            Mood::Well => "database recovers",
+            Mood::Away => "database away",
+            Mood::Silent => "database silent",
+            Mood::Refuses(_) => "database refuses by SQLSTATE",
+            Mood::Slow => "database slow",
+        };
+        self.world.fault(kind);
+        self.set_mood(mood);
+    }
+
+    /// Returns true if the database can be asked.
+    pub fn is_well(&self) -> bool {
+        matches!(self.lock().mood, Mood::Well | Mood::Slow)
+    }
+
+    /// Returns true once an event is stored, as a row or a dead letter.
+    pub fn has(&self, event: u64) -> bool {
+        let state = self.lock();
+        state.rows.contains(&event) || state.dead_letters.contains(&event)
+    }
+
+    /// Returns how often an event is stored.
+    pub fn copies(&self, event: u64) -> usize {
+        let state = self.lock();
+        usize::from(state.rows.contains(&event)) + usize::from(state.dead_letters.contains(&event))
+    }
+
+    /// Returns true if a dead letter holds this event.
+    pub fn is_dead_letter(&self, event: u64) -> bool {
+        self.lock().dead_letters.contains(&event)
+    }
+
+    /// Notes how many losses the broker has had: open gaps cover them, and so do those that are
+    /// written from now on.
+    pub fn after_loss(&self, number: u64) {
+        let mut state = self.lock();
+        state.losses = number;
+        state.gaps.values_mut().filter(|gap| gap.open).for_each(|gap| gap.covers = number);
+    }
+
+    /// Returns true if a gap of one of these causes covers this loss.
+    pub fn has_gap_over(&self, loss: u64, causes: &[GapCause]) -> bool {
+        let state = self.lock();
+        state.gaps.iter().any(|((cause, _), gap)| {
+            gap.covers >= loss && causes.iter().any(|c| c.as_str() == *cause)
+        })
+    }
+
+    /// Returns the number of gaps of a cause.
+    pub fn gaps(&self, cause: GapCause) -> usize {
+        self.lock().gaps.keys().filter(|(name, _)| *name == cause.as_str()).count()
+    }
+
+    /// Waits as long as the server takes, and returns its refusal if it has one.
+    async fn answer(&self) -> Result<(), StoreError> {
+        let mood = self.lock().mood;
+        match mood {
+            Mood::Well => self.world.sleep(0..=3).await,
+            Mood::Slow => self.world.sleep(50..=2000).await,
+            Mood::Away => {
+                self.world.sleep(0..=10).await;
+                return Err(fault(None).into());
+            }
+            Mood::Silent => {
+                self.world.sleep(5_000..=30_000).await;
+                return Err(fault(None).into());
+            }
+            Mood::Refuses(code) => {
+                self.world.sleep(0..=10).await;
+                return Err(fault(Some(code)).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: &[Entry]) -> Outcome {
+        let mut state = self.lock();
+        let mut outcome = Outcome::default();
+        for (message, result) in batch {
+            let (event, kind) = identify(&message.payload);
+            if (result.is_ok()) != (kind != Kind::Garbage) {
+                self.world.violated(format_args!("event {event} was decoded as {result:?}"));
+            }
+            if kind == Kind::Good {
+                let new = state.rows.insert(event);
+                outcome.items.inserted += u64::from(new);
+                outcome.items.duplicates += u64::from(!new);
+            } else {
+                state.dead_letters.insert(event);
+                *outcome.dead_letters.entry("model").or_default() += 1;
+            }
+            self.world.note(format_args!("database stores {event}"));
+        }
+        outcome
+    }
+
+    fn note_now(&self, news: &ConnectionNews) -> Noted {
+        let mut state = self.lock();
+        let losses = state.losses;
+        self.world.note(format_args!("database notes {}", describe(news)));
+        match news {
+            ConnectionNews::Opened { connection, at, session_present, .. } => {
+                if state.connections.last() == Some(connection) {
+                    return Noted::default();
+                }
+                let gap = (!state.connections.is_empty() && !session_present)
+                    .then_some(GapCause::SessionLost);
+                let same_process =
+                    state.connections.last().map(|c| c.instance) == Some(connection.instance);
+                if !same_process {
+                    state.gaps.values_mut().for_each(|gap| gap.open = false);
+                }
+                if let Some(cause) = gap {
+                    let row = GapRow { open: false, covers: losses };
+                    state.gaps.insert((cause.as_str(), at.unix_timestamp_nanos()), row);
+                }
+                state.connections.push(connection.clone());
+                let stale = std::mem::take(&mut state.stale_filter) && *session_present;
+                let stale_filters = if stale { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
+                Noted { stale_filters, gap }
+            }
+            ConnectionNews::Gap(gap) => {
+                let key = (gap.cause.as_str(), gap.started_at.unix_timestamp_nanos());
+                let row = GapRow { open: gap.ended_at.is_none(), covers: losses };
+                let new = state.gaps.insert(key, row).is_none();
+                Noted { gap: new.then_some(gap.cause), ..Noted::default() }
+            }
+            ConnectionNews::Unsubscribed { .. } | ConnectionNews::Closed { .. } => Noted::default(),
+        }
+    }
+
+    fn loses_answer(&self) -> bool {
+        let silent_commits = self.lock().silent_commits;
+        let lost = self.world.fault_chance(silent_commits);
+        if lost {
+            self.world.fault("commit without an answer");
+        }
+        lost
+    }
+}
+
+fn describe(news: &ConnectionNews) -> String {
+    match news {
+        ConnectionNews::Opened { connection, session_present, .. } => {
+            format!("connection {} opened, session present {session_present}", connection.id.0)
+        }
+        ConnectionNews::Unsubscribed { .. } => "unsubscribed".into(),
+        ConnectionNews::Closed { connection, reason, .. } => {
+            format!("connection {} closed: {reason}", connection.id.0)
+        }
+        ConnectionNews::Gap(gap) => {
+            format!("gap {} until {:?}: {}", gap.cause.as_str(), gap.ended_at, gap.detail)
+        }
+    }
+}
+
+fn fault(code: Option<&str>) -> Fault {
+    Fault {
+        class: code.map_or(Class::Retry, |code| classify(code, None)),
+        sqlstate: code.map(str::to_owned),
+        text: format!("the model answers {code:?}"),
+    }
+}
+
+impl Database for ModelDatabase {
+    async fn prepare_schema(&self, _migrate: bool) -> Result<(), SchemaError> {
+        self.answer().await.map_err(SchemaError::Store)
+    }
+
+    async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
+        self.answer().await?;
+        let outcome = self.apply(batch);
+        if self.loses_answer() {
+            self.world.sleep(0..=5_000).await;
+            return Err(fault(Some("08006")).into());
+        }
+        self.world.sleep(0..=2).await;
+        Ok(outcome)
+    }
+
+    async fn note(
+        &self,
+        _session_expiry: Duration,
+        _standing: Option<&ConnectionName>,
+        news: &ConnectionNews,
+    ) -> Result<Noted, StoreError> {
+        self.answer().await?;
+        let noted = self.note_now(news);
+        if self.loses_answer() {
+            return Err(fault(Some("08006")).into());
+        }
+        self.world.sleep(0..=2).await;
+        Ok(noted)
+    }
+}
+
+/// The disk that holds the record of possible losses.
+#[derive(Debug)]
+pub struct ModelDisk {
+    world: Arc<World>,
+    pending: Mutex<PendingGaps>,
+}
+
+impl ModelDisk {
+    /// Makes an empty disk.
+    pub fn new(world: &Arc<World>) -> Arc<Self> {
+        Arc::new(Self { world: Arc::clone(world), pending: Mutex::default() })
+    }
+}
+
+impl ModelDisk {
+    /// Returns true if no possible loss waits for the database.
+    pub fn is_clean(&self) -> bool {
+        *self.pending.lock().unwrap() == PendingGaps::default()
+    }
+}
+
+impl GapState for ModelDisk {
+    fn read(&self) -> Pin<Box<dyn Future<Output = PendingGaps> + Send + '_>> {
+        Box::pin(async {
+            self.world.sleep(0..=2).await;
+            self.pending.lock().unwrap().clone()
+        })
+    }
+
+    fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            self.world.sleep(0..=2).await;
+            self.world.note(format_args!("disk keeps {pending:?}"));
+            *self.pending.lock().unwrap() = pending;
+            self.world.sleep(0..=2).await;
+        })
+    }
+}

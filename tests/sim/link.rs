@@ -1,0 +1,205 @@
+//! One connection between the bridge and the model broker. Packets wait on it in both directions
+//! until the other side takes them, so that a cut can fall between any two.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use centiloc_bridge::session::transport::{Incoming, Outgoing, Step, Transport};
+use rumqttc::ConnectionError;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::world::World;
+
+/// The state of the connection.
+#[derive(Debug)]
+pub struct Link {
+    /// Numbers the connections of a schedule.
+    pub number: u64,
+    world: Arc<World>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    to_client: VecDeque<Incoming>,
+    to_broker: VecDeque<Outgoing>,
+    /// The client can still use it.
+    open: bool,
+    /// Nothing passes any more, and the client is not told.
+    silent: bool,
+    /// The broker does not read, and the buffers between are full.
+    stalled: bool,
+    /// When the broker last took a packet of the client.
+    heard: Instant,
+}
+
+impl Link {
+    /// Opens a connection.
+    pub fn new(number: u64, world: &Arc<World>) -> Arc<Self> {
+        Arc::new(Self {
+            number,
+            world: Arc::clone(world),
+            state: Mutex::new(State {
+                to_client: VecDeque::new(),
+                to_broker: VecDeque::new(),
+                open: true,
+                silent: false,
+                stalled: false,
+                heard: Instant::now(),
+            }),
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Sends a packet to the client.
+    pub fn send(&self, packet: Incoming) {
+        let mut state = self.lock();
+        if state.open && !state.silent {
+            state.to_client.push_back(packet);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Takes the next packet of the client, unless it is held up.
+    pub fn take(&self) -> Option<Outgoing> {
+        let mut state = self.lock();
+        let packet = if state.stalled || state.silent { None } else { state.to_broker.pop_front() };
+        if packet.is_some() {
+            state.heard = Instant::now();
+        }
+        packet
+    }
+
+    /// Returns true while nothing waits to be taken by the broker.
+    pub fn is_idle(&self) -> bool {
+        self.lock().to_broker.is_empty()
+    }
+
+    /// Returns when the client was last heard.
+    pub fn heard(&self) -> Instant {
+        self.lock().heard
+    }
+
+    /// Ends the connection for both sides. With `orderly`, what was sent still arrives.
+    pub fn close(&self, orderly: bool) {
+        let mut state = self.lock();
+        state.open = false;
+        if !orderly {
+            state.to_client.clear();
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Lets nothing pass any more, without a word to the client.
+    pub fn silence(&self) {
+        self.lock().silent = true;
+    }
+
+    /// Stops or resumes taking what the client writes.
+    pub fn stall(&self, stalled: bool) {
+        self.lock().stalled = stalled;
+        self.changed.notify_one();
+    }
+
+    /// Returns true while the broker may use it.
+    pub fn is_usable(&self) -> bool {
+        let state = self.lock();
+        state.open && !state.silent
+    }
+
+    fn read_now(&self) -> Option<Result<Incoming, ConnectionError>> {
+        let mut state = self.lock();
+        match state.to_client.pop_front() {
+            Some(packet) => {
+                drop(state);
+                self.world.note(format_args!("{} client reads {}", self.number, short(&packet)));
+                Some(Ok(packet))
+            }
+            None => (!state.open).then(|| Err(broken())),
+        }
+    }
+
+    fn is_stalled(&self) -> Result<bool, ConnectionError> {
+        let state = self.lock();
+        if state.open { Ok(state.stalled) } else { Err(broken()) }
+    }
+
+    async fn write_all(&self, packets: Vec<Outgoing>) -> Result<(), ConnectionError> {
+        self.world.step_aside(0..=2).await;
+        while self.is_stalled()? {
+            self.changed.notified().await;
+        }
+        let whole = packets.len();
+        let cut = self.world.fault_chance(4).then(|| self.world.index(whole + 1));
+        for packet in packets.into_iter().take(cut.unwrap_or(whole)) {
+            self.world.note(format_args!("{} client writes {packet:?}", self.number));
+            let mut state = self.lock();
+            if !state.silent {
+                state.to_broker.push_back(packet);
+            }
+        }
+        if cut.is_some() {
+            self.world.fault("connection cut within a write");
+            self.close(false);
+            return Err(broken());
+        }
+        self.world.step_aside(0..=2).await;
+        Ok(())
+    }
+}
+
+fn broken() -> ConnectionError {
+    ConnectionError::Io(io::ErrorKind::ConnectionReset.into())
+}
+
+fn short(packet: &Incoming) -> String {
+    match packet {
+        Incoming::Publish(publish) => {
+            let (event, _) = crate::message::identify(&publish.payload);
+            format!(
+                "PUBLISH event {event} id {} qos {} dup {}",
+                publish.packet_id, publish.qos, publish.dup
+            )
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// The bridge's end of a connection.
+pub struct ClientEnd(pub Arc<Link>);
+
+impl Drop for ClientEnd {
+    fn drop(&mut self) {
+        self.0.close(false);
+    }
+}
+
+impl Transport for ClientEnd {
+    fn read(&mut self) -> Step<'_, Incoming> {
+        Box::pin(async {
+            loop {
+                if let Some(packet) = self.0.read_now() {
+                    return packet;
+                }
+                self.0.changed.notified().await;
+            }
+        })
+    }
+
+    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>> {
+        self.0.read_now()
+    }
+
+    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()> {
+        Box::pin(self.0.write_all(packets))
+    }
+}

@@ -1,0 +1,198 @@
+//! The state that all parts of one schedule share: the seed's choices, the trace, the time of day,
+//! and the first rule that was broken.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use centiloc_bridge::clock::Clock;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// 2026-01-01T00:00:00Z, where every schedule begins.
+const EPOCH: i64 = 1_767_225_600;
+
+/// Shared by all parts of one schedule.
+#[derive(Debug)]
+pub struct World(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    rng: StdRng,
+    started: Instant,
+    /// Set by clock jumps.
+    clock_offset: time::Duration,
+    trace: Trace,
+    faults: BTreeMap<&'static str, u64>,
+    violation: Option<String>,
+    /// Faults may be drawn. False once the schedule is to come to rest.
+    stormy: bool,
+}
+
+/// What happened, in order.
+#[derive(Debug, Default, Clone)]
+pub struct Trace {
+    lines: u64,
+    hash: u64,
+    /// The lines themselves, if they are kept.
+    pub text: Option<Vec<String>>,
+}
+
+impl Trace {
+    /// Returns a digest of all lines and their number.
+    pub fn digest(&self) -> (u64, u64) {
+        (self.hash, self.lines)
+    }
+}
+
+/// What a schedule left behind.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// All lines.
+    pub trace: Trace,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// The first rule that was broken.
+    pub violation: Option<String>,
+}
+
+impl World {
+    /// Makes the world of a seed. Must be called on the paused runtime.
+    pub fn new(seed: u64, keep_trace: bool) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State {
+            rng: StdRng::seed_from_u64(seed),
+            started: Instant::now(),
+            clock_offset: time::Duration::ZERO,
+            trace: Trace { text: keep_trace.then(Vec::new), ..Trace::default() },
+            faults: BTreeMap::new(),
+            violation: None,
+            stormy: true,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Draws a number.
+    pub fn draw(&self, range: RangeInclusive<u64>) -> u64 {
+        self.lock().rng.random_range(range)
+    }
+
+    /// Draws an index below `len`.
+    pub fn index(&self, len: usize) -> usize {
+        self.lock().rng.random_range(0..len)
+    }
+
+    /// Returns true in so many of 1,000 cases.
+    pub fn chance(&self, per_mille: u64) -> bool {
+        self.draw(1..=1000) <= per_mille
+    }
+
+    /// As [`Self::chance`], but never once the storm is over.
+    pub fn fault_chance(&self, per_mille: u64) -> bool {
+        self.is_stormy() && self.chance(per_mille)
+    }
+
+    /// Draws one of several.
+    pub fn pick<T: Copy>(&self, of: &[T]) -> T {
+        of[self.index(of.len())]
+    }
+
+    /// Makes a generator for a part of the bridge.
+    pub fn rng(&self) -> StdRng {
+        StdRng::seed_from_u64(self.draw(0..=u64::MAX))
+    }
+
+    /// Waits for so many milliseconds of paused time.
+    pub async fn sleep(&self, millis: RangeInclusive<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.draw(millis))).await;
+    }
+
+    /// Lets the other tasks make so many steps.
+    pub async fn step_aside(&self, times: RangeInclusive<u64>) {
+        for _ in 0..self.draw(times) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Writes a line into the trace.
+    pub fn note(&self, line: impl Display) {
+        let mut state = self.lock();
+        let at = state.started.elapsed().as_micros();
+        let line = format!("{:>11} {line}", at);
+        let mut hasher = DefaultHasher::new();
+        (state.trace.hash, &line).hash(&mut hasher);
+        state.trace.hash = hasher.finish();
+        state.trace.lines += 1;
+        if let Some(text) = &mut state.trace.text {
+            text.push(line);
+        }
+    }
+
+    /// Counts a fault and writes it into the trace.
+    pub fn fault(&self, kind: &'static str) {
+        *self.lock().faults.entry(kind).or_default() += 1;
+        self.note(format_args!("FAULT {kind}"));
+    }
+
+    /// Notes that a rule was broken. Only the first counts.
+    pub fn violated(&self, rule: impl Display) {
+        let rule = rule.to_string();
+        self.note(format_args!("BROKEN {rule}"));
+        self.lock().violation.get_or_insert(rule);
+    }
+
+    /// Returns true once a rule was broken.
+    pub fn is_broken(&self) -> bool {
+        self.lock().violation.is_some()
+    }
+
+    /// Returns the time of day on the bridge's host.
+    pub fn now_utc(&self) -> OffsetDateTime {
+        let state = self.lock();
+        // Unwrap safety: a constant of the present century.
+        OffsetDateTime::from_unix_timestamp(EPOCH).unwrap()
+            + state.started.elapsed()
+            + state.clock_offset
+    }
+
+    /// Sets the clock of the bridge's host ahead or back.
+    pub fn jump_clock(&self) {
+        let seconds = self.draw(0..=200_000).cast_signed() - 100_000;
+        self.lock().clock_offset += time::Duration::seconds(seconds);
+        self.note(format_args!("clock jumps by {seconds} s"));
+    }
+
+    /// Returns the clock for the bridge.
+    pub fn clock(self: &Arc<Self>) -> Clock {
+        let world = Arc::clone(self);
+        Clock::simulated(move || world.now_utc())
+    }
+
+    /// Returns true while faults may be drawn.
+    pub fn is_stormy(&self) -> bool {
+        self.lock().stormy
+    }
+
+    /// Ends all faults.
+    pub fn calm(&self) {
+        self.lock().stormy = false;
+        self.note("calm");
+    }
+
+    /// Returns what the schedule leaves behind.
+    pub fn ended(&self) -> Ended {
+        let state = self.lock();
+        Ended {
+            trace: state.trace.clone(),
+            faults: state.faults.clone(),
+            violation: state.violation.clone(),
+        }
+    }
+}
