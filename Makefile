@@ -7,18 +7,19 @@ EVENTS =
 TARGET =
 SEED =
 MODE =
+SEEDS =
 VARIANT =
 BRIDGE_BIN =
 # Bash takes SECONDS for its own clock.
-unexport SECONDS EVENTS TARGET SEED MODE VARIANT BRIDGE_BIN
+unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
 
-SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh .ci/run
+SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint fuzz bench drain deps
+.PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain deps
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: deps ## Own broker, database, bridge and boards, live. SECONDS=20 [EVENTS=20000]: end by itself and compare
 	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
@@ -31,6 +32,15 @@ test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
 chaos: deps ## Everything breaks at random under load. SECONDS=900 SEED=7 MODE=direct, spool or broker-kill
 	CHAOS_SECONDS='$(or $(SECONDS),60)' CHAOS_SEED='$(SEED)' CHAOS_MODE='$(MODE)' \
 	 $(CARGO) test --locked --test it chaos:: -- --nocapture --test-threads=8
+
+# Without SEED the schedules are others each time.
+simulate-faults: ## The stages between a model broker and a model database. SECONDS=60 or SEEDS=10000, SEED=first
+	SIM_SECONDS='$(or $(SECONDS),$(if $(SEEDS),86400,60))' SIM_SEEDS='$(SEEDS)' \
+	 SIM_FIRST="$(or $(SEED),$$(date +%s)000)" \
+	 $(CARGO) test --locked --test sim -- --nocapture
+
+simulate-bugs: ## Put old bugs back, one at a time, and see that simulate-faults finds each
+	@CARGO='$(CARGO)' bash tests/sim/bugs.sh
 
 lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	$(CARGO) fmt --all -- --check

@@ -10,7 +10,7 @@ use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::decode::stage::Stage as DecodeStage;
 use centiloc_bridge::leadership::{Holder, Leadership};
-use centiloc_bridge::message::{Decoded, Feedback};
+use centiloc_bridge::message::{Decoded, Feedback, GapCause};
 use centiloc_bridge::session::Session;
 use centiloc_bridge::session::credentials::{Material, Sources};
 use centiloc_bridge::session::gap_tracker::GapTracker;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::broker::{Broker, ModelConnector};
+use crate::broker::{Broker, Durable, Loss, ModelConnector};
 use crate::database::{ModelDatabase, ModelDisk};
 use crate::world::World;
 
@@ -45,6 +45,21 @@ pub struct Surroundings {
     pub disk: Arc<ModelDisk>,
     /// Configuration.
     pub settings: Settings,
+}
+
+impl Durable for Surroundings {
+    fn has(&self, event: u64) -> bool {
+        self.database.has(event)
+    }
+
+    fn covers(&self, loss: &Loss) -> bool {
+        let causes: &[GapCause] = if loss.of_session {
+            &[GapCause::SessionLost]
+        } else {
+            &[GapCause::Backpressure, GapCause::SpoolFull]
+        };
+        loss.excused || self.database.has_gap_over(loss.number, causes)
+    }
 }
 
 /// The configured values that a schedule draws.

@@ -78,6 +78,14 @@ pub struct Stored {
     pub lost: Option<u64>,
 }
 
+/// Tells what is durable, and so may be acknowledged.
+pub trait Durable {
+    /// Returns true if an event is.
+    fn has(&self, event: u64) -> bool;
+    /// Returns true if a gap that covers this loss is.
+    fn covers(&self, loss: &Loss) -> bool;
+}
+
 /// A loss, by which messages never reach the bridge.
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
@@ -308,25 +316,24 @@ impl Broker {
         self.world.fault("live retry");
     }
 
-    /// Takes up to so many packets of the bridge. `is_durable` tells of an event whether a PUBACK may
-    /// stand for it.
-    pub fn receive(&self, most: u64, is_durable: &dyn Fn(u64) -> bool) {
+    /// Takes up to so many packets of the bridge.
+    pub fn receive(&self, most: u64, durable: &dyn Durable) {
         for _ in 0..most {
             let link = self.lock().link.clone();
             let Some((link, packet)) = link.and_then(|l| l.take().map(|packet| (l, packet))) else {
                 return;
             };
-            self.apply(&link, packet, is_durable);
+            self.apply(&link, packet, durable);
         }
     }
 
-    fn apply(&self, link: &Arc<Link>, packet: Outgoing, is_durable: &dyn Fn(u64) -> bool) {
+    fn apply(&self, link: &Arc<Link>, packet: Outgoing, durable: &dyn Durable) {
         let mut guard = self.lock();
         let state = &mut *guard;
         self.world.note(format_args!("{} broker takes {packet:?}", link.number));
         match packet {
-            Outgoing::PubAck(id) => self.answered(state, link, id, 1, is_durable),
-            Outgoing::PubRec(id) => self.answered(state, link, id, 2, is_durable),
+            Outgoing::PubAck(id) => self.answered(state, link, id, 1, durable),
+            Outgoing::PubRec(id) => self.answered(state, link, id, 2, durable),
             Outgoing::PubComp(id) => {
                 let Some(session) = &mut state.session else { return };
                 let done = |e: &InFlight| e.id == id && e.received;
@@ -370,7 +377,7 @@ impl Broker {
         link: &Arc<Link>,
         id: u16,
         qos: u8,
-        is_durable: &dyn Fn(u64) -> bool,
+        durable: &dyn Durable,
     ) {
         let Some(session) = &mut state.session else { return };
         let matches = |e: &InFlight| {
@@ -383,7 +390,12 @@ impl Broker {
         let entry = &mut session.in_flight[place];
         let message = &state.messages[entry.message];
         let (_, order) = entry.sent.unwrap_or_default();
-        if !is_durable(message.event) {
+        // An overflow needs an empty link, so this answer was written after it.
+        if let Some(loss) = state.losses.iter().find(|loss| !durable.covers(loss)) {
+            self.world
+                .violated(format_args!("packet id {id} is answered before the gap of {loss:?}"));
+        }
+        if !durable.has(message.event) {
             self.world.violated(format_args!(
                 "message {} (event {}) is acknowledged and not durable",
                 entry.message, message.event
@@ -543,10 +555,19 @@ impl Broker {
 
     /// Notes whether CONNACK reached the client, which alone tells it of a lost session.
     fn announced(&self, present: bool, reached: bool) {
-        let mut state = self.lock();
-        if present || !std::mem::take(&mut state.unannounced) || reached {
+        if present || !std::mem::take(&mut self.lock().unannounced) {
             return;
         }
+        if reached {
+            self.world.news_in_memory(true);
+        } else {
+            self.excuse_losses();
+        }
+    }
+
+    /// Notes that nobody knows of the session being new: neither CONNACK nor a process has told.
+    pub fn excuse_losses(&self) {
+        let mut state = self.lock();
         state.first_unseen |= state.losses.is_empty();
         for loss in &mut state.losses {
             loss.excused |= loss.of_session;
@@ -581,7 +602,8 @@ impl State {
         let full = self.behavior.window.is_some_and(|most| session.in_flight.len() >= most);
         // A broker that has shown a wide window is taken to keep it.
         let shown_wide = self.widest >= 20 && session.in_flight.len() < 10;
-        self.link.as_ref().is_some_and(|link| link.is_usable())
+        // What the bridge has written and the broker does not read, the bridge cannot know.
+        self.link.as_ref().is_some_and(|link| link.is_usable() && link.is_idle())
             && full
             && !shown_wide
             && self.last_progress.elapsed() > after

@@ -209,6 +209,7 @@ impl ModelDatabase {
         self.world.note(format_args!("database notes {}", describe(news)));
         match news {
             ConnectionNews::Opened { connection, at, session_present, .. } => {
+                self.world.news_in_memory(false);
                 if state.connections.last() == Some(connection) {
                     return Noted::default();
                 }
@@ -336,6 +337,7 @@ impl GapState for ModelDisk {
         Box::pin(async move {
             self.world.sleep(0..=2).await;
             self.world.note(format_args!("disk keeps {pending:?}"));
+            self.world.news_in_memory(false);
             *self.pending.lock().unwrap() = pending;
             self.world.sleep(0..=2).await;
         })

@@ -9,7 +9,7 @@ use centiloc_bridge::leadership::Leadership;
 use centiloc_bridge::message::GapCause;
 
 use crate::bridge::{Process, Settings, Surroundings};
-use crate::broker::{Behavior, Broker, Door, Ids};
+use crate::broker::{Behavior, Broker, Door, Durable as _, Ids};
 use crate::database::{ModelDatabase, ModelDisk, Mood};
 use crate::message::{Kind, payload};
 use crate::world::{Ended, World};
@@ -191,8 +191,7 @@ impl Schedule {
     }
 
     fn receive(&self) {
-        let (most, database) = (self.world.draw(1..=40), &self.database);
-        self.broker.receive(most, &|event| database.has(event));
+        self.broker.receive(self.world.draw(1..=40), &self.around);
     }
 
     fn publish(&mut self) {
@@ -330,6 +329,9 @@ impl Schedule {
     ) {
         let process = self.processes.remove(0);
         end(process).await;
+        if self.world.takes_news_with_it() {
+            self.broker.excuse_losses();
+        }
         if self.world.chance(500) {
             self.wait_busy(self.world.draw(0..=5_000)).await;
         }
@@ -346,6 +348,9 @@ impl Schedule {
                 biased;
                 clean = &mut stopping => {
                     self.unclean_ends |= !clean;
+                    if !clean && self.world.takes_news_with_it() {
+                        self.broker.excuse_losses();
+                    }
                     break;
                 }
                 () = self.world.sleep(1..=50) => {
@@ -456,15 +461,7 @@ impl Schedule {
             if copies > 0 || message.qos == 0 || message.retain {
                 continue;
             }
-            let reported = loss.is_some_and(|loss| {
-                let causes: &[GapCause] = if loss.of_session {
-                    &[GapCause::SessionLost]
-                } else {
-                    &[GapCause::Backpressure, GapCause::SpoolFull]
-                };
-                loss.excused || self.database.has_gap_over(loss.number, causes)
-            });
-            if !reported {
+            if !loss.is_some_and(|loss| self.around.covers(&loss)) {
                 self.world.violated(format_args!(
                     "event {} is not stored, and no gap says so (loss {loss:?})",
                     message.event

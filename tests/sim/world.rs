@@ -30,6 +30,8 @@ struct State {
     trace: Trace,
     faults: BTreeMap<&'static str, u64>,
     violation: Option<String>,
+    /// A CONNACK has told of a new session, and that is neither stored nor on disk.
+    news_in_memory: bool,
     /// Faults may be drawn. False once the schedule is to come to rest.
     stormy: bool,
 }
@@ -71,6 +73,7 @@ impl World {
             trace: Trace { text: keep_trace.then(Vec::new), ..Trace::default() },
             faults: BTreeMap::new(),
             violation: None,
+            news_in_memory: false,
             stormy: true,
         })))
     }
@@ -151,6 +154,16 @@ impl World {
     /// Returns true once a rule was broken.
     pub fn is_broken(&self) -> bool {
         self.lock().violation.is_some()
+    }
+
+    /// Notes whether the news of a new session are in the memory of a process alone.
+    pub fn news_in_memory(&self, alone: bool) {
+        self.lock().news_in_memory = alone;
+    }
+
+    /// Returns true if the death of the process takes the news of a new session with it.
+    pub fn takes_news_with_it(&self) -> bool {
+        std::mem::take(&mut self.lock().news_in_memory)
     }
 
     /// Returns the time of day on the bridge's host.
