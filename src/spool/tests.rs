@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use super::error::SpoolError;
-use super::file::{Changes, Depth, Lock, SpoolFile, path_in};
+use super::file::{Changes, Depth, SpoolFile, path_in};
+use super::folder::Lock;
 use super::forward::Forwarder;
 use super::progress::Progress;
 use super::row::Row;

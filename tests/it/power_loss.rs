@@ -1,0 +1,252 @@
+//! The power fails, at any moment and on a disk whose syncs fail now and then: what was acknowledged
+//! is there, and every start succeeds.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::power::{Disk, Figures, Unsynced};
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::event::ItemEvent;
+use crate::support::expect::until_count;
+use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::postgres::Postgres;
+use crate::support::process::run_command;
+use crate::support::proxy::Proxy;
+use crate::support::rig::Rig;
+use crate::support::subscriber::forget_session;
+use crate::support::wait::{SOON, until, until_true};
+
+/// One sync in so many fails, where some do.
+const ONE_IN: u64 = 12;
+
+/// Runs a shell command in the folder of the disk.
+fn sh(disk: &Disk, script: &str) {
+    let mut command = Command::new("sh");
+    disk.govern(&mut command);
+    let root = disk.root();
+    run_command(command.args(["-c", &format!("set -e; cd {0}; D={0}; {script}", root.display())]));
+}
+
+fn content(disk: &Disk, name: &str) -> Option<String> {
+    std::fs::read_to_string(disk.root().join(name)).ok()
+}
+
+#[tokio::test]
+async fn a_power_cut_keeps_only_what_was_synced() {
+    let disk = Disk::new(0, 1).await;
+    sh(
+        &disk,
+        "echo one > $D/synced; echo one > $D/unsynced; mkdir $D/folder; echo one > $D/folder/file",
+    );
+    sh(&disk, "sync $D/synced $D/unsynced $D");
+    sh(
+        &disk,
+        "echo two > $D/synced; sync $D/synced; echo two > $D/unsynced; echo one > $D/nameless",
+    );
+    sh(&disk, "sync $D/nameless $D/folder/file");
+    disk.cut(Unsynced::Lost);
+    assert_eq!(content(&disk, "synced").as_deref(), Some("two\n"));
+    assert_eq!(content(&disk, "unsynced").as_deref(), Some("one\n"));
+    assert_eq!(content(&disk, "nameless"), None, "its folder was not synced after it was made");
+    assert_eq!(content(&disk, "folder/file"), None);
+    assert!(disk.root().join("folder").is_dir());
+}
+
+#[tokio::test]
+async fn a_power_cut_undoes_unsynced_names() {
+    let disk = Disk::new(0, 1).await;
+    sh(&disk, "echo old > $D/a; echo new > $D/b; echo it > $D/c; sync $D/a $D/b $D/c $D");
+    sh(&disk, "mv -f $D/b $D/a; rm $D/c");
+    disk.cut(Unsynced::Lost);
+    let all = |disk: &Disk| ["a", "b", "c"].map(|name| content(disk, name).unwrap_or_default());
+    assert_eq!(all(&disk), ["old\n", "new\n", "it\n"]);
+    sh(&disk, "mv -f $D/b $D/a; rm $D/c; sync $D");
+    disk.cut(Unsynced::Lost);
+    assert_eq!(all(&disk), ["new\n", "", ""]);
+}
+
+#[tokio::test]
+async fn a_failed_sync_loses_what_it_was_to_write() {
+    let disk = Disk::new(2, 1).await;
+    sh(&disk, "until sync $D; do :; done; echo -n > $D/a; until sync $D/a && sync $D; do :; done");
+    let before = disk.figures();
+    // Its only sync fails: try until one does.
+    let mut round = 0;
+    while disk.figures().failed == before.failed {
+        round += 1;
+        sh(&disk, &format!("echo {round} > $D/a; sync $D/a || true"));
+    }
+    sh(&disk, "until sync $D/a; do :; done");
+    let seen = content(&disk, "a");
+    assert_eq!(seen, Some(format!("{round}\n")), "it can be read as long as the power is there");
+    disk.cut(Unsynced::Lost);
+    assert_ne!(content(&disk, "a"), seen, "a later sync does not bring it back");
+    assert!(disk.figures().lost_sectors > before.lost_sectors);
+}
+
+/// A bridge with its spool and its state on a disk, and a link to its database.
+struct Bench {
+    rig: Rig,
+    link: Proxy,
+    disk: Arc<Disk>,
+    random: StdRng,
+}
+
+impl Bench {
+    async fn new(fail_one_in: u64) -> Self {
+        let seed: u64 = StdRng::from_os_rng().random();
+        println!("seed {seed}");
+        let postgres = Postgres::shared().await;
+        let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), postgres).await;
+        let link = Proxy::to(postgres.port()).await;
+        let disk = Arc::new(Disk::new(fail_one_in, seed).await);
+        Self { rig, link, disk, random: StdRng::seed_from_u64(seed) }
+    }
+
+    fn config(&self) -> Config {
+        let dir = self.disk.root().join("made/spool");
+        self.rig
+            .config()
+            .set("database.url", self.rig.database.url_at(self.link.port()))
+            .set("spool.dir", dir.to_str().unwrap())
+    }
+
+    fn start(&self) -> Bridge {
+        Bridge::start_in(self.disk.surroundings(), &self.config())
+    }
+
+    /// Cuts the power and starts again on what is left.
+    fn cut(&self, bridge: &mut Bridge, unsynced: Unsynced) {
+        bridge.kill();
+        self.disk.cut(unsynced);
+        bridge.start_again();
+    }
+}
+
+/// Power cuts, and the events published between two of them.
+const CUTS: usize = 8;
+const EVENTS: usize = 250;
+/// White space before an event: two of them fill three pages, so that the write-ahead log is copied
+/// into the file now and then.
+const PADDING: usize = 5000;
+
+async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
+    let mut bench = Bench::new(fail_one_in).await;
+    let mut bridge = bench.start();
+    bridge.until_logged(&["subscribed at QoS 1"]).await;
+    let platform = bench.rig.platform().await;
+    let events = ItemEvent::series(TENANT, CUTS * EVENTS);
+    for (round, events) in events.chunks(EVENTS).enumerate() {
+        // The database takes what it can in every other round.
+        if round % 2 == 1 {
+            bench.link.pass().await
+        } else {
+            bench.link.refuse().await
+        }
+        let goal = bench.rig.tap.pubacks() + bench.random.random_range(1..EVENTS);
+        let pause = Duration::from_micros(bench.random.random_range(0..20_000));
+        let messages = events.iter().map(|e| (e.json_topic(), e.padded_json(PADDING)));
+        let cut = async {
+            until_true("some to be acknowledged", 2 * SOON, || bench.rig.tap.pubacks() >= goal)
+                .await;
+            tokio::time::sleep(pause).await;
+            bridge.assert_running();
+            bench.cut(&mut bridge, unsynced);
+        };
+        let (published, ()) = tokio::join!(platform.publish_all(messages), cut);
+        assert_eq!(published, EVENTS);
+    }
+    bench.link.pass().await;
+    bench.rig.until_kept(&events).await;
+    until_count(&bridge, "centiloc_bridge_spool_events", "", 0).await;
+    let gaps = "select cause || ': ' || detail from centiloc.gap";
+    assert_eq!(bench.rig.database.column::<String>(gaps).await, [""; 0]);
+    let figures = bench.disk.figures();
+    println!("{figures:?}");
+    assert!(figures.syncs > 100, "{figures:?}");
+    figures
+}
+
+#[tokio::test]
+async fn power_cuts_lose_no_acknowledged_message() {
+    assert_eq!(survives(0, Unsynced::Lost).await.failed, 0);
+}
+
+#[tokio::test]
+async fn torn_writes_lose_no_acknowledged_message() {
+    assert_eq!(survives(0, Unsynced::Torn).await.failed, 0);
+}
+
+#[tokio::test]
+async fn failing_syncs_lose_no_acknowledged_message() {
+    let figures = survives(ONE_IN, Unsynced::Lost).await;
+    assert!(figures.failed > 5 && figures.lost_sectors > 0, "{figures:?}");
+}
+
+#[tokio::test]
+async fn failing_syncs_and_torn_writes_lose_nothing() {
+    let figures = survives(ONE_IN, Unsynced::Torn).await;
+    assert!(figures.failed > 5 && figures.lost_sectors > 0, "{figures:?}");
+}
+
+#[tokio::test]
+async fn a_lost_session_outlasts_a_power_cut() {
+    let bench = Bench::new(0).await;
+    // The state folder alone, without a spool.
+    let config = bench.config().without("spool");
+    let mut bridge = Bridge::start_in(bench.disk.surroundings(), &config);
+    bridge.until_ready().await;
+    bench.rig.until_rows("connection", 1).await;
+    bridge.kill();
+    bench.link.refuse().await;
+    forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    bench.disk.cut(Unsynced::Lost);
+    bridge.start_again();
+    // This process alone is told that the session is gone.
+    until("a new subscription", SOON, || async {
+        let count = bridge.log().count("subscribed at QoS 1");
+        if count == 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    bench.cut(&mut bridge, Unsynced::Lost);
+    bench.link.pass().await;
+    bench.rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    bridge.until_ready().await;
+    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
+    bench.rig.until_acked(1).await;
+    // What is in the database is forgotten for good.
+    bench.cut(&mut bridge, Unsynced::Lost);
+    bridge.until_ready().await;
+    bench.rig.until_rows("gap", 1).await;
+}
+
+#[tokio::test]
+async fn a_lost_session_in_the_spool_outlasts_power_cuts() {
+    let bench = Bench::new(ONE_IN).await;
+    let mut bridge = bench.start();
+    bridge.until_ready().await;
+    bench.rig.until_rows("connection", 1).await;
+    bridge.kill();
+    bench.link.refuse().await;
+    forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    bench.disk.cut(Unsynced::Torn);
+    bridge.start_again();
+    until("a new subscription", SOON, || async {
+        let count = bridge.log().count("subscribed at QoS 1");
+        if count == 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
+    bench.rig.until_acked(1).await;
+    bench.cut(&mut bridge, Unsynced::Torn);
+    bench.link.pass().await;
+    bench.rig.until_rows("item_event", 1).await;
+    bridge.until_ready().await;
+    bench.rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    bench.rig.until_rows("gap", 1).await;
+}
