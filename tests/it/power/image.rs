@@ -11,8 +11,8 @@ use super::Unsynced;
 
 const SECTOR: usize = 512;
 
-/// Counters and random state, which outlast a cut: the first numbers of the state.
-const KEPT: usize = 4;
+/// Numbers of the state that outlast a cut, the first of it: [`Image::counters`].
+const KEPT: usize = 5;
 
 /// Content by path below the root; `None` for a folder. Sorted, so that a folder comes before what it
 /// holds.
@@ -114,7 +114,15 @@ impl Image {
         inode
     }
 
-    /// Syncs, failed ones, sectors lost by those, and the state of the random numbers.
+    /// Lets every sync fail from now on, or no more of them than usual.
+    pub fn fail_all(&self, all: bool) {
+        use std::os::unix::fs::FileExt;
+        let state = fs::File::options().write(true).open(self.folder.join("state")).unwrap();
+        state.write_all_at(&u64::from(all).to_ne_bytes(), (KEPT as u64 - 1) * 8).unwrap();
+    }
+
+    /// Syncs, failed ones, sectors lost by those, the state of the random numbers, and whether all
+    /// syncs fail.
     pub fn counters(&self) -> [u64; KEPT] {
         let state = fs::read(self.folder.join("state")).unwrap_or_default();
         let number = |place: usize| {

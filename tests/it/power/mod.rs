@@ -94,9 +94,14 @@ impl Disk {
         image.begin(&left);
     }
 
+    /// Lets every sync fail from now on, or no more of them than usual.
+    pub fn fail_all(&self, all: bool) {
+        self.image().fail_all(all);
+    }
+
     /// What it did so far.
     pub fn figures(&self) -> Figures {
-        let [syncs, failed, lost_sectors, _] = self.image().counters();
+        let [syncs, failed, lost_sectors, ..] = self.image().counters();
         Figures { syncs, failed, lost_sectors }
     }
 
