@@ -342,12 +342,6 @@ impl SpoolFile {
         self.run(VACUUM_PAGES).await
     }
 
-    #[cfg(test)]
-    pub async fn set_version(&mut self, version: i64) {
-        let sql = sqlx::AssertSqlSafe(format!("pragma user_version = {version}"));
-        sqlx::raw_sql(sql).execute(&mut self.0).await.unwrap();
-    }
-
     /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
     /// the same, but keeps a failure to itself.
     pub async fn settle(&mut self) -> Result<(), SpoolError> {
@@ -360,7 +354,8 @@ impl SpoolFile {
         Ok(self.0.close().await?)
     }
 
-    async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
+    /// Runs one statement.
+    pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
         sqlx::query(sql).execute(&mut self.0).await?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::power::{Disk, Figures, Unsynced};
+use crate::power::{Disk, Failing, Figures, Unsynced};
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::event::ItemEvent;
@@ -74,9 +74,9 @@ async fn a_power_cut_undoes_unsynced_names() {
 async fn a_failed_sync_loses_what_it_was_to_write() {
     let disk = Disk::new(0, 1).await;
     sh(&disk, "echo one > $D/a; echo one > $D/b; sync $D/a $D/b $D");
-    disk.fail_all(true);
+    disk.fail(Failing::All);
     sh(&disk, "echo two > $D/a; ! sync $D/a; echo two > $D/b; ! sync $D/b");
-    disk.fail_all(false);
+    disk.fail(Failing::AsUsual);
     sh(&disk, "sync $D/a; echo two > $D/b; sync $D/b");
     let both = |disk: &Disk| ["a", "b"].map(|name| content(disk, name).unwrap_or_default());
     assert_eq!(both(&disk), ["two\n"; 2], "it can be read while the power is there");
@@ -140,7 +140,7 @@ impl Bench {
 }
 
 /// Power cuts, and the events published between two of them.
-const CUTS: usize = 8;
+const CUTS: usize = 6;
 const EVENTS: usize = 250;
 /// White space before an event: two of them fill three pages, so that the write-ahead log is copied
 /// into the file now and then.
@@ -220,16 +220,40 @@ async fn a_commit_whose_sync_failed_takes_none_with_it() {
     bridge.until_logged(&["subscribed at QoS 1"]).await;
     platform.publish_json(&events[..20]).await;
     bench.rig.until_acked(20).await;
-    bench.disk.fail_all(true);
+    bench.disk.fail(Failing::All);
     platform.publish_json(&events[20..40]).await;
     bridge.until_logged(&["ERROR", "the spool is in trouble"]).await;
     assert_eq!(bench.rig.tap.pubacks(), 20, "nothing that is not durable is acknowledged");
     // The next process can read the commit in the write-ahead log, but it is not on disk.
     bridge.kill();
-    bench.disk.fail_all(false);
+    bench.disk.fail(Failing::AsUsual);
     bridge.start_again();
     platform.publish_json(&events[40..]).await;
     bench.rig.until_acked(60).await;
+    bench.cut(&mut bridge, Unsynced::Lost);
+    bench.link.pass().await;
+    bench.rig.until_kept(&events).await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_in_an_unsynced_folder() {
+    let bench = Bench::new(0).await;
+    bench.link.refuse().await;
+    let mut bridge = bench.start();
+    bridge.until_logged(&["subscribed at QoS 1"]).await;
+    let events = ItemEvent::series(TENANT, 40);
+    let platform = bench.rig.platform().await;
+    platform.publish_json(&events[..20]).await;
+    bench.rig.until_acked(20).await;
+    // The write-ahead log is removed at the end, and made again.
+    assert_eq!(bridge.terminate().await, 0);
+    bench.disk.fail(Failing::Of("made/spool"));
+    bridge.start_again();
+    platform.publish_json(&events[20..]).await;
+    bridge.until_logged(&["ERROR", "the spool is in trouble"]).await;
+    assert_eq!(bench.rig.tap.pubacks(), 20);
+    bench.disk.fail(Failing::AsUsual);
+    bench.rig.until_acked(40).await;
     bench.cut(&mut bridge, Unsynced::Lost);
     bench.link.pass().await;
     bench.rig.until_kept(&events).await;

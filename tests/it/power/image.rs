@@ -114,14 +114,14 @@ impl Image {
         inode
     }
 
-    /// Lets every sync fail from now on, or no more of them than usual.
-    pub fn fail_all(&self, all: bool) {
+    /// Sets the number that says which syncs fail: the last of [`Image::counters`].
+    pub fn set_failing(&self, number: u64) {
         use std::os::unix::fs::FileExt;
         let state = fs::File::options().write(true).open(self.folder.join("state")).unwrap();
-        state.write_all_at(&u64::from(all).to_ne_bytes(), (KEPT as u64 - 1) * 8).unwrap();
+        state.write_all_at(&number.to_ne_bytes(), (KEPT as u64 - 1) * 8).unwrap();
     }
 
-    /// Syncs, failed ones, sectors lost by those, the state of the random numbers, and whether all
+    /// Syncs, failed ones, sectors lost by those, the state of the random numbers, and which
     /// syncs fail.
     pub fn counters(&self) -> [u64; KEPT] {
         let state = fs::read(self.folder.join("state")).unwrap_or_default();

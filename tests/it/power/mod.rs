@@ -25,6 +25,17 @@ pub enum Unsynced {
     Torn,
 }
 
+/// Which syncs fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing<'a> {
+    /// One in so many.
+    AsUsual,
+    /// All.
+    All,
+    /// Those of this file or folder.
+    Of(&'a str),
+}
+
 /// What the disk did so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figures {
@@ -94,9 +105,14 @@ impl Disk {
         image.begin(&left);
     }
 
-    /// Lets every sync fail from now on, or no more of them than usual.
-    pub fn fail_all(&self, all: bool) {
-        self.image().fail_all(all);
+    /// Lets these syncs fail from now on.
+    pub fn fail(&self, failing: Failing<'_>) {
+        use std::os::unix::fs::MetadataExt;
+        self.image().set_failing(match failing {
+            Failing::AsUsual => 0,
+            Failing::All => 1,
+            Failing::Of(path) => self.root().join(path).metadata().unwrap().ino(),
+        });
     }
 
     /// What it did so far.

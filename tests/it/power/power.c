@@ -7,7 +7,8 @@
  *   log            changes of names, and the syncs of folders that made them durable,
  *   state          which sectors are written and not synced; survives the process.
  * One sync in POWER_FAIL_ONE_IN fails with EIO. As on Linux, what it was to write is then lost for
- * good and counts as clean: a later sync that succeeds does not bring it back.
+ * good and counts as clean: a later sync that succeeds does not bring it back. Number `fail` of the
+ * state lets all syncs fail (1), or those of the inode of that number.
  *
  * Names that end in -shm stand for memory and are left alone.
  */
@@ -38,7 +39,7 @@ struct tracked {
 
 /* The first five outlast a power cut; the tests read and write them. */
 struct state {
-    uint64_t syncs, failed, lost_sectors, random, fail_all;
+    uint64_t syncs, failed, lost_sectors, random, fail;
     uint64_t device, used;
     struct tracked files[FILES];
 };
@@ -173,12 +174,13 @@ static void lose(struct tracked *file) {
     }
 }
 
-static int is_to_fail(void) {
+static int is_to_fail(uint64_t inode) {
     state->syncs++;
     state->random ^= state->random << 13;
     state->random ^= state->random >> 7;
     state->random ^= state->random << 17;
-    if (!state->fail_all && (!fail_one_in || state->random % fail_one_in)) return 0;
+    int chosen = state->fail == 1 || state->fail == inode;
+    if (!chosen && (!fail_one_in || state->random % fail_one_in)) return 0;
     state->failed++;
     return 1;
 }
@@ -202,7 +204,7 @@ static int sync_one(int fd) {
     pthread_mutex_lock(&mutex);
     struct tracked *file = find(fd, &stat);
     int names = !file && folder(fd, path, sizeof path);
-    if ((file || names) && is_to_fail()) {
+    if ((file || names) && is_to_fail(stat.st_ino)) {
         /* Names stay pending: a file system that cannot write them stops for good. */
         if (file) lose(file);
         errno = EIO;
