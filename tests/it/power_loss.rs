@@ -86,6 +86,19 @@ async fn a_failed_sync_loses_what_it_was_to_write() {
 }
 
 #[tokio::test]
+async fn a_torn_write_leaves_some_whole_sectors() {
+    let disk = Disk::new(0, 1).await;
+    let fill = |letter: char| format!("head -c 32768 /dev/zero | tr '\\0' {letter} 1<> $D/a");
+    sh(&disk, &format!("touch $D/a; {}; sync $D/a $D; {}", fill('o'), fill('n')));
+    disk.cut(Unsynced::Torn);
+    let left = content(&disk, "a").unwrap();
+    let is_whole = |sector: &[u8]| sector.iter().all(|byte| *byte == sector[0]);
+    assert_eq!(left.len(), 32_768);
+    assert!(left.as_bytes().chunks(512).all(is_whole));
+    assert!(left.contains('o') && left.contains('n'));
+}
+
+#[tokio::test]
 async fn one_sync_in_so_many_fails() {
     let disk = Disk::new(4, 1).await;
     sh(&disk, "for n in $(seq 100); do echo $n > $D/a; sync $D/a 2>&- || true; done");
@@ -155,9 +168,9 @@ async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
     for (round, events) in events.chunks(EVENTS).enumerate() {
         // The database takes what it can in every other round.
         if round % 2 == 1 {
-            bench.link.pass().await
+            bench.link.pass().await;
         } else {
-            bench.link.refuse().await
+            bench.link.refuse().await;
         }
         let before = bench.rig.tap.pubacks();
         let mut goals = [0; 2].map(|_| before + bench.random.random_range(1..EVENTS));
@@ -257,6 +270,37 @@ async fn nothing_is_acknowledged_in_an_unsynced_folder() {
     bench.cut(&mut bridge, Unsynced::Lost);
     bench.link.pass().await;
     bench.rig.until_kept(&events).await;
+}
+
+#[tokio::test]
+async fn power_cuts_while_damage_is_mended_cost_nothing() {
+    const EVENTS: usize = 200;
+    /// Rows on the damaged page, at most.
+    const LOST: i64 = 12;
+    let mut bench = Bench::new(0).await;
+    bench.link.refuse().await;
+    let mut bridge = bench.start();
+    bridge.until_logged(&["subscribed at QoS 1"]).await;
+    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    bench.rig.until_acked(EVENTS).await;
+    assert_eq!(bridge.terminate().await, 0);
+    bench.disk.damage("made/spool/spool.db", |content| {
+        let leaf = content.chunks(4096).rposition(|page| page[0] == 0x0d).unwrap();
+        content[leaf * 4096..][..4096].fill(0xa5);
+    });
+    bridge.start_again();
+    for cut in 0..8 {
+        let pause = Duration::from_millis(bench.random.random_range(0..100));
+        tokio::time::sleep(pause).await;
+        bridge.assert_running();
+        bench.cut(&mut bridge, if cut % 2 == 0 { Unsynced::Torn } else { Unsynced::Lost });
+    }
+    bench.link.pass().await;
+    bench.rig.until_rows("gap where cause = 'spool_damaged'", 1).await;
+    until_count(&bridge, "centiloc_bridge_spool_events", "", 0).await;
+    let kept = bench.rig.database.count("centiloc.item_event").await;
+    assert!(kept >= i64::try_from(EVENTS).unwrap() - LOST, "{kept} rows");
+    bench.rig.until_rows("gap", 1).await;
 }
 
 #[tokio::test]

@@ -93,12 +93,12 @@ impl Image {
             let place = self.root.join(path);
             if let Some(content) = content {
                 let inode = self.write(&place, content);
-                log.push_str(&format!("create\t{path}\t{inode}\n"));
+                log += &line("create", path, &inode);
             } else {
                 fs::create_dir(&place).unwrap();
-                log.push_str(&format!("mkdir\t{path}\t\n"));
+                log += &line("mkdir", path, "");
             }
-            log.push_str(&format!("sync\t{}\t\n", parent(path)));
+            log += &line("sync", parent(path), "");
         }
         fs::write(self.folder.join("log"), log).unwrap();
     }
@@ -166,24 +166,29 @@ impl Image {
                 pending.push(change);
                 continue;
             };
-            let (durable, left) = pending.into_iter().partition(|c| c.folder() == folder);
-            let durable: Vec<Change> = durable;
-            durable.into_iter().for_each(|change| change.apply(&mut names));
-            pending = left;
+            for change in pending.extract_if(.., |change| change.folder() == folder) {
+                change.apply(&mut names);
+            }
         }
-        if unsynced == Unsynced::Torn {
-            pending.truncate(random.random_range(0..=pending.len()));
-            pending.into_iter().for_each(|change| change.apply(&mut names));
+        pending.truncate(match unsynced {
+            Unsynced::Lost => 0,
+            Unsynced::Torn => random.random_range(0..=pending.len()),
+            Unsynced::Written => pending.len(),
+        });
+        for change in pending {
+            change.apply(&mut names);
         }
         names
     }
 
     fn content(&self, inode: &str, unsynced: Unsynced, random: &mut StdRng) -> Vec<u8> {
-        let mut durable = fs::read(self.folder.join("content").join(inode)).unwrap();
-        if unsynced == Unsynced::Lost {
-            return durable;
+        let read = |of: &str| fs::read(self.folder.join(of).join(inode)).unwrap();
+        let (mut durable, written) = (read("content"), read("live"));
+        match unsynced {
+            Unsynced::Lost => return durable,
+            Unsynced::Written => return written,
+            Unsynced::Torn => {}
         }
-        let written = fs::read(self.folder.join("live").join(inode)).unwrap();
         if random.random() {
             durable.resize(written.len(), 0);
         }
@@ -195,6 +200,10 @@ impl Image {
         }
         durable
     }
+}
+
+fn line(verb: &str, one: &str, other: &str) -> String {
+    format!("{verb}\t{one}\t{other}\n")
 }
 
 fn parent(path: &str) -> &str {

@@ -23,6 +23,8 @@ pub enum Unsynced {
     Lost,
     /// Any sectors of 512 bytes may be on disk, and any first part of the changes of names.
     Torn,
+    /// All of it is on disk: the system wrote it in its own time.
+    Written,
 }
 
 /// Which syncs fail.
@@ -103,6 +105,14 @@ impl Disk {
         let mut random = self.random.lock().unwrap();
         let left = image.after_cut(unsynced, &mut random);
         image.begin(&left);
+    }
+
+    /// Changes a file on disk, once all is written, as a bad disk does. The programs on it must be killed first.
+    pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let image = self.image();
+        let mut names = image.after_cut(Unsynced::Written, &mut self.random.lock().unwrap());
+        change(names.get_mut(path).and_then(Option::as_mut).expect("there is such a file"));
+        image.begin(&names);
     }
 
     /// Lets these syncs fail from now on.
