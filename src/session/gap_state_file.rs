@@ -29,6 +29,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// not answering.
 const QUEUE: usize = 64;
 
+/// Tries to write a change to a disk that fails.
+const TRIES: usize = 3;
+
 /// Possible losses that were noticed and are not durable elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PendingGaps {
@@ -143,7 +146,9 @@ fn read(path: &Path) -> PendingGaps {
 
 fn keep(path: &Path, pending: &PendingGaps) {
     let nothing = *pending == PendingGaps::default();
-    let done = if nothing { remove(path) } else { write(path, pending) };
+    let once = || if nothing { remove(path) } else { write(path, pending) };
+    // A sync may fail once: what it was to write has to be written again.
+    let done = (1..TRIES).fold(once(), |done, _| done.or_else(|_| once()));
     if let Err(error) = done {
         warn_unusable(path, &error);
     }
@@ -161,7 +166,7 @@ fn warn_unusable(path: &Path, error: &io::Error) {
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        _ => sync_folder_of(path),
     }
 }
 
@@ -173,6 +178,11 @@ fn write(path: &Path, pending: &PendingGaps) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(pending)?)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
+    sync_folder_of(path)
+}
+
+/// Writes the change of a name to disk.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 

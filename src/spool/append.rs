@@ -142,7 +142,14 @@ impl Appender {
                 self.receive(interrupt).await;
             }
             self.top_up();
-            match self.write_some(file, progress).await {
+            let written = match self.write_some(file, progress).await {
+                // Nothing to write must not leave it in trouble that is over.
+                Ok(false) if self.pending.is_empty() && self.is_in_trouble() => {
+                    file.touch().await.map(|()| true)
+                }
+                written => written,
+            };
+            match written {
                 Ok(true) => self.is_well(),
                 Ok(false) if self.pending.is_empty() => {}
                 Ok(false) => {
@@ -161,6 +168,7 @@ impl Appender {
                 }
                 Err(damaged) => return Err(damaged),
             }
+            file.limit_log().await?;
             if published.elapsed() >= TICK {
                 published = Instant::now();
                 self.publish(file).await?;
@@ -331,9 +339,12 @@ impl Appender {
         )
     }
 
+    fn is_in_trouble(&self) -> bool {
+        self.health.read(|s| s.spool.as_ref().is_some_and(|s| s.problem.is_some()))
+    }
+
     fn is_well(&self) {
-        let had = self.health.read(|s| s.spool.as_ref().is_some_and(|s| s.problem.is_some()));
-        if had {
+        if self.is_in_trouble() {
             tracing::info!("the spool takes messages again");
             self.health.update(|s| s.spool.get_or_insert_default().problem = None);
         }

@@ -1,9 +1,8 @@
 //! The file: a `SQLite` database in WAL mode, synced at every commit. A transaction that was begun
 //! and not committed is gone after a crash; one that was committed is not.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,16 +14,17 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Row as _, Sqlite};
 
 use super::error::SpoolError;
+use super::folder::{renew_log, sync_folder_of};
 use super::row::Row;
 
 /// Name of the file in `spool.dir`. `SQLite` keeps two more beside it, `-wal` and `-shm`.
 pub(super) const NAME: &str = "spool.db";
 
-/// Only one process may have the spool.
-const LOCK: &str = "spool.lock";
-
 /// The write-ahead log is cut to this after it was copied into the file; bytes.
 const WAL_LIMIT: &str = "16777216";
+
+/// Pages of the write-ahead log that are worth copying into the file: 4 MiB, as `SQLite` itself does.
+const LOG_PAGES: u64 = 1000;
 
 /// Freed pages given back to the file system at once, when the spool is empty: 16 MiB, a few
 /// milliseconds.
@@ -103,37 +103,15 @@ pub(super) enum LifeChange {
     Stands(Life),
 }
 
-/// The right to have the spool, for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "closing it frees the lock")] File);
-
-impl Lock {
-    /// Makes the folder if need be.
-    pub fn take(dir: &Path) -> Result<Self, SpoolError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|e| SpoolError::io(dir, &e))?;
-        let path = dir.join(LOCK);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        let file = file.map_err(|e| SpoolError::io(&path, &e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(SpoolError::Unavailable(format!(
-                "spool.dir: {} is in use by another process; give each its own folder, or wait for \
-                 the other to end",
-                dir.display()
-            ))),
-            Err(TryLockError::Error(error)) => Err(SpoolError::io(&path, &error)),
-        }
-    }
-}
-
 /// A connection to the file.
 #[derive(Debug)]
 pub(super) struct SpoolFile(SqliteConnection);
 
 impl SpoolFile {
-    /// Opens it, made if there is none; its structure is checked.
+    /// Opens it, made if there is none; its structure is checked. Nobody else may have it open. What
+    /// it holds, and that it is there, outlasts a power cut from here on.
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
+        renew_log(path).await?;
         let mut file = Self::connect(path, true).await?;
         file.check().await?;
         let version: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut file.0).await?;
@@ -149,6 +127,8 @@ impl SpoolFile {
                 sqlx::raw_sql(statement).execute(&mut file.0).await?;
             }
         }
+        // SQLite does so too when it has made the log, but keeps a failure to itself.
+        sync_folder_of(path)?;
         Ok(file)
     }
 
@@ -320,15 +300,46 @@ impl SpoolFile {
         unsigned(&row, 0)
     }
 
+    /// From here on the log is copied into the file by [`Self::limit_log`] alone. It must be so where
+    /// another connection reads: `SQLite` would copy a part of the log beside it without a sync, not
+    /// copy that part again after a later sync failed, and drop the log.
+    pub async fn keep_log(&mut self) -> Result<(), SpoolError> {
+        self.run("pragma wal_autocheckpoint = 0").await
+    }
+
+    /// Copies the log into the file when it is long, all of it, and syncs that. After an error other
+    /// than a full disk the file is to be closed and opened again.
+    pub async fn limit_log(&mut self) -> Result<(), SpoolError> {
+        let (pages, copied) = self.checkpoint("pragma wal_checkpoint(noop)").await?;
+        if pages.saturating_sub(copied) < LOG_PAGES {
+            return Ok(());
+        }
+        match self.checkpoint("pragma wal_checkpoint(restart)").await {
+            // Nothing is lost by it: the log is synced. It is tried again with the next commit.
+            Err(SpoolError::NoSpace) => Ok(()),
+            Ok((pages, copied)) if copied < pages => Err(SpoolError::Unavailable(format!(
+                "spool.dir is slow: {copied} of {pages} pages were copied from the write-ahead log \
+                 within {} s; opening the file again",
+                BUSY.as_secs()
+            ))),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Returns the pages in the log, and how many of them are copied into the file.
+    async fn checkpoint(&mut self, sql: &'static str) -> Result<(u64, u64), SpoolError> {
+        let row = sqlx::query(sql).fetch_one(&mut self.0).await?;
+        Ok((unsigned(&row, 1)?, unsigned(&row, 2)?))
+    }
+
+    /// Writes what is there anyway, durably.
+    pub async fn touch(&mut self) -> Result<(), SpoolError> {
+        self.run("pragma user_version = 1").await
+    }
+
     /// Gives freed space back; to be called while it is empty.
     pub async fn shrink(&mut self) -> Result<(), SpoolError> {
         self.run(VACUUM_PAGES).await
-    }
-
-    #[cfg(test)]
-    pub async fn set_version(&mut self, version: i64) {
-        let sql = sqlx::AssertSqlSafe(format!("pragma user_version = {version}"));
-        sqlx::raw_sql(sql).execute(&mut self.0).await.unwrap();
     }
 
     /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
@@ -343,7 +354,8 @@ impl SpoolFile {
         Ok(self.0.close().await?)
     }
 
-    async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
+    /// Runs one statement.
+    pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
         sqlx::query(sql).execute(&mut self.0).await?;
         Ok(())
     }
@@ -380,9 +392,4 @@ fn signed(id: u64) -> i64 {
 /// The file in a folder.
 pub(super) fn path_in(dir: &Path) -> PathBuf {
     dir.join(NAME)
-}
-
-/// Writes a change of names in the folder to disk.
-pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::SpoolError;
-use super::file::{Changes, Lock, SpoolFile, path_in};
+use super::file::{Changes, SpoolFile, path_in};
+use super::folder::{Lock, sync_folder_of};
 use super::forward::Forwarder;
 use super::life::ended_without_notice;
 use super::progress::Progress;
@@ -99,6 +100,7 @@ async fn drain(
     }
     file.close().await?;
     remove(&path)?;
+    sync_folder_of(&path)?;
     tracing::info!("the spool of the earlier run is drained and removed");
     Ok(())
 }

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use time::OffsetDateTime;
 
 use super::error::SpoolError;
-use super::file::{Changes, LifeChange, SpoolFile, path_in, sync_folder};
+use super::file::{Changes, LifeChange, SpoolFile, path_in};
+use super::folder::{sync_folder_of, with_suffix};
 use super::row::{Row, time};
 use crate::message::{ConnectionNews, Gap, GapCause};
 
@@ -88,6 +89,8 @@ pub(super) async fn salvage(
     new.settle().await?;
     new.close().await?;
     rename(&work, &dir.join(COMPLETE))?;
+    // Before the file that it replaces goes.
+    sync_folder_of(&work)?;
     finish(dir)
 }
 
@@ -103,9 +106,11 @@ pub(super) fn finish(dir: &Path) -> Result<(), SpoolError> {
             rename(&with_suffix(&place, suffix), &with_suffix(&aside, suffix))?;
         }
         remove(&place)?;
+        // SQLite would take the old file's log for the new one's.
+        sync_folder_of(&place)?;
     }
     rename(&complete, &place)?;
-    sync_folder(dir).map_err(|e| SpoolError::io(dir, &e))
+    sync_folder_of(&place)
 }
 
 /// Copies every readable row; returns also the last id, as far as it can be told.
@@ -207,12 +212,6 @@ fn made_at(dir: &Path) -> OffsetDateTime {
     made.map_or_else(OffsetDateTime::now_utc, Into::into)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 fn rename(from: &Path, to: &Path) -> Result<(), SpoolError> {
     match fs::rename(from, to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpoolError::io(from, &error)),
@@ -220,7 +219,8 @@ fn rename(from: &Path, to: &Path) -> Result<(), SpoolError> {
     }
 }
 
-/// Removes a file with what `SQLite` keeps beside it.
+/// Removes a file with what `SQLite` keeps beside it. It may be back after a power cut until its folder
+/// is synced.
 pub(super) fn remove(path: &Path) -> Result<(), SpoolError> {
     for suffix in ["-wal", "-shm", ""] {
         let path = with_suffix(path, suffix);

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::append::{Appender, Ended, Outlets, say};
 use super::error::SpoolError;
-use super::file::{Lock, SpoolFile, path_in};
+use super::file::{SpoolFile, path_in};
+use super::folder::Lock;
 use super::forward::Forwarder;
 use super::progress::Progress;
 use super::{route, salvage};
@@ -180,6 +181,7 @@ async fn try_open(
     let lock = Lock::take(dir)?;
     salvage::finish(dir)?;
     let mut writer = SpoolFile::open(&path_in(dir)).await?;
+    writer.keep_log().await?;
     let reader = SpoolFile::connect(&path_in(dir), false).await?;
     let last = match appender.take_over(&mut writer).await {
         Ok(last) => last,

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use super::error::SpoolError;
-use super::file::{Changes, Depth, Lock, SpoolFile, path_in};
+use super::file::{Changes, Depth, SpoolFile, path_in};
+use super::folder::Lock;
 use super::forward::Forwarder;
 use super::progress::Progress;
 use super::row::Row;
@@ -78,6 +79,30 @@ async fn a_power_cut_takes_whole_transactions_that_were_not_synced_and_nothing_e
             assert_eq!(ids(&mut after).await, (1..=40).collect::<Vec<_>>(), "cut at {cut}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_is_copied_whole_or_not_at_all() {
+    const ROWS: u64 = 12_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = path_in(dir.path());
+    let length = || fs::metadata(&path).unwrap().len();
+    let mut writer = SpoolFile::open(&path).await.unwrap();
+    writer.keep_log().await.unwrap();
+    let mut reader = SpoolFile::connect(&path, false).await.unwrap();
+    append(&mut writer, 1..=ROWS / 3).await;
+    reader.run("begin").await.unwrap();
+    assert_eq!(reader.last_id().await.unwrap(), ROWS / 3);
+    let before = length();
+    append(&mut writer, ROWS / 3 + 1..=ROWS / 3 * 2).await;
+    append(&mut writer, ROWS / 3 * 2 + 1..=ROWS).await;
+    assert_eq!(length(), before, "what the reader sees is not copied beside it");
+    reader.run("end").await.unwrap();
+    writer.limit_log().await.unwrap();
+    assert!(length() > ROWS * 300, "{} bytes", length());
+    let logged = fs::metadata(wal(dir.path())).unwrap().len();
+    append(&mut writer, ROWS + 1..=ROWS + 1).await;
+    assert_eq!(fs::metadata(wal(dir.path())).unwrap().len(), logged, "it begins at its start");
 }
 
 #[tokio::test]
@@ -188,7 +213,7 @@ async fn news_in_a_form_of_another_version_are_left_out_and_hold_nothing_up() {
 async fn a_file_of_a_newer_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    file.set_version(2).await;
+    file.run("pragma user_version = 2").await.unwrap();
     file.close().await.unwrap();
     match SpoolFile::open(&path_in(dir.path())).await {
         Err(SpoolError::Unavailable(problem)) => assert!(problem.contains("newer version")),

@@ -1,5 +1,6 @@
 //! What may have been lost is written down, before anything that follows is acknowledged.
 
+use std::fs;
 use std::sync::Arc;
 
 use crate::support::bridge::Bridge;
@@ -12,7 +13,7 @@ use crate::support::publisher::Publisher;
 use crate::support::rig::Rig;
 use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
-use crate::support::wait::{SOON, until, until_eq};
+use crate::support::wait::{SOON, until, until_eq, until_true};
 
 /// A link to the database that can be broken, and a bridge that soon takes a held queue for an
 /// overflowing one.
@@ -119,6 +120,12 @@ async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process
     let events = ItemEvent::series(TENANT, 30);
     rig.platform().await.publish_json(&events).await;
     bridge.until_logged(&["queue may overflow"]).await;
+    // It is logged before it is written down.
+    let record = config.folder().join("acme-bridge.unsaid.json");
+    until_true("the record", SOON, || {
+        fs::read_to_string(&record).is_ok_and(|record| record.contains("backpressure"))
+    })
+    .await;
     bridge.kill();
     link.pass().await;
     bridge.start_again();

@@ -24,6 +24,8 @@ mod fuzzed;
 mod gaps;
 mod lying_peers;
 mod outages;
+mod power;
+mod power_loss;
 mod reload;
 mod renewal;
 mod secrets;

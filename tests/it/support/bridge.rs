@@ -60,12 +60,15 @@ impl Scrape {
     }
 }
 
+/// What a process is started in: sets environment variables.
+pub type Surroundings = Arc<dyn Fn(&mut Command) + Send + Sync>;
+
 /// `run -c FILE`. Dropping it kills it.
 pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
-    clock: Option<Arc<Clock>>,
+    surroundings: Option<Surroundings>,
     /// With the files that the configuration names.
     _folder: Arc<Scratch>,
 }
@@ -78,14 +81,20 @@ impl Bridge {
 
     /// Starts it under a clock of its own.
     pub fn start_under(clock: &Arc<Clock>, config: &Config) -> Self {
-        Self::start_by(Some(Arc::clone(clock)), config)
+        let clock = Arc::clone(clock);
+        Self::start_in(Arc::new(move |command| clock.govern(command)), config)
     }
 
-    fn start_by(clock: Option<Arc<Clock>>, config: &Config) -> Self {
+    /// Starts it in surroundings of its own.
+    pub fn start_in(surroundings: Surroundings, config: &Config) -> Self {
+        Self::start_by(Some(surroundings), config)
+    }
+
+    fn start_by(surroundings: Option<Surroundings>, config: &Config) -> Self {
         let file = config.write();
-        let process = spawn(&file, clock.as_deref(), Log::default());
+        let process = spawn(&file, surroundings.as_ref(), Log::default());
         let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
-        Self { process, config: file, admin_port, clock, _folder: folder }
+        Self { process, config: file, admin_port, surroundings, _folder: folder }
     }
 
     /// Starts it and waits until it is subscribed and the database answers.
@@ -99,7 +108,7 @@ impl Bridge {
     pub fn start_again(&mut self) {
         assert!(self.process.status().is_some(), "the bridge runs already");
         let log = self.process.log().clone();
-        self.process = spawn(&self.config, self.clock.as_deref(), log);
+        self.process = spawn(&self.config, self.surroundings.as_ref(), log);
     }
 
     /// Waits for `/readyz` to answer 200.
@@ -234,12 +243,12 @@ impl Drop for Bridge {
     }
 }
 
-fn spawn(config: &Path, clock: Option<&Clock>, log: Log) -> Process {
+fn spawn(config: &Path, surroundings: Option<&Surroundings>, log: Log) -> Process {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
     // As under systemd.
     command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));
-    if let Some(clock) = clock {
-        clock.govern(&mut command);
+    if let Some(surroundings) = surroundings {
+        surroundings(&mut command);
     }
     Process::start_logging("centiloc-bridge", &mut command, "KILL", log)
 }

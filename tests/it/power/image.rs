@@ -1,0 +1,211 @@
+//! What is durable, as `power.c` notes it down, and what a power cut leaves of a folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::Unsynced;
+
+const SECTOR: usize = 512;
+
+/// Numbers of the state that outlast a cut, the first of it: [`Image::counters`].
+const KEPT: usize = 5;
+
+/// Content by path below the root; `None` for a folder. Sorted, so that a folder comes before what it
+/// holds.
+pub type Names = BTreeMap<String, Option<Vec<u8>>>;
+
+/// Where things are.
+pub struct Image {
+    pub root: PathBuf,
+    pub folder: PathBuf,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone)]
+enum Change {
+    /// A file with its inode.
+    Create(String, String),
+    Folder(String),
+    Unlink(String),
+    Rename(String, String),
+    Sync(String),
+}
+
+impl Change {
+    fn parse(line: &str) -> Self {
+        let mut words = line.split('\t').map(str::to_owned);
+        let mut next = || words.next().expect("the log has three words in a line");
+        match (next().as_str(), next(), next()) {
+            ("create", path, inode) => Self::Create(path, inode),
+            ("mkdir", path, _) => Self::Folder(path),
+            ("unlink", path, _) => Self::Unlink(path),
+            ("rename", from, to) => Self::Rename(from, to),
+            ("sync", folder, _) => Self::Sync(folder),
+            (other, ..) => panic!("{other} in the log"),
+        }
+    }
+
+    fn folder(&self) -> &str {
+        let (Self::Create(path, _)
+        | Self::Folder(path)
+        | Self::Unlink(path)
+        | Self::Rename(path, _)
+        | Self::Sync(path)) = self;
+        parent(path)
+    }
+
+    /// Names with inodes; `None` for a folder.
+    fn apply(self, names: &mut BTreeMap<String, Option<String>>) {
+        match self {
+            Self::Create(path, inode) => _ = names.insert(path, Some(inode)),
+            Self::Folder(path) => _ = names.insert(path, None),
+            Self::Unlink(path) => _ = names.remove(&path),
+            Self::Rename(from, to) => {
+                if let Some(what) = names.remove(&from) {
+                    names.insert(to, what);
+                }
+            }
+            Self::Sync(_) => {}
+        }
+    }
+}
+
+impl Image {
+    /// Makes the folder hold just this, all of it durable.
+    pub fn begin(&self, names: &Names) {
+        let counters = self.counters();
+        for folder in [&self.root, &self.folder] {
+            if folder.exists() {
+                fs::remove_dir_all(folder).unwrap();
+            }
+            fs::create_dir(folder).unwrap();
+        }
+        fs::create_dir(self.folder.join("live")).unwrap();
+        fs::create_dir(self.folder.join("content")).unwrap();
+        let bytes: Vec<u8> = counters.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        fs::write(self.folder.join("state"), bytes).unwrap();
+        let mut log = String::new();
+        for (path, content) in names {
+            let place = self.root.join(path);
+            if let Some(content) = content {
+                let inode = self.write(&place, content);
+                log += &line("create", path, &inode);
+            } else {
+                fs::create_dir(&place).unwrap();
+                log += &line("mkdir", path, "");
+            }
+            log += &line("sync", parent(path), "");
+        }
+        fs::write(self.folder.join("log"), log).unwrap();
+    }
+
+    fn write(&self, place: &Path, content: &[u8]) -> String {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        fs::write(place, content).unwrap();
+        let metadata = fs::metadata(place).unwrap();
+        fs::set_permissions(place, fs::Permissions::from_mode(0o600)).unwrap();
+        let inode = metadata.ino().to_string();
+        fs::hard_link(place, self.folder.join("live").join(&inode)).unwrap();
+        fs::write(self.folder.join("content").join(&inode), content).unwrap();
+        inode
+    }
+
+    /// Sets the number that says which syncs fail: the last of [`Image::counters`].
+    pub fn set_failing(&self, number: u64) {
+        use std::os::unix::fs::FileExt;
+        let state = fs::File::options().write(true).open(self.folder.join("state")).unwrap();
+        state.write_all_at(&number.to_ne_bytes(), (KEPT as u64 - 1) * 8).unwrap();
+    }
+
+    /// Syncs, failed ones, sectors lost by those, the state of the random numbers, and which
+    /// syncs fail.
+    pub fn counters(&self) -> [u64; KEPT] {
+        let state = fs::read(self.folder.join("state")).unwrap_or_default();
+        let number = |place: usize| {
+            let bytes = state.get(place * 8..place * 8 + 8);
+            bytes.map_or(0, |bytes| u64::from_ne_bytes(bytes.try_into().unwrap()))
+        };
+        std::array::from_fn(number)
+    }
+
+    /// What is there after a power cut now.
+    pub fn after_cut(&self, unsynced: Unsynced, random: &mut StdRng) -> Names {
+        let names = self.names_after_cut(unsynced, random);
+        let is_reachable = |path: &str| {
+            let mut above = parent(path);
+            while !above.is_empty() && names.get(above) == Some(&None) {
+                above = parent(above);
+            }
+            above.is_empty()
+        };
+        let reachable = names.iter().filter(|(path, _)| is_reachable(path));
+        reachable
+            .map(|(path, inode)| {
+                let content = inode.as_ref().map(|inode| self.content(inode, unsynced, random));
+                (path.clone(), content)
+            })
+            .collect()
+    }
+
+    fn names_after_cut(
+        &self,
+        unsynced: Unsynced,
+        random: &mut StdRng,
+    ) -> BTreeMap<String, Option<String>> {
+        let log = fs::read_to_string(self.folder.join("log")).unwrap();
+        let mut names = BTreeMap::new();
+        let mut pending: Vec<Change> = Vec::new();
+        // A line without end was being written when the program was killed.
+        for line in log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let change = Change::parse(line);
+            let Change::Sync(folder) = &change else {
+                pending.push(change);
+                continue;
+            };
+            for change in pending.extract_if(.., |change| change.folder() == folder) {
+                change.apply(&mut names);
+            }
+        }
+        pending.truncate(match unsynced {
+            Unsynced::Lost => 0,
+            Unsynced::Torn => random.random_range(0..=pending.len()),
+            Unsynced::Written => pending.len(),
+        });
+        for change in pending {
+            change.apply(&mut names);
+        }
+        names
+    }
+
+    fn content(&self, inode: &str, unsynced: Unsynced, random: &mut StdRng) -> Vec<u8> {
+        let read = |of: &str| fs::read(self.folder.join(of).join(inode)).unwrap();
+        let (mut durable, written) = (read("content"), read("live"));
+        match unsynced {
+            Unsynced::Lost => return durable,
+            Unsynced::Written => return written,
+            Unsynced::Torn => {}
+        }
+        if random.random() {
+            durable.resize(written.len(), 0);
+        }
+        for (old, new) in durable.chunks_mut(SECTOR).zip(written.chunks(SECTOR)) {
+            let length = old.len().min(new.len());
+            if old[..length] != new[..length] && random.random() {
+                old[..length].copy_from_slice(&new[..length]);
+            }
+        }
+        durable
+    }
+}
+
+fn line(verb: &str, one: &str, other: &str) -> String {
+    format!("{verb}\t{one}\t{other}\n")
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}

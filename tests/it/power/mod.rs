@@ -1,0 +1,151 @@
+//! A disk for one program alone that forgets at a power cut what was not synced: content and names.
+//! The library in `power.c` is preloaded into the program and keeps an image of what is durable; a
+//! cut makes the folder anew from it. Some syncs may fail, and what they were to write is lost.
+
+mod image;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::OnceCell;
+
+use self::image::{Image, Names};
+use crate::support::bridge::Surroundings;
+use crate::support::process::{Scratch, run_command};
+
+/// What becomes of what was written and not synced when the power fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All of it is gone.
+    Lost,
+    /// Any sectors of 512 bytes may be on disk, and any first part of the changes of names.
+    Torn,
+    /// All of it is on disk: the system wrote it in its own time.
+    Written,
+}
+
+/// Which syncs fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing<'a> {
+    /// One in so many.
+    AsUsual,
+    /// All.
+    All,
+    /// Those of this file or folder.
+    Of(&'a str),
+}
+
+/// What the disk did so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Syncs asked for.
+    pub syncs: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Sectors of 512 bytes that those were to write.
+    pub lost_sectors: u64,
+}
+
+/// The disk.
+pub struct Disk {
+    library: PathBuf,
+    scratch: Scratch,
+    fail_one_in: u64,
+    seed: u64,
+    random: Mutex<StdRng>,
+}
+
+impl Disk {
+    /// An empty disk that fails one sync in so many; none, if that is 0. Makes the library with the C
+    /// compiler that Rust links with.
+    pub async fn new(fail_one_in: u64, seed: u64) -> Self {
+        static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
+        let built = LIBRARY.get_or_init(|| async {
+            tokio::task::spawn_blocking(build).await.expect("could not build the disk's library")
+        });
+        let library = built.await.join("power.so");
+        let scratch = Scratch::new("power");
+        let random = Mutex::new(StdRng::seed_from_u64(seed));
+        let disk = Self { library, scratch, fail_one_in, seed, random };
+        disk.image().begin(&Names::new());
+        disk
+    }
+
+    /// The folder that forgets.
+    pub fn root(&self) -> PathBuf {
+        self.image().root
+    }
+
+    /// Starts a program on this disk.
+    pub fn govern(&self, command: &mut Command) {
+        let image = self.image();
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("POWER_ROOT", image.root)
+            .env("POWER_IMAGE", image.folder)
+            .env("POWER_FAIL_ONE_IN", self.fail_one_in.to_string())
+            .env("POWER_SEED", self.seed.to_string());
+    }
+
+    /// Starts the bridge on this disk, its folder for state included.
+    pub fn surroundings(self: &Arc<Self>) -> Surroundings {
+        let disk = Arc::clone(self);
+        Arc::new(move |command| {
+            disk.govern(command);
+            command.env("STATE_DIRECTORY", disk.root());
+        })
+    }
+
+    /// Cuts the power: the folder holds what is durable. The programs on it must be killed first.
+    pub fn cut(&self, unsynced: Unsynced) {
+        let image = self.image();
+        let mut random = self.random.lock().unwrap();
+        let left = image.after_cut(unsynced, &mut random);
+        image.begin(&left);
+    }
+
+    /// Changes a file on disk, once all is written, as a bad disk does. The programs on it must be killed first.
+    pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let image = self.image();
+        let mut names = image.after_cut(Unsynced::Written, &mut self.random.lock().unwrap());
+        change(names.get_mut(path).and_then(Option::as_mut).expect("there is such a file"));
+        image.begin(&names);
+    }
+
+    /// Lets these syncs fail from now on.
+    pub fn fail(&self, failing: Failing<'_>) {
+        use std::os::unix::fs::MetadataExt;
+        self.image().set_failing(match failing {
+            Failing::AsUsual => 0,
+            Failing::All => 1,
+            Failing::Of(path) => self.root().join(path).metadata().unwrap().ino(),
+        });
+    }
+
+    /// What it did so far.
+    pub fn figures(&self) -> Figures {
+        let [syncs, failed, lost_sectors, ..] = self.image().counters();
+        Figures { syncs, failed, lost_sectors }
+    }
+
+    fn image(&self) -> Image {
+        let path = |name: &str| canonical(self.scratch.path()).join(name);
+        Image { root: path("disk"), folder: path("image") }
+    }
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().expect("the scratch folder is there")
+}
+
+fn build() -> Scratch {
+    let folder = Scratch::new("power-library");
+    let source = folder.write("power.c", include_str!("power.c"));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([folder.join("power.so"), source]);
+    run_command(&mut compiler);
+    folder
+}
