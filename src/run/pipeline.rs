@@ -15,6 +15,7 @@ use crate::session::intake_sender::{self, IntakeSender};
 use crate::session::orders::Orders;
 use crate::session::shared::Shared;
 use crate::spool::leftover::LeftoverParts;
+use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
 use crate::store::schema::SchemaError;
 use crate::store::writer::{self, Waits, WriterParts};
@@ -61,14 +62,15 @@ impl Service {
         let client_id = self.config.mqtt.client_id.clone();
         if let Some(config) = &self.config.spool {
             let parts = SpoolParts {
-                config: config.clone(),
-                client_id,
+                storage: SqliteStorage { dir: config.dir.clone(), client_id },
+                max_size: config.max_size,
                 intake,
                 decode: rows,
                 store: from_store,
                 session: to_session,
                 health: Arc::clone(&self.health),
                 metrics: Arc::clone(&self.metrics),
+                clock: self.process.clock.clone(),
                 abandon: abandon.clone(),
             };
             pipeline.spawn("spool", spool::stage::run(parts));

@@ -3,18 +3,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::SpoolError;
-use super::file::{Changes, Depth, LifeChange, SpoolFile};
 use super::life::{Standing, ended_without_notice};
 use super::progress::Progress;
 use super::row::{Row, time as at};
+use super::storage::{Changes, Depth, LifeChange, StorageFile};
 use crate::ack::{AckToken, Committed};
+use crate::clock::Clock;
 use crate::message::{Feedback, Intake};
 use crate::telemetry::{Health, Metrics};
 
@@ -40,6 +41,7 @@ pub(super) struct Appender {
     max_size: u64,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    clock: Clock,
     /// Taken in and not durable yet, in order. Invariant: nothing leaves it before it is on disk
     /// or, where the disk is of no use, with the next stage.
     pending: VecDeque<Intake>,
@@ -82,6 +84,7 @@ impl Appender {
         outlets: Outlets,
         max_size: u64,
         (health, metrics): (Arc<Health>, Arc<Metrics>),
+        clock: Clock,
     ) -> Self {
         Self {
             intake,
@@ -89,6 +92,7 @@ impl Appender {
             max_size,
             health,
             metrics,
+            clock,
             pending: VecDeque::new(),
             closed: false,
             depth: Depth::default(),
@@ -106,7 +110,7 @@ impl Appender {
 
     /// Takes a file that was just opened; returns the last id in it. A connection that a process
     /// before left open ended when that was last known to live.
-    pub async fn take_over(&mut self, file: &mut SpoolFile) -> Result<u64, SpoolError> {
+    pub async fn take_over(&mut self, file: &mut impl StorageFile) -> Result<u64, SpoolError> {
         let (depth, last) = file.depth().await?;
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
@@ -124,7 +128,7 @@ impl Appender {
     /// the end of everything: what is durable is owed to the session.
     pub async fn run(
         &mut self,
-        file: &mut SpoolFile,
+        file: &mut impl StorageFile,
         progress: &Progress,
         interrupt: &CancellationToken,
     ) -> Result<Ended, SpoolError> {
@@ -179,7 +183,7 @@ impl Appender {
     /// Deletes what is committed, at the end.
     pub async fn finish(
         &mut self,
-        file: &mut SpoolFile,
+        file: &mut impl StorageFile,
         progress: &Progress,
     ) -> Result<(), SpoolError> {
         self.write_some(file, progress).await?;
@@ -191,6 +195,7 @@ impl Appender {
     async fn receive(&mut self, interrupt: &CancellationToken) {
         let mut received = Vec::new();
         tokio::select! {
+            biased;
             count = self.intake.recv_many(&mut received, GROUP) => self.closed = count == 0,
             () = tokio::time::sleep(TICK) => {}
             () = interrupt.cancelled() => {}
@@ -215,7 +220,7 @@ impl Appender {
     /// to disk.
     async fn write_some(
         &mut self,
-        file: &mut SpoolFile,
+        file: &mut impl StorageFile,
         progress: &Progress,
     ) -> Result<bool, SpoolError> {
         let done = *progress.done.borrow();
@@ -224,8 +229,10 @@ impl Appender {
         self.depth.bytes = self.depth.bytes.saturating_sub(freed.bytes);
         let (rows, depth) = self.group();
         let now = Instant::now();
+        let at = self.clock.now_utc();
         let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
-        let life = self.standing.change(self.pending.range(..rows.len()), database_tells, now);
+        let life =
+            self.standing.change(self.pending.range(..rows.len()), database_tells, (now, at));
         let changes = Changes {
             append: &rows,
             delete_through: (done > self.deleted).then_some(done),
@@ -254,11 +261,12 @@ impl Appender {
 
     /// The longest run of what is pending that may be written together.
     fn group(&self) -> (Vec<(u64, Row<'_>)>, Depth) {
+        let at = self.clock.now_utc();
         let mut rows = Vec::new();
         let mut depth = Depth::default();
         let mut size = 0;
         for (id, intake) in (self.next_id..).zip(self.pending.iter().take(GROUP)) {
-            let row = Row::of(intake);
+            let row = Row::of(intake, at);
             let held = self.depth.bytes + depth.bytes;
             // One that is larger than the whole spool gets in alone, or it never would.
             let fits = held == 0 || held + row.cost() <= self.max_size;
@@ -309,7 +317,7 @@ impl Appender {
             let reserved = tokio::time::timeout(RETRY, decode.reserve()).await;
             let Ok(Ok(place)) = reserved else { return false };
             let Some(intake) = self.pending.pop_front() else { break };
-            self.standing.passed_by(&intake);
+            self.standing.passed_by(&intake, self.clock.now_utc());
             if let Intake::Message(message) = &intake
                 && message.ack.is_some()
             {
@@ -350,12 +358,12 @@ impl Appender {
         }
     }
 
-    async fn publish(&self, file: &mut SpoolFile) -> Result<(), SpoolError> {
+    async fn publish(&self, file: &mut impl StorageFile) -> Result<(), SpoolError> {
         let oldest_at = file.oldest().await?.map(at);
         let Depth { messages, bytes } = self.depth;
         self.metrics.spool_events.set(i64::try_from(messages).unwrap_or(i64::MAX));
         self.metrics.spool_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let age = oldest_at.map_or(0.0, |at| (OffsetDateTime::now_utc() - at).as_seconds_f64());
+        let age = oldest_at.map_or(0.0, |at| (self.clock.now_utc() - at).as_seconds_f64());
         self.metrics.spool_oldest_seconds.set(age.max(0.0));
         self.health.update(|snapshot| {
             let spool = snapshot.spool.get_or_insert_default();

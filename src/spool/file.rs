@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, Connection, Row as _, Sqlite};
 use super::error::SpoolError;
 use super::folder::{renew_log, sync_folder_of};
 use super::row::Row;
+use super::storage::{Changes, Depth, Life, LifeChange, StorageFile};
 
 /// Name of the file in `spool.dir`. `SQLite` keeps two more beside it, `-wal` and `-shm`.
 pub(super) const NAME: &str = "spool.db";
@@ -65,47 +66,9 @@ static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     sizes.map(|n| format!("insert into entry ({COLUMNS}) values {}", values(n))).collect()
 });
 
-/// What the file holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Depth {
-    pub messages: u64,
-    /// As [`Row::cost`] counts them.
-    pub bytes: u64,
-}
-
-/// The connection that was standing when the process was last known to live.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Life {
-    /// The connection's name, as JSON.
-    pub connection: String,
-    /// Unix time in nanoseconds.
-    pub seen_at: i64,
-}
-
-/// One transaction.
-#[derive(Debug, Default)]
-pub(super) struct Changes<'a> {
-    /// Rows with their ids.
-    pub append: &'a [(u64, Row<'a>)],
-    /// Everything up to this id is committed in the database.
-    pub delete_through: Option<u64>,
-    pub life: LifeChange,
-}
-
-/// What becomes of the [`Life`] that is written down.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum LifeChange {
-    #[default]
-    None,
-    /// No connection stands any more.
-    Ended,
-    /// This one stands.
-    Stands(Life),
-}
-
 /// A connection to the file.
 #[derive(Debug)]
-pub(super) struct SpoolFile(SqliteConnection);
+pub struct SpoolFile(SqliteConnection);
 
 impl SpoolFile {
     /// Opens it, made if there is none; its structure is checked. Nobody else may have it open. What
@@ -157,54 +120,6 @@ impl SpoolFile {
         if found == "ok" { Ok(()) } else { Err(SpoolError::Damaged(found)) }
     }
 
-    /// What it holds, and the last id; 0 if it is empty.
-    pub async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
-        const SQL: &str = "
-            select count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
-                   coalesce(max(id), 0)
-              from (select id, topic, length(payload) + coalesce(length(cast(topic as blob)), 0) + 64 as n
-                      from entry)";
-        let row = sqlx::query(SQL).fetch_one(&mut self.0).await?;
-        let depth = Depth { messages: unsigned(&row, 0)?, bytes: unsigned(&row, 1)? };
-        Ok((depth, unsigned(&row, 2)?))
-    }
-
-    /// When the oldest row was received, Unix time in nanoseconds.
-    pub async fn oldest(&mut self) -> Result<Option<i64>, SpoolError> {
-        const SQL: &str = "select received_at from entry order by id limit 1";
-        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
-    }
-
-    /// When the newest row was received, Unix time in nanoseconds.
-    pub async fn newest(&mut self) -> Result<Option<i64>, SpoolError> {
-        const SQL: &str = "select received_at from entry order by id desc limit 1";
-        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
-    }
-
-    /// The connection of a process that ended without notice.
-    pub async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
-        const SQL: &str = "select connection, seen_at from life";
-        let row = sqlx::query(SQL).fetch_optional(&mut self.0).await?;
-        row.map(|row| {
-            Ok(Life { connection: row.try_get("connection")?, seen_at: row.try_get("seen_at")? })
-        })
-        .transpose()
-    }
-
-    /// Makes the changes durable, or none of them.
-    pub async fn write(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
-        self.run("begin immediate").await?;
-        let written = self.write_all(changes).await;
-        match written {
-            Ok(()) => self.run("commit").await,
-            Err(error) => {
-                // SQLite may have rolled back already, and says so.
-                let _ = self.run("rollback").await;
-                Err(error)
-            }
-        }
-    }
-
     async fn write_all(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
         if let Some(id) = changes.delete_through {
             let query = sqlx::query("delete from entry where id <= ?").bind(signed(id));
@@ -252,31 +167,6 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// Rows after this id, in order: at most `rows`, and not many more than `bytes` of payload.
-    pub async fn read(
-        &mut self,
-        after: u64,
-        rows: i64,
-        bytes: usize,
-    ) -> Result<Vec<(u64, Row<'static>)>, SpoolError> {
-        const LENGTHS: &str =
-            "select id, length(payload) from entry where id > ? order by id limit ?";
-        static ROWS: LazyLock<String> = LazyLock::new(|| {
-            format!("select {COLUMNS} from entry where id > ? and id <= ? order by id")
-        });
-        let lengths = sqlx::query(LENGTHS).bind(signed(after)).bind(rows);
-        let (mut last, mut total) = (after, 0);
-        for row in lengths.fetch_all(&mut self.0).await? {
-            if total >= bytes {
-                break;
-            }
-            last = unsigned(&row, 0)?;
-            total += usize::try_from(unsigned(&row, 1)?).unwrap_or(usize::MAX);
-        }
-        let query = sqlx::query(ROWS.as_str()).bind(signed(after)).bind(signed(last));
-        query.fetch_all(&mut self.0).await?.iter().map(checked).collect()
-    }
-
     /// One row.
     pub async fn read_one(&mut self, id: u64) -> Result<Option<Row<'static>>, SpoolError> {
         static ONE: LazyLock<String> =
@@ -307,9 +197,95 @@ impl SpoolFile {
         self.run("pragma wal_autocheckpoint = 0").await
     }
 
-    /// Copies the log into the file when it is long, all of it, and syncs that. After an error other
-    /// than a full disk the file is to be closed and opened again.
-    pub async fn limit_log(&mut self) -> Result<(), SpoolError> {
+    /// Returns the pages in the log, and how many of them are copied into the file.
+    async fn checkpoint(&mut self, sql: &'static str) -> Result<(u64, u64), SpoolError> {
+        let row = sqlx::query(sql).fetch_one(&mut self.0).await?;
+        Ok((unsigned(&row, 1)?, unsigned(&row, 2)?))
+    }
+
+    /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
+    /// the same, but keeps a failure to itself.
+    pub async fn settle(&mut self) -> Result<(), SpoolError> {
+        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.0).await?;
+        if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
+    }
+
+    /// Runs one statement.
+    pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
+        sqlx::query(sql).execute(&mut self.0).await?;
+        Ok(())
+    }
+}
+
+impl StorageFile for SpoolFile {
+    async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
+        const SQL: &str = "
+            select count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
+                   coalesce(max(id), 0)
+              from (select id, topic, length(payload) + coalesce(length(cast(topic as blob)), 0) + 64 as n
+                      from entry)";
+        let row = sqlx::query(SQL).fetch_one(&mut self.0).await?;
+        let depth = Depth { messages: unsigned(&row, 0)?, bytes: unsigned(&row, 1)? };
+        Ok((depth, unsigned(&row, 2)?))
+    }
+
+    async fn oldest(&mut self) -> Result<Option<i64>, SpoolError> {
+        const SQL: &str = "select received_at from entry order by id limit 1";
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+    }
+
+    async fn newest(&mut self) -> Result<Option<i64>, SpoolError> {
+        const SQL: &str = "select received_at from entry order by id desc limit 1";
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+    }
+
+    async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
+        const SQL: &str = "select connection, seen_at from life";
+        let row = sqlx::query(SQL).fetch_optional(&mut self.0).await?;
+        row.map(|row| {
+            Ok(Life { connection: row.try_get("connection")?, seen_at: row.try_get("seen_at")? })
+        })
+        .transpose()
+    }
+
+    async fn write(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+        self.run("begin immediate").await?;
+        let written = self.write_all(changes).await;
+        match written {
+            Ok(()) => self.run("commit").await,
+            Err(error) => {
+                // SQLite may have rolled back already, and says so.
+                let _ = self.run("rollback").await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(
+        &mut self,
+        after: u64,
+        rows: i64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Row<'static>)>, SpoolError> {
+        const LENGTHS: &str =
+            "select id, length(payload) from entry where id > ? order by id limit ?";
+        static ROWS: LazyLock<String> = LazyLock::new(|| {
+            format!("select {COLUMNS} from entry where id > ? and id <= ? order by id")
+        });
+        let lengths = sqlx::query(LENGTHS).bind(signed(after)).bind(rows);
+        let (mut last, mut total) = (after, 0);
+        for row in lengths.fetch_all(&mut self.0).await? {
+            if total >= bytes {
+                break;
+            }
+            last = unsigned(&row, 0)?;
+            total += usize::try_from(unsigned(&row, 1)?).unwrap_or(usize::MAX);
+        }
+        let query = sqlx::query(ROWS.as_str()).bind(signed(after)).bind(signed(last));
+        query.fetch_all(&mut self.0).await?.iter().map(checked).collect()
+    }
+
+    async fn limit_log(&mut self) -> Result<(), SpoolError> {
         let (pages, copied) = self.checkpoint("pragma wal_checkpoint(noop)").await?;
         if pages.saturating_sub(copied) < LOG_PAGES {
             return Ok(());
@@ -326,38 +302,16 @@ impl SpoolFile {
         }
     }
 
-    /// Returns the pages in the log, and how many of them are copied into the file.
-    async fn checkpoint(&mut self, sql: &'static str) -> Result<(u64, u64), SpoolError> {
-        let row = sqlx::query(sql).fetch_one(&mut self.0).await?;
-        Ok((unsigned(&row, 1)?, unsigned(&row, 2)?))
-    }
-
-    /// Writes what is there anyway, durably.
-    pub async fn touch(&mut self) -> Result<(), SpoolError> {
+    async fn touch(&mut self) -> Result<(), SpoolError> {
         self.run("pragma user_version = 1").await
     }
 
-    /// Gives freed space back; to be called while it is empty.
-    pub async fn shrink(&mut self) -> Result<(), SpoolError> {
+    async fn shrink(&mut self) -> Result<(), SpoolError> {
         self.run(VACUUM_PAGES).await
     }
 
-    /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
-    /// the same, but keeps a failure to itself.
-    pub async fn settle(&mut self) -> Result<(), SpoolError> {
-        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.0).await?;
-        if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
-    }
-
-    /// Closes it in order: what the write-ahead log holds goes into the file.
-    pub async fn close(self) -> Result<(), SpoolError> {
+    async fn close(self) -> Result<(), SpoolError> {
         Ok(self.0.close().await?)
-    }
-
-    /// Runs one statement.
-    pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
-        sqlx::query(sql).execute(&mut self.0).await?;
-        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ const CHUNK: usize = 1024 * 1024;
 
 /// The right to have the spool, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "closing it frees the lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "closing it frees the lock")] File);
 
 impl Lock {
     /// Makes the folder if need be.

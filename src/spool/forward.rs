@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::error::SpoolError;
-use super::file::{Depth, SpoolFile};
 use super::progress::Progress;
+use super::storage::{Depth, StorageFile};
 use crate::message::{ConnectionNews, InFlight, Intake};
 
 /// Rows read at once: as many as a batch holds by default.
@@ -32,7 +32,7 @@ impl Forwarder {
     /// not counted as forwarded is read again.
     pub async fn run(
         &self,
-        file: &mut SpoolFile,
+        file: &mut impl StorageFile,
         progress: &Progress,
     ) -> Result<Infallible, SpoolError> {
         let mut appended = progress.appended.subscribe();
@@ -44,7 +44,11 @@ impl Forwarder {
     }
 
     /// Forwards what a file holds, and returns.
-    pub async fn all(&self, file: &mut SpoolFile, progress: &Progress) -> Result<(), SpoolError> {
+    pub async fn all(
+        &self,
+        file: &mut impl StorageFile,
+        progress: &Progress,
+    ) -> Result<(), SpoolError> {
         while !progress.has_caught_up() {
             self.some(file, progress).await?;
         }
@@ -57,7 +61,11 @@ impl Forwarder {
         let _ = self.decode.send(Intake::Connection(news, None)).await;
     }
 
-    async fn some(&self, file: &mut SpoolFile, progress: &Progress) -> Result<(), SpoolError> {
+    async fn some(
+        &self,
+        file: &mut impl StorageFile,
+        progress: &Progress,
+    ) -> Result<(), SpoolError> {
         let last = *progress.appended.borrow();
         let rows = file.read(progress.forwarded(), ROWS, READ_AHEAD).await?;
         if rows.is_empty() {

@@ -7,13 +7,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::SpoolError;
-use super::file::{Changes, SpoolFile, path_in};
+use super::file::{SpoolFile, path_in};
 use super::folder::{Lock, sync_folder_of};
 use super::forward::Forwarder;
 use super::life::ended_without_notice;
 use super::progress::Progress;
 use super::route;
 use super::salvage::{self, remove};
+use super::storage::{Changes, StorageFile as _};
 use crate::message::{Feedback, Intake};
 
 /// What the stage needs.
@@ -39,6 +40,7 @@ pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf
     let finished = CancellationToken::new();
     let draining = async {
         let drained = tokio::select! {
+            biased;
             drained = drain(&client_id, decode, &progress, find) => drained,
             () = stop.cancelled() => Ok(()),
         };
@@ -52,6 +54,7 @@ pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf
         std::future::pending::<()>().await;
     };
     tokio::select! {
+        biased;
         () = draining => {}
         () = route::run(store, session, &progress, &finished) => {}
     }

@@ -1,13 +1,14 @@
 //! Which connection stands, written down so that the next process can tell since when this one was
 //! away, though the database was away too.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::error::SpoolError;
-use super::file::{Life, LifeChange, SpoolFile};
 use super::row::time as at;
+use super::storage::{Life, LifeChange, StorageFile};
 use crate::message::{ConnectionNews, Intake, WITHOUT_NOTICE};
 
 /// How exactly it is known when a process died while the database was away.
@@ -28,9 +29,9 @@ impl Standing {
         &self,
         appended: impl DoubleEndedIterator<Item = &'i Intake>,
         database_tells: bool,
-        now: Instant,
+        (now, at): (Instant, OffsetDateTime),
     ) -> LifeChange {
-        if let Some(change) = appended.rev().find_map(told) {
+        if let Some(change) = appended.rev().find_map(|intake| told(intake, at)) {
             return change;
         }
         if self.passed_by != LifeChange::None {
@@ -38,7 +39,7 @@ impl Standing {
         }
         let Some((connection, written)) = &self.written else { return LifeChange::None };
         let due = now.saturating_duration_since(*written) >= REFRESH && !database_tells;
-        if due { stands(connection.clone()) } else { LifeChange::None }
+        if due { stands(connection.clone(), at) } else { LifeChange::None }
     }
 
     /// It was written.
@@ -52,32 +53,32 @@ impl Standing {
     }
 
     /// This went past the disk.
-    pub fn passed_by(&mut self, intake: &Intake) {
-        if let Some(change) = told(intake) {
+    pub fn passed_by(&mut self, intake: &Intake, at: OffsetDateTime) {
+        if let Some(change) = told(intake, at) {
             self.passed_by = change;
         }
     }
 }
 
-fn told(intake: &Intake) -> Option<LifeChange> {
+fn told(intake: &Intake, at: OffsetDateTime) -> Option<LifeChange> {
     match intake {
         Intake::Connection(ConnectionNews::Opened { connection, .. }, _) => {
-            serde_json::to_string(connection).ok().map(stands)
+            serde_json::to_string(connection).ok().map(|connection| stands(connection, at))
         }
         Intake::Connection(ConnectionNews::Closed { .. }, _) => Some(LifeChange::Ended),
         Intake::Connection(..) | Intake::Message(_) => None,
     }
 }
 
-fn stands(connection: String) -> LifeChange {
-    let seen_at = OffsetDateTime::now_utc().unix_timestamp_nanos();
+fn stands(connection: String, at: OffsetDateTime) -> LifeChange {
+    let seen_at = at.unix_timestamp_nanos();
     LifeChange::Stands(Life { connection, seen_at: i64::try_from(seen_at).unwrap_or(i64::MAX) })
 }
 
 /// The end of the connection that a process left open which the file outlived: when it was last known
 /// to live.
 pub(super) async fn ended_without_notice(
-    file: &mut SpoolFile,
+    file: &mut impl StorageFile,
 ) -> Result<Option<ConnectionNews>, SpoolError> {
     let Some(life) = file.life().await? else { return Ok(None) };
     let Ok(connection) = serde_json::from_str(&life.connection) else { return Ok(None) };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::file::Depth;
+use super::storage::Depth;
 
 /// Ids of rows, each no larger than the one before: `done <= forwarded <= appended`.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ pub(super) async fn run(
             session = None;
         }
         let feedback = tokio::select! {
+            biased;
             feedback = store.recv() => feedback,
             () = finished.cancelled(), if session.is_some() && progress.bypassed() == 0 => continue,
         };

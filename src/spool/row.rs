@@ -12,13 +12,16 @@ use crate::message::{ConnectionNews, Hold, Intake, Message};
 
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row<'a> {
+pub struct Row<'a> {
     /// Unix time in nanoseconds.
     pub received_at: i64,
     /// MQTT topic; `None` for news, whose JSON form is the payload.
     pub topic: Option<Cow<'a, str>>,
+    /// MQTT payload.
     pub payload: Cow<'a, [u8]>,
+    /// MQTT quality of service.
     pub qos: i64,
+    /// MQTT RETAIN flag.
     pub retain: bool,
 }
 
@@ -29,8 +32,8 @@ const ROW_OVERHEAD: u64 = 64;
 pub(super) const PAGE: u64 = 4096;
 
 impl<'a> Row<'a> {
-    /// What the session passed on.
-    pub fn of(intake: &'a Intake) -> Self {
+    /// Makes the row of what the session passed on, at this time.
+    pub fn of(intake: &'a Intake, at: OffsetDateTime) -> Self {
         match intake {
             Intake::Message(message) => Self {
                 received_at: nanoseconds(message.received_at),
@@ -39,7 +42,7 @@ impl<'a> Row<'a> {
                 qos: message.qos.into(),
                 retain: message.retain,
             },
-            Intake::Connection(news, _) => Self::of_news(news, OffsetDateTime::now_utc()),
+            Intake::Connection(news, _) => Self::of_news(news, at),
         }
     }
 
@@ -162,7 +165,7 @@ mod tests {
             hold: None,
         };
         let intake = Intake::Message(message(None));
-        let out = Row::of(&intake).into_intake(7, None).unwrap();
+        let out = Row::of(&intake, OffsetDateTime::UNIX_EPOCH).into_intake(7, None).unwrap();
         let token = AckToken::new(ConnectionId::SPOOL, 7);
         assert_eq!(format!("{out:?}"), format!("{:?}", Intake::Message(message(Some(token)))));
     }

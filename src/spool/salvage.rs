@@ -8,9 +8,10 @@ use std::path::Path;
 use time::OffsetDateTime;
 
 use super::error::SpoolError;
-use super::file::{Changes, LifeChange, SpoolFile, path_in};
+use super::file::{SpoolFile, path_in};
 use super::folder::{sync_folder_of, with_suffix};
 use super::row::{Row, time};
+use super::storage::{Changes, LifeChange, StorageFile as _};
 use crate::message::{ConnectionNews, Gap, GapCause};
 
 /// What is being written.

@@ -1,6 +1,5 @@
 //! The stage: opens the file, mends what can be mended, and keeps its parts at work.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::append::{Appender, Ended, Outlets, say};
 use super::error::SpoolError;
-use super::file::{SpoolFile, path_in};
-use super::folder::Lock;
 use super::forward::Forwarder;
 use super::progress::Progress;
-use super::{route, salvage};
-use crate::config;
+use super::route;
+use super::storage::{Opened, Storage, StorageFile as _};
+use crate::clock::Clock;
 use crate::message::{Feedback, Intake};
 use crate::telemetry::{Health, Metrics};
 
@@ -31,11 +29,11 @@ pub fn channel() -> (mpsc::Sender<Intake>, mpsc::Receiver<Intake>) {
 
 /// What the stage needs.
 #[derive(Debug)]
-pub struct SpoolParts {
-    /// Section `spool`.
-    pub config: config::Spool,
-    /// For the gap of a damaged file.
-    pub client_id: String,
+pub struct SpoolParts<S> {
+    /// The file.
+    pub storage: S,
+    /// `spool.max_size`, bytes.
+    pub max_size: u64,
     /// What the session passes on.
     pub intake: mpsc::Receiver<Intake>,
     /// To decoding.
@@ -48,34 +46,31 @@ pub struct SpoolParts {
     pub health: Arc<Health>,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// Tells the time of day.
+    pub clock: Clock,
     /// Ends everything at once: what is not on disk is dropped, and delivered again later.
     pub abandon: CancellationToken,
 }
 
-/// The file, open for writing and for reading.
-struct Open {
-    writer: SpoolFile,
-    reader: SpoolFile,
-    _lock: Lock,
-}
-
-impl Open {
-    /// Closes what is of no more use, in order: `SQLite` removes by name what lies beside a file.
-    async fn leave(self) {
-        let _ = self.reader.close().await;
-        let _ = self.writer.close().await;
-    }
-}
-
 /// Runs until the intake is closed, everything from it is on disk and the store is gone. Once
 /// `abandon` is cancelled, it waits for nothing but the store.
-pub async fn run(parts: SpoolParts) {
-    let SpoolParts { config, client_id, intake, decode, store, session, health, metrics, abandon } =
-        parts;
+pub async fn run<S: Storage>(parts: SpoolParts<S>) {
+    let SpoolParts {
+        storage,
+        max_size,
+        intake,
+        decode,
+        store,
+        session,
+        health,
+        metrics,
+        clock,
+        abandon,
+    } = parts;
     health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
     let outlets = Outlets { decode: decode.clone(), session: session.clone() };
     let telemetry = (Arc::clone(&health), metrics);
-    let mut appender = Appender::new(intake, outlets, config.max_size, telemetry);
+    let mut appender = Appender::new(intake, outlets, max_size, telemetry, clock);
     let finished = CancellationToken::new();
     let progress = Progress::new(0);
     let spooling = async {
@@ -83,7 +78,7 @@ pub async fn run(parts: SpoolParts) {
         let file = tokio::select! {
             biased;
             () = abandon.cancelled() => None,
-            file = spool(&config.dir, &client_id, &mut appender, &forwarder, &progress, &health)
+            file = spool(&storage, &mut appender, &forwarder, &progress, &health)
                 => Some(file),
         };
         // Ends decoding and the store; what they do not take any more stays on disk.
@@ -109,21 +104,21 @@ pub async fn run(parts: SpoolParts) {
 }
 
 /// Spools until nothing more comes.
-async fn spool(
-    dir: &Path,
-    client_id: &str,
+async fn spool<S: Storage>(
+    storage: &S,
     appender: &mut Appender,
     forwarder: &Forwarder,
     progress: &Progress,
     health: &Health,
-) -> Open {
+) -> Opened<S> {
     loop {
-        let mut file = open(dir, client_id, appender, progress, health).await;
+        let mut file = open(storage, appender, progress, health).await;
         let interrupt = CancellationToken::new();
         let ended = {
             let appending = appender.run(&mut file.writer, progress, &interrupt);
             tokio::pin!(appending);
             tokio::select! {
+                biased;
                 ended = &mut appending => ended,
                 unreadable = forwarder.run(&mut file.reader, progress) => {
                     interrupt.cancel();
@@ -140,9 +135,9 @@ async fn spool(
             Ok(Ended::Interrupted) => {}
             Err(error) => {
                 say(health, error.to_string());
-                file.leave().await;
+                leave(file).await;
                 if let SpoolError::Damaged(problem) = error {
-                    mend(dir, client_id, &problem, progress, health).await;
+                    mend(storage, &problem, progress, health).await;
                 } else {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -152,18 +147,17 @@ async fn spool(
 }
 
 /// Opens the file, however long that takes.
-async fn open(
-    dir: &Path,
-    client_id: &str,
+async fn open<S: Storage>(
+    storage: &S,
     appender: &mut Appender,
     progress: &Progress,
     health: &Health,
-) -> Open {
+) -> Opened<S> {
     loop {
-        match try_open(dir, appender, progress).await {
+        match try_open(storage, appender, progress).await {
             Ok(file) => return file,
             Err(SpoolError::Damaged(problem)) => {
-                mend(dir, client_id, &problem, progress, health).await;
+                mend(storage, &problem, progress, health).await;
             }
             Err(error) => {
                 say(health, error.to_string());
@@ -173,36 +167,34 @@ async fn open(
     }
 }
 
-async fn try_open(
-    dir: &Path,
+async fn try_open<S: Storage>(
+    storage: &S,
     appender: &mut Appender,
     progress: &Progress,
-) -> Result<Open, SpoolError> {
-    let lock = Lock::take(dir)?;
-    salvage::finish(dir)?;
-    let mut writer = SpoolFile::open(&path_in(dir)).await?;
-    writer.keep_log().await?;
-    let reader = SpoolFile::connect(&path_in(dir), false).await?;
-    let last = match appender.take_over(&mut writer).await {
-        Ok(last) => last,
-        Err(error) => {
-            let _ = (reader.close().await, writer.close().await);
-            return Err(error);
+) -> Result<Opened<S>, SpoolError> {
+    let mut file = storage.open().await?;
+    match appender.take_over(&mut file.writer).await {
+        Ok(last) => {
+            progress.appended.send_replace(last);
+            Ok(file)
         }
-    };
-    progress.appended.send_replace(last);
-    Ok(Open { writer, reader, _lock: lock })
+        Err(error) => {
+            leave(file).await;
+            Err(error)
+        }
+    }
+}
+
+/// Closes what is of no more use, in order: `SQLite` removes by name what lies beside a file.
+async fn leave<S: Storage>(file: Opened<S>) {
+    let _ = file.reader.close().await;
+    let _ = file.writer.close().await;
 }
 
 /// Sets a damaged file aside, once that is possible.
-async fn mend(dir: &Path, client_id: &str, problem: &str, progress: &Progress, health: &Health) {
+async fn mend(storage: &impl Storage, problem: &str, progress: &Progress, health: &Health) {
     let last_known = progress.forwarded().max(*progress.appended.borrow());
-    let lock = Lock::take(dir);
-    let result = match &lock {
-        Ok(_) => salvage::salvage(dir, client_id, problem, last_known).await,
-        Err(error) => Err(error.clone()),
-    };
-    if let Err(error) = result {
+    if let Err(error) = storage.salvage(problem, last_known).await {
         say(health, format!("could not set the damaged spool aside: {error}"));
         tokio::time::sleep(RETRY).await;
     }

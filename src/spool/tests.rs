@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use super::error::SpoolError;
-use super::file::{Changes, Depth, SpoolFile, path_in};
+use super::file::{SpoolFile, path_in};
 use super::folder::Lock;
 use super::forward::Forwarder;
 use super::progress::Progress;
 use super::row::Row;
 use super::salvage;
+use super::storage::{Changes, Depth, StorageFile as _};
 use crate::message::Intake;
 
 fn row(id: u64) -> (u64, Row<'static>) {

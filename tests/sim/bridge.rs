@@ -19,6 +19,7 @@ use centiloc_bridge::session::orders::Orders;
 use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::leftover::LeftoverParts;
+use centiloc_bridge::spool::stage::SpoolParts;
 use centiloc_bridge::store::Condition;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
 use centiloc_bridge::telemetry::{Health, Metrics};
@@ -30,6 +31,7 @@ use uuid::Uuid;
 
 use crate::broker::{Broker, Durable, Loss, ModelConnector};
 use crate::database::{ModelDatabase, ModelDisk};
+use crate::spool::{ModelSpool, ModelStorage};
 use crate::world::World;
 
 /// The surroundings of the bridge.
@@ -43,13 +45,15 @@ pub struct Surroundings {
     pub database: Arc<ModelDatabase>,
     /// What survives the process on its own host.
     pub disk: Arc<ModelDisk>,
+    /// The file of the spool.
+    pub spool: Arc<ModelSpool>,
     /// Configuration.
     pub settings: Settings,
 }
 
 impl Durable for Surroundings {
     fn has(&self, event: u64) -> bool {
-        self.database.has(event)
+        self.database.has(event) || self.spool.has(event) || self.spool.lost(event)
     }
 
     fn covers(&self, loss: &Loss) -> bool {
@@ -58,7 +62,18 @@ impl Durable for Surroundings {
         } else {
             &[GapCause::Backpressure, GapCause::SpoolFull]
         };
-        loss.excused || self.database.has_gap_over(loss.number, causes)
+        loss.excused
+            || self.database.has_gap_over(loss.number, causes)
+            || self.spool.has_gap(causes)
+            // The news of the loss itself may have been damaged.
+            || (self.spool.lost_news() && self.has_gap_of_damage())
+    }
+}
+
+impl Surroundings {
+    fn has_gap_of_damage(&self) -> bool {
+        let cause = GapCause::SpoolDamaged;
+        self.database.gaps(cause) > 0 || self.spool.has_gap(&[cause])
     }
 }
 
@@ -75,6 +90,8 @@ pub struct Settings {
     pub queue_grace: Duration,
     /// `batch.max_events`.
     pub max_events: usize,
+    /// `spool.max_size`; `None` where the spool is off.
+    pub spool: Option<u64>,
 }
 
 /// A process of the bridge.
@@ -106,7 +123,7 @@ impl Process {
         let settings = &around.settings;
         let state = ProcessState {
             instance: Uuid::from_u128(around.world.draw(1..=u64::MAX).into()),
-            spool_dir: None,
+            spool_dir: settings.spool.map(|_| "spool".to_owned()),
             gaps: Arc::new(Mutex::new(GapTracker::new(settings.queue_grace))),
             gap_state: Arc::clone(&around.disk) as _,
             accounting: Arc::clone(metrics.accounting()),
@@ -176,15 +193,32 @@ impl Process {
             max_packet_size: settings.max_packet_size,
             health: Arc::clone(&self.health),
         };
-        stages.spawn(decode.run([spooled, intake], to_store));
-        let leftover = LeftoverParts {
-            client_id: mqtt.client_id.clone(),
-            decode: rows,
-            store: from_store,
-            session: to_session,
-            stop: stop.clone(),
-        };
-        stages.spawn(spool::leftover::run(leftover, std::future::ready(None)));
+        if let Some(max_size) = settings.spool {
+            let parts = SpoolParts {
+                storage: ModelStorage(Arc::clone(&self.around.spool)),
+                max_size,
+                intake,
+                decode: rows,
+                store: from_store,
+                session: to_session,
+                health: Arc::clone(&self.health),
+                metrics: Arc::clone(&self.metrics),
+                clock: self.around.world.clock(),
+                abandon: abandon.clone(),
+            };
+            stages.spawn(spool::stage::run(parts));
+            stages.spawn(decode.run([spooled], to_store));
+        } else {
+            let parts = LeftoverParts {
+                client_id: mqtt.client_id.clone(),
+                decode: rows,
+                store: from_store,
+                session: to_session,
+                stop: stop.clone(),
+            };
+            stages.spawn(spool::leftover::run(parts, std::future::ready(None)));
+            stages.spawn(decode.run([spooled, intake], to_store));
+        }
         let parts = WriterParts {
             store: Arc::clone(&self.around.database),
             session_expiry: mqtt.session_expiry,

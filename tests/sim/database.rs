@@ -210,7 +210,7 @@ impl ModelDatabase {
         match news {
             ConnectionNews::Opened { connection, at, session_present, .. } => {
                 self.world.news_in_memory(false);
-                if state.connections.last() == Some(connection) {
+                if state.connections.contains(connection) {
                     return Noted::default();
                 }
                 let gap = (!state.connections.is_empty() && !session_present)
@@ -249,7 +249,8 @@ impl ModelDatabase {
     }
 }
 
-fn describe(news: &ConnectionNews) -> String {
+/// Describes news in a line of the trace.
+pub fn describe(news: &ConnectionNews) -> String {
     match news {
         ConnectionNews::Opened { connection, session_present, .. } => {
             format!("connection {} opened, session present {session_present}", connection.id.0)

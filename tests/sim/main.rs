@@ -1,5 +1,5 @@
-//! Runs the session, decoding and the writer of the bridge between a model broker and a model
-//! database, on paused time, with every choice drawn from one seed. `make simulate-faults` runs as
+//! Runs the session, the spool, decoding and the writer of the bridge between a model broker, a model
+//! disk and a model database, on paused time, with every choice drawn from one seed. `make simulate-faults` runs as
 //! many schedules as you like.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -11,4 +11,5 @@ mod link;
 mod message;
 mod report;
 mod schedule;
+mod spool;
 mod world;

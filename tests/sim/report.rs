@@ -1,11 +1,15 @@
 //! Runs many schedules and says what they were made of.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+/// A schedule that takes longer than this, on a busy machine too, will never end.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
 use crate::schedule;
+use crate::world::Ended;
 
 /// Last lines of a trace that are printed, unless `SIM_LINES` says otherwise.
 const SHOWN: u64 = 400;
@@ -34,13 +38,16 @@ fn explore(seeds: std::ops::Range<u64>, limit: Duration) -> (Sums, Option<u64>) 
                     if seed >= seeds.end {
                         return;
                     }
-                    let (ended, steps) = schedule::run(seed, false);
-                    let (again, _) = schedule::run(seed, false);
+                    let (ended, steps) = run_watched(seed);
+                    let (again, _) = run_watched(seed);
                     let same = ended.trace.digest() == again.trace.digest();
+                    if !same {
+                        first_difference(seed, &ended, &again);
+                    }
                     let mut sums = sums.lock().unwrap();
                     sums.schedules += 1;
                     sums.steps += steps;
-                    sums.lines += ended.trace.digest().1;
+                    sums.lines += ended.trace.text.len() as u64;
                     for (kind, count) in ended.faults {
                         *sums.faults.entry(kind).or_default() += count;
                     }
@@ -54,14 +61,33 @@ fn explore(seeds: std::ops::Range<u64>, limit: Duration) -> (Sums, Option<u64>) 
     (sums.into_inner().unwrap(), failed.into_inner().unwrap())
 }
 
-fn show(seed: u64) -> String {
-    let (ended, _) = schedule::run(seed, true);
-    let (again, _) = schedule::run(seed, true);
-    let lines = ended.trace.text.unwrap_or_default();
-    let other = again.trace.text.unwrap_or_default();
-    if let Some(place) = lines.iter().zip(&other).position(|(a, b)| a != b) {
-        return format!("seed {seed} runs differently:\n{}\n{}", lines[place], other[place]);
+/// Runs a schedule. One that never ends, with paused time standing still, ends the whole process.
+fn run_watched(seed: u64) -> (Ended, u64) {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let result = schedule::run(seed);
+        let _ = done.send(result);
+    });
+    ended.recv_timeout(HANGS_AFTER).unwrap_or_else(|error| {
+        eprintln!("seed {seed}: the schedule does not end or has panicked ({error})");
+        std::process::exit(101);
+    })
+}
+
+/// Prints where two runs of one seed part.
+fn first_difference(seed: u64, one: &Ended, other: &Ended) {
+    let (one, other) = (&one.trace.text, &other.trace.text);
+    let place = one.iter().zip(other).position(|(a, b)| a != b).unwrap_or(0);
+    let shown = place.saturating_sub(20)..(place + 3);
+    for (name, lines) in [("one run", one), ("the other", other)] {
+        let lines = lines.get(shown.clone()).unwrap_or_default().join("\n");
+        eprintln!("seed {seed} is not deterministic; {name}:\n{lines}");
     }
+}
+
+fn show(seed: u64) -> String {
+    let (ended, _) = schedule::run(seed);
+    let lines = ended.trace.text;
     let shown = usize::try_from(number("SIM_LINES").unwrap_or(SHOWN)).unwrap();
     let from = lines.len().saturating_sub(shown);
     format!("{}\nseed {seed}: {:?}", lines[from..].join("\n"), ended.violation)

@@ -12,6 +12,7 @@ use crate::bridge::{Process, Settings, Surroundings};
 use crate::broker::{Behavior, Broker, Door, Durable as _, Ids};
 use crate::database::{ModelDatabase, ModelDisk, Mood};
 use crate::message::{Kind, payload};
+use crate::spool::{DiskMood, ModelSpool};
 use crate::world::{Ended, World};
 
 /// Paused time within which everything must be stored once all faults have ended: the longest wait
@@ -43,10 +44,12 @@ enum Fault {
     SecondProcess,
     Renewal,
     LongWait,
+    SpoolDisk,
+    SpoolDamage,
 }
 
 impl Fault {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Cut,
         Self::HalfOpen,
         Self::StalledWrites,
@@ -63,6 +66,8 @@ impl Fault {
         Self::SecondProcess,
         Self::Renewal,
         Self::LongWait,
+        Self::SpoolDisk,
+        Self::SpoolDamage,
     ];
 }
 
@@ -85,14 +90,14 @@ struct Schedule {
 }
 
 /// Runs the schedule of a seed to its end. Returns the number of steps too.
-pub fn run(seed: u64, keep_trace: bool) -> (Ended, u64) {
+pub fn run(seed: u64) -> (Ended, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
-        let world = World::new(seed, keep_trace);
+        let world = World::new(seed);
         let mut schedule = Schedule::draw(&world);
         let steps = schedule.play().await;
         (world.ended(), steps)
@@ -107,6 +112,7 @@ impl Schedule {
             max_packet_size: 1024,
             queue_grace: Duration::from_secs(world.draw(3..=30)),
             max_events: usize::try_from(world.draw(1..=40)).unwrap(),
+            spool: world.chance(400).then(|| world.pick(&[3_000, 30_000, 1_000_000])),
         };
         let window = world.draw(1..=50);
         let behavior = Behavior {
@@ -131,6 +137,7 @@ impl Schedule {
             broker: Broker::new(world, behavior),
             database: ModelDatabase::new(world, silent_commits),
             disk: ModelDisk::new(world),
+            spool: ModelSpool::new(world),
             settings,
         };
         Self {
@@ -285,6 +292,9 @@ impl Schedule {
                     self.processes[0].reload();
                 }
             }
+            Fault::SpoolDisk | Fault::SpoolDamage if self.around.settings.spool.is_none() => {}
+            Fault::SpoolDisk => self.around.spool.change_mood(),
+            Fault::SpoolDamage => self.around.spool.damage(),
             Fault::LongWait => {
                 world.fault("long wait");
                 self.wait_busy(world.draw(5_000..=90_000)).await;
@@ -406,6 +416,7 @@ impl Schedule {
             b.overflows_after = None;
         });
         self.database.set_mood(Mood::Well);
+        self.around.spool.set_mood(DiskMood::Well);
         for (index, process) in self.processes.iter().enumerate() {
             if index == 0 { process.lead(Leadership::Held) } else { process.stand_by() }
         }
@@ -442,7 +453,9 @@ impl Schedule {
         let held = (counts.in_pipeline > 0).then(|| format!("in the pipeline: {counts:?}"));
         let untold = (!self.handovers && !self.around.disk.is_clean())
             .then(|| "a possible loss waits for the database".to_owned());
-        self.broker.unrest().or(held).or(untold)
+        let spooled = (self.around.spool.rows() > 0)
+            .then(|| format!("{} rows are in the spool", self.around.spool.rows()));
+        self.broker.unrest().or(held).or(spooled).or(untold)
     }
 
     fn check_rows(&self) {
@@ -461,7 +474,9 @@ impl Schedule {
             if copies > 0 || message.qos == 0 || message.retain {
                 continue;
             }
-            if !loss.is_some_and(|loss| self.around.covers(&loss)) {
+            let damaged = self.around.spool.lost(message.event)
+                && self.database.gaps(GapCause::SpoolDamaged) > 0;
+            if !damaged && !loss.is_some_and(|loss| self.around.covers(&loss)) {
                 self.world.violated(format_args!(
                     "event {} is not stored, and no gap says so (loss {loss:?})",
                     message.event

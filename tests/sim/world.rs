@@ -39,16 +39,15 @@ struct State {
 /// What happened, in order.
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
-    lines: u64,
-    hash: u64,
-    /// The lines themselves, if they are kept.
-    pub text: Option<Vec<String>>,
+    hasher: DefaultHasher,
+    /// All lines.
+    pub text: Vec<String>,
 }
 
 impl Trace {
-    /// Returns a digest of all lines and their number.
-    pub fn digest(&self) -> (u64, u64) {
-        (self.hash, self.lines)
+    /// Returns a digest of all lines.
+    pub fn digest(&self) -> u64 {
+        self.hasher.finish()
     }
 }
 
@@ -65,12 +64,12 @@ pub struct Ended {
 
 impl World {
     /// Makes the world of a seed. Must be called on the paused runtime.
-    pub fn new(seed: u64, keep_trace: bool) -> Arc<Self> {
+    pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             rng: StdRng::seed_from_u64(seed),
             started: Instant::now(),
             clock_offset: time::Duration::ZERO,
-            trace: Trace { text: keep_trace.then(Vec::new), ..Trace::default() },
+            trace: Trace::default(),
             faults: BTreeMap::new(),
             violation: None,
             news_in_memory: false,
@@ -129,13 +128,8 @@ impl World {
         let mut state = self.lock();
         let at = state.started.elapsed().as_micros();
         let line = format!("{:>11} {line}", at);
-        let mut hasher = DefaultHasher::new();
-        (state.trace.hash, &line).hash(&mut hasher);
-        state.trace.hash = hasher.finish();
-        state.trace.lines += 1;
-        if let Some(text) = &mut state.trace.text {
-            text.push(line);
-        }
+        line.hash(&mut state.trace.hasher);
+        state.trace.text.push(line);
     }
 
     /// Counts a fault and writes it into the trace.

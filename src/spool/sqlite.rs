@@ -1,0 +1,43 @@
+//! The spool's file as it is in the service.
+
+use std::path::PathBuf;
+
+use super::error::SpoolError;
+use super::file::{SpoolFile, path_in};
+use super::folder::Lock;
+use super::salvage;
+use super::storage::{Opened, Storage, StorageFile as _};
+
+/// Opens the `SQLite` database in a folder.
+#[derive(Debug)]
+pub struct SqliteStorage {
+    /// `spool.dir`.
+    pub dir: PathBuf,
+    /// Names the client in the gap of a damaged file.
+    pub client_id: String,
+}
+
+impl Storage for SqliteStorage {
+    type File = SpoolFile;
+    type Lock = Lock;
+
+    async fn open(&self) -> Result<Opened<Self>, SpoolError> {
+        let lock = Lock::take(&self.dir)?;
+        salvage::finish(&self.dir)?;
+        let path = path_in(&self.dir);
+        let mut writer = SpoolFile::open(&path).await?;
+        writer.keep_log().await?;
+        match SpoolFile::connect(&path, false).await {
+            Ok(reader) => Ok(Opened { writer, reader, lock }),
+            Err(error) => {
+                let _ = writer.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn salvage(&self, problem: &str, last_known: u64) -> Result<(), SpoolError> {
+        let _lock = Lock::take(&self.dir)?;
+        salvage::salvage(&self.dir, &self.client_id, problem, last_known).await
+    }
+}

@@ -1,0 +1,120 @@
+//! The operations on the disk that the spool needs: `SQLite` in the service, a model in the fault
+//! simulator.
+
+use std::future::Future;
+
+use super::error::SpoolError;
+pub use super::row::Row;
+
+/// Opens the file of one `spool.dir`.
+pub trait Storage: Send + Sync {
+    /// A connection to the file.
+    type File: StorageFile;
+    /// Keeps every other process from the file for as long as it lives.
+    type Lock: Send;
+
+    /// Opens the file, made if there is none, for one connection that writes and one that reads.
+    fn open(&self) -> impl Future<Output = Result<Opened<Self>, SpoolError>> + Send;
+
+    /// Sets a damaged file aside, and puts what can be read of it in its place. What may be lost is
+    /// told in a row after `last_known`.
+    fn salvage(
+        &self,
+        problem: &str,
+        last_known: u64,
+    ) -> impl Future<Output = Result<(), SpoolError>> + Send;
+}
+
+/// The file, open for writing and for reading.
+#[derive(Debug)]
+pub struct Opened<S: Storage + ?Sized> {
+    /// Writes, and makes durable what it wrote.
+    pub writer: S::File,
+    /// Reads what was written.
+    pub reader: S::File,
+    /// The right to have both.
+    pub lock: S::Lock,
+}
+
+/// A connection to the file.
+pub trait StorageFile: Send {
+    /// Returns what the file holds, and the last id; 0 if it is empty.
+    fn depth(&mut self) -> impl Future<Output = Result<(Depth, u64), SpoolError>> + Send;
+
+    /// Returns when the oldest row was received, Unix time in nanoseconds.
+    fn oldest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
+
+    /// Returns when the newest row was received, Unix time in nanoseconds.
+    fn newest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
+
+    /// Returns the connection of a process that ended without notice.
+    fn life(&mut self) -> impl Future<Output = Result<Option<Life>, SpoolError>> + Send;
+
+    /// Makes the changes durable, or none of them.
+    fn write(
+        &mut self,
+        changes: &Changes<'_>,
+    ) -> impl Future<Output = Result<(), SpoolError>> + Send;
+
+    /// Returns rows after this id, in order: at most `rows`, and not many more than `bytes` of payload.
+    fn read(
+        &mut self,
+        after: u64,
+        rows: i64,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Vec<(u64, Row<'static>)>, SpoolError>> + Send;
+
+    /// Keeps the write-ahead log short. After an error other than a full disk the file is to be closed
+    /// and opened again.
+    fn limit_log(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+
+    /// Writes what is there anyway, durably.
+    fn touch(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+
+    /// Gives freed space back; to be called while it is empty.
+    fn shrink(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+
+    /// Closes it in order: what the write-ahead log holds goes into the file.
+    fn close(self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+}
+
+/// What the file holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages.
+    pub messages: u64,
+    /// As [`Row::cost`] counts them.
+    pub bytes: u64,
+}
+
+/// The connection that was standing when the process was last known to live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The connection's name, as JSON.
+    pub connection: String,
+    /// Unix time in nanoseconds.
+    pub seen_at: i64,
+}
+
+/// One transaction.
+#[derive(Debug, Default)]
+pub struct Changes<'a> {
+    /// Rows with their ids.
+    pub append: &'a [(u64, Row<'a>)],
+    /// Everything up to this id is committed in the database.
+    pub delete_through: Option<u64>,
+    /// What becomes of the connection that is written down.
+    pub life: LifeChange,
+}
+
+/// What becomes of the [`Life`] that is written down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum LifeChange {
+    /// Nothing.
+    #[default]
+    None,
+    /// No connection stands any more.
+    Ended,
+    /// This one stands.
+    Stands(Life),
+}
