@@ -88,7 +88,10 @@ async fn a_failed_sync_loses_what_it_was_to_write() {
 #[tokio::test]
 async fn a_torn_write_leaves_some_whole_sectors() {
     let disk = Disk::new(0, 1).await;
-    let fill = |letter: char| format!("head -c 32768 /dev/zero | tr '\\0' {letter} 1<> $D/a");
+    let fill = |letter: char| {
+        let bytes = format!("head -c 32768 /dev/zero | tr '\\0' {letter}");
+        format!("{bytes} | dd of=$D/a bs=32768 iflag=fullblock conv=notrunc status=none")
+    };
     sh(&disk, &format!("touch $D/a; {}; sync $D/a $D; {}", fill('o'), fill('n')));
     disk.cut(Unsynced::Torn);
     let left = content(&disk, "a").unwrap();

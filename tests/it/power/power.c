@@ -10,7 +10,8 @@
  * good and counts as clean: a later sync that succeeds does not bring it back. Number `fail` of the
  * state lets all syncs fail (1), or those of the inode of that number.
  *
- * Names that end in -shm stand for memory and are left alone.
+ * Names that end in -shm stand for memory and are left alone. What stdio writes is not seen: it does
+ * not call write by its public name.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
