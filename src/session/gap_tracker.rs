@@ -69,7 +69,9 @@ impl GapTracker {
     /// noticed is durable too.
     pub fn acks_may_leave(&self) -> bool {
         let dropped = self.dropped.as_ref().map(|drops| &drops.open);
-        self.held.iter().chain(dropped).chain(&self.lost).all(|open| open.durable)
+        let gaps_are_durable =
+            self.held.iter().chain(dropped).chain(&self.lost).all(|open| open.durable);
+        gaps_are_durable && self.new_sessions == 0
     }
 
     /// Returns the gap to be stored when acknowledgements have been held for too long, once for each

@@ -46,6 +46,15 @@ fn acks_wait_for_the_gap_row() {
 }
 
 #[test]
+fn acks_wait_until_a_new_session_is_stored() {
+    let mut tracker = GapTracker::new(GRACE);
+    tracker.opened(true, false, "acme-bridge", AT);
+    assert!(!tracker.acks_may_leave());
+    tracker.persisted(&opened_lost());
+    assert!(tracker.acks_may_leave());
+}
+
+#[test]
 fn the_first_acknowledgement_ends_the_gap() {
     let (mut tracker, gap, late) = held();
     tracker.persisted(&ConnectionNews::Gap(gap.clone()));
