@@ -1,0 +1,106 @@
+//! CONNECT and CONNACK.
+
+use std::sync::Arc;
+
+use centiloc_bridge::session::transport::{Accepted, Connect, ConnectRequest, Step};
+use rumqttc::{ConnectReturnCode, ConnectionError};
+use tokio::time::Instant;
+
+use super::{Broker, Door};
+use crate::link::{ClientEnd, Link};
+use crate::world::World;
+
+impl Broker {
+    /// Answers CONNECT. Creates the session if there is none.
+    fn accept(&self) -> (Arc<Link>, bool) {
+        let mut state = self.lock();
+        if let Some(old) = state.link.take() {
+            self.world.note(format_args!("connection {} is taken over", old.number));
+            old.close(self.world.chance(500));
+        }
+        state.links += 1;
+        let link = Link::new(state.links, &self.world);
+        state.link = Some(Arc::clone(&link));
+        (state.sent_on_link, state.last_answered) = (0, 0);
+        state.last_progress = Instant::now();
+        let present = state.session.is_some();
+        let id_space = state.behavior.id_space;
+        let session = state.session.get_or_insert_default();
+        for entry in &mut session.in_flight {
+            entry.sent = None;
+        }
+        session.part_equal_ids(id_space);
+        self.world.note(format_args!("broker accepts {}, session {present}", link.number));
+        (link, present)
+    }
+
+    /// Notes whether CONNACK reached the client, which alone tells it of a lost session.
+    fn announced(&self, present: bool, reached: bool) {
+        if present || !std::mem::take(&mut self.lock().unannounced) {
+            return;
+        }
+        if reached {
+            self.world.news_in_memory(true);
+        } else {
+            self.excuse_losses();
+        }
+    }
+
+    /// Notes that nobody knows of the session being new: neither CONNACK nor a process has told.
+    pub fn excuse_losses(&self) {
+        let mut state = self.lock();
+        state.first_unseen |= state.losses.is_empty();
+        for loss in &mut state.losses {
+            loss.excused |= loss.of_session;
+        }
+    }
+}
+
+/// Opens connections to the model.
+pub struct ModelConnector {
+    /// Shared.
+    pub world: Arc<World>,
+    /// Where to connect to.
+    pub broker: Arc<Broker>,
+}
+
+/// Tells the model whether CONNACK arrived, also when the attempt is given up.
+struct Answer<'a> {
+    broker: &'a Broker,
+    present: bool,
+    reached: bool,
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        self.broker.announced(self.present, self.reached);
+    }
+}
+
+impl Connect for ModelConnector {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Step<'a, Accepted> {
+        Box::pin(async move {
+            self.world.sleep(0..=20).await;
+            let refused = ConnectionError::ConnectionRefused;
+            let door = self.broker.lock().door;
+            match door {
+                Door::Open | Door::NoSubscription => {}
+                Door::Refused => {
+                    return Err(ConnectionError::Io(std::io::ErrorKind::ConnectionRefused.into()));
+                }
+                Door::NotAuthorized => return Err(refused(ConnectReturnCode::NotAuthorized)),
+                Door::Silent => {
+                    tokio::time::sleep(request.mqtt.connect_timeout).await;
+                    return Err(ConnectionError::NetworkTimeout);
+                }
+            }
+            let (link, session_present) = self.broker.accept();
+            let transport = Box::new(ClientEnd(link));
+            let mut answer =
+                Answer { broker: &self.broker, present: session_present, reached: false };
+            self.world.sleep(0..=5).await;
+            answer.reached = true;
+            Ok(Accepted { transport, session_present })
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! What brokers and networks do to a connection and to a session.
+
+use super::delivering::free_id;
+use super::{Broker, InFlight, Loss};
+
+impl Broker {
+    /// Ends the connection, if there is one.
+    pub fn cut(&self, orderly: bool) {
+        if let Some(link) = self.lock().link.take() {
+            link.close(orderly);
+        }
+    }
+
+    /// Loses the connection without a word to the bridge.
+    pub fn half_open(&self) {
+        if let Some(link) = self.lock().link.take() {
+            link.silence();
+        }
+    }
+
+    /// Stops or resumes reading what the bridge writes.
+    pub fn stall(&self, stalled: bool) {
+        if let Some(link) = &self.lock().link {
+            link.stall(stalled);
+        }
+    }
+
+    /// Ends a connection whose client was silent for too long (MQTT-3.1.2-24).
+    pub fn enforce_keep_alive(&self) {
+        let state = self.lock();
+        let Some(link) = &state.link else { return };
+        let silent =
+            link.is_idle() && link.heard().elapsed() > state.behavior.keep_alive.mul_f64(1.5);
+        drop(state);
+        if silent {
+            self.world.fault("broker misses PINGREQ");
+            self.cut(false);
+        }
+    }
+
+    /// Gives the session to another client with the same id for a moment: it takes some messages and
+    /// answers none.
+    pub fn foreign_takeover(&self) {
+        self.cut(true);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let few = self.world.draw(0..=3);
+        let behavior = state.behavior.clone();
+        let Some(session) = &mut state.session else { return };
+        for _ in 0..few {
+            let full = behavior.window.is_some_and(|most| session.in_flight.len() >= most);
+            let Some(message) = session.queue.front().copied().filter(|_| !full) else { break };
+            let Some(id) = free_id(session, &behavior) else { break };
+            session.queue.pop_front();
+            session.in_flight.push(InFlight {
+                id,
+                message,
+                received: false,
+                sent: None,
+                sent_before: true,
+            });
+        }
+        session.in_flight.retain(|e| state.messages[e.message].qos > 0);
+    }
+
+    /// Forgets the session with all that it holds. Returns the number of the loss.
+    pub fn forget_session(&self) -> Option<u64> {
+        self.cut(false);
+        let mut state = self.lock();
+        let session = state.session.take()?;
+        let number = state.losses.len() as u64 + 1;
+        // A first session that was never seen may be taken for one that was always there.
+        let excused = state.first_unseen && state.losses.is_empty();
+        state.losses.push(Loss { number, of_session: true, excused });
+        state.unannounced = true;
+        let held = session.queue.into_iter().chain(session.in_flight.iter().map(|e| e.message));
+        for message in held {
+            state.messages[message].lost = Some(number);
+        }
+        drop(state);
+        self.world.fault("session lost");
+        Some(number)
+    }
+}

@@ -1,0 +1,113 @@
+//! The packets of the bridge, above all its PUBACKs.
+
+use std::sync::Arc;
+
+use centiloc_bridge::session::transport::{Incoming, Outgoing};
+use tokio::time::Instant;
+
+use super::{Broker, Door, Durable, InFlight, State, Stored};
+use crate::link::Link;
+use crate::message::OLD_FILTER;
+
+impl Broker {
+    /// Takes up to so many packets of the bridge.
+    pub fn receive(&self, most: u64, durable: &dyn Durable) {
+        for _ in 0..most {
+            let link = self.lock().link.clone();
+            let Some((link, packet)) = link.and_then(|l| l.take().map(|packet| (l, packet))) else {
+                return;
+            };
+            self.apply(&link, packet, durable);
+        }
+    }
+
+    fn apply(&self, link: &Arc<Link>, packet: Outgoing, durable: &dyn Durable) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        self.world.note(format_args!("{} broker takes {packet:?}", link.number));
+        match packet {
+            Outgoing::PubAck(id) => self.answered(state, link, id, 1, durable),
+            Outgoing::PubRec(id) => self.answered(state, link, id, 2, durable),
+            Outgoing::PubComp(id) => {
+                let Some(session) = &mut state.session else { return };
+                let done = |e: &InFlight| e.id == id && e.received;
+                if let Some(place) = session.in_flight.iter().position(done) {
+                    session.in_flight.remove(place);
+                }
+            }
+            Outgoing::Subscribe { packet_id, filters } => {
+                let refused = state.door == Door::NoSubscription;
+                let granted = filters.iter().map(|_| (!refused).then_some(1)).collect();
+                link.send(Incoming::SubAck { packet_id, granted });
+                if refused {
+                    return;
+                }
+                state.subscribed_once = true;
+                let copy =
+                    state.retained.map(|r| Stored { lost: None, ..state.messages[r].clone() });
+                let index = state.messages.len();
+                let Some(session) = &mut state.session else { return };
+                session.filters.extend(filters);
+                if let Some(copy) = copy {
+                    session.queue.push_back(index);
+                    state.messages.push(copy);
+                }
+            }
+            Outgoing::Unsubscribe { packet_id, filter } => {
+                assert_eq!(filter, OLD_FILTER);
+                link.send(Incoming::UnsubAck(packet_id));
+            }
+            Outgoing::PingReq => link.send(Incoming::PingResp),
+            Outgoing::Disconnect => {
+                link.close(true);
+                state.link = None;
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        state: &mut State,
+        link: &Arc<Link>,
+        id: u16,
+        qos: u8,
+        durable: &dyn Durable,
+    ) {
+        let Some(session) = &mut state.session else { return };
+        let matches = |e: &InFlight| {
+            e.id == id && !e.received && e.sent.is_some_and(|(on, _)| on == link.number)
+        };
+        let Some(place) = session.in_flight.iter().position(matches) else {
+            self.world.violated(format_args!("packet id {id} is answered, but is not outstanding"));
+            return;
+        };
+        let entry = &mut session.in_flight[place];
+        let message = &state.messages[entry.message];
+        let (_, order) = entry.sent.unwrap_or_default();
+        // An overflow needs an empty link, so this answer was written after it.
+        if let Some(loss) = state.losses.iter().find(|loss| !durable.covers(loss)) {
+            self.world
+                .violated(format_args!("packet id {id} is answered before the gap of {loss:?}"));
+        }
+        if !durable.has(message.event) {
+            self.world.violated(format_args!(
+                "message {} (event {}) is acknowledged and not durable",
+                entry.message, message.event
+            ));
+        }
+        if order <= state.last_answered {
+            self.world.violated(format_args!("packet id {id} is answered out of order"));
+        }
+        if message.qos != qos {
+            self.world.violated(format_args!("packet id {id} is answered as of QoS {qos}"));
+        }
+        state.last_answered = order;
+        state.last_progress = Instant::now();
+        if qos == 2 {
+            entry.received = true;
+            link.send(Incoming::PubRel(id));
+        } else {
+            session.in_flight.remove(place);
+        }
+    }
+}

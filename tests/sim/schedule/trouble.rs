@@ -1,0 +1,158 @@
+//! The faults of a schedule, made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use centiloc_bridge::leadership::Leadership;
+
+use super::{Fault, Schedule};
+use crate::bridge::Process;
+use crate::broker::Door;
+
+impl Schedule {
+    pub(super) async fn make(&mut self, fault: Fault) {
+        let world = Arc::clone(&self.world);
+        match fault {
+            Fault::Cut => {
+                world.fault("connection cut");
+                self.broker.cut(world.chance(300));
+            }
+            Fault::HalfOpen => {
+                world.fault("connection half-open");
+                self.broker.half_open();
+            }
+            Fault::StalledWrites => {
+                world.fault("broker reads nothing");
+                self.broker.stall(world.chance(700));
+            }
+            Fault::LiveRetry => self.broker.retry_live(),
+            Fault::BrokerDoor => {
+                world.fault("broker refuses");
+                let doors =
+                    [Door::Refused, Door::Silent, Door::NotAuthorized, Door::NoSubscription];
+                self.broker.set_door(world.pick(&doors));
+                self.broker.cut(false);
+                self.wait_busy(world.draw(0..=20_000)).await;
+                self.broker.set_door(Door::Open);
+            }
+            Fault::SessionLost => {
+                if let Some(number) = self.broker.forget_session() {
+                    self.database.after_loss(number);
+                }
+            }
+            Fault::ForeignTakeover => {
+                world.fault("takeover by a foreign client");
+                self.broker.foreign_takeover();
+            }
+            Fault::WindowChanged => {
+                world.fault("window changed");
+                let window = usize::try_from(world.draw(1..=50)).unwrap();
+                self.broker.change(|b| b.window = Some(window));
+            }
+            Fault::Database => self.database.change_mood(),
+            Fault::ClockJump => {
+                world.fault("clock jump");
+                world.jump_clock();
+            }
+            Fault::Kill => {
+                world.fault("process killed");
+                self.unclean_ends = true;
+                world.step_aside(0..=30).await;
+                self.replace(|process| Box::pin(process.kill())).await;
+            }
+            Fault::Stop => {
+                world.fault("process stopped");
+                let grace = Duration::from_millis(world.draw(0..=20_000));
+                self.stop(grace).await;
+            }
+            Fault::Rebuild => {
+                world.fault("pipeline rebuilt");
+                self.unclean_ends = true;
+                world.step_aside(0..=30).await;
+                self.processes[0].rebuild().await;
+            }
+            Fault::SecondProcess => self.contend().await,
+            Fault::Renewal => {
+                world.fault("credentials renewed");
+                self.processes[0].renew_credentials();
+                if world.chance(300) {
+                    self.processes[0].reload();
+                }
+            }
+            Fault::SpoolDisk | Fault::SpoolDamage if self.around.settings.spool.is_none() => {}
+            Fault::SpoolDisk => self.around.spool.change_mood(),
+            Fault::SpoolDamage => self.around.spool.damage(),
+            Fault::LongWait => {
+                world.fault("long wait");
+                self.wait_busy(world.draw(5_000..=90_000)).await;
+            }
+        }
+        // Losses are numbered where they happen; gap rows follow them.
+        self.database.after_loss(self.broker.losses());
+    }
+
+    async fn replace(
+        &mut self,
+        end: impl FnOnce(Process) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
+    ) {
+        let process = self.processes.remove(0);
+        end(process).await;
+        if self.world.takes_news_with_it() {
+            self.broker.excuse_losses();
+        }
+        if self.world.chance(500) {
+            self.wait_busy(self.world.draw(0..=5_000)).await;
+        }
+        self.promote();
+    }
+
+    async fn stop(&mut self, grace: Duration) {
+        let process = self.processes.remove(0);
+        let stopping = process.stop(grace);
+        tokio::pin!(stopping);
+        // The broker goes on meanwhile.
+        loop {
+            tokio::select! {
+                biased;
+                clean = &mut stopping => {
+                    self.unclean_ends |= !clean;
+                    if !clean && self.world.takes_news_with_it() {
+                        self.broker.excuse_losses();
+                    }
+                    break;
+                }
+                () = self.world.sleep(1..=50) => {
+                    self.broker.deliver(self.world.draw(0..=10));
+                    self.receive();
+                }
+            }
+        }
+        self.promote();
+    }
+
+    /// Gives the session to the next process, or starts one.
+    fn promote(&mut self) {
+        match self.processes.first() {
+            Some(next) => next.lead(Leadership::Held),
+            None => self.start_process(),
+        }
+    }
+
+    /// Starts a second process that stands by, or lets it take over from the first.
+    async fn contend(&mut self) {
+        if self.processes.len() == 1 {
+            self.world.fault("second process");
+            let second = Process::start(&self.around);
+            second.stand_by();
+            self.processes.push(second);
+        } else {
+            self.world.fault("lock moves");
+            (self.unclean_ends, self.handovers) = (true, true);
+            self.processes.swap(0, 1);
+            // They share one record of possible losses, which only one may write.
+            self.processes[1].stand_by();
+            self.world.sleep(5..=500).await;
+            self.processes[0].lead(Leadership::Held);
+        }
+    }
+}
