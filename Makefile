@@ -24,10 +24,11 @@ help: ## Show the targets
 demo: deps ## Own broker, database, bridge and boards, live. SECONDS=20 [EVENTS=20000]: end by itself and compare
 	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
 
-# The documentation's tests first, so that the last count is that of the integration tests.
+# The integration tests last, so that the last count is theirs.
 test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
 	$(CARGO) test --locked --doc
-	$(CARGO) test --locked --lib --bins --tests
+	$(CARGO) test --locked --test sim
+	$(CARGO) test --locked --lib --bins --test it
 
 chaos: deps ## Everything breaks at random under load. SECONDS=900 SEED=7 MODE=direct, spool or broker-kill
 	CHAOS_SECONDS='$(or $(SECONDS),60)' CHAOS_SEED='$(SEED)' CHAOS_MODE='$(MODE)' \

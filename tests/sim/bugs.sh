@@ -12,7 +12,7 @@ missed=0
 
 for bug in tests/sim/bugs/*.patch; do
     name=$(basename "$bug" .patch)
-    rm -rf "${copy:?}/src"
+    rm -rf "${copy:?}/src" "$copy/tests"
     cp -a Cargo.toml Cargo.lock build.rs README.md proto migrations benches src tests "$copy"
     patch --silent --directory "$copy" --strip 1 <"$bug"
     log=$copy/log
