@@ -194,6 +194,15 @@ fn news_in(row: &Row<'_>) -> Option<ConnectionNews> {
 #[derive(Debug)]
 pub struct ModelStorage(pub Arc<ModelSpool>);
 
+impl ModelStorage {
+    fn lock(&self) -> Result<ModelLock, SpoolError> {
+        if std::mem::replace(&mut self.0.lock().locked, true) {
+            return Err(SpoolError::Unavailable("another process has the spool".into()));
+        }
+        Ok(ModelLock(Arc::clone(&self.0)))
+    }
+}
+
 /// Frees the file when dropped.
 #[derive(Debug)]
 pub struct ModelLock(Arc<ModelSpool>);
@@ -213,10 +222,7 @@ impl Storage for ModelStorage {
     type Lock = ModelLock;
 
     async fn open(&self) -> Result<Opened<Self>, SpoolError> {
-        if std::mem::replace(&mut self.0.lock().locked, true) {
-            return Err(SpoolError::Unavailable("another process has the spool".into()));
-        }
-        let lock = ModelLock(Arc::clone(&self.0));
+        let lock = self.lock()?;
         self.0.take_time().await;
         if let Some(trouble) = self.0.trouble().filter(|trouble| *trouble != SpoolError::NoSpace) {
             return Err(trouble);
@@ -226,6 +232,7 @@ impl Storage for ModelStorage {
     }
 
     async fn salvage(&self, problem: &str, last_known: u64) -> Result<(), SpoolError> {
+        let _lock = self.lock()?;
         self.0.take_time().await;
         if let Some(trouble) = self.0.trouble() {
             return Err(trouble);

@@ -71,6 +71,8 @@ impl Schedule {
                 world.step_aside(0..=30).await;
                 self.processes[0].rebuild().await;
             }
+            // Each process needs a spool of its own, which the model has not.
+            Fault::SecondProcess if self.around.settings.spool.is_some() => {}
             Fault::SecondProcess => self.contend().await,
             Fault::Renewal => {
                 world.fault("credentials renewed");
