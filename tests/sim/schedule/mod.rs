@@ -148,6 +148,10 @@ impl Schedule {
     }
 
     async fn play(&mut self) -> u64 {
+        if self.world.chance(200) {
+            // Before anything was ever stored.
+            self.database.change_mood();
+        }
         self.start_process();
         let steps = self.world.draw(30..=250);
         for step in 0..steps {
