@@ -80,7 +80,8 @@ pub const KEYS: &[Key] = &[
         "mqtt.max_unacked",
         Preset::Value("64MiB"),
         Kind::Size,
-        "Most bytes received and not yet acknowledged that are held in memory.",
+        "Most bytes received and not yet acknowledged that are held in memory. Reading pauses one packet \
+         below it, so that TCP holds the broker back.",
     ),
     key(
         "mqtt.items",

@@ -12,6 +12,7 @@ use crate::support::expect::{
 use crate::support::mosquitto::TENANT;
 use crate::support::peer::{Delivery, FromBridge};
 use crate::support::peer_rig::{PeerRig, let_go};
+use crate::support::slow;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 const KIB: usize = 1024;
@@ -66,6 +67,29 @@ async fn full_bridge_stops_reading_and_keeps_pinging() {
     }
     until_stored(&rig.database, EVENTS).await;
     rig.until_received(EVENTS).await;
+    assert_never_reconnected(&rig.bridge).await;
+    assert_accounted_for(&rig.bridge).await;
+}
+
+#[tokio::test]
+async fn slow_commits_outlast_a_keep_alive_without_reconnect() {
+    // Reading pauses at eight messages. Until half are committed takes longer than the keep alive.
+    const COMMIT_SECONDS: f64 = 1.2;
+    const SOME: usize = 20;
+    let (rig, mut broker) = PeerRig::duplex(|config| {
+        let config = config.set("mqtt.max_unacked", ROOM).set("mqtt.keep_alive", "3s");
+        config.set("batch.max_events", 1)
+    })
+    .await;
+    slow::delay_inserts(&rig.database, COMMIT_SECONDS).await;
+    let events = ItemEvent::series(TENANT, SOME);
+    queue(&mut broker, 1, &events);
+    for packet_id in 1..=u16::try_from(SOME).unwrap() {
+        assert_eq!(broker.next().await, FromBridge::Puback(packet_id));
+    }
+    assert!(broker.pings() > 0, "PINGREQs leave while reading pauses");
+    until_stored(&rig.database, SOME).await;
+    rig.until_received(SOME).await;
     assert_never_reconnected(&rig.bridge).await;
     assert_accounted_for(&rig.bridge).await;
 }

@@ -8,7 +8,7 @@ use crate::accounting::Disposal;
 use crate::ack::AckToken;
 use crate::message::ConnectionNews;
 use crate::session::intake_sender::PipelineClosed;
-use crate::session::ledger::{Answer, Arrival, DeliveryOutcome};
+use crate::session::ledger::{Answer, Arrival, Bound, DeliveryOutcome};
 use crate::session::transport::Publish;
 
 impl Connection<'_> {
@@ -96,40 +96,56 @@ impl Connection<'_> {
 
     /// Stops reading at a bound of the ledger, and resumes once half of it is free.
     pub(super) fn pause_or_resume(&mut self) {
-        let (ledger, now) = (&*self.state.ledger, Instant::now());
+        let ledger = &*self.state.ledger;
         match self.paused {
             None if self.refusing.is_none() => {
                 let Some(bound) = ledger.reached() else { return };
-                self.paused = Some((now, bound));
+                self.paused = Some((Instant::now(), bound));
                 let (unacked, bytes) = (ledger.unacked(), ledger.unacked_bytes());
                 self.state.shared.log_pause(self.id, bound, unacked, bytes);
+                self.reading_changed();
             }
-            Some(_) if ledger.has_recovered() => {
-                self.paused = None;
-                tracing::debug!(connection = self.id.0, "reading from the broker again");
-            }
-            _ => return,
+            Some(_) if ledger.has_recovered() => self.resume(),
+            _ => {}
         }
+    }
+
+    /// Ends a pause before it outlives the keep-alive: a connection that is not read for longer cannot
+    /// be told from a dead one. Where some room has returned since, it is read into, and the next pause
+    /// counts anew.
+    pub(super) fn check_pause(&mut self, now: Instant) {
+        let Some((since, bound)) = self.paused else { return };
+        let (paused, keep_alive) = (now - since, self.state.shared.mqtt.keep_alive);
+        if paused >= keep_alive * 3 / 4 && self.state.ledger.reached().is_none() {
+            self.resume();
+        } else if paused >= keep_alive {
+            self.refuse(bound);
+        }
+    }
+
+    fn resume(&mut self) {
+        self.paused = None;
+        self.reading_changed();
+        tracing::debug!(connection = self.id.0, "reading from the broker again");
+    }
+
+    /// Reads further messages and refuses them. Nothing received after the first of them is
+    /// acknowledged.
+    fn refuse(&mut self, bound: Bound) {
+        self.paused = None;
+        self.refusing = Some(bound);
+        self.state.ledger.seal();
+        self.reading_changed();
+        self.state.shared.warn_of_refusals(self.id, bound);
+    }
+
+    /// Lets what watches the broker's silence count anew.
+    fn reading_changed(&mut self) {
+        let now = Instant::now();
         self.keep_alive.reading_changed();
         self.state.gaps.stall.reading_changed(self.paused.is_some(), now);
         if let Subscription::Asked { since, .. } = &mut self.subscription {
             *since = now;
         }
-    }
-
-    /// Ends a pause that would outlive the keep-alive: a connection that is not read for longer cannot
-    /// be told from a dead one. Further messages are read and refused, and nothing received after
-    /// the first of them is acknowledged.
-    pub(super) fn check_pause(&mut self, now: Instant) {
-        let Some((since, bound)) = self.paused else { return };
-        if now - since < self.state.shared.mqtt.keep_alive {
-            return;
-        }
-        self.paused = None;
-        self.refusing = Some(bound);
-        self.state.ledger.seal();
-        self.keep_alive.reading_changed();
-        self.state.gaps.stall.reading_changed(false, now);
-        self.state.shared.warn_of_refusals(self.id, bound);
     }
 }

@@ -60,6 +60,8 @@ pub enum Fault {
     Stop,
     /// The broker saves its state, which is no fault, but decides what a kill makes it forget.
     Save,
+    /// Inserts take ten times as long.
+    Slow,
     /// All connections are reset.
     Cut,
     /// All connections are reset, new ones refused.
@@ -185,6 +187,7 @@ fn timeline(rng: &mut StdRng, mode: Mode, victim: Victim, lasts: Duration) -> Ve
 fn fault(rng: &mut StdRng, mode: Mode, victim: Victim) -> Fault {
     let dice = rng.random_range(0..10);
     match (victim, dice) {
+        (Victim::Postgres, 0..=3) => Fault::Slow,
         (Victim::Bridge, 0..=7) | (Victim::Postgres, _) => Fault::Kill,
         // Between two saves whatever is not stored yet is lost, which shows nothing: save often.
         (Victim::Broker, 0..=3) if mode == Mode::BrokerKill => Fault::Kill,
@@ -209,7 +212,7 @@ fn duration(fault: Fault) -> Range<u64> {
         Fault::Kill | Fault::Stop => 0..1_500,
         Fault::Save | Fault::Cut => 0..1,
         Fault::Refuse | Fault::Tear(..) => 50..1_500,
-        Fault::Stall(_) | Fault::HalfOpen => 200..5_000,
+        Fault::Slow | Fault::Stall(_) | Fault::HalfOpen => 200..5_000,
     }
 }
 
@@ -239,6 +242,7 @@ impl Victim {
             Fault::Kill => "kill -9",
             Fault::Stop => "SIGTERM",
             Fault::Save => "saved",
+            Fault::Slow => "slow",
             Fault::Cut => "cut",
             Fault::Refuse => "refused",
             Fault::Stall(_) => "stalled",
@@ -301,6 +305,6 @@ mod tests {
         let plan = Plan::new(Mode::BrokerKill, 3, Duration::from_secs(900));
         let kinds: std::collections::BTreeSet<String> =
             steps(&plan).map(|(victim, step)| victim.suffers(step.fault)).collect();
-        assert_eq!(kinds.len(), 2 + 1 + 3 + 5 + 5, "{kinds:?}");
+        assert_eq!(kinds.len(), 2 + 2 + 3 + 5 + 5, "{kinds:?}");
     }
 }

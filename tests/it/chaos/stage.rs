@@ -18,6 +18,7 @@ use crate::support::database::Database;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
+use crate::support::slow;
 use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq};
@@ -59,6 +60,7 @@ impl Stage {
             config = config.set("spool.dir", folder.to_str().unwrap());
         }
         let bridge = Bridge::ready(&config).await;
+        slow::prepare(&database).await;
         let chronicle = Chronicle::new();
         if mode == Mode::BrokerKill {
             // Else the first kill makes it forget the session too.
@@ -90,12 +92,12 @@ impl Stage {
             let timeline = storm.0.iter().find(|(victim, _)| *victim == wanted);
             timeline.map_or(&[], |(_, steps)| steps)
         };
-        let Self { chronicle, bridge, tap, database_link, broker, postgres, .. } = self;
+        let Self { chronicle, bridge, tap, database, database_link, broker, postgres, .. } = self;
         let chronicle = &*chronicle;
         chronicle.note("storm");
         tokio::join!(
             troubles::bridge(bridge, steps(Victim::Bridge), chronicle),
-            troubles::postgres(postgres, steps(Victim::Postgres), chronicle),
+            troubles::postgres(postgres, database, steps(Victim::Postgres), chronicle),
             troubles::broker(broker, steps(Victim::Broker), chronicle),
             troubles::link(&tap.proxy, Victim::BrokerLink, steps(Victim::BrokerLink), chronicle),
             troubles::link(

@@ -5,9 +5,14 @@ use tokio::time::sleep;
 use super::chronicle::Chronicle;
 use super::plan::{Fault, Step, Victim, Way};
 use crate::support::bridge::Bridge;
+use crate::support::database::Database;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
+use crate::support::slow;
+
+/// How much slower a slow database is.
+const SLOWER: u32 = 10;
 
 /// The process.
 pub async fn bridge(bridge: &mut Bridge, steps: &[Step], chronicle: &Chronicle) {
@@ -29,10 +34,21 @@ pub async fn bridge(bridge: &mut Bridge, steps: &[Step], chronicle: &Chronicle) 
 }
 
 /// The server.
-pub async fn postgres(server: &mut Postgres, steps: &[Step], chronicle: &Chronicle) {
+pub async fn postgres(
+    server: &mut Postgres,
+    database: &Database,
+    steps: &[Step],
+    chronicle: &Chronicle,
+) {
     for step in steps {
         sleep(step.after).await;
         chronicle.suffers(Victim::Postgres, step);
+        if step.fault == Fault::Slow {
+            slow::slow_down(database, SLOWER).await;
+            sleep(step.lasts).await;
+            slow::slow_down(database, 1).await;
+            continue;
+        }
         server.kill();
         sleep(step.lasts).await;
         server.start().await;

@@ -34,3 +34,17 @@ pub async fn prepare(database: &Database) {
 pub async fn slow_down(database: &Database, factor: u32) {
     database.execute(&format!("update public.slowness set factor = {factor}")).await;
 }
+
+/// Makes each statement that inserts item events take so many seconds longer, however few they are.
+pub async fn delay_inserts(database: &Database, seconds: f64) {
+    let trigger = format!(
+        "create function public.delay_inserts() returns trigger language plpgsql as $$
+         begin
+             perform pg_sleep({seconds});
+             return null;
+         end $$;
+         create trigger delay_inserts before insert on centiloc.item_event
+             for each statement execute function public.delay_inserts()"
+    );
+    database.execute(&trigger).await;
+}
