@@ -115,6 +115,9 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
 impl Service {
     fn new(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
+        for task in edge::TASKS.iter().chain(&pipeline::STAGES) {
+            metrics.show_restarts(task);
+        }
         let health = Arc::new(Health::default());
         let decoder = Arc::new(Decoder::new(&config.decode, &config.tenant)?);
         decoder.require(&config.decode, &config.mqtt)?;
@@ -174,11 +177,17 @@ impl Service {
             }
             backoff.was_up(started.elapsed());
             let wait = backoff.next(rand::random());
-            tracing::error!(stage, cause = %outcome, ?wait, "a stage ended unasked; rebuilding the pipeline");
+            let error = outcome.to_string();
+            let retry_in = format!("{:.1}s", wait.as_secs_f64());
+            tracing::error!(stage, error, retry_in, "a stage failed; the pipeline is rebuilt");
+            self.metrics.count_restart(stage);
+            self.health.task_is_down(stage, &error);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = edge.keep_running(self) => {}
                 _ = control.signals.stop() => return End::Stopped { complete: true },
             }
+            self.health.task_is_up(stage);
         }
     }
 
@@ -193,7 +202,7 @@ impl Service {
         loop {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,
-                (task, cause) = edge.next() => edge.restart(self, task, &cause).await,
+                () = edge.keep_running(self) => {}
                 () = reloads.next() => reloader.reload(self),
             }
         }

@@ -68,7 +68,8 @@ impl<E: Send + 'static> Group<E> {
                 (id, outcome)
             }
         };
-        let name = self.names.iter().find(|(known, _)| *known == id).map_or("task", |(_, n)| *n);
+        let place = self.names.iter().position(|(known, _)| *known == id);
+        let name = place.map_or("task", |place| self.names.swap_remove(place).1);
         Some((name, outcome))
     }
 

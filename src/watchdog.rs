@@ -1,5 +1,6 @@
 //! What the service manager is told, and the heartbeat that `/livez` looks at.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,18 +31,19 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Beats until told to stop.
-pub async fn run(heartbeat: Arc<Heartbeat>, stop: CancellationToken) {
-    let watchdog = sd_notify::watchdog_enabled();
+/// Beats until told to stop. Fails where the service manager cannot be notified.
+pub async fn run(heartbeat: Arc<Heartbeat>, stop: CancellationToken) -> io::Result<()> {
+    // Zero turns it off.
+    let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
     let period = watchdog.map_or(BEAT, |limit| BEAT.min(limit / 3));
     let mut interval = tokio::time::interval(period);
     loop {
         tokio::select! {
             _ = interval.tick() => heartbeat.beat(),
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
         }
         if watchdog.is_some() {
-            tell(&[NotifyState::Watchdog]);
+            sd_notify::notify(&[NotifyState::Watchdog])?;
         }
     }
 }

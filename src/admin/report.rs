@@ -41,7 +41,7 @@ pub struct Readiness {
 /// One reason not to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
-    /// `session`, `database`, `spool` or `accounting`.
+    /// `session`, `database`, `spool`, `accounting` or `task`.
     pub part: &'static str,
     /// What is wrong, with the cure.
     pub problem: String,
@@ -67,6 +67,13 @@ impl Readiness {
         }
         if let Some(problem) = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone()) {
             not_ready.push(Obstacle { part: "spool", problem });
+        }
+        for down in &snapshot.tasks_down {
+            let problem = format!(
+                "the task {} failed and is restarted; if this lasts, see the log: {}",
+                down.task, down.problem
+            );
+            not_ready.push(Obstacle { part: "task", problem });
         }
         if unaccounted != 0 {
             let problem = format!(
@@ -202,7 +209,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::health::SpoolHealth;
+    use crate::telemetry::health::{SpoolHealth, TaskDown};
 
     fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -238,9 +245,12 @@ mod tests {
     fn every_obstacle_is_named_with_what_the_parts_know() {
         let mut snapshot = snapshot(Phase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
+        let down = TaskDown { task: "lock", problem: "it panicked: x".into() };
+        snapshot.tasks_down.push(down);
         let readiness = Readiness::new(&snapshot, 3);
         let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();
-        assert_eq!(parts, ["session", "database", "accounting"]);
+        assert_eq!(parts, ["session", "database", "task", "accounting"]);
+        assert!(readiness.not_ready[2].problem.contains("task lock"));
         assert_eq!(readiness.not_ready[0].problem, "the broker refused the password");
         assert!(readiness.not_ready[1].problem.contains("database.url"));
     }

@@ -29,6 +29,9 @@ const FEEDBACK_CAPACITY: usize = 64;
 /// `batch.max_events` can be raised while the service runs; further than that at the next start.
 const LEAST_BATCH_ROOM: usize = 1_000;
 
+/// The stages by name.
+pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
+
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
     pub group: Group<SchemaError>,
