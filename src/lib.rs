@@ -26,6 +26,7 @@ pub mod event;
 pub mod exit;
 pub mod leadership;
 pub mod message;
+pub mod progress;
 pub mod reload;
 pub mod run;
 pub mod session;

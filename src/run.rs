@@ -23,6 +23,7 @@ use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::leadership::Leadership;
+use crate::progress::{Registry, idle};
 use crate::reload::Source;
 use crate::session::credentials::{Material, Sources};
 use crate::session::gap_state_file::GapStateFile;
@@ -35,7 +36,7 @@ use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
 use crate::supervisor::Outcome;
 use crate::telemetry::logging::LogHandle;
-use crate::telemetry::{Health, Heartbeat, Metrics};
+use crate::telemetry::{Health, Metrics};
 use crate::watchdog;
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
@@ -60,7 +61,7 @@ struct Service {
     condition: Arc<Condition>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    heartbeat: Arc<Heartbeat>,
+    progress: Arc<Registry>,
     dials: Dials,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
@@ -98,7 +99,8 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
     let mut control = Control { signals, reloads, reloader };
     let mut edge = Edge::start(&service).await?;
     watchdog::ready();
-    let end = service.supervise(&mut control, &mut edge).await;
+    let supervise = service.supervise(&mut control, &mut edge);
+    let end = service.progress.watch("supervisor", idle(supervise)).await;
     watchdog::stopping();
     edge.take_down().await;
     Ok(match end {
@@ -147,7 +149,7 @@ impl Service {
             dials,
             material,
             leadership: watch::Sender::new(Leadership::default()),
-            heartbeat: Arc::default(),
+            progress: Arc::default(),
             process,
             decoder,
             store,

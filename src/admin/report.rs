@@ -1,31 +1,29 @@
 //! What the endpoint says: readiness with causes and cures, and the state in one document.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::AdminState;
 use crate::event::RejectReason;
 use crate::message::GapCause;
+use crate::progress::Stuck;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{Phase, Snapshot};
-use crate::telemetry::heartbeat::MAX_AGE;
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 
 /// `/livez`.
 #[derive(Debug, Serialize)]
 pub struct Liveness {
-    /// Whether the process makes progress.
+    /// Whether all stages and background tasks make progress.
     pub live: bool,
-    /// Seconds since it last showed.
-    pub heartbeat_age_seconds: f64,
+    /// Those that do not, the one that is most overdue first.
+    pub stuck: Vec<Stuck>,
 }
 
 impl Liveness {
-    /// `age` of the heartbeat.
-    pub fn new(age: Duration) -> Self {
-        Self { live: age <= MAX_AGE, heartbeat_age_seconds: age.as_secs_f64() }
+    /// Live is a process with no task stuck.
+    pub fn new(stuck: Vec<Stuck>) -> Self {
+        Self { live: stuck.is_empty(), stuck }
     }
 }
 
@@ -144,7 +142,7 @@ impl Status {
             client_id: state.client_id.clone(),
             started_at: state.started_at,
             uptime_seconds: state.started.elapsed().as_secs(),
-            live: Liveness::new(state.heartbeat.age()).live,
+            live: state.progress.stuck().is_empty(),
             readiness: Readiness::new(&parts, unaccounted(&state.metrics)),
             parts,
             figures: Figures::new(&state.metrics),
@@ -253,12 +251,6 @@ mod tests {
         assert!(readiness.not_ready[2].problem.contains("task lock"));
         assert_eq!(readiness.not_ready[0].problem, "the broker refused the password");
         assert!(readiness.not_ready[1].problem.contains("database.url"));
-    }
-
-    #[test]
-    fn only_a_heart_that_stopped_long_ago_is_dead() {
-        assert!(Liveness::new(MAX_AGE).live);
-        assert!(!Liveness::new(MAX_AGE + Duration::from_millis(1)).live);
     }
 
     #[test]

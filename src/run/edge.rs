@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{REBUILD, Service, TAKE_DOWN};
 use crate::admin::{self, AdminState};
 use crate::backoff::Backoff;
+use crate::progress::idle;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::{self, MaintenanceParts};
@@ -53,8 +54,11 @@ impl Task {
 impl Edge {
     /// Starts them all. Fails where the admin endpoint cannot listen.
     pub async fn start(service: &Service) -> anyhow::Result<Self> {
-        let mut edge =
-            Self { group: Group::default(), tasks: Vec::new(), stop: CancellationToken::new() };
+        let mut edge = Self {
+            group: Group::new(Arc::clone(&service.progress)),
+            tasks: Vec::new(),
+            stop: CancellationToken::new(),
+        };
         let mut listener = match service.config.admin_listen {
             Some(address) => Some(admin::bind(address).await?),
             None => None,
@@ -122,8 +126,8 @@ impl Edge {
             "credentials" => self.spawn(name, renewal::run(service.renewal(stop))),
             "maintenance" => self.spawn(name, maintenance::run(service.maintenance(stop))),
             "watchdog" => {
-                let heartbeat = Arc::clone(&service.heartbeat);
-                self.group.spawn(name, async move { Ok(watchdog::run(heartbeat, stop).await?) });
+                let progress = Arc::clone(&service.progress);
+                self.group.spawn(name, async move { Ok(watchdog::run(&progress, stop).await?) });
             }
             _ => {
                 let Some(address) = service.config.admin_listen else { return };
@@ -133,7 +137,7 @@ impl Edge {
                         Some(listener) => listener,
                         None => admin::bind(address).await?,
                     };
-                    admin::serve(listener, state, stop).await;
+                    idle(admin::serve(listener, state, stop)).await;
                     Ok(())
                 });
             }
@@ -185,7 +189,7 @@ impl Service {
             self.process.instance,
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
-            Arc::clone(&self.heartbeat),
+            Arc::clone(&self.progress),
         )
     }
 }

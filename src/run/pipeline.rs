@@ -51,8 +51,11 @@ impl Service {
         let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
         let (stored, from_store) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
 
-        let mut pipeline =
-            Pipeline { group: Group::default(), stop: stop.clone(), abandon: abandon.clone() };
+        let mut pipeline = Pipeline {
+            group: Group::new(Arc::clone(&self.progress)),
+            stop: stop.clone(),
+            abandon: abandon.clone(),
+        };
         let session = self.session(intake_sender, from_stages, stop.clone());
         pipeline.spawn("session", session.run());
         let (rows, spooled) = spool::stage::channel();

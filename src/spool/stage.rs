@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::{route, salvage};
 use crate::config;
 use crate::message::{Feedback, Intake};
+use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
 
 /// Between two tries to open the file.
@@ -91,7 +92,10 @@ pub async fn run(parts: SpoolParts) {
         finished.cancel();
         file
     };
-    let (file, ()) = tokio::join!(spooling, route::run(store, session, &progress, &finished));
+    let (file, ()) = {
+        let routing = route::run(store, session, &progress, &finished);
+        tokio::join!(spooling, part("spool route", routing))
+    };
     let Some(mut file) = file else { return };
     let closed = async {
         appender.finish(&mut file.writer, &progress).await?;
@@ -117,6 +121,7 @@ async fn spool(
     health: &Health,
 ) -> Open {
     loop {
+        tick();
         let mut file = open(dir, client_id, appender, progress, health).await;
         let interrupt = CancellationToken::new();
         let ended = {
@@ -124,7 +129,7 @@ async fn spool(
             tokio::pin!(appending);
             tokio::select! {
                 ended = &mut appending => ended,
-                unreadable = forwarder.run(&mut file.reader, progress) => {
+                unreadable = part("spool read", forwarder.run(&mut file.reader, progress)) => {
                     interrupt.cancel();
                     let ended = appending.await;
                     match (ended, unreadable) {
@@ -179,7 +184,7 @@ async fn try_open(
 ) -> Result<Open, SpoolError> {
     let lock = Lock::take(dir)?;
     salvage::finish(dir)?;
-    let mut writer = SpoolFile::open(&path_in(dir)).await?;
+    let mut writer = during(DISK_SCAN, SpoolFile::open(&path_in(dir))).await?;
     let reader = SpoolFile::connect(&path_in(dir), false).await?;
     let last = match appender.take_over(&mut writer).await {
         Ok(last) => last,
@@ -197,7 +202,7 @@ async fn mend(dir: &Path, client_id: &str, problem: &str, progress: &Progress, h
     let last_known = progress.forwarded().max(*progress.appended.borrow());
     let lock = Lock::take(dir);
     let result = match &lock {
-        Ok(_) => salvage::salvage(dir, client_id, problem, last_known).await,
+        Ok(_) => during(DISK_SCAN, salvage::salvage(dir, client_id, problem, last_known)).await,
         Err(error) => Err(error.clone()),
     };
     if let Err(error) = result {
