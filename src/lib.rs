@@ -24,6 +24,7 @@ pub mod credentials;
 pub mod decode;
 pub mod event;
 pub mod exit;
+pub mod files;
 pub mod leadership;
 pub mod message;
 pub mod progress;

@@ -205,7 +205,7 @@ impl Service {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,
                 () = edge.keep_running(self) => {}
-                () = reloads.next() => reloader.reload(self),
+                () = reloads.next() => reloader.reload(self).await,
             }
         }
     }
