@@ -66,6 +66,7 @@ pub struct Bridge {
     config: PathBuf,
     admin_port: u16,
     clock: Option<Arc<Clock>>,
+    environment: Vec<(&'static str, String)>,
     /// With the files that the configuration names.
     _folder: Arc<Scratch>,
 }
@@ -73,19 +74,30 @@ pub struct Bridge {
 impl Bridge {
     /// Starts it and returns at once.
     pub fn start(config: &Config) -> Self {
-        Self::start_by(None, config)
+        Self::start_by(None, &[], config)
+    }
+
+    /// Starts it with further variables in its environment.
+    pub fn start_with(config: &Config, environment: &[(&'static str, &str)]) -> Self {
+        Self::start_by(None, environment, config)
     }
 
     /// Starts it under a clock of its own.
     pub fn start_under(clock: &Arc<Clock>, config: &Config) -> Self {
-        Self::start_by(Some(Arc::clone(clock)), config)
+        Self::start_by(Some(Arc::clone(clock)), &[], config)
     }
 
-    fn start_by(clock: Option<Arc<Clock>>, config: &Config) -> Self {
+    fn start_by(
+        clock: Option<Arc<Clock>>,
+        environment: &[(&'static str, &str)],
+        config: &Config,
+    ) -> Self {
         let file = config.write();
-        let process = spawn(&file, clock.as_deref(), Log::default());
+        let owned = |(name, value): &(_, &str)| (*name, (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let process = spawn(&file, clock.as_deref(), &environment, Log::default());
         let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
-        Self { process, config: file, admin_port, clock, _folder: folder }
+        Self { process, config: file, admin_port, clock, environment, _folder: folder }
     }
 
     /// Starts it and waits until it is subscribed and the database answers.
@@ -99,7 +111,7 @@ impl Bridge {
     pub fn start_again(&mut self) {
         assert!(self.process.status().is_some(), "the bridge runs already");
         let log = self.process.log().clone();
-        self.process = spawn(&self.config, self.clock.as_deref(), log);
+        self.process = spawn(&self.config, self.clock.as_deref(), &self.environment, log);
     }
 
     /// Waits for `/readyz` to answer 200.
@@ -234,10 +246,16 @@ impl Drop for Bridge {
     }
 }
 
-fn spawn(config: &Path, clock: Option<&Clock>, log: Log) -> Process {
+fn spawn(
+    config: &Path,
+    clock: Option<&Clock>,
+    environment: &[(&str, String)],
+    log: Log,
+) -> Process {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
     // As under systemd.
     command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     if let Some(clock) = clock {
         clock.govern(&mut command);
     }
