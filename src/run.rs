@@ -23,6 +23,7 @@ use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::leadership::Leadership;
+use crate::progress::{Registry, idle};
 use crate::reload::Source;
 use crate::session::credentials::{Material, Sources};
 use crate::session::gap_state_file::GapStateFile;
@@ -35,7 +36,7 @@ use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
 use crate::supervisor::Outcome;
 use crate::telemetry::logging::LogHandle;
-use crate::telemetry::{Health, Heartbeat, Metrics};
+use crate::telemetry::{Health, Metrics};
 use crate::watchdog;
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
@@ -60,7 +61,7 @@ struct Service {
     condition: Arc<Condition>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    heartbeat: Arc<Heartbeat>,
+    progress: Arc<Registry>,
     dials: Dials,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
@@ -98,7 +99,8 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
     let mut control = Control { signals, reloads, reloader };
     let mut edge = Edge::start(&service).await?;
     watchdog::ready();
-    let end = service.supervise(&mut control, &mut edge).await;
+    let supervise = service.supervise(&mut control, &mut edge);
+    let end = service.progress.watch("supervisor", idle(supervise)).await;
     watchdog::stopping();
     edge.take_down().await;
     Ok(match end {
@@ -115,6 +117,9 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
 impl Service {
     fn new(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
+        for task in edge::TASKS.iter().chain(&pipeline::STAGES) {
+            metrics.show_restarts(task);
+        }
         let health = Arc::new(Health::default());
         let decoder = Arc::new(Decoder::new(&config.decode, &config.tenant)?);
         decoder.require(&config.decode, &config.mqtt)?;
@@ -144,7 +149,7 @@ impl Service {
             dials,
             material,
             leadership: watch::Sender::new(Leadership::default()),
-            heartbeat: Arc::default(),
+            progress: Arc::default(),
             process,
             decoder,
             store,
@@ -174,11 +179,17 @@ impl Service {
             }
             backoff.was_up(started.elapsed());
             let wait = backoff.next(rand::random());
-            tracing::error!(stage, cause = %outcome, ?wait, "a stage ended unasked; rebuilding the pipeline");
+            let error = outcome.to_string();
+            let retry_in = format!("{:.1}s", wait.as_secs_f64());
+            tracing::error!(stage, error, retry_in, "a stage failed; the pipeline is rebuilt");
+            self.metrics.count_restart(stage);
+            self.health.task_is_down(stage, &error);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = edge.keep_running(self) => {}
                 _ = control.signals.stop() => return End::Stopped { complete: true },
             }
+            self.health.task_is_up(stage);
         }
     }
 
@@ -193,8 +204,8 @@ impl Service {
         loop {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,
-                (task, cause) = edge.next() => edge.restart(self, task, &cause).await,
-                () = reloads.next() => reloader.reload(self),
+                () = edge.keep_running(self) => {}
+                () = reloads.next() => reloader.reload(self).await,
             }
         }
     }

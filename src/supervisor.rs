@@ -2,9 +2,12 @@
 //! its name, and whoever owns the group decides what falls with it.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
+
+use crate::progress::Registry;
 
 /// How a task ended.
 #[derive(Debug)]
@@ -35,22 +38,22 @@ impl<E: Display> Display for Outcome<E> {
 pub struct Group<E> {
     tasks: JoinSet<Result<(), E>>,
     names: Vec<(Id, &'static str)>,
-}
-
-impl<E: Send + 'static> Default for Group<E> {
-    fn default() -> Self {
-        Self { tasks: JoinSet::new(), names: Vec::new() }
-    }
+    progress: Arc<Registry>,
 }
 
 impl<E: Send + 'static> Group<E> {
+    /// Makes an empty group whose tasks show their progress in a registry.
+    pub fn new(progress: Arc<Registry>) -> Self {
+        Self { tasks: JoinSet::new(), names: Vec::new(), progress }
+    }
+
     /// Starts a task under a name.
     pub fn spawn(
         &mut self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        let handle = self.tasks.spawn(task);
+        let handle = self.tasks.spawn(self.progress.watch(name, task));
         self.names.push((handle.id(), name));
     }
 
@@ -68,7 +71,8 @@ impl<E: Send + 'static> Group<E> {
                 (id, outcome)
             }
         };
-        let name = self.names.iter().find(|(known, _)| *known == id).map_or("task", |(_, n)| *n);
+        let place = self.names.iter().position(|(known, _)| *known == id);
+        let name = place.map_or("task", |place| self.names.swap_remove(place).1);
         Some((name, outcome))
     }
 
@@ -113,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_reported_under_the_name_of_its_task() {
-        let mut group = Group::<String>::default();
+        let mut group = Group::<String>::new(Arc::default());
         group.spawn("quiet", std::future::pending());
         group.spawn("loud", async { panic!("no more {}", "room") });
         let (name, outcome) = group.next().await.unwrap();
@@ -123,7 +127,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tasks_that_outlast_the_limit_are_aborted() {
-        let mut group = Group::<String>::default();
+        let mut group = Group::<String>::new(Arc::default());
         group.spawn("quick", async { Err("broken".to_owned()) });
         group.spawn("endless", std::future::pending());
         let (failures, in_time) = group.finish(Duration::from_secs(5)).await;

@@ -1,15 +1,15 @@
-//! What the service manager is told, and the heartbeat that `/livez` looks at.
+//! What the service manager is told.
 
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Heartbeat;
+use crate::progress::{self, Registry};
 
-/// Beats this often; systemd's watchdog may ask for more.
-const BEAT: Duration = Duration::from_secs(1);
+/// Looks this often; systemd's watchdog may ask for more.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Tells the service manager that configuration and ports are good. Broker and database may be
 /// away: that is not a failed start.
@@ -30,19 +30,38 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Beats until told to stop.
-pub async fn run(heartbeat: Arc<Heartbeat>, stop: CancellationToken) {
-    let watchdog = sd_notify::watchdog_enabled();
-    let period = watchdog.map_or(BEAT, |limit| BEAT.min(limit / 3));
+/// Feeds systemd's watchdog while no stage and no background task is stuck, until told to stop. Fails
+/// where the service manager cannot be notified.
+pub async fn run(tasks: &Registry, stop: CancellationToken) -> io::Result<()> {
+    // Zero turns it off.
+    let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
+    let period = watchdog.map_or(LOOK_EVERY, |limit| LOOK_EVERY.min(limit / 3));
     let mut interval = tokio::time::interval(period);
+    let mut reported = None;
     loop {
+        progress::tick();
         tokio::select! {
-            _ = interval.tick() => heartbeat.beat(),
-            () = stop.cancelled() => return,
+            _ = interval.tick() => {}
+            () = stop.cancelled() => return Ok(()),
         }
-        if watchdog.is_some() {
-            tell(&[NotifyState::Watchdog]);
+        let stuck = tasks.stuck().first().map(|stuck| stuck.task);
+        if reported != stuck {
+            report(stuck);
+            reported = stuck;
         }
+        if watchdog.is_some() && stuck.is_none() {
+            sd_notify::notify(&[NotifyState::Watchdog])?;
+        }
+    }
+}
+
+fn report(stuck: Option<&'static str>) {
+    match stuck {
+        Some(task) => tracing::error!(
+            task,
+            "a task makes no progress: /livez answers 503, and systemd's watchdog is not fed"
+        ),
+        None => tracing::info!("all tasks make progress again"),
     }
 }
 

@@ -25,7 +25,8 @@ use uuid::Uuid;
 pub use listen::{BindError, bind};
 
 use crate::config::Config;
-use crate::telemetry::{Health, Heartbeat, Metrics};
+use crate::progress::Registry;
+use crate::telemetry::{Health, Metrics};
 use listen::Limited;
 use report::{Liveness, Readiness, Status, unaccounted};
 
@@ -55,7 +56,7 @@ pub struct AdminState {
     started: Instant,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    heartbeat: Arc<Heartbeat>,
+    progress: Arc<Registry>,
 }
 
 impl AdminState {
@@ -65,7 +66,7 @@ impl AdminState {
         instance: Uuid,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
-        heartbeat: Arc<Heartbeat>,
+        progress: Arc<Registry>,
     ) -> Self {
         Self {
             tenant: config.tenant.clone(),
@@ -75,7 +76,7 @@ impl AdminState {
             started: Instant::now(),
             metrics,
             health,
-            heartbeat,
+            progress,
         }
     }
 }
@@ -122,7 +123,7 @@ async fn page(State(state): Shared) -> Response {
 }
 
 async fn livez(State(state): Shared) -> Response {
-    let liveness = Liveness::new(state.heartbeat.age());
+    let liveness = Liveness::new(state.progress.stuck());
     (code(liveness.live), HEADERS, Json(liveness)).into_response()
 }
 

@@ -1,31 +1,29 @@
 //! What the endpoint says: readiness with causes and cures, and the state in one document.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::AdminState;
 use crate::event::RejectReason;
 use crate::message::GapCause;
+use crate::progress::Stuck;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{Phase, Snapshot};
-use crate::telemetry::heartbeat::MAX_AGE;
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 
 /// `/livez`.
 #[derive(Debug, Serialize)]
 pub struct Liveness {
-    /// Whether the process makes progress.
+    /// Whether all stages and background tasks make progress.
     pub live: bool,
-    /// Seconds since it last showed.
-    pub heartbeat_age_seconds: f64,
+    /// Those that do not, the one that is most overdue first.
+    pub stuck: Vec<Stuck>,
 }
 
 impl Liveness {
-    /// `age` of the heartbeat.
-    pub fn new(age: Duration) -> Self {
-        Self { live: age <= MAX_AGE, heartbeat_age_seconds: age.as_secs_f64() }
+    /// Live is a process with no task stuck.
+    pub fn new(stuck: Vec<Stuck>) -> Self {
+        Self { live: stuck.is_empty(), stuck }
     }
 }
 
@@ -41,7 +39,7 @@ pub struct Readiness {
 /// One reason not to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
-    /// `session`, `database`, `spool` or `accounting`.
+    /// `session`, `database`, `spool`, `accounting` or `task`.
     pub part: &'static str,
     /// What is wrong, with the cure.
     pub problem: String,
@@ -67,6 +65,13 @@ impl Readiness {
         }
         if let Some(problem) = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone()) {
             not_ready.push(Obstacle { part: "spool", problem });
+        }
+        for down in &snapshot.tasks_down {
+            let problem = format!(
+                "the task {} failed and is restarted; if this lasts, see the log: {}",
+                down.task, down.problem
+            );
+            not_ready.push(Obstacle { part: "task", problem });
         }
         if unaccounted != 0 {
             let problem = format!(
@@ -137,7 +142,7 @@ impl Status {
             client_id: state.client_id.clone(),
             started_at: state.started_at,
             uptime_seconds: state.started.elapsed().as_secs(),
-            live: Liveness::new(state.heartbeat.age()).live,
+            live: state.progress.stuck().is_empty(),
             readiness: Readiness::new(&parts, unaccounted(&state.metrics)),
             parts,
             figures: Figures::new(&state.metrics),
@@ -202,7 +207,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::health::SpoolHealth;
+    use crate::telemetry::health::{SpoolHealth, TaskDown};
 
     fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -238,17 +243,14 @@ mod tests {
     fn every_obstacle_is_named_with_what_the_parts_know() {
         let mut snapshot = snapshot(Phase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
+        let down = TaskDown { task: "lock", problem: "it panicked: x".into() };
+        snapshot.tasks_down.push(down);
         let readiness = Readiness::new(&snapshot, 3);
         let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();
-        assert_eq!(parts, ["session", "database", "accounting"]);
+        assert_eq!(parts, ["session", "database", "task", "accounting"]);
+        assert!(readiness.not_ready[2].problem.contains("task lock"));
         assert_eq!(readiness.not_ready[0].problem, "the broker refused the password");
         assert!(readiness.not_ready[1].problem.contains("database.url"));
-    }
-
-    #[test]
-    fn only_a_heart_that_stopped_long_ago_is_dead() {
-        assert!(Liveness::new(MAX_AGE).live);
-        assert!(!Liveness::new(MAX_AGE + Duration::from_millis(1)).live);
     }
 
     #[test]

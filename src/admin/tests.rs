@@ -14,7 +14,7 @@ use crate::telemetry::health::{Phase, SpoolHealth};
 /// Far more than loopback needs.
 const SOON: Duration = Duration::from_secs(10);
 
-fn state(heartbeat: Heartbeat) -> AdminState {
+fn state() -> AdminState {
     AdminState {
         tenant: "acme<&>".into(),
         client_id: "acme-bridge".into(),
@@ -23,12 +23,12 @@ fn state(heartbeat: Heartbeat) -> AdminState {
         started: Instant::now(),
         metrics: Arc::new(Metrics::new()),
         health: Arc::default(),
-        heartbeat: Arc::new(heartbeat),
+        progress: Arc::default(),
     }
 }
 
 fn healthy() -> AdminState {
-    let state = state(Heartbeat::default());
+    let state = state();
     state.health.update(|snapshot| {
         snapshot.session.phase = Phase::Subscribed;
         snapshot.database.up = true;
@@ -92,14 +92,22 @@ async fn a_database_that_is_down_is_not_ready_but_live() {
 }
 
 #[tokio::test]
-async fn a_heart_that_stopped_is_not_live() {
-    let stuck = state(Heartbeat::stopped_for(Duration::from_secs(3_600)));
-    let heartbeat = Arc::clone(&stuck.heartbeat);
-    serving(stuck, async |address| {
+async fn a_stuck_stage_is_not_live_and_named() {
+    let mut state = state();
+    let progress = Arc::new(Registry::default());
+    state.progress = Arc::clone(&progress);
+    let stage = progress.watch("decode", std::future::pending::<()>());
+    serving(state, async |address| {
+        let answer = get(address, "/livez").await;
+        assert_eq!(answer.code, 200);
+        progress.set_back(Duration::from_secs(3_600));
+        // The clock of the registry began just now and counts milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
         let answer = get(address, "/livez").await;
         assert_eq!(answer.code, 503);
         assert_eq!(answer.json()["live"], false);
-        heartbeat.beat();
+        assert_eq!(answer.json()["stuck"][0]["task"], "decode");
+        drop(stage);
         assert_eq!(get(address, "/livez").await.code, 200);
     })
     .await;

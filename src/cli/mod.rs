@@ -145,7 +145,8 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let refused = error.is::<Problems>() || error.is::<SchemaError>();
+    let problems = error.downcast_ref::<Problems>();
+    let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn wait(reader: &mut Reader, name: &'static str) -> Option<Duration> 
 }
 
 fn database(reader: &mut Reader) -> Option<Database> {
-    let url = reader.secret("database.url", "database.url_file");
+    let url = reader.secret("database.url", "database.url_file", false);
     if let Some(None) = url {
         reader.missing("database.url");
     }

@@ -94,7 +94,7 @@ struct Credentials {
 
 fn credentials(reader: &mut Reader, host: Option<&str>) -> Option<Credentials> {
     let username = reader.optional("mqtt.username", values::mqtt_text);
-    let password = reader.secret("mqtt.password", "mqtt.password_file");
+    let password = reader.secret("mqtt.password", "mqtt.password_file", true);
     let (username, password) = (username?, password?);
     if let (None, Some(password)) = (&username, &password) {
         let complaint = Complaint::new(
@@ -112,9 +112,9 @@ fn credentials(reader: &mut Reader, host: Option<&str>) -> Option<Credentials> {
         ));
     }
     let password_file = password.as_ref().and_then(|password| password.file.clone());
-    let password = password.map(|password| {
+    let password = password.and_then(|password| {
         reader.show_from("mqtt.password", urls::REDACTED, password.origin);
-        SecretString::from(password.text)
+        (!password.unread).then(|| SecretString::from(password.text))
     });
     Some(Credentials { username, password, password_file })
 }

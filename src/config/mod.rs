@@ -107,7 +107,7 @@ fn read_file(
     must_exist: bool,
     problems: &mut Vec<Problem>,
 ) -> Result<Option<Layer>, Unusable> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match read_text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(error) => {
@@ -118,10 +118,17 @@ fn read_file(
     file::parse(path, &text, problems).map(Some).ok_or(Unusable)
 }
 
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let bytes = crate::files::read(path, u64::MAX)?;
+    let text = std::str::from_utf8(&bytes);
+    text.map(str::to_owned).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))
+}
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     let cure = match error.kind() {
         ErrorKind::NotFound => "correct the path after -c, or create it from config.example.toml",
         ErrorKind::InvalidData => "save it as UTF-8",
+        ErrorKind::TimedOut => "see whether the file system that holds it is there",
         _ => "let the user this runs as read it",
     };
     Problem {

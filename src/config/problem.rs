@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::files::NO_ANSWER;
+
 /// Where a value came from, in the words a person looks for it by: `default`, `config.toml:12`, or
 /// the name of an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,11 @@ pub struct Problems {
 impl Problems {
     /// `EX_CONFIG` of sysexits(3).
     pub const EXIT_CODE: u8 = 78;
+
+    /// Whether another try may find the configuration good: files did not answer, no more.
+    pub fn may_pass(&self) -> bool {
+        self.list.iter().all(|problem| problem.found.contains(NO_ANSWER))
+    }
 }
 
 impl fmt::Display for Problems {

@@ -1,8 +1,6 @@
 //! Secrets: given in place or in a file of their own. What goes wrong with them is said without
 //! them.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -11,6 +9,7 @@ use super::layers::Given;
 use super::problem::{Complaint, Origin};
 use super::read::Reader;
 use super::values::MAX_MQTT_TEXT;
+use crate::files;
 
 /// More than any password (MQTT's 16-bit length) or URL: a larger file is the wrong file.
 const MAX_SECRET_BYTES: usize = MAX_MQTT_TEXT;
@@ -23,16 +22,37 @@ pub(super) struct Secret {
     pub key: &'static str,
     /// The file it was read from, if from one.
     pub file: Option<PathBuf>,
+    /// The file did not answer: the text is empty, and the file is to be read again.
+    pub unread: bool,
+}
+
+/// Why a file gives no secret.
+struct Fault {
+    found: String,
+    complaint: Complaint,
+    /// The file system did not answer, which may pass.
+    no_answer: bool,
+}
+
+impl Fault {
+    fn new(found: impl Into<String>, complaint: Complaint) -> Self {
+        Self { found: found.into(), complaint, no_answer: false }
+    }
 }
 
 impl Reader {
     /// Reads a secret from one of its two keys. Outside `None`: a problem was noted; inside: not
-    /// given.
+    /// given. Where it is read `again` later, a file that does not answer is no problem yet.
     #[allow(clippy::option_option, reason = "as the doc says")]
-    pub fn secret(&mut self, inline: &'static str, file: &'static str) -> Option<Option<Secret>> {
+    pub fn secret(
+        &mut self,
+        inline: &'static str,
+        file: &'static str,
+        again: bool,
+    ) -> Option<Option<Secret>> {
         if let Some(given) = self.given(inline) {
             let Given { text, origin } = given;
-            let secret = Secret { text, origin, key: inline, file: None };
+            let secret = Secret { text, origin, key: inline, file: None, unread: false };
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
@@ -41,11 +61,20 @@ impl Reader {
         match read_secret_file(&path) {
             Ok(text) => {
                 let (origin, path) = (given.origin, Some(path));
-                let secret = Secret { text, origin, key: file, file: path };
+                let secret = Secret { text, origin, key: file, file: path, unread: false };
                 self.warn_of_edges(&secret);
                 Some(Some(secret))
             }
-            Err((found, complaint)) => {
+            Err(Fault { no_answer: true, found, .. }) if again => {
+                self.warnings.push(format!(
+                    "{file} ({}): {} {found}; it is read again while the service runs",
+                    given.origin,
+                    path.display().to_string().escape_debug()
+                ));
+                let (text, origin, file_path) = (String::new(), given.origin, Some(path));
+                Some(Some(Secret { text, origin, key: file, file: file_path, unread: true }))
+            }
+            Err(Fault { found, complaint, .. }) => {
                 let found = format!("{} {found}", path.display().to_string().escape_debug());
                 self.problem(file, &given.origin, found, complaint);
                 None
@@ -67,40 +96,40 @@ impl Reader {
 /// Reads a secret that may have changed since the configuration was read. The complaint goes after
 /// the file's name.
 pub fn read_secret(path: &Path) -> Result<SecretString, String> {
-    read_secret_file(path).map(SecretString::from).map_err(|(found, complaint)| {
+    read_secret_file(path).map(SecretString::from).map_err(|Fault { found, complaint, .. }| {
         format!("{found}, expected {}; {}", complaint.expected, complaint.cure)
     })
 }
 
 /// The text without one line end at its end; or what was found and what to do.
-fn read_secret_file(path: &Path) -> Result<String, (String, Complaint)> {
-    let bytes = read_bounded(path).map_err(|error| {
-        let cure = "create it, or let the user this runs as read it";
-        (format!("cannot be read ({error})"), Complaint::new("a readable file", cure))
+fn read_secret_file(path: &Path) -> Result<String, Fault> {
+    // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
+    let bytes = files::read(path, MAX_SECRET_BYTES as u64 + 1).map_err(|error| {
+        let no_answer = files::is_no_answer(&error);
+        let cure = if no_answer {
+            "see whether the file system that holds it is there"
+        } else {
+            "create it, or let the user this runs as read it"
+        };
+        let complaint = Complaint::new("a readable file", cure);
+        Fault { no_answer, ..Fault::new(format!("cannot be read ({error})"), complaint) }
     })?;
     if bytes.len() > MAX_SECRET_BYTES {
         let expected = format!("at most {MAX_SECRET_BYTES} bytes");
         let complaint = Complaint::new(expected, "name the file that holds the secret alone");
-        return Err(("is larger".to_owned(), complaint));
+        return Err(Fault::new("is larger", complaint));
     }
-    let text = String::from_utf8(bytes).map_err(|_| {
+    let text = String::from_utf8(bytes.to_vec()).map_err(|_| {
         let complaint = Complaint::new("text in UTF-8", "write the secret as text in UTF-8");
-        ("is not UTF-8".to_owned(), complaint)
+        Fault::new("is not UTF-8", complaint)
     })?;
     let line = text.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest));
     let secret = line.unwrap_or(&text);
     if secret.is_empty() {
         let complaint = Complaint::new("the secret", "write the secret into it");
-        return Err(("is empty".to_owned(), complaint));
+        return Err(Fault::new("is empty", complaint));
     }
     Ok(secret.to_owned())
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
-    File::open(path)?.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -111,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, content).unwrap();
-        read_secret_file(&path).map_err(|(found, _)| found)
+        read_secret_file(&path).map_err(|fault| fault.found)
     }
 
     #[test]
@@ -130,7 +159,7 @@ mod tests {
         assert_eq!(read(b"\xff").unwrap_err(), "is not UTF-8");
         assert_eq!(read(&vec![b'x'; MAX_SECRET_BYTES + 1]).unwrap_err(), "is larger");
         assert_eq!(read(&vec![b'x'; MAX_SECRET_BYTES]).unwrap().len(), MAX_SECRET_BYTES);
-        let (found, _) = read_secret_file(Path::new("/nonexistent/secret")).unwrap_err();
+        let found = read_secret_file(Path::new("/nonexistent/secret")).err().unwrap().found;
         assert!(found.starts_with("cannot be read"), "{found}");
     }
 }

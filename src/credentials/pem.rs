@@ -1,7 +1,6 @@
 //! Reads PEM files and, where a file is something else, says what it is and how to convert it.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use p256::elliptic_curve::zeroize::Zeroizing;
@@ -142,13 +141,12 @@ fn read_bounded(name: &FileName) -> Result<Zeroizing<Vec<u8>>, CredentialError> 
             io::ErrorKind::PermissionDenied => {
                 "let the user the service runs as read it (chown, chmod)"
             }
+            io::ErrorKind::TimedOut => "see whether the file system that holds it is there",
             _ => "the path must name a readable file",
         };
         CredentialError::Unreadable { file: name.clone(), source, cure }
     };
-    let mut text = Zeroizing::new(Vec::new());
-    let file = File::open(&name.path).map_err(unreadable)?;
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
+    let text = crate::files::read(&name.path, MAX_FILE + 1).map_err(unreadable)?;
     if text.len() as u64 > MAX_FILE {
         return Err(CredentialError::TooLarge { file: name.clone(), limit: MAX_FILE });
     }

@@ -10,6 +10,7 @@ use super::room::Room;
 use super::{ClockTrust, Decoder};
 use crate::event::{Event, Reject, RejectReason};
 use crate::message::{Decoded, Intake, Message};
+use crate::progress::idle;
 use crate::telemetry::Health;
 
 /// Messages taken from the intake at once: enough to spare wake-ups, few enough to let other
@@ -50,20 +51,20 @@ impl Stage {
         decoded: &mpsc::Sender<Decoded>,
     ) {
         let mut chunk = Vec::with_capacity(CHUNK);
-        while intake.recv_many(&mut chunk, CHUNK).await > 0 {
+        while idle(intake.recv_many(&mut chunk, CHUNK)).await > 0 {
             let clock = self.clock_trust();
             for intake in chunk.drain(..) {
                 let next = match intake {
                     Intake::Message(mut message) => {
                         let outcome = self.decode(&message, clock);
                         if let Ok(event) = &outcome {
-                            room.take(&mut message, event).await;
+                            idle(room.take(&mut message, event)).await;
                         }
                         Decoded::Message(message, outcome)
                     }
                     Intake::Connection(news, token) => Decoded::Connection(news, token),
                 };
-                if decoded.send(next).await.is_err() {
+                if idle(decoded.send(next)).await.is_err() {
                     return;
                 }
             }

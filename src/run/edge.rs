@@ -2,50 +2,91 @@
 //! others, the single-writer lock above all, must not be interrupted by it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, TAKE_DOWN};
+use super::{REBUILD, Service, TAKE_DOWN};
 use crate::admin::{self, AdminState};
+use crate::backoff::Backoff;
+use crate::progress::idle;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::{self, MaintenanceParts};
-use crate::store::schema::SchemaError;
 use crate::supervisor::Group;
 use crate::watchdog;
 
 /// The tasks.
 pub(super) struct Edge {
-    group: Group<SchemaError>,
+    group: Group<anyhow::Error>,
+    tasks: Vec<Task>,
     stop: CancellationToken,
 }
 
 /// Each of them. The lock comes first: the session waits for its word.
-const TASKS: [&str; 5] = ["lock", "credentials", "maintenance", "admin", "watchdog"];
+pub(super) const TASKS: [&str; 5] = ["lock", "credentials", "maintenance", "admin", "watchdog"];
+
+/// Decides when a task is started again.
+struct Task {
+    name: &'static str,
+    backoff: Backoff,
+    started: Instant,
+    /// When it is started again; `None` while it runs.
+    due: Option<Instant>,
+}
+
+impl Task {
+    fn started(name: &'static str) -> Self {
+        Self { name, backoff: Backoff::new(REBUILD), started: Instant::now(), due: None }
+    }
+
+    /// Notes that the task fell, and returns the wait before it is started again.
+    fn fell(&mut self, jitter: f64) -> Duration {
+        self.backoff.was_up(self.started.elapsed());
+        let wait = self.backoff.next(jitter);
+        self.due = Some(Instant::now() + wait);
+        wait
+    }
+}
 
 impl Edge {
-    /// Starts them all.
+    /// Starts them all. Fails where the admin endpoint cannot listen.
     pub async fn start(service: &Service) -> anyhow::Result<Self> {
-        let mut edge = Self { group: Group::default(), stop: CancellationToken::new() };
-        for task in TASKS {
-            edge.start_one(service, task).await?;
+        let mut edge = Self {
+            group: Group::new(Arc::clone(&service.progress)),
+            tasks: Vec::new(),
+            stop: CancellationToken::new(),
+        };
+        let mut listener = match service.config.admin_listen {
+            Some(address) => Some(admin::bind(address).await?),
+            None => None,
+        };
+        for name in TASKS {
+            edge.tasks.push(Task::started(name));
+            edge.start_one(service, name, listener.take_if(|_| name == "admin"));
         }
         Ok(edge)
     }
 
-    /// The next of them to end, which none should.
-    pub async fn next(&mut self) -> (&'static str, String) {
-        match self.group.next().await {
-            Some((task, outcome)) => (task, outcome.to_string()),
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Starts a fallen one again.
-    pub async fn restart(&mut self, service: &Service, task: &'static str, cause: &str) {
-        tracing::error!(task, cause, "a task beside the pipeline ended unasked; starting it again");
-        if let Err(error) = self.start_one(service, task).await {
-            tracing::error!(task, error = format!("{error:#}"), "it could not be started");
+    /// Starts fallen ones again, each after its backoff, for ever. May be dropped at any point.
+    pub async fn keep_running(&mut self, service: &Service) {
+        loop {
+            let due = self.tasks.iter().filter_map(|task| task.due).min();
+            let next_due = async {
+                match due {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((name, outcome)) = self.group.next() => {
+                    self.fell(service, name, &outcome.to_string());
+                }
+                () = next_due => self.start_due(service),
+            }
         }
     }
 
@@ -55,24 +96,52 @@ impl Edge {
         self.group.finish(TAKE_DOWN).await;
     }
 
-    async fn start_one(&mut self, service: &Service, task: &'static str) -> anyhow::Result<()> {
-        match task {
-            "lock" => self.spawn(task, lock::run(service.lock(self.stop.clone()))),
-            "credentials" => self.spawn(task, renewal::run(service.renewal(self.stop.clone()))),
-            "maintenance" => {
-                self.spawn(task, maintenance::run(service.maintenance(self.stop.clone())));
-            }
-            "watchdog" => {
-                let heartbeat = Arc::clone(&service.heartbeat);
-                self.spawn(task, watchdog::run(heartbeat, self.stop.clone()));
-            }
-            _ => {
-                let Some(address) = service.config.admin_listen else { return Ok(()) };
-                let listener = admin::bind(address).await?;
-                self.spawn(task, admin::serve(listener, service.admin(), self.stop.clone()));
+    fn fell(&mut self, service: &Service, name: &'static str, error: &str) {
+        let Some(task) = self.tasks.iter_mut().find(|task| task.name == name) else { return };
+        let wait = task.fell(rand::random());
+        let retry_in = format!("{:.1}s", wait.as_secs_f64());
+        tracing::error!(task = name, error, retry_in, "a background task failed; it is restarted");
+        service.metrics.count_restart(name);
+        service.health.task_is_down(name, error);
+    }
+
+    fn start_due(&mut self, service: &Service) {
+        let now = Instant::now();
+        for at in 0..self.tasks.len() {
+            let task = &mut self.tasks[at];
+            if task.due.is_some_and(|due| due <= now) {
+                (task.due, task.started) = (None, now);
+                let name = task.name;
+                service.health.task_is_up(name);
+                self.start_one(service, name, None);
             }
         }
-        Ok(())
+    }
+
+    /// Starts a task. `listener` is the admin endpoint's, where there is one already.
+    fn start_one(&mut self, service: &Service, name: &'static str, listener: Option<TcpListener>) {
+        let stop = self.stop.clone();
+        match name {
+            "lock" => self.spawn(name, lock::run(service.lock(stop))),
+            "credentials" => self.spawn(name, renewal::run(service.renewal(stop))),
+            "maintenance" => self.spawn(name, maintenance::run(service.maintenance(stop))),
+            "watchdog" => {
+                let progress = Arc::clone(&service.progress);
+                self.group.spawn(name, async move { Ok(watchdog::run(&progress, stop).await?) });
+            }
+            _ => {
+                let Some(address) = service.config.admin_listen else { return };
+                let state = service.admin();
+                self.group.spawn(name, async move {
+                    let listener = match listener {
+                        Some(listener) => listener,
+                        None => admin::bind(address).await?,
+                    };
+                    idle(admin::serve(listener, state, stop)).await;
+                    Ok(())
+                });
+            }
+        }
     }
 
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
@@ -120,7 +189,26 @@ impl Service {
             self.process.instance,
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
-            Arc::clone(&self.heartbeat),
+            Arc::clone(&self.progress),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_keeps_failing_waits_longer() {
+        let mut task = Task::started("lock");
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            waits.push(task.fell(1.0));
+            task.started = Instant::now();
+        }
+        assert!(waits.is_sorted() && waits[0] < waits[5], "{waits:?}");
+        assert_eq!(waits[7], REBUILD.max);
+        tokio::time::advance(crate::backoff::STABLE_AFTER).await;
+        assert_eq!(task.fell(1.0), REBUILD.min, "it had been up");
     }
 }

@@ -30,6 +30,9 @@ const FEEDBACK_CAPACITY: usize = 64;
 /// `batch.max_events` can be raised while the service runs; further than that at the next start.
 const LEAST_BATCH_ROOM: usize = 1_000;
 
+/// The stages by name.
+pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
+
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
     pub group: Group<SchemaError>,
@@ -49,8 +52,11 @@ impl Service {
         let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
         let (stored, from_store) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
 
-        let mut pipeline =
-            Pipeline { group: Group::default(), stop: stop.clone(), abandon: abandon.clone() };
+        let mut pipeline = Pipeline {
+            group: Group::new(Arc::clone(&self.progress)),
+            stop: stop.clone(),
+            abandon: abandon.clone(),
+        };
         let session = self.session(intake_sender, from_stages, stop.clone());
         pipeline.spawn("session", session.run());
         let (rows, spooled) = spool::stage::channel();

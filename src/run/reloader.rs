@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 
 use super::Service;
 use crate::config::{Loaded, Problems};
+use crate::files;
 use crate::reload::{self, Changes, Source};
 use crate::session::credentials::Sources;
 use crate::telemetry::logging::LogHandle;
@@ -26,16 +27,28 @@ impl Reloader {
     }
 
     /// Reads and applies. A configuration with a problem is refused whole.
-    pub fn reload(&mut self, service: &Service) {
+    pub async fn reload(&mut self, service: &Service) {
         watchdog::reloading();
-        match self.source.load() {
-            Ok(new) => self.apply(&new, service),
-            Err(problems) => refuse(&problems, service),
+        let source = self.source.clone();
+        match files::apart(move || source.load()).await {
+            Ok(Ok(new)) => self.apply(self.with_password(new), service),
+            Ok(Err(problems)) => refuse(&problems, service),
+            Err(error) => tracing::error!(%error, "the configuration could not be read"),
         }
         watchdog::ready();
     }
 
-    fn apply(&mut self, new: &Loaded, service: &Service) {
+    /// Keeps the password in force where its file does not answer.
+    fn with_password(&self, mut new: Loaded) -> Loaded {
+        let (old, mqtt) = (&self.in_force.config.mqtt, &mut new.config.mqtt);
+        if mqtt.password.is_none() && mqtt.password_file.is_some() {
+            mqtt.password.clone_from(&old.password);
+        }
+        new
+    }
+
+    fn apply(&mut self, new: Loaded, service: &Service) {
+        let new = &new;
         let changes = reload::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
             tracing::error!(%error, "the log level stays as it was");

@@ -27,6 +27,7 @@ use super::shared::Shared;
 use super::transport::{Accepted, Incoming, Outgoing, Transport};
 use crate::ack::ConnectionId;
 use crate::message::{ConnectionNews, Feedback};
+use crate::progress;
 use crate::telemetry::health::Phase;
 
 /// How often metrics are refreshed and time limits checked.
@@ -199,6 +200,7 @@ impl<'a> Connection<'a> {
         let mut drained = false;
         let mut result = self.open(session_present);
         loop {
+            progress::tick();
             let result_so_far = result.and_then(|()| self.leave_if_due(drained));
             if let Err(reason) = result_so_far {
                 return reason;

@@ -1,11 +1,10 @@
 //! What a connection proves itself with. It is loaded and looked at before it is used, and kept in
 //! memory: files that go bad later cannot take the session down.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use p256::elliptic_curve::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -15,6 +14,7 @@ use crate::config::{Mqtt, Tls, read_secret};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::validity_note;
 use crate::credentials::inspect::TenantFit;
+use crate::files;
 
 /// More than any file read here holds; what is behind it cannot matter.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -72,8 +72,8 @@ impl Sources {
         }
     }
 
-    /// What settings and files hold now.
-    pub fn fingerprint(&self) -> Fingerprint {
+    /// What settings and files hold now. Fails if a file does not answer, and names it.
+    pub fn fingerprint(&self) -> Result<Fingerprint, String> {
         let mut hasher = Sha256::new();
         let mut add = |part: &[u8]| {
             hasher.update((part.len() as u64).to_be_bytes());
@@ -83,20 +83,23 @@ impl Sources {
         add(format!("{:?} {:?}", self.tls, self.password_file).as_bytes());
         add(self.username.as_deref().unwrap_or_default().as_bytes());
         match &self.password_file {
-            Some(file) => add(&content(file)),
+            Some(file) => add(&content("mqtt.password_file", file)?),
             None => add(self.password.as_ref().map_or("", |p| p.expose_secret()).as_bytes()),
         }
         if let Some(tls) = &self.tls {
-            add(&content(&tls.cert_file));
-            add(&content(&tls.key_file));
-            add(&tls.ca_file.as_deref().map(content).unwrap_or_default());
+            add(&content("mqtt.tls.cert_file", &tls.cert_file)?);
+            add(&content("mqtt.tls.key_file", &tls.key_file)?);
+            match &tls.ca_file {
+                Some(file) => add(&content("mqtt.tls.ca_file", file)?),
+                None => add(&[]),
+            }
         }
-        Fingerprint(hasher.finalize().into())
+        Ok(Fingerprint(hasher.finalize().into()))
     }
 
     /// Reads everything; the complaint names the file and the cure.
     pub fn load(&self) -> Result<Credentials, String> {
-        let made_from = self.fingerprint();
+        let made_from = self.fingerprint()?;
         let tls = match &self.tls {
             Some(section) => Some(tls::client_config(section).map_err(|e| e.to_string())?),
             None => None,
@@ -163,12 +166,14 @@ impl Credentials {
     }
 }
 
-/// A file's content, or what keeps it from being read: that may change too.
-fn content(path: &Path) -> Vec<u8> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    read().unwrap_or_else(|error| error.to_string().into_bytes())
+/// A file's content, or what keeps it from being read: that may change too. Fails if the file does not
+/// answer.
+fn content(key: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    match files::read(path, MAX_FILE_BYTES) {
+        Err(error) if files::is_no_answer(&error) => Err(format!(
+            "{key} {} cannot be read ({error}); see whether the file system that holds it is there",
+            path.display()
+        )),
+        read => Ok(read.unwrap_or_else(|error| error.to_string().into_bytes().into())),
+    }
 }

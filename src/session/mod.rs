@@ -49,6 +49,7 @@ use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
 use crate::leadership::{Leadership, standing_by};
 use crate::message::Feedback;
+use crate::progress;
 use crate::telemetry::health::Phase;
 use crate::telemetry::metrics::ReasonLabel;
 
@@ -123,7 +124,7 @@ impl Session {
     /// sender of the intake tells them to finish.
     pub async fn run(mut self) {
         let gaps = Arc::clone(&self.shared.process().gaps);
-        let mut gaps = gaps.lock_owned().await;
+        let mut gaps = progress::idle(gaps.lock_owned()).await;
         while !self.orders.stop.is_cancelled() {
             if self.await_turn(&mut gaps).await == Waited::ToEnd {
                 break;
@@ -226,6 +227,9 @@ impl Session {
         let connector = Arc::clone(&shared.process().connector);
         let request =
             ConnectRequest { mqtt: &shared.mqtt, credentials, max_packet_size: *max_packet_size };
+        let limit = shared.mqtt.connect_timeout * 2;
+        let connect = progress::during(limit, connector.connect(&request));
+        let connect = progress::part("session connect", connect);
         let never = CancellationToken::new();
         let outcome = {
             let settling = Settling { feedback, ledger, gaps, shared };
@@ -237,7 +241,7 @@ impl Session {
                     Order::StandBy | Order::Renew => Attempt::Interrupted,
                 }),
                 _ = pipeline_gone => Err(Attempt::ToEnd),
-                accepted = connector.connect(&request) => Ok(accepted),
+                accepted = connect => Ok(accepted),
             }
         };
         outcome?.map_err(|error| Attempt::Failed(self.explain(&error, None)))

@@ -9,16 +9,28 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::{Credentials, Fingerprint, Material, Sources};
+use crate::backoff::Backoff;
+use crate::config::Reconnect;
 use crate::credentials::expiry::{self, Expiry, Notice};
 use crate::credentials::identity::validity_note;
+use crate::files;
+use crate::progress::{during, idle};
 use crate::telemetry::{Health, Metrics};
 
 /// Between two looks. A change counts once two looks in a row found it alike, so that a file is not
 /// taken up while it is being written.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Bounds one look, at more files than there are.
+const LOOK_WITHIN: Duration = Duration::from_secs(60);
+
+/// Bounds of the wait before a file that did not answer is read again. Each try may leave a thread
+/// behind.
+const RETRY: Reconnect = Reconnect { min: Duration::from_secs(5), max: Duration::from_secs(600) };
 
 /// Where credentials come from and where they go.
 #[derive(Debug)]
@@ -62,18 +74,91 @@ enum Occasion {
     Demand,
 }
 
+/// One look at the files.
+struct Look {
+    sources: Sources,
+    in_use: Option<Arc<Credentials>>,
+    last: Option<Fingerprint>,
+    occasion: Occasion,
+    now: OffsetDateTime,
+}
+
+/// What a look found.
+enum Found {
+    InUse(Fingerprint),
+    /// Still being written: the next look tells.
+    Changing(Fingerprint),
+    Good(Box<Credentials>),
+    Bad(Fingerprint, String),
+    NoAnswer(String),
+}
+
+impl Look {
+    fn inspect(&self) -> Found {
+        let found = match self.sources.fingerprint() {
+            Ok(found) => found,
+            Err(problem) => return Found::NoAnswer(problem),
+        };
+        if self.in_use.as_ref().is_some_and(|in_use| in_use.made_from() == found) {
+            return Found::InUse(found);
+        }
+        if self.occasion == Occasion::Routine && self.last != Some(found) {
+            return Found::Changing(found);
+        }
+        match self.load() {
+            Ok(new) if new.made_from() == found && self.sources.fingerprint() == Ok(found) => {
+                Found::Good(Box::new(new))
+            }
+            Ok(_) => Found::Changing(found),
+            Err(problem) => Found::Bad(found, problem),
+        }
+    }
+
+    fn load(&self) -> Result<Credentials, String> {
+        let new = self.sources.load()?;
+        if let Some(old) = &self.in_use {
+            self.sources.judge(&new, old, self.now)?;
+        }
+        Ok(new)
+    }
+}
+
+/// A file did not answer.
+#[derive(Debug, Clone, Copy)]
+struct Unanswered {
+    /// When to try again.
+    until: Instant,
+    /// Reads that had been left behind then. One that ends is a reason to try at once.
+    reads: usize,
+}
+
+impl Unanswered {
+    fn is_over(self) -> bool {
+        Instant::now() >= self.until || files::unanswered() < self.reads
+    }
+}
+
 struct Watcher {
     parts: RenewalParts,
     /// What the last look found.
     last: Option<Fingerprint>,
     /// The complaint made last.
     said: Option<String>,
+    unanswered: Option<Unanswered>,
+    retry: Backoff,
     expiry: Expiry,
 }
 
 impl Watcher {
     fn new(parts: RenewalParts) -> Self {
-        let watcher = Self { parts, last: None, said: None, expiry: Expiry::default() };
+        let watcher = Self {
+            parts,
+            last: None,
+            said: None,
+            unanswered: None,
+            retry: Backoff::new(RETRY),
+            expiry: Expiry::default(),
+        };
         if let Material::Ready(credentials) = &*watcher.parts.material.borrow() {
             warn_of(credentials);
         }
@@ -85,34 +170,62 @@ impl Watcher {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let occasion = tokio::select! {
-                _ = tick.tick() => Occasion::Routine,
+                _ = idle(tick.tick()) => Occasion::Routine,
                 changed = self.parts.sources.changed() => match changed {
                     Ok(()) => Occasion::Demand,
                     Err(_) => std::future::pending().await,
                 },
             };
-            self.look(occasion, OffsetDateTime::now_utc());
+            if occasion == Occasion::Demand || self.unanswered.is_none_or(Unanswered::is_over) {
+                self.look(occasion, OffsetDateTime::now_utc()).await;
+            }
             self.mind_the_end(OffsetDateTime::now_utc());
         }
     }
 
-    fn look(&mut self, occasion: Occasion, now: OffsetDateTime) {
-        let sources = self.parts.sources.borrow().clone();
-        let found = sources.fingerprint();
-        let settled = occasion == Occasion::Demand || self.last == Some(found);
-        self.last = Some(found);
-        if self.in_use().is_some_and(|in_use| in_use.made_from() == found) {
-            self.mended();
-        } else if settled {
-            match self.load(&sources, now) {
-                Ok(new) if new.made_from() == found && sources.fingerprint() == found => {
-                    self.take_up(new);
-                }
-                // Changed while it was read: the next look tells.
-                Ok(_) => {}
-                Err(problem) => self.refuse(problem),
-            }
+    /// Looks on a thread of its own: the files may not answer.
+    async fn look(&mut self, occasion: Occasion, now: OffsetDateTime) {
+        let look = self.next_look(occasion, now);
+        let looked = files::apart(move || look.inspect());
+        let limit = LOOK_WITHIN;
+        match during(limit, timeout(limit, looked)).await {
+            Ok(Ok(found)) => self.apply(found),
+            Ok(Err(error)) => self.no_answer(format!("cannot look at the files: {error}")),
+            Err(_) => self.no_answer(format!("the files did not answer within {limit:?}")),
         }
+    }
+
+    fn next_look(&self, occasion: Occasion, now: OffsetDateTime) -> Look {
+        let sources = self.parts.sources.borrow().clone();
+        Look { sources, in_use: self.in_use(), last: self.last, occasion, now }
+    }
+
+    fn apply(&mut self, found: Found) {
+        if !matches!(found, Found::NoAnswer(_)) {
+            (self.unanswered, self.retry) = (None, Backoff::new(RETRY));
+        }
+        match found {
+            Found::InUse(found) => {
+                self.last = Some(found);
+                self.mended();
+            }
+            Found::Changing(found) => self.last = Some(found),
+            Found::Good(new) => {
+                self.last = Some(new.made_from());
+                self.take_up(*new);
+            }
+            Found::Bad(found, problem) => {
+                self.last = Some(found);
+                self.refuse(problem, "the credential files changed and cannot be used");
+            }
+            Found::NoAnswer(problem) => self.no_answer(problem),
+        }
+    }
+
+    fn no_answer(&mut self, problem: String) {
+        let until = Instant::now() + self.retry.next(1.0);
+        self.unanswered = Some(Unanswered { until, reads: files::unanswered() });
+        self.refuse(problem, "a credential file does not answer");
     }
 
     fn in_use(&self) -> Option<Arc<Credentials>> {
@@ -120,14 +233,6 @@ impl Watcher {
             Material::Ready(credentials) => Some(Arc::clone(credentials)),
             Material::Unusable(_) => None,
         }
-    }
-
-    fn load(&self, sources: &Sources, now: OffsetDateTime) -> Result<Credentials, String> {
-        let new = sources.load()?;
-        if let Some(old) = self.in_use() {
-            sources.judge(&new, &old, now)?;
-        }
-        Ok(new)
     }
 
     fn take_up(&mut self, credentials: Credentials) {
@@ -148,15 +253,12 @@ impl Watcher {
         self.parts.material.send_replace(Material::Ready(Arc::new(credentials)));
     }
 
-    fn refuse(&mut self, problem: String) {
+    fn refuse(&mut self, problem: String, what: &'static str) {
         if self.said.as_ref() == Some(&problem) {
             return;
         }
         if self.in_use().is_some() {
-            tracing::error!(
-                problem,
-                "the credential files changed and cannot be used; the earlier ones stay in use"
-            );
+            tracing::error!(problem, "{what}; the earlier ones stay in use");
         } else {
             self.parts.material.send_if_modified(|material| match material {
                 Material::Unusable(known) if *known == problem => false,

@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::shared::Shared;
 use crate::ack::Committed;
 use crate::message::Feedback;
+use crate::progress::idle;
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Settling<'_> {
                 biased;
                 () = stop.cancelled() => return Waited::ToEnd,
                 () = &mut enough => return Waited::Enough,
-                feedback = self.feedback.recv() => match feedback {
+                feedback = idle(self.feedback.recv()) => match feedback {
                     None => return Waited::ToEnd,
                     Some(Feedback::Noted(event)) => {
                         self.gaps.persisted(&event);

@@ -17,6 +17,7 @@ use super::storage::{Changes, Depth, LifeChange, StorageFile};
 use crate::ack::{AckToken, Committed};
 use crate::clock::Clock;
 use crate::message::{Feedback, Intake};
+use crate::progress::{DISK, HAND_OVER, during, idle, tick};
 use crate::telemetry::{Health, Metrics};
 
 /// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
@@ -135,6 +136,7 @@ impl Appender {
         let mut done = progress.done.subscribe();
         let mut published = Instant::now();
         loop {
+            tick();
             if interrupt.is_cancelled() {
                 return Ok(Ended::Interrupted);
             }
@@ -241,7 +243,7 @@ impl Appender {
         if rows.is_empty() && changes.delete_through.is_none() && life == LifeChange::None {
             return Ok(false);
         }
-        file.write(&changes).await?;
+        during(DISK, file.write(&changes)).await?;
         let count = rows.len();
         drop(rows);
         self.deleted = done;
@@ -254,7 +256,7 @@ impl Appender {
         self.standing.wrote(life, now);
         self.pass_on(count, progress).await;
         if self.depth == Depth::default() {
-            file.shrink().await?;
+            during(DISK, file.shrink()).await?;
         }
         Ok(count > 0)
     }
@@ -302,7 +304,7 @@ impl Appender {
         let Some(Outlets { session, .. }) = &self.outlets else { return };
         for feedback in news {
             // A session that is gone needs no answer: the broker delivers again.
-            let _ = session.send(feedback).await;
+            let _ = during(HAND_OVER, session.send(feedback)).await;
         }
     }
 
@@ -314,7 +316,7 @@ impl Appender {
         }
         let Some(Outlets { decode, .. }) = &self.outlets else { return false };
         while !self.pending.is_empty() {
-            let reserved = tokio::time::timeout(RETRY, decode.reserve()).await;
+            let reserved = idle(tokio::time::timeout(RETRY, decode.reserve())).await;
             let Ok(Ok(place)) = reserved else { return false };
             let Some(intake) = self.pending.pop_front() else { break };
             self.standing.passed_by(&intake, self.clock.now_utc());
@@ -330,6 +332,7 @@ impl Appender {
 
     /// While there is no file: takes in what comes, and passes it by where that is possible.
     pub async fn do_without(&mut self, progress: &Progress) {
+        tick();
         if self.pending.is_empty() && !self.closed {
             self.receive(&CancellationToken::new()).await;
         }

@@ -9,6 +9,7 @@ use super::error::SpoolError;
 use super::progress::Progress;
 use super::storage::{Depth, StorageFile};
 use crate::message::{ConnectionNews, InFlight, Intake};
+use crate::progress::{DISK, during, idle};
 
 /// Rows read at once: as many as a batch holds by default.
 const ROWS: i64 = 1000;
@@ -38,7 +39,7 @@ impl Forwarder {
         let mut appended = progress.appended.subscribe();
         loop {
             // The sender lives as long as the stage.
-            let _ = appended.wait_for(|last| *last > progress.forwarded()).await;
+            let _ = idle(appended.wait_for(|last| *last > progress.forwarded())).await;
             self.some(file, progress).await?;
         }
     }
@@ -58,7 +59,7 @@ impl Forwarder {
     /// Says something that is in no row, behind what was forwarded.
     pub async fn tell(&self, news: ConnectionNews) {
         // A stage that is gone is being taken down.
-        let _ = self.decode.send(Intake::Connection(news, None)).await;
+        let _ = idle(self.decode.send(Intake::Connection(news, None))).await;
     }
 
     async fn some(
@@ -67,19 +68,20 @@ impl Forwarder {
         progress: &Progress,
     ) -> Result<(), SpoolError> {
         let last = *progress.appended.borrow();
-        let rows = file.read(progress.forwarded(), ROWS, READ_AHEAD).await?;
+        let read = file.read(progress.forwarded(), ROWS, READ_AHEAD);
+        let rows = during(DISK, read).await?;
         if rows.is_empty() {
             progress.skip_to(last);
         }
         for (id, row) in rows {
             let size = row.size();
             let depth = Depth { messages: row.topic.is_some().into(), bytes: row.cost() };
-            self.in_flight.until_room_for(size, READ_AHEAD).await;
+            idle(self.in_flight.until_room_for(size, READ_AHEAD)).await;
             let hold = self.in_flight.hold(size);
             if let Some(intake) = row.into_intake(id, Some(hold)) {
-                if self.decode.send(intake).await.is_err() {
+                if idle(self.decode.send(intake)).await.is_err() {
                     // The pipeline is being taken down, and this part with it.
-                    std::future::pending::<()>().await;
+                    idle(std::future::pending::<()>()).await;
                 }
             } else {
                 tracing::error!(

@@ -16,6 +16,7 @@ use super::route;
 use super::salvage::{self, remove};
 use super::storage::{Changes, StorageFile as _};
 use crate::message::{Feedback, Intake};
+use crate::progress::{DISK, DISK_SCAN, during, idle, part};
 
 /// What the stage needs.
 #[derive(Debug)]
@@ -51,12 +52,12 @@ pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf
                  mend that"
             );
         }
-        std::future::pending::<()>().await;
+        idle(std::future::pending::<()>()).await;
     };
     tokio::select! {
         biased;
         () = draining => {}
-        () = route::run(store, session, &progress, &finished) => {}
+        () = part("spool route", route::run(store, session, &progress, &finished)) => {}
     }
 }
 
@@ -74,7 +75,7 @@ async fn drain(
     let _lock = Lock::take(&dir)?;
     salvage::finish(&dir)?;
     let forwarder = Forwarder::new(decode);
-    let mut file = open(&dir, client_id).await?;
+    let mut file = during(DISK_SCAN, open(&dir, client_id)).await?;
     let (depth, last) = file.depth().await?;
     tracing::info!(
         messages = depth.messages,
@@ -86,8 +87,8 @@ async fn drain(
         let SpoolError::Damaged(problem) = error else { return Err(error) };
         let _ = file.close().await;
         let last_known = progress.forwarded().max(last);
-        salvage::salvage(&dir, client_id, &problem, last_known).await?;
-        file = open(&dir, client_id).await?;
+        during(DISK_SCAN, salvage::salvage(&dir, client_id, &problem, last_known)).await?;
+        file = during(DISK_SCAN, open(&dir, client_id)).await?;
         progress.appended.send_replace(file.last_id().await?);
     }
     if let Some(closed) = ended_without_notice(&mut file).await? {
@@ -97,9 +98,9 @@ async fn drain(
     // Dropped here at a stop: what was not deleted is sent again, and makes no second row.
     let mut done = progress.done.subscribe();
     while !progress.has_drained() {
-        let _ = done.changed().await;
+        let _ = idle(done.changed()).await;
         let delete_through = Some(*done.borrow_and_update());
-        file.write(&Changes { delete_through, ..Changes::default() }).await?;
+        during(DISK, file.write(&Changes { delete_through, ..Changes::default() })).await?;
     }
     file.close().await?;
     remove(&path)?;

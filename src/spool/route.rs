@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
 use crate::message::Feedback;
+use crate::progress::{HAND_OVER, during, idle};
 
 /// Runs until the store is gone. Once `finished`, the session waits for nothing but what passed by
 /// the disk; its channel is closed then, so that it can say goodbye.
@@ -22,7 +23,7 @@ pub(super) async fn run(
         }
         let feedback = tokio::select! {
             biased;
-            feedback = store.recv() => feedback,
+            feedback = idle(store.recv()) => feedback,
             () = finished.cancelled(), if session.is_some() && progress.bypassed() == 0 => continue,
         };
         let rest = match feedback {
@@ -38,7 +39,7 @@ pub(super) async fn run(
             Some(other) => Some(other),
         };
         if let (Some(feedback), Some(session)) = (rest, &session)
-            && session.send(feedback).await.is_err()
+            && during(HAND_OVER, session.send(feedback)).await.is_err()
         {
             tracing::debug!("the session is gone; what was committed will be delivered again");
         }

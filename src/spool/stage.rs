@@ -14,6 +14,7 @@ use super::route;
 use super::storage::{Opened, Storage, StorageFile as _};
 use crate::clock::Clock;
 use crate::message::{Feedback, Intake};
+use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
 
 /// Between two tries to open the file.
@@ -87,7 +88,10 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
         finished.cancel();
         file
     };
-    let (file, ()) = tokio::join!(spooling, route::run(store, session, &progress, &finished));
+    let (file, ()) = {
+        let routing = route::run(store, session, &progress, &finished);
+        tokio::join!(spooling, part("spool route", routing))
+    };
     let Some(mut file) = file else { return };
     let closed = async {
         appender.finish(&mut file.writer, &progress).await?;
@@ -112,6 +116,7 @@ async fn spool<S: Storage>(
     health: &Health,
 ) -> Opened<S> {
     loop {
+        tick();
         let mut file = open(storage, appender, progress, health).await;
         let interrupt = CancellationToken::new();
         let ended = {
@@ -120,7 +125,7 @@ async fn spool<S: Storage>(
             tokio::select! {
                 biased;
                 ended = &mut appending => ended,
-                unreadable = forwarder.run(&mut file.reader, progress) => {
+                unreadable = part("spool read", forwarder.run(&mut file.reader, progress)) => {
                     interrupt.cancel();
                     let ended = appending.await;
                     match (ended, unreadable) {
@@ -172,7 +177,7 @@ async fn try_open<S: Storage>(
     appender: &mut Appender,
     progress: &Progress,
 ) -> Result<Opened<S>, SpoolError> {
-    let mut file = storage.open().await?;
+    let mut file = during(DISK_SCAN, storage.open()).await?;
     match appender.take_over(&mut file.writer).await {
         Ok(last) => {
             progress.appended.send_replace(last);
@@ -194,7 +199,7 @@ async fn leave<S: Storage>(file: Opened<S>) {
 /// Sets a damaged file aside, once that is possible.
 async fn mend(storage: &impl Storage, problem: &str, progress: &Progress, health: &Health) {
     let last_known = progress.forwarded().max(*progress.appended.borrow());
-    if let Err(error) = storage.salvage(problem, last_known).await {
+    if let Err(error) = during(DISK_SCAN, storage.salvage(problem, last_known)).await {
         say(health, format!("could not set the damaged spool aside: {error}"));
         tokio::time::sleep(RETRY).await;
     }

@@ -22,6 +22,7 @@ use super::partitions::run;
 use super::text::clean;
 use super::write::bounded;
 use crate::message::{ConnectionName, ConnectionNews, GapCause, WITHOUT_NOTICE};
+use crate::progress::idle;
 
 /// Between two questions that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -95,13 +96,13 @@ impl Store {
     /// Where the last process of this client id that had a spool had it; as soon as the database can
     /// tell.
     pub async fn find_spool(&self, client_id: &str) -> Option<PathBuf> {
-        self.until_prepared().await;
+        idle(self.until_prepared()).await;
         loop {
             match self.spool_dir(client_id).await {
                 Ok(dir) => return dir.map(PathBuf::from),
                 Err(error) => {
                     tracing::debug!(reason = %error, "could not ask where the last spool was");
-                    tokio::time::sleep(ASK_AGAIN).await;
+                    idle(tokio::time::sleep(ASK_AGAIN)).await;
                 }
             }
         }

@@ -20,6 +20,7 @@ use super::write::bounded;
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 use crate::leadership::{Holder, Leadership};
+use crate::progress::idle;
 
 /// Sets our keys apart from those of other programs in the same database.
 const NAMESPACE: &str = "centiloc-bridge single writer of client id ";
@@ -111,20 +112,20 @@ impl Lock {
                 Class::Stop => RETRY_STOPPED,
                 _ => backoff.next(rand::random()),
             };
-            tokio::time::sleep(wait).await;
+            idle(tokio::time::sleep(wait)).await;
         }
     }
 
     /// Asks and holds on one connection, until it fails.
     async fn stay(&self, conn: &mut PgConnection) -> Fault {
         if self.leadership.borrow().holder().is_some() {
-            tokio::time::sleep(AFTER_YOU).await;
+            idle(tokio::time::sleep(AFTER_YOU)).await;
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut held = false;
         loop {
-            look.tick().await;
+            idle(look.tick()).await;
             let result = if held { ping(conn).await } else { self.ask(conn).await };
             match result {
                 Ok(now_held) => held = now_held,

@@ -17,6 +17,7 @@ use super::retention::Deleted;
 use super::span::Range;
 use super::write::bounded;
 use crate::message::ConnectionName;
+use crate::progress::idle;
 use crate::telemetry::Health;
 use crate::telemetry::health::ClockReading;
 
@@ -66,7 +67,7 @@ async fn keep_house(parts: &MaintenanceParts) {
     let mut keep_events = parts.keep_events.clone();
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
-        beat.tick().await;
+        idle(beat.tick()).await;
         let standing = parts.health.read(|s| s.session.connection.clone());
         let skew = match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
             Ok(skew) => {
@@ -88,7 +89,7 @@ async fn keep_house(parts: &MaintenanceParts) {
         // still looked at.
         tokio::select! {
             biased;
-            () = parts.store.until_prepared() => {}
+            () = idle(parts.store.until_prepared()) => {}
             _ = beat.tick() => {
                 beat.reset_immediately();
                 continue;

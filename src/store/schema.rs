@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::Store;
 use super::fault::{Fault, StoreError};
 use super::write::bounded;
+use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
 const MIGRATIONS: [(i64, &str, &str); 5] = [
@@ -101,7 +102,8 @@ impl Store {
             migrator.create_schema("centiloc");
         }
         let pool = self.link.for_migrations();
-        let result = tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&pool)).await;
+        let run = tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&pool));
+        let result = during(MIGRATION_TIMEOUT, run).await;
         // Closing the connection gives back the lock, whatever became of the migration. A dead one
         // would not let itself be closed.
         drop(tokio::time::timeout(limit, pool.close()).await);

@@ -14,6 +14,7 @@ use super::rows::{Chunk, Letter, Row, fold_letters};
 use super::state::{fold_boards, fold_items};
 use super::text::array_literal;
 use crate::event::{BoardEvent, ItemEvent};
+use crate::progress::during;
 
 const ITEMS: &str = include_str!("sql/items.sql");
 const BOARDS: &str = include_str!("sql/boards.sql");
@@ -46,7 +47,7 @@ pub(super) async fn bounded<T>(
     limit: Duration,
     exchange: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Fault> {
-    match tokio::time::timeout(limit, exchange).await {
+    match during(limit, tokio::time::timeout(limit, exchange)).await {
         Ok(result) => result.map_err(Fault::from),
         Err(_) => Err(Fault::silent(limit)),
     }

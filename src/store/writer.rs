@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::Reconnect;
 use crate::event::Event;
 use crate::message::{ConnectionNews, Decoded, Feedback, Message};
+use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 
@@ -141,6 +142,7 @@ impl<D: Database> Writer<D> {
     async fn run(&mut self) -> Result<(), SchemaError> {
         self.prepare().await?;
         loop {
+            progress::tick();
             self.size.set_max(self.max_events());
             let failed = match batch::next(&self.queue, self.size.get()) {
                 Step::Wait => {
@@ -192,7 +194,7 @@ impl<D: Database> Writer<D> {
     async fn receive(&mut self) -> bool {
         let mut received = Vec::new();
         let max_events = self.max_events();
-        let count = self.parts.decoded.recv_many(&mut received, max_events).await;
+        let count = progress::idle(self.parts.decoded.recv_many(&mut received, max_events)).await;
         self.queue.extend(received);
         count > 0
     }
@@ -270,7 +272,8 @@ impl<D: Database> Writer<D> {
 
     /// A session that is gone needs no answer: the broker delivers again.
     async fn tell(&self, feedback: Feedback) {
-        if self.parts.feedback.send(feedback).await.is_err() {
+        let sent = self.parts.feedback.send(feedback);
+        if progress::during(HAND_OVER, sent).await.is_err() {
             tracing::debug!("the session is gone; what was committed will be delivered again");
         }
     }
@@ -293,7 +296,8 @@ impl<D: Database> Writer<D> {
                 self.backoff.next(self.parts.rng.random())
             }
         };
-        if tokio::time::timeout(wait, self.nothing_left_but_farewells()).await.is_err() {
+        let farewells = self.nothing_left_but_farewells();
+        if progress::idle(tokio::time::timeout(wait, farewells)).await.is_err() {
             return Then::TryAgain;
         }
         // The first failure may be that of a connection which the server closed long ago.

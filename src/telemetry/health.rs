@@ -24,6 +24,18 @@ pub struct Snapshot {
     pub credentials: CredentialsHealth,
     /// The configuration while running.
     pub configuration: ConfigurationHealth,
+    /// Stages and background tasks that failed and are about to be restarted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks_down: Vec<TaskDown>,
+}
+
+/// A stage or background task that does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TaskDown {
+    /// Its name.
+    pub task: &'static str,
+    /// Why it ended.
+    pub problem: String,
 }
 
 /// The broker, as the session sees it.
@@ -174,6 +186,19 @@ impl Health {
     /// Changes the state.
     pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock());
+    }
+
+    /// Notes that a task failed and does not run.
+    pub fn task_is_down(&self, task: &'static str, problem: &str) {
+        self.update(|snapshot| {
+            snapshot.tasks_down.retain(|down| down.task != task);
+            snapshot.tasks_down.push(TaskDown { task, problem: problem.to_owned() });
+        });
+    }
+
+    /// Notes that a task runs again.
+    pub fn task_is_up(&self, task: &str) {
+        self.update(|snapshot| snapshot.tasks_down.retain(|down| down.task != task));
     }
 
     fn lock(&self) -> MutexGuard<'_, Snapshot> {

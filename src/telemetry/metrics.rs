@@ -47,6 +47,13 @@ pub struct CauseLabel {
     pub cause: &'static str,
 }
 
+/// Label `task`.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TaskLabel {
+    /// A stage of the pipeline or a background task.
+    pub task: &'static str,
+}
+
 /// A gauge of whole numbers.
 pub type IntGauge = Gauge<i64, AtomicI64>;
 /// A gauge of seconds.
@@ -104,6 +111,8 @@ pub struct Metrics {
     pub database_up: IntGauge,
     /// Rows that no partition could be made for.
     pub default_partition_rows: Counter,
+    /// Stages and background tasks that failed and were restarted.
+    task_restarts: Family<TaskLabel, Counter>,
     /// Momentum of the newest committed event, Unix time.
     pub last_event_timestamp_seconds: SecondsGauge,
 }
@@ -147,6 +156,7 @@ impl Metrics {
             spool_oldest_seconds: Gauge::default(),
             database_up: Gauge::default(),
             default_partition_rows: Counter::default(),
+            task_restarts: Family::default(),
             last_event_timestamp_seconds: Gauge::default(),
         };
         metrics.register();
@@ -219,6 +229,11 @@ impl Metrics {
             self.default_partition_rows.clone(),
         );
         r.register(
+            "task_restarts",
+            "Restarts of a failed stage or background task",
+            self.task_restarts.clone(),
+        );
+        r.register(
             "last_event_timestamp_seconds",
             "Momentum of the newest committed event, Unix time",
             self.last_event_timestamp_seconds.clone(),
@@ -240,6 +255,16 @@ impl Metrics {
             known = true;
         }
         ReceivedLabels { topic: if known { topic } else { "other" }.to_owned(), qos }
+    }
+
+    /// Shows the restarts of a task, even if there are none.
+    pub fn show_restarts(&self, task: &'static str) {
+        drop(self.task_restarts.get_or_create(&TaskLabel { task }));
+    }
+
+    /// Counts one restart of a task.
+    pub fn count_restart(&self, task: &'static str) {
+        self.task_restarts.get_or_create(&TaskLabel { task }).inc();
     }
 
     /// Counts one PUBLISH.

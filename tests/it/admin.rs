@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 23] = [
+const METRICS: [(&str, &str); 24] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -33,6 +33,7 @@ const METRICS: [(&str, &str); 23] = [
     ("database_up", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
+    ("task_restarts_total", "counter"),
     ("build_info", "info"),
 ];
 

@@ -22,6 +22,7 @@ mod drain;
 mod events;
 mod fuzzed;
 mod gaps;
+mod liveness;
 mod lying_peers;
 mod outages;
 mod power;

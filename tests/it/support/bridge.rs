@@ -79,6 +79,14 @@ impl Bridge {
         Self::start_by(None, config)
     }
 
+    /// Starts it with further variables in its environment.
+    pub fn start_with(config: &Config, environment: &[(&'static str, &str)]) -> Self {
+        let owned = |(name, value): &(&'static str, &str)| (*name, (*value).to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let add = move |command: &mut Command| _ = command.envs(environment.iter().cloned());
+        Self::start_in(Arc::new(add), config)
+    }
+
     /// Starts it under a clock of its own.
     pub fn start_under(clock: &Arc<Clock>, config: &Config) -> Self {
         let clock = Arc::clone(clock);
