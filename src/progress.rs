@@ -173,6 +173,7 @@ pub async fn part<T>(name: &'static str, part: impl Future<Output = T>) -> T {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tasks under test have no supervisor")]
 mod tests {
     use std::future::pending;
 
@@ -274,7 +275,7 @@ mod tests {
             runtime.block_on(async {
                 let registry = Arc::new(Registry::default());
                 let tasks = NAMES.map(|name| record(&registry, name));
-                let slack = SLACK.as_millis() as u64;
+                let slack = u64::try_from(SLACK.as_millis()).unwrap();
                 let (mut now, mut limits) = (0, [slack; 3]);
                 for event in events {
                     match event {

@@ -56,12 +56,13 @@ pub async fn run(tasks: &Registry, stop: CancellationToken) -> io::Result<()> {
 }
 
 fn report(stuck: Option<&'static str>) {
-    match stuck {
-        Some(task) => tracing::error!(
+    if let Some(task) = stuck {
+        tracing::error!(
             task,
             "a task makes no progress: /livez answers 503, and systemd's watchdog is not fed"
-        ),
-        None => tracing::info!("all tasks make progress again"),
+        );
+    } else {
+        tracing::info!("all tasks make progress again");
     }
 }
 

@@ -96,7 +96,7 @@ async fn a_stuck_stage_is_not_live_and_named() {
     let mut state = state();
     let progress = Arc::new(Registry::default());
     state.progress = Arc::clone(&progress);
-    let stage = progress.watch("decode", std::future::pending::<()>());
+    let watched = progress.watch("decode", std::future::pending::<()>());
     serving(state, async |address| {
         let answer = get(address, "/livez").await;
         assert_eq!(answer.code, 200);
@@ -107,7 +107,7 @@ async fn a_stuck_stage_is_not_live_and_named() {
         assert_eq!(answer.code, 503);
         assert_eq!(answer.json()["live"], false);
         assert_eq!(answer.json()["stuck"][0]["task"], "decode");
-        drop(stage);
+        drop(watched);
         assert_eq!(get(address, "/livez").await.code, 200);
     })
     .await;

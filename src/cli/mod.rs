@@ -116,7 +116,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 let loaded = config.load()?;
                 run::run(loaded, Source { file: config.file }).await
             }
-            Command::Check(args) => check::run(args).await,
+            Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Config(config) => {
                 config::show(&config.load()?, &mut stdout(), &mut stderr())?;
                 Ok(ExitCode::SUCCESS)

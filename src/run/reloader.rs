@@ -31,7 +31,7 @@ impl Reloader {
         watchdog::reloading();
         let source = self.source.clone();
         match files::apart(move || source.load()).await {
-            Ok(Ok(new)) => self.apply(self.with_password(new), service),
+            Ok(Ok(new)) => self.apply(&self.with_password(new), service),
             Ok(Err(problems)) => refuse(&problems, service),
             Err(error) => tracing::error!(%error, "the configuration could not be read"),
         }
@@ -47,8 +47,7 @@ impl Reloader {
         new
     }
 
-    fn apply(&mut self, new: Loaded, service: &Service) {
-        let new = &new;
+    fn apply(&mut self, new: &Loaded, service: &Service) {
         let changes = reload::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
             tracing::error!(%error, "the log level stays as it was");

@@ -71,7 +71,7 @@ pub struct GapStateFile(Option<SyncSender<Job>>);
 #[derive(Debug)]
 enum Job {
     Read(oneshot::Sender<PendingGaps>),
-    Keep(PendingGaps, oneshot::Sender<()>),
+    Keep(Box<PendingGaps>, oneshot::Sender<()>),
 }
 
 impl GapStateFile {
@@ -115,7 +115,7 @@ impl GapState for GapStateFile {
     }
 
     fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.ask(|answer| Job::Keep(pending, answer)))
+        Box::pin(self.ask(|answer| Job::Keep(Box::new(pending), answer)))
     }
 }
 
