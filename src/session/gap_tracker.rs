@@ -92,8 +92,9 @@ impl GapTracker {
         Some(gap)
     }
 
-    /// Notes that acknowledgements left, and how many deliveries still wait for theirs. Returns the gap that thereby ended, to be stored. One that is
-    /// not durable does not end, because those acknowledgements were under way when it was noticed.
+    /// Notes that acknowledgements left, and how many deliveries still wait for theirs. Returns the gap
+    /// that thereby ended, to be stored. One that is not durable does not end, because those
+    /// acknowledgements were under way when it was noticed.
     pub fn acknowledged(
         &mut self,
         unacked: usize,

@@ -269,7 +269,7 @@ impl Process {
 
     /// Returns a short name of the process.
     pub fn name(&self) -> String {
-        format!("process {:08x}", self.state.instance.as_u128() as u32)
+        format!("process {:08x}", self.state.instance.as_u128() & 0xffff_ffff)
     }
 
     /// Kills all stages where they stand.

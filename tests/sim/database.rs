@@ -225,8 +225,9 @@ impl ModelDatabase {
                     state.gaps.insert((cause.as_str(), at.unix_timestamp_nanos()), row);
                 }
                 state.connections.push(connection.clone());
-                let stale = std::mem::take(&mut state.stale_filter) && *session_present;
-                let stale_filters = if stale { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
+                let holds_old = std::mem::take(&mut state.stale_filter) && *session_present;
+                let stale_filters =
+                    if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
                 Noted { stale_filters, gap }
             }
             ConnectionNews::Gap(gap) => {

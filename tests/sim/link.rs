@@ -124,19 +124,23 @@ impl Link {
                 self.world.note(format_args!("{} client reads {}", self.number, short(&packet)));
                 Some(Ok(packet))
             }
-            None => (!state.open).then(|| Err(broken())),
+            None if state.open => None,
+            None => Some(Err(broken())),
         }
     }
 
-    fn is_stalled(&self) -> Result<bool, ConnectionError> {
+    fn is_stalled(&self) -> bool {
         let state = self.lock();
-        if state.open { Ok(state.stalled) } else { Err(broken()) }
+        state.open && state.stalled
     }
 
     async fn write_all(&self, packets: Vec<Outgoing>) -> Result<(), ConnectionError> {
         self.world.step_aside(0..=2).await;
-        while self.is_stalled()? {
+        while self.is_stalled() {
             self.changed.notified().await;
+        }
+        if !self.lock().open {
+            return Err(broken());
         }
         let whole = packets.len();
         let cut = self.world.fault_chance(4).then(|| self.world.index(whole + 1));

@@ -248,12 +248,12 @@ impl Storage for ModelStorage {
         let mut state = self.0.lock();
         let Some(id) = state.damaged.take() else { return Ok(()) };
         let row = state.rows.remove(&id);
-        let lost = row.as_ref().and_then(event_in);
-        state.lost_news |= row.is_some() && lost.is_none();
-        state.lost.extend(lost);
+        let event = row.as_ref().and_then(event_in);
+        state.lost_news |= row.is_some() && event.is_none();
+        state.lost.extend(event);
         let last = state.rows.keys().next_back().copied().unwrap_or(0).max(id).max(last_known);
         state.rows.insert(last + 1, Row::of_news(&gap, now));
-        self.0.world.note(format_args!("spool is salvaged without row {id}, event {lost:?}"));
+        self.0.world.note(format_args!("spool is salvaged without row {id}, event {event:?}"));
         Ok(())
     }
 }

@@ -127,7 +127,7 @@ impl World {
     pub fn note(&self, line: impl Display) {
         let mut state = self.lock();
         let at = state.started.elapsed().as_micros();
-        let line = format!("{:>11} {line}", at);
+        let line = format!("{at:>11} {line}");
         line.hash(&mut state.trace.hasher);
         state.trace.text.push(line);
     }
