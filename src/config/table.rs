@@ -80,7 +80,9 @@ pub const KEYS: &[Key] = &[
         "mqtt.max_unacked",
         Preset::Value("64MiB"),
         Kind::Size,
-        "Most bytes received and not yet acknowledged that are held in memory.",
+        "Most bytes received and not yet acknowledged that are held in memory. One packet of \
+         max_packet_size below it, or at 32,768 messages, reading pauses, so that TCP holds the \
+         broker back; it goes on at half of that.",
     ),
     key(
         "mqtt.items",

@@ -3,12 +3,13 @@
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use super::pause::{Decision, Pause};
 use super::{Connection, DisconnectReason, Subscription};
 use crate::accounting::Disposal;
 use crate::ack::AckToken;
 use crate::message::ConnectionNews;
 use crate::session::intake_sender::PipelineClosed;
-use crate::session::ledger::{Answer, Arrival, DeliveryOutcome};
+use crate::session::ledger::{Answer, Arrival, Bound, DeliveryOutcome};
 use crate::session::transport::Publish;
 
 impl Connection<'_> {
@@ -94,21 +95,27 @@ impl Connection<'_> {
         }
     }
 
-    /// Stops reading at a bound of the ledger, and resumes once half of it is free.
+    /// Stops reading at a bound of the ledger, and resumes once there is room enough, or the keep-alive
+    /// allows no longer wait. Where there is no room then, messages are read and refused, and nothing
+    /// received after the first of them is acknowledged.
     pub(super) fn pause_or_resume(&mut self) {
-        let (ledger, now) = (&*self.state.ledger, Instant::now());
+        let (now, ledger) = (Instant::now(), &*self.state.ledger);
         match self.paused {
             None if self.refusing.is_none() => {
-                let Some(bound) = ledger.reached() else { return };
-                self.paused = Some((now, bound));
+                let Some(pause) = Pause::begin(ledger, now) else { return };
+                self.paused = Some(pause);
                 let (unacked, bytes) = (ledger.unacked(), ledger.unacked_bytes());
-                self.state.shared.log_pause(self.id, bound, unacked, bytes);
+                self.state.shared.log_pause(self.id, pause.bound(), unacked, bytes);
             }
-            Some(_) if ledger.has_recovered() => {
-                self.paused = None;
-                tracing::debug!(connection = self.id.0, "reading from the broker again");
-            }
-            _ => return,
+            None => return,
+            Some(pause) => match pause.decide(ledger, self.state.shared.mqtt.keep_alive, now) {
+                Decision::Wait => return,
+                Decision::Resume => {
+                    tracing::debug!(connection = self.id.0, "reading from the broker again");
+                    self.paused = None;
+                }
+                Decision::Refuse(bound) => self.begin_refusing(bound),
+            },
         }
         self.keep_alive.reading_changed();
         if let Subscription::Asked { since, .. } = &mut self.subscription {
@@ -116,18 +123,10 @@ impl Connection<'_> {
         }
     }
 
-    /// Ends a pause that would outlive the keep-alive: a connection that is not read for longer cannot
-    /// be told from a dead one. Further messages are read and refused, and nothing received after
-    /// the first of them is acknowledged.
-    pub(super) fn check_pause(&mut self, now: Instant) {
-        let Some((since, bound)) = self.paused else { return };
-        if now - since < self.state.shared.mqtt.keep_alive {
-            return;
-        }
+    fn begin_refusing(&mut self, bound: Bound) {
         self.paused = None;
         self.refusing = Some(bound);
         self.state.ledger.seal();
-        self.keep_alive.reading_changed();
         self.state.shared.warn_of_refusals(self.id, bound);
     }
 }
