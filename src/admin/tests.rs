@@ -92,6 +92,22 @@ async fn a_database_that_is_down_is_not_ready_but_live() {
 }
 
 #[tokio::test]
+async fn forgotten_message_is_not_ready() {
+    let state = healthy();
+    let accounting = Arc::clone(state.metrics.accounting());
+    let in_pipeline = accounting.admit();
+    serving(state, async |address| {
+        assert_eq!(get(address, "/readyz").await.code, 200);
+        // As a bug would: it leaves the pipeline, and nothing says where to.
+        drop(in_pipeline);
+        let answer = get(address, "/readyz").await;
+        assert_eq!(answer.code, 503);
+        assert_eq!(answer.json()["not_ready"][0]["part"], "accounting");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_stuck_stage_is_not_live_and_named() {
     let mut state = state();
     let progress = Arc::new(Registry::default());

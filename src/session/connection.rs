@@ -7,6 +7,7 @@
 mod acknowledging;
 mod keep_alive;
 mod packet_ids;
+mod pause;
 mod receiving;
 mod subscribing;
 
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::keep_alive::KeepAlive;
 use self::packet_ids::PacketIds;
+use self::pause::Pause;
 use super::gap_tracker::GapTracker;
 use super::intake_sender::{IntakeSender, PipelineClosed};
 use super::ledger::{Bound, Ledger};
@@ -146,9 +148,9 @@ pub struct Connection<'a> {
     outgoing: Vec<Outgoing>,
     keep_alive: KeepAlive,
     next_tick: Instant,
-    /// Reading has paused, since when and at which bound.
-    paused: Option<(Instant, Bound)>,
-    /// The ledger is sealed because the pause would have outlived the keep-alive.
+    /// Nothing is read, so that TCP holds the broker back.
+    paused: Option<Pause>,
+    /// The ledger is sealed because a pause would have outlived the keep-alive.
     refusing: Option<Bound>,
     /// Deliveries that were not let in since the ledger was sealed.
     refused: usize,
@@ -239,7 +241,6 @@ impl<'a> Connection<'a> {
         for gap in gaps.pending_gaps() {
             intake.send_event(ConnectionNews::Gap(gap))?;
         }
-        self.pause_or_resume();
         self.subscribe();
         Ok(())
     }
@@ -305,6 +306,8 @@ impl<'a> Connection<'a> {
     /// durable session stays.
     async fn write(&mut self, transport: &mut dyn Transport) -> Result<(), DisconnectReason> {
         self.release_acks();
+        // After the release: what was released is room.
+        self.pause_or_resume();
         if !self.outgoing.is_empty() {
             let packets = std::mem::take(&mut self.outgoing);
             let is_ack =
@@ -369,7 +372,6 @@ impl<'a> Connection<'a> {
             self.outgoing.push(Outgoing::PingReq);
         }
         self.note_stall()?;
-        self.check_pause(now);
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }

@@ -82,7 +82,7 @@ pub enum FailureKind {
     /// A packet id was given to another message before the first was acknowledged. Seen by the
     /// session, and made with [`Context::packet_id_reused`].
     PacketIdReused,
-    /// Commits were slower than the keep-alive allows to wait. Seen by the session, and made with
+    /// Nothing was released for a whole keep-alive. Seen by the session, and made with
     /// [`Context::overloaded`].
     Overloaded,
 }
@@ -300,9 +300,9 @@ impl<'a> Context<'a> {
         Failure::new(
             FailureKind::Overloaded,
             format!(
-                "messages found no room ({bound}) and stayed with the broker, because commits took \
-                 longer than mqtt.keep_alive allows to wait; there is room again, so connecting to \
-                 receive them: if this repeats, make the database faster or set spool.dir",
+                "messages found no room ({bound}) and stayed with the broker, because nothing could be \
+                 acknowledged for the whole of mqtt.keep_alive; there is room again, so connecting \
+                 to receive them: if this repeats, make the database faster or set spool.dir",
             ),
         )
     }

@@ -215,8 +215,9 @@ impl Shared {
             connection = id.0,
             bound = self.name_of(bound),
             keep_alive = ?self.mqtt.keep_alive,
-            "commits are slower than the keep-alive allows to wait: further messages stay with the \
-             broker, which delivers them again after a reconnect once there is room"
+            "nothing could be acknowledged for a whole keep-alive and there is no room left: \
+             further messages stay with the broker, which delivers them again after a reconnect \
+             once there is room"
         );
     }
 

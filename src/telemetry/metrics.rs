@@ -47,11 +47,11 @@ pub struct CauseLabel {
     pub cause: &'static str,
 }
 
-/// Label `task`.
+/// Label `stage`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TaskLabel {
+pub struct StageLabel {
     /// A stage of the pipeline or a background task.
-    pub task: &'static str,
+    pub stage: &'static str,
 }
 
 /// A gauge of whole numbers.
@@ -112,7 +112,7 @@ pub struct Metrics {
     /// Rows that no partition could be made for.
     pub default_partition_rows: Counter,
     /// Stages and background tasks that failed and were restarted.
-    task_restarts: Family<TaskLabel, Counter>,
+    stage_restarts: Family<StageLabel, Counter>,
     /// Momentum of the newest committed event, Unix time.
     pub last_event_timestamp_seconds: SecondsGauge,
 }
@@ -156,7 +156,7 @@ impl Metrics {
             spool_oldest_seconds: Gauge::default(),
             database_up: Gauge::default(),
             default_partition_rows: Counter::default(),
-            task_restarts: Family::default(),
+            stage_restarts: Family::default(),
             last_event_timestamp_seconds: Gauge::default(),
         };
         metrics.register();
@@ -229,9 +229,9 @@ impl Metrics {
             self.default_partition_rows.clone(),
         );
         r.register(
-            "task_restarts",
+            "stage_restarts",
             "Restarts of a failed stage or background task",
-            self.task_restarts.clone(),
+            self.stage_restarts.clone(),
         );
         r.register(
             "last_event_timestamp_seconds",
@@ -258,13 +258,13 @@ impl Metrics {
     }
 
     /// Shows the restarts of a task, even if there are none.
-    pub fn show_restarts(&self, task: &'static str) {
-        drop(self.task_restarts.get_or_create(&TaskLabel { task }));
+    pub fn show_restarts(&self, stage: &'static str) {
+        drop(self.stage_restarts.get_or_create(&StageLabel { stage }));
     }
 
     /// Counts one restart of a task.
-    pub fn count_restart(&self, task: &'static str) {
-        self.task_restarts.get_or_create(&TaskLabel { task }).inc();
+    pub fn count_restart(&self, stage: &'static str) {
+        self.stage_restarts.get_or_create(&StageLabel { stage }).inc();
     }
 
     /// Counts one PUBLISH.

@@ -33,7 +33,7 @@ const METRICS: [(&str, &str); 24] = [
     ("database_up", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
-    ("task_restarts_total", "counter"),
+    ("stage_restarts_total", "counter"),
     ("build_info", "info"),
 ];
 

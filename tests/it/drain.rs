@@ -4,60 +4,52 @@
 //! The backlogs are published once. All tests share the broker, each with a session of its own.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinHandle;
 
 use crate::support::backlog::{Drain, PACKET_IDS, Session, debian_broker, publish};
 use crate::support::config::Config;
 use crate::support::database::Database;
-use crate::support::expect::{assert_accounted_for, until_count};
+use crate::support::expect::{assert_accounted_for, until_count, until_reconnects};
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
+use crate::support::process::background;
 use crate::support::rig::TableLock;
 use crate::support::slow;
-use crate::support::wait::{SOON, until};
+use crate::support::wait::{SOON, all, until};
 
-/// Published in protobuf.
-const MANY: usize = 250_000;
-
-/// Published in JSON, for what takes longer: still more than there are packet ids.
-const FEWER: usize = 80_000;
+/// Waiting in each session.
+const EVENTS: usize = 250_000;
 
 /// How much slower the slow database is.
 const SLOWER: u32 = 10;
 
-/// `mqtt.keep_alive` where a pause is to outlive it.
-const SHORT_KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// Un-acknowledged messages of a full bridge.
-const MAX_UNACKED: usize = 32_768;
+/// `mqtt.keep_alive` where half of the room is not free within it, or none.
+const SHORT: Option<&str> = Some("5s");
 
 /// How a bridge is set up.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     /// In the client id.
     name: &'static str,
-    events: usize,
     tls: bool,
     spool: bool,
     slow: bool,
-    keep_alive: Option<Duration>,
+    keep_alive: Option<&'static str>,
+    max_unacked: Option<&'static str>,
 }
 
 impl Setup {
-    const fn new(name: &'static str, events: usize) -> Self {
-        Self { name, events, tls: false, spool: false, slow: false, keep_alive: None }
-    }
-
-    fn format(self) -> &'static str {
-        if self.events == MANY { "protobuf" } else { "json" }
+    const fn new(name: &'static str) -> Self {
+        let (keep_alive, max_unacked) = (None, None);
+        Self { name, tls: false, spool: false, slow: false, keep_alive, max_unacked }
     }
 
     fn config(self, broker: &Mosquitto, database: &Database) -> Config {
         let mut config = Config::new(broker, database)
             .set("mqtt.client_id", format!("{TENANT}-{}", self.name))
-            .set("mqtt.items", self.format())
+            .set("mqtt.items", "protobuf")
             .set("mqtt.boards", "off");
         if !self.tls {
             config = config.plain(broker.plain_port());
@@ -67,29 +59,37 @@ impl Setup {
             config = config.set("spool.dir", folder.to_str().unwrap());
         }
         if let Some(keep_alive) = self.keep_alive {
-            config = config.set("mqtt.keep_alive", format!("{}s", keep_alive.as_secs()));
+            // One commit must take far less than that, on a busy machine too.
+            config = config.set("mqtt.keep_alive", keep_alive).set("batch.max_events", 500);
+        }
+        if let Some(max_unacked) = self.max_unacked {
+            config = config.set("mqtt.max_unacked", max_unacked);
         }
         config
     }
 }
 
-const PLAIN: Setup = Setup::new("plain", MANY);
-const TLS: Setup = Setup { tls: true, ..Setup::new("tls", MANY) };
-const SPOOL: Setup = Setup { spool: true, ..Setup::new("spool", MANY) };
-const TLS_SPOOL: Setup = Setup { tls: true, spool: true, ..Setup::new("tls-spool", MANY) };
-const SLOW: Setup = Setup { slow: true, ..Setup::new("slow", FEWER) };
-const SLOW_SPOOL: Setup = Setup { slow: true, spool: true, ..Setup::new("slow-spool", FEWER) };
-const SHORT: Setup =
-    Setup { slow: true, keep_alive: Some(SHORT_KEEP_ALIVE), ..Setup::new("short", FEWER) };
+const PLAIN: Setup = Setup::new("plain");
+const TLS: Setup = Setup { tls: true, ..Setup::new("tls") };
+const SPOOL: Setup = Setup { spool: true, ..Setup::new("spool") };
+const TLS_SPOOL: Setup = Setup { tls: true, spool: true, ..Setup::new("tls-spool") };
+/// Its keep-alive is short, which asks for more than a long one does.
+const SLOW: Setup = Setup { slow: true, keep_alive: SHORT, ..Setup::new("slow") };
+const SLOW_SPOOL: Setup = Setup { slow: true, spool: true, ..Setup::new("slow-spool") };
+/// Its room is full at any time, whatever part of the backlog the broker sends unasked.
+const BLOCKED: Setup =
+    Setup { keep_alive: SHORT, max_unacked: Some("1MiB"), ..Setup::new("blocked") };
 
 /// Every session whose backlog is published.
-const SETUPS: [Setup; 7] = [PLAIN, TLS, SPOOL, TLS_SPOOL, SLOW, SLOW_SPOOL, SHORT];
+const SETUPS: [Setup; 7] = [PLAIN, TLS, SPOOL, TLS_SPOOL, SLOW, SLOW_SPOOL, BLOCKED];
 
 /// What the tests share.
 struct Backlogs {
     _broker: Mosquitto,
     _postgres: Postgres,
     waiting: Mutex<HashMap<&'static str, Session>>,
+    /// Slow databases mostly sleep: their drains run beside the others from the start on.
+    draining: Mutex<HashMap<&'static str, JoinHandle<(Session, Drain)>>>,
 }
 
 impl Backlogs {
@@ -100,21 +100,35 @@ impl Backlogs {
 
     async fn publish() -> Self {
         let (broker, postgres) = tokio::join!(debian_broker(), Postgres::own());
-        let mut waiting = HashMap::new();
-        for setup in SETUPS {
-            let database = postgres.database().await;
-            let config = setup.config(&broker, &database);
-            let session = Session::leave_behind(&config, database).await;
+        let leaving = SETUPS.iter().map(|setup| left_behind(*setup, &broker, &postgres));
+        let sessions = all(leaving).await;
+        publish(&broker, "protobuf", EVENTS).await;
+        let (mut waiting, mut draining) = (HashMap::new(), HashMap::new());
+        for (setup, session) in sessions {
             if setup.slow {
-                slow::prepare(&session.database).await;
-                slow::slow_down(&session.database, SLOWER).await;
+                draining.insert(setup.name, background().spawn(drained(session)));
+            } else {
+                waiting.insert(setup.name, session);
             }
-            waiting.insert(setup.name, session);
         }
-        publish(&broker, PLAIN.format(), MANY).await;
-        publish(&broker, SLOW.format(), FEWER).await;
-        Self { _broker: broker, _postgres: postgres, waiting: Mutex::new(waiting) }
+        Self {
+            _broker: broker,
+            _postgres: postgres,
+            waiting: Mutex::new(waiting),
+            draining: Mutex::new(draining),
+        }
     }
+}
+
+async fn left_behind(setup: Setup, broker: &Mosquitto, postgres: &Postgres) -> (Setup, Session) {
+    let database = postgres.database().await;
+    let config = setup.config(broker, &database);
+    let session = Session::leave_behind(&config, database).await;
+    if setup.slow {
+        slow::prepare(&session.database).await;
+        slow::slow_down(&session.database, SLOWER).await;
+    }
+    (setup, session)
 }
 
 /// A session with its backlog, for one test.
@@ -124,17 +138,26 @@ async fn waiting(setup: Setup) -> Session {
 }
 
 /// Drains a backlog with a bridge that has just started.
-async fn assert_one_delivery(setup: Setup) {
-    let mut session = waiting(setup).await;
+async fn drained(mut session: Session) -> (Session, Drain) {
     session.bridge.start_again();
     // A second delivery settles it: no need to see all of them.
-    let drain = session.watch(setup.events, |counts| counts.received <= setup.events).await;
+    let drain = session.watch(EVENTS, |counts| counts.received <= EVENTS).await;
+    (session, drain)
+}
+
+async fn assert_one_delivery(setup: Setup) {
+    let (mut session, drain) = if setup.slow {
+        let draining = Backlogs::published().await.draining.lock().await.remove(setup.name);
+        draining.expect("each session is drained once").await.expect("the drain failed")
+    } else {
+        drained(waiting(setup).await).await
+    };
     report(setup, &drain);
     assert_eq!(drain.counts.reconnects, 0, "a connection was lost: {drain:?}");
-    assert!(drain.counts.received <= setup.events, "delivered again: {drain:?}");
-    assert_everything_stored(&mut session, &drain, setup.events).await;
-    assert_eq!(drain.counts.received, setup.events, "{drain:?}");
-    until_count(&session.bridge, "centiloc_bridge_acks_total", "", setup.events).await;
+    assert!(drain.counts.received <= EVENTS, "delivered again: {drain:?}");
+    assert_everything_stored(&mut session, &drain).await;
+    assert_eq!(drain.counts.received, EVENTS, "{drain:?}");
+    until_count(&session.bridge, "centiloc_bridge_acks_total", "", EVENTS).await;
     until_count(&session.bridge, "centiloc_bridge_duplicates_total", "", 0).await;
     assert_eq!(session.connections().await, 1);
     assert_eq!(session.database.count("centiloc.gap").await, 0);
@@ -147,9 +170,9 @@ fn report(setup: Setup, drain: &Drain) {
 }
 
 /// However often it was delivered.
-async fn assert_everything_stored(session: &mut Session, drain: &Drain, events: usize) {
+async fn assert_everything_stored(session: &mut Session, drain: &Drain) {
     assert!(drain.complete, "nothing moves any more: {drain:?}");
-    assert_eq!(session.rows().await, events);
+    assert_eq!(session.rows().await, EVENTS);
     let twice = "(select event_id from centiloc.item_event group by 1 having count(*) > 1) t";
     assert_eq!(session.database.count(twice).await, 0, "an event is stored twice");
     assert!(drain.most_unacked <= PACKET_IDS, "more than can be told apart: {drain:?}");
@@ -179,36 +202,38 @@ async fn backlog_over_tls_into_spool_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn backlog_for_a_slow_database_is_delivered_once() {
+async fn slow_database_is_no_reason_for_second_delivery() {
     assert_one_delivery(SLOW).await;
 }
 
 #[tokio::test]
-async fn backlog_spooled_for_slow_database_is_delivered_once() {
+async fn spooled_backlog_for_slow_database_is_delivered_once() {
     assert_one_delivery(SLOW_SPOOL).await;
 }
 
-/// Keeps everything from being committed once the bridge is full, until it refuses messages because
-/// its pause would outlive the keep alive.
-async fn pause(session: &Session) {
-    // Not before: without PUBACKs this broker keeps to its window.
-    until("a full bridge", SOON, || async {
-        let unacked = session.bridge.count("centiloc_bridge_unacked", "").await;
-        if unacked >= Some(MAX_UNACKED) { Ok(()) } else { Err(unacked) }
+/// Keeps everything from being committed, from soon after the start on, until messages are refused.
+async fn block(session: &Session) {
+    until("the first commits", SOON, || async {
+        let committed = session.bridge.count("centiloc_bridge_committed_total", "").await;
+        if committed > Some(0) { Ok(()) } else { Err(committed) }
     })
     .await;
     let lock = TableLock::take(&session.database, "item_event").await;
-    session.bridge.until_logged(&["WARN", "keep-alive allows to wait"]).await;
+    let refused = "outcome=\"refused\"";
+    until("refused messages", SOON, || async {
+        let refused = session.bridge.count("centiloc_bridge_deliveries_total", refused).await;
+        if refused > Some(0) { Ok(()) } else { Err(refused) }
+    })
+    .await;
     lock.release().await;
 }
 
 #[tokio::test]
 async fn pause_beyond_keep_alive_loses_and_doubles_nothing() {
-    let mut session = waiting(SHORT).await;
+    let mut session = waiting(BLOCKED).await;
     session.bridge.start_again();
-    let (drain, ()) = tokio::join!(session.watch(SHORT.events, |_| true), pause(&session));
-    report(SHORT, &drain);
-    assert_everything_stored(&mut session, &drain, SHORT.events).await;
-    // For the pause without any commit, and for none of those while commits are slow.
-    assert_eq!(drain.counts.reconnects, 1, "{drain:?}");
+    let (drain, ()) = tokio::join!(session.watch(EVENTS, |_| true), block(&session));
+    report(BLOCKED, &drain);
+    assert_everything_stored(&mut session, &drain).await;
+    until_reconnects(&session.bridge, "overloaded", 1).await;
 }

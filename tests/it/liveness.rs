@@ -113,10 +113,10 @@ async fn a_task_that_keeps_failing_waits_longer_each_time() {
     until_true("four failures", SOON, || log.count(FAILED) >= 4).await;
     let (status, body) = bridge.get("/readyz").await.unwrap();
     assert!(status == 503 && body.contains("the task watchdog failed"), "{body}");
-    let metric = "centiloc_bridge_task_restarts_total";
-    let counted = bridge.count(metric, "task=\"watchdog\"").await.unwrap();
+    let metric = "centiloc_bridge_stage_restarts_total";
+    let counted = bridge.count(metric, "stage=\"watchdog\"").await.unwrap();
     assert!((4..=8).contains(&counted), "{counted}");
-    assert_eq!(bridge.count(metric, "task=\"lock\"").await, Some(0));
+    assert_eq!(bridge.count(metric, "stage=\"lock\"").await, Some(0));
     let failures: Vec<_> = log.lines().into_iter().filter(|line| line.contains(FAILED)).collect();
     assert!(failures.len() <= counted + 1, "one line each: {failures:#?}");
     let waits = failures.iter().map(|line| retry_in(line)).collect::<Vec<_>>();
@@ -148,5 +148,5 @@ async fn a_watchdog_that_is_off_restarts_nothing() {
     let config = Config::new(&broker, &database);
     let mut bridge = Bridge::start_with(&config, &[("WATCHDOG_USEC", "0")]);
     bridge.until_ready().await;
-    assert_eq!(bridge.count("centiloc_bridge_task_restarts_total", "").await, Some(0));
+    assert_eq!(bridge.count("centiloc_bridge_stage_restarts_total", "").await, Some(0));
 }

@@ -10,6 +10,7 @@ use time::macros::datetime;
 
 use crate::store_kit::{Bench, arrives, board, item, of_board, of_item};
 use crate::support::postgres::Database;
+use crate::support::wait::all;
 
 const SIXTY_DAYS: Duration = Duration::from_secs(60 * 86_400);
 
@@ -142,7 +143,7 @@ async fn processes_that_make_the_same_partitions_at_once_do_not_collide() {
     });
     let mut inserted = 0;
     let mut in_default = 0;
-    for outcome in futures(writes).await {
+    for outcome in all(writes).await {
         let outcome = outcome.unwrap();
         inserted += outcome.items.inserted;
         in_default += outcome.default_partition_rows;
@@ -206,22 +207,4 @@ async fn retention_drops_whole_partitions_and_only_what_is_past_it() {
     assert_eq!(bench.items(&[arrives("W", "A", 5)]).await.default_partition_rows, 0);
     let kept = bench.store.delete_expired(None, now).await.unwrap();
     assert_eq!((kept.partitions, kept.events), (0, 0));
-}
-
-async fn futures<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut pinned: Vec<_> = all.map(|f| (Box::pin(f), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut pending = false;
-        for (future, output) in &mut pinned {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => pending = true,
-                }
-            }
-        }
-        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    pinned.into_iter().filter_map(|(_, output)| output).collect()
 }

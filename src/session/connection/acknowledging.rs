@@ -25,7 +25,6 @@ impl Connection<'_> {
             Some(Feedback::Unsubscribe(filters)) => self.unsubscribe(filters),
             None => {}
         }
-        self.pause_or_resume();
         Ok(())
     }
 
@@ -39,7 +38,6 @@ impl Connection<'_> {
             Answer::Pubrec(packet_id) => Outgoing::PubRec(packet_id),
         });
         self.outgoing.extend(packets);
-        self.pause_or_resume();
     }
 
     /// Returns how many deliveries of this connection the broker has no answer to.

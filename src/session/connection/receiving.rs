@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use super::pause::{Decision, Pause};
 use super::{Connection, DisconnectReason, Subscription};
 use crate::accounting::Disposal;
 use crate::ack::AckToken;
@@ -94,58 +95,39 @@ impl Connection<'_> {
         }
     }
 
-    /// Stops reading at a bound of the ledger, and resumes once half of it is free.
+    /// Stops reading at a bound of the ledger, and resumes once there is room enough, or the keep-alive
+    /// allows no longer wait. Where there is no room then, messages are read and refused, and nothing
+    /// received after the first of them is acknowledged.
     pub(super) fn pause_or_resume(&mut self) {
-        let ledger = &*self.state.ledger;
+        let (now, ledger) = (Instant::now(), &*self.state.ledger);
         match self.paused {
             None if self.refusing.is_none() => {
-                let Some(bound) = ledger.reached() else { return };
-                self.paused = Some((Instant::now(), bound));
+                let Some(pause) = Pause::begin(ledger, now) else { return };
+                self.paused = Some(pause);
                 let (unacked, bytes) = (ledger.unacked(), ledger.unacked_bytes());
-                self.state.shared.log_pause(self.id, bound, unacked, bytes);
-                self.reading_changed();
+                self.state.shared.log_pause(self.id, pause.bound(), unacked, bytes);
             }
-            Some(_) if ledger.has_recovered() => self.resume(),
-            _ => {}
+            None => return,
+            Some(pause) => match pause.decide(ledger, self.state.shared.mqtt.keep_alive, now) {
+                Decision::Wait => return,
+                Decision::Resume => {
+                    tracing::debug!(connection = self.id.0, "reading from the broker again");
+                    self.paused = None;
+                }
+                Decision::Refuse(bound) => self.begin_refusing(bound),
+            },
         }
-    }
-
-    /// Ends a pause before it outlives the keep-alive: a connection that is not read for longer cannot
-    /// be told from a dead one. Where some room has returned since, it is read into, and the next pause
-    /// counts anew.
-    pub(super) fn check_pause(&mut self, now: Instant) {
-        let Some((since, bound)) = self.paused else { return };
-        let (paused, keep_alive) = (now - since, self.state.shared.mqtt.keep_alive);
-        if paused >= keep_alive * 3 / 4 && self.state.ledger.reached().is_none() {
-            self.resume();
-        } else if paused >= keep_alive {
-            self.refuse(bound);
-        }
-    }
-
-    fn resume(&mut self) {
-        self.paused = None;
-        self.reading_changed();
-        tracing::debug!(connection = self.id.0, "reading from the broker again");
-    }
-
-    /// Reads further messages and refuses them. Nothing received after the first of them is
-    /// acknowledged.
-    fn refuse(&mut self, bound: Bound) {
-        self.paused = None;
-        self.refusing = Some(bound);
-        self.state.ledger.seal();
-        self.reading_changed();
-        self.state.shared.warn_of_refusals(self.id, bound);
-    }
-
-    /// Lets what watches the broker's silence count anew.
-    fn reading_changed(&mut self) {
-        let now = Instant::now();
         self.keep_alive.reading_changed();
         self.state.gaps.stall.reading_changed(self.paused.is_some(), now);
         if let Subscription::Asked { since, .. } = &mut self.subscription {
             *since = now;
         }
+    }
+
+    fn begin_refusing(&mut self, bound: Bound) {
+        self.paused = None;
+        self.refusing = Some(bound);
+        self.state.ledger.seal();
+        self.state.shared.warn_of_refusals(self.id, bound);
     }
 }

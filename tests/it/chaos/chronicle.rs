@@ -94,6 +94,12 @@ impl Chronicle {
         record.provoked.push(provoked);
     }
 
+    /// Notes that a backlog was worked off.
+    pub fn drained(&self) {
+        self.note("the backlog is worked off");
+        *self.record.borrow_mut().faults.entry("long backlog".to_owned()).or_default() += 1;
+    }
+
     /// Losses made possible.
     pub fn all_provoked(&self, cause: &str) -> Vec<Provoked> {
         let record = self.record.borrow();

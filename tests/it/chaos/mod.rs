@@ -19,11 +19,11 @@ use std::env;
 use std::time::Duration;
 
 use self::judge::Verdict;
-use self::plan::{Mode, Phase, Plan};
+use self::plan::{DRAIN, Mode, Phase, Plan};
 use self::report::Report;
 use self::stage::Stage;
 
-/// Without `CHAOS_SECONDS`.
+/// Without `CHAOS_SECONDS`, backlogs aside.
 const SHORT: Duration = Duration::from_secs(18);
 
 /// What a run is made from.
@@ -49,7 +49,8 @@ impl Settings {
             }
         }
         let seed = number("CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        let lasts = number("CHAOS_SECONDS").map_or(SHORT, Duration::from_secs);
+        let short = if mode == Mode::BrokerKill { SHORT } else { SHORT + DRAIN };
+        let lasts = number("CHAOS_SECONDS").map_or(short, Duration::from_secs);
         Some(Self { mode, seed, lasts })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::support::backlog::PACKET_IDS;
 use crate::support::proxy::Direction;
 
 /// `mqtt.queue_grace` of the bridge.
@@ -15,6 +16,15 @@ pub const QUEUE_GRACE: Duration = Duration::from_secs(1);
 /// How long the database is away in a [`Phase::Outage`]: three times the grace must have passed for
 /// certain, on a busy machine too.
 const OUTAGE: Duration = Duration::from_millis(4_500);
+
+/// How long a [`Phase::Drain`] takes beside its storm.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// Messages of a backlog: more than MQTT has packet ids, so that they are given out again.
+const BACKLOG: usize = PACKET_IDS + 1_000;
+
+/// How many times slower the database is while a backlog is worked off.
+const SLOWER: Range<u32> = 2..11;
 
 /// About how long one storm lasts in a long run.
 const STORM: Duration = Duration::from_secs(20);
@@ -109,6 +119,19 @@ pub enum Phase {
     Outage(Fault, Duration),
     /// The broker forgets the session, while it holds nothing for it.
     LoseSession,
+    /// A long backlog for a slow database.
+    Drain(Drain),
+}
+
+/// A backlog that is worked off, by a slow database and in a storm at first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Messages that wait.
+    pub backlog: usize,
+    /// How many times slower the database is until the storm is over.
+    pub slower: u32,
+    /// Meanwhile.
+    pub storm: Storm,
 }
 
 /// A run.
@@ -121,13 +144,20 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let storms = u32::try_from(lasts.as_secs() / STORM.as_secs()).unwrap().clamp(3, 1_000);
         let outages = if mode == Mode::BrokerKill { 0 } else { storms.div_ceil(3) };
-        let each = lasts.saturating_sub(OUTAGE * outages) / storms;
+        let drains = |index: u32| mode != Mode::BrokerKill && index % 6 == 1;
+        let extra = (0..storms).filter(|index| drains(*index)).map(|_| DRAIN).sum::<Duration>();
+        let each = lasts.saturating_sub(OUTAGE * outages + extra) / storms;
         let calm = each >= STORM / 2;
         let peace = if calm { Duration::from_millis(CALM.end) } else { Duration::ZERO };
         let each = each.saturating_sub(peace);
         let mut phases = Vec::new();
         for index in 0..storms {
-            phases.push(Phase::Storm(storm(&mut rng, mode, each)));
+            let storm = storm(&mut rng, mode, each);
+            phases.push(if drains(index) {
+                Phase::Drain(Drain { backlog: BACKLOG, slower: rng.random_range(SLOWER), storm })
+            } else {
+                Phase::Storm(storm)
+            });
             if mode != Mode::BrokerKill && index % 3 == 0 {
                 phases.push(Phase::Outage(outage(&mut rng), OUTAGE));
             }
@@ -266,7 +296,7 @@ mod tests {
 
     fn steps(plan: &Plan) -> impl Iterator<Item = (Victim, Step)> {
         let storms = plan.0.iter().filter_map(|phase| match phase {
-            Phase::Storm(storm) => Some(&storm.0),
+            Phase::Storm(storm) | Phase::Drain(Drain { storm, .. }) => Some(&storm.0),
             _ => None,
         });
         storms.flatten().flat_map(|(victim, steps)| steps.iter().map(|step| (*victim, *step)))
@@ -291,12 +321,15 @@ mod tests {
     }
 
     #[test]
-    fn every_run_of_the_other_modes_loses_the_session_once_and_the_database_at_least_once() {
+    fn other_modes_lose_session_and_database_and_drain_backlog() {
         for seconds in [10, 20, 60, 900] {
             let plan = Plan::new(Mode::Direct, seconds, Duration::from_secs(seconds));
             let count = |wanted: fn(&Phase) -> bool| plan.0.iter().filter(|p| wanted(p)).count();
             assert_eq!(count(|phase| matches!(phase, Phase::LoseSession)), 1);
             assert!(count(|phase| matches!(phase, Phase::Outage(..))) >= 1);
+            let wraps = |drain: &Drain| drain.backlog > PACKET_IDS && drain.slower > 1;
+            let drains = plan.0.iter().filter(|p| matches!(p, Phase::Drain(d) if wraps(d))).count();
+            assert!(drains >= 1);
         }
     }
 

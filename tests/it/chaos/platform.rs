@@ -13,10 +13,17 @@ use super::source::{Message, Source};
 use super::world::World;
 use crate::support::process::background;
 use crate::support::publisher::Publisher;
+use crate::support::wait::until_true;
 
 /// Happenings per [`TICK`]: about 190 messages a second.
 const AT_ONCE: usize = 3;
 const TICK: Duration = Duration::from_millis(20);
+
+/// Happenings published at once while a backlog is made.
+const BACKLOG_AT_ONCE: usize = 500;
+
+/// What a backlog takes at most, on a busy machine too.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Before a broker that is away is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -32,6 +39,8 @@ struct Shared {
     port: u16,
     world: Mutex<World>,
     attempts: AtomicUsize,
+    /// Messages to be published as fast as the broker takes them.
+    backlog: AtomicUsize,
     /// Held while messages are under way.
     gate: Arc<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
@@ -44,6 +53,7 @@ impl Platform {
             port,
             world: Mutex::default(),
             attempts: AtomicUsize::new(0),
+            backlog: AtomicUsize::new(0),
             gate: Arc::default(),
             stop: CancellationToken::new(),
         });
@@ -54,6 +64,16 @@ impl Platform {
     /// Publishes nothing while the guard lives, and everything published so far is acknowledged.
     pub async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.shared.gate).lock_owned().await
+    }
+
+    /// Publishes so many messages at once, and waits until the broker has taken them over.
+    pub async fn make_backlog(&self, messages: usize) {
+        self.shared.backlog.store(messages, Ordering::SeqCst);
+        until_true("the backlog", PUBLISHED_WITHIN, || {
+            self.shared.backlog.load(Ordering::SeqCst) == 0
+        })
+        .await;
+        drop(self.pause().await);
     }
 
     /// Finishes. The broker must be there.
@@ -89,10 +109,17 @@ impl Shared {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.stop.is_cancelled() {
-            tick.tick().await;
+            let missing = self.backlog.load(Ordering::SeqCst);
+            let happenings = if missing > 0 { BACKLOG_AT_ONCE } else { AT_ONCE };
+            if missing == 0 {
+                tick.tick().await;
+            }
             let _under_way = self.gate.lock().await;
-            let messages = (0..AT_ONCE).flat_map(|_| source.happening()).collect();
+            let messages: Vec<_> = (0..happenings).flat_map(|_| source.happening()).collect();
+            let published = if missing > 0 { messages.len() } else { 0 };
             self.deliver(&mut connection, messages).await;
+            let left = |backlog: usize| Some(backlog.saturating_sub(published));
+            let _ = self.backlog.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
         }
     }
 

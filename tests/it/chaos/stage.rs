@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::chronicle::{Chronicle, Provoked};
-use super::plan::{Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim};
+use super::plan::{Drain, Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim};
 use super::platform::Platform;
 use super::source::Source;
 use super::troubles;
@@ -23,7 +23,7 @@ use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// From the end of all troubles until everything is stored. The bridge's longest waits are ten
+/// From the end of all troubles until something moves again. The bridge's longest waits are ten
 /// seconds, and there may be several in a row.
 const RECOVERY: Duration = Duration::from_secs(90);
 
@@ -83,6 +83,7 @@ impl Stage {
             }
             Phase::Outage(fault, lasts) => self.outage(*fault, *lasts).await,
             Phase::LoseSession => self.lose_session().await?,
+            Phase::Drain(drain) => self.drain(drain).await?,
         }
         Ok(())
     }
@@ -169,6 +170,24 @@ impl Stage {
         Ok(())
     }
 
+    /// A backlog of more messages than there are packet ids waits for a bridge that was away. The
+    /// database is slow, and nothing else is well either; then it works off the rest in peace.
+    async fn drain(&mut self, drain: &Drain) -> Result<(), String> {
+        self.bridge.until_ready_within(RECOVERY).await;
+        slow::slow_down(&self.database, drain.slower).await;
+        self.bridge.kill();
+        self.platform.make_backlog(drain.backlog).await;
+        let Drain { backlog, slower, .. } = drain;
+        self.chronicle.note(format!("{backlog} messages wait; inserts are {slower} times slower"));
+        self.bridge.start_again();
+        self.storm(&drain.storm).await;
+        slow::slow_down(&self.database, 1).await;
+        let _silence = self.platform.pause().await;
+        self.catch_up().await?;
+        self.chronicle.drained();
+        Ok(())
+    }
+
     /// All troubles are over: what is to be stored gets stored.
     pub async fn settle(&mut self) -> Result<(), String> {
         self.chronicle.note("the troubles are over");
@@ -188,14 +207,18 @@ impl Stage {
 
     /// Waits until as much is stored as was published.
     async fn catch_up(&self) -> Result<(), String> {
-        let started = Instant::now();
+        let (mut last, mut moved) = (None, Instant::now());
         loop {
             let (rows, expected) = (self.rows().await, self.platform.world().rows());
+            self.account_for_all().await?;
             if rows == Some(expected) {
                 return Ok(());
             }
-            if started.elapsed() > RECOVERY {
-                return Err(format!("{rows:?} rows after {RECOVERY:?}, not {expected:?}"));
+            if rows != last {
+                (last, moved) = (rows, Instant::now());
+            }
+            if moved.elapsed() > RECOVERY {
+                return Err(format!("{rows:?} rows for {RECOVERY:?}, not {expected:?}"));
             }
             sleep(LOOK).await;
         }
@@ -209,6 +232,7 @@ impl Stage {
             if started.elapsed() > RECOVERY {
                 return Err(format!("still busy after {RECOVERY:?}"));
             }
+            self.account_for_all().await?;
             let idle = self.bridge.metric("centiloc_bridge_unacked", "").await == Some(0.0);
             let now = Some((self.rows().await, self.tap.tally()));
             if !idle || now != last {
@@ -217,6 +241,16 @@ impl Stage {
             sleep(LOOK).await;
         }
         Ok(())
+    }
+
+    /// Whatever was received is somewhere.
+    async fn account_for_all(&self) -> Result<(), String> {
+        match self.bridge.metric("centiloc_bridge_messages_unaccounted", "").await {
+            Some(messages) if messages != 0.0 => {
+                Err(format!("{messages} messages unaccounted for"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Item events, board events, dead letters.
