@@ -70,9 +70,7 @@ impl Broker {
                 link.number, entry.message, entry.id
             ));
             link.send(publish(message, entry.id, dup));
-            if !dup {
-                state.last_progress = Instant::now();
-            }
+            state.last_progress = Instant::now();
         }
         true
     }

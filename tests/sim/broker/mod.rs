@@ -292,7 +292,13 @@ impl State {
         // A broker that has shown a wide window is taken to keep it.
         let shown_wide = self.widest >= 20 && session.in_flight.len() < 10;
         // What the bridge has written and the broker does not read, the bridge cannot know.
-        self.link.as_ref().is_some_and(|link| link.is_usable() && link.is_idle())
+        let Some(link) = self.link.as_ref().filter(|link| link.is_usable() && link.is_idle())
+        else {
+            return false;
+        };
+        // Nor what the broker has not delivered again yet.
+        let sent = |e: &InFlight| e.sent.is_some_and(|(on, _)| on == link.number);
+        session.in_flight.iter().all(sent)
             && full
             && !shown_wide
             && self.last_progress.elapsed() > after

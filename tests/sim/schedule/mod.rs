@@ -116,7 +116,7 @@ impl Schedule {
             // The bridge looks once a second, and packets and answers take their time.
             overflows_after: world
                 .chance(500)
-                .then(|| settings.queue_grace + Duration::from_secs(10)),
+                .then(|| settings.queue_grace + Duration::from_secs(5)),
             qos2: if world.chance(200) { 200 } else { 0 },
             keep_alive: settings.keep_alive,
         };
