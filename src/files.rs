@@ -45,6 +45,17 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     })
 }
 
+/// Syncs the folder of this file, so that a change of the file's name outlasts a power cut. Blocks for as
+/// long as the disk does.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Syncs a folder. Blocks for as long as the disk does.
+pub fn sync_folder(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// Does the work on a thread of its own. A task that is dropped leaves it behind.
 pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (answer, answered) = oneshot::channel();

@@ -4,7 +4,7 @@
 //! no file.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::files::sync_folder_of;
 use crate::message::Gap;
 
 /// A disk that does not answer for this long is not waited for: the session must not stand still
@@ -179,11 +180,6 @@ fn write(path: &Path, pending: &PendingGaps) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     sync_folder_of(path)
-}
-
-/// Writes the change of a name to disk.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl Watcher {
         match found {
             Found::InUse(found) => {
                 self.last = Some(found);
-                self.mended();
+                self.clear_problem();
             }
             Found::Changing(found) => self.last = Some(found),
             Found::Good(new) => {
@@ -236,7 +236,7 @@ impl Watcher {
     }
 
     fn take_up(&mut self, credentials: Credentials) {
-        self.mended();
+        self.clear_problem();
         self.expiry = Expiry::default();
         let certificate = credentials.certificate();
         tracing::info!(
@@ -272,7 +272,7 @@ impl Watcher {
         self.said = Some(problem);
     }
 
-    fn mended(&mut self) {
+    fn clear_problem(&mut self) {
         if self.said.take().is_some() {
             tracing::info!("the credential files are good");
             self.parts.health.update(|s| s.credentials.problem = None);

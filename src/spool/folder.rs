@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::SpoolError;
+use crate::files::sync_folder;
 
 /// Only one process may have the spool.
 const LOCK: &str = "spool.lock";
@@ -57,11 +58,6 @@ fn make_folder(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
-}
-
-/// Writes changes of names in a folder to disk.
-fn sync_folder(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// Writes changes of names in the folder of this file to disk.

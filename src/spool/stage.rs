@@ -142,7 +142,7 @@ async fn spool<S: Storage>(
                 say(health, error.to_string());
                 leave(file).await;
                 if let SpoolError::Damaged(problem) = error {
-                    mend(storage, &problem, progress, health).await;
+                    salvage_damaged(storage, &problem, progress, health).await;
                 } else {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -162,7 +162,7 @@ async fn open<S: Storage>(
         match try_open(storage, appender, progress).await {
             Ok(file) => return file,
             Err(SpoolError::Damaged(problem)) => {
-                mend(storage, &problem, progress, health).await;
+                salvage_damaged(storage, &problem, progress, health).await;
             }
             Err(error) => {
                 say(health, error.to_string());
@@ -197,7 +197,12 @@ async fn leave<S: Storage>(file: Opened<S>) {
 }
 
 /// Sets a damaged file aside, once that is possible.
-async fn mend(storage: &impl Storage, problem: &str, progress: &Progress, health: &Health) {
+async fn salvage_damaged(
+    storage: &impl Storage,
+    problem: &str,
+    progress: &Progress,
+    health: &Health,
+) {
     let last_known = progress.forwarded().max(*progress.appended.borrow());
     if let Err(error) = during(DISK_SCAN, storage.salvage(problem, last_known)).await {
         say(health, format!("could not set the damaged spool aside: {error}"));

@@ -112,11 +112,7 @@ async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process
     // This process alone is told that the session is gone, and sees its window fill.
     bridge.start_again();
     bridge.until_logged(&["accepted the connection", "session_present=false"]).await;
-    until("a new subscription", SOON, || async {
-        let count = bridge.log().count("subscribed at QoS 1");
-        if count == 2 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    bridge.until_subscribed(2).await;
     let events = ItemEvent::series(TENANT, 30);
     rig.platform().await.publish_json(&events).await;
     bridge.until_logged(&["queue may overflow"]).await;

@@ -19,7 +19,7 @@ use crate::support::process::run_command;
 use crate::support::proxy::Proxy;
 use crate::support::rig::Rig;
 use crate::support::subscriber::forget_session;
-use crate::support::wait::{SOON, until, until_true};
+use crate::support::wait::{SOON, until_true};
 
 /// One sync in so many fails, where some do.
 const ONE_IN: u64 = 12;
@@ -320,11 +320,7 @@ async fn a_lost_session_outlasts_a_power_cut() {
     bench.disk.cut(Unsynced::Lost);
     bridge.start_again();
     // This process alone is told that the session is gone.
-    until("a new subscription", SOON, || async {
-        let count = bridge.log().count("subscribed at QoS 1");
-        if count == 2 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    bridge.until_subscribed(2).await;
     bench.cut(&mut bridge, Unsynced::Lost);
     bench.link.pass().await;
     bench.rig.until_rows("gap where cause = 'session_lost'", 1).await;
@@ -348,11 +344,7 @@ async fn a_lost_session_in_the_spool_outlasts_power_cuts() {
     forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
     bench.disk.cut(Unsynced::Torn);
     bridge.start_again();
-    until("a new subscription", SOON, || async {
-        let count = bridge.log().count("subscribed at QoS 1");
-        if count == 2 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    bridge.until_subscribed(2).await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
     bench.rig.until_acked(1).await;
     bench.cut(&mut bridge, Unsynced::Torn);

@@ -236,11 +236,7 @@ async fn a_session_that_was_lost_while_the_database_was_away_is_a_gap_though_the
     forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
     bridge.start_again();
     // The broker says that it knows nothing, and then this process dies too.
-    until("a new subscription", SOON, || async {
-        let count = bridge.log().count("subscribed at QoS 1");
-        if count == 2 { Ok(()) } else { Err(count) }
-    })
-    .await;
+    bridge.until_subscribed(2).await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
     bench.rig.until_acked(1).await;
     bridge.kill();

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::clock::Clock;
 use super::config::Config;
 use super::process::{Log, Process, Scratch, loopback};
-use super::wait::{SOON, until};
+use super::wait::{SOON, until, until_eq};
 
 /// Path of another build to be run in place of the one under test, for comparisons.
 const OTHER_BUILD: &str = "BRIDGE_BIN";
@@ -117,6 +117,14 @@ impl Bridge {
         assert!(self.process.status().is_some(), "the bridge runs already");
         let log = self.process.log().clone();
         self.process = spawn(&self.config, self.surroundings.as_ref(), log);
+    }
+
+    /// Waits until the broker has granted so many subscriptions, over all processes.
+    pub async fn until_subscribed(&self, times: usize) {
+        until_eq("the subscriptions", SOON, times, || async {
+            self.log().count("subscribed at QoS 1")
+        })
+        .await;
     }
 
     /// Waits for `/readyz` to answer 200.

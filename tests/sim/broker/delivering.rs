@@ -29,7 +29,7 @@ impl Broker {
             Some(first) if behavior.keeps_order => *first,
             Some(_) => due[self.world.index(due.len())],
             None => {
-                let full = behavior.window.is_some_and(|most| session.in_flight.len() >= most);
+                let full = session.is_full(behavior);
                 let Some(message) = session.queue.front().copied().filter(|_| !full) else {
                     return false;
                 };
@@ -39,17 +39,9 @@ impl Broker {
                     link.send(publish(stored, 0, false));
                     return true;
                 }
-                let Some(id) = free_id(session, behavior) else { return false };
-                session.queue.pop_front();
-                session.in_flight.push(InFlight {
-                    id,
-                    message,
-                    received: false,
-                    sent: None,
-                    sent_before: false,
-                });
+                let Some(place) = session.start_next(behavior, false) else { return false };
                 state.widest = state.widest.max(session.in_flight.len());
-                session.in_flight.len() - 1
+                place
             }
         };
         let received = session.in_flight[place].received;
@@ -97,7 +89,22 @@ impl Broker {
     }
 }
 
-pub(super) fn free_id(session: &mut Session, behavior: &Behavior) -> Option<u16> {
+impl Session {
+    pub(super) fn is_full(&self, behavior: &Behavior) -> bool {
+        behavior.window.is_some_and(|most| self.in_flight.len() >= most)
+    }
+
+    /// Takes the next message out of the queue and gives it a packet id. Returns its place in flight.
+    pub(super) fn start_next(&mut self, behavior: &Behavior, sent_before: bool) -> Option<usize> {
+        let message = *self.queue.front()?;
+        let id = free_id(self, behavior)?;
+        self.queue.pop_front();
+        self.in_flight.push(InFlight { id, message, received: false, sent: None, sent_before });
+        Some(self.in_flight.len() - 1)
+    }
+}
+
+fn free_id(session: &mut Session, behavior: &Behavior) -> Option<u16> {
     let in_use = |id: u16| session.in_flight.iter().any(|e| e.id == id);
     let next = |id: u16| if id >= behavior.id_space { 1 } else { id + 1 };
     let id = match behavior.ids {

@@ -1,7 +1,6 @@
 //! What brokers and networks do to a connection and to a session.
 
-use super::delivering::free_id;
-use super::{Broker, InFlight, Loss};
+use super::{Broker, Loss};
 
 impl Broker {
     /// Ends the connection, if there is one.
@@ -48,26 +47,18 @@ impl Broker {
         let behavior = state.behavior.clone();
         let Some(session) = &mut state.session else { return };
         for _ in 0..few {
-            let full = behavior.window.is_some_and(|most| session.in_flight.len() >= most);
-            let Some(message) = session.queue.front().copied().filter(|_| !full) else { break };
-            let Some(id) = free_id(session, &behavior) else { break };
-            session.queue.pop_front();
-            session.in_flight.push(InFlight {
-                id,
-                message,
-                received: false,
-                sent: None,
-                sent_before: true,
-            });
+            if session.is_full(&behavior) || session.start_next(&behavior, true).is_none() {
+                break;
+            }
         }
         session.in_flight.retain(|e| state.messages[e.message].qos > 0);
     }
 
-    /// Forgets the session with all that it holds. Returns the number of the loss.
-    pub fn forget_session(&self) -> Option<u64> {
+    /// Forgets the session with all that it holds.
+    pub fn forget_session(&self) {
         self.cut(false);
         let mut state = self.lock();
-        let session = state.session.take()?;
+        let Some(session) = state.session.take() else { return };
         let number = state.losses.len() as u64 + 1;
         // A first session that was never seen may be taken for one that was always there.
         let excused = state.first_unseen && state.losses.is_empty();
@@ -79,6 +70,5 @@ impl Broker {
         }
         drop(state);
         self.world.fault("session lost");
-        Some(number)
     }
 }

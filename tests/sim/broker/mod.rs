@@ -288,7 +288,7 @@ impl State {
         let (Some(after), Some(session)) = (self.behavior.overflows_after, &self.session) else {
             return false;
         };
-        let full = self.behavior.window.is_some_and(|most| session.in_flight.len() >= most);
+        let full = session.is_full(&self.behavior);
         // A broker that has shown a wide window is taken to keep it.
         let shown_wide = self.widest >= 20 && session.in_flight.len() < 10;
         // What the bridge has written and the broker does not read, the bridge cannot know.

@@ -35,11 +35,7 @@ impl Schedule {
                 self.wait_busy(world.draw(0..=20_000)).await;
                 self.broker.set_door(Door::Open);
             }
-            Fault::SessionLost => {
-                if let Some(number) = self.broker.forget_session() {
-                    self.database.after_loss(number);
-                }
-            }
+            Fault::SessionLost => self.broker.forget_session(),
             Fault::ForeignTakeover => {
                 world.fault("takeover by a foreign client");
                 self.broker.foreign_takeover();
