@@ -52,7 +52,6 @@ async fn assert_refused(bridge: &Bridge, words: &[&str]) {
 async fn session_pooling_needs_no_setting_of_the_pooler() {
     let (broker, database) = services().await;
     let pooler = PgBouncer::start(Postgres::shared().await, &["pool_mode = session"]).await;
-    drop(pooler.connect(&database).await);
     let config = through(pooler.port(), &broker, &database);
     let mut first = Bridge::ready(&config).await;
     let platform = Publisher::connect(&broker).await;
@@ -70,7 +69,6 @@ async fn session_pooling_needs_no_setting_of_the_pooler() {
 async fn transaction_pooling_is_refused_with_an_explanation() {
     let (broker, database) = services().await;
     let pooler = PgBouncer::start(Postgres::shared().await, &["pool_mode = transaction"]).await;
-    drop(pooler.connect(&database).await);
     let bridge = Bridge::start(&through(pooler.port(), &broker, &database));
     assert_refused(&bridge, &["by transaction", "pool_mode = session"]).await;
 }
@@ -80,7 +78,6 @@ async fn a_pooler_that_becomes_unsuitable_is_noticed() {
     let (broker, database) = services().await;
     let postgres = Postgres::shared().await;
     let mut pooler = PgBouncer::start(postgres, &["pool_mode = session"]).await;
-    drop(pooler.connect(&database).await);
     let bridge = Bridge::ready(&through(pooler.port(), &broker, &database)).await;
     pooler.change("pool_mode = session", "pool_mode = transaction");
     // Others take the server processes that the bridge's connections give back.
@@ -95,7 +92,7 @@ async fn a_pooler_that_becomes_unsuitable_is_noticed() {
     until_refused(&bridge, &["by transaction"]).await;
 }
 
-/// What `version()` of CockroachDB begins with, found before PostgreSQL's own.
+/// What `version()` of `CockroachDB` begins with, found before PostgreSQL's own.
 pub async fn pretend_cockroachdb(database: &Database) {
     let name = database.name();
     database

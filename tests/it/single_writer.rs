@@ -238,8 +238,8 @@ async fn the_server_is_asked_to_notice_a_vanished_host_within_25_seconds() {
         ("tcp_keepalives_count", "3"),
         ("tcp_user_timeout", "25000"),
     ] {
-        let set = format!("set_config(E'{name}', E'{value}', false)");
-        assert!(sent.contains(&set), "{name}");
+        let wanted = format!("set_config(E'{name}', E'{value}', false)");
+        assert!(sent.contains(&wanted), "{name}");
     }
 }
 

@@ -272,9 +272,6 @@ async fn poolers_and_servers_that_do_not_suit_are_named() {
     let transaction = PgBouncer::start(postgres, &["pool_mode = transaction"]).await;
     let pretended = postgres.database().await;
     pretend_cockroachdb(&pretended).await;
-    for pooler in [&session, &transaction] {
-        drop(pooler.connect(&bench.database).await);
-    }
     let through = |pooler: &PgBouncer| {
         bench.config().set("database.url", bench.database.url_at(pooler.port()))
     };

@@ -1,4 +1,4 @@
-//! A PgBouncer of a test's own, before a PostgreSQL of the tests.
+//! A `PgBouncer` of a test's own, before a `PostgreSQL` of the tests.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use sqlx::PgConnection;
+use tokio::net::TcpStream;
 
 use super::database::Database;
 use super::postgres::{PASSWORD, Postgres, ROLE, User};
-use super::process::{Log, Process, Scratch, free_port};
+use super::process::{Log, Process, Scratch, free_port, loopback};
 use super::wait::{SOON, until};
 
 /// A running pooler. Dropping it stops it.
@@ -42,6 +43,7 @@ impl PgBouncer {
         readable(scratch.path(), &[&users, &file]);
         let process =
             Process::start_logging("pgbouncer", &mut command(&file), "TERM", Log::default());
+        until("PgBouncer to listen", SOON, || TcpStream::connect(loopback(port))).await;
         Self { process, port, settings, scratch }
     }
 
@@ -84,5 +86,7 @@ fn command(file: &Path) -> Command {
 fn readable(folder: &Path, files: &[&Path]) {
     let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
     set(folder, 0o755).unwrap();
-    files.iter().for_each(|file| set(file, 0o644).unwrap());
+    for file in files {
+        set(file, 0o644).unwrap();
+    }
 }
