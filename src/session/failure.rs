@@ -290,7 +290,7 @@ impl<'a> Context<'a> {
 
     /// Explains a close after `silence` in both directions, which the session notices.
     pub fn idle_timeout(&self, silence: Duration) -> Failure {
-        let seconds = silence.as_secs();
+        let seconds = (silence + Duration::from_millis(500)).as_secs();
         Failure::new(
             FailureKind::IdleTimeout,
             format!(
