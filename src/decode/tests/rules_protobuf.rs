@@ -202,6 +202,7 @@ fn a_status_is_its_bare_name_or_its_number() {
     assert_eq!(status(1), "DISCONNECTED");
     assert_eq!(status(2), "ONERROR");
     assert_eq!(status(3), "MAINTENANCE");
+    assert_eq!(status(4), "DEGRADED");
     assert_eq!(status(7), "7");
     assert_eq!(status(-1), "-1");
 }
