@@ -197,7 +197,8 @@ type BoardHealth = (String, Option<String>, Option<OffsetDateTime>, i64, Option<
 #[tokio::test]
 async fn board_health_shows_every_board_known_by_status_or_by_items() {
     let bench = Bench::new().await;
-    let statuses = [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
+    let statuses =
+        [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
     bench.commit(&statuses.map(of_board)).await;
     bench.items(&[arrives("U", "A", 7), arrives("V", "B", 8), leaves("V", "B", 9)]).await;
     let sql = "select board_sn, status, last_item_at, items, is_healthy
