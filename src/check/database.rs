@@ -9,11 +9,14 @@ use crate::config::Config;
 use crate::credentials::identity::date;
 use crate::credentials::preflight::{Check, Status};
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
-use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Rights, Server};
+use crate::store::inspect::{
+    self, Coverage, Inspection, Limits, OLDEST_SERVER, Place, Rights, Server,
+};
 use crate::store::schema::{SchemaError, Step};
 
 pub(super) const CONNECTION: &str = "database_connection";
 pub(super) const SESSIONS: &str = "database_sessions";
+pub(super) const CONNECTIONS: &str = "database_connections";
 pub(super) const TLS: &str = "database_tls";
 pub(super) const VERSION: &str = "database_version";
 pub(super) const ENCODING: &str = "database_encoding";
@@ -25,8 +28,18 @@ pub(super) const PARTITIONS: &str = "database_partitions";
 pub(super) const CLOCK: &str = "database_clock";
 
 /// The lines of a database that answers.
-pub(super) const EXPECTED: [&str; 11] = [
-    CONNECTION, SESSIONS, TLS, VERSION, ENCODING, WRITABLE, DURABILITY, CLOCK, SCHEMA, RIGHTS,
+pub(super) const EXPECTED: [&str; 12] = [
+    CONNECTION,
+    SESSIONS,
+    CONNECTIONS,
+    TLS,
+    VERSION,
+    ENCODING,
+    WRITABLE,
+    DURABILITY,
+    CLOCK,
+    SCHEMA,
+    RIGHTS,
     PARTITIONS,
 ];
 
@@ -74,6 +87,10 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
     let place = inspection.place.clone();
     checks.push(connection(&server, &place));
     checks.push(Check::ok(SESSIONS, "each connection is a session of its own"));
+    checks.push(match inspection.limits().await {
+        Ok(limits) => connections(&limits),
+        Err(error) => fault(CONNECTIONS, &error),
+    });
     checks.extend(of_server(&server, &place));
     checks.push(match inspection.clock_skew().await {
         Ok(ahead) => clock(ahead),
@@ -126,6 +143,32 @@ fn words(place: &Place) -> String {
 fn connection(server: &Server, place: &Place) -> Check {
     let Server { database, role, .. } = server;
     Check::ok(CONNECTION, format!("database {database:?} {} as role {role:?}", words(place)))
+}
+
+pub(super) fn connections(limits: &Limits) -> Check {
+    let Limits { needed, role, database, server, in_use } = *limits;
+    let least = [
+        (role, "the role", "alter role … connection limit"),
+        (database, "the database", "alter database … connection limit"),
+        (Some(server), "the server", "raise max_connections"),
+    ];
+    let too_low = least.iter().find_map(|(limit, whose, cure)| match limit {
+        Some(limit) if *limit < needed => Some((limit, whose, cure)),
+        _ => None,
+    });
+    let Some((limit, whose, cure)) = too_low else {
+        return Check::ok(
+            CONNECTIONS,
+            format!("the service uses {needed}; {in_use} of the server's {server} are in use"),
+        );
+    };
+    Check::trouble(
+        CONNECTIONS,
+        Status::Failed,
+        format!("{whose} may have {limit} connections, and the service uses {needed}"),
+        format!("a limit of at least {needed}"),
+        format!("{cure}; database.max_connections may be lowered to 3"),
+    )
 }
 
 pub(super) fn of_server(server: &Server, place: &Place) -> Vec<Check> {

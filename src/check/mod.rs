@@ -24,7 +24,7 @@ use crate::credentials::preflight::tls_files;
 pub use crate::credentials::preflight::{Check, Status};
 
 /// Every name a line can have, in the order of the lines; people script against them.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 35] = [
     "configuration",
     "client_id",
     "payloads",
@@ -50,6 +50,7 @@ pub const NAMES: [&str; 34] = [
     broker::SUBSCRIPTION,
     database::CONNECTION,
     database::SESSIONS,
+    database::CONNECTIONS,
     database::TLS,
     database::VERSION,
     database::ENCODING,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Setting;
+use super::database_url::{DatabaseUrl, SslMode};
 use super::keys::{self, KEYS, Key, Preset};
 use super::layers::{Given, Merged};
 use super::problem::{Complaint, Origin, Problem, quoted};
@@ -14,12 +15,35 @@ use super::values::Parsed;
 /// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
+/// Variables of libpq that would decide how to connect.
+const LIBPQ: [&str; 17] = [
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGOPTIONS",
+    "PGAPPNAME",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGCONNECT_TIMEOUT",
+    "PGTARGETSESSIONATTRS",
+];
+
 /// Reads settings. A method that gives `None` has noted a problem.
 pub(super) struct Reader {
     merged: Merged,
     /// The configuration file, present or not; relative paths start from its folder.
     file: PathBuf,
     credentials: Option<PathBuf>,
+    /// The variables of libpq that are set.
+    libpq: Vec<String>,
     /// What is shown instead of the text as given.
     shown: BTreeMap<&'static str, (String, Option<Origin>)>,
     pub problems: Vec<Problem>,
@@ -38,8 +62,36 @@ impl Reader {
             .iter()
             .find(|(name, value)| name == CREDENTIALS && !value.is_empty())
             .map(|(_, value)| PathBuf::from(value));
+        let libpq = environment.iter().map(|(name, _)| name.as_str());
+        let libpq = libpq.filter(|name| LIBPQ.contains(name)).map(str::to_owned).collect();
         let (shown, warnings) = (BTreeMap::new(), Vec::new());
-        Self { merged, file, credentials, shown, problems, warnings }
+        Self { merged, file, credentials, libpq, shown, problems, warnings }
+    }
+
+    /// Warns of variables of libpq, which are ignored, and refuses those that the library in use
+    /// would follow all the same.
+    pub fn libpq_variables(&mut self, url: &DatabaseUrl) {
+        let followed = |name: &str| match name {
+            "PGOPTIONS" => true,
+            "PGSSLCERT" | "PGSSLKEY" => url.tls.client.is_none() && url.tls.mode > SslMode::Allow,
+            "PGUSER" => url.user.is_none(),
+            _ => false,
+        };
+        let (followed, ignored): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.libpq).into_iter().partition(|name| followed(name));
+        if !ignored.is_empty() {
+            self.warnings.push(format!(
+                "the environment has {}, ignored: database.url alone says how to connect",
+                ignored.join(", ")
+            ));
+        }
+        self.problems.extend(followed.into_iter().map(|subject| Problem {
+            subject,
+            origin: None,
+            found: "a variable of PostgreSQL's tools".to_owned(),
+            expected: "database.url alone to say how to connect".to_owned(),
+            cure: "unset it for this service, and write what it says into database.url".to_owned(),
+        }));
     }
 
     /// What is given for a key that is not empty.

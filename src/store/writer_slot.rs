@@ -1,5 +1,6 @@
 //! The connection that all of the stream is written over, one statement after the other.
 
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -41,6 +42,12 @@ pub(super) struct Writer<'s> {
 impl Writer<'_> {
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.conn
+    }
+
+    /// Closes the connection instead of keeping it.
+    pub async fn close(self) {
+        // It is given up, however that goes.
+        let _ = self.conn.close().await;
     }
 
     /// Keeps the connection for the next use, unless the failure may have spoilt it.
