@@ -63,14 +63,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             "not everything was erased; what was stays erased, and the same command goes on",
         )?;
     let mut out = std::io::stdout().lock();
-    out.write_all(text(&report, args.dry_run).as_bytes())
+    out.write_all(text(&report, &selector, args.dry_run).as_bytes())
         .and_then(|()| out.flush())
         .context("could not write to stdout")?;
     let complete = report.elsewhere.is_empty();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn text(report: &Report, dry_run: bool) -> String {
+fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
     use std::fmt::Write as _;
     let counts = &report.counts;
     let mut text = String::new();
@@ -91,10 +91,22 @@ fn text(report: &Report, dry_run: bool) -> String {
         "erased; written down in centiloc.erasure"
     };
     let _ = writeln!(text, "{total} {what_was_done}");
+    if let (0, Some(reversed)) = (total, reversed(selector)) {
+        let _ = writeln!(text, "a phone shows the bytes of a tag in reverse: try --uid {reversed}");
+    }
     for place in &report.elsewhere {
         let _ = writeln!(text, "not erased: {}", printable(place));
     }
     text
+}
+
+/// A uid of hex digits with its bytes in reverse.
+fn reversed(selector: &Selector) -> Option<String> {
+    const DIGITS: usize = 16;
+    let Selector::Uid(uid) = selector else { return None };
+    let is_hex = uid.len() == DIGITS && uid.bytes().all(|b| b.is_ascii_hexdigit());
+    let bytes = || uid.as_bytes().chunks(2).rev().flatten().map(|b| char::from(*b));
+    is_hex.then(|| bytes().collect())
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -157,9 +169,18 @@ mod tests {
     fn the_report_counts_and_names_what_is_left() {
         let counts = Counts { item_events: 12, spooled: 3, ..Counts::default() };
         let report = Report { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
-        let dry = text(&report, true);
+        let tag = Selector::Uid("263aea3c080104e0".into());
+        let dry = text(&report, &tag, true);
         assert!(dry.contains("item_event           12\n"), "{dry}");
         assert!(dry.contains("15 would be erased") && !dry.contains('\u{1b}'), "{dry}");
-        assert!(text(&report, false).contains("15 erased"), "{dry}");
+        assert!(!dry.contains("reverse"), "{dry}");
+        assert!(text(&report, &tag, false).contains("15 erased"), "{dry}");
+    }
+
+    #[test]
+    fn a_uid_read_by_a_phone_is_recognised() {
+        let text = |uid: &str| text(&Report::default(), &Selector::Uid(uid.into()), true);
+        assert!(text("263aea3c080104e0").contains("try --uid e00401083cea3a26"));
+        assert!(!text("a tag of our own").contains("try"));
     }
 }
