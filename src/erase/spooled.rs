@@ -90,12 +90,12 @@ pub(super) async fn clear(
     now: OffsetDateTime,
 ) -> Result<u64, EraseError> {
     let file = |source| SpoolProblem::File { dir: dir.display().to_string(), source };
-    let matches =
+    let belongs =
         |topic: &str, payload: &Bytes, received_at| matcher.matches(topic, payload, received_at);
     if dry_run {
-        return Ok(spool::erase::count(dir, &matches).await.map_err(file)?);
+        return Ok(spool::erase::count(dir, &belongs).await.map_err(file)?);
     }
-    if let Some(removed) = spool::erase::erase(dir, &matches).await.map_err(file)? {
+    if let Some(removed) = spool::erase::erase(dir, &belongs).await.map_err(file)? {
         return Ok(removed);
     }
     let (mut least, mut since) = (u64::MAX, Instant::now());

@@ -142,8 +142,8 @@ impl Eraser<'_> {
             return count(&deleted.ok_or_else(no_row)?, "rows");
         }
         let remake = keys.bind(Statement::new(table.remake));
-        let remade = self.run(&[delete, remake]).await?.len() as u64;
-        Ok((keys.0[0].len() as u64).saturating_sub(remade))
+        let kept = self.run(&[delete, remake]).await?.len() as u64;
+        Ok((keys.0[0].len() as u64).saturating_sub(kept))
     }
 
     /// Lets states that began before the date begin with the first event that is left.
