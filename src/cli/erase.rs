@@ -25,7 +25,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Everything about the tag with this uid, as it stands in item_event
+    /// Everything about the tag with this uid, as it stands in the events
     #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
     uid: Option<String>,
     /// Everything about the board with this serial number, and what was seen on it

@@ -194,7 +194,7 @@ mod tests {
         #[test]
         fn every_text_is_found_in_its_json(text in ".{8,20}", escape_all: bool) {
             let json = if escape_all {
-                text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect()
+                text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat()
             } else {
                 serde_json::to_string(&text).unwrap()
             };

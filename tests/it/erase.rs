@@ -3,7 +3,6 @@
 use std::process::Output;
 
 use centiloc_bridge::erase::Selector;
-use centiloc_bridge::event::ItemEvent as Row;
 use centiloc_bridge::store::erase::{Eraser, Mode};
 use serde_json::Value;
 use time::macros::datetime;
@@ -77,7 +76,8 @@ async fn fill(bench: &Bench) {
             spring(OTHER, "B2", 60, true),
         ])
         .await;
-    let escaped = TAG.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+    let escaped = TAG.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<Vec<_>>();
+    let escaped = escaped.concat();
     bench
         .commit(&[
             of_board(board("B1", 5, "ONERROR")),
@@ -179,20 +179,19 @@ async fn one_board_is_erased_and_nothing_else() {
 #[tokio::test]
 async fn everything_before_a_date_is_erased() {
     let bench = Bench::new().await;
-    let stays = |rows: &[Row]| rows.to_vec();
-    let old = stays(&[
+    let old = [
         item("GONE", "B1", datetime!(2025-01-10 0:00 UTC), true),
         item("STAYS", "B1", datetime!(2025-01-11 0:00 UTC), true),
         item("BACK", "B1", datetime!(2025-02-01 0:00 UTC), true),
         item("BACK", "B1", datetime!(2025-02-10 0:00 UTC), false),
         item("ODD", "B1", datetime!(2001-01-01 0:00 UTC), true),
-    ]);
-    let new = stays(&[
+    ];
+    let new = [
         item("STAYS", "B1", datetime!(2025-02-15 0:00 UTC), true),
         item("STAYS", "B1", datetime!(2025-03-02 0:00 UTC), true),
         item("BACK", "B1", datetime!(2025-02-20 0:00 UTC), true),
-    ]);
-    bench.items(&[old.clone(), new.clone()].concat()).await;
+    ];
+    bench.items(&[&old[..], &new].concat()).await;
     let config = config(&bench).await;
     let dry = erased(&config, &["--before", "2025-02-15", "--dry-run"]).await;
     let report = erased(&config, &["--before", "2025-02-15"]).await;
