@@ -21,6 +21,7 @@ mod delivery_rules;
 mod drain;
 mod erase;
 mod events;
+mod future_events;
 mod fuzzed;
 mod gaps;
 mod liveness;
