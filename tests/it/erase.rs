@@ -19,7 +19,7 @@ use crate::support::process::Scratch;
 use crate::support::proxy::Proxy;
 use crate::support::publisher::Publisher;
 use crate::support::rig::{Rig, counter};
-use crate::support::wait::{SOON, until, until_eq};
+use crate::support::wait::{SOON, until_eq};
 
 /// As the vendor writes them.
 const TAG: &str = "e004015012345678";
@@ -394,14 +394,12 @@ async fn the_spool_of_a_running_service_is_waited_for() {
     for part in ["running service", "3 messages", "stop the service"] {
         assert!(error.contains(part), "{part} is not in: {error}");
     }
-    let waiting = tokio::spawn(async move { erased(&config, &["--uid", TAG]).await });
-    until("the second run to begin", SOON, || async {
-        let runs = spooling.rig.database.count("centiloc.erasure").await;
-        if runs == 2 { Ok(()) } else { Err(runs) }
-    })
-    .await;
-    spooling.link.pass().await;
-    let report = waiting.await.unwrap();
+    let back = async {
+        let runs = || spooling.rig.database.count("centiloc.erasure");
+        until_eq("the second run to begin", SOON, 2, runs).await;
+        spooling.link.pass().await;
+    };
+    let (report, ()) = tokio::join!(erased(&config, &["--uid", TAG]), back);
     assert_eq!((number(&report, "item_event"), number(&report, "item_state")), (2, 1), "{report}");
     let stored = "select uid from centiloc.item_event";
     assert_eq!(spooling.rig.database.column::<String>(stored).await, [OTHER]);
