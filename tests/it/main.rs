@@ -19,6 +19,7 @@ mod dead_letters;
 mod deliveries;
 mod delivery_rules;
 mod drain;
+mod erase;
 mod events;
 mod future_events;
 mod fuzzed;
