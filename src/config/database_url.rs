@@ -213,10 +213,10 @@ fn general() -> Complaint {
 }
 
 /// The hosts of the authority, or of the parameters, which win.
-fn endpoints(parts: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>> {
+fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>> {
     let mut hosts: Vec<(String, Option<u16>)> = Vec::new();
-    for text in parts.hosts.split(',') {
-        hosts.push(host_and_port(text)?);
+    for one in text.hosts.split(',') {
+        hosts.push(host_and_port(one)?);
     }
     let ports: Vec<Option<u16>> = match &parameters.ports {
         Some(ports) => ports.clone(),
