@@ -183,11 +183,6 @@ impl Ledger {
         self.sealed = true;
     }
 
-    /// Returns true once [`Self::seal`] was called.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed
-    }
-
     /// Notes that deliveries are durable. Unknown ones, and ones seen before, have no effect.
     pub fn settle(&mut self, durable: impl Iterator<Item = DeliveryId>) {
         for id in durable {

@@ -266,3 +266,16 @@ fn reading_pauses_one_packet_below_the_bound() {
     assert_eq!(pause_at(64 * MIB, 60 * MIB), 32 * MIB);
     assert_eq!(pause_at(1024, 16 * MIB), 512);
 }
+
+#[test]
+fn reading_resumes_at_half_of_the_messages() {
+    let mut ledger = Ledger::new(usize::MAX);
+    ledger.begin(ConnectionId(1));
+    let half = u16::try_from(MAX_MESSAGES / 2).unwrap();
+    for packet_id in 1..=half {
+        entered(&mut ledger, packet_id, 1);
+    }
+    assert!(ledger.has_recovered());
+    entered(&mut ledger, half + 1, 1);
+    assert!(!ledger.has_recovered());
+}
