@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_failing_server_refuses_nothing() {
-        let fault = |code: Option<&str>| Fault { sqlstate: code.map(Into::into), ..Fault::retry("") };
+        let fault =
+            |code: Option<&str>| Fault { sqlstate: code.map(Into::into), ..Fault::retry("") };
         for code in ["08006", "57P01", "58030", "53100"] {
             assert!(!fault(Some(code)).is_refusal(), "{code}");
         }
