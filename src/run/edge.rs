@@ -178,6 +178,7 @@ impl Service {
             store: Arc::clone(&self.store),
             keep_events: self.dials.keep_events.subscribe(),
             condition: Arc::clone(&self.condition),
+            metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             stop,
         }

@@ -118,11 +118,15 @@ impl Fault {
         matches!(self.class, Class::Halve | Class::SetAside | Class::NoPartition)
     }
 
-    /// Whether the server refused a statement while being well itself.
-    pub(super) fn is_refusal(&self) -> bool {
-        self.sqlstate
-            .as_deref()
-            .is_some_and(|code| !matches!(code.get(..2), Some("08" | "57" | "58" | "53")))
+    /// Whether it is the server's answer, rather than its silence.
+    pub(super) fn is_answer(&self) -> bool {
+        self.sqlstate.is_some()
+    }
+
+    /// Whether the server gave up for others that were at work: locks, deadlocks, and rows that
+    /// came in between.
+    pub(super) fn is_contention(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "23514"))
     }
 }
 

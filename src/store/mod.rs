@@ -26,14 +26,14 @@ mod state;
 #[cfg(test)]
 mod testing;
 pub mod text;
+mod timestamp;
+mod transaction;
 mod write;
 pub mod writer;
 mod writer_slot;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 
@@ -45,6 +45,7 @@ pub use self::fault::{Fault, StoreError};
 use self::partitions::Partitions;
 use self::refusals::Refusals;
 pub use self::rows::Entry;
+use self::transaction::Conn;
 pub use self::writer::CommitProof;
 use self::writer_slot::WriterSlot;
 use crate::config::{self, PartitionSpan};
@@ -81,9 +82,9 @@ impl Store {
 
     /// A connection of the pool. Says what is wrong with the server rather than that waiting for a
     /// connection took too long.
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>, Fault> {
+    async fn acquire(&self) -> Result<Conn, Fault> {
         match self.pool.acquire().await {
-            Ok(conn) => Ok(conn),
+            Ok(conn) => Ok(conn.into()),
             Err(sqlx::Error::PoolTimedOut) => Err(match self.link.open().await {
                 Ok(_) => Fault::retry("every connection is busy; raise database.max_connections"),
                 Err(fault) => fault,
