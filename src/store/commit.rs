@@ -167,7 +167,7 @@ impl Store {
         if outcome.default_partition_rows > 0
             && outcome.default_partition_rows > self.partitions.count_uncovered(momenta)
         {
-            self.partitions.forget();
+            self.partitions.misplaced();
         }
     }
 }

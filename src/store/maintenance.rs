@@ -141,11 +141,11 @@ impl<'p> Duties<'p> {
     }
 
     async fn look_after_partitions(&mut self) {
-        let newly_deferred = self.parts.store.partitions.take_newly_deferred();
-        if newly_deferred {
+        let wanted = self.parts.store.partitions.take_wanted();
+        if wanted {
             self.partitions_wait = BEAT;
         }
-        if Instant::now() < self.partitions_due && !newly_deferred {
+        if Instant::now() < self.partitions_due && !wanted {
             return;
         }
         let result = self.parts.store.make_partitions_ahead(OffsetDateTime::now_utc()).await;

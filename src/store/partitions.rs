@@ -42,8 +42,8 @@ struct Known {
     blocked: Vec<Range>,
     /// Ranges that could not be made.
     deferred: Vec<Deferred>,
-    /// Whether one was deferred that was not before.
-    newly_deferred: bool,
+    /// Whether maintenance has something to do that it does not know of.
+    wanted: bool,
     growing: Option<Growing>,
 }
 
@@ -93,7 +93,7 @@ impl Known {
             return is_new;
         }
         self.deferred.push(Deferred { range, until, reason: reason.to_owned() });
-        self.newly_deferred = true;
+        self.wanted = true;
         true
     }
 }
@@ -113,10 +113,15 @@ impl Partitions {
         self.known().ranges.clear();
     }
 
-    /// Whether maintenance has something to make that the writer could not, for the first time since
-    /// it was asked last.
-    pub fn take_newly_deferred(&self) -> bool {
-        std::mem::take(&mut self.known().newly_deferred)
+    /// Looks again before the next batch, and has maintenance move what is misplaced.
+    pub fn misplaced(&self) {
+        self.forget();
+        self.known().wanted = true;
+    }
+
+    /// Whether maintenance has something to do that has come up since it was asked last.
+    pub fn take_wanted(&self) -> bool {
+        std::mem::take(&mut self.known().wanted)
     }
 
     /// How many of these momenta no partition is known for.
@@ -175,7 +180,10 @@ impl Partitions {
             catalog::ensure_default(conn, limit).await.map(drop)
         }
         .await;
-        transaction.end(restored).await
+        transaction.end(restored).await?;
+        // It holds nothing that could be in the way.
+        self.known().deferred.clear();
+        Ok(())
     }
 
     /// Momenta, one per missing range, that partitions are to be made for.

@@ -115,7 +115,7 @@ async fn overdue_retention_is_shown_until_the_reader_lets_go() {
     let overdue = || health.snapshot().database.retention_overdue_seconds;
     let script = async {
         until_true("retention to be overdue", SOON, || overdue() > 0.0).await;
-        assert!(metrics.encode().contains("centiloc_bridge_retention_overdue_seconds"));
+        assert!(metrics.encode_text().contains("centiloc_bridge_retention_overdue_seconds"));
         assert!(metrics.retention_overdue_seconds.get() > 0.0);
         sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
         until_true("the partition to be dropped", SOON * 2, || overdue() == 0.0).await;
