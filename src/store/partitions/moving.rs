@@ -6,7 +6,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::catalog::{self, Named, create_sql, ensure_default, first_in_default, free_name};
+use super::catalog::{
+    self, Named, create_sql, default_holds, ensure_default, first_in_default, free_name,
+};
 use super::make::{attach_sql, become_maker};
 use super::{Partitions, run};
 use crate::store::fault::{Class, Fault};
@@ -107,9 +109,15 @@ impl Partitions {
             Some(_) => format!("alter table centiloc.item_event detach partition {table}"),
             None => create_sql(&table),
         };
-        let (from, until) = Range { from: rest.from, to: end }.literals();
+        let step = Range { from: rest.from, to: end };
+        let (from, until) = step.literals();
+        // A query that has begun would look for moved rows where they were.
+        let readers = match default_holds(conn, STEP_ANSWER, &default, step).await? {
+            true => "lock table only centiloc.item_event in access exclusive mode;",
+            false => "",
+        };
         let sql = format!(
-            "{prepare};
+            "{readers} {prepare};
              lock table {default} in access exclusive mode;
              with moved as (
                  delete from {default} where momentum >= {from} and momentum < {until}
