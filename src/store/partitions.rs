@@ -60,6 +60,11 @@ impl Known {
         self.ranges.iter().any(|r| r.contains(momentum))
     }
 
+    /// Whether no partition lies in a range, as far as they were looked up.
+    fn leave_whole(&self, range: &Range) -> bool {
+        !self.ranges.is_empty() && !self.ranges.iter().any(|r| r.overlaps(range))
+    }
+
     fn is_deferred(&self, momentum: OffsetDateTime, now: Instant) -> bool {
         self.deferred.iter().any(|d| now < d.until && d.range.contains(momentum))
     }
@@ -205,7 +210,9 @@ impl Partitions {
                 && is_plausible(momentum, now)
                 && !known.is_deferred(momentum, Instant::now())
             {
-                last = Range::around(momentum, PartitionSpan::Day);
+                // Partitions made by hand, also those not looked up yet, may leave several parts of a day.
+                let day = Range::around(momentum, PartitionSpan::Day);
+                last = day.filter(|day| known.leave_whole(day));
                 missing.insert(momentum);
             }
         }
