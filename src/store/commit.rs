@@ -52,13 +52,15 @@ impl Store {
     /// Writes the whole batch durably, or nothing of it. Rows that the database refuses become
     /// dead letters in the same transaction. May be repeated: keys come from the content.
     pub async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
-        let rows = Rows::of(batch);
         let mut writer = self.writer.take().await?;
-        let result = self.commit_on(writer.conn(), &rows).await;
+        let result = match self.latest_plausible(writer.conn()).await {
+            Ok(latest) => self.commit_on(writer.conn(), &Rows::of(batch, latest)).await,
+            Err(fault) => Err(fault),
+        };
         writer.finish(result)
     }
 
-    async fn commit_on(&self, conn: &mut Conn, rows: &Rows<'_>) -> Result<Outcome, Fault> {
+    async fn commit_on(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
         self.make_partitions(conn, rows).await?;
         let mut result = self.write_whole(conn, rows).await;
         if matches!(&result, Err(fault) if fault.class == Class::NoPartition) {
@@ -95,17 +97,17 @@ impl Store {
 
     pub(super) async fn make_partitions(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         rows: &Rows<'_>,
     ) -> Result<(), Fault> {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
-        let now = OffsetDateTime::now_utc();
+        let now = self.later_clock(OffsetDateTime::now_utc());
         let missing = self.partitions.missing(momenta, now);
         self.partitions.ensure(conn, self.link.answer_within, missing).await
     }
 
     /// The batch as it is. One kind alone needs no transaction of ours.
-    async fn write_whole(&self, conn: &mut Conn, rows: &Rows<'_>) -> Result<Outcome, Fault> {
+    async fn write_whole(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
         let limit = self.link.answer_within;
         if rows.kinds() <= 1 {
             return write_all(conn, limit, rows).await;
@@ -118,7 +120,7 @@ impl Store {
     /// The batch without the rows that are at fault, which become dead letters.
     async fn write_sorted(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         rows: &Rows<'_>,
         culpable: &[Class],
     ) -> Result<Outcome, Fault> {
@@ -127,8 +129,11 @@ impl Store {
         let mut sorted = Sorted::default();
         let written = async {
             let conn = transaction.conn();
-            bisect::sort(conn, limit, Chunk::Items(&rows.items), culpable, &mut sorted).await?;
-            bisect::sort(conn, limit, Chunk::Boards(&rows.boards), culpable, &mut sorted).await?;
+            let latest = rows.latest;
+            bisect::sort(conn, limit, latest, Chunk::Items(&rows.items), culpable, &mut sorted)
+                .await?;
+            bisect::sort(conn, limit, latest, Chunk::Boards(&rows.boards), culpable, &mut sorted)
+                .await?;
             self.judge(&sorted, culpable)?;
             let letters: Vec<_> = rows.letters.iter().chain(&sorted.letters).collect();
             write_letters(conn, limit, &letters).await?;
@@ -180,10 +185,10 @@ async fn write_all(
     let mut items = Written::default();
     let mut boards = Written::default();
     if !rows.items.is_empty() {
-        items = write::events(conn, limit, Chunk::Items(&rows.items)).await?;
+        items = write::events(conn, limit, rows.latest, Chunk::Items(&rows.items)).await?;
     }
     if !rows.boards.is_empty() {
-        boards = write::events(conn, limit, Chunk::Boards(&rows.boards)).await?;
+        boards = write::events(conn, limit, rows.latest, Chunk::Boards(&rows.boards)).await?;
     }
     let letters: Vec<_> = rows.letters.iter().collect();
     write_letters(conn, limit, &letters).await?;

@@ -103,7 +103,7 @@ impl Store {
 
     async fn replay_on(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<Replay, Fault> {
@@ -124,10 +124,11 @@ impl Store {
     }
 
     /// True if the event is new.
-    async fn bring_in(&self, conn: &mut Conn, id: i64, entry: &Entry) -> Result<bool, Fault> {
+    async fn bring_in(&self, conn: &mut Conn<'_>, id: i64, entry: &Entry) -> Result<bool, Fault> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
         let limit = self.link.answer_within;
-        let rows = Rows::of(std::slice::from_ref(entry));
+        let latest = self.latest_plausible(conn).await?;
+        let rows = Rows::of(std::slice::from_ref(entry), latest);
         self.make_partitions(conn, &rows).await?;
         let chunk = if rows.items.is_empty() {
             Chunk::Boards(&rows.boards)
@@ -137,7 +138,7 @@ impl Store {
         let mut transaction = Transaction::begin(conn, limit).await?;
         let written = async {
             let conn = transaction.conn();
-            let written = write::events(conn, limit, chunk).await?;
+            let written = write::events(conn, limit, latest, chunk).await?;
             bounded(limit, sqlx::query(MARK).bind(id).execute(conn)).await?;
             Ok(written.inserted > 0)
         }

@@ -122,7 +122,7 @@ impl Store {
 
     async fn opened(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         session_expiry: Duration,
         opened: Opened<'_>,
     ) -> Result<Noted, Fault> {

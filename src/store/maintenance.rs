@@ -15,6 +15,7 @@ use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
 use super::partitions::{self, Moved};
+use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
 use super::span::Range;
 use super::timestamp::Timestamp;
@@ -53,6 +54,8 @@ pub struct MaintenanceParts {
     pub store: Arc<Store>,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
+    /// `retention.payloads`, as it is at the moment.
+    pub keep_payloads: watch::Receiver<Option<Duration>>,
     /// The database's condition.
     pub condition: Arc<Condition>,
     /// Figures.
@@ -90,7 +93,10 @@ async fn keep_house(parts: &MaintenanceParts) {
             }
         }
         duties.look_after_partitions().await;
-        duties.delete_expired(skew).await;
+        // By the clock that is behind: a wrong one must not delete before its time.
+        let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
+        duties.clear_payloads(now).await;
+        duties.delete_expired(now).await;
     }
 }
 
@@ -119,11 +125,13 @@ async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
 struct Duties<'p> {
     parts: &'p MaintenanceParts,
     keep_events: watch::Receiver<Option<Duration>>,
+    payloads: PayloadSweep,
     partitions_due: Instant,
     /// Between two looks at the partitions while something is left to do.
     partitions_wait: Duration,
     retention_due: Instant,
     partitions_problem: Problem,
+    payloads_problem: Problem,
     retention_problem: Problem,
 }
 
@@ -132,10 +140,12 @@ impl<'p> Duties<'p> {
         Self {
             parts,
             keep_events: parts.keep_events.clone(),
+            payloads: PayloadSweep::default(),
             partitions_due: Instant::now(),
             partitions_wait: BEAT,
             retention_due: Instant::now(),
             partitions_problem: Problem::default(),
+            payloads_problem: Problem::default(),
             retention_problem: Problem::default(),
         }
     }
@@ -148,7 +158,8 @@ impl<'p> Duties<'p> {
         if Instant::now() < self.partitions_due && !wanted {
             return;
         }
-        let result = self.parts.store.make_partitions_ahead(OffsetDateTime::now_utc()).await;
+        let now = self.parts.store.later_clock(OffsetDateTime::now_utc());
+        let result = self.parts.store.make_partitions_ahead(now).await;
         let wait = match &result {
             Ok(Upkeep::Done) => PARTITIONS_EVERY,
             Ok(Upkeep::Unfinished) => Duration::ZERO,
@@ -164,14 +175,23 @@ impl<'p> Duties<'p> {
             .report(problem, "could not make or fill every partition; trying again");
     }
 
-    async fn delete_expired(&mut self, skew: f64) {
+    async fn clear_payloads(&mut self, now: OffsetDateTime) {
+        let kept = *self.parts.keep_payloads.borrow();
+        let cleared = self.payloads.advance(&self.parts.store, kept, now).await;
+        if let Ok(Some(payloads @ 1..)) = cleared {
+            tracing::info!(payloads, "removed messages past retention.payloads");
+        }
+        let problem = cleared.err().map(|error| error.to_string());
+        self.payloads_problem
+            .report(problem, "could not remove the messages kept beside events; trying again");
+    }
+
+    async fn delete_expired(&mut self, now: OffsetDateTime) {
         // A sender that is gone changes nothing.
         let changed = self.keep_events.has_changed().unwrap_or(false);
         if Instant::now() < self.retention_due && !changed {
             return;
         }
-        // By the clock that is behind: a wrong one must not delete before its time.
-        let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
         let kept = *self.keep_events.borrow_and_update();
         let deleted = match self.parts.store.delete_expired(kept, now).await {
             Ok(deleted) => deleted,
@@ -252,6 +272,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let result = async {
             let skew = skew(&mut conn, limit).await?;
+            self.clocks.note(skew);
             if let Some(row) = standing.and_then(|name| self.open.row_of(name)) {
                 let touch = sqlx::query(TOUCH).bind(row).bind(now);
                 bounded(limit, touch.execute(&mut *conn)).await?;
@@ -286,7 +307,9 @@ impl Store {
                 Ok(Moved::More) => return Ok(Upkeep::Unfinished),
                 Ok(Moved::Blocked) => rest.from = next_day(first),
                 // Who holds the default partition holds up every step.
-                Err(fault) if fault.is_contention() || !fault.is_answer() => return Err(fault),
+                Err(fault) if fault.is_contention() || !fault.is_from_server() => {
+                    return Err(fault);
+                }
                 Err(fault) => {
                     rest.from = next_day(first);
                     failed.get_or_insert(fault);

@@ -14,8 +14,8 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 pub(super) use self::catalog::{Named, default_partition, list};
-pub(super) use self::make::become_maker;
 use self::make::{Attempt, make};
+pub(super) use self::make::{LOCK, become_maker};
 use self::moving::Growing;
 pub(super) use self::moving::{Moved, STEP_ANSWER};
 use super::fault::Fault;
@@ -78,13 +78,11 @@ impl Known {
     /// Notes a partition that was made, or that grew.
     fn made(&mut self, range: Range, table: Option<&str>) {
         self.deferred.retain(|d| !range.covers(&d.range));
-        let grown = self.ranges.iter_mut().find(|known| known.from == range.from);
-        match grown {
-            Some(known) => *known = range,
-            None => {
-                self.ranges.push(range);
-                tracing::info!(partition = table, "made a partition");
-            }
+        if let Some(known) = self.ranges.iter_mut().find(|known| known.from == range.from) {
+            *known = range;
+        } else {
+            self.ranges.push(range);
+            tracing::info!(partition = table, "made a partition");
         }
     }
 
@@ -140,7 +138,7 @@ impl Partitions {
     /// only if the server does not answer.
     pub async fn ensure(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         limit: Duration,
         missing: BTreeSet<OffsetDateTime>,
     ) -> Result<(), Fault> {
@@ -152,7 +150,7 @@ impl Partitions {
                 self.known().refresh(listed);
                 None
             }
-            Err(fault) if fault.is_answer() => Some(fault),
+            Err(fault) if fault.is_from_server() => Some(fault),
             Err(fault) => return Err(fault),
         };
         for momentum in missing {
@@ -165,7 +163,7 @@ impl Partitions {
                 Ok(Attempt::Made) => self.known().made(range, Some(&range.table())),
                 Ok(Attempt::Exists(listed)) => self.known().refresh(listed),
                 Ok(Attempt::Left(reason)) => self.defer(range, reason),
-                Err(fault) if fault.is_answer() => {
+                Err(fault) if fault.is_from_server() => {
                     self.defer(range, &fault.text);
                     // A reader that holds one up holds up the next: the batch must not wait for each.
                     busy = Some(fault);
@@ -177,7 +175,7 @@ impl Partitions {
     }
 
     /// Makes the default partition if it is gone.
-    pub async fn restore_default(&self, conn: &mut Conn, limit: Duration) -> Result<(), Fault> {
+    pub async fn restore_default(&self, conn: &mut Conn<'_>, limit: Duration) -> Result<(), Fault> {
         let mut transaction = Transaction::begin(conn, limit).await?;
         let restored = async {
             let conn = transaction.conn();

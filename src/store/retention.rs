@@ -56,7 +56,7 @@ impl Deleted {
     /// succeed.
     fn count(&mut self, step: &str, result: Result<u64, Fault>) -> Result<u64, Fault> {
         match result {
-            Err(fault) if fault.is_answer() => {
+            Err(fault) if fault.is_from_server() => {
                 self.problems.push(format!("{step}: {fault}"));
                 Ok(0)
             }
@@ -127,7 +127,7 @@ impl Store {
         deleted: &mut Deleted,
     ) -> Result<(), Fault> {
         let listed = match self.list_partitions().await {
-            Err(fault) if fault.is_answer() => {
+            Err(fault) if fault.is_from_server() => {
                 deleted.overdue = None;
                 deleted.problems.push(format!("list of partitions: {fault}"));
                 return Ok(());

@@ -12,7 +12,7 @@ use super::transaction::Conn;
 #[derive(Debug)]
 pub(super) struct WriterSlot {
     link: Link,
-    idle: Mutex<Option<Conn>>,
+    idle: Mutex<Option<Conn<'static>>>,
 }
 
 impl WriterSlot {
@@ -34,12 +34,12 @@ impl WriterSlot {
 /// The right to write.
 #[derive(Debug)]
 pub(super) struct Writer<'s> {
-    slot: MutexGuard<'s, Option<Conn>>,
-    conn: Conn,
+    slot: MutexGuard<'s, Option<Conn<'static>>>,
+    conn: Conn<'static>,
 }
 
 impl Writer<'_> {
-    pub fn conn(&mut self) -> &mut Conn {
+    pub fn conn(&mut self) -> &mut Conn<'static> {
         &mut self.conn
     }
 

@@ -13,7 +13,7 @@ use crate::store::transaction::{Conn, Transaction};
 use crate::store::write::bounded;
 
 /// Serialises the makers of partitions, in any process: "centpart" as bytes.
-const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590388)";
+pub(in crate::store) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590388)";
 
 /// How long a statement that changes partitions waits for others. Whoever comes after it waits as
 /// long, so it is short, and tried again.
@@ -54,7 +54,11 @@ pub(in crate::store) async fn become_maker(
 }
 
 /// Makes a partition, in a transaction of its own.
-pub(super) async fn make(conn: &mut Conn, limit: Duration, range: Range) -> Result<Attempt, Fault> {
+pub(super) async fn make(
+    conn: &mut Conn<'_>,
+    limit: Duration,
+    range: Range,
+) -> Result<Attempt, Fault> {
     let mut transaction = Transaction::begin(conn, limit).await?;
     let result = make_within(transaction.conn(), limit, range).await;
     transaction.end(result).await
@@ -92,7 +96,11 @@ pub(super) fn attach_sql(table: &str, range: Range) -> String {
 }
 
 /// Bytes on disk.
-async fn size(conn: &mut PgConnection, limit: Duration, table: &str) -> Result<i64, Fault> {
+pub(super) async fn size(
+    conn: &mut PgConnection,
+    limit: Duration,
+    table: &str,
+) -> Result<i64, Fault> {
     const SQL: &str = "select pg_relation_size(to_regclass($1))";
     let query = sqlx::query_scalar(SQL).bind(table).fetch_one(conn);
     Ok(bounded::<Option<i64>>(limit, query).await?.unwrap_or(0))

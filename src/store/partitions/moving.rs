@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::catalog::{
     self, Named, create_sql, default_holds, ensure_default, first_in_default, free_name,
 };
-use super::make::{attach_sql, become_maker};
+use super::make::{attach_sql, become_maker, size};
 use super::{Partitions, run};
 use crate::store::fault::{Class, Fault};
 use crate::store::span::{Range, range_to_make};
@@ -62,7 +62,7 @@ impl Partitions {
     /// Makes the partition of `momentum`, or moves further rows into it.
     pub async fn move_step(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         momentum: OffsetDateTime,
     ) -> Result<Moved, Fault> {
         let before = self.known().growing.clone();
@@ -85,17 +85,7 @@ impl Partitions {
         become_maker(conn, STEP_ANSWER, STEP_TIMEOUT).await?;
         let listed = catalog::list(conn, STEP_ANSWER).await?;
         let default = ensure_default(conn, STEP_ANSWER).await?;
-        let planned = match before {
-            Some(growing) if growing.target().contains(momentum) => {
-                go_on(conn, growing, &listed).await?
-            }
-            _ => None,
-        };
-        let planned = planned.or_else(|| {
-            let existing: Vec<Range> = listed.iter().map(|named| named.range).collect();
-            let Range { from, to } = range_to_make(momentum, self.span, &existing)?;
-            Some(Growing { table: None, reached: Range { from, to: from }, to })
-        });
+        let planned = self.plan(conn, before, momentum, &listed).await?;
         let Some(growing) = planned else { return Ok(None) };
         let rest = Range { from: growing.reached.to, to: growing.to };
         let end = end_of_step(conn, &default, rest).await?;
@@ -112,9 +102,10 @@ impl Partitions {
         let step = Range { from: rest.from, to: end };
         let (from, until) = step.literals();
         // A query that has begun would look for moved rows where they were.
-        let readers = match default_holds(conn, STEP_ANSWER, &default, step).await? {
-            true => "lock table only centiloc.item_event in access exclusive mode;",
-            false => "",
+        let readers = if default_holds(conn, STEP_ANSWER, &default, step).await? {
+            "lock table only centiloc.item_event in access exclusive mode;"
+        } else {
+            ""
         };
         let sql = format!(
             "{readers} {prepare};
@@ -130,11 +121,33 @@ impl Partitions {
         Ok(Some(Growing { table: Some(table), reached, to: growing.to }))
     }
 
+    /// The partition to grow: the one that was begun, or a new one. `None` if another is in the way.
+    async fn plan(
+        &self,
+        conn: &mut PgConnection,
+        before: Option<Growing>,
+        momentum: OffsetDateTime,
+        listed: &[Named],
+    ) -> Result<Option<Growing>, Fault> {
+        if let Some(growing) = before.filter(|growing| growing.target().contains(momentum))
+            && let Some(growing) = go_on(conn, growing, listed).await?
+        {
+            return Ok(Some(growing));
+        }
+        let existing: Vec<Range> = listed.iter().map(|named| named.range).collect();
+        let range = range_to_make(momentum, self.span, &existing);
+        Ok(range.map(|Range { from, to }| Growing {
+            table: None,
+            reached: Range { from, to: from },
+            to,
+        }))
+    }
+
     /// The earliest momentum of a range that is in the default partition, by maintenance's own time
     /// limit.
     pub async fn first_misplaced(
         &self,
-        conn: &mut Conn,
+        conn: &mut Conn<'_>,
         range: Range,
     ) -> Result<Option<OffsetDateTime>, Fault> {
         let mut transaction = Transaction::begin(conn, STEP_ANSWER).await?;
@@ -167,9 +180,7 @@ async fn go_on(
     if growing.reached.to >= growing.to {
         return Ok(None);
     }
-    const SIZE: &str = "select pg_relation_size(to_regclass($1))";
-    let query = sqlx::query_scalar(SIZE).bind(table).fetch_one(conn);
-    if bounded::<Option<i64>>(STEP_ANSWER, query).await?.is_some_and(|size| size > LARGEST) {
+    if size(conn, STEP_ANSWER, table).await? > LARGEST {
         let from = growing.reached.to;
         growing = Growing { table: None, reached: Range { from, to: from }, to: growing.to };
     }
