@@ -10,6 +10,7 @@ mod alert;
 mod cause;
 mod mqtt;
 mod proxy;
+mod reach;
 mod server_certificate;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 
+use super::transport::connector::ConnectError;
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
 
@@ -253,19 +255,29 @@ impl<'a> Context<'a> {
         match error {
             ConnectionError::Io(error) => cause::of_io(self, error),
             ConnectionError::Tls(error) => cause::of_tls(self, error),
-            ConnectionError::Proxy(error) => proxy::explain(self, error),
             ConnectionError::MqttState(error) => mqtt::of_state(self, error),
             ConnectionError::ConnectionRefused(code) => mqtt::of_connack(self, *code),
             ConnectionError::NotConnAck(_) => mqtt::not_a_connack(self),
-            ConnectionError::NetworkTimeout => cause::timed_out(self),
+            ConnectionError::NetworkTimeout => cause::timed_out(self, None),
             ConnectionError::FlushTimeout => cause::stalled(self),
             ConnectionError::RequestsDone => mqtt::requests_done(),
         }
     }
 
+    /// Explains an attempt that led to no connection.
+    pub fn explain_attempt(&self, error: &ConnectError) -> Failure {
+        match error {
+            ConnectError::Lookup(error) => reach::lookup_failed(self, error),
+            ConnectError::Unreachable(failed) => reach::explain(self, failed),
+            ConnectError::Proxy(error) => proxy::explain(self, error),
+            ConnectError::Stalled(address) => cause::timed_out(self, Some(*address)),
+            ConnectError::Mqtt(error) => self.explain(error),
+        }
+    }
+
     /// What a network error means that was met on the way to the first hop: the proxy where one is
     /// configured, else the broker.
-    pub fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
+    fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
         match &self.mqtt.proxy {
             Some(proxy) => proxy::first_hop(proxy, error),
             None => cause::of_io(self, error),

@@ -12,7 +12,6 @@ pub mod gap_state_file;
 pub mod gap_tracker;
 pub mod intake_sender;
 pub mod ledger;
-pub mod options;
 pub mod orders;
 pub mod probe;
 mod reconnecting;
@@ -240,7 +239,7 @@ impl Session {
                 accepted = connect => Ok(accepted),
             }
         };
-        outcome?.map_err(|error| Attempt::Failed(self.explain(&error, None)))
+        outcome?.map_err(|error| Attempt::Failed(self.context(None).explain_attempt(&error)))
     }
 
     /// The credentials for the next connection: new ones if there are, unless the broker refused

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rand::Rng as _;
-use rumqttc::ConnectionError;
 
 use super::choice::AfterRefusal;
 use super::connection::{DisconnectReason, Disconnected};
@@ -40,7 +39,7 @@ impl Session {
                 Failure::new(FailureKind::NotAuthorized, problem)
             }
             DisconnectReason::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
-            DisconnectReason::Failed(error) => self.explain(error, uptime),
+            DisconnectReason::Failed(error) => self.context(uptime).explain(error),
         };
         let failure = self.consider_idle_timeout(failure, ended.idle);
         let failure = match self.takeover.lost(failure.kind, uptime) {
@@ -121,11 +120,7 @@ impl Session {
         true
     }
 
-    pub(super) fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
-        self.context(uptime).explain(error)
-    }
-
-    fn context(&self, uptime: Option<Duration>) -> Context<'_> {
+    pub(super) fn context(&self, uptime: Option<Duration>) -> Context<'_> {
         let mut context =
             Context::new(&self.shared.tenant, &self.shared.mqtt, self.shared.now_utc());
         if let Some(uptime) = uptime {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Context, Failure, FailureKind, alert, server_certificate};
@@ -37,7 +38,6 @@ impl IoCause {
             | ErrorKind::NotConnected
             | ErrorKind::UnexpectedEof => Self::Closed,
             _ if is_lookup(error) => Self::Dns,
-            _ if is_cut_packet(error) => Self::Closed,
             _ => Self::Other,
         }
     }
@@ -48,11 +48,6 @@ fn is_lookup(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("failed to lookup address information")
         || text.contains("could not resolve to any address")
-}
-
-/// What tokio's framing says where the stream ended in the middle of a packet.
-fn is_cut_packet(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::Other && error.to_string() == "bytes remaining on stream"
 }
 
 /// The rustls error that tokio-rustls wraps into an I/O error.
@@ -114,7 +109,7 @@ pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
     }
 }
 
-fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
+pub(super) fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
     let host = &context.mqtt.host;
     Failure::new(
         FailureKind::Dns,
@@ -167,7 +162,7 @@ fn handshake_broke(context: &Context<'_>, error: &io::Error) -> Failure {
                 context.through_proxy()
             ),
         ),
-        IoCause::TimedOut => timed_out(context),
+        IoCause::TimedOut => timed_out(context, None),
         _ => of_io(context, error),
     }
 }
@@ -206,13 +201,15 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
     }
 }
 
-/// The bound on DNS, TCP, TLS and CONNACK together has passed.
-pub(super) fn timed_out(context: &Context<'_>) -> Failure {
+/// The bound on DNS, TCP, TLS and CONNACK together has passed, after `address` had accepted the TCP
+/// connection.
+pub(super) fn timed_out(context: &Context<'_>, address: Option<SocketAddr>) -> Failure {
     let seconds = context.mqtt.connect_timeout.as_secs();
+    let address = address.map(|address| format!(" (at {address})")).unwrap_or_default();
     Failure::new(
         FailureKind::Timeout,
         format!(
-            "{}{} did not accept the connection within {seconds} s; a firewall may drop the \
+            "{}{}{address} did not accept the connection within {seconds} s; a firewall may drop the \
              traffic silently, or the broker is overloaded (mqtt.connect_timeout covers DNS, TCP, \
              TLS and its answer together)",
             context.broker(),

@@ -45,9 +45,7 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
     {
         let server = OpenSslServer::start(&setting, &[version]);
         let broker = mqtt("localhost", server.port, Some(setting.tls.clone()));
-        let mut without = options(&broker);
-        without.set_transport(Transport::Tls(TlsConfiguration::Rustls(anonymous(&setting))));
-        let failure = fail_with(&broker, without).await;
+        let failure = fail_with(&broker, Some(anonymous(&setting))).await;
         expect(&failure, FailureKind::TlsClientCertificate, &[alert, "mqtt.tls.cert_file"]);
 
         let mut stranger = setting.tls.clone();
