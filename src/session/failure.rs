@@ -19,6 +19,7 @@ use std::time::Duration;
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 
+use super::tls::Loaded;
 use super::transport::connector::ConnectError;
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
@@ -48,8 +49,10 @@ pub enum FailureKind {
     Proxy,
     /// The HTTP proxy refused us: credentials or policy (status 4xx).
     ProxyRefused,
-    /// The peer does not speak TLS, or not a version and cipher of ours.
+    /// The peer does not speak TLS, or not a version of ours.
     TlsProtocol,
+    /// No cipher, curve or signature in common with the broker.
+    TlsCipher,
     /// The broker's certificate comes from nobody we trust.
     TlsTrust,
     /// The broker's certificate is for another name.
@@ -94,7 +97,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -102,6 +105,7 @@ impl FailureKind {
         Self::Proxy,
         Self::ProxyRefused,
         Self::TlsProtocol,
+        Self::TlsCipher,
         Self::TlsTrust,
         Self::TlsName,
         Self::TlsExpiredServer,
@@ -132,6 +136,7 @@ impl FailureKind {
             Self::Proxy => "proxy",
             Self::ProxyRefused => "proxy_refused",
             Self::TlsProtocol => "tls_protocol",
+            Self::TlsCipher => "tls_cipher",
             Self::TlsTrust => "tls_trust",
             Self::TlsName => "tls_name",
             Self::TlsExpiredServer => "tls_expired_server",
@@ -171,6 +176,7 @@ impl FailureKind {
         match self {
             Self::ProxyRefused
             | Self::TlsProtocol
+            | Self::TlsCipher
             | Self::TlsTrust
             | Self::TlsName
             | Self::TlsExpiredServer
@@ -224,8 +230,8 @@ pub struct Context<'a> {
     pub mqtt: &'a Mqtt,
     /// How long the connection had been up; `None` before CONNACK.
     pub uptime: Option<Duration>,
-    /// The client certificate, where it is known.
-    pub certificate: Option<&'a CertificateFacts>,
+    /// What TLS is done with, where it is.
+    pub(super) tls: Option<&'a Loaded>,
     /// Now.
     pub now: OffsetDateTime,
 }
@@ -233,7 +239,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// Of a connection that has not had its CONNACK.
     pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
-        Self { tenant, mqtt, uptime: None, certificate: None, now }
+        Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 
     /// Of a connection that was up for as long.
@@ -243,11 +249,21 @@ impl<'a> Context<'a> {
         self
     }
 
-    /// With the certificate that was presented, so that its own faults can be named.
+    /// With the certificates of both sides, so that their faults can be named.
     #[must_use]
-    pub fn with_certificate(mut self, certificate: &'a CertificateFacts) -> Self {
-        self.certificate = Some(certificate);
+    pub fn with_tls(mut self, tls: &'a Loaded) -> Self {
+        self.tls = Some(tls);
         self
+    }
+
+    /// Returns the client certificate.
+    fn certificate(&self) -> Option<&'a CertificateFacts> {
+        self.tls.map(|tls| &tls.certificate)
+    }
+
+    /// Returns what the broker presented in the last handshake: its own certificate first.
+    fn presented(&self) -> Vec<CertificateFacts> {
+        self.tls.map(|tls| tls.recorder.handshake().chain).unwrap_or_default()
     }
 
     /// What `error` means and what to do about it.
@@ -338,6 +354,11 @@ impl<'a> Context<'a> {
                  to receive them: if this repeats, make the database faster or set spool.dir",
             ),
         )
+    }
+
+    /// Returns the authorities that are trusted.
+    fn anchors(&self) -> &'a [CertificateFacts] {
+        self.tls.map_or(&[], |tls| &tls.anchors)
     }
 
     fn broker(&self) -> String {

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod orders;
 pub mod probe;
 mod reconnecting;
+mod recording_verifier;
 pub mod renewal;
 mod settling;
 pub mod shared;
@@ -22,7 +23,6 @@ pub mod subscription;
 pub mod takeover;
 pub mod tls;
 pub mod transport;
-mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,6 @@
 //! every other subscriber still gets its own.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rumqttc::ConnectionError;
@@ -16,13 +15,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::PROTOCOL_MAX_PACKET;
 use super::failure::{Context, Failure, FailureKind};
+use super::recording_verifier::Handshake;
 use super::subscription::Verdict;
 use super::tls::{self, Loaded};
 use super::transport::connector::{self, ConnectError};
 use super::transport::mqtt::{Login, NetworkTransport, Stream};
 use super::transport::race::{self, EVERY, FailedAttempt, Outcome, Reached};
 use super::transport::{Incoming, Outgoing, Transport};
-use super::witness::{Seen, Witness};
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
 
@@ -126,29 +125,35 @@ impl Probe {
     /// Goes as far as it can and adds what it finds. Each of name lookup and connecting together,
     /// and each subscription, is bounded by `mqtt.connect_timeout`.
     pub async fn run(&self, findings: &mut Vec<Finding>) {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        if let Err((step, failure)) = self.steps(&seen, findings).await {
-            let presented = match step {
-                Step::Tls => look(&seen).certificate.map(Box::new),
-                _ => None,
+        let tls = match &self.mqtt.tls {
+            None => Ok(None),
+            Some(section) => tls::client_config(section).map(Some),
+        };
+        let ended = match &tls {
+            Ok(tls) => self.steps(tls.as_ref(), findings).await,
+            // What can be found out without the files is found out.
+            Err(error) => self.reach(self.deadline(), findings).await.and_then(|_| {
+                Err((Step::Tls, Failure::new(FailureKind::TlsFiles, error.to_string())))
+            }),
+        };
+        if let Err((step, failure)) = ended {
+            let presented = match (&step, tls) {
+                (Step::Tls, Ok(Some(loaded))) => loaded.recorder.handshake().chain,
+                _ => Vec::new(),
             };
+            let presented = presented.into_iter().next().map(Box::new);
             findings.push(Finding::Failed { step, failure, presented });
         }
     }
 
-    async fn steps(
-        &self,
-        seen: &Arc<Mutex<Seen>>,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), Broken> {
+    async fn steps(&self, tls: Option<&Loaded>, findings: &mut Vec<Finding>) -> Result<(), Broken> {
         let deadline = self.deadline();
         let (mut stream, address) = self.reach(deadline, findings).await?;
-        let tls = self.load_tls(seen)?;
-        let context = self.context(tls.as_ref());
+        let context = self.context(tls);
         let within = Limit { deadline, address, context };
         within.run(Step::Proxy, connector::tunnel(&self.mqtt, &mut stream)).await?;
         findings.extend(self.mqtt.proxy.as_ref().map(|_| Finding::Tunnelled));
-        let stream = self.secure(&within, tls.as_ref(), stream, seen, findings).await?;
+        let stream = self.secure(&within, tls, stream, findings).await?;
         let login = Login { clean_session: true, max_packet_size: PROTOCOL_MAX_PACKET };
         let login = NetworkTransport::login(&self.mqtt, stream, login);
         let transport = within.run(Step::Login, login).await?.transport;
@@ -205,37 +210,25 @@ impl Probe {
         within: &Limit<'_>,
         tls: Option<&Loaded>,
         stream: TcpStream,
-        seen: &Mutex<Seen>,
         findings: &mut Vec<Finding>,
     ) -> Result<Stream, Broken> {
-        let config = tls.map(|loaded| &loaded.config);
-        let secured = within.run(Step::Tls, connector::secure(&self.mqtt, config, stream)).await;
-        let Seen { certificate, version } = look(seen);
+        let secured = within.run(Step::Tls, connector::secure(&self.mqtt, tls, stream)).await;
+        let Handshake { chain, version } =
+            tls.map(|tls| tls.recorder.handshake()).unwrap_or_default();
         let proven = version.is_some();
-        if let (Some(version), Some(certificate)) = (version, certificate) {
+        if let (Some(version), Some(certificate)) = (version, chain.into_iter().next()) {
             findings.push(Finding::Secured { version, certificate: Box::new(certificate) });
         }
         secured.map_err(|(step, failure)| (if proven { Step::Login } else { step }, failure))
     }
 
-    fn load_tls(&self, seen: &Arc<Mutex<Seen>>) -> Result<Option<Loaded>, Broken> {
-        let Some(section) = &self.mqtt.tls else { return Ok(None) };
-        tls::client_config_with(section, |inner| Witness::around(inner, Arc::clone(seen)))
-            .map(Some)
-            .map_err(|error| (Step::Tls, Failure::new(FailureKind::TlsFiles, error.to_string())))
-    }
-
     fn context<'a>(&'a self, tls: Option<&'a Loaded>) -> Context<'a> {
         let context = Context::new(&self.tenant, &self.mqtt, OffsetDateTime::now_utc());
         match tls {
-            Some(loaded) => context.with_certificate(&loaded.certificate),
+            Some(loaded) => context.with_tls(loaded),
             None => context,
         }
     }
-}
-
-fn look(seen: &Mutex<Seen>) -> Seen {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// What bounds a step and explains its failure.

@@ -126,9 +126,9 @@ impl Session {
         if let Some(uptime) = uptime {
             context = context.up_for(uptime);
         }
-        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
-        if let Some(certificate) = presented {
-            context = context.with_certificate(certificate);
+        let tls = self.choice.as_ref().and_then(|choice| choice.current().tls.as_ref());
+        if let Some(tls) = tls {
+            context = context.with_tls(tls);
         }
         context
     }

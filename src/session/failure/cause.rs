@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::PeerIncompatible;
+
 use super::{Context, Failure, FailureKind, alert, server_certificate};
 
 /// A connection lost sooner than this was probably closed on purpose.
@@ -13,8 +15,6 @@ const SOON: Duration = Duration::from_secs(10);
 /// What kind of I/O error it is, whoever met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IoCause {
-    /// The resolver answered that there is no such name, or did not answer.
-    Dns,
     Refused,
     Unreachable,
     TimedOut,
@@ -37,17 +37,9 @@ impl IoCause {
             | ErrorKind::BrokenPipe
             | ErrorKind::NotConnected
             | ErrorKind::UnexpectedEof => Self::Closed,
-            _ if is_lookup(error) => Self::Dns,
             _ => Self::Other,
         }
     }
-}
-
-/// The standard library gives resolver errors no kind of their own, only this text.
-fn is_lookup(error: &io::Error) -> bool {
-    let text = error.to_string();
-    text.contains("failed to lookup address information")
-        || text.contains("could not resolve to any address")
 }
 
 /// The rustls error that tokio-rustls wraps into an I/O error.
@@ -83,7 +75,6 @@ pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
                 context.mqtt.port
             ),
         ),
-        (IoCause::Dns, _) => lookup_failed(context, error),
         (IoCause::Refused, _) => Failure::new(
             FailureKind::TcpRefused,
             format!(
@@ -184,13 +175,7 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
                 context.through_proxy()
             ),
         ),
-        rustls::Error::PeerIncompatible(_) => Failure::new(
-            FailureKind::TlsProtocol,
-            format!(
-                "{broker} has no TLS version, cipher or signature in common with us; it must \
-                 offer TLS 1.2 or 1.3 with ECDHE and AES-GCM or ChaCha20"
-            ),
-        ),
+        rustls::Error::PeerIncompatible(detail) => peer_incompatible(context, detail),
         other => Failure::new(
             FailureKind::TlsProtocol,
             format!(
@@ -199,6 +184,31 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
             ),
         ),
     }
+}
+
+fn peer_incompatible(context: &Context<'_>, detail: &PeerIncompatible) -> Failure {
+    use PeerIncompatible::{ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig};
+    match detail {
+        ServerDoesNotSupportTls12Or13 | ServerTlsVersionIsDisabledByOurConfig => Failure::new(
+            FailureKind::TlsProtocol,
+            format!("{} speaks neither TLS 1.2 nor 1.3; it must be upgraded", context.broker()),
+        ),
+        other => nothing_in_common(context, &format!("{other:?}")),
+    }
+}
+
+/// Both sides speak TLS, but not with the same ciphers, curves or signatures.
+pub(super) fn nothing_in_common(context: &Context<'_>, detail: &str) -> Failure {
+    Failure::new(
+        FailureKind::TlsCipher,
+        format!(
+            "{} has no cipher, key exchange or signature in common with us ({detail}); it must \
+             offer TLS 1.2 or 1.3 with ECDHE on X25519, P-256 or P-384, AES-GCM or \
+             ChaCha20-Poly1305, and a certificate whose key is on P-256 or P-384, Ed25519, or RSA \
+             of 2048 bits and more (not P-521, secp256k1 or Brainpool)",
+            context.broker()
+        ),
+    )
 }
 
 /// The bound on DNS, TCP, TLS and CONNACK together has passed, after `address` had accepted the TCP

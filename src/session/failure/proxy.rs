@@ -87,7 +87,7 @@ fn unreachable(proxy: &str, error: &io::Error) -> String {
             "{proxy} closed the connection without an answer; check that mqtt.proxy names an HTTP \
              proxy"
         ),
-        IoCause::Dns | IoCause::Unreachable | IoCause::TimedOut | IoCause::Other => {
+        IoCause::Unreachable | IoCause::TimedOut | IoCause::Other => {
             format!("{proxy} cannot be reached: {error}; check mqtt.proxy and the network")
         }
     }

@@ -35,7 +35,7 @@ fn several(context: &Context<'_>, failed: &[FailedAttempt]) -> Failure {
 }
 
 /// Describes each attempt, for a sentence.
-pub(super) fn describe(failed: &[FailedAttempt]) -> String {
+fn describe(failed: &[FailedAttempt]) -> String {
     let attempts: Vec<_> = failed.iter().map(ToString::to_string).collect();
     attempts.join(", ")
 }

@@ -3,33 +3,31 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rumqttc::StateError;
-use rustls::ClientConfig;
 
 use super::*;
 use crate::config::Proxy;
-use crate::session::tls::client_config;
 use crate::session::tls::testing::{mqtt, serve};
+use crate::session::tls::{Loaded, client_config};
 use crate::session::transport::connector::NetworkConnector;
 use crate::session::transport::race::{AttemptError, FailedAttempt};
 
+mod server_certificate;
 mod tls;
 
 const CONNACK_ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
 /// Connects, reads until the connection fails, and explains the failure.
 async fn fail(mqtt: &Mqtt) -> Failure {
-    let tls = mqtt.tls.as_ref().map(|tls| client_config(tls).expect("a TLS configuration").config);
+    let tls = mqtt.tls.as_ref().map(|tls| client_config(tls).expect("a TLS configuration"));
     fail_with(mqtt, tls).await
 }
 
-async fn fail_with(mqtt: &Mqtt, tls: Option<Arc<ClientConfig>>) -> Failure {
-    let certificate = mqtt.tls.as_ref().map(|tls| client_config(tls).unwrap().certificate);
+async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
     let mut context = Context::new("acme", mqtt, OffsetDateTime::now_utc());
-    context.certificate = certificate.as_ref();
+    context.tls = tls.as_ref();
     let failure = tokio::time::timeout(Duration::from_secs(20), async {
         let connector = NetworkConnector::default();
         let mut accepted = match connector.open(mqtt, tls.as_ref(), mqtt.max_packet_size).await {

@@ -9,7 +9,6 @@ use async_http_proxy::{
 };
 use rumqttc::tokio_rustls::TlsConnector;
 use rumqttc::{ConnectionError, TlsError};
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
@@ -19,6 +18,7 @@ use super::mqtt::{Login, NetworkTransport, Stream};
 use super::race::{self, FIRST, FailedAttempt, Outcome, Pace, Reached};
 use super::{Accepted, Connect, ConnectRequest, Connecting};
 use crate::config::{Mqtt, Proxy};
+use crate::session::tls::Loaded;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub struct NetworkConnector {
 
 impl Connect for NetworkConnector {
     fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
-        let tls = request.credentials.tls.as_ref().map(|loaded| &loaded.config);
+        let tls = request.credentials.tls.as_ref();
         Box::pin(self.open(request.mqtt, tls, request.max_packet_size))
     }
 }
@@ -60,7 +60,7 @@ impl NetworkConnector {
     pub(in crate::session) async fn open(
         &self,
         mqtt: &Mqtt,
-        tls: Option<&Arc<ClientConfig>>,
+        tls: Option<&Loaded>,
         max_packet_size: usize,
     ) -> Result<Accepted, ConnectError> {
         let deadline = Instant::now() + mqtt.connect_timeout;
@@ -73,7 +73,7 @@ impl NetworkConnector {
         &self,
         resolved: &[SocketAddr],
         mqtt: &Mqtt,
-        tls: Option<&Arc<ClientConfig>>,
+        tls: Option<&Loaded>,
         login: Login,
         deadline: Instant,
     ) -> Result<Accepted, ConnectError> {
@@ -158,7 +158,7 @@ pub(in crate::session) async fn dial(
 /// Takes a TCP connection through all that follows.
 async fn converse(
     mqtt: &Mqtt,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Loaded>,
     mut stream: TcpStream,
     login: Login,
 ) -> Result<Accepted, ConnectError> {
@@ -186,12 +186,13 @@ pub(in crate::session) async fn tunnel(
 /// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
 pub(in crate::session) async fn secure(
     mqtt: &Mqtt,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Loaded>,
     stream: TcpStream,
 ) -> Result<Stream, ConnectionError> {
-    let Some(config) = tls else { return Ok(Box::new(stream)) };
+    let Some(loaded) = tls else { return Ok(Box::new(stream)) };
+    loaded.recorder.reset();
     let name = ServerName::try_from(mqtt.host.clone()).map_err(TlsError::from)?;
-    let connector = TlsConnector::from(Arc::clone(config));
+    let connector = TlsConnector::from(Arc::clone(&loaded.config));
     let secured = connector.connect(name, stream).await.map_err(TlsError::from)?;
     Ok(Box::new(secured))
 }
