@@ -23,6 +23,7 @@ pub mod config;
 pub mod credentials;
 pub mod decode;
 pub mod encoding;
+pub mod erase;
 pub mod event;
 pub mod exit;
 pub mod files;
