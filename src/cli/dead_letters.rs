@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::ConfigArgs;
+use super::output::printable;
 use crate::config::Config;
 use crate::decode::{ClockTrust, Decoder};
 use crate::exit;
@@ -163,12 +164,6 @@ async fn replay(
     }
     writeln!(out, "{stored} brought in, {left} left")?;
     Ok(left == 0)
-}
-
-/// What came from outside must not command the terminal.
-fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escape).collect()
 }
 
 /// Sixteen bytes a line, in hex and as text.

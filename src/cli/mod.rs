@@ -6,6 +6,7 @@ pub mod csr;
 pub mod dead_letters;
 pub mod decode;
 pub mod migrate;
+mod output;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -36,7 +37,7 @@ enum Command {
     /// Check everything that must be right before the service starts
     Check(check::Args),
     /// Show the effective configuration and where each value comes from
-    Config(ConfigArgs),
+    Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
     /// Ask the running service how it is
@@ -117,8 +118,13 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 run::run(loaded, Source { file: config.file }).await
             }
             Command::Check(args) => Box::pin(check::run(args)).await,
-            Command::Config(config) => {
-                config::show(&config.load()?, &mut stdout(), &mut stderr())?;
+            Command::Config(with) => {
+                let loaded = with.config.load()?;
+                if with.args.json {
+                    config::show_json(&loaded, &mut stdout(), &mut stderr())?;
+                } else {
+                    config::show(&loaded, &mut stdout(), &mut stderr())?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Command::Csr(args) => {
@@ -144,7 +150,15 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
+/// Arguments that parse and still make no sense: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() {
+        return exit::USAGE;
+    }
     let problems = error.downcast_ref::<Problems>();
     let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }

@@ -18,6 +18,7 @@ mod database_faults;
 mod dead_letters;
 mod deliveries;
 mod delivery_rules;
+mod documents;
 mod drain;
 mod events;
 mod fuzzed;
