@@ -5,6 +5,7 @@ pub mod config;
 pub mod csr;
 pub mod dead_letters;
 pub mod decode;
+pub mod gaps;
 pub mod migrate;
 mod output;
 pub mod run;
@@ -48,6 +49,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// List periods of possible loss, and acknowledge them with a note
+    Gaps(gaps::Args),
     /// Publish events of imaginary boards to a broker of yours
     Simulate(simulate::Args),
 }
@@ -135,6 +138,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Gaps(args) => gaps::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })

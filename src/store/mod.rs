@@ -12,6 +12,7 @@ mod connect;
 pub mod database;
 pub mod dead_letters;
 pub mod fault;
+pub mod gaps;
 pub mod inspect;
 pub mod journal;
 pub mod lock;

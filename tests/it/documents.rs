@@ -12,12 +12,15 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::shipped_files::assert_accepted;
+use crate::store_kit::{Bench, malformed};
 use crate::support::bridge::{command, finish};
+use crate::support::config::database_only;
 use crate::support::postgres::Postgres;
 use crate::support::process::Scratch;
 
 /// The tests that run blocks.
-const TESTS: [&str; 5] = ["compose", "configurations", "database", "fresh_machine", "request"];
+const TESTS: [&str; 6] =
+    ["compose", "configurations", "database", "dead_letters", "fresh_machine", "request"];
 
 /// Fewer characters give no reason.
 const SHORTEST_REASON: usize = 10;
@@ -138,7 +141,7 @@ fn every_block_is_run_or_says_why_not() {
             run.insert(test.to_owned());
         }
     }
-    assert_eq!(run, TESTS.map(str::to_owned).into(), "a test has no block");
+    assert_eq!(run, BTreeSet::from(TESTS.map(str::to_owned)), "a test has no block");
 }
 
 #[tokio::test]
@@ -207,16 +210,35 @@ fn for_psql(sql: &str) -> String {
 
 /// Makes the schema as the role and with the password that the documents gave.
 async fn migrate(port: u16) {
-    let folder = Scratch::new("documents");
-    let file = folder.write(
-        "config.toml",
-        format!(
-            "tenant = \"TENANT\"\nmqtt.host = \"127.0.0.1\"\nmqtt.tls.enabled = false\n\
-             database.url = \"postgres://bridge:PASSWORD@127.0.0.1:{port}/centiloc\"\n"
-        ),
-    );
+    let folder = database_only(&format!("postgres://bridge:PASSWORD@127.0.0.1:{port}/centiloc"));
+    let file = folder.join("config.toml");
     let output = finish(command(["migrate".as_ref(), "-c".as_ref(), file.as_os_str()])).await;
     assert_succeeded(&output, "migrate");
+}
+
+#[tokio::test]
+async fn documented_commands_on_dead_letters_and_gaps_work() {
+    let bench = Bench::new().await;
+    bench.commit(&[malformed(b"one")]).await;
+    bench
+        .db
+        .execute(
+            "insert into centiloc.gap (client_id, started_at, cause, detail)
+             values ('T-bridge', now(), 'absence', 'away')",
+        )
+        .await;
+    let config = database_only(&bench.db.socket_url());
+    let folder = Scratch::new("documents");
+    for block in blocks_of("dead_letters") {
+        // Each line is a command of its own, on the configuration in the usual place.
+        let config = format!(" -c {}/config.toml", config.path().display());
+        let lines: Vec<_> = block.text.lines().map(|line| format!("{line}{config}\n")).collect();
+        let output = run_in(&folder, &lines.concat()).await;
+        assert_succeeded(&output, &block.place);
+    }
+    let exported = std::fs::read_to_string(folder.join("dead-letters.jsonl")).unwrap();
+    assert_eq!(exported.lines().count(), 0, "it is of 2025");
+    assert_eq!(bench.db.count("centiloc.data_gap where note like 'compared%'").await, 1);
 }
 
 #[tokio::test]
