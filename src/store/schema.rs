@@ -15,13 +15,16 @@ use super::write::bounded;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
     (4, "views", include_str!("../../migrations/0004_views.sql")),
     (5, "spool", include_str!("../../migrations/0005_spool.sql")),
-    (6, "gap_acknowledgement", include_str!("../../migrations/0006_gap_acknowledgement.sql")),
+    (6, "board_health", include_str!("../../migrations/0006_board_health.sql")),
+    (7, "plausibility", include_str!("../../migrations/0007_plausibility.sql")),
+    (8, "payloads", include_str!("../../migrations/0008_payloads.sql")),
+    (9, "gap_acknowledgement", include_str!("../../migrations/0009_gap_acknowledgement.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";

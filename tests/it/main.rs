@@ -22,6 +22,7 @@ mod delivery_rules;
 mod documents;
 mod drain;
 mod events;
+mod future_events;
 mod fuzzed;
 mod gap_commands;
 mod gaps;
