@@ -6,6 +6,7 @@ pub mod csr;
 pub mod dead_letters;
 pub mod decode;
 pub mod gaps;
+pub mod erase;
 pub mod migrate;
 mod output;
 pub mod run;
@@ -51,6 +52,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// List periods of possible loss, and acknowledge them with a note
     Gaps(gaps::Args),
+    /// Erase the trace of a tag or board, or everything before a date
+    Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
     Simulate(simulate::Args),
 }
@@ -139,6 +142,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Gaps(args) => gaps::run(args).await,
+            Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })

@@ -12,6 +12,7 @@ pub mod condition;
 mod connect;
 pub mod database;
 pub mod dead_letters;
+pub mod erase;
 pub mod fault;
 pub mod gaps;
 pub mod inspect;

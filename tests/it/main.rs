@@ -21,6 +21,7 @@ mod deliveries;
 mod delivery_rules;
 mod documents;
 mod drain;
+mod erase;
 mod events;
 mod future_events;
 mod fuzzed;
