@@ -20,7 +20,7 @@ use crate::support::process::Scratch;
 
 /// The tests that run blocks.
 const TESTS: [&str; 6] =
-    ["compose", "configurations", "database", "dead_letters", "fresh_machine", "request"];
+    ["commands", "compose", "configurations", "database", "fresh_machine", "request"];
 
 /// Fewer characters give no reason.
 const SHORTEST_REASON: usize = 10;
@@ -178,8 +178,9 @@ async fn documented_sql_makes_what_is_needed_to_write_and_to_read() {
     let psql = |role: &str, database: &str, sql: &str, place: &str| {
         postgres.psql(role, database, sql).unwrap_or_else(|e| panic!("{place} failed: {e}"))
     };
-    let (queries, setup): (Vec<_>, Vec<_>) =
-        blocks_of("database").into_iter().partition(|block| block.place.starts_with("README.md"));
+    let (queries, setup): (Vec<_>, Vec<_>) = blocks_of("database")
+        .into_iter()
+        .partition(|block| !block.place.starts_with("docs/database.md"));
     let [database, dashboards] = &setup[..] else { panic!("not two blocks: {setup:?}") };
     psql("postgres", "postgres", &database.text, &database.place);
     migrate(postgres.port()).await;
@@ -217,7 +218,7 @@ async fn migrate(port: u16) {
 }
 
 #[tokio::test]
-async fn documented_commands_on_dead_letters_and_gaps_work() {
+async fn documented_commands_on_the_database_work() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"one")]).await;
     bench
@@ -229,11 +230,12 @@ async fn documented_commands_on_dead_letters_and_gaps_work() {
         .await;
     let config = database_only(&bench.db.socket_url());
     let folder = Scratch::new("documents");
-    for block in blocks_of("dead_letters") {
-        // Each line is a command of its own, on the configuration in the usual place.
-        let config = format!(" -c {}/config.toml", config.path().display());
-        let lines: Vec<_> = block.text.lines().map(|line| format!("{line}{config}\n")).collect();
-        let output = run_in(&folder, &lines.concat()).await;
+    // In the documents the configuration is in the usual place.
+    let file = config.join("config.toml");
+    let here =
+        format!("centiloc-bridge() {{ command centiloc-bridge \"$@\" -c {}; }}\n", file.display());
+    for block in blocks_of("commands") {
+        let output = run_in(&folder, &(here.clone() + &block.text)).await;
         assert_succeeded(&output, &block.place);
     }
     let exported = std::fs::read_to_string(folder.join("dead-letters.jsonl")).unwrap();
