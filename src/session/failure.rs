@@ -100,7 +100,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
