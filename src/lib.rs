@@ -30,6 +30,7 @@ pub mod message;
 pub mod progress;
 pub mod reload;
 pub mod run;
+pub mod service_manager;
 pub mod session;
 pub mod signals;
 pub mod simulate;

@@ -97,7 +97,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
     let service = Service::new(loaded.config.clone())?;
     let reloader = Reloader { source, log, in_force: loaded };
     let mut control = Control { signals, reloads, reloader };
-    let mut edge = Edge::start(&service).await?;
+    let mut edge = Edge::start(&service).await;
     watchdog::ready();
     let supervise = service.supervise(&mut control, &mut edge);
     let end = service.progress.watch("supervisor", idle(supervise)).await;
