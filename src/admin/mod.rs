@@ -2,7 +2,9 @@
 //! so it listens on loopback unless told otherwise, and shows no secrets.
 
 pub mod client;
+mod host;
 mod listen;
+mod negotiation;
 pub mod outline;
 mod page;
 pub mod report;
@@ -13,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -28,13 +31,11 @@ use crate::config::Config;
 use crate::progress::Registry;
 use crate::telemetry::{Health, Metrics};
 use listen::Limited;
+use negotiation::Format;
 use report::{Liveness, Readiness, Status, unaccounted};
 
 /// Requests under way get this long to finish once the endpoint stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
-
-/// The content type of what [`Metrics::encode`] writes.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every answer is about now, is what it says it is, and may load nothing from anywhere.
 const HEADERS: [(HeaderName, &str); 3] = [
@@ -83,12 +84,17 @@ impl AdminState {
 
 /// Serves until told to stop. Requests under way may finish, within a second.
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: CancellationToken) {
-    if let Ok(address) = listener.local_addr() {
+    let address = listener.local_addr();
+    if let Ok(address) = address {
         tracing::info!(%address, "the admin endpoint listens");
+    }
+    let mut router = router(state);
+    if address.is_ok_and(host::is_checked_on) {
+        router = router.layer(from_fn(host::require_loopback));
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let server = axum::serve(Limited::new(listener, connections), router(state))
+    let server = axum::serve(Limited::new(listener, connections), router)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
@@ -132,8 +138,14 @@ async fn readyz(State(state): Shared) -> Response {
     (code(readiness.ready), HEADERS, Json(readiness)).into_response()
 }
 
-async fn metrics(State(state): Shared) -> Response {
-    (HEADERS, [(header::CONTENT_TYPE, OPENMETRICS)], state.metrics.encode()).into_response()
+async fn metrics(State(state): Shared, headers: HeaderMap) -> Response {
+    let format = Format::accepted_by(&headers);
+    let text = match format {
+        Format::Text => state.metrics.encode_text(),
+        Format::OpenMetrics => state.metrics.encode_openmetrics(),
+    };
+    let answer = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
+    (HEADERS, answer, text).into_response()
 }
 
 async fn status(State(state): Shared) -> Response {

@@ -59,8 +59,13 @@ impl Answer {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Answer {
+    get_with(address, path, "Host: localhost:9464").await
+}
+
+/// GET with these header lines.
+async fn get_with(address: SocketAddr, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.expect("in time").expect("an answer");
@@ -130,15 +135,39 @@ async fn a_stuck_stage_is_not_live_and_named() {
 }
 
 #[tokio::test]
-async fn metrics_are_openmetrics() {
+async fn metrics_are_openmetrics_only_on_request() {
     let state = healthy();
-    state.metrics.unacked.set(17);
+    state.metrics.acks.inc_by(17);
     serving(state, async |address| {
-        let answer = get(address, "/metrics").await;
-        assert_eq!(answer.code, 200);
-        assert!(answer.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
-        assert!(answer.body.contains("\ncentiloc_bridge_unacked 17\n"));
-        assert!(answer.body.ends_with("# EOF\n"));
+        let text = get(address, "/metrics").await;
+        assert_eq!(text.code, 200);
+        assert!(text.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"));
+        assert!(text.body.contains("# TYPE centiloc_bridge_acks_total counter\n"));
+        assert!(text.body.contains("\ncentiloc_bridge_acks_total 17\n"));
+        assert!(!text.body.contains("# EOF"));
+        let accept = "Host: localhost\r\nAccept: application/openmetrics-text; version=1.0.0";
+        let open = get_with(address, "/metrics", accept).await;
+        assert!(open.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+        assert!(open.body.contains("# TYPE centiloc_bridge_acks counter\n"));
+        assert!(open.body.contains("\ncentiloc_bridge_acks_total 17\n"));
+        assert!(open.body.ends_with("# EOF\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn foreign_hosts_are_refused_on_loopback() {
+    serving(healthy(), async |address| {
+        for path in ["/", "/livez", "/readyz", "/metrics", "/api/status", "/elsewhere"] {
+            let answer = get_with(address, path, "Host: rebound.example:9464").await;
+            assert_eq!(answer.code, 403, "{path}");
+            assert!(!answer.body.contains("acme"), "{}", answer.body);
+        }
+        assert_eq!(get_with(address, "/livez", "Host: [::1]").await.code, 200);
+        let two = "Host: localhost\r\nHost: rebound.example";
+        assert_ne!(get_with(address, "/livez", two).await.code, 200);
+        let absolute = get_with(address, "http://rebound.example/livez", "Host: localhost").await;
+        assert_eq!(absolute.code, 403);
     })
     .await;
 }

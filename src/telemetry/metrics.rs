@@ -290,8 +290,13 @@ impl Metrics {
         histogram.observe(duration.as_secs_f64());
     }
 
-    /// OpenMetrics text.
-    pub fn encode(&self) -> String {
+    /// Returns all metrics in the Prometheus text format 0.0.4.
+    pub fn encode_text(&self) -> String {
+        super::text_format::from_openmetrics(&self.encode_openmetrics())
+    }
+
+    /// Returns all metrics as OpenMetrics text.
+    pub fn encode_openmetrics(&self) -> String {
         let mut text = String::new();
         // Unwrap safety: writing to a String does not fail.
         prometheus_client::encoding::text::encode(&mut text, &self.registry)

@@ -4,6 +4,7 @@ mod accounting_collector;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+mod text_format;
 
 pub use health::Health;
 pub use metrics::Metrics;

@@ -34,7 +34,7 @@ const METRICS: [(&str, &str); 24] = [
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
     ("stage_restarts_total", "counter"),
-    ("build_info", "info"),
+    ("build_info", "gauge"),
 ];
 
 /// Waits for a status on a path and returns its JSON.
@@ -94,8 +94,7 @@ async fn every_metric_of_the_contract_is_there_from_the_start() {
     let (status, text) = bridge.get("/metrics").await.unwrap();
     assert_eq!(status, 200);
     for (name, kind) in METRICS {
-        let family = name.trim_end_matches("_total").trim_end_matches("_info");
-        let declared = format!("# TYPE centiloc_bridge_{family} {kind}");
+        let declared = format!("# TYPE centiloc_bridge_{name} {kind}");
         assert!(text.lines().any(|line| line == declared), "no {declared:?} in\n{text}");
         let sample = match kind {
             "histogram" => format!("centiloc_bridge_{name}_count"),
@@ -106,7 +105,6 @@ async fn every_metric_of_the_contract_is_there_from_the_start() {
         let found = found.filter(|rest| rest.starts_with(['{', ' '])).count();
         assert!(found > 0, "no sample {sample} in\n{text}");
     }
-    assert!(text.ends_with("# EOF\n"), "a scrape that breaks off must be noticed");
 }
 
 #[tokio::test]

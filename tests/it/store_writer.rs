@@ -130,7 +130,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
     let database = health.snapshot().database;
     assert!(database.up && database.last_commit_at.is_some());
     assert_eq!(database.last_event_at, Some(at(199)));
-    let text = metrics.encode();
+    let text = metrics.encode_text();
     for line in [
         "centiloc_bridge_committed_total{kind=\"item\"} 201",
         "centiloc_bridge_dead_letters_total{reason=\"malformed\"} 1",
@@ -157,7 +157,7 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
         bench.db.execute("alter table centiloc.gap_hidden rename to gap").await;
         rig.acknowledged(1..2).await;
         assert_eq!(bench.db.count("centiloc.gap").await, 1);
-        assert!(rig.metrics.encode().contains("gaps_total{cause=\"session_lost\"} 1"));
+        assert!(rig.metrics.encode_text().contains("gaps_total{cause=\"session_lost\"} 1"));
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
@@ -230,7 +230,7 @@ async fn a_commit_whose_answer_is_lost_is_repeated_without_a_second_row() {
     let (result, metrics) = tokio::join!(writer::run(parts), script);
     result.unwrap();
     assert_eq!(rows(&bench).await, 2);
-    assert!(metrics.encode().contains("duplicates_total{kind=\"item\"} 1"));
+    assert!(metrics.encode_text().contains("duplicates_total{kind=\"item\"} 1"));
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn what_a_person_must_mend_holds_the_stream_and_mending_lets_it_go_on() {
         })
         .await;
         assert!(rig.feedback.try_recv().is_err());
-        assert!(rig.metrics.encode().contains("database_up 0"));
+        assert!(rig.metrics.encode_text().contains("database_up 0"));
         bench.db.execute("alter table centiloc.hidden rename to item_state").await;
         rig.acknowledged(1..2).await;
         assert_eq!(rig.health.snapshot().database.problem, None);
