@@ -38,5 +38,7 @@ pub mod spool;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod timestamp;
 pub mod topic;
+pub mod version;
 pub mod watchdog;

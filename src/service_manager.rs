@@ -1,4 +1,4 @@
-//! Notifies the service manager of state changes, as sd_notify(3) describes.
+//! Notifies the service manager of state changes, as `sd_notify(3)` describes.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
@@ -40,7 +40,7 @@ pub fn notify(state: &[NotifyState]) -> bool {
 }
 
 fn send(socket: &OsStr, state: &[NotifyState]) -> io::Result<()> {
-    let message: String = state.iter().map(|change| format!("{change}\n")).collect();
+    let message = state.iter().fold(String::new(), |text, change| text + &format!("{change}\n"));
     let sender = UnixDatagram::unbound()?;
     // A service manager that does not read must not stop a worker thread.
     sender.set_nonblocking(true)?;

@@ -5,8 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::ConfigArgs;
 use crate::config::Config;
@@ -14,6 +12,8 @@ use crate::decode::{ClockTrust, Decoder};
 use crate::exit;
 use crate::store::Store;
 use crate::store::dead_letters::{Replay, Summary};
+use crate::telemetry::stderr;
+use crate::timestamp::shown;
 
 /// Bytes of a payload shown as a hex dump; the rest is told by `--raw`.
 const SHOWN: usize = 4096;
@@ -88,7 +88,7 @@ fn list(letters: &[Summary], out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "no dead letters")?;
     }
     for letter in letters {
-        let received = letter.received_at.format(&Rfc3339)?;
+        let received = shown(letter.received_at);
         let seen = if letter.seen > 1 { format!(", {} times", letter.seen) } else { String::new() };
         let replayed = if letter.replayed_at.is_some() { ", replayed" } else { "" };
         writeln!(
@@ -107,25 +107,24 @@ fn list(letters: &[Summary], out: &mut impl Write) -> anyhow::Result<()> {
 /// False if there is none.
 async fn show(store: &Store, id: i64, raw: bool, out: &mut impl Write) -> anyhow::Result<bool> {
     let Some((letter, payload)) = store.dead_letter(id).await? else {
-        eprintln!("there is no dead letter {id}");
+        stderr::line(format_args!("there is no dead letter {id}"));
         return Ok(false);
     };
     if raw {
         out.write_all(&payload)?;
         return Ok(true);
     }
-    let time = |at: Option<OffsetDateTime>| at.map(|at| at.format(&Rfc3339)).transpose();
     writeln!(out, "number      {}", letter.id)?;
     writeln!(out, "topic       {}", printable(&letter.topic))?;
-    writeln!(out, "received    {}", time(Some(letter.received_at))?.unwrap_or_default())?;
-    writeln!(out, "last seen   {}", time(Some(letter.last_seen_at))?.unwrap_or_default())?;
+    writeln!(out, "received    {}", shown(letter.received_at))?;
+    writeln!(out, "last seen   {}", shown(letter.last_seen_at))?;
     writeln!(out, "seen        {}", letter.seen)?;
     writeln!(out, "reason      {}", letter.reason)?;
     writeln!(out, "detail      {}", printable(&letter.detail))?;
     if let Some(code) = &letter.sqlstate {
         writeln!(out, "SQLSTATE    {code}")?;
     }
-    writeln!(out, "replayed    {}", time(letter.replayed_at)?.unwrap_or_else(|| "no".into()))?;
+    writeln!(out, "replayed    {}", letter.replayed_at.map_or_else(|| "no".to_owned(), shown))?;
     writeln!(out, "payload     {} bytes", payload.len())?;
     out.write_all(dump(&payload[..payload.len().min(SHOWN)]).as_bytes())?;
     if payload.len() > SHOWN {

@@ -14,6 +14,7 @@ use time::serde::rfc3339;
 use crate::config::{self, KeepPayload};
 use crate::decode::{ClockTrust, Decoder};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
+use crate::telemetry::stderr;
 use crate::topic::{self, Encoding, Kind};
 
 /// The tenant shown where neither the topic nor a configuration names one.
@@ -57,10 +58,9 @@ pub fn run(
             Encoding::Json => "JSON",
         };
         let kind_name = kind.as_str();
-        writeln!(
-            std::io::stderr(),
+        stderr::line(format_args!(
             "taken for a {format} {kind_name} event; give --topic to be sure"
-        )?;
+        ));
         topic::name(tenant, kind, encoding)
     };
     report(&decoder.decode(&topic, &payload, now, ClockTrust::Agree(now)))
@@ -73,7 +73,7 @@ fn report(result: &Result<Event, Reject>) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(reject) => {
-            writeln!(std::io::stderr(), "not an event: {reject}")?;
+            stderr::line(format_args!("not an event: {reject}"));
             Ok(ExitCode::FAILURE)
         }
     }

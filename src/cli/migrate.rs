@@ -4,12 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use time::format_description::well_known::Rfc3339;
 
 use super::ConfigArgs;
 use crate::exit;
 use crate::store::Store;
 use crate::store::schema::{SchemaError, Step};
+use crate::telemetry::stderr;
+use crate::timestamp::shown;
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +32,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(steps) if args.status => list(&steps, &mut out)?,
         Ok(steps) => report(&steps, &mut out)?,
         Err(error @ (SchemaError::Newer { .. } | SchemaError::Changed { .. })) => {
-            eprintln!("centiloc-bridge: {error}");
+            stderr::line(format_args!("centiloc-bridge: {error}"));
             return Ok(ExitCode::from(exit::CONFIG));
         }
         Err(error) => return Err(error).context("could not migrate the database"),
@@ -42,7 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
     for step in steps {
         let applied = match step.applied_at {
-            Some(at) => format!("applied {}", at.format(&Rfc3339)?),
+            Some(at) => format!("applied {}", shown(at)),
             None => "pending".to_owned(),
         };
         writeln!(out, "{:4}  {:<12}  {applied}", step.version, step.description)?;

@@ -20,7 +20,7 @@ use crate::simulate::ledger::Report;
 use crate::simulate::publish::{Broker, publish};
 use crate::simulate::source::{Clock, Source, SourceSettings};
 use crate::simulate::world::WorldSettings;
-use crate::telemetry::logging;
+use crate::telemetry::{logging, stderr};
 
 /// Invented events have no business at the vendor's broker.
 const VENDOR_DOMAIN: &str = "centiloc.com";
@@ -100,9 +100,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let broker = broker(&args)?;
     let source = Source::new(source_settings(&args));
     let stop = CancellationToken::new();
-    eprintln!("publishing to {}:{} as {}", broker.host, broker.port, broker.client_id);
+    stderr::line(format_args!(
+        "publishing to {}:{} as {}",
+        broker.host, broker.port, broker.client_id
+    ));
     let publishing = publish(source, &broker, args.rate, stop.clone(), |report| {
-        eprintln!("{report}");
+        stderr::line(format_args!("{report}"));
     });
     tokio::select! {
         report = publishing => print_last_line(report?)?,
@@ -124,7 +127,7 @@ async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
         if stop.is_cancelled() {
             return Ok(code);
         }
-        eprintln!("stopping: waiting for the broker's acknowledgements");
+        stderr::line(format_args!("stopping: waiting for the broker's acknowledgements"));
         stop.cancel();
     }
 }
@@ -185,7 +188,7 @@ fn tls_config(args: &Args, cert: &Path, key: &Path) -> anyhow::Result<Arc<rustls
     };
     let loaded = tls::client_config(&tls)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        stderr::line(format_args!("warning: {warning}"));
     }
     Ok(loaded.config)
 }

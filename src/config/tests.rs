@@ -1,6 +1,7 @@
 //! The configuration as a whole: files and environments in, configuration or problems out.
 
 mod leaks;
+mod missing;
 mod names;
 mod shipped;
 

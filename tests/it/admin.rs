@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 24] = [
+const METRICS: [(&str, &str); 25] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -33,6 +33,7 @@ const METRICS: [(&str, &str); 24] = [
     ("database_up", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
+    ("log_lines_dropped_total", "counter"),
     ("stage_restarts_total", "counter"),
     ("build_info", "gauge"),
 ];

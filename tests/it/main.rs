@@ -23,6 +23,8 @@ mod events;
 mod fuzzed;
 mod gaps;
 mod liveness;
+mod logging;
+mod lookups;
 mod lying_peers;
 mod outages;
 mod power;

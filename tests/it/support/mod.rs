@@ -19,6 +19,7 @@ pub mod mosquitto;
 pub mod peer;
 pub mod peer_rig;
 pub mod postgres;
+pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
