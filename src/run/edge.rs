@@ -198,6 +198,7 @@ impl Service {
         MaintenanceParts {
             store: Arc::clone(&self.store),
             keep_events: self.dials.keep_events.subscribe(),
+            keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             health: Arc::clone(&self.health),
             stop,

@@ -6,6 +6,7 @@
 
 pub mod batch;
 mod bisect;
+mod clocks;
 mod commit;
 pub mod condition;
 mod connect;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod lock;
 pub mod maintenance;
 mod partitions;
+mod payload_retention;
 mod refusals;
 mod retention;
 mod rows;
@@ -38,6 +40,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 
 use self::bisect::Sorted;
+use self::clocks::Clocks;
 pub use self::commit::{Count, Outcome};
 pub use self::condition::Condition;
 use self::connect::Link;
@@ -59,6 +62,7 @@ pub struct Store {
     partitions: Partitions,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
+    clocks: Clocks,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -74,6 +78,7 @@ impl Store {
             partitions: Partitions::new(span),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
+            clocks: Clocks::default(),
             prepared: watch::Sender::new(false),
             link,
         })
