@@ -30,7 +30,7 @@ use crate::session::gap_state_file::GapStateFile;
 use crate::session::gap_tracker::GapTracker;
 use crate::session::renewal;
 use crate::session::shared::Process;
-use crate::session::transport::mqtt::NetworkConnector;
+use crate::session::transport::connector::NetworkConnector;
 use crate::signals::{Reloads, Signals, Stop};
 use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
@@ -156,7 +156,7 @@ impl Service {
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),
             gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
-            connector: Arc::new(NetworkConnector),
+            connector: Arc::new(NetworkConnector::default()),
             clock: Clock::system(),
         };
         Ok(Self {
