@@ -68,7 +68,7 @@ pub fn run(
             stderr::line(format_args!("read as {name}: nothing else fits"));
             report(&decoder.decode_as(*kind, *encoding, &payload, now, clock))
         }
-        [] => refuse(&decoder, &payload, now),
+        [] => Ok(refuse(&decoder, &payload, now)),
         several => {
             let names = several.iter().map(|(kind, encoding)| name(*kind, *encoding));
             let names = names.collect::<Vec<_>>().join(" and as ");
@@ -81,14 +81,14 @@ pub fn run(
 }
 
 /// Says for each kind of event why the payload is none.
-fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> anyhow::Result<ExitCode> {
+fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
     for (kind, encoding) in KINDS.into_iter().filter(|(_, encoding)| *encoding == format(payload)) {
         if let Err(reject) = decoder.decode_as(kind, encoding, payload, now, ClockTrust::Agree(now))
         {
             stderr::line(format_args!("not {}: {reject}", name(kind, encoding)));
         }
     }
-    Ok(ExitCode::FAILURE)
+    ExitCode::FAILURE
 }
 
 fn name(kind: Kind, encoding: Encoding) -> String {
