@@ -31,6 +31,7 @@ const METRICS: [(&str, &str); 25] = [
     ("spool_bytes", "gauge"),
     ("spool_oldest_seconds", "gauge"),
     ("database_up", "gauge"),
+    ("retention_overdue_seconds", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
     ("log_lines_dropped_total", "counter"),
