@@ -6,25 +6,31 @@ pub mod csr;
 pub mod dead_letters;
 pub mod decode;
 pub mod erase;
+pub mod gaps;
 pub mod migrate;
+mod output;
 pub mod run;
 pub mod simulate;
 pub mod status;
 
-use std::io::{stderr, stdout};
+use std::io::{self, ErrorKind, LineWriter, stdout};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
 use crate::decode::SchemaError;
 use crate::exit;
 use crate::reload::Source;
+use crate::telemetry::stderr::{self, Stderr};
+use crate::version::VERSION;
 
 /// Lands Centiloc events in PostgreSQL, losing none.
 #[derive(Debug, Parser)]
-#[command(name = "centiloc-bridge", version, about, arg_required_else_help = true)]
+#[command(name = "centiloc-bridge", version = VERSION, about, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,7 +43,7 @@ enum Command {
     /// Check everything that must be right before the service starts
     Check(check::Args),
     /// Show the effective configuration and where each value comes from
-    Config(ConfigArgs),
+    Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
     /// Ask the running service how it is
@@ -48,6 +54,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// List periods of possible loss, and acknowledge them with a note
+    Gaps(gaps::Args),
     /// Erase the trace of a tag or board, or everything before a date
     Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
@@ -91,6 +99,13 @@ impl ConfigArgs {
 
 /// Parses the arguments, runs the command, and turns what went wrong into an exit code.
 pub fn main() -> ExitCode {
+    stderr::report_panics();
+    let code = run_command_line();
+    stderr::flush();
+    code
+}
+
+fn run_command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -100,12 +115,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // What panicked has said so on stderr.
+    // A panic has been reported by its hook.
     match std::panic::catch_unwind(|| dispatch(cli.command)) {
         Err(_) => ExitCode::from(exit::INTERNAL),
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            eprintln!("centiloc-bridge: {error:#}");
+            if !is_broken_pipe(&error) {
+                stderr::line(format_args!("centiloc-bridge: {error:#}"));
+            }
             ExitCode::from(exit_code(&error))
         }
     }
@@ -113,6 +130,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = Abandoned(Some(runtime));
     runtime.block_on(async {
         match command {
             Command::Run(config) => {
@@ -120,8 +138,14 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 run::run(loaded, Source { file: config.file }).await
             }
             Command::Check(args) => Box::pin(check::run(args)).await,
-            Command::Config(config) => {
-                config::show(&config.load()?, &mut stdout(), &mut stderr())?;
+            Command::Config(with) => {
+                let loaded = with.config.load()?;
+                let err = &mut LineWriter::new(Stderr);
+                if with.args.json {
+                    config::show_json(&loaded, &mut stdout(), err)?;
+                } else {
+                    config::show(&loaded, &mut stdout(), err)?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Command::Csr(args) => {
@@ -132,10 +156,32 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Gaps(args) => gaps::run(args).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })
+}
+
+/// A runtime that ends without waiting for its threads: one may be in a name lookup, which cannot be
+/// interrupted and takes up to a minute where name servers do not answer.
+struct Abandoned(Option<Runtime>);
+
+impl Deref for Abandoned {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        // Unwrap safety: taken in `drop` alone.
+        self.0.as_ref().expect("a runtime")
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
@@ -148,7 +194,20 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
+/// Returns true if whoever read the output has gone, as `head` does: there is nobody to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Arguments that parse and still make no sense: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() {
+        return exit::USAGE;
+    }
     let problems = error.downcast_ref::<Problems>();
     let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }

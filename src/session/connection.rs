@@ -119,6 +119,8 @@ pub struct Connection<'a> {
     refused: usize,
     /// New credentials wait for a quiet moment, since when.
     renewing: Option<Instant>,
+    /// Since when the broker may wait for an answer that cannot be given on this connection.
+    unclear_since: Option<Instant>,
     /// DISCONNECT is to be sent after everything queued, and then this is the reason.
     leaving: Option<DisconnectReason>,
 }
@@ -148,6 +150,7 @@ impl<'a> Connection<'a> {
             refusing: None,
             refused: 0,
             renewing: None,
+            unclear_since: None,
             leaving: None,
             state,
         };
@@ -258,6 +261,12 @@ impl<'a> Connection<'a> {
             && (self.state.ledger.outstanding() == 0 || since.elapsed() > QUIET_WITHIN)
         {
             self.leave(DisconnectReason::Renewed);
+        } else if let Some(since) = self.unclear_since
+            && self.state.intake.is_some()
+            && self.unacked() == 0
+            && since.elapsed() > self.state.shared.mqtt.keep_alive
+        {
+            self.leave(DisconnectReason::UnclearRepeat);
         }
         Ok(())
     }
@@ -338,6 +347,8 @@ impl<'a> Connection<'a> {
             self.outgoing.push(Outgoing::PingReq);
         }
         self.note_stall()?;
+        let is_unclear = self.state.ledger.has_unclear_repeats();
+        self.unclear_since = is_unclear.then(|| self.unclear_since.unwrap_or(now));
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }

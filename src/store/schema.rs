@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use super::Store;
 use super::fault::{Fault, StoreError};
 use super::partitions::run;
+use super::timestamp::time_of;
 use super::write::bounded;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
@@ -26,6 +27,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "plausibility", include_str!("../../migrations/0007_plausibility.sql")),
     (8, "payloads", include_str!("../../migrations/0008_payloads.sql")),
     (9, "erasure", include_str!("../../migrations/0009_erasure.sql")),
+    (10, "gap_acknowledgement", include_str!("../../migrations/0010_gap_acknowledgement.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";
@@ -111,18 +113,12 @@ impl Store {
             migrator.create_schema("centiloc");
         }
         run(conn, limit, "set statement_timeout = 0".into()).await?;
-        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut *conn, false));
-        let error = match during(MIGRATION_TIMEOUT, migrate).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(migration_error(error)),
-            Err(_) => Some(Fault::silent(MIGRATION_TIMEOUT).into()),
-        };
-        if let Some(error) = error {
-            // Closing the connection gives back the lock, whatever became of the migration. A dead
-            // one would not let itself be closed.
-            drop(timeout(limit, writer.close()).await);
-            return Err(error);
-        }
+        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut **conn, false));
+        // On a failure the connection is dropped, which gives back the lock.
+        during(MIGRATION_TIMEOUT, migrate)
+            .await
+            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
+            .map_err(migration_error)?;
         self.link.set_up(conn).await?;
         let after = status(conn, limit).await?;
         writer.finish(Ok(()))?;
@@ -212,7 +208,7 @@ async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied
         .map(|row| {
             Ok(Applied {
                 version: row.try_get("version")?,
-                at: row.try_get("installed_on")?,
+                at: time_of(row, "installed_on")?,
                 checksum: row.try_get("checksum")?,
             })
         })

@@ -13,9 +13,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::accounting_collector::AccountingCollector;
+use super::stderr;
 use crate::accounting::Accounting;
 use crate::event::RejectReason;
 use crate::message::GapCause;
+use crate::version::COMMIT;
 
 /// Label `topic`, `qos`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -109,6 +111,8 @@ pub struct Metrics {
     pub spool_oldest_seconds: SecondsGauge,
     /// 1 while PostgreSQL answers.
     pub database_up: IntGauge,
+    /// How long the oldest partition that could not be dropped is past its retention.
+    pub retention_overdue_seconds: SecondsGauge,
     /// Rows that no partition could be made for.
     pub default_partition_rows: Counter,
     /// Stages and background tasks that failed and were restarted.
@@ -155,6 +159,7 @@ impl Metrics {
             spool_bytes: Gauge::default(),
             spool_oldest_seconds: Gauge::default(),
             database_up: Gauge::default(),
+            retention_overdue_seconds: Gauge::default(),
             default_partition_rows: Counter::default(),
             stage_restarts: Family::default(),
             last_event_timestamp_seconds: Gauge::default(),
@@ -224,6 +229,11 @@ impl Metrics {
         );
         r.register("database_up", "1 while PostgreSQL answers", self.database_up.clone());
         r.register(
+            "retention_overdue_seconds",
+            "How long the oldest partition that could not be dropped yet is past retention.events",
+            self.retention_overdue_seconds.clone(),
+        );
+        r.register(
             "default_partition_rows",
             "Rows that went to the default partition",
             self.default_partition_rows.clone(),
@@ -239,9 +249,14 @@ impl Metrics {
             self.last_event_timestamp_seconds.clone(),
         );
         r.register(
+            "log_lines_dropped",
+            "Log lines dropped because standard error did not take them",
+            stderr::dropped(),
+        );
+        r.register(
             "build",
             "The running program",
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]),
         );
     }
 
