@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Report, from_sentence};
+use super::{Report, database_link, from_sentence};
 use crate::config::Config;
 use crate::credentials::identity::date;
 use crate::credentials::preflight::{Check, Status};
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
-use crate::store::inspect::{
-    self, Coverage, Inspection, Limits, OLDEST_SERVER, Place, Rights, Server,
-};
+use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Rights, Server};
 use crate::store::schema::{SchemaError, Step};
 
 pub(super) const CONNECTION: &str = "database_connection";
+pub(super) const ADDRESS: &str = "database_address";
 pub(super) const SESSIONS: &str = "database_sessions";
 pub(super) const CONNECTIONS: &str = "database_connections";
 pub(super) const TLS: &str = "database_tls";
@@ -73,6 +72,9 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
     let fault = |name, fault: &dyn std::error::Error| {
         from_sentence(name, Status::Failed, &fault.to_string(), "an answer", SEE_LOG)
     };
+    if let Ok(looks) = inspect::look_at_addresses(&config.database).await {
+        checks.extend(looks.iter().map(database_link::address));
+    }
     let mut inspection = match inspect::open(&config.database).await {
         Ok(inspection) => inspection,
         Err(error) => return checks.push(fault(CONNECTION, &error)),
@@ -88,7 +90,7 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
     checks.push(connection(&server, &place));
     checks.push(Check::ok(SESSIONS, "each connection is a session of its own"));
     checks.push(match inspection.limits().await {
-        Ok(limits) => connections(&limits),
+        Ok(limits) => database_link::connections(&limits),
         Err(error) => fault(CONNECTIONS, &error),
     });
     checks.extend(of_server(&server, &place));
@@ -143,32 +145,6 @@ fn words(place: &Place) -> String {
 fn connection(server: &Server, place: &Place) -> Check {
     let Server { database, role, .. } = server;
     Check::ok(CONNECTION, format!("database {database:?} {} as role {role:?}", words(place)))
-}
-
-pub(super) fn connections(limits: &Limits) -> Check {
-    let Limits { needed, role, database, server, in_use } = *limits;
-    let least = [
-        (role, "the role", "alter role … connection limit"),
-        (database, "the database", "alter database … connection limit"),
-        (Some(server), "the server", "raise max_connections"),
-    ];
-    let too_low = least.iter().find_map(|(limit, whose, cure)| match limit {
-        Some(limit) if *limit < needed => Some((limit, whose, cure)),
-        _ => None,
-    });
-    let Some((limit, whose, cure)) = too_low else {
-        return Check::ok(
-            CONNECTIONS,
-            format!("the service uses {needed}; {in_use} of the server's {server} are in use"),
-        );
-    };
-    Check::trouble(
-        CONNECTIONS,
-        Status::Failed,
-        format!("{whose} may have {limit} connections, and the service uses {needed}"),
-        format!("a limit of at least {needed}"),
-        format!("{cure}; database.max_connections may be lowered to 3"),
-    )
 }
 
 pub(super) fn of_server(server: &Server, place: &Place) -> Vec<Check> {

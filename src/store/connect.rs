@@ -11,6 +11,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::fault::{Class, Fault};
+use super::route::{self, Look, Suspects};
 use super::text::literal;
 use super::write::bounded;
 use super::{establish, limits};
@@ -58,6 +59,7 @@ pub(super) struct Link {
     settings: Arc<[(String, String)]>,
     /// The endpoint that was reached last, which is tried first.
     preferred: Arc<AtomicUsize>,
+    suspects: Suspects,
     /// The number of connections that the service uses.
     needed: u32,
     /// Bound on one exchange with the server.
@@ -90,6 +92,7 @@ impl Link {
             application_name: url.application_name.as_deref().unwrap_or(APPLICATION_NAME).into(),
             settings,
             preferred: Arc::new(AtomicUsize::new(0)),
+            suspects: Suspects::default(),
             needed: limits::needed(config.max_connections),
             answer_within: config.statement_timeout + ANSWER_MARGIN,
             url: Arc::new(url),
@@ -115,6 +118,11 @@ impl Link {
         remote.or(places.first()).cloned().unwrap_or(Place::Socket)
     }
 
+    /// Tries every address by TCP, where there are several.
+    pub async fn look_at_addresses(&self) -> Vec<Look> {
+        route::look_at_all(&self.url, self.share()).await
+    }
+
     /// Returns the number of connections that the service uses.
     pub fn needed(&self) -> u32 {
         self.needed
@@ -123,7 +131,8 @@ impl Link {
     /// Bounds the attempts at all hosts.
     pub fn connect_within(&self) -> Duration {
         let hosts = u32::try_from(self.url.endpoints.len()).unwrap_or(u32::MAX);
-        self.share().saturating_mul(hosts)
+        // One share for name and TCP, one for the rest.
+        (self.share() * 2).saturating_mul(hosts)
     }
 
     /// Bounds the attempt at one host.
@@ -160,8 +169,15 @@ impl Link {
     }
 
     async fn open_at(&self, endpoint: &Endpoint) -> Result<PgConnection, Fault> {
-        let options = establish::options(&self.url, endpoint, &self.application_name).await?;
-        let mut conn = bounded(self.share(), PgConnection::connect_with(&options)).await?;
+        let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
+        let name = &self.application_name;
+        let options = establish::options(&self.url, endpoint, found.route, name).await?;
+        let connected = bounded(self.share(), PgConnection::connect_with(&options)).await;
+        if let Some(address) = found.address {
+            let works = !matches!(&connected, Err(fault) if !fault.is_answer());
+            self.suspects.note(address, works);
+        }
+        let mut conn = connected.map_err(|fault| at_address(fault, found.address))?;
         self.identify(&mut conn).await?;
         self.set_up(&mut conn).await?;
         if self.url.writable || self.url.endpoints.len() > 1 {
@@ -234,6 +250,14 @@ fn address_of(endpoint: &Endpoint) -> String {
             Ok(ip) => SocketAddr::new(ip, endpoint.port).to_string(),
             Err(_) => format!("{name}:{}", endpoint.port),
         },
+    }
+}
+
+/// Names the address that was chosen among several.
+fn at_address(fault: Fault, address: Option<SocketAddr>) -> Fault {
+    match address {
+        Some(address) => Fault { text: format!("{address}: {}", fault.text), ..fault },
+        None => fault,
     }
 }
 

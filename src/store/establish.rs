@@ -8,6 +8,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::fault::Fault;
+use super::route::Route;
 use crate::config::{DatabaseHost, DatabaseTls, DatabaseUrl, Endpoint, RootCertificates, SslMode};
 use crate::credentials::error::Role;
 use crate::credentials::pem::PemFile;
@@ -29,6 +30,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 pub(super) async fn options(
     url: &DatabaseUrl,
     endpoint: &Endpoint,
+    route: Route,
     application_name: &str,
 ) -> Result<PgConnectOptions, Fault> {
     let options = PgConnectOptions::new_without_pgpass();
@@ -48,9 +50,10 @@ pub(super) async fn options(
         options = options.statement_cache_capacity(capacity);
     }
     options = match &endpoint.host {
-        DatabaseHost::Tcp(name) => match endpoint.address {
-            Some(address) => options.host(&address.to_string()),
-            None => options.host(name),
+        DatabaseHost::Tcp(name) => match route {
+            Route::AsNamed => options.host(name),
+            Route::Address(address) => options.host(&address.to_string()),
+            Route::Relay(folder) => options.host(name).socket(folder),
         },
         DatabaseHost::Socket(folder) => options.host("localhost").socket(folder),
         DatabaseHost::Default => match default_socket(endpoint.port) {

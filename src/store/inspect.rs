@@ -11,6 +11,7 @@ pub use super::connect::Place;
 use super::fault::Fault;
 use super::partitions::{default_partition, list};
 use super::pooling::prove_sessions;
+pub use super::route::Look;
 use super::schema::{self, SchemaError, Step};
 use super::write::bounded;
 use crate::config;
@@ -124,6 +125,11 @@ pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
     let link = Link::new(config)?;
     let conn = link.open().await?;
     Ok(Inspection { limit: link.answer_within, place: link.place(), link, conn })
+}
+
+/// Tries every address of the configured servers by TCP, where there are several.
+pub async fn look_at_addresses(config: &config::Database) -> Result<Vec<Look>, Fault> {
+    Ok(Link::new(config)?.look_at_addresses().await)
 }
 
 /// Where the configured server is, without connecting.
