@@ -162,13 +162,10 @@ pub(super) async fn look_at_all(url: &DatabaseUrl, limit: Duration) -> Vec<Look>
     let mut addresses = Vec::new();
     for endpoint in &url.endpoints {
         let DatabaseHost::Tcp(name) = &endpoint.host else { continue };
-        match endpoint.address {
-            Some(ip) => addresses.push(SocketAddr::new(ip, endpoint.port)),
-            None => {
-                let found = resolve(name, endpoint.port, deadline, limit).await;
-                addresses.extend(found.unwrap_or_default());
-            }
-        }
+        addresses.extend(match endpoint.address {
+            Some(ip) => vec![SocketAddr::new(ip, endpoint.port)],
+            None => resolve(name, endpoint.port, deadline, limit).await.unwrap_or_default(),
+        });
     }
     if addresses.len() < 2 {
         return Vec::new();
