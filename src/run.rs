@@ -4,6 +4,7 @@
 mod edge;
 mod pipeline;
 mod reloader;
+mod retire;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ struct Service {
     dials: Dials,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
+    /// The session is to end for good; see [`retire`].
+    retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
     connections: Arc<AtomicU64>,
 }
@@ -91,6 +94,8 @@ enum End {
     Forced(Stop),
     Refused(String),
 }
+
+pub use self::retire::retire;
 
 /// Runs the service until it is told to stop.
 pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
@@ -158,6 +163,7 @@ impl Service {
             condition,
             metrics,
             health,
+            retire: None,
             connections: Arc::default(),
             config,
         })

@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod decode;
 pub mod erase;
 pub mod migrate;
+pub mod retire;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -48,6 +49,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// End the durable session at the broker for good, after storing what it holds
+    Retire(retire::Args),
     /// Erase the trace of a tag or board, or everything before a date
     Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
@@ -132,6 +135,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Retire(args) => Box::pin(retire::run(args)).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }

@@ -28,8 +28,8 @@ pub fn event_loop(
     with_network(mqtt, AsyncClient::new(options, NO_REQUESTS)).1
 }
 
-/// A client and event loop for one look at the broker: a clean session, which leaves nothing behind.
-pub fn probe(
+/// A client and event loop with a clean session, which ends an earlier one and leaves none behind.
+pub fn clean(
     mqtt: &Mqtt,
     tls: Option<&tls::Loaded>,
     max_packet_size: usize,

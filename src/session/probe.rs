@@ -135,7 +135,7 @@ impl Probe {
         let deadline = self.deadline();
         self.reach(deadline, findings).await?;
         let tls = self.load_tls(seen)?;
-        let (client, event_loop) = options::probe(&self.mqtt, tls.as_ref(), PROTOCOL_MAX_PACKET);
+        let (client, event_loop) = options::clean(&self.mqtt, tls.as_ref(), PROTOCOL_MAX_PACKET);
         let connection = Connection { probe: self, tls: tls.as_ref(), client, event_loop };
         connection.use_it(deadline, seen, findings).await
     }
@@ -248,7 +248,7 @@ impl Connection<'_> {
                 .map_err(|failure| (Step::Subscription(filter.clone()), failure))?;
             findings.push(finding);
         }
-        self.leave().await;
+        say_goodbye(&self.client, &mut self.event_loop).await;
         Ok(())
     }
 
@@ -289,17 +289,17 @@ impl Connection<'_> {
             }
         }
     }
+}
 
-    /// Says DISCONNECT, so that the broker logs no lost client.
-    async fn leave(mut self) {
-        if self.client.try_disconnect().is_err() {
+/// Sends DISCONNECT, so that the broker logs no lost client.
+pub(super) async fn say_goodbye(client: &AsyncClient, event_loop: &mut EventLoop) {
+    if client.try_disconnect().is_err() {
+        return;
+    }
+    let deadline = Instant::now() + GOODBYE;
+    while let Ok(Ok(event)) = timeout_at(deadline, event_loop.poll()).await {
+        if let Event::Outgoing(Outgoing::Disconnect) = event {
             return;
-        }
-        let deadline = Instant::now() + GOODBYE;
-        while let Ok(Ok(event)) = timeout_at(deadline, self.event_loop.poll()).await {
-            if let Event::Outgoing(Outgoing::Disconnect) = event {
-                return;
-            }
         }
     }
 }

@@ -229,7 +229,7 @@ async fn ping(conn: &mut PgConnection) -> Result<bool, Fault> {
 
 /// The lock's key: the same in every version and on every host, or two versions side by side would
 /// both connect.
-fn key(client_id: &str) -> i64 {
+pub(super) fn key(client_id: &str) -> i64 {
     let digest = Sha256::new().chain_update(NAMESPACE).chain_update(client_id).finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
+use super::members::{Lookout, Members};
 use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
 use super::span::Range;
@@ -51,6 +52,8 @@ pub struct MaintenanceParts {
     pub condition: Arc<Condition>,
     /// State.
     pub health: Arc<Health>,
+    /// Looks after the other members of a share group.
+    pub members: Members,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -69,6 +72,7 @@ async fn keep_house(parts: &MaintenanceParts) {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut keep_events = parts.keep_events.clone();
     let mut payloads = PayloadSweep::default();
+    let mut lookout = Lookout::default();
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
         idle(beat.tick()).await;
@@ -86,6 +90,7 @@ async fn keep_house(parts: &MaintenanceParts) {
             }
             Err(error) => {
                 parts.condition.failed(Source::Maintenance, &error);
+                lookout = Lookout::default();
                 continue;
             }
         };
@@ -107,6 +112,7 @@ async fn keep_house(parts: &MaintenanceParts) {
         }
         // By the clock that is behind: a wrong one must not delete before its time.
         let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
+        lookout.look(&parts.store, &parts.members, now).await;
         let kept = *parts.keep_payloads.borrow();
         let cleared = payloads.advance(&parts.store, kept, now).await;
         complain(

@@ -10,6 +10,7 @@ use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
+use centiloc_bridge::store::members::Members;
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
@@ -21,7 +22,7 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    let condition = Condition::new(Arc::clone(&health), metrics);
+    let condition = Condition::new(Arc::clone(&health), Arc::clone(&metrics));
     // The writer has found its tables, and has nothing to do since.
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
@@ -30,6 +31,12 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
         keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
         health: Arc::clone(&health),
+        members: Members {
+            client_id: "T-bridge".into(),
+            filters: vec![],
+            session_expiry: EXPIRY,
+            metrics,
+        },
         stop: CancellationToken::new(),
     };
     (parts, health)
