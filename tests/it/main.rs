@@ -27,6 +27,7 @@ mod gaps;
 mod liveness;
 mod lying_peers;
 mod outages;
+mod poolers;
 mod power;
 mod power_loss;
 mod reload;
