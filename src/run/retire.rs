@@ -95,6 +95,7 @@ impl Service {
                      that stands by on another machine, which would take over; then run this again",
                     self.config.mqtt.client_id
                 ),
+                Leadership::Refused(problem) => bail!("{problem}"),
                 Leadership::Asking | Leadership::Unknown => {}
             }
             leadership.changed().await?;

@@ -56,7 +56,7 @@ const VANISHED: [(&str, &str); 4] = [
 ];
 
 /// Locks that PostgreSQL shows for a key, as `pg_try_advisory_lock(bigint)` takes them.
-const LOCKS_OF_KEY: &str = "
+pub(super) const LOCKS_OF_KEY: &str = "
     from pg_catalog.pg_locks l
    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())

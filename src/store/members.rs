@@ -173,13 +173,8 @@ async fn holds_lock(
     limit: Duration,
     client_id: &str,
 ) -> Result<bool, Fault> {
-    const SQL: &str = "
-        select exists (
-               select from pg_catalog.pg_locks
-                where locktype = 'advisory' and granted and objsubid = 1
-                  and database = (select oid from pg_catalog.pg_database
-                                   where datname = current_database())
-                  and (classid::bigint << 32 | objid::bigint) = $1)";
-    let query = sqlx::query_scalar(SQL).bind(lock::key(client_id));
+    // Safe: made of constants.
+    let sql = sqlx::AssertSqlSafe(format!("select exists (select {})", lock::LOCKS_OF_KEY));
+    let query = sqlx::query_scalar(sql).bind(lock::key(client_id));
     bounded(limit, query.fetch_one(conn)).await
 }
