@@ -6,7 +6,9 @@ pub mod csr;
 pub mod dead_letters;
 pub mod decode;
 pub mod erase;
+pub mod gaps;
 pub mod migrate;
+mod output;
 pub mod retire;
 pub mod run;
 pub mod simulate;
@@ -38,7 +40,7 @@ enum Command {
     /// Check everything that must be right before the service starts
     Check(check::Args),
     /// Show the effective configuration and where each value comes from
-    Config(ConfigArgs),
+    Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
     /// Ask the running service how it is
@@ -49,6 +51,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// List periods of possible loss, and acknowledge them with a note
+    Gaps(gaps::Args),
     /// End the durable session at the broker for good, after storing what it holds
     Retire(retire::Args),
     /// Erase the trace of a tag or board, or everything before a date
@@ -123,8 +127,13 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 run::run(loaded, Source { file: config.file }).await
             }
             Command::Check(args) => Box::pin(check::run(args)).await,
-            Command::Config(config) => {
-                config::show(&config.load()?, &mut stdout(), &mut stderr())?;
+            Command::Config(with) => {
+                let loaded = with.config.load()?;
+                if with.args.json {
+                    config::show_json(&loaded, &mut stdout(), &mut stderr())?;
+                } else {
+                    config::show(&loaded, &mut stdout(), &mut stderr())?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Command::Csr(args) => {
@@ -135,6 +144,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Gaps(args) => gaps::run(args).await,
             Command::Retire(args) => Box::pin(retire::run(args)).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
@@ -152,7 +162,15 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
+/// Arguments that parse and still make no sense: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() {
+        return exit::USAGE;
+    }
     let problems = error.downcast_ref::<Problems>();
     let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }
