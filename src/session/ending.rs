@@ -1,15 +1,20 @@
 //! Makes the broker forget a session: a client that connects with CleanSession has its earlier session
 //! discarded, and leaves none behind (MQTT 3.1.1, section 3.1.2.4).
 
-use rumqttc::{ConnectionError, Event, Packet, StateError};
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::credentials::Credentials;
 use super::failure::Context;
-use super::options;
-use super::probe::say_goodbye;
+use super::transport::Outgoing;
+use super::transport::connector::NetworkConnector;
+use super::transport::mqtt::Login;
 use crate::config::Mqtt;
+
+/// A DISCONNECT that does not leave within this is left to the closing socket.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ends the durable session of `mqtt.client_id`. Fails with what is wrong, and the cure.
 pub async fn end_session(
@@ -19,16 +24,15 @@ pub async fn end_session(
 ) -> Result<(), String> {
     let mut mqtt = mqtt.clone();
     credentials.apply_to(&mut mqtt);
-    let context = Context::new(tenant, &mqtt, OffsetDateTime::now_utc());
-    let tls = credentials.tls.as_ref();
-    let (client, mut event_loop) = options::clean(&mqtt, tls, mqtt.max_packet_size);
-    let accepted = match timeout(mqtt.connect_timeout, event_loop.poll()).await {
-        Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => Ok(()),
-        Ok(Ok(_)) => Err(StateError::WrongPacket.into()),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(ConnectionError::NetworkTimeout),
-    };
-    accepted.map_err(|error| context.explain(&error).sentence)?;
-    say_goodbye(&client, &mut event_loop).await;
+    let login = Login { clean_session: true, max_packet_size: mqtt.max_packet_size };
+    let connector = NetworkConnector::default();
+    let accepted = connector.open(&mqtt, credentials.tls.as_ref(), login).await;
+    let mut accepted = accepted.map_err(|error| {
+        let context = Context::new(tenant, &mqtt, OffsetDateTime::now_utc());
+        context.explain_attempt(&error).sentence
+    })?;
+    // So that the broker logs no lost client.
+    let goodbye = accepted.transport.write(vec![Outgoing::Disconnect]);
+    let _ = timeout(DISCONNECT_TIMEOUT, goodbye).await;
     Ok(())
 }
