@@ -27,11 +27,7 @@ fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
     load_in(folder.path(), text, env)
 }
 
-fn load_in(
-    folder: &Path,
-    text: impl AsRef<[u8]>,
-    env: &[(&str, &str)],
-) -> Result<Loaded, Problems> {
+fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
     let file = folder.join("config.toml");
     std::fs::write(&file, text).unwrap();
     load(Some(&file), vars(env))

@@ -8,6 +8,8 @@ fn configuration_saved_on_windows_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let text = MINIMAL.replace('\n', "\r\n");
     for bytes in [format!("\u{feff}{text}").into_bytes(), utf16_le(&text)] {
-        assert_eq!(load_in(folder.path(), bytes, &[]).unwrap().config.tenant, "acme");
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, bytes).unwrap();
+        assert_eq!(load(Some(&file), vars(&[])).unwrap().config.tenant, "acme");
     }
 }
