@@ -180,12 +180,12 @@ impl Service {
             keep_events: self.dials.keep_events.subscribe(),
             keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
+            metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             members: Members {
                 client_id: self.config.mqtt.client_id.clone(),
                 filters: topic::filters(&self.config.mqtt, &self.config.tenant),
                 session_expiry: self.config.mqtt.session_expiry,
-                metrics: Arc::clone(&self.metrics),
             },
             stop,
         }

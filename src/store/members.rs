@@ -2,7 +2,6 @@
 //! it is away: what one that never comes back was given is lost when its session expires. The members
 //! that are left write that down.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
@@ -10,10 +9,11 @@ use time::OffsetDateTime;
 
 use super::fault::Fault;
 use super::journal::insert_gap;
+use super::maintenance::MaintenanceParts;
+use super::timestamp::Timestamp;
 use super::write::bounded;
 use super::{Store, StoreError, lock};
 use crate::message::{Gap, GapCause, RETIRED};
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::CauseLabel;
 
 /// Between two looks.
@@ -31,8 +31,6 @@ pub struct Members {
     pub filters: Vec<String>,
     /// How long the broker keeps the session of an absent client.
     pub session_expiry: Duration,
-    /// Figures.
-    pub metrics: Arc<Metrics>,
 }
 
 /// Decides when to look. To be made anew when the database did not answer.
@@ -50,8 +48,9 @@ impl Default for Lookout {
 
 impl Lookout {
     /// Looks for members that vanished, if it is time, and warns of them.
-    pub async fn look(&mut self, store: &Store, members: &Members, now: OffsetDateTime) {
-        let Members { client_id, filters, session_expiry, metrics } = members;
+    pub async fn look(&mut self, parts: &MaintenanceParts, now: OffsetDateTime) {
+        let MaintenanceParts { store, members, metrics, .. } = parts;
+        let Members { client_id, filters, session_expiry } = members;
         let settled = self.since.elapsed() >= SETTLE.min(*session_expiry);
         if !settled || self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
@@ -105,10 +104,7 @@ impl Store {
             Ok::<_, Fault>(new)
         }
         .await;
-        if result.is_err() {
-            conn.close_on_drop();
-        }
-        Ok(result?)
+        Ok(conn.finish(result)?)
     }
 }
 
@@ -140,14 +136,14 @@ async fn candidates(
     else {
         return Ok(Vec::new());
     };
-    let query = sqlx::query_as::<_, (String, OffsetDateTime)>(SQL)
+    let query = sqlx::query_as::<_, (String, Timestamp)>(SQL)
         .bind(client_id)
         .bind(shared)
         .bind(before)
         .bind(RETIRED)
         .bind(GapCause::MemberVanished.as_str());
     let members = bounded(limit, query.fetch_all(conn)).await?;
-    Ok(members.into_iter().map(|(id, seen_at)| vanished(id, seen_at, session_expiry)).collect())
+    Ok(members.into_iter().map(|(id, Timestamp(at))| vanished(id, at, session_expiry)).collect())
 }
 
 fn vanished(client_id: String, seen_at: OffsetDateTime, session_expiry: Duration) -> Gap {

@@ -11,6 +11,7 @@ use super::opening::{Earlier, Opened, opening};
 use crate::message::{ConnectionName, Gap, RETIRED, WITHOUT_NOTICE};
 use crate::store::fault::Fault;
 use crate::store::text::clean;
+use crate::store::timestamp::{Timestamp, time_of};
 use crate::store::write::bounded;
 
 /// The newest row of the client id.
@@ -48,7 +49,7 @@ pub(super) async fn newest(
         Newest::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
     } else {
         Newest::Earlier(Earlier {
-            last_seen_at: row.try_get("last_seen_at")?,
+            last_seen_at: time_of(&row, "last_seen_at")?,
             filters,
             same_process: row.try_get("same_process")?,
             later: row.try_get("later")?,
@@ -72,9 +73,9 @@ pub(super) async fn late(
          limit 1";
     let client_id = &opened.connection.client_id;
     let query = sqlx::query_as(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
-    let before: Option<(OffsetDateTime, bool)> =
+    let before: Option<(Timestamp, bool)> =
         bounded(limit, query.fetch_optional(&mut *conn)).await?;
-    let earlier = before.map(|(last_seen_at, retired)| Earlier {
+    let earlier = before.map(|(Timestamp(last_seen_at), retired)| Earlier {
         last_seen_at,
         filters: Vec::new(),
         same_process: false,
