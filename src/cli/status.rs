@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::ConfigArgs;
 use crate::admin::client::fetch;
 use crate::admin::outline::Outline;
+use crate::telemetry::stderr;
 
 /// Exit code where there is no status to show.
 const FAILED: u8 = 1;
@@ -33,16 +34,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn show(listen: Option<SocketAddr>, json: bool) -> anyhow::Result<ExitCode> {
     let Some(listen) = listen else {
-        eprintln!(
+        stderr::line(format_args!(
             "the admin endpoint is turned off (admin.listen = \"\"), so a running service cannot \
              be asked; give it an address such as 127.0.0.1:9464 and restart the service"
-        );
+        ));
         return Ok(ExitCode::from(FAILED));
     };
     let status = match fetch(listen).await {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("{error}");
+            stderr::line(format_args!("{error}"));
             return Ok(ExitCode::from(FAILED));
         }
     };

@@ -42,7 +42,7 @@ pub async fn retire(mut config: Config, limit: Duration) -> anyhow::Result<Retir
     let mut service = Service::new(config)?;
     let empty = watch::Sender::new(false);
     service.retire = Some(empty.clone());
-    let mut edge = Edge::start(&service).await?;
+    let mut edge = Edge::start(&service).await;
     let outcome = tokio::select! {
         outcome = timeout(limit, service.retire_session(&mut edge, &empty)) => {
             outcome.unwrap_or_else(|_| Err(service.too_late(limit)))

@@ -123,6 +123,8 @@ pub struct Connection<'a> {
     renewing: Option<Instant>,
     /// The session is to end for good.
     retirement: Option<Retirement>,
+    /// Since when the broker may wait for an answer that cannot be given on this connection.
+    unclear_since: Option<Instant>,
     /// DISCONNECT is to be sent after everything queued, and then this is the reason.
     leaving: Option<DisconnectReason>,
 }
@@ -153,6 +155,7 @@ impl<'a> Connection<'a> {
             refused: 0,
             renewing: None,
             retirement: orders.retire.clone().map(|empty| Retirement::new(empty, now)),
+            unclear_since: None,
             leaving: None,
             state,
         };
@@ -265,6 +268,12 @@ impl<'a> Connection<'a> {
             && (self.state.ledger.outstanding() == 0 || since.elapsed() > QUIET_WITHIN)
         {
             self.leave(DisconnectReason::Renewed);
+        } else if let Some(since) = self.unclear_since
+            && self.state.intake.is_some()
+            && self.unacked() == 0
+            && since.elapsed() > self.state.shared.mqtt.keep_alive
+        {
+            self.leave(DisconnectReason::UnclearRepeat);
         }
         Ok(())
     }
@@ -351,6 +360,8 @@ impl<'a> Connection<'a> {
         }
         self.note_stall()?;
         self.retire(now)?;
+        let is_unclear = self.state.ledger.has_unclear_repeats();
+        self.unclear_since = is_unclear.then(|| self.unclear_since.unwrap_or(now));
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }

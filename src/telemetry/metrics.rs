@@ -13,9 +13,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::accounting_collector::AccountingCollector;
+use super::stderr;
 use crate::accounting::Accounting;
 use crate::event::RejectReason;
 use crate::message::GapCause;
+use crate::version::COMMIT;
 
 /// Label `topic`, `qos`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -247,9 +249,14 @@ impl Metrics {
             self.last_event_timestamp_seconds.clone(),
         );
         r.register(
+            "log_lines_dropped",
+            "Log lines dropped because standard error did not take them",
+            stderr::dropped(),
+        );
+        r.register(
             "build",
             "The running program",
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]),
         );
     }
 
