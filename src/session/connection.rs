@@ -10,6 +10,7 @@ mod keep_alive;
 mod packet_ids;
 mod pause;
 mod receiving;
+mod retiring;
 mod subscribing;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::gap_tracker::GapTracker;
 use super::intake_sender::{IntakeSender, PipelineClosed};
 use super::ledger::{Bound, Ledger};
 use super::orders::{Order, Orders};
+use super::retirement::Retirement;
 use super::settling::{publish_unacked, save_gaps};
 use super::shared::Shared;
 use super::transport::{Accepted, Incoming, Outgoing, Transport};
@@ -119,6 +121,8 @@ pub struct Connection<'a> {
     refused: usize,
     /// New credentials wait for a quiet moment, since when.
     renewing: Option<Instant>,
+    /// The session is to end for good.
+    retirement: Option<Retirement>,
     /// Since when the broker may wait for an answer that cannot be given on this connection.
     unclear_since: Option<Instant>,
     /// DISCONNECT is to be sent after everything queued, and then this is the reason.
@@ -150,6 +154,7 @@ impl<'a> Connection<'a> {
             refusing: None,
             refused: 0,
             renewing: None,
+            retirement: orders.retire.clone().map(|empty| Retirement::new(empty, now)),
             unclear_since: None,
             leaving: None,
             state,
@@ -207,7 +212,9 @@ impl<'a> Connection<'a> {
         for gap in gaps.pending_gaps() {
             intake.send_event(ConnectionNews::Gap(gap))?;
         }
-        self.subscribe();
+        if self.retirement.is_none() {
+            self.subscribe();
+        }
         Ok(())
     }
 
@@ -329,7 +336,12 @@ impl<'a> Connection<'a> {
                 self.outgoing.push(Outgoing::PubComp(packet_id));
                 Ok(())
             }
-            Incoming::PingResp => Ok(()),
+            Incoming::PingResp => {
+                if let Some(retirement) = &mut self.retirement {
+                    retirement.answered();
+                }
+                Ok(())
+            }
         }
     }
 
@@ -347,6 +359,7 @@ impl<'a> Connection<'a> {
             self.outgoing.push(Outgoing::PingReq);
         }
         self.note_stall()?;
+        self.retire(now)?;
         let is_unclear = self.state.ledger.has_unclear_repeats();
         self.unclear_since = is_unclear.then(|| self.unclear_since.unwrap_or(now));
         if self.state.ledger.has_recovered() {
@@ -360,7 +373,11 @@ impl<'a> Connection<'a> {
                     "the broker did not answer SUBSCRIBE in time".into(),
                 ));
             }
-            Subscription::Partial(since) if now - since > RESUBSCRIBE_EVERY => self.subscribe(),
+            Subscription::Partial(since)
+                if now - since > RESUBSCRIBE_EVERY && self.retirement.is_none() =>
+            {
+                self.subscribe();
+            }
             _ => {}
         }
         Ok(())

@@ -21,6 +21,7 @@ pub mod journal;
 mod limits;
 pub mod lock;
 pub mod maintenance;
+pub mod members;
 mod partitions;
 mod payload_retention;
 mod pool;

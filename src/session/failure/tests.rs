@@ -13,6 +13,7 @@ use crate::race::{AttemptError, FailedAttempt};
 use crate::session::tls::testing::{mqtt, serve};
 use crate::session::tls::{Loaded, client_config};
 use crate::session::transport::connector::NetworkConnector;
+use crate::session::transport::mqtt::Login;
 
 mod server_certificate;
 mod tls;
@@ -30,7 +31,8 @@ async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
     context.tls = tls.as_ref();
     let failure = tokio::time::timeout(Duration::from_secs(20), async {
         let connector = NetworkConnector::default();
-        let mut accepted = match connector.open(mqtt, tls.as_ref(), mqtt.max_packet_size).await {
+        let login = Login { clean_session: false, max_packet_size: mqtt.max_packet_size };
+        let mut accepted = match connector.open(mqtt, tls.as_ref(), login).await {
             Ok(accepted) => accepted,
             Err(error) => return context.explain_attempt(&error),
         };
