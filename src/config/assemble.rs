@@ -166,7 +166,7 @@ fn retention(reader: &mut Reader) -> Option<Retention> {
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
+pub(super) fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         reader.warnings.push(format!(

@@ -10,6 +10,7 @@ use super::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
 use super::process::{Scratch, free_port};
 
 /// A configuration file with the files it names.
+#[derive(Clone)]
 pub struct Config {
     table: Table,
     folder: Arc<Scratch>,
