@@ -176,8 +176,10 @@ impl Service {
     fn maintenance(&self, stop: CancellationToken) -> MaintenanceParts {
         MaintenanceParts {
             store: Arc::clone(&self.store),
+            client_id: self.config.mqtt.client_id.clone(),
             keep_events: self.dials.keep_events.subscribe(),
             condition: Arc::clone(&self.condition),
+            metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             stop,
         }

@@ -69,6 +69,7 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
         abandon,
     } = parts;
     health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
+    metrics.spool_max_bytes.set(i64::try_from(max_size).unwrap_or(i64::MAX));
     let outlets = Outlets { decode: decode.clone(), session: session.clone() };
     let telemetry = (Arc::clone(&health), metrics);
     let mut appender = Appender::new(intake, outlets, max_size, telemetry, clock);

@@ -23,6 +23,7 @@ use super::text::clean;
 use super::write::bounded;
 use crate::message::{ConnectionName, ConnectionNews, GapCause, WITHOUT_NOTICE};
 use crate::progress::idle;
+use crate::telemetry::NewestGap;
 
 /// Between two questions that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -106,6 +107,23 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Returns the newest gap of this client id: one that lasts, else the one that ended last.
+    pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
+        const SQL: &str = "
+            select ended_at from centiloc.gap
+             where client_id = $1
+             order by ended_at desc nulls first
+             limit 1";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        let newest: Result<Option<Option<OffsetDateTime>>, Fault> =
+            bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await;
+        if newest.is_err() {
+            conn.close_on_drop();
+        }
+        Ok(newest?.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, NewestGap::Ended)))
     }
 
     async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {

@@ -18,8 +18,8 @@ use super::span::Range;
 use super::write::bounded;
 use crate::message::ConnectionName;
 use crate::progress::idle;
-use crate::telemetry::Health;
 use crate::telemetry::health::ClockReading;
+use crate::telemetry::{Health, Metrics};
 
 /// How exactly `connection.last_seen_at` tells when a process died.
 const BEAT: Duration = Duration::from_secs(10);
@@ -42,10 +42,14 @@ const MISPLACED_DAYS: i64 = 1000;
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
+    /// MQTT client identifier, whose gaps are looked up.
+    pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
     /// The database's condition.
     pub condition: Arc<Condition>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
     /// Ends it.
@@ -94,6 +98,11 @@ async fn keep_house(parts: &MaintenanceParts) {
                 beat.reset_immediately();
                 continue;
             }
+        }
+        match parts.store.newest_gap(&parts.client_id).await {
+            Ok(newest) => parts.metrics.gaps.set_newest(newest),
+            // The next beat finds out whether the database answers at all.
+            Err(error) => tracing::debug!(%error, "could not read the newest gap"),
         }
         if Instant::now() >= partitions_due {
             partitions_due = Instant::now() + PARTITIONS_EVERY;

@@ -19,13 +19,15 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    let condition = Condition::new(Arc::clone(&health), metrics);
+    let condition = Condition::new(Arc::clone(&health), Arc::clone(&metrics));
     // The writer has found its tables, and has nothing to do since.
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
+        client_id: "T-bridge".into(),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         condition: Arc::new(condition),
+        metrics,
         health: Arc::clone(&health),
         stop: CancellationToken::new(),
     };
