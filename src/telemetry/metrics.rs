@@ -106,6 +106,7 @@ pub struct Metrics {
     pub session_present: OptionalGauge<i64>,
     /// 1 while another process holds the client id.
     pub standby: IntGauge,
+    /// Possible losses.
     pub gaps: GapMetrics,
     /// Transactions that failed.
     pub commit_failures: Family<ClassLabel, Counter>,
