@@ -30,6 +30,7 @@ mod write;
 pub mod writer;
 mod writer_slot;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::Postgres;
@@ -57,6 +58,8 @@ pub struct Store {
     /// For everything but the stream itself, so that neither waits for the other.
     pool: PgPool,
     partitions: Partitions,
+    /// How often in a row no connection of the pool was free, though the server was well.
+    busy: AtomicU32,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     /// Whether the schema was found to be the one this program knows.
@@ -72,6 +75,7 @@ impl Store {
             // The writer and the single-writer lock have their own.
             pool: link.pool(config.max_connections.saturating_sub(2)),
             partitions: Partitions::new(span),
+            busy: AtomicU32::new(0),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
             prepared: watch::Sender::new(false),
@@ -83,10 +87,16 @@ impl Store {
     /// connection took too long.
     async fn acquire(&self) -> Result<PoolConnection<Postgres>, Fault> {
         match self.pool.acquire().await {
-            Ok(conn) => Ok(conn),
+            Ok(conn) => {
+                self.busy.store(0, Ordering::Relaxed);
+                Ok(conn)
+            }
             Err(sqlx::Error::PoolTimedOut) => Err(match self.link.open().await {
-                Ok(_) => Fault::retry("every connection is busy; raise database.max_connections"),
-                Err(fault) => fault,
+                Ok(_) => busy(self.busy.fetch_add(1, Ordering::Relaxed) + 1),
+                Err(fault) => {
+                    self.busy.store(0, Ordering::Relaxed);
+                    fault
+                }
             }),
             Err(error) => Err(error.into()),
         }
@@ -96,6 +106,19 @@ impl Store {
         // Counters only: a panic between two of them does no harm.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// So often in a row the pool is found busy at the end of an outage, during which its connections
+/// wait for answers that never come.
+const BUSY_AFTER_OUTAGE: u32 = 2;
+
+/// No connection of the pool was free, `times` in a row, though the server takes new ones.
+fn busy(times: u32) -> Fault {
+    let advice =
+        if times > BUSY_AFTER_OUTAGE { "raise database.max_connections" } else { "trying again" };
+    Fault::retry(format!(
+        "no connection of the pool was free, though PostgreSQL takes new ones; {advice}"
+    ))
 }
 
 /// What went wrong lately, across batches.
@@ -132,5 +155,17 @@ impl Trouble {
     /// The unknown code is not one row's: count anew before looking again.
     fn unknown_to_all(&mut self) {
         self.unknown = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_connections_are_advised_only_for_lasting_shortage() {
+        for (times, advised) in [(1, false), (2, false), (3, true), (100, true)] {
+            assert_eq!(busy(times).text.contains("max_connections"), advised, "{times}");
+        }
     }
 }

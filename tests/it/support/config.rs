@@ -39,6 +39,8 @@ impl Config {
             .set("mqtt.reconnect.min", "50ms")
             .set("mqtt.reconnect.max", "500ms")
             .set("database.url", database.url())
+            // The folder for state that the bridge is started with would turn it on.
+            .set("spool.dir", "")
             .set("admin.listen", format!("127.0.0.1:{admin_port}"))
     }
 
