@@ -55,7 +55,8 @@ pub const KEYS: &[Key] = &[
         "mqtt.keep_alive",
         Preset::Value("60s"),
         Kind::Duration,
-        "MQTT keep alive, whole seconds: how soon a dead connection is noticed.",
+        "MQTT keep alive, whole seconds. PINGREQ is sent twice as often; a connection is dead when one \
+         stays unanswered this long.",
     ),
     key(
         "mqtt.connect_timeout",

@@ -5,6 +5,7 @@
 //! the state and queue packets, and what is queued is written before anything else is read.
 
 mod acknowledging;
+mod disconnect_reason;
 mod keep_alive;
 mod packet_ids;
 mod pause;
@@ -17,7 +18,9 @@ use rumqttc::{ConnectionError, StateError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::disconnect_reason::DisconnectReason;
 use self::keep_alive::KeepAlive;
+pub use self::keep_alive::ping_interval;
 use self::packet_ids::PacketIds;
 use self::pause::Pause;
 use super::gap_tracker::GapTracker;
@@ -64,50 +67,8 @@ pub struct Disconnected {
     pub uptime: Duration,
     /// True if the broker granted a subscription, which proves the credentials.
     pub granted: bool,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub enum DisconnectReason {
-    /// Asked to: everything committed is acknowledged and DISCONNECT was sent.
-    #[error("stopped")]
-    Stopped,
-    /// The stages behind are gone.
-    #[error("the pipeline was rebuilt")]
-    PipelineClosed,
-    /// Messages had to be refused for want of room. Now there is room for their redelivery.
-    #[error("reconnected for messages that had found no room")]
-    Overloaded(Bound),
-    /// The broker gave the packet id of an un-acknowledged message to another one.
-    #[error("the broker reused the packet id {0} of an un-acknowledged message")]
-    PacketIdReused(u16),
-    /// Another process holds the session now.
-    #[error("another process took the session over")]
-    StandBy,
-    /// New credentials are to be used.
-    #[error("reconnected with renewed credentials")]
-    Renewed,
-    /// The network or the protocol failed.
-    #[error("{0}")]
-    Failed(Box<ConnectionError>),
-    /// Every filter was refused.
-    #[error("{0}")]
-    NotAuthorized(String),
-    /// The broker did not answer in time, or with something else than was asked.
-    #[error("{0}")]
-    Protocol(String),
-}
-
-impl DisconnectReason {
-    fn failed(error: ConnectionError) -> Self {
-        Self::Failed(Box::new(error))
-    }
-}
-
-impl From<PipelineClosed> for DisconnectReason {
-    fn from(PipelineClosed: PipelineClosed) -> Self {
-        Self::PipelineClosed
-    }
+    /// How long nothing was sent either way before the end, if an idle timeout explains the end.
+    pub idle: Option<Duration>,
 }
 
 /// The state that outlives a connection, lent to it.
@@ -120,6 +81,8 @@ pub struct SessionState<'a> {
     pub ledger: &'a mut Ledger,
     /// Possible losses.
     pub gaps: &'a mut GapTracker,
+    /// Time between two PINGREQs.
+    pub ping_interval: Duration,
 }
 
 /// The broker's reaction to the SUBSCRIBE.
@@ -179,7 +142,7 @@ impl<'a> Connection<'a> {
             packet_ids: PacketIds::default(),
             unsubscribing: Vec::new(),
             outgoing: Vec::new(),
-            keep_alive: KeepAlive::new(state.shared.mqtt.keep_alive, now),
+            keep_alive: KeepAlive::new(state.shared.mqtt.keep_alive, state.ping_interval, now),
             next_tick: now + TICK,
             paused: None,
             refusing: None,
@@ -229,7 +192,7 @@ impl<'a> Connection<'a> {
 
     /// Reports the CONNACK to the stages behind, and subscribes.
     fn open(&mut self, session_present: bool) -> Result<(), DisconnectReason> {
-        let SessionState { shared, intake, ledger, gaps } = &mut self.state;
+        let SessionState { shared, intake, ledger, gaps, .. } = &mut self.state;
         ledger.begin(self.id);
         let Some(intake) = intake.as_ref() else { return Err(DisconnectReason::Stopped) };
         let connection = self.id.0;
@@ -254,7 +217,8 @@ impl<'a> Connection<'a> {
         self.state.shared.metrics.oldest_unacked_seconds.set(0.0);
         self.state.shared.health.update(|snapshot| snapshot.session.connection = None);
         let uptime = now - self.opened;
-        Disconnected { id: self.id, reason, uptime, granted: self.granted }
+        let idle = self.keep_alive.idle_before_end(now);
+        Disconnected { id: self.id, reason, uptime, granted: self.granted, idle }
     }
 
     fn obey(&mut self, order: Order) -> Result<(), DisconnectReason> {
@@ -317,6 +281,7 @@ impl<'a> Connection<'a> {
                 Ok(written) => written.map_err(DisconnectReason::failed)?,
                 Err(_) => return Err(DisconnectReason::failed(ConnectionError::FlushTimeout)),
             }
+            self.keep_alive.sent(Instant::now());
             self.acknowledged(acks)?;
         }
         let Some(reason) = self.leaving.take() else { return Ok(()) };
@@ -333,7 +298,9 @@ impl<'a> Connection<'a> {
         first: Result<Incoming, ConnectionError>,
         transport: &mut dyn Transport,
     ) -> Result<(), DisconnectReason> {
-        self.apply(first.map_err(DisconnectReason::failed)?)?;
+        let first = first.map_err(DisconnectReason::failed)?;
+        self.keep_alive.received(Instant::now());
+        self.apply(first)?;
         for _ in 1..BURST {
             if !self.is_reading() {
                 break;
@@ -345,7 +312,6 @@ impl<'a> Connection<'a> {
     }
 
     fn apply(&mut self, packet: Incoming) -> Result<(), DisconnectReason> {
-        self.keep_alive.received();
         match packet {
             Incoming::Publish(publish) => self.apply_publish(publish),
             Incoming::SubAck { packet_id, granted } => self.apply_suback(packet_id, &granted),

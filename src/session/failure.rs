@@ -72,6 +72,9 @@ pub enum FailureKind {
     KeepAliveLost,
     /// The broker or something on the way closed the connection.
     ClosedByBroker,
+    /// The connection was closed after nothing had been sent either way for a while. Seen by the
+    /// session, and made with [`Context::idle_timeout`].
+    IdleTimeout,
     /// A packet larger than accepted; its remaining length in bytes, which the limit must reach.
     PacketTooLarge(usize),
     /// Another client took the client id over. Never seen in one failure: recognised by the
@@ -89,7 +92,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -109,6 +112,7 @@ impl FailureKind {
         Self::ProtocolVersion,
         Self::KeepAliveLost,
         Self::ClosedByBroker,
+        Self::IdleTimeout,
         Self::PacketTooLarge(0),
         Self::Takeover,
         Self::Protocol,
@@ -138,6 +142,7 @@ impl FailureKind {
             Self::ProtocolVersion => "protocol_version",
             Self::KeepAliveLost => "keep_alive_lost",
             Self::ClosedByBroker => "closed_by_broker",
+            Self::IdleTimeout => "idle_timeout",
             Self::PacketTooLarge(_) => "packet_too_large",
             Self::Takeover => "takeover",
             Self::Protocol => "protocol",
@@ -182,6 +187,7 @@ impl FailureKind {
             | Self::ServerUnavailable
             | Self::KeepAliveLost
             | Self::ClosedByBroker
+            | Self::IdleTimeout
             | Self::PacketTooLarge(_)
             | Self::Protocol
             | Self::PacketIdReused
@@ -278,6 +284,21 @@ impl<'a> Context<'a> {
                  mqtt.share_group)",
                 self.broker(),
                 self.mqtt.client_id
+            ),
+        )
+    }
+
+    /// Explains a close after `silence` in both directions, which the session notices.
+    pub fn idle_timeout(&self, silence: Duration) -> Failure {
+        let seconds = (silence + Duration::from_millis(500)).as_secs();
+        Failure::new(
+            FailureKind::IdleTimeout,
+            format!(
+                "the connection to {} was closed after {seconds} s in which nothing was sent either \
+                 way, as by a load balancer or firewall with an idle timeout; PINGREQ is sent more \
+                 often from now on, but not after a restart: set mqtt.keep_alive to {seconds}s or \
+                 less",
+                self.broker()
             ),
         )
     }

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod options;
 pub mod orders;
 pub mod probe;
+mod reconnecting;
 pub mod renewal;
 mod settling;
 pub mod shared;
@@ -28,20 +29,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rand::Rng as _;
 use rand::rngs::StdRng;
-use rumqttc::ConnectionError;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::choice::{AfterRefusal, Choice};
-use self::connection::{Connection, DisconnectReason, Disconnected, SessionState};
+use self::choice::Choice;
+use self::connection::{Connection, Disconnected, SessionState, ping_interval};
 use self::credentials::{Credentials, Material};
-use self::failure::{Context, Failure, FailureKind};
+use self::failure::{Failure, FailureKind};
 use self::gap_tracker::GapTracker;
 use self::intake_sender::IntakeSender;
 use self::ledger::{Ledger, pause_at};
 use self::orders::{Order, Orders, changed};
+use self::reconnecting::Next;
 use self::settling::{Settling, Waited};
 use self::shared::Shared;
 use self::transport::{Accepted, ConnectRequest};
@@ -51,7 +51,6 @@ use crate::leadership::{Leadership, standing_by};
 use crate::message::Feedback;
 use crate::progress;
 use crate::telemetry::health::Phase;
-use crate::telemetry::metrics::ReasonLabel;
 
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.
 pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
@@ -67,18 +66,14 @@ pub struct Session {
     backoff: Backoff,
     rng: StdRng,
     takeover: takeover::Pattern,
+    /// Time between two PINGREQs. Shorter after a connection was closed for being idle.
+    ping_interval: Duration,
     /// Numbers given to connections so far, over all pipelines of this process.
     connections: Arc<AtomicU64>,
     /// Raised when a larger message arrives. The decode stage sets such a message aside.
     max_packet_size: usize,
     /// `None` while there are no usable credentials.
     choice: Option<Choice<Arc<Credentials>>>,
-}
-
-/// What to do after a connection ended.
-enum Next {
-    End,
-    Reconnect(Duration),
 }
 
 /// The result of one attempt to connect.
@@ -108,6 +103,7 @@ impl Session {
         Self {
             ledger: Ledger::new(pause_at(shared.mqtt.max_unacked, max_packet_size)),
             intake: Some(intake),
+            ping_interval: ping_interval(shared.mqtt.keep_alive),
             shared,
             feedback,
             orders,
@@ -204,8 +200,8 @@ impl Session {
             Ok(accepted) => accepted,
             Err(attempt) => return attempt,
         };
-        let Self { shared, intake, ledger, feedback, orders, .. } = self;
-        let state = SessionState { shared, intake, ledger, gaps };
+        let Self { shared, intake, ledger, feedback, orders, ping_interval, .. } = self;
+        let state = SessionState { shared, intake, ledger, gaps, ping_interval: *ping_interval };
         let ended = Connection::run(state, id, accepted, feedback, orders).await;
         self.shared.metrics.connected.set(0);
         self.backoff.was_up(ended.uptime);
@@ -269,105 +265,6 @@ impl Session {
             self.shared.note_certificate(certificate.not_after);
         }
         Ok(current)
-    }
-
-    fn after(&mut self, ended: &Disconnected) -> Next {
-        let uptime = Some(ended.uptime);
-        let failure = match &ended.reason {
-            DisconnectReason::Stopped | DisconnectReason::PipelineClosed => return Next::End,
-            DisconnectReason::StandBy => {
-                self.announce_closed(ended, &ended.reason.to_string());
-                return Next::Reconnect(Duration::ZERO);
-            }
-            DisconnectReason::Renewed => {
-                self.announce_closed(ended, &ended.reason.to_string());
-                tracing::info!("reconnecting with renewed credentials; the session is kept");
-                return Next::Reconnect(Duration::ZERO);
-            }
-            DisconnectReason::Overloaded(bound) => {
-                self.context(uptime).overloaded(&self.shared.name_of(*bound))
-            }
-            DisconnectReason::PacketIdReused(id) => self.context(uptime).packet_id_reused(*id),
-            DisconnectReason::NotAuthorized(problem) => {
-                Failure::new(FailureKind::NotAuthorized, problem)
-            }
-            DisconnectReason::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
-            DisconnectReason::Failed(error) => self.explain(error, uptime),
-        };
-        let failure = match self.takeover.lost(failure.kind, uptime) {
-            Some(losses) => self.context(uptime).takeover(losses),
-            None => failure,
-        };
-        self.announce_closed(ended, &format!("{}: {}", failure.label(), failure.sentence));
-        if matches!(failure.kind, FailureKind::PacketTooLarge(_))
-            && self.max_packet_size < PROTOCOL_MAX_PACKET
-        {
-            self.max_packet_size = PROTOCOL_MAX_PACKET;
-            tracing::warn!(
-                problem = failure.sentence,
-                "reconnecting with the protocol's packet limit, to set the message aside"
-            );
-            return Next::Reconnect(Duration::ZERO);
-        }
-        self.fail(&failure)
-    }
-
-    fn announce_closed(&self, ended: &Disconnected, reason: &str) {
-        if let Some(intake) = &self.intake {
-            self.shared.announce_closed(intake, ended.id, reason);
-        }
-    }
-
-    fn fail(&mut self, failure: &Failure) -> Next {
-        let reason = failure.label();
-        self.shared.metrics.reconnects.get_or_create(&ReasonLabel { reason }).inc();
-        let problem = &failure.sentence;
-        let fall_back = failure.kind.blames_credentials() && self.fall_back(problem);
-        let wait = if failure.needs_a_person() && !fall_back {
-            self.backoff.longest()
-        } else {
-            self.backoff.next(self.rng.random())
-        };
-        let retry_in = format!("{:.1}s", wait.as_secs_f64());
-        if failure.needs_a_person() {
-            tracing::error!(reason, problem, retry_in, "no connection to the broker");
-        } else {
-            tracing::warn!(reason, problem, retry_in, "no connection to the broker");
-        }
-        self.shared.enter(Phase::Connecting, Some(problem.clone()));
-        Next::Reconnect(wait)
-    }
-
-    /// The broker refused the credentials: whether there are earlier ones that it accepted.
-    fn fall_back(&mut self, problem: &str) -> bool {
-        let Some(choice) = &mut self.choice else { return false };
-        if choice.refused() == AfterRefusal::Wait {
-            return false;
-        }
-        tracing::error!(
-            problem,
-            "the renewed credentials do not work; using the earlier ones, until the files change \
-             again"
-        );
-        self.shared.health.update(|s| s.credentials.refused = Some(problem.to_owned()));
-        true
-    }
-
-    fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
-        self.context(uptime).explain(error)
-    }
-
-    fn context(&self, uptime: Option<Duration>) -> Context<'_> {
-        let mut context =
-            Context::new(&self.shared.tenant, &self.shared.mqtt, self.shared.now_utc());
-        if let Some(uptime) = uptime {
-            context = context.up_for(uptime);
-        }
-        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
-        if let Some(certificate) = presented {
-            context = context.with_certificate(certificate);
-        }
-        context
     }
 
     /// Waits out the backoff, unless there are new credentials to try.

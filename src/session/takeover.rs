@@ -54,6 +54,7 @@ mod tests {
             (FailureKind::ClosedByBroker, None),
             (FailureKind::TcpRefused, None),
             (FailureKind::KeepAliveLost, SHORT),
+            (FailureKind::IdleTimeout, SHORT),
         ];
         for (kind, uptime) in breaks {
             let mut pattern = Pattern::default();

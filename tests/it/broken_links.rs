@@ -147,3 +147,39 @@ async fn a_lasting_fight_over_the_client_id_is_recognised_and_said() {
     let _stays = peer.subscribed(true).await;
     bridge.until_ready().await;
 }
+
+#[tokio::test]
+async fn idle_timeout_is_named_and_then_prevented() {
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+    const PINGREQ: u64 = 2;
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let proxy = Proxy::to(broker.plain_port()).await;
+    proxy.set_idle_timeout(IDLE_TIMEOUT).await;
+    let config = Config::new(&broker, &database).plain(proxy.port()).set("mqtt.keep_alive", "60s");
+    let mut bridge = Bridge::ready(&config).await;
+    let first = proxy.accepted();
+    let cure = "set mqtt.keep_alive to 6s";
+    until_failing(&mut bridge, "idle_timeout", &["WARN", "nothing was sent either way", cure])
+        .await;
+    bridge.until_ready().await;
+    // Each PINGREQ comes within the timeout. Without them, four times the timeout would pass.
+    let (second, up) = (proxy.accepted(), proxy.forwarded(Direction::Up));
+    assert_eq!(second, first + 1);
+    until_true("PINGREQs", SOON, || proxy.forwarded(Direction::Up) >= up + 8 * PINGREQ).await;
+    assert_eq!(proxy.accepted(), second, "the second connection was closed too");
+    pass_through(&broker, &database, 1).await;
+    until_reconnects(&bridge, "idle_timeout", 1).await;
+    assert_eq!(bridge.log().count("reason=\"takeover\""), 0);
+}
+
+#[tokio::test]
+async fn reset_after_a_silence_is_an_idle_timeout() {
+    let (broker, database) = (Mosquitto::start().await, database().await);
+    let peer = Peer::listen().await;
+    let config = Config::new(&broker, &database).plain(peer.port()).set("mqtt.keep_alive", "12s");
+    let mut bridge = Bridge::start(&config);
+    peer.subscribed(true).await.reset_at_pingreq().await;
+    until_failing(&mut bridge, "idle_timeout", &["WARN", "set mqtt.keep_alive to 6s"]).await;
+    let _stays = peer.subscribed(true).await;
+    bridge.until_ready().await;
+}

@@ -105,6 +105,17 @@ async fn proxy_half_open_silences_the_connections_there_are_and_passes_new_ones(
 }
 
 #[tokio::test]
+async fn proxy_idle_timeout_ends_connections_in_order() {
+    let proxy = Proxy::to(echo_server().await).await;
+    let mut idle = connect(&proxy).await;
+    assert_eq!(say(&mut idle, b"1").await.unwrap(), b"1");
+    proxy.set_idle_timeout(Duration::from_millis(500)).await;
+    let mut end = Vec::new();
+    idle.read_to_end(&mut end).await.expect("an orderly end");
+    assert!(end.is_empty());
+}
+
+#[tokio::test]
 async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
     let proxy = Proxy::to(echo_server().await).await;
     proxy.limit(Direction::Down, 3);

@@ -117,7 +117,7 @@ impl Connection<'_> {
                 Decision::Refuse(bound) => self.begin_refusing(bound),
             },
         }
-        self.keep_alive.reading_changed();
+        self.keep_alive.reading_changed(now);
         self.state.gaps.stall.reading_changed(self.paused.is_some(), now);
         if let Subscription::Asked { since, .. } = &mut self.subscription {
             *since = now;

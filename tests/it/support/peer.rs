@@ -195,6 +195,15 @@ impl Conversation {
         let _ = self.stream.set_zero_linger();
     }
 
+    /// Waits for PINGREQ and answers it with a reset, as something on the way does that has
+    /// forgotten the connection.
+    pub async fn reset_at_pingreq(mut self) {
+        const PINGREQ: u8 = 0xc0;
+        let read = async { while read_packet(&mut self.stream).await.unwrap().0 != PINGREQ {} };
+        tokio::time::timeout(SOON, read).await.expect("the bridge sent no PINGREQ");
+        self.reset();
+    }
+
     /// Not safe to cancel in the middle of a packet; the bridge writes packets whole.
     async fn try_next(&mut self) -> std::io::Result<FromBridge> {
         loop {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -52,6 +52,8 @@ struct Rules {
     silent_below: u64,
     /// Connections numbered below are reset.
     reset_below: u64,
+    /// Connections without traffic for so long are closed.
+    idle_timeout: Option<Duration>,
 }
 
 /// The proxy. Dropping it resets all its connections.
@@ -175,6 +177,12 @@ impl Proxy {
         self.change(|rules| rules.reset_below = rules.silent_below).await;
     }
 
+    /// Closes (FIN) each connection, also those there are, on which nothing was sent either way for
+    /// so long, as load balancers do.
+    pub async fn set_idle_timeout(&self, timeout: Duration) {
+        self.change(|rules| rules.idle_timeout = Some(timeout)).await;
+    }
+
     /// Holds every chunk back for this long.
     pub async fn delay(&self, delay: Duration) {
         self.change(|rules| rules.delay = delay).await;
@@ -240,7 +248,13 @@ async fn serve(
             accepted = accept(listener.as_ref()) => {
                 let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
                 let epoch = rules.borrow().epoch;
-                let link = Link { number, epoch, shared: Arc::clone(&shared), rules: rules.clone() };
+                let link = Link {
+                    number,
+                    epoch,
+                    shared: Arc::clone(&shared),
+                    rules: rules.clone(),
+                    last_traffic: Mutex::new(Instant::now()),
+                };
                 connections.spawn(link.run(accepted?));
             }
             Some(_) = connections.join_next() => {}
@@ -268,6 +282,7 @@ struct Link {
     epoch: u64,
     shared: Arc<Shared>,
     rules: watch::Receiver<Rules>,
+    last_traffic: Mutex<Instant>,
 }
 
 impl Link {
@@ -291,10 +306,11 @@ impl Link {
             tokio::select! {
                 ended = both => ended.is_ok(),
                 _ = rules.wait_for(|rules| self.is_reset(rules)) => false,
+                () = self.until_idle() => true,
             }
         };
         if orderly {
-            // Both ends have been shut down already: there is nothing left to reset.
+            // Both ends have been shut down already, or are idle: there is nothing left to reset.
             linger_as_usual(&client);
             linger_as_usual(&server);
         }
@@ -326,11 +342,39 @@ impl Link {
                 }
                 let forwarded = &self.shared.forwarded[direction as usize];
                 forwarded.fetch_add(allowed as u64, Ordering::Relaxed);
+                *self.last_traffic.lock().unwrap() = Instant::now();
                 to.write_all(now).await?;
                 match then {
                     None => {}
                     Some(Then::Cut) => return Err(io::ErrorKind::ConnectionAborted.into()),
                     Some(Then::Silence) => rules.changed().await.map_err(io::Error::other)?,
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing has been sent either way for the idle timeout.
+    async fn until_idle(&self) {
+        let mut rules = self.rules.clone();
+        loop {
+            let timeout = rules.borrow_and_update().idle_timeout;
+            let due = timeout.map(|timeout| *self.last_traffic.lock().unwrap() + timeout);
+            let idle = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = idle => {
+                    if due == timeout.map(|timeout| *self.last_traffic.lock().unwrap() + timeout) {
+                        return;
+                    }
+                }
+                changed = rules.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
                 }
             }
         }
