@@ -24,8 +24,8 @@ use crate::exit;
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Admin endpoint to ask, such as http://127.0.0.1:9464, in place of admin.listen; without -c,
-    /// no configuration is read
+    /// Admin endpoint to ask in place of admin.listen, `http://HOST:PORT`; without -c, no
+    /// configuration is read
     #[arg(long, value_name = "URL")]
     url: Option<Target>,
     /// Exit with 0 as soon as the service makes progress, ready or not: for health checks that

@@ -100,6 +100,7 @@ impl Depth {
     }
 
     /// Returns this with `more`.
+    #[must_use]
     pub fn plus(self, more: Self) -> Self {
         Self {
             rows: self.rows + more.rows,
@@ -109,6 +110,7 @@ impl Depth {
     }
 
     /// Returns this without `less`.
+    #[must_use]
     pub fn minus(self, less: Self) -> Self {
         Self {
             rows: self.rows.saturating_sub(less.rows),

@@ -61,7 +61,9 @@ impl Default for GapMetrics {
             unseen: Mutex::new(Some(Vec::new())),
             newest: Arc::default(),
         };
-        GapCause::ALL.iter().for_each(|cause| _ = gaps.counter(*cause));
+        for cause in GapCause::ALL {
+            drop(gaps.counter(cause));
+        }
         gaps
     }
 }
@@ -96,7 +98,9 @@ impl GapMetrics {
     /// Notes that the counters were shown, so that a later scrape shows the rise.
     pub(super) fn scraped(&self) {
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        unseen.take().into_iter().flatten().for_each(|cause| _ = self.counter(cause).inc());
+        for cause in unseen.take().into_iter().flatten() {
+            self.counter(cause).inc();
+        }
     }
 
     fn counter(&self, cause: GapCause) -> Counter {

@@ -58,10 +58,10 @@ impl Collector for ProcessCollector {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
-        let Some(start) = self.start_seconds else { return Ok(()) };
+        let Some(seconds) = self.start_seconds else { return Ok(()) };
         let (name, help) = ("process_start_time_seconds", "Start of the process, Unix time");
         let kind = MetricType::Gauge;
-        ConstGauge::new(start).encode(encoder.encode_descriptor(name, help, None, kind)?)
+        ConstGauge::new(seconds).encode(encoder.encode_descriptor(name, help, None, kind)?)
     }
 }
 
