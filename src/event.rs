@@ -1,6 +1,7 @@
 //! What the bridge stores: one item move or one board status change, independent of the format
 //! it came in.
 
+pub mod plausibility;
 mod size;
 
 use bytes::Bytes;

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use crate::config::{Config, Loaded, Problems, load, process_environment};
 
 /// Keys that count at once. Credentials count from the next connection on, which is made for them.
-pub const LIVE: [&str; 13] = [
+pub const LIVE: [&str; 14] = [
     "mqtt.username",
     "mqtt.password",
     "mqtt.password_file",
@@ -20,6 +20,7 @@ pub const LIVE: [&str; 13] = [
     "mqtt.reconnect.max",
     "batch.max_events",
     "retention.events",
+    "retention.payloads",
     "log.level",
     "shutdown.grace",
 ];
@@ -109,6 +110,7 @@ pub fn in_force(mut old: Loaded, new: &Loaded) -> Loaded {
     old_mqtt.reconnect = new_mqtt.reconnect;
     old.config.batch = new.config.batch;
     old.config.retention.events = new.config.retention.events;
+    old.config.retention.payloads = new.config.retention.payloads;
     old.config.log.level.clone_from(&new.config.log.level);
     old.config.shutdown_grace = new.config.shutdown_grace;
     old

@@ -74,6 +74,7 @@ struct Dials {
     reconnect: watch::Sender<Reconnect>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
+    keep_payloads: watch::Sender<Option<Duration>>,
     sources: watch::Sender<Sources>,
 }
 
@@ -131,6 +132,7 @@ impl Service {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
             max_events: watch::Sender::new(config.batch.max_events),
             keep_events: watch::Sender::new(config.retention.events),
+            keep_payloads: watch::Sender::new(config.retention.payloads),
             sources: watch::Sender::new(sources),
         };
         let process = Process {

@@ -30,6 +30,16 @@ pub enum Encoding {
     Json,
 }
 
+impl Encoding {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Protobuf => "protobuf",
+            Self::Json => "JSON",
+        }
+    }
+}
+
 const PREFIX: &str = "centiloc/";
 
 /// Every topic of the vendor, by what follows `centiloc/<tenant>`.

@@ -30,7 +30,7 @@ select bucket_start, sum(movements) as movements
 \echo '-- Which boards are not well?'
 select board_sn, status, momentum, last_item_at
   from centiloc.board_health
- where status is distinct from 'CONNECTED'
+ where is_healthy is distinct from true
  order by momentum desc nulls first
  limit 3;
 

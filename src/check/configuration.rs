@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Loaded, Problems, Setting};
+use crate::config::{Config, KeepPayload, Loaded, Problems, Setting};
 use crate::credentials::files::exposure_of;
 use crate::credentials::preflight::{Check, Status};
 
@@ -47,8 +47,27 @@ pub(super) fn accepted(loaded: &Loaded) -> Vec<Check> {
     let (client_id, tenant) = (&loaded.config.mqtt.client_id, &loaded.config.tenant);
     let found = format!("{client_id:?} begins with the tenant {tenant:?}");
     checks.push(Check::ok("client_id", found));
+    checks.push(Check::ok("payloads", payloads(&loaded.config)));
     checks.extend(secret_files(loaded).into_iter().map(|(what, path)| mode(what, &path)));
     checks
+}
+
+/// Describes which messages are kept beside their rows, and how much room that takes.
+fn payloads(config: &Config) -> String {
+    let kept = config.retention.payloads.map_or_else(
+        || "as long as the row (retention.payloads)".to_owned(),
+        |kept| format!("for {} (retention.payloads)", humantime::format_duration(kept)),
+    );
+    match config.decode.keep_payload {
+        KeepPayload::Never => "no message is kept beside its row".to_owned(),
+        KeepPayload::Unknown => {
+            format!("messages with unknown fields are kept beside their rows {kept}")
+        }
+        KeepPayload::Auto | KeepPayload::Always => format!(
+            "every message is kept beside its row {kept}: about 0.14 GB per million events in \
+             protobuf, 0.45 GB in JSON, where the row itself takes 0.3 GB"
+        ),
+    }
 }
 
 fn source(loaded: &Loaded) -> String {

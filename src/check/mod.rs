@@ -24,9 +24,10 @@ use crate::credentials::preflight::tls_files;
 pub use crate::credentials::preflight::{Check, Status};
 
 /// Every name a line can have, in the order of the lines; people script against them.
-pub const NAMES: [&str; 32] = [
+pub const NAMES: [&str; 33] = [
     "configuration",
     "client_id",
+    "payloads",
     "secret_file_mode",
     "client_certificate",
     "private_key",

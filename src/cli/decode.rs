@@ -11,18 +11,27 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::serde::rfc3339;
 
-use crate::config::{self, KeepPayload};
+use crate::config;
 use crate::decode::{ClockTrust, Decoder};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
-use crate::topic::{self, Encoding, Kind};
+use crate::exit;
+use crate::topic::{Encoding, Kind};
 
 /// The tenant shown where neither the topic nor a configuration names one.
 const NO_TENANT: &str = "unknown";
 
+/// Everything that a payload may be.
+const KINDS: [(Kind, Encoding); 4] = [
+    (Kind::Item, Encoding::Json),
+    (Kind::Board, Encoding::Json),
+    (Kind::Item, Encoding::Protobuf),
+    (Kind::Board, Encoding::Protobuf),
+];
+
 /// Arguments of `decode`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Topic the payload was published on; without it, kind and format are guessed
+    /// Topic the payload was published on; needed where it could be an event of either kind
     #[arg(long)]
     pub topic: Option<String>,
     /// The vendor's .proto or compiled descriptors, instead of the configured ones
@@ -47,23 +56,43 @@ pub fn run(
     let tenant = args.topic.as_deref().and_then(tenant_of).or(tenant).unwrap_or(NO_TENANT);
     let decoder = Decoder::new(&settings, tenant)?;
     let now = OffsetDateTime::now_utc();
-    let topic = if let Some(topic) = &args.topic {
-        topic.clone()
-    } else {
-        settings.keep_payload = KeepPayload::Unknown;
-        let (kind, encoding) = guess(&Decoder::new(&settings, tenant)?, &payload, now);
-        let format = match encoding {
-            Encoding::Protobuf => "protobuf",
-            Encoding::Json => "JSON",
-        };
-        let kind_name = kind.as_str();
-        writeln!(
-            std::io::stderr(),
-            "taken for a {format} {kind_name} event; give --topic to be sure"
-        )?;
-        topic::name(tenant, kind, encoding)
-    };
-    report(&decoder.decode(&topic, &payload, now, ClockTrust::Agree(now)))
+    let clock = ClockTrust::Agree(now);
+    if let Some(topic) = &args.topic {
+        return report(&decoder.decode(topic, &payload, now, clock));
+    }
+    let fitting = fitting(&decoder, &payload, now);
+    match &fitting[..] {
+        [(kind, encoding)] => {
+            let name = name(*kind, *encoding);
+            writeln!(std::io::stderr(), "read as {name}: nothing else fits")?;
+            report(&decoder.decode_as(*kind, *encoding, &payload, now, clock))
+        }
+        [] => refuse(&decoder, &payload, now),
+        several => {
+            let names = several.iter().map(|(kind, encoding)| name(*kind, *encoding));
+            let names = names.collect::<Vec<_>>().join(" and as ");
+            writeln!(
+                std::io::stderr(),
+                "the payload can be read as {names}: name its topic with --topic"
+            )?;
+            Ok(ExitCode::from(exit::USAGE))
+        }
+    }
+}
+
+/// Says for each kind of event why the payload is none.
+fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> anyhow::Result<ExitCode> {
+    for (kind, encoding) in KINDS.into_iter().filter(|(_, encoding)| *encoding == format(payload)) {
+        if let Err(reject) = decoder.decode_as(kind, encoding, payload, now, ClockTrust::Agree(now))
+        {
+            writeln!(std::io::stderr(), "not {}: {reject}", name(kind, encoding))?;
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn name(kind: Kind, encoding: Encoding) -> String {
+    format!("a {} {} event", encoding.as_str(), kind.as_str())
 }
 
 fn report(result: &Result<Event, Reject>) -> anyhow::Result<ExitCode> {
@@ -95,42 +124,18 @@ fn tenant_of(topic: &str) -> Option<&str> {
     topic.strip_prefix("centiloc/")?.split('/').next().filter(|tenant| !tenant.is_empty())
 }
 
-/// What a payload most likely is. `decoder` keeps payloads with unknown fields, and only those.
-///
-/// The two protobuf messages have their first fields alike, so a board event often passes for an
-/// item. What tells them apart is, in this order: that only one decodes, that only one knows every
-/// field, and that the board event has a version or a date.
-pub fn guess(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> (Kind, Encoding) {
-    let is_json = payload.trim_ascii_start().starts_with(b"{") && str::from_utf8(payload).is_ok();
-    let encoding = if is_json { Encoding::Json } else { Encoding::Protobuf };
-    let read = |kind| decoder.decode_as(kind, encoding, payload, now, ClockTrust::Unknown);
-    let kind = match (read(Kind::Item), read(Kind::Board)) {
-        (Ok(_), Err(_)) => Kind::Item,
-        (Err(_), Ok(_)) => Kind::Board,
-        (Ok(Event::Item(item)), Ok(Event::Board(board))) => {
-            match (item.payload.is_some(), board.payload.is_some()) {
-                (false, true) => Kind::Item,
-                (true, false) => Kind::Board,
-                _ if shows_a_board(&board) => Kind::Board,
-                _ => Kind::Item,
-            }
-        }
-        _ if is_json && has_board_key(payload) => Kind::Board,
-        _ => Kind::Item,
+/// Returns everything that the payload can be read as. The two protobuf messages have their first
+/// fields alike, so that some payloads are events of both kinds.
+pub fn fitting(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> Vec<(Kind, Encoding)> {
+    let fits = |(kind, encoding): &(Kind, Encoding)| {
+        decoder.decode_as(*kind, *encoding, payload, now, ClockTrust::Unknown).is_ok()
     };
-    (kind, encoding)
+    KINDS.into_iter().filter(fits).collect()
 }
 
-fn shows_a_board(board: &BoardEvent) -> bool {
-    let version = board.fw_version.as_deref();
-    version.is_some_and(|version| !version.contains(char::is_control))
-        || board.last_connection_at.is_some()
-        || board.last_disconnection_at.is_some()
-        || board.last_error_at.is_some()
-}
-
-fn has_board_key(payload: &[u8]) -> bool {
-    payload.windows(9).any(|key| key.eq_ignore_ascii_case(b"\"BoardSN\""))
+/// Returns the format whose complaints are worth reading.
+fn format(payload: &[u8]) -> Encoding {
+    if payload.trim_ascii_start().starts_with(b"{") { Encoding::Json } else { Encoding::Protobuf }
 }
 
 /// An event as the columns of its row, null ones included.
@@ -279,7 +284,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
     fn decoder() -> Decoder {
-        let keep_payload = KeepPayload::Unknown;
+        let keep_payload = config::KeepPayload::Unknown;
         Decoder::new(&config::Decode { proto_file: None, keep_payload }, "acme").unwrap()
     }
 
@@ -289,38 +294,32 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_is_taken_for_what_it_is() {
+    fn every_sample_fits_what_it_is() {
         for (name, kind, encoding) in [
             ("item-0.pb", Kind::Item, Encoding::Protobuf),
-            ("item-41.pb", Kind::Item, Encoding::Protobuf),
-            ("item-977.pb", Kind::Item, Encoding::Protobuf),
-            ("item-masked.pb", Kind::Item, Encoding::Protobuf),
             ("item-unknown-field.pb", Kind::Item, Encoding::Protobuf),
+            ("item-masked.pb", Kind::Item, Encoding::Protobuf),
             ("item-0.json", Kind::Item, Encoding::Json),
             ("item-unknown-field.json", Kind::Item, Encoding::Json),
             ("board.pb", Kind::Board, Encoding::Protobuf),
             ("board.json", Kind::Board, Encoding::Json),
         ] {
-            assert_eq!(guess(&decoder(), &sample(name), NOW), (kind, encoding), "{name}");
+            let fitting = fitting(&decoder(), &sample(name), NOW);
+            assert!(fitting.contains(&(kind, encoding)), "{name}: {fitting:?}");
+            assert!(fitting.iter().all(|fits| fits.1 == encoding), "{name}: {fitting:?}");
         }
     }
 
     #[test]
-    fn a_broken_json_board_event_is_still_one_of_a_board() {
-        let payload = Bytes::from_static(b" {\"boardsn\": 7}");
-        assert_eq!(guess(&decoder(), &payload, NOW), (Kind::Board, Encoding::Json));
-    }
-
-    #[test]
-    fn a_positioned_item_is_not_taken_for_a_board() {
+    fn alike_messages_fit_both_kinds() {
         let item = pb::ItemEvent {
             momentum: Some(Timestamp { seconds: 1_760_000_000, nanos: 0 }),
             uid: "E1".into(),
-            pos_mm: vec![10, 20],
             ..Default::default()
         };
         let payload = Bytes::from(item.encode_to_vec());
-        assert_eq!(guess(&decoder(), &payload, NOW), (Kind::Item, Encoding::Protobuf));
+        let both = [(Kind::Item, Encoding::Protobuf), (Kind::Board, Encoding::Protobuf)];
+        assert_eq!(fitting(&decoder(), &payload, NOW), both);
     }
 
     #[test]

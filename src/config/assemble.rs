@@ -159,7 +159,7 @@ fn resolved(reader: &mut Reader, word: &str, keep: KeepPayload) -> KeepPayload {
 fn retention(reader: &mut Reader) -> Option<Retention> {
     const SPANS: [(&str, PartitionSpan); 2] =
         [("day", PartitionSpan::Day), ("month", PartitionSpan::Month)];
-    let events = reader.read("retention.events", |text| {
+    let forever_or_duration = |text: &str| {
         if text == "forever" {
             return Ok(None);
         }
@@ -168,9 +168,11 @@ fn retention(reader: &mut Reader) -> Option<Retention> {
                 Complaint::new(format!("forever, or {}", complaint.expected), complaint.cure)
             },
         )
-    });
+    };
+    let events = reader.read("retention.events", forever_or_duration);
+    let payloads = reader.read("retention.payloads", forever_or_duration);
     let partition = reader.read("retention.partition", |text| values::choice(text, &SPANS));
-    Some(Retention { events: events?, partition: partition? })
+    Some(Retention { events: events?, payloads: payloads?, partition: partition? })
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]

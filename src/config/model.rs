@@ -187,6 +187,8 @@ pub enum KeepPayload {
 pub struct Retention {
     /// How long events are kept; `None` is for ever.
     pub events: Option<Duration>,
+    /// How long the message is kept beside its event; `None` is as long as the event.
+    pub payloads: Option<Duration>,
     /// Span of one partition.
     pub partition: PartitionSpan,
 }

@@ -237,6 +237,14 @@ pub const KEYS: &[Key] = &[
         "How long events are kept: forever, or a duration such as 90d.",
     ),
     key(
+        "retention.payloads",
+        Preset::Value("forever"),
+        Kind::Duration,
+        "How long the message is kept beside its row (see decode.keep_payload): forever, which is as \
+         long as the row, or a duration such as 30d. A million protobuf messages take about 0.14 \
+         GB, a million JSON messages 0.45 GB.",
+    ),
+    key(
         "retention.partition",
         Preset::Value("month"),
         Kind::Choice(&["day", "month"]),

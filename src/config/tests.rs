@@ -215,6 +215,7 @@ fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
         ("database.migrate", "false", "no"),
         ("spool.max_size", "1MiB", "1KiB"),
         ("retention.events", "90d", "1h"),
+        ("retention.payloads", "30d", "1h"),
         ("retention.partition", "day", "year"),
         ("admin.listen", "[::1]:1", "localhost:1"),
         ("log.format", "json", "xml"),

@@ -6,6 +6,7 @@
 
 mod bounded;
 mod field;
+mod format;
 mod gotime;
 mod json;
 mod load;
@@ -138,17 +139,19 @@ impl Decoder {
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
-        match encoding {
+        let result = match encoding {
             Encoding::Json => self.json(kind, payload, received_at),
-            Encoding::Protobuf => {
-                self.protobuf(kind, payload, received_at, clock).map_err(|mut reject| {
-                    if self.assumed {
-                        reject.detail = format!("{}; {HINT}", reject.detail);
-                    }
-                    reject
-                })
+            Encoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
+        };
+        result.map_err(|mut reject| {
+            if let Some(mismatch) = format::mismatch(&self.tenant, kind, encoding, payload) {
+                return mismatch;
             }
-        }
+            if self.assumed && encoding == Encoding::Protobuf {
+                reject.detail = format!("{}; {HINT}", reject.detail);
+            }
+            reject
+        })
     }
 
     fn json(

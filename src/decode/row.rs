@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use time::macros::datetime;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::ClockTrust;
 use super::bounded::{self, MAX_KEYS, MAX_TEXT_BYTES};
@@ -12,12 +11,11 @@ use super::field::{
     Draft, Field, Flag, Int, Labels, Names, POSITION_NAMES, Position, Text, Time, name_of,
 };
 use super::status;
+use crate::event::plausibility::{self, EARLIEST};
 use crate::event::{BoardEvent, ItemEvent, Reject, RejectReason, board_event_id, item_event_id};
 
-/// No event is older: the vendor's platform is younger.
-const FIRST_PLAUSIBLE_NS: i128 = datetime!(2015-01-01 0:00 UTC).unix_timestamp_nanos();
-/// How far ahead of receipt a momentum may be: time zones taken for UTC are forgiven.
-const MAX_AHEAD: Duration = Duration::days(1);
+/// [`EARLIEST`], to be compared with a momentum that is no date yet.
+const FIRST_PLAUSIBLE_NS: i128 = EARLIEST.unix_timestamp_nanos();
 /// Longest piece of a message that a refusal quotes, in characters.
 const MAX_QUOTE: usize = 60;
 
@@ -149,7 +147,7 @@ pub(super) fn plausible(draft: &Draft, names: &Names, clock: ClockTrust) -> Resu
         let what = if ns < FIRST_PLAUSIBLE_NS {
             Some("is before 2015".to_owned())
         } else if let ClockTrust::Agree(now) = clock
-            && ns > now.unix_timestamp_nanos() + MAX_AHEAD.whole_nanoseconds()
+            && ns > plausibility::latest(now).unix_timestamp_nanos()
         {
             Some(format!("is more than a day ahead of {now}"))
         } else {

@@ -4,7 +4,7 @@
 pub(super) const ENUM: &str = "BoardStatus";
 
 /// The documented values.
-const KNOWN: [&str; 4] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"];
+const KNOWN: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
 /// The documented values in upper case, others as sent; both without the enum's prefix.
 pub(super) fn canonical(sent: &str) -> &str {

@@ -178,6 +178,7 @@ impl Service {
             store: Arc::clone(&self.store),
             client_id: self.config.mqtt.client_id.clone(),
             keep_events: self.dials.keep_events.subscribe(),
+            keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

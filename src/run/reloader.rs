@@ -74,6 +74,7 @@ impl super::Dials {
         set(&self.reconnect, config.mqtt.reconnect);
         set(&self.max_events, config.batch.max_events);
         set(&self.keep_events, config.retention.events);
+        set(&self.keep_payloads, config.retention.payloads);
         // Sent in any case: whoever reloads wants the files looked at now.
         self.sources.send_modify(|sources| {
             let mut new = Sources::new(&sources.tenant, &config.mqtt);

@@ -60,8 +60,10 @@ pub enum Status {
     Disconnected = 1,
     /// Out of order.
     OnError = 2,
-    /// Out of service on purpose.
+    /// In the bootloader, waiting for firmware.
     Maintenance = 3,
+    /// Connected, but not operating: its self-test failed.
+    Degraded = 4,
 }
 
 impl Status {
@@ -72,6 +74,7 @@ impl Status {
             Self::Disconnected => "DISCONNECTED",
             Self::OnError => "ONERROR",
             Self::Maintenance => "MAINTENANCE",
+            Self::Degraded => "DEGRADED",
         }
     }
 }

@@ -309,9 +309,10 @@ impl World {
         match self.boards[board as usize].power {
             Power::Lost => return false,
             Power::On(Status::Connected) if !self.may_go_down() => return false,
-            Power::On(Status::Connected) => match self.dice.below(3) {
+            Power::On(Status::Connected) => match self.dice.below(4) {
                 0 => self.switch(board, Status::OnError, now_ns),
                 1 => self.switch(board, Status::Maintenance, now_ns),
+                2 => self.switch(board, Status::Degraded, now_ns),
                 _ => {
                     self.lose_power(board, now_ns);
                     return false;
@@ -360,7 +361,7 @@ impl World {
         match status {
             Status::Connected => state.dates.connection_ns = Some(momentum_ns),
             Status::OnError => state.dates.error_ns = Some(momentum_ns),
-            Status::Disconnected | Status::Maintenance => {}
+            Status::Disconnected | Status::Maintenance | Status::Degraded => {}
         }
         let dates = state.dates;
         let habits = self.habits();

@@ -120,7 +120,13 @@ fn a_busy_world_shows_everything_a_real_site_does() {
     assert!(items.iter().any(|i| i.momentum_ns % 1_000 != 0));
     assert!(items.iter().any(|i| i.momentum_ns % 1_000_000 == 0));
     let boards = changes(&happenings);
-    for status in [Status::Connected, Status::Disconnected, Status::OnError, Status::Maintenance] {
+    for status in [
+        Status::Connected,
+        Status::Disconnected,
+        Status::OnError,
+        Status::Maintenance,
+        Status::Degraded,
+    ] {
         assert!(boards.iter().any(|b| b.status == status), "no board was ever {status:?}");
     }
     let lost = boards.iter().filter(|b| b.status == Status::Disconnected);

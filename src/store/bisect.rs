@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
+use time::OffsetDateTime;
 
 use super::fault::{Class, Fault};
 use super::partitions::run;
@@ -35,6 +36,7 @@ impl Sorted<'_> {
 pub(super) async fn sort<'a>(
     conn: &mut PgConnection,
     limit: Duration,
+    latest: OffsetDateTime,
     chunk: Chunk<'_, 'a>,
     culpable: &[Class],
     sorted: &mut Sorted<'a>,
@@ -45,7 +47,7 @@ pub(super) async fn sort<'a>(
             continue;
         }
         run(conn, limit, "savepoint part".into()).await?;
-        match write::events(conn, limit, chunk).await {
+        match write::events(conn, limit, latest, chunk).await {
             Ok(written) => {
                 run(conn, limit, "release part".into()).await?;
                 match chunk {

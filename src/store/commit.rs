@@ -53,9 +53,11 @@ impl Store {
     /// Writes the whole batch durably, or nothing of it. Rows that the database refuses become
     /// dead letters in the same transaction. May be repeated: keys come from the content.
     pub async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
-        let rows = Rows::of(batch);
         let mut writer = self.writer.take().await?;
-        let result = self.commit_on(writer.conn(), &rows).await;
+        let result = match self.latest_plausible(writer.conn()).await {
+            Ok(latest) => self.commit_on(writer.conn(), &Rows::of(batch, latest)).await,
+            Err(fault) => Err(fault),
+        };
         writer.finish(result)
     }
 
@@ -96,7 +98,7 @@ impl Store {
         rows: &Rows<'_>,
     ) -> Result<(), Fault> {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
-        let now = OffsetDateTime::now_utc();
+        let now = self.later_clock(OffsetDateTime::now_utc());
         let missing = self.partitions.missing(momenta, now);
         self.partitions.ensure(conn, self.link.answer_within, missing).await
     }
@@ -129,8 +131,24 @@ impl Store {
         run(conn, limit, "begin".into()).await?;
         let mut sorted = Sorted::default();
         let written = async {
-            bisect::sort(conn, limit, Chunk::Items(&rows.items), culpable, &mut sorted).await?;
-            bisect::sort(conn, limit, Chunk::Boards(&rows.boards), culpable, &mut sorted).await?;
+            bisect::sort(
+                conn,
+                limit,
+                rows.latest,
+                Chunk::Items(&rows.items),
+                culpable,
+                &mut sorted,
+            )
+            .await?;
+            bisect::sort(
+                conn,
+                limit,
+                rows.latest,
+                Chunk::Boards(&rows.boards),
+                culpable,
+                &mut sorted,
+            )
+            .await?;
             self.judge(&sorted, culpable)?;
             let letters: Vec<_> = rows.letters.iter().chain(&sorted.letters).collect();
             write_letters(conn, limit, &letters).await?;
@@ -173,7 +191,7 @@ impl Store {
         if outcome.default_partition_rows == 0 {
             return;
         }
-        let now = OffsetDateTime::now_utc();
+        let now = self.later_clock(OffsetDateTime::now_utc());
         if rows.items.iter().any(|r| is_plausible(r.event.momentum, now)) {
             self.partitions.forget();
         }
@@ -188,10 +206,10 @@ async fn write_all(
     let mut items = Written::default();
     let mut boards = Written::default();
     if !rows.items.is_empty() {
-        items = write::events(conn, limit, Chunk::Items(&rows.items)).await?;
+        items = write::events(conn, limit, rows.latest, Chunk::Items(&rows.items)).await?;
     }
     if !rows.boards.is_empty() {
-        boards = write::events(conn, limit, Chunk::Boards(&rows.boards)).await?;
+        boards = write::events(conn, limit, rows.latest, Chunk::Boards(&rows.boards)).await?;
     }
     let letters: Vec<_> = rows.letters.iter().collect();
     write_letters(conn, limit, &letters).await?;

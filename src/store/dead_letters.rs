@@ -125,7 +125,8 @@ impl Store {
     ) -> Result<bool, Fault> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
         let limit = self.link.answer_within;
-        let rows = Rows::of(std::slice::from_ref(entry));
+        let latest = self.latest_plausible(conn).await?;
+        let rows = Rows::of(std::slice::from_ref(entry), latest);
         self.make_partitions(conn, &rows).await?;
         run(conn, limit, "begin".into()).await?;
         let chunk = if rows.items.is_empty() {
@@ -133,7 +134,7 @@ impl Store {
         } else {
             Chunk::Items(&rows.items)
         };
-        let written = write::events(conn, limit, chunk).await?;
+        let written = write::events(conn, limit, latest, chunk).await?;
         bounded(limit, sqlx::query(MARK).bind(id).execute(&mut *conn)).await?;
         run(conn, limit, "commit".into()).await?;
         Ok(written.inserted > 0)

@@ -33,9 +33,10 @@ const TO_WRITE: [(&str, &[&str]); 7] = [
 ];
 
 /// Privileges without which nothing is deleted when its time is over, by table.
-const TO_DELETE: [(&str, &[&str]); 4] = [
+const TO_DELETE: [(&str, &[&str]); 5] = [
+    ("item_event", &["update"]),
     ("item_event_default", &["select", "delete"]),
-    ("board_event", &["delete"]),
+    ("board_event", &["delete", "update"]),
     ("dead_letter", &["delete"]),
     ("connection", &["delete"]),
 ];

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
+use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
 use super::span::Range;
 use super::write::bounded;
@@ -46,6 +47,8 @@ pub struct MaintenanceParts {
     pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
+    /// `retention.payloads`, as it is at the moment.
+    pub keep_payloads: watch::Receiver<Option<Duration>>,
     /// The database's condition.
     pub condition: Arc<Condition>,
     /// Figures.
@@ -69,6 +72,7 @@ async fn keep_house(parts: &MaintenanceParts) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut keep_events = parts.keep_events.clone();
+    let mut payloads = PayloadSweep::default();
     let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
     loop {
         idle(beat.tick()).await;
@@ -106,15 +110,22 @@ async fn keep_house(parts: &MaintenanceParts) {
         }
         if Instant::now() >= partitions_due {
             partitions_due = Instant::now() + PARTITIONS_EVERY;
-            let made = parts.store.make_partitions_ahead(OffsetDateTime::now_utc()).await;
+            let now = parts.store.later_clock(OffsetDateTime::now_utc());
+            let made = parts.store.make_partitions_ahead(now).await;
             complain(made, "could not look after the partitions; trying again in 10 minutes");
         }
+        // By the clock that is behind: a wrong one must not delete before its time.
+        let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
+        let kept = *parts.keep_payloads.borrow();
+        let cleared = payloads.advance(&parts.store, kept, now).await;
+        complain(
+            cleared.map(report_payloads),
+            "could not remove the messages kept beside events; trying again in 10 seconds",
+        );
         // A sender that is gone changes nothing.
         let changed = keep_events.has_changed().unwrap_or(false);
         if Instant::now() >= retention_due || changed {
             retention_due = Instant::now() + RETENTION_EVERY;
-            // By the clock that is behind: a wrong one must not delete before its time.
-            let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
             let kept = *keep_events.borrow_and_update();
             let deleted = parts.store.delete_expired(kept, now).await;
             complain(
@@ -122,6 +133,12 @@ async fn keep_house(parts: &MaintenanceParts) {
                 "could not delete what is past its time; trying again in an hour",
             );
         }
+    }
+}
+
+fn report_payloads(cleared: Option<u64>) {
+    if let Some(payloads) = cleared.filter(|cleared| *cleared > 0) {
+        tracing::info!(payloads, "removed messages past retention.payloads");
     }
 }
 
@@ -159,6 +176,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let result = async {
             let skew = skew(&mut conn, limit).await?;
+            self.clocks.note(skew);
             if let Some(row) = standing.and_then(|name| self.open.row_of(name)) {
                 let touch = sqlx::query(TOUCH).bind(row).bind(now);
                 bounded(limit, touch.execute(&mut *conn)).await?;

@@ -6,6 +6,7 @@
 
 pub mod batch;
 mod bisect;
+mod clocks;
 mod commit;
 pub mod condition;
 mod connect;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod lock;
 pub mod maintenance;
 mod partitions;
+mod payload_retention;
 mod refusals;
 mod retention;
 mod rows;
@@ -39,6 +41,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 
 use self::bisect::Sorted;
+use self::clocks::Clocks;
 pub use self::commit::{Count, Outcome};
 pub use self::condition::Condition;
 use self::connect::Link;
@@ -62,6 +65,7 @@ pub struct Store {
     busy: AtomicU32,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
+    clocks: Clocks,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -78,6 +82,7 @@ impl Store {
             busy: AtomicU32::new(0),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
+            clocks: Clocks::default(),
             prepared: watch::Sender::new(false),
             link,
         })

@@ -37,13 +37,15 @@ pub(super) struct Rows<'a> {
     pub items: Vec<Row<'a, ItemEvent>>,
     pub boards: Vec<Row<'a, BoardEvent>>,
     pub letters: Vec<Letter<'a>>,
+    /// The latest momentum that may become state.
+    pub latest: OffsetDateTime,
 }
 
 impl<'a> Rows<'a> {
     /// Sorts a batch. Several forms of one event all stay, in the order they came: the first is
     /// stored, and were it refused, the next would have its try.
-    pub fn of(batch: &'a [Entry]) -> Self {
-        let mut rows = Self { items: Vec::new(), boards: Vec::new(), letters: Vec::new() };
+    pub fn of(batch: &'a [Entry], latest: OffsetDateTime) -> Self {
+        let mut rows = Self { items: Vec::new(), boards: Vec::new(), letters: Vec::new(), latest };
         for (message, result) in batch {
             match result {
                 Ok(Event::Item(event)) => rows.items.push(Row { event, message }),
@@ -189,7 +191,7 @@ pub(super) fn digest(topic: &str, payload: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{board, entry, item, reject};
+    use crate::store::testing::{at, board, entry, item, reject};
 
     #[test]
     fn the_digest_tells_apart_where_the_topic_ends() {
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn twins_are_one_letter_with_their_number_and_times() {
         let batch = [reject("t", b"x", 9), reject("t", b"y", 1), reject("t", b"x", 4)];
-        let rows = Rows::of(&batch);
+        let rows = Rows::of(&batch, at(0));
         let folded = fold_letters(rows.letters.iter());
         assert_eq!(folded.len(), 2);
         let twin = folded.iter().find(|l| l.seen == 2).unwrap();
@@ -218,7 +220,7 @@ mod tests {
             entry(Event::Item(other)),
             entry(Event::Board(board("A", 1, "CONNECTED"))),
         ];
-        let rows = Rows::of(&batch);
+        let rows = Rows::of(&batch, at(0));
         let products: Vec<_> =
             rows.items.iter().map(|r| r.event.product_reference.as_deref()).collect();
         assert_eq!(products, [None, None, Some("second")]);

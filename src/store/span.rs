@@ -3,12 +3,8 @@
 use time::{Date, Duration, Month, OffsetDateTime, Time};
 
 use crate::config::PartitionSpan;
-
-/// Partitions are made for momenta from here on; earlier ones are no real events.
-pub(super) const EARLIEST: OffsetDateTime = time::macros::datetime!(2015-01-01 00:00 UTC);
-
-/// Partitions are made for momenta up to this far ahead of the clock.
-pub(super) const AHEAD: Duration = Duration::days(1);
+use crate::event::plausibility;
+pub(super) use crate::event::plausibility::{EARLIEST, MAX_AHEAD as AHEAD};
 
 /// A partition's bounds: `from` is in it, `to` is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,7 +56,7 @@ impl Range {
 
 /// Whether a partition may be made for `momentum`.
 pub(super) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> bool {
-    EARLIEST <= momentum && momentum < now + AHEAD
+    plausibility::is_plausible(momentum, plausibility::latest(now))
 }
 
 /// The range to make for `momentum` beside the `existing` ones: the configured span, or a day
@@ -147,8 +143,8 @@ mod tests {
     #[test]
     fn only_plausible_momenta_get_partitions() {
         let now = datetime!(2026-11-22 12:00 UTC);
-        assert!(is_plausible(now + Duration::hours(23), now));
-        assert!(!is_plausible(now + Duration::hours(24), now));
+        assert!(is_plausible(now + Duration::hours(24), now));
+        assert!(!is_plausible(now + Duration::hours(24) + Duration::microseconds(1), now));
         assert!(is_plausible(EARLIEST, now));
         assert!(!is_plausible(EARLIEST - Duration::microseconds(1), now));
     }

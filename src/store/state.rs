@@ -26,9 +26,9 @@ pub(super) fn board_order(e: &BoardEvent) -> (&str, &str, OffsetDateTime, uuid::
     (&e.tenant, &e.board_sn, e.momentum, e.event_id)
 }
 
-/// For each event, in [`item_order`], what it changes; `None` where a newer one of its key follows
-/// or the same one precedes.
-pub(super) fn fold_items(sorted: &[&ItemEvent]) -> Vec<Option<ItemChange>> {
+/// For each event, in [`item_order`], what it changes; `None` where a newer one of its key follows,
+/// the same one precedes, or its momentum is after `latest`, the latest plausible one.
+pub(super) fn fold_items(sorted: &[&ItemEvent], latest: OffsetDateTime) -> Vec<Option<ItemChange>> {
     let same_key = |a: &ItemEvent, b: &ItemEvent| {
         a.uid == b.uid
             && a.tenant == b.tenant
@@ -38,19 +38,25 @@ pub(super) fn fold_items(sorted: &[&ItemEvent]) -> Vec<Option<ItemChange>> {
     let mut changes = vec![None; sorted.len()];
     let mut start = 0;
     for group in sorted.chunk_by(|a, b| same_key(a, b)) {
-        let newest = newest(group, |e| e.event_id);
-        changes[start + newest] = Some(fold_one_item(group));
+        let plausible = &group[..group.partition_point(|e| e.momentum <= latest)];
+        if let Some(newest) = newest(plausible, |e| e.event_id) {
+            changes[start + newest] = Some(fold_one_item(plausible));
+        }
         start += group.len();
     }
     changes
 }
 
-/// For each event, in [`board_order`], whether it is the newest of its board.
-pub(super) fn fold_boards(sorted: &[&BoardEvent]) -> Vec<bool> {
+/// For each event, in [`board_order`], whether it is the newest of its board up to `latest`, the
+/// latest plausible momentum.
+pub(super) fn fold_boards(sorted: &[&BoardEvent], latest: OffsetDateTime) -> Vec<bool> {
     let mut is_newest = vec![false; sorted.len()];
     let mut start = 0;
     for group in sorted.chunk_by(|a, b| a.board_sn == b.board_sn && a.tenant == b.tenant) {
-        is_newest[start + newest(group, |e| e.event_id)] = true;
+        let plausible = &group[..group.partition_point(|e| e.momentum <= latest)];
+        if let Some(newest) = newest(plausible, |e| e.event_id) {
+            is_newest[start + newest] = true;
+        }
         start += group.len();
     }
     is_newest
@@ -58,10 +64,9 @@ pub(super) fn fold_boards(sorted: &[&BoardEvent]) -> Vec<bool> {
 
 /// The place of the newest event of a group; of several forms of it, the first that came, which is
 /// also the one that `on conflict do nothing` keeps.
-fn newest<E>(group: &[&E], id: impl Fn(&E) -> uuid::Uuid) -> usize {
-    let last = group.len() - 1;
-    let newest = id(group[last]);
-    group.iter().position(|e| id(e) == newest).unwrap_or(last)
+fn newest<E>(group: &[&E], id: impl Fn(&E) -> uuid::Uuid) -> Option<usize> {
+    let newest = id(group.last()?);
+    group.iter().position(|e| id(e) == newest)
 }
 
 fn fold_one_item(group: &[&ItemEvent]) -> ItemChange {
@@ -83,7 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::testing::item;
+    use crate::store::testing::{at, item};
 
     fn events() -> impl Strategy<Value = Vec<ItemEvent>> {
         let one = (0u8..3, 0u8..3, 0i64..12, any::<bool>()).prop_map(|(uid, board, at, is_in)| {
@@ -95,13 +100,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_row_a_key_and_it_is_the_newest_with_the_least_momentum(events in events()) {
+        fn one_row_a_key_and_it_is_the_newest_with_the_least_momentum(
+            events in events(), latest in 0i64..14
+        ) {
             let mut sorted: Vec<&ItemEvent> = events.iter().collect();
             sorted.sort_by(|a, b| item_order(a).cmp(&item_order(b)));
-            let changes = fold_items(&sorted);
+            let latest = at(latest);
+            let changes = fold_items(&sorted, latest);
 
             let mut model: HashMap<(String, Option<String>), Vec<&ItemEvent>> = HashMap::new();
-            for event in &events {
+            for event in events.iter().filter(|e| e.momentum <= latest) {
                 model.entry((event.uid.clone(), event.board_sn.clone())).or_default().push(event);
             }
             prop_assert_eq!(changes.iter().flatten().count(), model.len());
@@ -126,7 +134,7 @@ mod tests {
         let first = item("U", "A", 5, true);
         let mut second = first.clone();
         second.product_reference = Some("other form".into());
-        let changes = fold_items(&[&first, &second]);
+        let changes = fold_items(&[&first, &second], at(9));
         assert!(changes[0].is_some() && changes[1].is_none());
     }
 }

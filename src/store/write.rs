@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgBindIterExt, PgConnection};
 use sqlx::{Postgres, Row as _};
+use time::OffsetDateTime;
 
 use super::fault::Fault;
 use super::rows::{Chunk, Letter, Row, fold_letters};
@@ -53,15 +54,17 @@ pub(super) async fn bounded<T>(
     }
 }
 
-/// Writes event rows and the states they change.
+/// Writes event rows and the states they change; events after `latest` change none, and a state
+/// after it gives way.
 pub(super) async fn events(
     conn: &mut PgConnection,
     limit: Duration,
+    latest: OffsetDateTime,
     chunk: Chunk<'_, '_>,
 ) -> Result<Written, Fault> {
     let query = match chunk {
-        Chunk::Items(rows) => bind_items(rows),
-        Chunk::Boards(rows) => bind_boards(rows),
+        Chunk::Items(rows) => bind_items(rows, latest),
+        Chunk::Boards(rows) => bind_boards(rows, latest),
     };
     let row = bounded(limit, query.fetch_one(conn)).await?;
     let count = |name: &str| -> Result<u64, Fault> {
@@ -95,9 +98,9 @@ pub(super) async fn letters(
 }
 
 /// One parameter per column, in the order of `items.sql`.
-fn bind_items<'q>(rows: &[Row<'_, ItemEvent>]) -> Query<'q> {
+fn bind_items<'q>(rows: &[Row<'_, ItemEvent>], latest: OffsetDateTime) -> Query<'q> {
     let events: Vec<&ItemEvent> = rows.iter().map(|r| r.event).collect();
-    let changes = fold_items(&events);
+    let changes = fold_items(&events, latest);
     let e = || events.iter();
     sqlx::query(ITEMS)
         .bind(e().map(|e| e.momentum).bind_iter())
@@ -128,12 +131,13 @@ fn bind_items<'q>(rows: &[Row<'_, ItemEvent>]) -> Query<'q> {
         .bind(e().map(|e| e.payload.as_deref()).bind_iter())
         .bind(changes.iter().map(|c| c.map(|c| c.first_seen_at)).bind_iter())
         .bind(changes.iter().map(|c| c.and_then(|c| c.entered_at)).bind_iter())
+        .bind(latest)
 }
 
 /// One parameter per column, in the order of `boards.sql`.
-fn bind_boards<'q>(rows: &[Row<'_, BoardEvent>]) -> Query<'q> {
+fn bind_boards<'q>(rows: &[Row<'_, BoardEvent>], latest: OffsetDateTime) -> Query<'q> {
     let events: Vec<&BoardEvent> = rows.iter().map(|r| r.event).collect();
-    let is_newest = fold_boards(&events);
+    let is_newest = fold_boards(&events, latest);
     let e = || events.iter();
     sqlx::query(BOARDS)
         .bind(e().map(|e| e.momentum).bind_iter())
@@ -149,6 +153,7 @@ fn bind_boards<'q>(rows: &[Row<'_, BoardEvent>]) -> Query<'q> {
         .bind(e().map(|e| e.extra.as_ref().map(json)).bind_iter())
         .bind(e().map(|e| e.payload.as_deref()).bind_iter())
         .bind(is_newest)
+        .bind(latest)
 }
 
 fn interval(microseconds: i64) -> PgInterval {

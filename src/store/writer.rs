@@ -20,13 +20,13 @@ use super::fault::{Fault, StoreError};
 use super::journal::Noted;
 use super::rows::Entry;
 use super::schema::SchemaError;
-use super::span::is_plausible;
 use super::{Outcome, Store};
 use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::Reconnect;
 use crate::event::Event;
+use crate::event::plausibility::{self, is_plausible};
 use crate::message::{ConnectionNews, Decoded, Feedback, Message};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
@@ -338,15 +338,20 @@ impl<D: Database> Writer<D> {
             metrics.dead_letters.get_or_create(&ReasonLabel { reason }).inc_by(*count);
         }
         metrics.default_partition_rows.inc_by(outcome.default_partition_rows);
-        for momentum in news(entries) {
+        let clock = self.parts.health.read(|s| s.database.clock);
+        let later = clock.map_or(now, |clock| clock.later_clock(now, std::time::Instant::now()));
+        let latest = plausibility::latest(later);
+        let plausible = |momentum: &OffsetDateTime| is_plausible(*momentum, latest);
+        for momentum in news(entries).filter(plausible) {
             let lag = Duration::try_from(now - momentum).unwrap_or_default();
             Metrics::observe(&metrics.event_to_commit_seconds, lag);
         }
         #[expect(clippy::cast_precision_loss, reason = "microseconds, exact until the year 2255")]
         let committed_at = (now.unix_timestamp_nanos() / 1000) as f64 / 1e6;
         metrics.last_commit_timestamp_seconds.set(committed_at);
-        let newest = news(entries).filter(|m| is_plausible(*m, now)).max();
-        self.newest_event = self.newest_event.max(newest);
+        // One from a time when the clock was ahead must not hide later ones.
+        self.newest_event = self.newest_event.filter(plausible);
+        self.newest_event = self.newest_event.max(news(entries).filter(plausible).max());
         if let Some(newest) = self.newest_event {
             #[expect(clippy::cast_precision_loss, reason = "seconds, exact for 200 million years")]
             metrics.last_event_timestamp_seconds.set(newest.unix_timestamp() as f64);

@@ -115,6 +115,12 @@ impl ClockReading {
         let passed = monotonic_now.saturating_duration_since(self.monotonic_at);
         self.skew_seconds + (now - self.at).as_seconds_f64() - passed.as_secs_f64()
     }
+
+    /// Returns the time of the later of the two clocks, at a later moment.
+    pub fn later_clock(self, now: OffsetDateTime, monotonic_now: Instant) -> OffsetDateTime {
+        let behind = (-self.skew_at(now, monotonic_now)).max(0.0);
+        now.saturating_add(time::Duration::saturating_seconds_f64(behind))
+    }
 }
 
 /// The spool.

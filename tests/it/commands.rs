@@ -185,6 +185,12 @@ async fn decode_shows_every_sample_as_its_row_and_says_why_garbage_is_none() {
             let mut decode = command(args);
             decode.arg(folder.join(file));
             let output = finish(decode).await;
+            if args.len() == 1 && output.status.code() == Some(64) {
+                // Either kind of event: it does not guess.
+                assert!(stderr(&output).contains("--topic"), "{file}: {output:?}");
+                assert!(output.stdout.is_empty(), "{file}: {output:?}");
+                continue;
+            }
             assert!(output.status.success(), "{file}: {output:?}");
             let row: Value = serde_json::from_slice(&output.stdout).unwrap();
             let columns = sample["columns"].as_object().unwrap();
@@ -200,5 +206,8 @@ async fn decode_shows_every_sample_as_its_row_and_says_why_garbage_is_none() {
     garbage.arg(folder.join("item-0.pb"));
     let output = finish(garbage).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("malformed"), "{}", stderr(&output));
+    let named = ["malformed", "the payload is protobuf", "centiloc/acme is the topic for it"];
+    assert!(named.iter().all(|n| stderr(&output).contains(n)), "{}", stderr(&output));
+    let output = finish(command(["decode", "--topic", "centiloc/acme", "-"])).await;
+    assert_eq!(output.status.code(), Some(1), "an empty payload: {output:?}");
 }

@@ -20,6 +20,7 @@ mod deliveries;
 mod delivery_rules;
 mod drain;
 mod events;
+mod future_events;
 mod fuzzed;
 mod gaps;
 mod liveness;

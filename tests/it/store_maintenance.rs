@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
@@ -13,7 +15,7 @@ use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::store_kit::{Bench, EXPIRY, Process, config};
+use crate::store_kit::{Bench, EXPIRY, Process, arrives, at, board, config, item, of_board};
 use crate::support::proxy::Proxy;
 use crate::support::wait::{SOON, until, until_true};
 
@@ -26,6 +28,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
         store: Arc::new(store),
         client_id: "T-bridge".into(),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
+        keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
         metrics,
         health: Arc::clone(&health),
@@ -99,4 +102,65 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
         stop.cancel();
     };
     tokio::join!(maintenance::run(parts), script);
+}
+
+#[tokio::test]
+async fn payloads_go_before_their_rows() {
+    let bench = Bench::new().await;
+    let cutoff = at(100);
+    let mut came_late = item("LATE", "A", at(5), true);
+    came_late.received_at = at(200);
+    let board_event =
+        BoardEvent { payload: Some(Bytes::from_static(b"raw")), ..board("A", 1, "CONNECTED") };
+    let mut events: Vec<_> = (0..7).map(|n| arrives(&format!("U{n}"), "A", 10 + n)).collect();
+    // More of one momentum than a chunk holds.
+    events.extend((0..4).map(|n| arrives(&format!("V{n}"), "A", 12)));
+    events.extend([came_late, arrives("NEW", "A", 100)]);
+    bench.items(&events).await;
+    bench.commit(&[of_board(board_event)]).await;
+    let (mut next, mut cleared, mut chunks) = (None, 0, 0);
+    loop {
+        let (more, then) = bench.store.clear_payloads(next, cutoff, 3).await.unwrap();
+        (cleared, next, chunks) = (cleared + more, then, chunks + 1);
+        if next.is_none() {
+            break;
+        }
+        assert!(chunks < 20, "it does not come to an end");
+    }
+    assert_eq!((cleared, chunks > 2), (12, true));
+    let kept = "select uid from centiloc.item_event where payload is not null order by 1";
+    assert_eq!(bench.db.column::<String>(kept).await, ["LATE", "NEW"]);
+    assert_eq!(bench.db.count("centiloc.item_event").await, 13);
+    assert_eq!(bench.db.count("centiloc.board_event where payload is null").await, 1);
+}
+
+#[tokio::test]
+async fn a_shorter_retention_of_payloads_counts_at_once() {
+    let bench = Bench::new().await;
+    bench.items(&[arrives("U", "A", 1)]).await;
+    bench.db.execute("update centiloc.item_event set received_at = momentum").await;
+    let store = bench.another_store(PartitionSpan::Month);
+    store.prepare_schema(true).await.unwrap();
+    let (mut parts, _health) = parts(store);
+    let (keep, kept) = tokio::sync::watch::channel(None);
+    (parts.keep_payloads, parts.keep_events) = (kept, tokio::sync::watch::channel(None).1);
+    let stop = parts.stop.clone();
+    let script = async {
+        until("maintenance to run", SOON, || async {
+            let partitions =
+                bench.db.count("pg_inherits where inhparent = 'centiloc.item_event'::regclass");
+            (partitions.await > 4).then_some(()).ok_or("no partitions yet")
+        })
+        .await;
+        assert_eq!(bench.db.count("centiloc.item_event where payload is not null").await, 1);
+        keep.send(Some(Duration::from_secs(30 * 86_400))).unwrap();
+        until("the payload to go", SOON, || async {
+            let left = bench.db.count("centiloc.item_event where payload is not null").await;
+            (left == 0).then_some(()).ok_or(left)
+        })
+        .await;
+        stop.cancel();
+    };
+    tokio::join!(maintenance::run(parts), script);
+    assert_eq!(bench.db.count("centiloc.item_event").await, 1, "the row stays");
 }

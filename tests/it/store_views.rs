@@ -192,19 +192,25 @@ async fn movements_are_counted_per_board_and_bucket() {
     assert_eq!(bench.db.value::<i64>(since).await, 2);
 }
 
+type BoardHealth = (String, Option<String>, Option<OffsetDateTime>, i64, Option<bool>);
+
 #[tokio::test]
 async fn board_health_shows_every_board_known_by_status_or_by_items() {
     let bench = Bench::new().await;
-    bench.commit(&[of_board(board("A", 5, "CONNECTED")), of_board(board("C", 6, "ONERROR"))]).await;
+    let statuses =
+        [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
+    bench.commit(&statuses.map(of_board)).await;
     bench.items(&[arrives("U", "A", 7), arrives("V", "B", 8), leaves("V", "B", 9)]).await;
-    let sql = "select board_sn, status, last_item_at, items from centiloc.board_health order by 1";
+    let sql = "select board_sn, status, last_item_at, items, is_healthy
+                 from centiloc.board_health order by 1";
     let rows = bench.db.rows(sql).await.unwrap();
-    let rows: Vec<(String, Option<String>, Option<OffsetDateTime>, i64)> =
-        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect();
+    let rows: Vec<BoardHealth> =
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3), r.get(4))).collect();
     let expected = [
-        ("A".into(), Some("CONNECTED".into()), Some(at(7)), 1),
-        ("B".into(), None, Some(at(9)), 0),
-        ("C".into(), Some("ONERROR".into()), None, 0),
+        ("A".into(), Some("CONNECTED".into()), Some(at(7)), 1, Some(true)),
+        ("B".into(), None, Some(at(9)), 0, None),
+        ("C".into(), Some("ONERROR".into()), None, 0, Some(false)),
+        ("D".into(), Some("DEGRADED".into()), None, 0, Some(false)),
     ];
     assert_eq!(rows, expected);
 }

@@ -200,7 +200,7 @@ proptest! {
 
     #[test]
     fn a_board_message_becomes_its_row(
-        momentum in momentum_ns(), sn in "[A-Z0-9]{1,12}", place in 0usize..4, fw_version in text(),
+        momentum in momentum_ns(), sn in "[A-Z0-9]{1,12}", place in 0usize..5, fw_version in text(),
         error in proptest::option::of(momentum_ns()),
     ) {
         let status = i32::try_from(place).unwrap();
@@ -209,7 +209,7 @@ proptest! {
             last_error_date: error.map(timestamp), ..Default::default()
         };
         let row = board_proto(&message.encode_to_vec()).unwrap();
-        let name = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"][place];
+        let name = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"][place];
         prop_assert_eq!(row.event_id, board_event_id("acme", &sn, momentum.into(), name));
         prop_assert_eq!(row.fw_version, none_if_empty(&fw_version));
         prop_assert_eq!(row.last_error_at.map(|at| at.unix_timestamp_nanos() / 1000),

@@ -202,6 +202,7 @@ fn a_status_is_its_bare_name_or_its_number() {
     assert_eq!(status(1), "DISCONNECTED");
     assert_eq!(status(2), "ONERROR");
     assert_eq!(status(3), "MAINTENANCE");
+    assert_eq!(status(4), "DEGRADED");
     assert_eq!(status(7), "7");
     assert_eq!(status(-1), "-1");
 }
@@ -213,4 +214,23 @@ fn board_times_outside_the_calendar_are_out_of_range() {
     let unset =
         pb::BoardStatusEvent { last_error_date: Some(at(-62_135_596_800)), ..least_board() };
     assert_eq!(board_proto(&unset.encode_to_vec()).unwrap().last_error_at, None);
+}
+
+#[test]
+fn the_other_format_is_reported_as_such() {
+    let reject = item_proto(b" {\"uid\": \"E1\"}\n").unwrap_err();
+    assert_eq!(reject.reason, RejectReason::Malformed);
+    for part in
+        ["the payload is JSON", "centiloc/acme carries", "centiloc/acme/json/item/v1/update"]
+    {
+        assert!(reject.detail.contains(part), "{reject} lacks {part}");
+    }
+    assert!(!reject.detail.contains("decode.proto_file"), "no number is wrong: {reject}");
+    let payload = least_board().encode_to_vec();
+    let decoder = shipped(KeepPayload::Never);
+    let reject = decode(&decoder, Kind::Board, Encoding::Json, &payload).unwrap_err();
+    assert_eq!(reject.reason, RejectReason::Malformed);
+    for part in ["the payload is protobuf", "centiloc/acme/proto/board/v1/update"] {
+        assert!(reject.detail.contains(part), "{reject} lacks {part}");
+    }
 }

@@ -1,5 +1,7 @@
 -- One batch of board events and what they change in board_state, in one statement. Only the
 -- newest of each board within the batch has is_newest.
+-- $14 is the latest plausible momentum: events after it are not is_newest, and a state after it
+-- gives way to any event before it.
 with input as (
     select *
       from unnest(
@@ -41,6 +43,6 @@ with input as (
         last_disconnection_at = excluded.last_disconnection_at,
         last_error_at = excluded.last_error_at,
         extra = excluded.extra
-    where (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+    where s.momentum > $14 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
 )
 select count(*) as inserted, 0::bigint as in_default from event

@@ -3,6 +3,8 @@
 -- (least momentum of the batch) and entered_at (first arrival after the last leave within the
 -- batch; null if the newest is a leave); in the other rows both are null. The two are the same if
 -- no leave came before within the batch: then an entered_at that is stored may be the true one.
+-- $29 is the latest plausible momentum: events after it have no first_seen_at, and a state after it
+-- gives way to any event before it.
 -- A stored event is never changed. State changes by (momentum, event_id), not by arrival, and is
 -- not written when nothing changes. Labels come as array literals because unnest flattens nested arrays.
 with input as (
@@ -50,59 +52,60 @@ with input as (
       from input
      where first_seen_at is not null
     on conflict (tenant, uid, board_sn) do update set
-        momentum = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        momentum = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.momentum else s.momentum end,
-        event_id = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        event_id = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.event_id else s.event_id end,
-        received_at = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        received_at = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.received_at else s.received_at end,
-        is_in = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        is_in = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.is_in else s.is_in end,
-        x_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        x_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.x_mm else s.x_mm end,
-        y_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        y_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.y_mm else s.y_mm end,
-        shelf_x_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        shelf_x_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.shelf_x_mm else s.shelf_x_mm end,
-        shelf_y_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        shelf_y_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.shelf_y_mm else s.shelf_y_mm end,
-        floor_x_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        floor_x_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.floor_x_mm else s.floor_x_mm end,
-        floor_y_mm = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        floor_y_mm = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.floor_y_mm else s.floor_y_mm end,
-        floor = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        floor = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.floor else s.floor end,
-        nb_hits = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        nb_hits = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.nb_hits else s.nb_hits end,
-        hold_time = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        hold_time = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.hold_time else s.hold_time end,
-        fill_ratio = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        fill_ratio = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.fill_ratio else s.fill_ratio end,
-        product_reference = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        product_reference = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.product_reference else s.product_reference end,
-        shelf_sn = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        shelf_sn = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.shelf_sn else s.shelf_sn end,
-        furniture_sn = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        furniture_sn = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.furniture_sn else s.furniture_sn end,
-        loc_reference = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        loc_reference = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.loc_reference else s.loc_reference end,
-        loc_labels = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        loc_labels = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.loc_labels else s.loc_labels end,
-        item_labels = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        item_labels = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.item_labels else s.item_labels end,
-        is_interpolated = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        is_interpolated = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.is_interpolated else s.is_interpolated end,
-        extra = case when (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+        extra = case when s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
             then excluded.extra else s.extra end,
         first_seen_at = least(excluded.first_seen_at, s.first_seen_at),
         entered_at = case
-            when not ((excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)) then s.entered_at
+            when not (s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)) then s.entered_at
             when not excluded.is_in then null
+            when s.momentum > $29 then excluded.entered_at
             when excluded.entered_at <> excluded.first_seen_at then excluded.entered_at
             when s.is_in then s.entered_at
             when excluded.entered_at > s.momentum then excluded.entered_at
             else excluded.momentum end
-    where (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
+    where s.momentum > $29 or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id)
        or excluded.first_seen_at < s.first_seen_at
 )
 select count(*) as inserted,

@@ -19,7 +19,7 @@ const TAGS: usize = 60;
 const BOARDS: usize = 6;
 
 /// Names of the enum in the order of its numbers.
-const STATUSES: [&str; 4] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"];
+const STATUSES: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
 /// Messages that may be published again much later.
 const REMEMBERED: usize = 500;

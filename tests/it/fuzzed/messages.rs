@@ -19,7 +19,7 @@ const TENANT: &str = "acme";
 const KINDS: [Kind; 2] = [Kind::Item, Kind::Board];
 
 /// The names of [`pb::BoardStatus`], by number.
-const STATUS: [&str; 4] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE"];
+const STATUS: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
 /// Other numbers and other types of the documented fields: every way to write them that the
 /// shipped schema has not.
