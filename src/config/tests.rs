@@ -3,6 +3,7 @@
 mod leaks;
 mod names;
 mod shipped;
+mod state;
 
 use std::path::Path;
 use std::time::Duration;
@@ -93,21 +94,6 @@ fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
     assert_eq!(tls.key_file, Path::new("/k/client.key"));
     assert_eq!(loaded.file, None);
     assert_eq!(setting(&loaded, "tenant"), ("\"acme\"", "CENTILOC_BRIDGE__TENANT"));
-}
-
-#[test]
-fn a_state_directory_turns_the_spool_on() {
-    let state = [("STATE_DIRECTORY", "/var/lib/bridge:/var/lib/other")];
-    let dir = |loaded: &Loaded| loaded.config.spool.as_ref().map(|spool| spool.dir.clone());
-    let loaded = load_text(MINIMAL, &state).unwrap();
-    assert_eq!(dir(&loaded), Some("/var/lib/bridge/spool".into()));
-    assert_eq!(setting(&loaded, "spool.dir"), ("\"/var/lib/bridge/spool\"", "STATE_DIRECTORY"));
-    let given = format!("{MINIMAL}\n[spool]\ndir = \"/data\"\n");
-    assert_eq!(dir(&load_text(&given, &state).unwrap()), Some("/data".into()));
-    let off = format!("{MINIMAL}\n[spool]\ndir = \"\"\n");
-    assert_eq!(dir(&load_text(&off, &state).unwrap()), None);
-    assert_eq!(dir(&load_text(MINIMAL, &[("STATE_DIRECTORY", "")]).unwrap()), None);
-    assert_eq!(dir(&load_text(MINIMAL, &[]).unwrap()), None);
 }
 
 #[test]
