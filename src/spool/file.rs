@@ -33,7 +33,7 @@ const LOG_PAGES: u64 = 1000;
 const VACUUM_PAGES: &str = "pragma incremental_vacuum(4096)";
 
 /// The two connections wait for each other for moments only.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// Rows of the largest INSERT. Others are the powers of two below: few statements to keep prepared.
 const LARGEST_INSERT: usize = 512;
@@ -72,10 +72,10 @@ static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 pub struct SpoolFile {
     pub(super) conn: SqliteConnection,
     /// The mark of an orderly end, until the first change.
-    mark: Mark,
+    pub(super) mark: Mark,
     /// Rows that are read have no holes between their ids, and the first has this id. `None` where
     /// nobody knows.
-    dense_from: Option<u64>,
+    pub(super) dense_from: Option<u64>,
 }
 
 impl SpoolFile {
@@ -85,9 +85,8 @@ impl SpoolFile {
         renew_log(path).await?;
         let mut file = Self::connect(path, true).await?;
         file.mark = clean::read(&mut file.conn).await?;
-        match file.mark.valid() {
-            Some(clean) => file.dense_from = Some(clean.first),
-            None => file.check().await?,
+        if file.mark.valid().is_none() {
+            file.check().await?;
         }
         let version: i64 =
             sqlx::query_scalar("pragma user_version").fetch_one(&mut file.conn).await?;
@@ -111,8 +110,13 @@ impl SpoolFile {
     /// Opens a second connection, which reads what this one writes.
     pub async fn reader(&self, path: &Path) -> Result<Self, SpoolError> {
         let mut reader = Self::connect(path, false).await?;
-        reader.dense_from = self.dense_from;
+        reader.dense_from = self.mark.valid().map(|clean| clean.first);
         Ok(reader)
+    }
+
+    /// Takes a hole among the ids of a file that was closed in order for damage, from here on.
+    pub fn expect_no_hole(&mut self) {
+        self.dense_from = self.mark.valid().map(|clean| clean.first);
     }
 
     /// Opens it as it is: another connection, or a damaged file.
@@ -375,13 +379,13 @@ fn checked(row: &SqliteRow) -> Result<(u64, Row<'static>), SpoolError> {
     Err(SpoolError::Damaged(format!("row {id} does not match its checksum")))
 }
 
-fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
+pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
 }
 
 /// Ids count rows: they never reach the sign bit.
-fn signed(id: u64) -> i64 {
+pub(super) fn signed(id: u64) -> i64 {
     id.cast_signed()
 }
 

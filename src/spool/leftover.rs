@@ -113,11 +113,13 @@ async fn drain(
 }
 
 async fn open(dir: &Path, client_id: &str) -> Result<SpoolFile, SpoolError> {
-    match SpoolFile::open(&path_in(dir)).await {
+    let mut file = match SpoolFile::open(&path_in(dir)).await {
         Err(SpoolError::Damaged(problem)) => {
             salvage::salvage(dir, client_id, &problem, 0).await?;
-            SpoolFile::open(&path_in(dir)).await
+            SpoolFile::open(&path_in(dir)).await?
         }
-        opened => opened,
-    }
+        opened => opened?,
+    };
+    file.expect_no_hole();
+    Ok(file)
 }

@@ -16,6 +16,7 @@
 
 mod append;
 mod clean;
+pub mod erase;
 mod error;
 mod file;
 mod folder;

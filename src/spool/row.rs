@@ -134,7 +134,7 @@ pub(super) fn unreadable_event(
     })
 }
 
-fn nanoseconds(at: OffsetDateTime) -> i64 {
+pub(super) fn nanoseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 

@@ -12,6 +12,7 @@ pub mod condition;
 mod connect;
 pub mod database;
 pub mod dead_letters;
+pub mod erase;
 pub mod fault;
 pub mod inspect;
 pub mod journal;
@@ -19,6 +20,8 @@ pub mod lock;
 pub mod maintenance;
 mod partitions;
 mod payload_retention;
+mod pool;
+mod pooling;
 mod refusals;
 mod retention;
 mod rows;
@@ -32,12 +35,8 @@ mod write;
 pub mod writer;
 mod writer_slot;
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 
 use self::bisect::Sorted;
@@ -47,6 +46,7 @@ pub use self::condition::Condition;
 use self::connect::Link;
 pub use self::fault::{Fault, StoreError};
 use self::partitions::Partitions;
+use self::pool::{Pool, Pooled};
 use self::refusals::Refusals;
 pub use self::rows::Entry;
 pub use self::writer::CommitProof;
@@ -59,10 +59,8 @@ pub struct Store {
     link: Link,
     writer: WriterSlot,
     /// For everything but the stream itself, so that neither waits for the other.
-    pool: PgPool,
+    pool: Pool,
     partitions: Partitions,
-    /// How often in a row no connection of the pool was free, though the server was well.
-    busy: AtomicU32,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     clocks: Clocks,
@@ -77,9 +75,8 @@ impl Store {
         Ok(Self {
             writer: WriterSlot::new(link.clone()),
             // The writer and the single-writer lock have their own.
-            pool: link.pool(config.max_connections.saturating_sub(2)),
+            pool: Pool::new(link.clone(), config.max_connections.saturating_sub(2) as usize),
             partitions: Partitions::new(span),
-            busy: AtomicU32::new(0),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: Clocks::default(),
@@ -88,42 +85,15 @@ impl Store {
         })
     }
 
-    /// A connection of the pool. Says what is wrong with the server rather than that waiting for a
-    /// connection took too long.
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>, Fault> {
-        match self.pool.acquire().await {
-            Ok(conn) => {
-                self.busy.store(0, Ordering::Relaxed);
-                Ok(conn)
-            }
-            Err(sqlx::Error::PoolTimedOut) => Err(match self.link.open().await {
-                Ok(_) => busy(self.busy.fetch_add(1, Ordering::Relaxed) + 1),
-                Err(fault) => {
-                    self.busy.store(0, Ordering::Relaxed);
-                    fault
-                }
-            }),
-            Err(error) => Err(error.into()),
-        }
+    /// A connection of the pool.
+    async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
+        self.pool.acquire().await
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         // Counters only: a panic between two of them does no harm.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// So often in a row the pool is found busy at the end of an outage, during which its connections
-/// wait for answers that never come.
-const BUSY_AFTER_OUTAGE: u32 = 2;
-
-/// No connection of the pool was free, `times` in a row, though the server takes new ones.
-fn busy(times: u32) -> Fault {
-    let advice =
-        if times > BUSY_AFTER_OUTAGE { "raise database.max_connections" } else { "trying again" };
-    Fault::retry(format!(
-        "no connection of the pool was free, though PostgreSQL takes new ones; {advice}"
-    ))
 }
 
 /// What went wrong lately, across batches.
@@ -160,17 +130,5 @@ impl Trouble {
     /// The unknown code is not one row's: count anew before looking again.
     fn unknown_to_all(&mut self) {
         self.unknown = None;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_connections_are_advised_only_for_lasting_shortage() {
-        for (times, advised) in [(1, false), (2, false), (3, true), (100, true)] {
-            assert_eq!(busy(times).text.contains("max_connections"), advised, "{times}");
-        }
     }
 }

@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 25] = [
+const METRICS: [(&str, &str); 24] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -26,7 +26,6 @@ const METRICS: [(&str, &str); 25] = [
     ("session_present", "gauge"),
     ("standby", "gauge"),
     ("gaps_total", "counter"),
-    ("certificate_expiry_seconds", "gauge"),
     ("spool_events", "gauge"),
     ("spool_bytes", "gauge"),
     ("spool_max_bytes", "gauge"),

@@ -110,6 +110,11 @@ impl Postgres {
         self.address.port
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// What the server logged.
     pub fn log(&self) -> &Log {
         self.process.log()
@@ -270,14 +275,14 @@ impl Home {
 
 /// PostgreSQL refuses to run as root.
 #[derive(Debug, Clone)]
-struct User {
-    uid: u32,
-    gid: u32,
+pub(super) struct User {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl User {
     /// `None`: as the user who runs the tests.
-    fn to_run_postgres_as() -> Option<Self> {
+    pub fn to_run_postgres_as() -> Option<Self> {
         if run("id", ["-u"]).trim() != "0" {
             return None;
         }

@@ -1,0 +1,149 @@
+//! Removes single messages from a spool that no process has, and looks into one that a process has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
+use time::OffsetDateTime;
+
+use super::clean::{self, Mark};
+use super::error::SpoolError;
+use super::file::{BUSY, SpoolFile, path_in, signed, unsigned};
+use super::folder::Lock;
+use super::row::{Row, nanoseconds, time as at};
+use super::salvage::{self, ASIDE};
+use super::storage::StorageFile as _;
+
+/// Rows read at once.
+const ROWS: i64 = 1000;
+
+/// Payload bytes read at once, about.
+const READ_AHEAD: usize = 16 * 1024 * 1024;
+
+/// Decides by topic, payload and time of receipt.
+pub type Matches<'a> = dyn Fn(&str, &Bytes, OffsetDateTime) -> bool + Send + Sync + 'a;
+
+/// Returns true if there is a spool in this folder.
+pub fn exists(dir: &Path) -> bool {
+    path_in(dir).exists()
+}
+
+/// Returns how many messages match, whether or not a process has the spool.
+pub async fn count(dir: &Path, matches: &Matches<'_>) -> Result<u64, SpoolError> {
+    let mut file = SpoolFile::look(&path_in(dir)).await?;
+    let ids = matching(&mut file, matches).await?;
+    file.close().await?;
+    Ok(ids.len() as u64)
+}
+
+/// Removes the messages that match, and returns how many they were; `None` if a process has the spool.
+/// What they held is overwritten.
+pub async fn erase(dir: &Path, matches: &Matches<'_>) -> Result<Option<u64>, SpoolError> {
+    let Some(_lock) = Lock::try_take(dir)? else { return Ok(None) };
+    salvage::finish(dir)?;
+    let mut file = SpoolFile::open(&path_in(dir)).await?;
+    let ids = matching(&mut file, matches).await?;
+    if !ids.is_empty() {
+        file.erase(&ids).await?;
+        file.settle().await?;
+    }
+    file.close().await?;
+    Ok(Some(ids.len() as u64))
+}
+
+/// Returns how many messages a spool that a process has still holds from before this time.
+pub async fn received_before(dir: &Path, time: OffsetDateTime) -> Result<u64, SpoolError> {
+    let mut file = SpoolFile::look(&path_in(dir)).await?;
+    let messages = file.received_before(nanoseconds(time)).await?;
+    file.close().await?;
+    Ok(messages)
+}
+
+/// Returns the damaged files that were set aside in this folder.
+pub fn damaged_copies(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let aside = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE));
+    aside.map(|entry| entry.path()).collect()
+}
+
+impl SpoolFile {
+    /// Opens it for reading, beside the process that has it.
+    async fn look(path: &Path) -> Result<Self, SpoolError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(BUSY)
+            .disable_statement_logging();
+        Ok(Self { conn: options.connect().await?, mark: Mark::Absent, dense_from: None })
+    }
+
+    /// Deletes single rows in one transaction, and overwrites what they held. Ids are missing after
+    /// it, so the mark of an orderly end goes too.
+    async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
+        self.run("pragma secure_delete = on").await?;
+        let mut transaction = self.conn.begin().await?;
+        if self.mark != Mark::Absent {
+            clean::clear(&mut transaction).await?;
+        }
+        for id in ids {
+            let query = sqlx::query("delete from entry where id = ?").bind(signed(*id));
+            query.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        self.mark = Mark::Absent;
+        Ok(())
+    }
+
+    /// Returns how many messages were received before this, Unix time in nanoseconds.
+    async fn received_before(&mut self, at: i64) -> Result<u64, SpoolError> {
+        const SQL: &str = "select count(topic) from entry where received_at < ?";
+        unsigned(&sqlx::query(SQL).bind(at).fetch_one(&mut self.conn).await?, 0)
+    }
+}
+
+async fn matching(file: &mut SpoolFile, matches: &Matches<'_>) -> Result<Vec<u64>, SpoolError> {
+    let (mut ids, mut last) = (Vec::new(), 0);
+    loop {
+        let rows = file.read(last, ROWS, READ_AHEAD).await?;
+        let Some((newest, _)) = rows.last() else { return Ok(ids) };
+        last = *newest;
+        ids.extend(rows.into_iter().filter_map(|(id, row)| is_match(row, matches).then_some(id)));
+    }
+}
+
+/// A row without a topic is about a connection.
+fn is_match(row: Row<'static>, matches: &Matches<'_>) -> bool {
+    let Some(topic) = row.topic else { return false };
+    matches(&topic, &Bytes::from(row.payload.into_owned()), at(row.received_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::Changes;
+    use super::*;
+
+    #[tokio::test]
+    async fn erased_rows_are_no_damage_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+        let row = |topic: &'static str| Row {
+            received_at: 1,
+            topic: Some(topic.into()),
+            payload: vec![0; 10].into(),
+            qos: 1,
+            retain: false,
+        };
+        let append = [(1, row("keep")), (2, row("erase")), (3, row("keep"))];
+        file.write(&Changes { append: &append, ..Changes::default() }).await.unwrap();
+        let (depth, _) = file.depth().await.unwrap();
+        file.close_in_order(depth).await.unwrap();
+        let erased = erase(dir.path(), &|topic, _, _| topic == "erase").await.unwrap();
+        assert_eq!(erased, Some(1));
+        let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+        assert_eq!(file.depth().await.unwrap().0.rows, 2);
+        let mut reader = file.reader(&path_in(dir.path())).await.unwrap();
+        assert_eq!(reader.read(0, 10, 1000).await.unwrap().len(), 2);
+    }
+}
