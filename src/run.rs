@@ -30,7 +30,7 @@ use crate::session::gap_state_file::GapStateFile;
 use crate::session::gap_tracker::GapTracker;
 use crate::session::renewal;
 use crate::session::shared::Process;
-use crate::session::transport::mqtt::NetworkConnector;
+use crate::session::transport::connector::NetworkConnector;
 use crate::signals::{Reloads, Signals, Stop};
 use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
@@ -144,7 +144,7 @@ impl Service {
                 config.spool.as_ref().map(|spool| spool.dir.as_path()),
             )),
             accounting: Arc::clone(metrics.accounting()),
-            connector: Arc::new(NetworkConnector),
+            connector: Arc::new(NetworkConnector::default()),
             clock: Clock::system(),
         };
         Ok(Self {

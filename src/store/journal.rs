@@ -109,11 +109,12 @@ impl Store {
         }
     }
 
-    /// Returns the newest gap of this client id: one that lasts, else the one that ended last.
+    /// Returns the newest gap of this client id that nobody acknowledged: one that lasts, else the one
+    /// that ended last.
     pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
         const SQL: &str = "
             select ended_at from centiloc.gap
-             where client_id = $1
+             where client_id = $1 and acknowledged_at is null
              order by ended_at desc nulls first
              limit 1";
         let mut conn = self.acquire().await?;

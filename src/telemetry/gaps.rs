@@ -119,7 +119,7 @@ impl Collector for NewestGapCollector {
         let age = ConstGauge::new(newest.age_seconds(OffsetDateTime::now_utc()));
         age.encode(encoder.encode_descriptor(
             "newest_gap_age_seconds",
-            "Time since the end of the newest possible loss in the database, 0 while it lasts",
+            "Time since the end of the newest unacknowledged gap in the database, 0 while it lasts",
             None,
             MetricType::Gauge,
         )?)
