@@ -18,8 +18,9 @@ use self::sql::{
 };
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
-use super::partitions::run;
 use super::text::clean;
+use super::timestamp::Timestamp;
+use super::transaction::{Conn, Transaction};
 use super::write::bounded;
 use crate::message::{ConnectionName, ConnectionNews, GapCause, WITHOUT_NOTICE};
 use crate::progress::idle;
@@ -119,12 +120,12 @@ impl Store {
              limit 1";
         let mut conn = self.acquire().await?;
         let query = sqlx::query_scalar(SQL).bind(client_id);
-        let newest: Result<Option<Option<OffsetDateTime>>, Fault> =
+        let newest: Result<Option<Option<Timestamp>>, Fault> =
             bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await;
         if newest.is_err() {
             conn.close_on_drop();
         }
-        Ok(newest?.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, NewestGap::Ended)))
+        Ok(newest?.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
     async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {
@@ -134,20 +135,22 @@ impl Store {
              order by id desc
              limit 1";
         let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id);
-        Ok(bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await?)
+        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
+        let found = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(found)?)
     }
 
     async fn opened(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn<'_>,
         session_expiry: Duration,
         opened: Opened<'_>,
     ) -> Result<Noted, Fault> {
         let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
-        run(conn, limit, "begin".into()).await?;
+        let mut transaction = Transaction::begin(conn, limit).await?;
         let written: Result<(Option<i64>, Noted), Fault> = async {
+            let conn = transaction.conn();
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
             if let Some(Newest::This { row, held, stands }) = newest {
@@ -182,13 +185,11 @@ impl Store {
             Ok((Some(row), Noted { stale_filters: opening.stale_filters, gap }))
         }
         .await;
-        match written {
+        match transaction.end(written).await {
             Ok((row, noted)) => {
-                run(conn, limit, "commit".into()).await?;
                 self.open.set(row.map(|row| (opened.connection.clone(), row)));
                 Ok(noted)
             }
-            // Without a transaction to go on with, the connection is of no more use.
             Err(fault) if fault.spares_connection() => Err(fault.taken_as(Class::Retry)),
             Err(fault) => Err(fault),
         }

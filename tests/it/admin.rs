@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 24] = [
+const METRICS: [(&str, &str); 25] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -32,6 +32,7 @@ const METRICS: [(&str, &str); 24] = [
     ("spool_oldest_seconds", "gauge"),
     ("commit_failures_total", "counter"),
     ("database_up", "gauge"),
+    ("retention_overdue_seconds", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("stage_restarts_total", "counter"),
     ("build_info", "gauge"),

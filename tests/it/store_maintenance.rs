@@ -105,6 +105,32 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
 }
 
 #[tokio::test]
+async fn overdue_retention_is_shown_until_the_reader_lets_go() {
+    let bench = Bench::new().await;
+    bench.items(&[crate::store_kit::arrives("U", "A", 1)]).await;
+    let mut reader = bench.db.connect().await.unwrap();
+    let hold = "begin; select count(*) from centiloc.item_event";
+    sqlx::raw_sql(hold).execute(&mut reader).await.unwrap();
+    let store = bench.another_store(PartitionSpan::Month);
+    store.prepare_schema(true).await.unwrap();
+    let (parts, health) = parts(store);
+    let metrics = Arc::clone(&parts.metrics);
+    let stop = parts.stop.clone();
+    let overdue = || health.snapshot().database.retention_overdue_seconds;
+    let script = async {
+        until_true("retention to be overdue", SOON, || overdue() > 0.0).await;
+        assert!(metrics.encode_text().contains("centiloc_bridge_retention_overdue_seconds"));
+        assert!(metrics.retention_overdue_seconds.get() > 0.0);
+        sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
+        until_true("the partition to be dropped", SOON * 2, || overdue() <= 0.0).await;
+        assert!(metrics.retention_overdue_seconds.get() <= 0.0);
+        assert_eq!(bench.db.count("centiloc.item_event").await, 0);
+        stop.cancel();
+    };
+    tokio::join!(maintenance::run(parts), script);
+}
+
+#[tokio::test]
 async fn payloads_go_before_their_rows() {
     let bench = Bench::new().await;
     let cutoff = at(100);
