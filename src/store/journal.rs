@@ -119,13 +119,10 @@ impl Store {
              order by ended_at desc nulls first
              limit 1";
         let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id);
-        let newest: Result<Option<Option<Timestamp>>, Fault> =
-            bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await;
-        if newest.is_err() {
-            conn.close_on_drop();
-        }
-        Ok(newest?.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
+        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
+        let newest = bounded(self.link.answer_within, query).await;
+        let newest: Option<Option<Timestamp>> = conn.finish(newest)?;
+        Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
     async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {
