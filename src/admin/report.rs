@@ -114,7 +114,7 @@ pub struct Status {
     /// MQTT client identifier.
     pub client_id: String,
     /// When the process started.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "crate::timestamp::serialize")]
     pub started_at: OffsetDateTime,
     /// Since then.
     pub uptime_seconds: u64,

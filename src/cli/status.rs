@@ -13,6 +13,7 @@ use crate::admin::client::{Target, fetch};
 use crate::admin::outline::Outline;
 use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
 use crate::exit;
+use crate::telemetry::stderr;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -51,33 +52,33 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Prints the status. Returns whether the service is as it should be.
 async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
     if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
-        eprintln!(
+        stderr::line(format_args!(
             "{problems}\nA running service keeps the configuration it was started or reloaded with; \
              asking it all the same."
-        );
+        ));
     }
     let listen = expected.and_then(|service| service.listen).map(Target::from);
     let Some(target) = args.url.clone().or(listen) else {
-        eprintln!(
+        stderr::line(format_args!(
             "the admin endpoint is turned off (admin.listen = \"\"), so a running service cannot \
              be asked; give it an address such as 127.0.0.1:9464 and restart the service"
-        );
+        ));
         return Ok(false);
     };
     let status = match fetch(&target).await {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("{error}");
+            stderr::line(format_args!("{error}"));
             return Ok(false);
         }
     };
     if let Some(differs) = expected.and_then(|service| other_service(&status, service, &target)) {
         let file = args.config.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
-        eprintln!(
+        stderr::line(format_args!(
             "{differs} in {}; give -c the file of that service, or --url the address of this one. \
              After a change of the tenant or of mqtt.client_id, restart the service.",
             file.display()
-        );
+        ));
         return Ok(false);
     }
     print(&status, args.json)?;

@@ -2,6 +2,7 @@
 
 mod encodings;
 mod leaks;
+mod missing;
 mod names;
 mod shipped;
 mod state;

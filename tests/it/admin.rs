@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 25] = [
+const METRICS: [(&str, &str); 26] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -34,6 +34,7 @@ const METRICS: [(&str, &str); 25] = [
     ("database_up", "gauge"),
     ("retention_overdue_seconds", "gauge"),
     ("default_partition_rows_total", "counter"),
+    ("log_lines_dropped_total", "counter"),
     ("stage_restarts_total", "counter"),
     ("build_info", "gauge"),
 ];

@@ -28,6 +28,8 @@ mod fuzzed;
 mod gap_commands;
 mod gaps;
 mod liveness;
+mod logging;
+mod lookups;
 mod lying_peers;
 mod outages;
 mod poolers;
