@@ -4,6 +4,7 @@
 mod edge;
 mod pipeline;
 mod reloader;
+mod retire;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use self::edge::Edge;
 use self::pipeline::Pipeline;
 use self::reloader::Reloader;
+pub use self::retire::retire;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, Reconnect};
@@ -66,6 +68,8 @@ struct Service {
     dials: Dials,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
+    /// The session is to end for good; see [`retire`].
+    retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
     connections: Arc<AtomicU64>,
 }
@@ -171,6 +175,7 @@ impl Service {
             condition,
             metrics,
             health,
+            retire: None,
             connections: Arc::default(),
             config,
         })

@@ -9,6 +9,7 @@ pub mod erase;
 pub mod gaps;
 pub mod migrate;
 mod output;
+pub mod retire;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -56,6 +57,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// List periods of possible loss, and acknowledge them with a note
     Gaps(gaps::Args),
+    /// End the durable session at the broker for good, after storing what it holds
+    Retire(retire::Args),
     /// Erase the trace of a tag or board, or everything before a date
     Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
@@ -157,6 +160,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Gaps(args) => gaps::run(args).await,
+            Command::Retire(args) => Box::pin(retire::run(args)).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }

@@ -15,8 +15,9 @@ use crate::progress::idle;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::{self, MaintenanceParts};
+use crate::store::members::Members;
 use crate::supervisor::Group;
-use crate::watchdog;
+use crate::{topic, watchdog};
 
 /// The tasks.
 pub(super) struct Edge {
@@ -203,6 +204,11 @@ impl Service {
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
+            members: Members {
+                client_id: self.config.mqtt.client_id.clone(),
+                filters: topic::filters(&self.config.mqtt, &self.config.tenant),
+                session_expiry: self.config.mqtt.session_expiry,
+            },
             stop,
         }
     }

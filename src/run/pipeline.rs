@@ -123,6 +123,7 @@ impl Service {
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.dials.reconnect.subscribe(),
+            retire: self.retire.clone(),
         };
         let connections = Arc::clone(&self.connections);
         Session::new(shared, intake, feedback, orders, connections, StdRng::from_os_rng())

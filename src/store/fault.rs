@@ -287,6 +287,46 @@ mod tests {
         assert!(matches!(StoreError::from(fault), StoreError::Retry(_)));
     }
 
+    #[test]
+    fn only_failures_of_a_statement_leave_the_connection_usable() {
+        let usable = [Class::Halve, Class::SetAside, Class::NoPartition];
+        for class in [Class::Retry, Class::Stop, Class::Unknown].iter().chain(&usable) {
+            let fault = Fault::retry("x").taken_as(*class);
+            assert_eq!(fault.spares_connection(), usable.contains(class), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_failing_server_refuses_nothing() {
+        let fault =
+            |code: Option<&str>| Fault { sqlstate: code.map(Into::into), ..Fault::retry("") };
+        for code in ["08006", "57P01", "58030", "53100"] {
+            assert!(!fault(Some(code)).is_refusal(), "{code}");
+        }
+        assert!(!fault(None).is_refusal(), "no answer");
+        assert!(fault(Some("42501")).is_refusal());
+    }
+
+    #[test]
+    fn codes_that_need_operator_action_name_it() {
+        for (code, word) in [
+            ("28P01", "password"),
+            ("28000", "password"),
+            ("3D000", "create the database"),
+            ("42501", "grant"),
+            ("42P01", "migrate"),
+            ("42703", "migrate"),
+            ("42883", "migrate"),
+            ("3F000", "migrate"),
+            ("25006", "read-only"),
+            ("53100", "disk"),
+            ("53300", "connections"),
+        ] {
+            assert!(advice(code).is_some_and(|advice| advice.contains(word)), "{code}");
+        }
+        assert_eq!(advice("22021"), None);
+    }
+
     proptest! {
         #[test]
         fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
+use super::members::{Lookout, Members};
 use super::partitions::{self, Moved};
 use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
@@ -64,6 +65,8 @@ pub struct MaintenanceParts {
     pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
+    /// Looks after the other members of a share group.
+    pub members: Members,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -83,7 +86,10 @@ async fn keep_house(parts: &MaintenanceParts) {
     let mut duties = Duties::new(parts);
     loop {
         idle(beat.tick()).await;
-        let Some(skew) = measure_skew(parts).await else { continue };
+        let Some(skew) = measure_skew(parts).await else {
+            duties.lookout = Lookout::default();
+            continue;
+        };
         // The writer makes the tables; without them there is no house to keep, but the server is
         // still looked at.
         tokio::select! {
@@ -102,6 +108,7 @@ async fn keep_house(parts: &MaintenanceParts) {
         duties.look_after_partitions().await;
         // By the clock that is behind: a wrong one must not delete before its time.
         let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
+        duties.lookout.look(parts, now).await;
         duties.clear_payloads(now).await;
         duties.delete_expired(now).await;
     }
@@ -133,6 +140,7 @@ struct Duties<'p> {
     parts: &'p MaintenanceParts,
     keep_events: watch::Receiver<Option<Duration>>,
     payloads: PayloadSweep,
+    lookout: Lookout,
     partitions_due: Instant,
     /// Between two looks at the partitions while something is left to do.
     partitions_wait: Duration,
@@ -148,6 +156,7 @@ impl<'p> Duties<'p> {
             parts,
             keep_events: parts.keep_events.clone(),
             payloads: PayloadSweep::default(),
+            lookout: Lookout::default(),
             partitions_due: Instant::now(),
             partitions_wait: BEAT,
             retention_due: Instant::now(),

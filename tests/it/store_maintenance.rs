@@ -10,6 +10,7 @@ use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
+use centiloc_bridge::store::members::Members;
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
@@ -32,6 +33,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
         condition: Arc::new(condition),
         metrics,
         health: Arc::clone(&health),
+        members: Members { client_id: "T-bridge".into(), filters: vec![], session_expiry: EXPIRY },
         stop: CancellationToken::new(),
     };
     (parts, health)

@@ -178,6 +178,7 @@ impl Process {
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.reconnect.subscribe(),
+            retire: None,
         };
         let session = Session::new(
             shared,
