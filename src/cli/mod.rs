@@ -47,7 +47,7 @@ enum Command {
     Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
-    /// Ask the running service how it is
+    /// Show the state of the running service
     Status(status::Args),
     /// Show what one payload decodes to, or why it does not
     Decode(WithConfig<decode::Args>),

@@ -15,6 +15,7 @@ pub mod model;
 mod problem;
 mod read;
 mod secret;
+mod service;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use environment::process_environment;
 pub use model::*;
 pub use problem::{Origin, Problem, Problems};
 pub use secret::read_secret;
+pub use service::{Service, find_service};
 
 use layers::{Layer, Merged};
 use read::Reader;

@@ -15,6 +15,9 @@ use super::values::Parsed;
 /// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
+/// Under systemd, the folder that `StateDirectory=` makes; the container image sets it too.
+pub(super) const STATE: &str = "STATE_DIRECTORY";
+
 /// Variables of libpq that would decide how to connect.
 const LIBPQ: [&str; 17] = [
     "PGHOST",
@@ -42,6 +45,7 @@ pub(super) struct Reader {
     /// The configuration file, present or not; relative paths start from its folder.
     file: PathBuf,
     credentials: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// The variables of libpq that are set.
     libpq: Vec<String>,
     /// What is shown instead of the text as given.
@@ -58,14 +62,17 @@ impl Reader {
         environment: &[(String, String)],
         problems: Vec<Problem>,
     ) -> Self {
-        let credentials = environment
-            .iter()
-            .find(|(name, value)| name == CREDENTIALS && !value.is_empty())
-            .map(|(_, value)| PathBuf::from(value));
+        let variable = |wanted: &str| {
+            let found = environment.iter().find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        };
+        let credentials = variable(CREDENTIALS).map(PathBuf::from);
+        // systemd separates several folders with colons.
+        let state = variable(STATE).and_then(|value| value.split(':').next()).map(PathBuf::from);
         let libpq = environment.iter().map(|(name, _)| name.as_str());
         let libpq = libpq.filter(|name| LIBPQ.contains(name)).map(str::to_owned).collect();
         let (shown, warnings) = (BTreeMap::new(), Vec::new());
-        Self { merged, file, credentials, libpq, shown, problems, warnings }
+        Self { merged, file, credentials, state, libpq, shown, problems, warnings }
     }
 
     /// Warns of variables of libpq, which are ignored, and refuses those that the library in use
@@ -92,6 +99,16 @@ impl Reader {
             expected: "database.url alone to say how to connect".to_owned(),
             cure: "unset it for this service, and write what it says into database.url".to_owned(),
         }));
+    }
+
+    /// Returns the folder for state that the service manager made, if there is one.
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.state.clone()
+    }
+
+    /// Returns true if no layer gives this key, not even an empty text.
+    pub fn is_default(&self, name: &str) -> bool {
+        self.merged.get(name).is_none_or(|given| given.origin == Origin::default())
     }
 
     /// What is given for a key that is not empty.

@@ -5,6 +5,7 @@ mod leaks;
 mod missing;
 mod names;
 mod shipped;
+mod state;
 
 use std::path::Path;
 use std::time::Duration;

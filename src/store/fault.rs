@@ -26,6 +26,16 @@ impl StoreError {
             Self::Retry(fault) | Self::Halve(fault) | Self::Stop(fault) => fault,
         }
     }
+
+    /// Returns the class in the words of the metric `commit_failures_total`.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Retry(Fault { class: Class::Unknown, .. }) => "unknown",
+            Self::Retry(_) => "retry",
+            Self::Halve(_) => "halve",
+            Self::Stop(_) => "stop",
+        }
+    }
 }
 
 impl From<Fault> for StoreError {
@@ -283,6 +293,15 @@ mod tests {
         ] {
             assert_eq!(classify(code, Some("some_check")), class, "{code}");
         }
+    }
+
+    #[test]
+    fn every_failure_has_a_class_of_the_metric() {
+        let mut seen = Vec::new();
+        for class in [Class::Retry, Class::Halve, Class::Stop, Class::Unknown] {
+            seen.push(StoreError::from(Fault::retry("x").taken_as(class)).class());
+        }
+        assert_eq!(seen, crate::telemetry::metrics::FAILURE_CLASSES);
     }
 
     #[test]

@@ -19,10 +19,12 @@ use self::sql::{
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
 use super::text::clean;
+use super::timestamp::Timestamp;
 use super::transaction::{Conn, Transaction};
 use super::write::bounded;
 use crate::message::{ConnectionName, ConnectionNews, GapCause, RETIRED, WITHOUT_NOTICE};
 use crate::progress::idle;
+use crate::telemetry::NewestGap;
 
 /// Between two questions that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -119,6 +121,21 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Returns the newest gap of this client id that nobody acknowledged: one that lasts, else the one
+    /// that ended last.
+    pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
+        const SQL: &str = "
+            select ended_at from centiloc.gap
+             where client_id = $1 and acknowledged_at is null
+             order by ended_at desc nulls first
+             limit 1";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
+        let newest = bounded(self.link.answer_within, query).await;
+        let newest: Option<Option<Timestamp>> = conn.finish(newest)?;
+        Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
     pub(crate) async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {

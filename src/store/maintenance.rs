@@ -53,6 +53,8 @@ const PAUSE_MS: std::ops::Range<u64> = 150..450;
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
+    /// MQTT client identifier, whose gaps are looked up.
+    pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
     /// `retention.payloads`, as it is at the moment.
@@ -97,6 +99,11 @@ async fn keep_house(parts: &MaintenanceParts) {
                 beat.reset_immediately();
                 continue;
             }
+        }
+        match parts.store.newest_gap(&parts.client_id).await {
+            Ok(newest) => parts.metrics.gaps.set_newest(newest),
+            // The next beat finds out whether the database answers at all.
+            Err(error) => tracing::debug!(%error, "could not read the newest gap"),
         }
         duties.look_after_partitions().await;
         // By the clock that is behind: a wrong one must not delete before its time.

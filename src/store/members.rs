@@ -14,7 +14,6 @@ use super::timestamp::Timestamp;
 use super::write::bounded;
 use super::{Store, StoreError, lock};
 use crate::message::{Gap, GapCause, RETIRED};
-use crate::telemetry::metrics::CauseLabel;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -64,8 +63,7 @@ impl Lookout {
             }
         };
         for gap in vanished {
-            let cause = gap.cause.as_str();
-            metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
+            metrics.gaps.count(gap.cause);
             tracing::warn!(
                 member = gap.client_id,
                 detail = gap.detail,

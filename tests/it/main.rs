@@ -46,6 +46,7 @@ mod shipped_files;
 mod simulate;
 mod single_writer;
 mod spool;
+mod status;
 mod stop;
 mod stopping;
 mod store_commit;
