@@ -247,7 +247,7 @@ fn advice(sqlstate: &str) -> Option<&'static str> {
              them between clients; use session pooling for this service (PgBouncer: \
              pool_mode = session), or name PostgreSQL itself in database.url",
         ),
-        "53300" => Some("raise the limit that is named"),
+        "53300" => Some("raise the limit on connections that was reached"),
         _ => None,
     }
 }
