@@ -184,12 +184,20 @@ pub enum GapCause {
     SpoolFull,
     /// The spool file was corrupt; not every row could be salvaged.
     SpoolDamaged,
+    /// The database was found in an earlier state: restored from a backup.
+    DatabaseRestored,
 }
 
 impl GapCause {
     /// One of each.
-    pub const ALL: [Self; 5] =
-        [Self::SessionLost, Self::Absence, Self::Backpressure, Self::SpoolFull, Self::SpoolDamaged];
+    pub const ALL: [Self; 6] = [
+        Self::SessionLost,
+        Self::Absence,
+        Self::Backpressure,
+        Self::SpoolFull,
+        Self::SpoolDamaged,
+        Self::DatabaseRestored,
+    ];
 
     /// As stored in `gap.cause` and in the metrics label.
     pub fn as_str(self) -> &'static str {
@@ -199,6 +207,7 @@ impl GapCause {
             Self::Backpressure => "backpressure",
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
+            Self::DatabaseRestored => "database_restored",
         }
     }
 }

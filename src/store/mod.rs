@@ -20,6 +20,7 @@ pub mod maintenance;
 mod partitions;
 mod payload_retention;
 mod refusals;
+mod restored;
 mod retention;
 mod rows;
 pub mod schema;
@@ -63,6 +64,7 @@ pub struct Store {
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     clocks: Clocks,
+    memory: restored::Memory,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -79,6 +81,7 @@ impl Store {
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: Clocks::default(),
+            memory: restored::Memory::default(),
             prepared: watch::Sender::new(false),
             link,
         })

@@ -15,7 +15,7 @@ use super::write::bounded;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
@@ -24,6 +24,7 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "board_health", include_str!("../../migrations/0006_board_health.sql")),
     (7, "plausibility", include_str!("../../migrations/0007_plausibility.sql")),
     (8, "payloads", include_str!("../../migrations/0008_payloads.sql")),
+    (10, "journal_position", include_str!("../../migrations/0010_journal_position.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";

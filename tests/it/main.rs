@@ -30,6 +30,7 @@ mod power;
 mod power_loss;
 mod reload;
 mod renewal;
+mod restore;
 mod secrets;
 mod secure_connections;
 mod seeds;
