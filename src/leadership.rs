@@ -9,6 +9,10 @@ pub enum Leadership {
     /// The database has not answered yet: wait, it takes seconds at most.
     #[default]
     Asking,
+    /// The database answers, but does not give the lock: a limit on connections, credentials, a
+    /// pooler that shares sessions. Why, for a person. Then the session waits: another process may
+    /// hold the lock.
+    Refused(String),
     /// The database cannot be asked. Then the session goes on without the right: a broker's queue
     /// that overflows meanwhile is the worse loss.
     Unknown,
@@ -28,8 +32,13 @@ impl Leadership {
     pub fn holder(&self) -> Option<&Holder> {
         match self {
             Self::Elsewhere(holder) => Some(holder),
-            Self::Asking | Self::Unknown | Self::Held => None,
+            Self::Asking | Self::Refused(_) | Self::Unknown | Self::Held => None,
         }
+    }
+
+    /// Returns whether a session that is connected has to end.
+    pub fn must_leave(&self) -> bool {
+        matches!(self, Self::Elsewhere(_) | Self::Refused(_))
     }
 }
 
@@ -63,6 +72,14 @@ pub fn standing_by(client_id: &str, holder: &Holder) -> String {
     )
 }
 
+/// Why the session waits although the database answers, for a person.
+pub fn refused(client_id: &str, reason: &str) -> String {
+    format!(
+        "not connecting: without the single-writer lock in PostgreSQL another process may hold the \
+         client id {client_id:?}: {reason}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +90,8 @@ mod tests {
         assert!(Leadership::Unknown.may_connect());
         assert!(!Leadership::Asking.may_connect());
         assert!(!Leadership::Elsewhere(Holder::default()).may_connect());
+        let refused = Leadership::Refused("a limit".into());
+        assert!(!refused.may_connect() && refused.must_leave());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what demo and tests need and is missing, where it may: Debian and Ubuntu, as root or with
 # a sudo that asks for no password. Elsewhere says what to install. The packages' own cluster and
-# broker are not started: nothing here uses, or occupies, ports 5432 and 1883.
+# broker are not started, nor the pooler: nothing here uses, or occupies, ports 5432, 6432 and 1883.
 set -euo pipefail
 
 cargo=${CARGO:-cargo}
@@ -21,6 +21,7 @@ need() { # PROGRAM PACKAGE
 }
 need initdb postgresql
 need psql postgresql-client
+need pgbouncer pgbouncer
 need mosquitto mosquitto
 need mosquitto_passwd mosquitto
 need openssl openssl
@@ -40,8 +41,8 @@ if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
     {
         echo "These are missing, and may not be installed from here: ${missing[*]}"
         echo "On Debian or Ubuntu:  sudo apt-get install ${missing[*]}"
-        echo "Elsewhere: a PostgreSQL server (14 or newer) with initdb, psql, Mosquitto (2 or newer)"
-        echo "with mosquitto_passwd, openssl, a C compiler and util-linux, all in PATH."
+        echo "Elsewhere: a PostgreSQL server (14 or newer) with initdb, psql, PgBouncer, Mosquitto (2 or"
+        echo "newer) with mosquitto_passwd, openssl, a C compiler and util-linux, all in PATH."
     } >&2
     exit 1
 fi
@@ -51,19 +52,24 @@ echo "Installing: ${missing[*]}"
 no_cluster=/etc/postgresql-common/createcluster.d/centiloc-bridge-demo.conf
 has_systemd=no
 [ -d /run/systemd/system ] && has_systemd=yes
-keeps_mosquitto_down() { case " ${missing[*]} " in *" mosquitto "*) return 0 ;; *) return 1 ;; esac; }
+# The services of what is installed here, which are not to run.
+services=()
+for service in mosquitto pgbouncer; do
+    case " ${missing[*]} " in *" $service "*) services+=("$service.service") ;; esac
+done
+keeps_down() { [ $has_systemd = yes ] && [ "${#services[@]}" -gt 0 ]; }
 undo() {
     "${as_root[@]}" rm -f "$no_cluster"
-    if [ $has_systemd = yes ] && keeps_mosquitto_down; then
-        "${as_root[@]}" systemctl unmask --runtime --quiet mosquitto.service
+    if keeps_down; then
+        "${as_root[@]}" systemctl unmask --runtime --quiet "${services[@]}"
     fi
 }
 trap undo EXIT
 
 "${as_root[@]}" mkdir -p "$(dirname "$no_cluster")"
 echo 'create_main_cluster = false' | "${as_root[@]}" tee "$no_cluster" >/dev/null
-if [ $has_systemd = yes ] && keeps_mosquitto_down; then
-    "${as_root[@]}" systemctl mask --runtime --quiet mosquitto.service
+if keeps_down; then
+    "${as_root[@]}" systemctl mask --runtime --quiet "${services[@]}"
 fi
 
 # RUNLEVEL=1 keeps invoke-rc.d from starting services where there is no systemd.
@@ -74,6 +80,6 @@ install() {
 # The lists may be absent or old.
 install || { "${as_root[@]}" apt-get update -qq && install; }
 
-if [ $has_systemd = yes ] && keeps_mosquitto_down; then
-    "${as_root[@]}" systemctl disable --quiet mosquitto.service
+if keeps_down; then
+    "${as_root[@]}" systemctl disable --quiet "${services[@]}"
 fi

@@ -13,6 +13,7 @@ use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Ri
 use crate::store::schema::{SchemaError, Step};
 
 pub(super) const CONNECTION: &str = "database_connection";
+pub(super) const SESSIONS: &str = "database_sessions";
 pub(super) const TLS: &str = "database_tls";
 pub(super) const VERSION: &str = "database_version";
 pub(super) const ENCODING: &str = "database_encoding";
@@ -24,8 +25,10 @@ pub(super) const PARTITIONS: &str = "database_partitions";
 pub(super) const CLOCK: &str = "database_clock";
 
 /// The lines of a database that answers.
-pub(super) const EXPECTED: [&str; 10] =
-    [CONNECTION, TLS, VERSION, ENCODING, WRITABLE, DURABILITY, CLOCK, SCHEMA, RIGHTS, PARTITIONS];
+pub(super) const EXPECTED: [&str; 11] = [
+    CONNECTION, SESSIONS, TLS, VERSION, ENCODING, WRITABLE, DURABILITY, CLOCK, SCHEMA, RIGHTS,
+    PARTITIONS,
+];
 
 /// What to do where the server's own words have no better advice.
 const SEE_LOG: &str = "see the database server's log";
@@ -61,12 +64,16 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
         Ok(inspection) => inspection,
         Err(error) => return checks.push(fault(CONNECTION, &error)),
     };
+    if let Err(error) = inspection.sessions().await {
+        return checks.push(fault(SESSIONS, &error));
+    }
     let server = match inspection.server().await {
         Ok(server) => server,
         Err(error) => return checks.push(fault(CONNECTION, &error)),
     };
     let place = inspection.place.clone();
     checks.push(connection(&server, &place));
+    checks.push(Check::ok(SESSIONS, "each connection is a session of its own"));
     checks.extend(of_server(&server, &place));
     checks.push(match inspection.clock_skew().await {
         Ok(ahead) => clock(ahead),

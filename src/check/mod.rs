@@ -24,7 +24,7 @@ use crate::credentials::preflight::tls_files;
 pub use crate::credentials::preflight::{Check, Status};
 
 /// Every name a line can have, in the order of the lines; people script against them.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 34] = [
     "configuration",
     "client_id",
     "payloads",
@@ -49,6 +49,7 @@ pub const NAMES: [&str; 33] = [
     broker::LOGIN,
     broker::SUBSCRIPTION,
     database::CONNECTION,
+    database::SESSIONS,
     database::TLS,
     database::VERSION,
     database::ENCODING,

@@ -5,6 +5,7 @@ pub mod config;
 pub mod csr;
 pub mod dead_letters;
 pub mod decode;
+pub mod erase;
 pub mod migrate;
 pub mod run;
 pub mod simulate;
@@ -47,6 +48,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// Erase the trace of a tag or board, or everything before a date
+    Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
     Simulate(simulate::Args),
 }
@@ -129,6 +132,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })

@@ -47,7 +47,7 @@ use self::shared::Shared;
 use self::transport::{Accepted, ConnectRequest};
 use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
-use crate::leadership::{Leadership, standing_by};
+use crate::leadership::{Leadership, refused, standing_by};
 use crate::message::Feedback;
 use crate::progress;
 use crate::telemetry::health::Phase;
@@ -171,10 +171,18 @@ impl Session {
     }
 
     fn say_who_holds_it(&self, now: &Leadership) {
-        let Some(holder) = now.holder() else { return };
-        let problem = standing_by(&self.shared.mqtt.client_id, holder);
-        tracing::warn!(holder = %holder, problem, "another process holds the client id");
-        self.shared.enter(Phase::Standby, Some(problem));
+        let client_id = &self.shared.mqtt.client_id;
+        match now {
+            Leadership::Elsewhere(holder) => {
+                let problem = standing_by(client_id, holder);
+                tracing::warn!(holder = %holder, problem, "another process holds the client id");
+                self.shared.enter(Phase::Standby, Some(problem));
+            }
+            Leadership::Refused(reason) => {
+                self.shared.enter(Phase::Connecting, Some(refused(client_id, reason)));
+            }
+            Leadership::Asking | Leadership::Unknown | Leadership::Held => {}
+        }
     }
 
     async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Attempt {

@@ -26,7 +26,7 @@ pub struct Orders {
 pub enum Order {
     /// Stop taking in, finish what is inside.
     Stop,
-    /// Another process holds the session now.
+    /// Another process holds the session now, or the lock on it cannot be had.
     StandBy,
     /// There are new credentials.
     Renew,
@@ -46,11 +46,11 @@ impl Orders {
     }
 }
 
-/// Waits until another process holds the session.
+/// Waits until another process holds the session, or the lock on it is refused.
 async fn taken(leadership: &mut watch::Receiver<Leadership>) {
     loop {
         changed(leadership).await;
-        if leadership.borrow().holder().is_some() {
+        if leadership.borrow().must_leave() {
             return;
         }
     }

@@ -114,6 +114,33 @@ impl SpoolFile {
         Ok(Self(options.connect().await?))
     }
 
+    /// Opens it for reading, beside the process that has it.
+    pub async fn look(path: &Path) -> Result<Self, SpoolError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(BUSY)
+            .disable_statement_logging();
+        Ok(Self(options.connect().await?))
+    }
+
+    /// Deletes single rows in one transaction, and overwrites what they held.
+    pub async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
+        self.run("pragma secure_delete = on").await?;
+        let mut transaction = self.0.begin().await?;
+        for id in ids {
+            let query = sqlx::query("delete from entry where id = ?").bind(signed(*id));
+            query.execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Returns how many messages were received before this, Unix time in nanoseconds.
+    pub async fn received_before(&mut self, at: i64) -> Result<u64, SpoolError> {
+        const SQL: &str = "select count(topic) from entry where received_at < ?";
+        unsigned(&sqlx::query(SQL).bind(at).fetch_one(&mut self.0).await?, 0)
+    }
+
     async fn check(&mut self) -> Result<(), SpoolError> {
         let found: String =
             sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut self.0).await?;

@@ -23,16 +23,23 @@ impl Lock {
     /// Makes the folder if need be.
     pub fn take(dir: &Path) -> Result<Self, SpoolError> {
         make_folder(dir).map_err(|e| SpoolError::io(dir, &e))?;
+        Self::try_take(dir)?.ok_or_else(|| {
+            SpoolError::Unavailable(format!(
+                "spool.dir: {} is in use by another process; give each its own folder, or wait for \
+                 the other to end",
+                dir.display()
+            ))
+        })
+    }
+
+    /// Returns `None` if another process has it.
+    pub fn try_take(dir: &Path) -> Result<Option<Self>, SpoolError> {
         let path = dir.join(LOCK);
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         let file = file.map_err(|e| SpoolError::io(&path, &e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(SpoolError::Unavailable(format!(
-                "spool.dir: {} is in use by another process; give each its own folder, or wait for \
-                 the other to end",
-                dir.display()
-            ))),
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(SpoolError::io(&path, &error)),
         }
     }

@@ -15,6 +15,7 @@
 //! spool is switched off. [`storage`] is all that these need of the disk.
 
 mod append;
+pub mod erase;
 mod error;
 mod file;
 mod folder;

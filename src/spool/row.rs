@@ -106,7 +106,7 @@ impl<'a> Row<'a> {
     }
 }
 
-fn nanoseconds(at: OffsetDateTime) -> i64 {
+pub(super) fn nanoseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 

@@ -19,7 +19,7 @@ const IN_WORK: &str = "spool.db.salvage";
 /// The same, complete.
 const COMPLETE: &str = "spool.db.salvaged";
 /// Beginning of the damaged file's new name.
-const ASIDE: &str = "spool.db.damaged-";
+pub(super) const ASIDE: &str = "spool.db.damaged-";
 
 /// Rows read at once, and ids tried one by one where that fails.
 const CHUNK: u64 = 1000;

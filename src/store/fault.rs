@@ -35,7 +35,9 @@ impl From<Fault> for StoreError {
         match fault.class {
             Class::Retry | Class::Unknown => Self::Retry(fault),
             Class::Halve => Self::Halve(fault),
-            Class::SetAside | Class::NoPartition | Class::Stop => Self::Stop(fault),
+            Class::SetAside | Class::NoPartition | Class::Stop | Class::Unsuitable => {
+                Self::Stop(fault)
+            }
         }
     }
 }
@@ -53,6 +55,8 @@ pub enum Class {
     NoPartition,
     /// Schema, privileges, credentials, database name.
     Stop,
+    /// The server, or a pooler before it, is not one that this service can work with.
+    Unsuitable,
     /// A code without a meaning here. Retried; a row that keeps causing it while others commit is
     /// set aside.
     Unknown,
@@ -64,6 +68,8 @@ pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
     match sqlstate {
         "57014" => return Class::Halve,
         "55P03" | "25006" => return Class::Retry,
+        // Ours are only ever prepared once in a session and never freed: this is another session.
+        "42P05" | "26000" => return Class::Unsuitable,
         "23514" if constraint.is_none() => return Class::NoPartition,
         _ => {}
     }
@@ -98,6 +104,11 @@ impl Fault {
         Self { class: Class::Stop, sqlstate: None, text: text.into() }
     }
 
+    /// A server that this service cannot work with.
+    pub(super) fn unsuitable(text: impl Into<String>) -> Self {
+        Self { class: Class::Unsuitable, ..Self::stop(text) }
+    }
+
     /// The server's silence.
     pub(super) fn silent(limit: Duration) -> Self {
         Self::retry(format!(
@@ -116,6 +127,14 @@ impl Fault {
     /// statement.
     pub(super) fn spares_connection(&self) -> bool {
         matches!(self.class, Class::Halve | Class::SetAside | Class::NoPartition)
+    }
+
+    /// Whether the server answered and refused, so that it is not away: credentials, privileges, a
+    /// limit on connections, a pooler of the wrong kind.
+    pub(super) fn is_answer(&self) -> bool {
+        self.class == Class::Unsuitable
+            || self.sqlstate.as_deref() == Some("53300")
+            || self.is_refusal()
     }
 
     /// Whether the server refused a statement while being well itself.
@@ -170,6 +189,11 @@ fn advice(sqlstate: &str) -> Option<&'static str> {
         "42P01" | "42703" | "42883" | "3F000" => Some("run `centiloc-bridge migrate`"),
         "25006" => Some("the server is read-only: a standby, or full"),
         "53100" => Some("free disk space on the database server"),
+        "42P05" | "26000" => Some(
+            "a connection pooler shares its server connections by transaction, or does not reset \
+             them between clients; use session pooling for this service (PgBouncer: \
+             pool_mode = session), or name PostgreSQL itself in database.url",
+        ),
         "53300" => Some("raise max_connections on the database server"),
         _ => None,
     }
@@ -205,6 +229,8 @@ mod tests {
             ("42501", Class::Stop),
             ("28P01", Class::Stop),
             ("3D000", Class::Stop),
+            ("42P05", Class::Unsuitable),
+            ("26000", Class::Unsuitable),
             ("XX000", Class::Unknown),
             ("P0001", Class::Unknown),
             ("55000", Class::Unknown),

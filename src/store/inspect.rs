@@ -10,6 +10,7 @@ use super::connect::Link;
 pub use super::connect::Place;
 use super::fault::Fault;
 use super::partitions::list_named;
+use super::pooling::prove_sessions;
 use super::schema::{self, SchemaError, Step};
 use super::write::bounded;
 use crate::config;
@@ -45,6 +46,7 @@ const TO_DELETE: [(&str, &[&str]); 5] = [
 /// An open connection to look through.
 #[derive(Debug)]
 pub struct Inspection {
+    link: Link,
     conn: PgConnection,
     limit: Duration,
     /// Where the server is.
@@ -107,7 +109,7 @@ pub struct Coverage {
 pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
     let link = Link::new(config)?;
     let conn = link.open().await?;
-    Ok(Inspection { conn, limit: link.answer_within, place: link.place() })
+    Ok(Inspection { limit: link.answer_within, place: link.place(), link, conn })
 }
 
 /// Where the configured server is, without connecting.
@@ -143,6 +145,12 @@ impl Inspection {
             fsync: row.try_get("fsync")?,
             tls: tls.0.map(|version| (version, tls.1.unwrap_or_default())),
         })
+    }
+
+    /// Proves that each connection is a session of its own, which a pooler may not grant.
+    pub async fn sessions(&mut self) -> Result<(), Fault> {
+        let mut other = self.link.open().await?;
+        prove_sessions(&mut self.conn, &mut other, self.limit).await
     }
 
     /// Which migrations are applied.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Store;
 use super::connect::Link;
 use super::fault::{Class, Fault};
+use super::pooling::{process, prove_sessions, shared_sessions};
 use super::write::bounded;
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
@@ -54,6 +55,13 @@ const VANISHED: [(&str, &str); 4] = [
     ("tcp_user_timeout", "25000"),
 ];
 
+/// Locks that PostgreSQL shows for a key, as `pg_try_advisory_lock(bigint)` takes them.
+const LOCKS_OF_KEY: &str = "
+    from pg_catalog.pg_locks l
+   where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+     and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+     and (l.classid::bigint << 32 | l.objid::bigint) = $1";
+
 /// What the task needs.
 #[derive(Debug)]
 pub struct LockParts {
@@ -80,6 +88,7 @@ pub async fn run(parts: LockParts) {
 }
 
 struct Lock {
+    store: Arc<Store>,
     link: Link,
     key: i64,
     instance: Uuid,
@@ -90,7 +99,8 @@ impl Lock {
     fn new(parts: LockParts) -> Self {
         let name = application_name(host_name().as_deref(), parts.instance);
         Self {
-            link: parts.store.link.with_settings(&name, VANISHED),
+            link: parts.store.link.named(&name).with_settings(VANISHED),
+            store: parts.store,
             key: key(&parts.client_id),
             instance: parts.instance,
             leadership: parts.leadership,
@@ -109,7 +119,7 @@ impl Lock {
             self.lost(&fault);
             backoff.was_up(started.elapsed());
             let wait = match fault.class {
-                Class::Stop => RETRY_STOPPED,
+                Class::Stop | Class::Unsuitable => RETRY_STOPPED,
                 _ => backoff.next(rand::random()),
             };
             idle(tokio::time::sleep(wait)).await;
@@ -121,17 +131,68 @@ impl Lock {
         if self.leadership.borrow().holder().is_some() {
             idle(tokio::time::sleep(AFTER_YOU)).await;
         }
+        let mut session = match self.begin(conn).await {
+            Ok(process) => Session { conn, process, held: false },
+            Err(fault) => return fault,
+        };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut held = false;
         loop {
             idle(look.tick()).await;
-            let result = if held { ping(conn).await } else { self.ask(conn).await };
-            match result {
-                Ok(now_held) => held = now_held,
-                Err(fault) => return fault,
+            if let Err(fault) = self.look(&mut session).await {
+                return fault;
             }
         }
+    }
+
+    /// Makes sure that the connection is a session of its own, by comparing it with another one.
+    /// Returns the server process behind it.
+    async fn begin(&self, conn: &mut PgConnection) -> Result<i32, Fault> {
+        match self.store.acquire().await {
+            Ok(mut other) => {
+                let proof = prove_sessions(conn, &mut other, ANSWER_WITHIN).await;
+                if let Err(fault) = proof {
+                    other.close_on_drop();
+                    return Err(fault);
+                }
+            }
+            // The looks that follow find it out too, only later.
+            Err(fault) => tracing::debug!(
+                reason = %fault,
+                "the single-writer lock's connection could not be compared with another one"
+            ),
+        }
+        process(conn, ANSWER_WITHIN).await
+    }
+
+    /// Takes the lock, or proves that it is still held.
+    async fn look(&self, session: &mut Session<'_>) -> Result<(), Fault> {
+        if session.held && !self.still_held(session).await? {
+            tracing::warn!(
+                "the single-writer lock was released although its connection works (by \
+                 pg_advisory_unlock_all or DISCARD ALL on it); taking it again"
+            );
+            session.held = false;
+        }
+        if !session.held {
+            session.held = self.ask(session.conn).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether PostgreSQL shows the lock as held by this session.
+    async fn still_held(&self, session: &mut Session<'_>) -> Result<bool, Fault> {
+        let sql = format!(
+            "select pg_backend_pid() as process,
+                    exists (select {LOCKS_OF_KEY} and l.pid = pg_backend_pid()) as held"
+        );
+        // Safe: made of constants.
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
+        let row = bounded(ANSWER_WITHIN, query.fetch_one(&mut *session.conn)).await?;
+        if row.try_get::<i32, _>("process")? != session.process {
+            return Err(shared_sessions("the lock's connection has another server process"));
+        }
+        Ok(row.try_get("held")?)
     }
 
     /// Whether the lock is ours now.
@@ -152,15 +213,13 @@ impl Lock {
     }
 
     async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, Holder)>, Fault> {
-        const SQL: &str = "
-            select l.pid, a.application_name, host(a.client_addr) as address
-              from pg_catalog.pg_locks l
-              left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-             where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-               and l.database = (select oid from pg_catalog.pg_database
-                                  where datname = current_database())
-               and (l.classid::bigint << 32 | l.objid::bigint) = $1";
-        let query = sqlx::query(SQL).bind(self.key);
+        let sql = format!(
+            "select held.pid, a.application_name, host(a.client_addr) as address
+               from (select l.pid {LOCKS_OF_KEY}) held
+               left join pg_catalog.pg_stat_activity a on a.pid = held.pid"
+        );
+        // Safe: made of constants.
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
         let Some(row) = bounded(ANSWER_WITHIN, query.fetch_optional(conn)).await? else {
             return Ok(None);
         };
@@ -186,27 +245,47 @@ impl Lock {
         Ok(())
     }
 
-    /// The database cannot be asked. A process that stood by goes on doing so: the holder may have
-    /// lost the same database, and is connected.
+    /// The database does not give the lock. One that is away leaves the session as it is, and lets
+    /// a process that just starts connect: its broker's queue would overflow. One that answers
+    /// keeps such a process from connecting, since another may hold the lock. A process that stood
+    /// by goes on doing so: the holder may have lost the same database, and is connected.
     fn lost(&self, fault: &Fault) {
         let before = self.leadership.borrow().clone();
+        if fault.class == Class::Unsuitable {
+            return self.refuse(fault);
+        }
         match before {
             Leadership::Held => tracing::warn!(
                 reason = %fault,
                 "the connection that holds the single-writer lock broke; keeping the session and \
                  taking the lock again"
             ),
-            Leadership::Asking => tracing::warn!(
+            Leadership::Asking if !fault.is_answer() => tracing::warn!(
                 reason = %fault,
-                "the database cannot say whether another process holds the client id; connecting \
-                 to the broker without its word"
+                "the database is away and cannot be asked for the single-writer lock; connecting \
+                 to the broker without the lock"
             ),
-            Leadership::Unknown | Leadership::Elsewhere(_) => {
+            Leadership::Asking | Leadership::Refused(_) if fault.is_answer() => {
+                return self.refuse(fault);
+            }
+            _ => {
                 tracing::debug!(reason = %fault, "the single-writer lock cannot be asked for");
                 return;
             }
         }
         self.publish(Leadership::Unknown);
+    }
+
+    fn refuse(&self, fault: &Fault) {
+        let refused = Leadership::Refused(fault.to_string());
+        if *self.leadership.borrow() != refused {
+            tracing::error!(
+                reason = %fault,
+                "the database answers but does not give the single-writer lock; not connecting to \
+                 the broker without it"
+            );
+        }
+        self.publish(refused);
     }
 
     fn publish(&self, now: Leadership) {
@@ -221,10 +300,13 @@ impl Lock {
     }
 }
 
-/// Whether the connection that holds the lock still stands.
-async fn ping(conn: &mut PgConnection) -> Result<bool, Fault> {
-    bounded(ANSWER_WITHIN, sqlx::query("select 1").execute(conn)).await?;
-    Ok(true)
+/// The connection that asks and holds.
+struct Session<'c> {
+    conn: &'c mut PgConnection,
+    /// The server process behind it, which never changes.
+    process: i32,
+    /// Whether the lock was given.
+    held: bool,
 }
 
 /// The lock's key: the same in every version and on every host, or two versions side by side would

@@ -12,6 +12,7 @@ pub mod condition;
 mod connect;
 pub mod database;
 pub mod dead_letters;
+pub mod erase;
 pub mod fault;
 pub mod inspect;
 pub mod journal;
@@ -19,6 +20,8 @@ pub mod lock;
 pub mod maintenance;
 mod partitions;
 mod payload_retention;
+mod pool;
+mod pooling;
 mod refusals;
 mod restored;
 mod retention;
@@ -35,9 +38,6 @@ mod writer_slot;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 
 use self::bisect::Sorted;
@@ -47,6 +47,7 @@ pub use self::condition::Condition;
 use self::connect::Link;
 pub use self::fault::{Fault, StoreError};
 use self::partitions::Partitions;
+use self::pool::{Pool, Pooled};
 use self::refusals::Refusals;
 pub use self::rows::Entry;
 pub use self::writer::CommitProof;
@@ -59,7 +60,7 @@ pub struct Store {
     link: Link,
     writer: WriterSlot,
     /// For everything but the stream itself, so that neither waits for the other.
-    pool: PgPool,
+    pool: Pool,
     partitions: Partitions,
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
@@ -76,7 +77,7 @@ impl Store {
         Ok(Self {
             writer: WriterSlot::new(link.clone()),
             // The writer and the single-writer lock have their own.
-            pool: link.pool(config.max_connections.saturating_sub(2)),
+            pool: Pool::new(link.clone(), config.max_connections.saturating_sub(2) as usize),
             partitions: Partitions::new(span),
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
@@ -87,17 +88,9 @@ impl Store {
         })
     }
 
-    /// A connection of the pool. Says what is wrong with the server rather than that waiting for a
-    /// connection took too long.
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>, Fault> {
-        match self.pool.acquire().await {
-            Ok(conn) => Ok(conn),
-            Err(sqlx::Error::PoolTimedOut) => Err(match self.link.open().await {
-                Ok(_) => Fault::retry("every connection is busy; raise database.max_connections"),
-                Err(fault) => fault,
-            }),
-            Err(error) => Err(error.into()),
-        }
+    /// A connection of the pool.
+    async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
+        self.pool.acquire().await
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {

@@ -3,19 +3,20 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
-use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _, SqlSafeStr};
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
 use super::Store;
 use super::fault::{Fault, StoreError};
+use super::partitions::run;
 use super::write::bounded;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
@@ -24,6 +25,7 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (6, "board_health", include_str!("../../migrations/0006_board_health.sql")),
     (7, "plausibility", include_str!("../../migrations/0007_plausibility.sql")),
     (8, "payloads", include_str!("../../migrations/0008_payloads.sql")),
+    (9, "erasure", include_str!("../../migrations/0009_erasure.sql")),
     (10, "journal_position", include_str!("../../migrations/0010_journal_position.sql")),
 ];
 
@@ -95,8 +97,8 @@ impl Store {
 
     /// Applies what is pending; returns what was applied, as far as this process did it.
     pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
-        let mut conn = self.link.open().await?;
         let limit = self.link.answer_within;
+        let mut conn = self.link.open().await?;
         let before = status(&mut conn, limit).await?;
         if before.iter().all(|s| s.applied_at.is_some()) {
             return Ok(Vec::new());
@@ -105,14 +107,17 @@ impl Store {
         if !has_schema(&mut conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        let pool = self.link.for_migrations();
-        let run = tokio::time::timeout(MIGRATION_TIMEOUT, migrator.run(&pool));
-        let result = during(MIGRATION_TIMEOUT, run).await;
+        run(&mut conn, limit, "set statement_timeout = 0".into()).await?;
+        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false));
+        let result = match during(MIGRATION_TIMEOUT, migrate).await {
+            Ok(Ok(())) => status(&mut conn, limit).await,
+            Ok(Err(error)) => Err(migration_error(error)),
+            Err(_) => Err(Fault::silent(MIGRATION_TIMEOUT).into()),
+        };
         // Closing the connection gives back the lock, whatever became of the migration. A dead one
         // would not let itself be closed.
-        drop(tokio::time::timeout(limit, pool.close()).await);
-        result.map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?.map_err(migration_error)?;
-        let after = status(&mut conn, limit).await?;
+        drop(timeout(limit, conn.close()).await);
+        let after = result?;
         let applied =
             |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
         Ok(after.into_iter().filter(|s| applied(s.version)).collect())

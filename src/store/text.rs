@@ -16,6 +16,11 @@ pub fn clean(text: &str) -> String {
     clean
 }
 
+/// Quotes text as a literal, whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
 /// The literal that `::text[]` reads back as these elements. Every element is quoted, so that
 /// NULL, blanks, commas and braces are text.
 pub fn array_literal<S: AsRef<str>>(elements: &[S]) -> String {
@@ -43,6 +48,11 @@ pub fn array_literal<S: AsRef<str>>(elements: &[S]) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_literal_holds_quotes_and_backslashes() {
+        assert_eq!(literal("a'b\\c"), "E'a''b\\\\c'");
+    }
 
     /// Reads an array literal by PostgreSQL's rules for quoted elements.
     fn read(literal: &str) -> Vec<String> {

@@ -23,7 +23,7 @@ const PARTITIONS: &str = "select inhrelid::regclass || ' ' || pg_get_expr(relpar
 
 fn tool(name: &str, postgres: &Postgres) -> Command {
     let mut command = Command::new(program(name));
-    command.env("LC_ALL", "C").arg("--host").arg(postgres.socket_dir());
+    command.env("LC_ALL", "C").arg("--host").arg(&postgres.address().socket_dir);
     command.args(["--port", &postgres.port().to_string(), "--username=postgres"]);
     command
 }

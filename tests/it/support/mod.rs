@@ -18,6 +18,7 @@ pub mod expect;
 pub mod mosquitto;
 pub mod peer;
 pub mod peer_rig;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -110,9 +110,9 @@ impl Postgres {
         self.address.port
     }
 
-    /// Folder of its unix socket.
-    pub fn socket_dir(&self) -> &Path {
-        &self.address.socket_dir
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// What the server logged.
@@ -275,14 +275,14 @@ impl Home {
 
 /// PostgreSQL refuses to run as root.
 #[derive(Debug, Clone)]
-struct User {
-    uid: u32,
-    gid: u32,
+pub(super) struct User {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl User {
     /// `None`: as the user who runs the tests.
-    fn to_run_postgres_as() -> Option<Self> {
+    pub fn to_run_postgres_as() -> Option<Self> {
         if run("id", ["-u"]).trim() != "0" {
             return None;
         }

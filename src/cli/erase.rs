@@ -1,0 +1,186 @@
+//! `erase`: removes the trace of a tag or board, or everything before a date.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, Time};
+
+use super::ConfigArgs;
+use super::status::printable;
+use crate::erase::{self, Report, Selector};
+use crate::exit;
+use crate::store::Store;
+use crate::store::erase::Counts;
+
+/// Between two lines about a step that takes long.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// Arguments of `erase`.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("selector").required(true)))]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Everything about the tag with this uid, as it stands in the events
+    #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
+    uid: Option<String>,
+    /// Everything about the board with this serial number, and what was seen on it
+    #[arg(long, group = "selector", value_name = "SN", value_parser = name)]
+    board: Option<String>,
+    /// Everything that happened before this date (2026-01-31, midnight UTC) or time (RFC 3339)
+    #[arg(long, group = "selector", value_name = "DATE", value_parser = cutoff)]
+    before: Option<OffsetDateTime>,
+    /// Only count what would be erased
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Exit code 1 if something was left: rows that could not be erased, or a place that was not reached.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?.config;
+    let selector = match (args.uid, args.board, args.before) {
+        (Some(uid), _, _) => Selector::Uid(uid),
+        (_, Some(board), _) => Selector::Board(board),
+        (_, _, Some(before)) => Selector::Before(before),
+        // Unwrap safety: the group of arguments is required.
+        (None, None, None) => unreachable!("a selector is required"),
+    };
+    let store = Store::new(&config.database, config.retention.partition)?;
+    let mut said = (String::new(), Instant::now());
+    let mut progress = |step: &str, counts: &Counts| {
+        let begins = said.0 != step;
+        if begins || said.1.elapsed() >= REPORT_EVERY {
+            said = (step.to_owned(), Instant::now());
+            eprintln!("{step}: {} rows so far", counts.total());
+        }
+    };
+    let report =
+        erase::run(&config, &store, &selector, args.dry_run, &mut progress).await.context(
+            "not everything was erased; what was stays erased, and the same command goes on",
+        )?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text(&report, &selector, args.dry_run).as_bytes())
+        .and_then(|()| out.flush())
+        .context("could not write to stdout")?;
+    let complete = report.elsewhere.is_empty();
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
+    use std::fmt::Write as _;
+    let counts = &report.counts;
+    let mut text = String::new();
+    for (place, number) in [
+        ("item_event", counts.item_events),
+        ("board_event", counts.board_events),
+        ("item_state", counts.item_states),
+        ("board_state", counts.board_states),
+        ("dead_letter", counts.dead_letters),
+        ("spool", counts.spooled),
+    ] {
+        let _ = writeln!(text, "{place:<12} {number:>10}");
+    }
+    let total = counts.total();
+    let what_was_done = if dry_run {
+        "would be erased; nothing was changed"
+    } else {
+        "erased; written down in centiloc.erasure"
+    };
+    let _ = writeln!(text, "{total} {what_was_done}");
+    if let (0, Some(reversed)) = (total, reversed(selector)) {
+        let _ = writeln!(text, "a phone shows the bytes of a tag in reverse: try --uid {reversed}");
+    }
+    for place in &report.elsewhere {
+        let _ = writeln!(text, "not erased: {}", printable(place));
+    }
+    text
+}
+
+/// A uid of hex digits with its bytes in reverse.
+fn reversed(selector: &Selector) -> Option<String> {
+    const DIGITS: usize = 16;
+    let Selector::Uid(uid) = selector else { return None };
+    let is_hex = uid.len() == DIGITS && uid.bytes().all(|b| b.is_ascii_hexdigit());
+    let bytes = || uid.as_bytes().chunks(2).rev().flatten().map(|b| char::from(*b));
+    is_hex.then(|| bytes().collect())
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected a text that is not empty".into()) } else { Ok(text.into()) }
+}
+
+fn cutoff(text: &str) -> Result<OffsetDateTime, String> {
+    let date = Date::parse(text, format_description!("[year]-[month]-[day]"));
+    let time = date
+        .map(|date| date.with_time(Time::MIDNIGHT).assume_utc())
+        .or_else(|_| OffsetDateTime::parse(text, &Rfc3339))
+        .map_err(
+            |_| "expected a date such as 2026-01-31, or a time such as 2026-01-31T08:00:00Z",
+        )?;
+    if time > OffsetDateTime::now_utc() {
+        return Err("expected a date in the past".into());
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<Args, String> {
+        let words = std::iter::once("erase").chain(line.split_whitespace());
+        Command::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn one_selector_is_required() {
+        for line in ["", "--dry-run", "--uid A --board B", "--uid=", "--uid A --before 2026-01-01"]
+        {
+            parse(line).expect_err(line);
+        }
+        assert_eq!(parse("--uid A").expect("parses").uid.as_deref(), Some("A"));
+    }
+
+    #[test]
+    fn a_date_is_midnight_utc_and_past() {
+        let before = |line: &str| parse(line).map(|args| args.before.expect("a date"));
+        assert_eq!(before("--before 2026-01-31").expect("a date"), datetime!(2026-01-31 0:00 UTC));
+        let offset = before("--before 2026-01-31T01:00:00+01:00").expect("a time");
+        assert_eq!(offset, datetime!(2026-01-31 0:00 UTC));
+        for line in ["--before 31.01.2026", "--before 2026-02-30", "--before 9000-01-01"] {
+            before(line).expect_err(line);
+        }
+    }
+
+    #[test]
+    fn the_report_counts_and_names_what_is_left() {
+        let counts = Counts { item_events: 12, spooled: 3, ..Counts::default() };
+        let report = Report { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
+        let tag = Selector::Uid("263aea3c080104e0".into());
+        let dry = text(&report, &tag, true);
+        assert!(dry.contains("item_event           12\n"), "{dry}");
+        assert!(dry.contains("15 would be erased") && !dry.contains('\u{1b}'), "{dry}");
+        assert!(!dry.contains("reverse"), "{dry}");
+        assert!(text(&report, &tag, false).contains("15 erased"), "{dry}");
+    }
+
+    #[test]
+    fn a_uid_read_by_a_phone_is_recognised() {
+        let text = |uid: &str| text(&Report::default(), &Selector::Uid(uid.into()), true);
+        assert!(text("263aea3c080104e0").contains("try --uid e00401083cea3a26"));
+        assert!(!text("a tag of our own").contains("try"));
+    }
+}

@@ -1,0 +1,74 @@
+//! Removes a trace everywhere: of a tag, of a board, or of everything before a date.
+//!
+//! [`run`] goes from the broker's side to the dashboards' side, so that nothing on its way is stored
+//! behind its back: first the spool, then the dead letters, the events, and at last the states.
+
+mod raw;
+mod selector;
+mod spooled;
+
+use time::OffsetDateTime;
+
+pub use self::raw::RawMatcher;
+pub use self::selector::Selector;
+pub use self::spooled::SpoolProblem;
+use crate::config::Config;
+use crate::decode::{Decoder, SchemaError};
+use crate::store::erase::{Counts, Eraser, Mode};
+use crate::store::{Store, StoreError};
+
+/// Why a trace was not removed completely. What was removed stays removed.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// Messages in the decoded form of `decode.proto_file` cannot be recognised.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// A spool holds messages that could not be looked at.
+    #[error(transparent)]
+    Spool(#[from] SpoolProblem),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a run found, or removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows and messages.
+    pub counts: Counts,
+    /// Places that hold or may hold a trace and were left alone, each with what to do.
+    pub elsewhere: Vec<String>,
+}
+
+/// Removes what `selector` names, or with `dry_run` only counts it. Reports what it does through
+/// `progress`. May be interrupted at any point and run again.
+pub async fn run(
+    config: &Config,
+    store: &Store,
+    selector: &Selector,
+    dry_run: bool,
+    progress: &mut (dyn FnMut(&str, &Counts) + Send),
+) -> Result<Report, EraseError> {
+    let decoder = Decoder::new(&config.decode, &config.tenant)?;
+    let matcher = RawMatcher::new(selector, &decoder);
+    let mode = if dry_run { Mode::Count } else { Mode::Erase };
+    let mut eraser = Eraser::begin(store, selector, mode).await?;
+    let mut report = Report::default();
+    let spools = spooled::find(config, store).await?;
+    for dir in &spools.here {
+        progress("spool", eraser.counts());
+        let messages = spooled::clear(dir, &matcher, dry_run, OffsetDateTime::now_utc()).await?;
+        eraser.spooled(messages).await?;
+        report.elsewhere.extend(spooled::damaged_copies(dir));
+    }
+    report.elsewhere.extend(spools.elsewhere);
+    progress("dead letters", eraser.counts());
+    eraser.dead_letters(&matcher).await?;
+    progress("events", eraser.counts());
+    eraser.events(&mut |counts| progress("events", counts)).await?;
+    progress("states", eraser.counts());
+    eraser.states().await?;
+    report.elsewhere.extend(eraser.foreign_partitions().await?);
+    report.counts = eraser.finish().await?;
+    Ok(report)
+}

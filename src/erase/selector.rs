@@ -1,0 +1,25 @@
+//! Which trace is to be removed.
+
+use time::OffsetDateTime;
+
+/// Which trace is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// Everything about this tag.
+    Uid(String),
+    /// Everything about this board, and what was seen on it.
+    Board(String),
+    /// Everything that happened before this.
+    Before(OffsetDateTime),
+}
+
+impl Selector {
+    /// Returns the name of its kind, as in `erasure.selector`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Uid(_) => "uid",
+            Self::Board(_) => "board",
+            Self::Before(_) => "before",
+        }
+    }
+}

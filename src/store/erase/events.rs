@@ -1,0 +1,205 @@
+//! `item_event` and `board_event`.
+//!
+//! Tags and dates are found by index, partition by partition. No index leads to the item events of a
+//! board: there the blocks are read in order, each once. A partition that lies before the date as a whole
+//! is dropped, unless it is in use or the role does not own it.
+
+use std::collections::BTreeSet;
+
+use sqlx::Row as _;
+
+use super::sql::{self, BLOCKS, Column, Place};
+use super::statement::{Parameter, Statement};
+use super::{Counts, Eraser, Mode, count, no_row};
+use crate::erase::Selector;
+use crate::store::StoreError;
+use crate::store::fault::Fault;
+use crate::store::partitions::LOCK;
+
+const BOARD_EVENT: &str = "centiloc.board_event";
+
+/// Inserts wait behind a DROP that waits for readers: not for long.
+const DROP_LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
+
+/// Tries to drop a partition, before its rows are deleted instead.
+const DROP_TRIES: u32 = 20;
+
+const LEAVES: &str = r"
+    select c.oid::regclass::text as name, c.relkind = 'f' as is_foreign,
+           coalesce((regexp_match(pg_get_expr(c.relpartbound, c.oid),
+                                  ' TO \(''([^'']+)''\)$'))[1]::timestamptz <= $1, false) as is_past
+      from pg_partition_tree('centiloc.item_event') t
+      join pg_class c on c.oid = t.relid
+     where t.isleaf
+     order by c.oid";
+
+/// A partition of `item_event`.
+#[derive(Debug, Clone)]
+struct Leaf {
+    /// As SQL names it.
+    table: String,
+    is_foreign: bool,
+    /// It lies before the date as a whole.
+    is_past: bool,
+}
+
+impl Eraser<'_> {
+    /// Removes the events, and calls `progress` now and then.
+    pub async fn events(
+        &mut self,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), StoreError> {
+        // One that is made meanwhile may have taken rows of the default partition.
+        let mut seen = BTreeSet::new();
+        loop {
+            let leaves = self.leaves().await?;
+            let new: Vec<Leaf> =
+                leaves.into_iter().filter(|leaf| seen.insert(leaf.table.clone())).collect();
+            if new.is_empty() {
+                break;
+            }
+            for leaf in new.iter().filter(|leaf| !leaf.is_foreign) {
+                let done = self.leaf(leaf, progress).await;
+                if !gone_meanwhile(&done) {
+                    done?;
+                }
+            }
+        }
+        if !matches!(self.selector, Selector::Uid(_)) {
+            self.in_order(BOARD_EVENT, Column::BoardEvents, progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Partitions that lie on another server, in words.
+    pub async fn foreign_partitions(&mut self) -> Result<Vec<String>, StoreError> {
+        let foreign = self.leaves().await?.into_iter().filter(|leaf| leaf.is_foreign);
+        let words = foreign.map(|leaf| {
+            format!("the partition {} is a foreign table: remove its rows there", leaf.table)
+        });
+        Ok(words.collect())
+    }
+
+    async fn leaves(&mut self) -> Result<Vec<Leaf>, Fault> {
+        let cutoff = match self.selector {
+            Selector::Before(cutoff) => Some(*cutoff),
+            _ => None,
+        };
+        let list = Statement::new(LEAVES).bind(Parameter::OptionalTime(cutoff));
+        let rows = self.run(&[list]).await?;
+        let leaf = |row: &sqlx::postgres::PgRow| -> Result<Leaf, Fault> {
+            Ok(Leaf {
+                table: row.try_get("name")?,
+                is_foreign: row.try_get("is_foreign")?,
+                is_past: row.try_get("is_past")?,
+            })
+        };
+        rows.iter().map(leaf).collect()
+    }
+
+    async fn leaf(
+        &mut self,
+        leaf: &Leaf,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), Fault> {
+        if let Selector::Board(_) = self.selector {
+            return self.in_blocks(&leaf.table, progress).await;
+        }
+        if leaf.is_past && self.mode == Mode::Erase && self.drop_partition(&leaf.table).await? {
+            progress(&self.counts);
+            return Ok(());
+        }
+        self.in_order(&leaf.table, Column::ItemEvents, progress).await
+    }
+
+    /// Removes rows in order of momentum.
+    async fn in_order(
+        &mut self,
+        table: &str,
+        column: Column,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), Fault> {
+        let (mut place, mode, audit) = (Place::start(), self.mode, (column, self.erasure));
+        loop {
+            let next = sql::next_rows(table, self.selector, &place, mode, audit);
+            let Some(row) = self.run(&[next]).await?.pop() else { return Ok(()) };
+            place =
+                Place { momentum: row.try_get("momentum")?, event_id: row.try_get("event_id")? };
+            *column.of(&mut self.counts) += count(&row, "rows")?;
+            progress(&self.counts);
+        }
+    }
+
+    /// Removes rows of `item_event` in order of blocks.
+    async fn in_blocks(
+        &mut self,
+        table: &str,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), Fault> {
+        const SIZE: &str = "
+            select pg_relation_size($1::text::regclass)
+                   / current_setting('block_size')::bigint + 1 as rows";
+        let (column, mode) = (Column::ItemEvents, self.mode);
+        let size = Statement::new(SIZE).bind(Parameter::Text(table.to_owned()));
+        let blocks: i64 = self.run(&[size]).await?.pop().ok_or_else(no_row)?.try_get("rows")?;
+        let mut from = 0;
+        while from < blocks {
+            let audit = (column, self.erasure);
+            let some = sql::rows_in_blocks(table, self.selector, from, mode, audit);
+            let row = self.run(&[some]).await?.pop().ok_or_else(no_row)?;
+            *column.of(&mut self.counts) += count(&row, "rows")?;
+            progress(&self.counts);
+            from += BLOCKS;
+        }
+        Ok(())
+    }
+
+    /// Drops a partition and enters how many rows it had. False if that is not possible.
+    async fn drop_partition(&mut self, table: &str) -> Result<bool, Fault> {
+        let rows = self.rows_of(table).await?;
+        let audit = "update centiloc.erasure set item_events = item_events + $1 where id = $2";
+        let number = i64::try_from(rows).unwrap_or(i64::MAX);
+        let statements = [
+            Statement::new(DROP_LOCK_TIMEOUT),
+            Statement::new(LOCK),
+            Statement::new(format!("drop table {table}")),
+            Statement::new(audit)
+                .bind(Parameter::Number(number))
+                .bind(Parameter::Number(self.erasure)),
+        ];
+        for _ in 0..DROP_TRIES {
+            match self.try_once(&statements).await {
+                Ok(_) => {
+                    self.counts.item_events += rows;
+                    self.store.partitions.forget();
+                    return Ok(true);
+                }
+                // A reader is in the way.
+                Err(fault) if fault.sqlstate.as_deref() == Some("55P03") => {
+                    tokio::time::sleep(super::FIRST_WAIT).await;
+                }
+                // Not its owner, or a view depends on it.
+                Err(fault) if fault.is_refusal() => return Ok(false),
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(false)
+    }
+
+    async fn rows_of(&mut self, table: &str) -> Result<u64, Fault> {
+        let (mut place, mut rows) = (Place::start(), 0);
+        let audit = (Column::ItemEvents, self.erasure);
+        loop {
+            let next = sql::next_rows(table, self.selector, &place, Mode::Count, audit);
+            let Some(row) = self.run(&[next]).await?.pop() else { return Ok(rows) };
+            place =
+                Place { momentum: row.try_get("momentum")?, event_id: row.try_get("event_id")? };
+            rows += count(&row, "rows")?;
+        }
+    }
+}
+
+/// Retention of a running service dropped the partition since it was listed.
+fn gone_meanwhile(done: &Result<(), Fault>) -> bool {
+    done.as_ref().is_err_and(|fault| fault.sqlstate.as_deref() == Some("42P01"))
+}

@@ -1,0 +1,181 @@
+//! `item_state` and `board_state`, after the events. A state is made of events: where the selector takes
+//! all of them the row goes; where it takes the oldest, the row begins with the first that is left.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+
+use super::sql::{self, Column};
+use super::statement::{Parameter, Statement};
+use super::{Eraser, Mode, count, no_row};
+use crate::erase::Selector;
+use crate::store::StoreError;
+use crate::store::fault::Fault;
+
+/// Rows of one transaction. Few, because the writer of a running service waits for them.
+const ROWS: usize = 200;
+
+const REMAKE_ITEMS: &str = include_str!("../sql/erased_item_states.sql");
+const REMAKE_BOARDS: &str = include_str!("../sql/erased_board_states.sql");
+
+/// A table of states.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    name: &'static str,
+    key: &'static [&'static str],
+    column: Column,
+    /// Makes states anew from events.
+    remake: &'static str,
+}
+
+const ITEMS: Table = Table {
+    name: "centiloc.item_state",
+    key: &["tenant", "uid", "board_sn"],
+    column: Column::ItemStates,
+    remake: REMAKE_ITEMS,
+};
+
+const BOARDS: Table = Table {
+    name: "centiloc.board_state",
+    key: &["tenant", "board_sn"],
+    column: Column::BoardStates,
+    remake: REMAKE_BOARDS,
+};
+
+/// Keys of states, in order: the values of each column of the key.
+#[derive(Debug)]
+struct Keys(Vec<Vec<String>>);
+
+impl Keys {
+    fn of(rows: &[PgRow], table: Table) -> Result<Self, Fault> {
+        let column = |name: &&str| {
+            rows.iter().map(|row| row.try_get(*name)).collect::<Result<Vec<String>, _>>()
+        };
+        Ok(Self(table.key.iter().map(column).collect::<Result<_, _>>()?))
+    }
+
+    fn bind(&self, statement: Statement) -> Statement {
+        self.0.iter().fold(statement, |s, column| s.bind(Parameter::Texts(column.clone())))
+    }
+
+    /// `None` if there are none.
+    fn last(&self) -> Option<Vec<String>> {
+        self.0.iter().map(|column| column.last().cloned()).collect()
+    }
+}
+
+impl Table {
+    /// The next keys in order that fulfil a condition on the selector's value.
+    fn page(self, condition: &str, selector: &Selector, after: Option<&[String]>) -> Statement {
+        let (name, key) = (self.name, self.key.join(", "));
+        let after = after.unwrap_or_default();
+        let place: Vec<String> = (0..after.len()).map(|n| format!("${}", n + 2)).collect();
+        let behind = match &place[..] {
+            [] => String::new(),
+            place => format!("and ({key}) > ({})", place.join(", ")),
+        };
+        let page = Statement::new(format!(
+            "select {key} from {name} where {condition} {behind} order by {key} limit {ROWS}"
+        ));
+        let page = page.bind(sql::value(selector));
+        after.iter().fold(page, |page, value| page.bind(Parameter::Text(value.clone())))
+    }
+
+    /// A FROM clause with the keys as `k`, and the condition that joins them with `s`.
+    fn join(self) -> (String, String) {
+        let arrays: Vec<String> = (1..=self.key.len()).map(|n| format!("${n}::text[]")).collect();
+        let pairs: Vec<String> = self.key.iter().map(|key| format!("s.{key} = k.{key}")).collect();
+        let keys = format!("unnest({}) as k ({})", arrays.join(", "), self.key.join(", "));
+        (keys, pairs.join(" and "))
+    }
+}
+
+impl Eraser<'_> {
+    /// Removes the states, and corrects what is left of them.
+    pub async fn states(&mut self) -> Result<(), StoreError> {
+        self.states_of(ITEMS).await?;
+        if !matches!(self.selector, Selector::Uid(_)) {
+            self.states_of(BOARDS).await?;
+        }
+        if let (Selector::Before(cutoff), Mode::Erase) = (self.selector, self.mode) {
+            self.shorten(*cutoff).await?;
+        }
+        Ok(())
+    }
+
+    async fn states_of(&mut self, table: Table) -> Result<(), Fault> {
+        let condition = sql::condition(self.selector);
+        let mut after: Option<Vec<String>> = None;
+        loop {
+            let page = table.page(condition, self.selector, after.as_deref());
+            let rows = self.run(&[page]).await?;
+            let keys = Keys::of(&rows, table)?;
+            after = keys.last();
+            if after.is_none() {
+                return Ok(());
+            }
+            let number = match self.mode {
+                Mode::Count => rows.len() as u64,
+                Mode::Erase => self.delete_states(table, &keys).await?,
+            };
+            *table.column.of(&mut self.counts) += number;
+        }
+    }
+
+    /// Deletes states. Where an event arrived since the events were removed, its state is made anew in
+    /// the same transaction: until then the writer of a running service waits for the row.
+    async fn delete_states(&mut self, table: Table, keys: &Keys) -> Result<u64, Fault> {
+        let (from, joined) = table.join();
+        let audit = table.column.audit(self.erasure);
+        let unless_newer = match self.selector {
+            Selector::Before(_) => format!("and s.momentum < ${}", table.key.len() + 1),
+            Selector::Uid(_) | Selector::Board(_) => String::new(),
+        };
+        let delete = keys.bind(Statement::new(format!(
+            "with gone as (delete from {} s using {from} where {joined} {unless_newer}
+                           returning s.momentum), {audit}
+             select count(*) as rows from gone",
+            table.name
+        )));
+        if let Selector::Before(_) = self.selector {
+            let deleted = self.run(&[delete.bind(sql::value(self.selector))]).await?.pop();
+            return count(&deleted.ok_or_else(no_row)?, "rows");
+        }
+        let remake = keys.bind(Statement::new(table.remake));
+        let kept = self.run(&[delete, remake]).await?.len() as u64;
+        Ok((keys.0[0].len() as u64).saturating_sub(kept))
+    }
+
+    /// Lets states that began before the date begin with the first event that is left.
+    async fn shorten(&mut self, cutoff: OffsetDateTime) -> Result<(), Fault> {
+        const CONDITION: &str = "momentum >= $1 and (first_seen_at < $1 or entered_at < $1)";
+        let (from, joined) = ITEMS.join();
+        let sql = format!(
+            "update centiloc.item_state s
+                set first_seen_at = case when s.first_seen_at < $4
+                                         then coalesce(e.first, s.momentum)
+                                         else s.first_seen_at end,
+                    entered_at = case when s.entered_at < $4
+                                      then coalesce(e.first, s.momentum)
+                                      else s.entered_at end
+               from {from}
+              cross join lateral (
+                    select min(momentum) as first
+                      from centiloc.item_event
+                     where uid = k.uid and tenant = k.tenant
+                       and coalesce(board_sn, '') = k.board_sn and momentum >= $4) e
+              where {joined}"
+        );
+        let mut after: Option<Vec<String>> = None;
+        loop {
+            let page = ITEMS.page(CONDITION, self.selector, after.as_deref());
+            let keys = Keys::of(&self.run(&[page]).await?, ITEMS)?;
+            after = keys.last();
+            if after.is_none() {
+                return Ok(());
+            }
+            let update = keys.bind(Statement::new(sql.clone())).bind(Parameter::Time(cutoff));
+            self.run(&[update]).await?;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The few connections of everything but the stream and the single-writer lock.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::connect::Link;
+use super::fault::Fault;
+use super::write::bounded;
+use crate::progress::during;
+
+/// Bounds the wait for a connection that others use.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bounds the look whether an idle connection still works.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens connections when they are needed, up to a number, and keeps them.
+#[derive(Debug)]
+pub(super) struct Pool {
+    link: Link,
+    slots: Semaphore,
+    idle: Mutex<Vec<PgConnection>>,
+}
+
+impl Pool {
+    pub fn new(link: Link, size: usize) -> Self {
+        Self { link, slots: Semaphore::new(size.max(1)), idle: Mutex::default() }
+    }
+
+    /// Takes a connection that works: an idle one, or a new one. What the server answers to a new
+    /// one comes out as it is, at once.
+    pub async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
+        let slot = tokio::time::timeout(ACQUIRE_TIMEOUT, self.slots.acquire());
+        let Ok(Ok(slot)) = during(ACQUIRE_TIMEOUT, slot).await else {
+            let seconds = ACQUIRE_TIMEOUT.as_secs();
+            return Err(Fault::retry(format!(
+                "no pooled connection to PostgreSQL came free within {seconds} s: statements are \
+                 slow, or database.max_connections is too low"
+            )));
+        };
+        let conn = match self.idle_one().await {
+            Some(conn) => conn,
+            None => self.link.open().await?,
+        };
+        Ok(Pooled { pool: self, conn: Some(conn), spoilt: false, _slot: slot })
+    }
+
+    /// The idle connection used last that still answers. Those that do not are dropped.
+    async fn idle_one(&self) -> Option<PgConnection> {
+        loop {
+            let mut conn = self.idle().pop()?;
+            if bounded(PING_TIMEOUT, conn.ping()).await.is_ok() {
+                return Some(conn);
+            }
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+        // Only ever pushed to and popped from.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection out of the pool. Dropping it puts it back.
+#[derive(Debug)]
+pub(super) struct Pooled<'p> {
+    pool: &'p Pool,
+    /// Invariant: present until dropped.
+    conn: Option<PgConnection>,
+    spoilt: bool,
+    _slot: SemaphorePermit<'p>,
+}
+
+impl Pooled<'_> {
+    /// Closes the connection when it is dropped, instead of putting it back.
+    pub fn close_on_drop(&mut self) {
+        self.spoilt = true;
+    }
+}
+
+impl Deref for Pooled<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        // Unwrap safety: see the invariant.
+        self.conn.as_ref().expect("a pooled connection is present until dropped")
+    }
+}
+
+impl DerefMut for Pooled<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        // Unwrap safety: see the invariant.
+        self.conn.as_mut().expect("a pooled connection is present until dropped")
+    }
+}
+
+impl Drop for Pooled<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take().filter(|_| !self.spoilt) {
+            self.pool.idle().push(conn);
+        }
+    }
+}
