@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod decode;
+pub mod encoding;
 pub mod erase;
 pub mod event;
 pub mod exit;

@@ -30,7 +30,7 @@ use crate::session::gap_state_file::GapStateFile;
 use crate::session::gap_tracker::GapTracker;
 use crate::session::renewal;
 use crate::session::shared::Process;
-use crate::session::transport::mqtt::NetworkConnector;
+use crate::session::transport::connector::NetworkConnector;
 use crate::signals::{Reloads, Signals, Stop};
 use crate::state_file;
 use crate::store::schema::SchemaError;
@@ -145,7 +145,7 @@ impl Service {
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),
             gap_state: Arc::new(GapStateFile::within(state_dir.as_deref(), client_id)),
             accounting: Arc::clone(metrics.accounting()),
-            connector: Arc::new(NetworkConnector),
+            connector: Arc::new(NetworkConnector::default()),
             clock: Clock::system(),
         };
         Ok(Self {

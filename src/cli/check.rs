@@ -98,7 +98,7 @@ fn document(report: &Report) -> anyhow::Result<String> {
         "checks": report.checks,
         "not_checked": report.not_checked,
     });
-    Ok(serde_json::to_string_pretty(&document).context("could not write JSON")? + "\n")
+    super::output::json(&document)
 }
 
 fn word(status: Status) -> &'static str {

@@ -2,14 +2,25 @@
 
 use std::io::{self, Write};
 
+use serde_json::{Value, json};
+
+use super::output;
 use crate::config::{Loaded, Setting, keys};
+
+/// Arguments of `config`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write one JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Values wider than this push their own comment out, not everybody's.
 const MAX_VALUE_WIDTH: usize = 44;
 
 /// Writes the settings to `out` as TOML, section by section, each with its origin as a comment, and
 /// the warnings to `err`. Secrets are left out already.
-pub fn show(loaded: &Loaded, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io::Result<()> {
     match &loaded.file {
         Some(file) => writeln!(out, "# {}", file.display())?,
         None => writeln!(out, "# no file, only defaults and the environment")?,
@@ -20,6 +31,32 @@ pub fn show(loaded: &Loaded, out: &mut impl Write, err: &mut impl Write) -> io::
     }
     out.flush()?;
     loaded.warnings.iter().try_for_each(|warning| writeln!(err, "warning: {warning}"))
+}
+
+/// Writes the same as one JSON document: `file`, `settings` (each `key`, `value` and `origin`) and
+/// `warnings`.
+pub fn show_json<O: Write, E: Write>(loaded: &Loaded, out: &mut O, _: &mut E) -> io::Result<()> {
+    let setting = |setting: &Setting| {
+        json!({
+            "key": setting.key,
+            "value": value(&setting.shown),
+            "origin": setting.origin.as_str(),
+        })
+    };
+    let document = json!({
+        "file": loaded.file,
+        "settings": loaded.settings.iter().map(setting).collect::<Vec<_>>(),
+        "warnings": loaded.warnings,
+    });
+    out.write_all(output::json(&document).map_err(io::Error::other)?.as_bytes())?;
+    out.flush()
+}
+
+/// Turns a value in TOML into JSON.
+fn value(shown: &str) -> Value {
+    let table = format!("value = {shown}").parse::<toml::Table>();
+    let value = table.ok().and_then(|table| serde_json::to_value(table.get("value")?).ok());
+    value.unwrap_or_else(|| shown.into())
 }
 
 fn write_section(settings: &[Setting], out: &mut impl Write) -> io::Result<()> {

@@ -1,13 +1,17 @@
 //! `csr`: the vendor's first step, making the key and the request to be signed.
 
+mod report;
+
 use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use self::report::Report;
+use super::UsageError;
 
 use crate::credentials::csr::{Subject, request_pem};
 use crate::credentials::error::Role;
@@ -18,8 +22,6 @@ use crate::credentials::{Curve, EcKey};
 /// File names of the vendor's documentation.
 const KEY_FILE: &str = "private-key.pem";
 const REQUEST_FILE: &str = "certificate-request.csr";
-const CERTIFICATE_FILE: &str = "tls-cert.pem";
-const PASSWORD_FILE: &str = "mqtt-password";
 
 /// Make a private key and a certificate signing request for Centiloc
 #[derive(Debug, Args)]
@@ -54,6 +56,9 @@ pub struct CsrArgs {
     /// Curve of the new key
     #[arg(long, value_enum, default_value_t = CurveArg::P256)]
     pub curve: CurveArg,
+    /// Write one JSON document, for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Curve of a new key.
@@ -65,12 +70,12 @@ pub enum CurveArg {
     P384,
 }
 
-/// Makes the files and tells on `out` what to do with them.
+/// Makes the files and writes the next steps to `out`.
 pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let subject = subject(args);
     let problems = subject.problems();
     if !problems.is_empty() {
-        bail!(problems.join("\n"));
+        return Err(UsageError(problems.join("\n")).into());
     }
     let (key, existing) = match &args.key {
         Some(path) => {
@@ -85,8 +90,15 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     write_files(&directory, new_key, &request)?;
 
     let warning = existing.as_deref().and_then(files::exposure);
-    let report = Report { subject: &subject, directory: &directory, key: &key_path };
-    let text = report.text(&request, new_key.is_some(), warning)?;
+    let report = Report {
+        subject: &subject,
+        directory: &directory,
+        key: &key_path,
+        new: new_key.is_some(),
+        request: &request,
+        warning,
+    };
+    let text = if args.json { report.json()? } else { report.text()? };
     out.write_all(text.as_bytes()).context("could not print the next steps")
 }
 
@@ -148,90 +160,6 @@ fn create(path: &Path, mode: u32) -> anyhow::Result<NewFile> {
         ),
         _ => anyhow!(error).context(format!("could not create {}", path.display())),
     })
-}
-
-/// What is printed once the files are there.
-struct Report<'a> {
-    subject: &'a Subject,
-    directory: &'a Path,
-    key: &'a Path,
-}
-
-impl Report<'_> {
-    fn text(&self, request: &str, new: bool, warning: Option<String>) -> anyhow::Result<String> {
-        let path = self.directory.join(REQUEST_FILE);
-        let path = path.display();
-        let key = self.key.display();
-        let made = if new {
-            format!("Made the private key {key} (mode 0600) and the request {path}")
-        } else {
-            format!("Made the request {path} for the existing private key {key}")
-        };
-        let warning = warning.map(|text| format!("Warning: {text}\n")).unwrap_or_default();
-        Ok(format!(
-            "{made}\n{warning}\nThe request says\n{summary}\nThe same from OpenSSL: openssl req -in \
-             {path} -noout -text -verify\n\n{steps}",
-            summary = summary(request)?,
-            steps = self.next_steps(),
-        ))
-    }
-
-    fn next_steps(&self) -> String {
-        format!(
-            "Next steps
-1. Send {REQUEST_FILE} to the Centiloc support team. Keep {key} to yourself:
-   it is never sent anywhere.
-2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
-   leave mqtt.tls.ca_file out.
-3. Within one working day the support team sends your certificate, valid for 1 year, and a user
-   name and password for this connection. Save the certificate as {CERTIFICATE_FILE} and the
-   password in a file that only the service can read. Then configure:
-
-{configuration}
-4. Verify everything before starting: centiloc-bridge check
-5. Start: centiloc-bridge run
-
-Before the certificate expires, renew it with the same key:
-   centiloc-bridge csr --key {key} … --out a-new-directory
-",
-            key = self.key.display(),
-            configuration = self.configuration(),
-        )
-    }
-
-    fn configuration(&self) -> String {
-        let quoted = |text: &str| toml::Value::from(text).to_string();
-        let file = |name: &str| quoted(&self.directory.join(name).display().to_string());
-        format!(
-            "tenant = {tenant}
-
-[mqtt]
-username = \"the user name from Centiloc\"
-password_file = {password}
-
-[mqtt.tls]
-cert_file = {certificate}
-key_file = {key}
-",
-            tenant = quoted(&self.subject.tenant),
-            password = file(PASSWORD_FILE),
-            certificate = file(CERTIFICATE_FILE),
-            key = quoted(&self.key.display().to_string()),
-        )
-    }
-}
-
-/// What the request holds, read back from its bytes.
-fn summary(request: &str) -> anyhow::Result<String> {
-    let unreadable = || anyhow!("the request just made cannot be read back");
-    let (_, pem) =
-        x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|_| unreadable())?;
-    let (_, parsed) =
-        X509CertificationRequest::from_der(&pem.contents).map_err(|_| unreadable())?;
-    let info = parsed.certification_request_info;
-    let algorithm = crate::credentials::algorithm::Algorithm::of(&info.subject_pki);
-    let subject = crate::credentials::inspect::name(&info.subject);
-    Ok(format!("   Subject:    {subject}\n   Public key: {algorithm}\n"))
 }
 
 #[cfg(test)]

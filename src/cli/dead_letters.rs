@@ -1,22 +1,28 @@
-//! `dead-letters`: look at what was set aside, and try it again after a fix.
+//! `dead-letters`: look at what was set aside, try it again after a fix, and clear it away.
 
-use std::io::Write;
+mod render;
+
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::ConfigArgs;
+use super::output::{self, printable};
 use crate::config::Config;
 use crate::decode::{ClockTrust, Decoder};
+use crate::event::RejectReason;
 use crate::exit;
 use crate::store::Store;
-use crate::store::dead_letters::{Replay, Summary};
-
-/// Bytes of a payload shown as a hex dump; the rest is told by `--raw`.
-const SHOWN: usize = 4096;
+use crate::store::dead_letters::{Filter, Replay};
 
 /// Arguments of `dead-letters`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +36,9 @@ enum Action {
     /// List them, newest first
     List {
         #[command(flatten)]
-        config: ConfigArgs,
+        common: Common,
+        #[command(flatten)]
+        filter: FilterArgs,
         /// Also those that a replay has brought in
         #[arg(long)]
         all: bool,
@@ -41,95 +49,174 @@ enum Action {
     /// Show one with its payload
     Show {
         #[command(flatten)]
-        config: ConfigArgs,
+        common: Common,
         /// Its number
         id: i64,
         /// Write the payload alone, as it was received
-        #[arg(long)]
+        #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
     /// Decode and store them again
     #[command(arg_required_else_help = true)]
     Replay {
         #[command(flatten)]
-        config: ConfigArgs,
+        common: Common,
+        #[command(flatten)]
+        filter: FilterArgs,
         /// Their numbers
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
+        #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
         ids: Vec<i64>,
         /// Everything that no replay has brought in yet
         #[arg(long)]
         all: bool,
     },
+    /// Write them to a file, one JSON document a line, oldest first
+    Export {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Also those that a replay has brought in
+        #[arg(long)]
+        all: bool,
+        /// The new file, readable by its owner alone [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Delete them for good; what was not replayed is lost
+    #[command(arg_required_else_help = true)]
+    Purge {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Their numbers
+        #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
+        #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
+        ids: Vec<i64>,
+        /// Also those that a replay has brought in; alone, everything
+        #[arg(long)]
+        all: bool,
+        /// Only count them
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Common {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Write one JSON document, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct FilterArgs {
+    /// Only those set aside for this reason
+    #[arg(long, value_parser = PossibleValuesParser::new(RejectReason::ALL.map(RejectReason::as_str)))]
+    reason: Option<String>,
+    /// Only those of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those received since: RFC 3339, or a duration before now such as 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<OffsetDateTime>,
+}
+
+impl FilterArgs {
+    fn filter(&self, replayed: bool) -> Filter {
+        Filter {
+            replayed,
+            reason: self.reason.clone(),
+            topic: self.topic.clone(),
+            since: self.since,
+        }
+    }
+}
+
+fn since(text: &str) -> Result<OffsetDateTime, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok();
+    let before_now = || {
+        let duration = humantime::parse_duration(text).ok()?;
+        OffsetDateTime::now_utc().checked_sub(duration.try_into().ok()?)
+    };
+    time.or_else(before_now).ok_or_else(|| {
+        "expected RFC 3339 such as 2026-03-01T10:00:00Z, or a duration such as 2h or 7d".to_owned()
+    })
+}
+
+impl Action {
+    fn config(&self) -> &ConfigArgs {
+        match self {
+            Self::List { common, .. }
+            | Self::Show { common, .. }
+            | Self::Replay { common, .. }
+            | Self::Purge { common, .. } => &common.config,
+            Self::Export { config, .. } => config,
+        }
+    }
 }
 
 /// Exit code 1 if there is no such dead letter, or some could not be brought in.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (Action::List { config, .. } | Action::Show { config, .. } | Action::Replay { config, .. }) =
-        &args.action;
-    let config = config.load()?.config;
+    let config = args.action.config().load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
     let out = &mut std::io::stdout();
     let complete = match args.action {
-        Action::List { all, limit, .. } => {
-            list(&store.dead_letters(all, limit).await?, out)?;
+        Action::List { common, filter, all, limit } => {
+            let letters = store.dead_letters(&filter.filter(all), limit).await?;
+            let json = common.json;
+            let text = if json { output::json(&letters)? } else { render::list(&letters)? };
+            out.write_all(text.as_bytes())?;
             true
         }
-        Action::Show { id, raw, .. } => show(&store, id, raw, out).await?,
-        Action::Replay { ids, all, .. } => {
-            let ids = if all { store.unreplayed_dead_letters().await? } else { ids };
-            replay(&config, &store, &ids, out).await?
+        Action::Show { common, id, raw } => show(&store, id, raw, common.json, out).await?,
+        Action::Replay { common, filter, ids, all: _ } => {
+            let ids = chosen(&store, ids, &filter.filter(false)).await?;
+            replay(&config, &store, &ids, common.json, out).await?
+        }
+        Action::Export { filter, all, out: file, .. } => {
+            let ids = store.dead_letter_ids(&filter.filter(all)).await?;
+            export(&store, &ids, file.as_deref()).await?;
+            true
+        }
+        Action::Purge { common, filter, ids, all, dry_run } => {
+            let asked = ids.len();
+            let ids = chosen(&store, ids, &filter.filter(all)).await?;
+            let purged = purge(&store, &ids, dry_run, common.json, out).await?;
+            // Those named by number must have been there.
+            asked == 0 || dry_run || usize::try_from(purged) == Ok(asked)
         }
     };
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn list(letters: &[Summary], out: &mut impl Write) -> anyhow::Result<()> {
-    if letters.is_empty() {
-        writeln!(out, "no dead letters")?;
-    }
-    for letter in letters {
-        let received = letter.received_at.format(&Rfc3339)?;
-        let seen = if letter.seen > 1 { format!(", {} times", letter.seen) } else { String::new() };
-        let replayed = if letter.replayed_at.is_some() { ", replayed" } else { "" };
-        writeln!(
-            out,
-            "{:6}  {received}  {}  {} bytes{seen}{replayed}\n        {}: {}",
-            letter.id,
-            printable(&letter.topic),
-            letter.size,
-            letter.reason,
-            printable(&letter.detail)
-        )?;
-    }
-    Ok(())
+/// The numbers given, or else all that the filter means.
+async fn chosen(store: &Store, ids: Vec<i64>, filter: &Filter) -> anyhow::Result<Vec<i64>> {
+    if ids.is_empty() { Ok(store.dead_letter_ids(filter).await?) } else { Ok(ids) }
 }
 
 /// False if there is none.
-async fn show(store: &Store, id: i64, raw: bool, out: &mut impl Write) -> anyhow::Result<bool> {
+async fn show(
+    store: &Store,
+    id: i64,
+    raw: bool,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
     let Some((letter, payload)) = store.dead_letter(id).await? else {
         eprintln!("there is no dead letter {id}");
         return Ok(false);
     };
     if raw {
         out.write_all(&payload)?;
-        return Ok(true);
-    }
-    let time = |at: Option<OffsetDateTime>| at.map(|at| at.format(&Rfc3339)).transpose();
-    writeln!(out, "number      {}", letter.id)?;
-    writeln!(out, "topic       {}", printable(&letter.topic))?;
-    writeln!(out, "received    {}", time(Some(letter.received_at))?.unwrap_or_default())?;
-    writeln!(out, "last seen   {}", time(Some(letter.last_seen_at))?.unwrap_or_default())?;
-    writeln!(out, "seen        {}", letter.seen)?;
-    writeln!(out, "reason      {}", letter.reason)?;
-    writeln!(out, "detail      {}", printable(&letter.detail))?;
-    if let Some(code) = &letter.sqlstate {
-        writeln!(out, "SQLSTATE    {code}")?;
-    }
-    writeln!(out, "replayed    {}", time(letter.replayed_at)?.unwrap_or_else(|| "no".into()))?;
-    writeln!(out, "payload     {} bytes", payload.len())?;
-    out.write_all(dump(&payload[..payload.len().min(SHOWN)]).as_bytes())?;
-    if payload.len() > SHOWN {
-        writeln!(out, "… {} bytes more: --raw writes them all", payload.len() - SHOWN)?;
+    } else if json {
+        out.write_all(output::json(&render::document(&letter, &payload)?)?.as_bytes())?;
+    } else {
+        out.write_all(render::one(&letter, &payload)?.as_bytes())?;
     }
     Ok(true)
 }
@@ -139,10 +226,11 @@ async fn replay(
     config: &Config,
     store: &Store,
     ids: &[i64],
+    json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let decoder = Decoder::new(&config.decode, &config.tenant)?;
-    let (mut stored, mut left) = (0, 0);
+    let (mut stored, mut left) = (0, Vec::new());
     for id in ids {
         // Judged as when it was received: only the schema may have become right since.
         let decode = |topic: &str, payload: &_, received_at| {
@@ -158,70 +246,58 @@ async fn replay(
             Replay::Refused(detail) => format!("refused_by_database: {detail}"),
             Replay::Unknown => "there is none with this number".to_owned(),
         };
-        left += 1;
-        writeln!(out, "{id:6}  {}", printable(&why))?;
+        if !json {
+            writeln!(out, "{id:6}  {}", printable(&why))?;
+        }
+        left.push(json!({ "id": id, "problem": why }));
     }
-    writeln!(out, "{stored} brought in, {left} left")?;
-    Ok(left == 0)
+    let complete = left.is_empty();
+    if json {
+        out.write_all(output::json(&json!({ "stored": stored, "left": left }))?.as_bytes())?;
+    } else {
+        writeln!(out, "{stored} brought in, {} left", left.len())?;
+    }
+    Ok(complete)
 }
 
-/// What came from outside must not command the terminal.
-fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escape).collect()
-}
-
-/// Sixteen bytes a line, in hex and as text.
-fn dump(bytes: &[u8]) -> String {
-    let line = |(number, line): (usize, &[u8])| {
-        let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
-        let text: String = line
-            .iter()
-            .map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' })
-            .collect();
-        format!("{:08x}  {:<47}  {text}\n", number * 16, hex.join(" "))
+/// One line each, one in memory at a time.
+async fn export(store: &Store, ids: &[i64], file: Option<&Path>) -> anyhow::Result<()> {
+    let mut out: Box<dyn Write> = match file {
+        Some(path) => {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            Box::new(file.with_context(|| format!("could not create {}", path.display()))?)
+        }
+        None => Box::new(std::io::stdout()),
     };
-    bytes.chunks(16).enumerate().map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn letter() -> Summary {
-        let at = time::macros::datetime!(2026-11-01 12:00 UTC);
-        Summary {
-            id: 7,
-            received_at: at,
-            last_seen_at: at,
-            topic: "centiloc/T\u{1b}[2J".into(),
-            size: 3,
-            reason: "malformed".into(),
-            detail: "not a protobuf message".into(),
-            sqlstate: None,
-            seen: 4,
-            replayed_at: None,
+    let mut lines = BufWriter::new(&mut out);
+    let mut exported = 0;
+    for id in ids {
+        // One that was purged meanwhile is left out.
+        if let Some((letter, payload)) = store.dead_letter(*id).await? {
+            serde_json::to_writer(&mut lines, &render::document(&letter, &payload)?)?;
+            lines.write_all(b"\n").context("could not write the export")?;
+            exported += 1;
         }
     }
+    lines.flush().context("could not write the export")?;
+    eprintln!("{exported} exported");
+    Ok(())
+}
 
-    #[test]
-    fn a_list_is_readable_and_cannot_command_the_terminal() {
-        let mut out = Vec::new();
-        list(&[letter()], &mut out).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(!text.contains('\u{1b}'), "{text:?}");
-        assert!(
-            text.contains("     7  2026-11-01T12:00:00Z") && text.contains("4 times"),
-            "{text}"
-        );
+/// How many were deleted, or would be.
+async fn purge(
+    store: &Store,
+    ids: &[i64],
+    dry_run: bool,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<u64> {
+    let count = if dry_run { ids.len() as u64 } else { store.purge_dead_letters(ids).await? };
+    if json {
+        let document = json!({ "purged": count, "dry_run": dry_run });
+        out.write_all(output::json(&document)?.as_bytes())?;
+    } else {
+        writeln!(out, "{count} {}", if dry_run { "would be purged" } else { "purged" })?;
     }
-
-    #[test]
-    fn a_payload_is_dumped_in_hex_and_text() {
-        assert_eq!(
-            dump(b"\0abcdefghijklmnopq"),
-            "00000000  00 61 62 63 64 65 66 67 68 69 6a 6b 6c 6d 6e 6f  .abcdefghijklmno\n\
-             00000010  70 71                                            pq\n"
-        );
-    }
+    Ok(count)
 }

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use time::format_description::well_known::Rfc3339;
+use serde_json::{Value, json};
 
-use super::ConfigArgs;
+use super::{ConfigArgs, output};
 use crate::exit;
 use crate::store::Store;
 use crate::store::schema::{SchemaError, Step};
@@ -19,6 +19,9 @@ pub struct Args {
     /// Only list the migrations, and which are applied
     #[arg(long)]
     status: bool,
+    /// Write one JSON document, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 /// Exit code 78 for a schema that this program cannot use, 1 where the database fails.
@@ -28,6 +31,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let steps = if args.status { store.schema_status().await } else { store.migrate().await };
     let mut out = std::io::stdout().lock();
     match steps {
+        Ok(steps) if args.json => out.write_all(document(&steps, args.status)?.as_bytes())?,
         Ok(steps) if args.status => list(&steps, &mut out)?,
         Ok(steps) => report(&steps, &mut out)?,
         Err(error @ (SchemaError::Newer { .. } | SchemaError::Changed { .. })) => {
@@ -41,13 +45,25 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
     for step in steps {
-        let applied = match step.applied_at {
-            Some(at) => format!("applied {}", at.format(&Rfc3339)?),
-            None => "pending".to_owned(),
-        };
+        let applied = output::time(step.applied_at)?;
+        let applied = applied.map_or_else(|| "pending".to_owned(), |at| format!("applied {at}"));
         writeln!(out, "{:4}  {:<12}  {applied}", step.version, step.description)?;
     }
     Ok(())
+}
+
+/// `{"migrations": […]}` for the status, `{"applied": […]}` for what this run applied.
+fn document(steps: &[Step], status: bool) -> anyhow::Result<String> {
+    let step = |step: &Step| {
+        Ok(json!({
+            "version": step.version,
+            "description": step.description,
+            "applied_at": output::time(step.applied_at)?,
+        }))
+    };
+    let steps: Vec<Value> = steps.iter().map(step).collect::<anyhow::Result<_>>()?;
+    let name = if status { "migrations" } else { "applied" };
+    output::json(&json!({ name: steps }))
 }
 
 fn report(applied: &[Step], out: &mut impl Write) -> anyhow::Result<()> {

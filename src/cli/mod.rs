@@ -6,7 +6,9 @@ pub mod csr;
 pub mod dead_letters;
 pub mod decode;
 pub mod erase;
+pub mod gaps;
 pub mod migrate;
+mod output;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -37,7 +39,7 @@ enum Command {
     /// Check everything that must be right before the service starts
     Check(check::Args),
     /// Show the effective configuration and where each value comes from
-    Config(ConfigArgs),
+    Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
     /// Ask the running service how it is
@@ -48,6 +50,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Look at messages that were set aside, and try them again
     DeadLetters(dead_letters::Args),
+    /// List periods of possible loss, and acknowledge them with a note
+    Gaps(gaps::Args),
     /// Erase the trace of a tag or board, or everything before a date
     Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
@@ -120,8 +124,13 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 run::run(loaded, Source { file: config.file }).await
             }
             Command::Check(args) => Box::pin(check::run(args)).await,
-            Command::Config(config) => {
-                config::show(&config.load()?, &mut stdout(), &mut stderr())?;
+            Command::Config(with) => {
+                let loaded = with.config.load()?;
+                if with.args.json {
+                    config::show_json(&loaded, &mut stdout(), &mut stderr())?;
+                } else {
+                    config::show(&loaded, &mut stdout(), &mut stderr())?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Command::Csr(args) => {
@@ -132,6 +141,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Decode(with) => decode_with(&with),
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
+            Command::Gaps(args) => gaps::run(args).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
@@ -148,7 +158,15 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
+/// Arguments that parse and still make no sense: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() {
+        return exit::USAGE;
+    }
     let problems = error.downcast_ref::<Problems>();
     let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }

@@ -1,31 +1,41 @@
 //! `simulate`: boards and items that behave like real ones, published to a broker of yours.
 
+mod connection;
+#[cfg(test)]
+mod tests;
+
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use rand::{RngCore as _, SeedableRng as _};
-use secrecy::SecretString;
+use anyhow::Context as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Log, LogFormat, Tls};
-use crate::session::tls;
+use self::connection::Connection;
+use super::{ConfigArgs, UsageError};
+use crate::config::{Log, LogFormat};
 use crate::simulate::encode::FormatChoice;
+use crate::simulate::history::History;
 use crate::simulate::ledger::Report;
-use crate::simulate::publish::{Broker, publish};
+use crate::simulate::publish::publish;
 use crate::simulate::source::{Clock, Source, SourceSettings};
 use crate::simulate::world::WorldSettings;
 use crate::telemetry::logging;
 
-/// Invented events have no business at the vendor's broker.
-const VENDOR_DOMAIN: &str = "centiloc.com";
-/// MQTT's usual ports, without and with TLS.
-const PORTS: [u16; 2] = [1883, 8883];
+/// Events a second where nothing else is asked for: a busy shop.
+const RATE: u64 = 10;
+/// The same for history. More might overflow the broker's queue for a bridge that is slower.
+const HISTORY_RATE: u64 = 1000;
+/// Events of an item on a day of the past where no count is given: it stays about a day.
+const EVENTS_AN_ITEM_A_DAY: u64 = 6;
+/// A history is at least and at most so long.
+const HISTORY: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
 /// Exit code of a second SIGINT: 128 and its number.
 const INTERRUPTED: u8 = 130;
 /// Exit code of a second SIGTERM: 128 and its number.
@@ -34,15 +44,18 @@ const TERMINATED: u8 = 143;
 /// Arguments of `simulate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Broker host name or address.
-    #[arg(long, default_value = "127.0.0.1")]
-    host: String,
+    /// Take broker, tenant, user, TLS and format from this configuration; the options below win.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Broker host name or address [default: 127.0.0.1].
+    #[arg(long)]
+    host: Option<String>,
     /// Broker port [default: 1883, or 8883 with TLS].
     #[arg(long)]
     port: Option<u16>,
-    /// Tenant in topics and events.
-    #[arg(long, default_value = "demo", value_parser = tenant)]
-    tenant: String,
+    /// Tenant in topics and events [default: demo].
+    #[arg(long, value_parser = tenant)]
+    tenant: Option<String>,
     /// MQTT client id [default: <tenant>-simulator-<random>].
     #[arg(long)]
     client_id: Option<String>,
@@ -61,10 +74,15 @@ pub struct Args {
     /// File with the password; one trailing newline is stripped.
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<PathBuf>,
-    /// Distinct events a second; 0 is as fast as the broker acknowledges.
-    #[arg(long, default_value_t = 10)]
-    rate: u64,
-    /// Distinct events in all [default: until Ctrl-C].
+    /// Distinct events a second; 0 is as fast as the broker acknowledges [default: 10, or
+    /// 1000 with --over].
+    #[arg(long)]
+    rate: Option<u64>,
+    /// Make history: spread the events over so long a time before now, such as 30d, by day and by
+    /// night; boards change status too. Ends with the present.
+    #[arg(long, value_name = "DURATION", value_parser = over, conflicts_with = "start")]
+    over: Option<Duration>,
+    /// Distinct events in all [default: until Ctrl-C; with --over, 6 an item and day].
     #[arg(long)]
     count: Option<u64>,
     /// Boards.
@@ -73,9 +91,9 @@ pub struct Args {
     /// Items.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     items: u32,
-    /// Format of the events; `both` publishes each in both.
-    #[arg(long, value_enum, default_value_t = FormatChoice::Protobuf)]
-    format: FormatChoice,
+    /// Format of the events; `both` publishes each in both [default: protobuf].
+    #[arg(long, value_enum)]
+    format: Option<FormatChoice>,
     /// The same seed makes the same boards, items and moves.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -97,11 +115,12 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Lost connections are told as warnings.
     let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
-    let broker = broker(&args)?;
-    let source = Source::new(source_settings(&args));
+    let connection = Connection::of(&args)?;
+    let broker = connection.broker(&args)?;
+    let source = Source::new(source_settings(&args, &connection, OffsetDateTime::now_utc()));
     let stop = CancellationToken::new();
     eprintln!("publishing to {}:{} as {}", broker.host, broker.port, broker.client_id);
-    let publishing = publish(source, &broker, args.rate, stop.clone(), |report| {
+    let publishing = publish(source, &broker, rate(&args), stop.clone(), |report| {
         eprintln!("{report}");
     });
     tokio::select! {
@@ -134,71 +153,48 @@ fn print_last_line(report: Report) -> anyhow::Result<()> {
     writeln!(out, "{report}").and_then(|()| out.flush()).context("could not write to stdout")
 }
 
-fn source_settings(args: &Args) -> SourceSettings {
+fn rate(args: &Args) -> u64 {
+    args.rate.unwrap_or(if args.over.is_some() { HISTORY_RATE } else { RATE })
+}
+
+fn source_settings(args: &Args, connection: &Connection, now: OffsetDateTime) -> SourceSettings {
+    let count = match (args.count, args.over) {
+        (None, Some(over)) => Some(usual_events(args.items, over)),
+        (count, _) => count,
+    };
+    let clock = match (args.over, args.start) {
+        (Some(over), _) => {
+            let events = count.unwrap_or_default();
+            Clock::History(Arc::new(History::new(now, over, events, args.seed)))
+        }
+        (None, Some(start)) => Clock::invented(start, rate(args)),
+        (None, None) => Clock::Wall,
+    };
     SourceSettings {
-        tenant: args.tenant.clone(),
+        tenant: connection.tenant.clone(),
         world: WorldSettings {
             boards: args.boards,
             items: args.items,
             seed: args.seed,
-            board_events: args.board_events,
+            board_events: args.board_events || args.over.is_some(),
         },
-        format: args.format,
-        count: args.count,
+        format: connection.format,
+        count,
         duplicates: args.duplicates,
-        clock: args.start.map_or(Clock::Wall, |start| Clock::invented(start, args.rate)),
+        clock,
     }
 }
 
-fn broker(args: &Args) -> anyhow::Result<Broker> {
-    let host = args.host.trim_end_matches('.').to_ascii_lowercase();
-    ensure!(
-        host != VENDOR_DOMAIN && !host.ends_with(&format!(".{VENDOR_DOMAIN}")),
-        "--host {} is the vendor's: invented events go to a broker of your own",
-        args.host
-    );
-    let tls = match (&args.cert, &args.key) {
-        (Some(cert_file), Some(key_file)) => Some(tls_config(args, cert_file, key_file)?),
-        _ => None,
-    };
-    let credentials = match (&args.username, &args.password_file) {
-        (Some(username), Some(file)) => Some((username.clone(), password(file)?)),
-        _ => None,
-    };
-    let [plain_port, tls_port] = PORTS;
-    Ok(Broker {
-        host: args.host.clone(),
-        port: args.port.unwrap_or(if tls.is_some() { tls_port } else { plain_port }),
-        client_id: args.client_id.clone().unwrap_or_else(|| client_id(&args.tenant)),
-        credentials,
-        tls,
-        max_inflight: args.max_inflight,
-    })
+fn usual_events(items: u32, over: Duration) -> u64 {
+    let a_day = u64::from(items) * EVENTS_AN_ITEM_A_DAY;
+    (a_day.saturating_mul(over.as_secs()) / 86_400).max(1)
 }
 
-fn tls_config(args: &Args, cert: &Path, key: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-    let tls = Tls {
-        ca_file: args.ca.clone(),
-        cert_file: cert.to_owned(),
-        key_file: key.to_owned(),
-        server_name: None,
-    };
-    let loaded = tls::client_config(&tls)?;
-    for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
-    }
-    Ok(loaded.config)
-}
-
-fn password(file: &Path) -> anyhow::Result<SecretString> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("could not read the password from {}", file.display()))?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(SecretString::from(text.strip_suffix('\r').unwrap_or(text).to_owned()))
-}
-
-fn client_id(tenant: &str) -> String {
-    format!("{tenant}-simulator-{:08x}", rand::rngs::StdRng::from_os_rng().next_u32())
+fn over(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|over| HISTORY.contains(over))
+        .ok_or_else(|| "expected a duration from 1h to 3650d, for example 30d".to_owned())
 }
 
 fn start(text: &str) -> Result<OffsetDateTime, String> {
@@ -225,82 +221,5 @@ fn tenant(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected a word without blanks, '+', '#', '$' and '/': it is a topic level".to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn parse(line: &str) -> Result<Args, String> {
-        let words = std::iter::once("simulate").chain(line.split_whitespace());
-        Command::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn nothing_given_is_a_small_site_on_this_host() {
-        let args = parse("").expect("defaults");
-        let broker = broker(&args).expect("a broker");
-        assert_eq!((broker.host.as_str(), broker.port), ("127.0.0.1", 1883));
-        assert!(broker.client_id.starts_with("demo-simulator-"));
-        assert!(broker.tls.is_none() && broker.credentials.is_none());
-        assert_eq!(source_settings(&args).clock, Clock::Wall);
-    }
-
-    #[test]
-    fn the_vendors_broker_is_refused() {
-        for host in ["mqtt-client.centiloc.com", "centiloc.com", "MQTT-client.Centiloc.com."] {
-            let args = parse(&format!("--host {host}")).expect("parses");
-            let error = broker(&args).expect_err("refused").to_string();
-            assert!(error.contains("broker of your own"), "{error}");
-        }
-        broker(&parse("--host notcentiloc.com").expect("parses")).expect("another's domain");
-    }
-
-    #[test]
-    fn half_given_credentials_are_refused() {
-        for line in ["--cert a.pem", "--key a.pem", "--ca a.pem", "--username u"] {
-            parse(line).expect_err(line);
-        }
-    }
-
-    #[test]
-    fn values_that_make_no_run_are_refused() {
-        for line in [
-            "--boards 0",
-            "--items 0",
-            "--max-inflight 0",
-            "--duplicates 1.5",
-            "--duplicates NaN",
-            "--start yesterday",
-            "--start 9999-01-01T00:00:00Z",
-            "--tenant a/b",
-            "--tenant #",
-        ] {
-            parse(line).expect_err(line);
-        }
-    }
-
-    #[test]
-    fn one_trailing_newline_of_the_password_is_stripped() {
-        use secrecy::ExposeSecret as _;
-        let dir = tempfile::tempdir().expect("a folder");
-        let file = dir.path().join("password");
-        for (text, expected) in
-            [("pass\n", "pass"), ("pass\r\n", "pass"), (" pass \n\n", " pass \n")]
-        {
-            std::fs::write(&file, text).expect("written");
-            assert_eq!(password(&file).expect("read").expose_secret(), expected);
-        }
-        let error = password(&dir.path().join("absent")).expect_err("absent").to_string();
-        assert!(error.contains("absent"), "{error}");
     }
 }

@@ -29,6 +29,9 @@ pub struct Key {
 pub enum Preset {
     /// Must be given; the text is an example.
     Required(&'static str),
+    /// Must be given, here or by the key of the same name with `_file` behind it, which the example
+    /// configuration uses; the text is an example.
+    RequiredUnlessFile(&'static str),
     /// Nothing: written `""`.
     Off,
     /// Follows from other settings, as the text says; written `""`.
@@ -94,7 +97,9 @@ impl Key {
     /// The default as written in TOML; an example where there is no default.
     pub fn default_literal(&self) -> String {
         match self.default {
-            Preset::Required(text) | Preset::Value(text) => self.kind.literal(text),
+            Preset::Required(text) | Preset::RequiredUnlessFile(text) | Preset::Value(text) => {
+                self.kind.literal(text)
+            }
             Preset::Off | Preset::Derived(_) => self.kind.literal(""),
         }
     }

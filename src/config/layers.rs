@@ -42,7 +42,7 @@ impl Layer {
     /// What holds when nothing is given.
     pub fn defaults() -> Self {
         let text = |key: &Key| match key.default {
-            Preset::Required(_) => None,
+            Preset::Required(_) | Preset::RequiredUnlessFile(_) => None,
             Preset::Off | Preset::Derived(_) => Some(String::new()),
             Preset::Value(text) => Some(text.to_owned()),
         };

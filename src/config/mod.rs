@@ -120,8 +120,10 @@ fn read_file(
 
 fn read_text(path: &Path) -> std::io::Result<String> {
     let bytes = crate::files::read(path, u64::MAX)?;
+    let invalid = |error| std::io::Error::new(ErrorKind::InvalidData, error);
+    let bytes = crate::encoding::to_utf8(&bytes).map_err(|error| invalid(error.to_string()))?;
     let text = std::str::from_utf8(&bytes);
-    text.map(str::to_owned).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))
+    text.map(str::to_owned).map_err(|error| invalid(error.to_string()))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {

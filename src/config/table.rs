@@ -138,14 +138,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "mqtt.tls.cert_file",
-        Preset::Required("client.crt"),
+        Preset::Required("tls-cert.pem"),
         Kind::Path,
         "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed file \
          is taken up without a restart.",
     ),
     key(
         "mqtt.tls.key_file",
-        Preset::Required("client.key"),
+        Preset::Required("private-key.pem"),
         Kind::Path,
         "PEM file of the client's private key, SEC1 or PKCS#8. Required with TLS.",
     ),
@@ -169,7 +169,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "database.url",
-        Preset::Required("postgres:///centiloc?host=/run/postgresql"),
+        Preset::RequiredUnlessFile("postgres:///centiloc?host=/run/postgresql"),
         Kind::SecretUrl,
         "Where PostgreSQL is: \
          postgres://user:password@host:port/name?sslmode=verify-full&sslrootcert=/path, or over a \
@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "database.url_file",
-        Preset::Off,
+        Preset::Required("database.url"),
         Kind::Path,
         "File that holds the URL; one line end at its end is ignored. Give this or url, not both.",
     ),

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Ledger, Report};
+use super::mismatch;
 use super::pace::Pace;
 use super::source::{Message, Source};
 use crate::backoff::Backoff;
@@ -138,7 +139,7 @@ async fn run(
         ever_connected |= link.connected.swap(false, Ordering::AcqRel);
         let Ended::Lost(error) = ended else { return Ok(()) };
         if !ever_connected {
-            return Err(refused(broker, &error));
+            return Err(refused(broker, &error).await);
         }
         link.ledger().connection_lost();
         backoff.was_up(since.elapsed());
@@ -301,8 +302,12 @@ async fn send(client: &AsyncClient, message: &Message) {
     let _ = client.publish_bytes(topic, QoS::AtLeastOnce, false, payload).await;
 }
 
-fn refused(broker: &Broker, error: &ConnectionError) -> PublishError {
-    let (cause, cure) = explain(error);
+async fn refused(broker: &Broker, error: &ConnectionError) -> PublishError {
+    let mismatch = match error {
+        ConnectionError::ConnectionRefused(_) => None,
+        _ => mismatch::explain(&broker.host, broker.port, broker.tls.is_some()).await,
+    };
+    let (cause, cure) = mismatch.unwrap_or_else(|| explain(error));
     PublishError { host: broker.host.clone(), port: broker.port, cause, cure }
 }
 

@@ -11,6 +11,7 @@ use super::catalog::Catalog;
 use super::dice::Dice;
 use super::encode::{Encoder, FormatChoice, Topics};
 use super::happening::Happening;
+use super::history::History;
 use super::world::{World, WorldSettings};
 
 /// Second copies wait behind at most this many others, as redeliveries do.
@@ -34,7 +35,7 @@ pub struct SourceSettings {
 }
 
 /// Where momenta come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Clock {
     /// The time of publication.
     Wall,
@@ -45,6 +46,8 @@ pub enum Clock {
         /// From one event to the next, nanoseconds.
         step_ns: i64,
     },
+    /// Spread over a stretch of the past.
+    History(Arc<History>),
 }
 
 /// Without a rate, invented time runs as if this many events happened a second: about what a
@@ -62,19 +65,20 @@ impl Clock {
         }
     }
 
-    fn at(self, event: u64) -> i64 {
+    fn at(&self, event: u64) -> i64 {
         match self {
             Self::Wall => unix_ns(OffsetDateTime::now_utc()),
             Self::Invented { start_ns, step_ns } => {
                 let event = i64::try_from(event).unwrap_or(i64::MAX);
                 start_ns.saturating_add(step_ns.saturating_mul(event))
             }
+            Self::History(history) => history.at(event),
         }
     }
 }
 
 /// Nanoseconds since the Unix epoch, clamped to what 64 bits hold (1677 to 2262).
-fn unix_ns(time: OffsetDateTime) -> i64 {
+pub(super) fn unix_ns(time: OffsetDateTime) -> i64 {
     let ns = time.unix_timestamp_nanos();
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }

@@ -14,13 +14,15 @@ use crate::event::{Event, Reject};
 use crate::message::Message;
 
 /// A row of `dead_letter`, without its payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
     /// Number to name it by.
     pub id: i64,
     /// When it was first received.
+    #[serde(with = "time::serde::rfc3339")]
     pub received_at: OffsetDateTime,
     /// When it was last received.
+    #[serde(with = "time::serde::rfc3339")]
     pub last_seen_at: OffsetDateTime,
     /// MQTT topic.
     pub topic: String,
@@ -35,7 +37,21 @@ pub struct Summary {
     /// How often it was received.
     pub seen: i32,
     /// When a replay brought it in.
+    #[serde(with = "time::serde::rfc3339::option")]
     pub replayed_at: Option<OffsetDateTime>,
+}
+
+/// Which dead letters are meant. The default is all that no replay has brought in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Also those that a replay has brought in.
+    pub replayed: bool,
+    /// Only those set aside for this reason.
+    pub reason: Option<String>,
+    /// Only those of this topic.
+    pub topic: Option<String>,
+    /// Only those received at this time or later.
+    pub since: Option<OffsetDateTime>,
 }
 
 /// What a replay led to.
@@ -58,16 +74,31 @@ const COLUMNS: &str = "
            detail, sqlstate, seen, replayed_at
       from centiloc.dead_letter";
 
+/// [`Filter`], with its fields as the first parameters.
+const FILTER: &str = "
+     where ($1 or replayed_at is null)
+       and ($2::text is null or reason = $2)
+       and ($3::text is null or topic = $3)
+       and ($4::timestamptz is null or last_seen_at >= $4)";
+
+/// Dead letters deleted in one transaction.
+const PURGE_STEP: usize = 1000;
+
 impl Store {
-    /// The newest `limit` dead letters, newest first; with `replayed`, those brought in too.
+    /// The newest `limit` dead letters of those meant, newest first.
     pub async fn dead_letters(
         &self,
-        replayed: bool,
+        filter: &Filter,
         limit: i64,
     ) -> Result<Vec<Summary>, StoreError> {
-        let sql = format!("{COLUMNS} where $1 or replayed_at is null order by id desc limit $2");
+        let sql = format!("{COLUMNS} {FILTER} order by id desc limit $5");
         let mut conn = self.acquire().await?;
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(replayed).bind(limit);
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(filter.replayed)
+            .bind(&filter.reason)
+            .bind(&filter.topic)
+            .bind(filter.since)
+            .bind(limit);
         let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await?;
         Ok(rows.iter().map(summary).collect::<Result<_, Fault>>()?)
     }
@@ -79,13 +110,29 @@ impl Store {
         Ok(letter)
     }
 
-    /// The ids of all that no replay has brought in, oldest first.
-    pub async fn unreplayed_dead_letters(&self) -> Result<Vec<i64>, StoreError> {
-        const SQL: &str =
-            "select id from centiloc.dead_letter where replayed_at is null order by id";
+    /// The ids of those meant, oldest first.
+    pub async fn dead_letter_ids(&self, filter: &Filter) -> Result<Vec<i64>, StoreError> {
+        let sql = format!("select id from centiloc.dead_letter {FILTER} order by id");
         let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).fetch_all(&mut *conn);
+        let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(filter.replayed)
+            .bind(&filter.reason)
+            .bind(&filter.topic)
+            .bind(filter.since)
+            .fetch_all(&mut *conn);
         Ok(bounded(self.link.answer_within, query).await?)
+    }
+
+    /// Deletes these dead letters for good, in small transactions; how many there were.
+    pub async fn purge_dead_letters(&self, ids: &[i64]) -> Result<u64, StoreError> {
+        const SQL: &str = "delete from centiloc.dead_letter where id = any($1)";
+        let mut conn = self.acquire().await?;
+        let mut deleted = 0;
+        for step in ids.chunks(PURGE_STEP) {
+            let query = sqlx::query(SQL).bind(step).execute(&mut *conn);
+            deleted += bounded(self.link.answer_within, query).await?.rows_affected();
+        }
+        Ok(deleted)
     }
 
     /// Tries one dead letter again. The event and the mark on the dead letter are one transaction.

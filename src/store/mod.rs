@@ -14,6 +14,7 @@ pub mod database;
 pub mod dead_letters;
 pub mod erase;
 pub mod fault;
+pub mod gaps;
 pub mod inspect;
 pub mod journal;
 pub mod lock;

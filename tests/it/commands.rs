@@ -175,6 +175,38 @@ async fn config_shows_every_value_with_its_origin_and_no_secret() {
 }
 
 #[tokio::test]
+async fn config_and_migrate_write_json() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let document = |output: &Output| -> Value {
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let shown = document(&with_config(&config, &["config", "--json"]).await);
+    let value = |key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        settings.iter().find(|setting| setting["key"] == key).unwrap().clone()
+    };
+    assert_eq!(value("batch.max_events")["value"], 1000);
+    assert_eq!(value("database.migrate")["value"], true);
+    assert_eq!(value("mqtt.keep_alive")["origin"], "default");
+    assert_eq!(value("mqtt.password")["value"], "***");
+    assert!(value("tenant")["origin"].as_str().unwrap().starts_with("config.toml:"), "{shown}");
+    assert!(!shown.to_string().contains(postgres::PASSWORD), "{shown}");
+    let status = ["migrate", "--status", "--json"];
+    let pending = document(&with_config(&config, &status).await);
+    let steps = pending["migrations"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["applied_at"].is_null()), "{pending}");
+    let applied = document(&with_config(&config, &["migrate", "--json"]).await);
+    assert_eq!(applied["applied"].as_array().unwrap().len(), steps.len(), "{applied}");
+    let after = document(&with_config(&config, &status).await);
+    let steps = after["migrations"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["applied_at"].is_string()), "{after}");
+    let again = document(&with_config(&config, &["migrate", "--json"]).await);
+    assert_eq!(again["applied"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn decode_shows_every_sample_as_its_row_and_says_why_garbage_is_none() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let expected = std::fs::read(folder.join("expected.json")).unwrap();

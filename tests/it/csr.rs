@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
+use serde_json::Value;
+
 use crate::support::bridge::{command, finish};
 use crate::support::process::{Scratch, run};
 
@@ -91,6 +93,11 @@ async fn a_renewal_reuses_the_key_and_leaves_it_alone() {
     assert!(!second.join(KEY).exists(), "no second key");
     assert_eq!(std::fs::read(&key).unwrap(), before);
     let request = second.join(REQUEST);
+    let text = said(&output);
+    assert!(text.contains("put it in the place of the old one"), "{text}");
+    for first_time in ["Next steps", "user name and password", "[mqtt.tls]", "check"] {
+        assert!(!text.contains(first_time), "{first_time} is not part of a renewal: {text}");
+    }
     assert_eq!(public_key_of_request(&request), public_key_of_key(&key));
     let text = openssl(&["req", "-noout", "-text"], &request);
     assert!(text.contains("NIST CURVE: P-384"), "{text}");
@@ -117,4 +124,47 @@ async fn keys_that_will_not_do_are_refused_by_name_before_anything_is_written() 
         assert!(said.contains("--key"), "{said}");
         assert!(!out.exists(), "{name}: something was written");
     }
+}
+
+#[tokio::test]
+async fn invalid_values_are_usage_errors() {
+    let folder = Scratch::new("csr");
+    let out = folder.join("out");
+    for (option, value) in [
+        ("--country", "France"),
+        ("--email", "nobody"),
+        ("--organization", " "),
+        ("--tenant", "a/b"),
+        ("--state", ""),
+        ("--curve", "p521"),
+    ] {
+        let mut args = vec!["csr"];
+        let fixed =
+            [("--tenant", "acme"), ("--organization", "Acme"), ("--email", "it@example.com")];
+        args.extend(fixed.iter().filter(|(name, _)| *name != option).flat_map(|(n, v)| [*n, *v]));
+        args.extend([option, value, "--out", out.to_str().unwrap()]);
+        let output = finish(command(args)).await;
+        assert_eq!(output.status.code(), Some(64), "{option} {value:?}: {}", said(&output));
+        assert!(said(&output).contains(option), "{}", said(&output));
+        assert!(!out.exists(), "{option}: something was written");
+    }
+}
+
+#[tokio::test]
+async fn json_names_files_and_contents() {
+    let folder = Scratch::new("csr");
+    let output = csr(&folder.join("first"), &["--json"]).await;
+    let first: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let key = folder.join("first").join(KEY);
+    assert_eq!(first["key_file"], key.to_str().unwrap());
+    assert_eq!(first["key_created"], true);
+    let request = std::fs::read_to_string(first["request_file"].as_str().unwrap()).unwrap();
+    assert_eq!(first["request"], request);
+    assert!(first["subject"].as_str().unwrap().contains("CN = acme"), "{first}");
+    let configuration: toml::Table = first["configuration"].as_str().unwrap().parse().unwrap();
+    assert_eq!(configuration["tenant"].as_str(), Some("acme"));
+    let more = ["--json", "--key", key.to_str().unwrap()];
+    let output = csr(&folder.join("second"), &more).await;
+    let second: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&second["key_created"], &second["configuration"]), (&false.into(), &Value::Null));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::process::Command;
 
 use bytes::Bytes;
 use centiloc_bridge::config;
@@ -12,13 +13,16 @@ use centiloc_bridge::simulate::source::{Clock, Source, SourceSettings};
 use centiloc_bridge::simulate::world::WorldSettings;
 use time::OffsetDateTime;
 
-use crate::support::bridge;
+use crate::support::bridge::{self, Bridge};
+use crate::support::config::Config;
 use crate::support::mosquitto::{
     Mosquitto, PASSWORD, PLATFORM, PLATFORM_PASSWORD, TENANT, USERNAME,
 };
+use crate::support::postgres::Postgres;
 use crate::support::process::{Log, Process, Scratch};
+use crate::support::rig::Rig;
 use crate::support::subscriber::Subscriber;
-use crate::support::wait::{SOON, until};
+use crate::support::wait::{SOON, until, until_eq};
 
 /// The last line of `simulate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +42,7 @@ fn report(line: &str) -> Option<Report> {
 }
 
 /// Publishes as the platform, over the plain listener.
-fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> std::process::Command {
+fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> Command {
     let password = folder.write("platform-password", PLATFORM_PASSWORD);
     let port = broker.plain_port().to_string();
     let mut command = bridge::command(["simulate", "--tenant", TENANT, "--port", &port]);
@@ -232,4 +236,68 @@ async fn a_broker_that_refuses_is_named_with_the_cure() {
     assert!(text.contains("could not connect to the broker at 127.0.0.1:"), "{text}");
     assert!(text.contains("--password-file"), "{text}");
     assert!(!text.contains(WRONG), "{text}");
+}
+
+/// Starts `simulate` with a configuration as the bridge has it.
+fn with_configuration(config: &Config, more: &[&str]) -> Command {
+    let mut command = bridge::command(["simulate", "-c"]);
+    command.arg(config.write()).args(more);
+    command
+}
+
+#[tokio::test]
+async fn the_configuration_gives_broker_user_tls_and_formats() {
+    let broker = Mosquitto::builder().max_queued_messages(0).start().await;
+    let database = Postgres::shared().await.database().await;
+    let mut subscriber = session(&broker).await;
+    let config = Config::new(&broker, &database);
+    let output = bridge::finish(with_configuration(&config, &["--count", "20"])).await;
+    assert!(output.status.success(), "{output:?}");
+    let received = receive(&mut subscriber, 40).await;
+    let json = received.iter().filter(|(topic, _)| topic.contains("/json/")).count();
+    assert_eq!(json, 20, "mqtt.items is both");
+}
+
+#[tokio::test]
+async fn history_is_spread_over_the_past_with_stays_and_boards() {
+    let rig =
+        Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
+    let _bridge = Bridge::ready(&rig.config()).await;
+    let folder = Scratch::new("simulate");
+    let more = ["--over", "30d", "--count", "6000", "--items", "40", "--boards", "8"];
+    let output = bridge::finish(simulate(&rig.broker, &folder, &more)).await;
+    assert!(output.status.success(), "{output:?}");
+    let events = "((select momentum from centiloc.item_event) union all \
+                   (select momentum from centiloc.board_event)) e";
+    until_eq("the history", SOON * 2, 6000, || rig.database.count(events)).await;
+    let in_range = "select min(momentum) > now() - interval '31 days' and \
+                    min(momentum) < now() - interval '28 days' and max(momentum) <= now() and \
+                    max(momentum) > now() - interval '3 days' from centiloc.item_event";
+    assert!(rig.database.value::<bool>(in_range).await, "not the last 30 days");
+    let days = "(select distinct momentum::date from centiloc.item_event) d";
+    assert!(rig.database.count(days).await >= 28, "days without events");
+    let stays = "select count(*) filter (where left_at is not null) > 100 and \
+                 percentile_cont(0.5) within group (order by extract(epoch from duration)) \
+                 between 600 and 10 * 86400 from centiloc.item_stay";
+    assert!(rig.database.value::<bool>(stays).await, "no realistic stays");
+    let boards = "(select distinct status from centiloc.board_event) s";
+    assert!(rig.database.count(boards).await >= 3, "boards do nothing");
+    assert_eq!(rig.database.count("centiloc.dead_letter").await, 0);
+}
+
+#[tokio::test]
+async fn a_port_of_the_other_kind_is_reported_as_such() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let (plain_port, tls_port) = (broker.plain_port().to_string(), broker.port().to_string());
+    let config = Config::new(&broker, &database);
+    let tls_to_plain = with_configuration(&config, &["--count", "1", "--port", &plain_port]);
+    let plain_to_tls = bridge::command(["simulate", "--count", "1", "--port", &tls_port]);
+    let cases = [(tls_to_plain, "speaks plain MQTT"), (plain_to_tls, "speaks TLS")];
+    for (command, expected) in cases {
+        let output = bridge::finish(command).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(expected) && text.contains("--port"), "{text}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Dead letters: looked at, and tried again.
 
 use centiloc_bridge::event::{Event, Reject, RejectReason};
-use centiloc_bridge::store::dead_letters::Replay;
+use centiloc_bridge::store::dead_letters::{Filter, Replay};
 
 use crate::store_kit::{Bench, arrives, at, board, malformed};
 
@@ -10,10 +10,10 @@ async fn dead_letters_are_listed_newest_first_and_shown_with_their_bytes() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"one")]).await;
     bench.commit(&[malformed(b"three")]).await;
-    let list = bench.store.dead_letters(false, 10).await.unwrap();
+    let list = bench.store.dead_letters(&Filter::default(), 10).await.unwrap();
     assert_eq!(list.iter().map(|l| l.size).collect::<Vec<_>>(), [5, 3]);
     assert_eq!(list[0].reason, "malformed");
-    assert_eq!(bench.store.dead_letters(false, 1).await.unwrap().len(), 1);
+    assert_eq!(bench.store.dead_letters(&Filter::default(), 1).await.unwrap().len(), 1);
     let (letter, payload) = bench.store.dead_letter(list[1].id).await.unwrap().unwrap();
     assert_eq!((letter, &payload[..]), (list[1].clone(), &b"one"[..]));
     assert!(bench.store.dead_letter(-1).await.unwrap().is_none());
@@ -23,7 +23,7 @@ async fn dead_letters_are_listed_newest_first_and_shown_with_their_bytes() {
 async fn a_replay_stores_the_event_and_marks_the_dead_letter_together() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"item"), malformed(b"board")]).await;
-    let ids = bench.store.unreplayed_dead_letters().await.unwrap();
+    let ids = bench.store.dead_letter_ids(&Filter::default()).await.unwrap();
     assert_eq!(ids.len(), 2);
     for id in &ids {
         let replay = bench.store.replay(*id, |topic, payload, received_at| {
@@ -38,9 +38,10 @@ async fn a_replay_stores_the_event_and_marks_the_dead_letter_together() {
     }
     assert_eq!(bench.db.count("centiloc.item_event").await, 1);
     assert_eq!(bench.db.count("centiloc.board_event").await, 1);
-    assert!(bench.store.unreplayed_dead_letters().await.unwrap().is_empty());
-    assert!(bench.store.dead_letters(false, 10).await.unwrap().is_empty());
-    assert_eq!(bench.store.dead_letters(true, 10).await.unwrap().len(), 2);
+    assert!(bench.store.dead_letter_ids(&Filter::default()).await.unwrap().is_empty());
+    assert!(bench.store.dead_letters(&Filter::default(), 10).await.unwrap().is_empty());
+    let everything = Filter { replayed: true, ..Filter::default() };
+    assert_eq!(bench.store.dead_letters(&everything, 10).await.unwrap().len(), 2);
     let again = bench.store.replay(ids[0], |_, _, _| Ok(Event::Item(arrives("U", "A", 1))));
     assert_eq!(again.await.unwrap(), Replay::Duplicate);
 }
@@ -49,7 +50,7 @@ async fn a_replay_stores_the_event_and_marks_the_dead_letter_together() {
 async fn what_is_still_wrong_stays_as_it_was() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
-    let id = bench.store.unreplayed_dead_letters().await.unwrap()[0];
+    let id = bench.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
     let before = bench.store.dead_letter(id).await.unwrap();
     let reject = Reject::new(RejectReason::Malformed, "still not");
     let replay = bench.store.replay(id, |_, _, _| Err(reject.clone())).await.unwrap();
@@ -66,7 +67,7 @@ async fn what_is_still_wrong_stays_as_it_was() {
 async fn dead_letters_are_deleted_90_days_after_their_replay_and_never_before() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x"), malformed(b"y")]).await;
-    let id = bench.store.unreplayed_dead_letters().await.unwrap()[0];
+    let id = bench.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
     bench.store.replay(id, |_, _, _| Ok(Event::Item(arrives("U", "A", 1)))).await.unwrap();
     let now = time::OffsetDateTime::now_utc();
     let delete = async |days| {

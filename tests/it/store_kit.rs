@@ -1,5 +1,6 @@
 //! A store over a fresh database, and events to put into it.
 
+use std::process::Output;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,12 @@ use centiloc_bridge::event::{
 };
 use centiloc_bridge::message::{ConnectionName, Message};
 use centiloc_bridge::store::{Entry, Outcome, Store};
+use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::support::bridge::{command, finish};
+use crate::support::config::database_only;
 use crate::support::postgres::{Database, Postgres};
 
 /// A migrated database of the shared server, and a store on it.
@@ -36,6 +40,21 @@ impl Bench {
     /// Another process on the same database.
     pub fn another_store(&self, span: PartitionSpan) -> Store {
         Store::new(&config(&self.db.socket_url()), span).unwrap()
+    }
+
+    /// Runs a command of the program on this database.
+    pub async fn run(&self, args: &[&str]) -> Output {
+        let folder = database_only(&self.db.socket_url());
+        let mut command = command(args);
+        command.arg("-c").arg(folder.join("config.toml"));
+        finish(command).await
+    }
+
+    /// Runs a command with `--json`, and expects this exit code.
+    pub async fn run_json(&self, args: &[&str], code: i32) -> Value {
+        let output = self.run(&[args, &["--json"]].concat()).await;
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
     }
 
     pub async fn commit(&self, batch: &[Entry]) -> Outcome {

@@ -35,16 +35,26 @@ fn the_example_shows_every_key_with_its_true_default_and_meaning() {
     assert_eq!(entries.len(), expected.len());
 }
 
+/// Loads the example beside the one file it needs.
+fn load_example(text: &str, url: &str) -> Result<Loaded, Problems> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("database.url"), url).unwrap();
+    load_in(folder.path(), text, &[])
+}
+
 #[test]
 fn the_example_loads_as_it_is_and_changes_no_default() {
-    let loaded = load_text(EXAMPLE, &[]).unwrap();
+    let loaded = load_example(EXAMPLE, "postgres:///centiloc?host=/run/postgresql").unwrap();
     let plain = load_text(MINIMAL, &[]).unwrap();
     for (ours, theirs) in loaded.settings.iter().zip(&plain.settings) {
         // Each loads from a folder of its own.
         if !theirs.key.ends_with("_file") {
             assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
         }
-        let required = matches!(keys::find(ours.key).map(|k| k.default), Some(Preset::Required(_)));
+        let required = matches!(
+            keys::find(ours.key).map(|k| k.default),
+            Some(Preset::Required(_) | Preset::RequiredUnlessFile(_))
+        );
         assert_eq!(ours.origin.as_str() == "default", !required, "{}", ours.key);
     }
 }
@@ -54,19 +64,26 @@ fn the_example_loads_with_everything_uncommented() {
     let text: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with("url = ") => format!("# {rest}\n"),
             Some(rest) if !rest.starts_with(' ') && rest.contains(" = ") => format!("{rest}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
-    let loaded = load_text(&text, &[]).unwrap();
+    let loaded = load_example(&text, "postgres:///centiloc").unwrap();
     assert!(loaded.settings.iter().all(|s| s.origin.as_str().starts_with("config.toml:")
-        || ["mqtt.password", "mqtt.password_file", "database.url_file"].contains(&s.key)));
+        || ["mqtt.password", "mqtt.password_file", "database.url"].contains(&s.key)));
 }
 
 /// One row of the table in `docs/configuration.md`.
 fn documented(key: &Key) -> String {
     let default = match key.default {
+        Preset::Required(example) if key.name == "database.url_file" => {
+            format!("required unless `database.url` is set, such as `{example}`")
+        }
         Preset::Required(example) => format!("required, such as `{example}`"),
+        Preset::RequiredUnlessFile(example) => {
+            format!("required unless `{}_file` is set, such as `{example}`", key.name)
+        }
         Preset::Off => "not set".to_owned(),
         Preset::Derived(text) if text.contains(' ') => text.to_owned(),
         Preset::Derived(text) | Preset::Value(text) => format!("`{text}`"),

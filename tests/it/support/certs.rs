@@ -52,6 +52,11 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// Its private key, for OpenSSL to sign with.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A server certificate for `localhost` and 127.0.0.1.
     pub fn server(&self) -> Identity {
         self.server_for(&["localhost", "127.0.0.1"])

@@ -89,6 +89,21 @@ impl Config {
     }
 }
 
+/// The least that a command needs which only asks the database: a configuration file in a folder of
+/// its own. The broker it names is never asked.
+pub fn database_only(url: &str) -> Scratch {
+    let folder = Scratch::new("database-only");
+    let url = Value::from(url);
+    folder.write(
+        "config.toml",
+        format!(
+            "tenant = \"T\"\nmqtt.host = \"127.0.0.1\"\nmqtt.tls.enabled = false\n\
+             database.url = {url}\n"
+        ),
+    );
+    folder
+}
+
 fn split(key: &str) -> (Vec<&str>, &str) {
     let mut sections: Vec<&str> = key.split('.').collect();
     let name = sections.pop().unwrap_or(key);

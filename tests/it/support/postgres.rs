@@ -105,6 +105,21 @@ impl Postgres {
         self.try_execute(sql).await.unwrap_or_else(|e| panic!("{sql:?} failed: {e}"));
     }
 
+    /// Runs SQL with psql over the unix socket, where everybody is trusted; what it printed.
+    pub fn psql(&self, role: &str, database: &str, sql: &str) -> Result<String, String> {
+        let folder = Scratch::new("psql");
+        let file = folder.write("script.sql", sql);
+        let output = Command::new("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", role, "-d", database, "-h"])
+            .arg(&self.address.socket_dir)
+            .args(["-p", &self.address.port.to_string(), "-f"])
+            .arg(file)
+            .output()
+            .expect("psql is installed");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
     /// The TCP port, the same over restarts.
     pub fn port(&self) -> u16 {
         self.address.port

@@ -1,0 +1,137 @@
+//! What `csr` prints once the files are there: for a person or as JSON.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use serde_json::json;
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use super::REQUEST_FILE;
+use crate::cli::output;
+use crate::credentials::csr::Subject;
+
+/// File names of the vendor's documentation, and the ones used throughout docs and examples.
+const CERTIFICATE_FILE: &str = "tls-cert.pem";
+const PASSWORD_FILE: &str = "mqtt.password";
+
+/// What was made.
+pub(super) struct Report<'a> {
+    pub subject: &'a Subject,
+    pub directory: &'a Path,
+    pub key: &'a Path,
+    /// The key was made too: a first request, not a renewal.
+    pub new: bool,
+    /// The request, PEM.
+    pub request: &'a str,
+    /// What is wrong with the existing key's file.
+    pub warning: Option<String>,
+}
+
+impl Report<'_> {
+    /// The report for a person.
+    pub fn text(&self) -> anyhow::Result<String> {
+        let (path, key) = (self.directory.join(REQUEST_FILE), self.key.display());
+        let path = path.display();
+        let made = if self.new {
+            format!("Made the private key {key} (mode 0600) and the request {path}")
+        } else {
+            format!("Made the request {path} for the existing private key {key}")
+        };
+        let warning =
+            self.warning.as_ref().map(|text| format!("Warning: {text}\n")).unwrap_or_default();
+        let Contents { subject, public_key } = contents(self.request)?;
+        Ok(format!(
+            "{made}\n{warning}\nThe request says\n   Subject:    {subject}\n   Public key: \
+             {public_key}\n\nThe same from OpenSSL: openssl req -in {path} -noout -text \
+             -verify\n\n{steps}",
+            steps = if self.new { self.first_steps() } else { self.renewal_step() },
+        ))
+    }
+
+    /// The report for a program. `configuration` is null for a renewal.
+    pub fn json(&self) -> anyhow::Result<String> {
+        let Contents { subject, public_key } = contents(self.request)?;
+        output::json(&json!({
+            "key_file": self.key,
+            "key_created": self.new,
+            "request_file": self.directory.join(REQUEST_FILE),
+            "request": self.request,
+            "subject": subject,
+            "public_key": public_key,
+            "configuration": self.new.then(|| self.configuration()),
+            "warning": self.warning,
+        }))
+    }
+
+    fn first_steps(&self) -> String {
+        format!(
+            "Next steps
+1. Send {REQUEST_FILE} to the Centiloc support team. Keep {key} to yourself:
+   it is never sent anywhere.
+2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
+   leave mqtt.tls.ca_file out.
+3. Within one working day the support team sends your certificate, valid for 1 year, and a user
+   name and password for this connection. Save the certificate as {CERTIFICATE_FILE} and the
+   password alone as {PASSWORD_FILE}, a file that only the service can read. Then configure:
+
+{configuration}
+4. Verify everything before starting: centiloc-bridge check
+5. Start: centiloc-bridge run
+
+Before the certificate expires, renew it with the same key:
+   centiloc-bridge csr --key {key} … --out a-new-directory
+",
+            key = self.key.display(),
+            configuration = self.configuration(),
+        )
+    }
+
+    fn renewal_step(&self) -> String {
+        format!(
+            "Next step: send {} to the Centiloc support team. When the new certificate comes, put \
+             it in the place of the old one (mqtt.tls.cert_file): the running service takes it up \
+             without a restart. Key, user name, password and configuration stay as they are.\n",
+            self.directory.join(REQUEST_FILE).display()
+        )
+    }
+
+    fn configuration(&self) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let file = |name: &str| quoted(&self.directory.join(name).display().to_string());
+        format!(
+            "tenant = {tenant}
+
+[mqtt]
+username = \"the user name from Centiloc\"
+password_file = {password}
+
+[mqtt.tls]
+cert_file = {certificate}
+key_file = {key}
+",
+            tenant = quoted(&self.subject.tenant),
+            password = file(PASSWORD_FILE),
+            certificate = file(CERTIFICATE_FILE),
+            key = quoted(&self.key.display().to_string()),
+        )
+    }
+}
+
+struct Contents {
+    subject: String,
+    public_key: String,
+}
+
+/// Reads the request back from its bytes.
+fn contents(request: &str) -> anyhow::Result<Contents> {
+    let unreadable = || anyhow!("the request just made cannot be read back");
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|_| unreadable())?;
+    let (_, parsed) =
+        X509CertificationRequest::from_der(&pem.contents).map_err(|_| unreadable())?;
+    let info = parsed.certification_request_info;
+    Ok(Contents {
+        subject: crate::credentials::inspect::name(&info.subject),
+        public_key: crate::credentials::algorithm::Algorithm::of(&info.subject_pki).to_string(),
+    })
+}

@@ -1,0 +1,127 @@
+//! How dead letters are shown: for a person, and as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::cli::output::printable;
+use crate::store::dead_letters::Summary;
+
+/// Bytes of a payload shown as a hex dump; `--raw` writes the rest.
+const SHOWN: usize = 4096;
+
+/// Two lines a dead letter.
+pub(super) fn list(letters: &[Summary]) -> anyhow::Result<String> {
+    let mut out = String::new();
+    if letters.is_empty() {
+        writeln!(out, "no dead letters")?;
+    }
+    for letter in letters {
+        let received = letter.received_at.format(&Rfc3339)?;
+        let seen = if letter.seen > 1 { format!(", {} times", letter.seen) } else { String::new() };
+        let replayed = if letter.replayed_at.is_some() { ", replayed" } else { "" };
+        writeln!(
+            out,
+            "{:6}  {received}  {}  {} bytes{seen}{replayed}\n        {}: {}",
+            letter.id,
+            printable(&letter.topic),
+            letter.size,
+            letter.reason,
+            printable(&letter.detail)
+        )?;
+    }
+    Ok(out)
+}
+
+/// Everything about one dead letter, with a hex dump of its payload.
+pub(super) fn one(letter: &Summary, payload: &[u8]) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let time = |at: Option<OffsetDateTime>| at.map(|at| at.format(&Rfc3339)).transpose();
+    writeln!(out, "number      {}", letter.id)?;
+    writeln!(out, "topic       {}", printable(&letter.topic))?;
+    writeln!(out, "received    {}", time(Some(letter.received_at))?.unwrap_or_default())?;
+    writeln!(out, "last seen   {}", time(Some(letter.last_seen_at))?.unwrap_or_default())?;
+    writeln!(out, "seen        {}", letter.seen)?;
+    writeln!(out, "reason      {}", letter.reason)?;
+    writeln!(out, "detail      {}", printable(&letter.detail))?;
+    if let Some(code) = &letter.sqlstate {
+        writeln!(out, "SQLSTATE    {code}")?;
+    }
+    writeln!(out, "replayed    {}", time(letter.replayed_at)?.unwrap_or_else(|| "no".into()))?;
+    writeln!(out, "payload     {} bytes", payload.len())?;
+    out.push_str(&dump(&payload[..payload.len().min(SHOWN)]));
+    if payload.len() > SHOWN {
+        writeln!(out, "… {} bytes more: --raw writes them all", payload.len() - SHOWN)?;
+    }
+    Ok(out)
+}
+
+/// A dead letter with its payload, in hexadecimal and, where it is text, as text.
+pub(super) fn document(letter: &Summary, payload: &[u8]) -> anyhow::Result<Value> {
+    let mut document = serde_json::to_value(letter)?;
+    document["payload_hex"] = hex(payload).into();
+    document["payload_text"] = json!(std::str::from_utf8(payload).ok());
+    Ok(document)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Sixteen bytes a line, in hex and as text.
+fn dump(bytes: &[u8]) -> String {
+    let line = |(number, line): (usize, &[u8])| {
+        let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
+        let text: String = line
+            .iter()
+            .map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' })
+            .collect();
+        format!("{:08x}  {:<47}  {text}\n", number * 16, hex.join(" "))
+    };
+    bytes.chunks(16).enumerate().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> Summary {
+        let at = time::macros::datetime!(2026-11-01 12:00 UTC);
+        Summary {
+            id: 7,
+            received_at: at,
+            last_seen_at: at,
+            topic: "centiloc/T\u{1b}[2J".into(),
+            size: 3,
+            reason: "malformed".into(),
+            detail: "not a protobuf message".into(),
+            sqlstate: None,
+            seen: 4,
+            replayed_at: None,
+        }
+    }
+
+    #[test]
+    fn a_list_is_readable_and_cannot_command_the_terminal() {
+        let text = list(&[letter()]).unwrap();
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(
+            text.contains("     7  2026-11-01T12:00:00Z") && text.contains("4 times"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_payload_is_dumped_in_hex_and_text() {
+        assert_eq!(
+            dump(b"\0abcdefghijklmnopq"),
+            "00000000  00 61 62 63 64 65 66 67 68 69 6a 6b 6c 6d 6e 6f  .abcdefghijklmno\n\
+             00000010  70 71                                            pq\n"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! `gaps`: lists the periods in which messages may have been lost, and acknowledges them.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::json;
+use time::format_description::well_known::Rfc3339;
+
+use super::ConfigArgs;
+use super::output::{self, printable};
+use crate::exit;
+use crate::store::Store;
+use crate::store::gaps::RecordedGap;
+
+/// Arguments of `gaps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List those that nobody has acknowledged, newest first
+    List {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Also those that were acknowledged
+        #[arg(long)]
+        all: bool,
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+        limit: i64,
+        /// Write one JSON document, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Note that somebody has looked at them
+    #[command(visible_alias = "ack")]
+    Acknowledge {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Their numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        /// Conclusion, for example whether anything is missing; shown in the view data_gap
+        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        note: String,
+        /// Write one JSON document, for programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Exit code 1 if there is no such gap.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (Action::List { config, .. } | Action::Acknowledge { config, .. }) = &args.action;
+    let config = config.load()?.config;
+    let store = Store::new(&config.database, config.retention.partition)?;
+    let (text, complete) = match args.action {
+        Action::List { all, limit, json, .. } => {
+            let gaps = store.gaps(all, limit).await?;
+            (if json { output::json(&gaps)? } else { list(&gaps)? }, true)
+        }
+        Action::Acknowledge { ids, note, json, .. } => {
+            let mut found = store.acknowledge_gaps(&ids, &note).await?;
+            found.sort_unstable();
+            let unknown: Vec<i64> = ids.into_iter().filter(|id| !found.contains(id)).collect();
+            (acknowledged(&found, &unknown, json)?, unknown.is_empty())
+        }
+    };
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+}
+
+/// Two lines a gap, a third for the note.
+fn list(gaps: &[RecordedGap]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if gaps.is_empty() {
+        writeln!(text, "no gaps")?;
+    }
+    for gap in gaps {
+        let start = gap.started_at.format(&Rfc3339)?;
+        let end = output::time(gap.ended_at)?.unwrap_or_else(|| "now".to_owned());
+        writeln!(text, "{:6}  {start} to {end}  {}  {}", gap.id, gap.cause, gap.client_id)?;
+        writeln!(text, "        {}", printable(&gap.detail))?;
+        if let Some(at) = output::time(gap.acknowledged_at)? {
+            let note = gap.note.as_deref().unwrap_or_default();
+            writeln!(text, "        acknowledged {at}: {}", printable(note))?;
+        }
+    }
+    Ok(text)
+}
+
+fn acknowledged(found: &[i64], unknown: &[i64], json: bool) -> anyhow::Result<String> {
+    if json {
+        return output::json(&json!({ "acknowledged": found, "unknown": unknown }));
+    }
+    let mut text = String::new();
+    for id in found {
+        writeln!(text, "acknowledged gap {id}")?;
+    }
+    for id in unknown {
+        writeln!(text, "there is no gap {id}")?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_shows_extent_cause_and_note() {
+        let at = time::macros::datetime!(2026-11-01 12:00 UTC);
+        let gap = RecordedGap {
+            id: 7,
+            client_id: "acme-bridge".into(),
+            started_at: at,
+            ended_at: Some(at + time::Duration::HOUR),
+            cause: "absence".into(),
+            detail: "away\u{1b}".into(),
+            acknowledged_at: Some(at + time::Duration::DAY),
+            note: Some("nothing missing".into()),
+        };
+        assert_eq!(
+            list(&[gap]).unwrap(),
+            "     7  2026-11-01T12:00:00Z to 2026-11-01T13:00:00Z  absence  acme-bridge\n        \
+             away\\u{1b}\n        acknowledged 2026-11-02T12:00:00Z: nothing missing\n"
+        );
+        assert_eq!(list(&[]).unwrap(), "no gaps\n");
+    }
+}

@@ -1,0 +1,80 @@
+//! Recorded gaps, for a person to look at and to acknowledge.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+
+use super::Store;
+use super::fault::{Fault, StoreError};
+use super::text::clean;
+use super::write::bounded;
+
+/// A row of `gap`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RecordedGap {
+    /// Number to name it by.
+    pub id: i64,
+    /// MQTT client identifier.
+    pub client_id: String,
+    /// Since when messages may be missing.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started_at: OffsetDateTime,
+    /// Until when; `None` while it lasts.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub ended_at: Option<OffsetDateTime>,
+    /// Cause, as in the column.
+    pub cause: String,
+    /// Cause and extent in words.
+    pub detail: String,
+    /// When a person acknowledged it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub acknowledged_at: Option<OffsetDateTime>,
+    /// Note of that person.
+    pub note: Option<String>,
+}
+
+impl Store {
+    /// The newest `limit` gaps, newest first; with `acknowledged`, those acknowledged too.
+    pub async fn gaps(
+        &self,
+        acknowledged: bool,
+        limit: i64,
+    ) -> Result<Vec<RecordedGap>, StoreError> {
+        const SQL: &str = "
+            select id, client_id, started_at, ended_at, cause, detail, acknowledged_at, note
+              from centiloc.gap
+             where $1 or acknowledged_at is null
+             order by started_at desc, id desc
+             limit $2";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query(SQL).bind(acknowledged).bind(limit).fetch_all(&mut *conn);
+        let rows = bounded(self.link.answer_within, query).await?;
+        Ok(rows.iter().map(recorded).collect::<Result<_, Fault>>()?)
+    }
+
+    /// Notes that a person has looked at these gaps; a second time replaces the note. Returns the
+    /// numbers that exist.
+    pub async fn acknowledge_gaps(&self, ids: &[i64], note: &str) -> Result<Vec<i64>, StoreError> {
+        const SQL: &str = "
+            update centiloc.gap
+               set acknowledged_at = now(), note = $2
+             where id = any($1)
+            returning id";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note)).fetch_all(&mut *conn);
+        Ok(bounded(self.link.answer_within, query).await?)
+    }
+}
+
+fn recorded(row: &PgRow) -> Result<RecordedGap, Fault> {
+    Ok(RecordedGap {
+        id: row.try_get("id")?,
+        client_id: row.try_get("client_id")?,
+        started_at: row.try_get("started_at")?,
+        ended_at: row.try_get("ended_at")?,
+        cause: row.try_get("cause")?,
+        detail: row.try_get("detail")?,
+        acknowledged_at: row.try_get("acknowledged_at")?,
+        note: row.try_get("note")?,
+    })
+}
