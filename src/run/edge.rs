@@ -179,6 +179,7 @@ impl Service {
             keep_events: self.dials.keep_events.subscribe(),
             keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
+            metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
             stop,
         }

@@ -129,6 +129,17 @@ impl Fault {
         matches!(self.class, Class::Halve | Class::SetAside | Class::NoPartition)
     }
 
+    /// Whether it is the server's answer, rather than its silence.
+    pub(super) fn is_from_server(&self) -> bool {
+        self.sqlstate.is_some()
+    }
+
+    /// Whether the server gave up for others that were at work: locks, deadlocks, and rows that
+    /// came in between.
+    pub(super) fn is_contention(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "23514"))
+    }
+
     /// Whether the server answered and refused, so that it is not away: credentials, privileges, a
     /// limit on connections, a pooler of the wrong kind.
     pub(super) fn is_answer(&self) -> bool {

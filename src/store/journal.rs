@@ -18,8 +18,8 @@ use self::sql::{
 };
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
-use super::partitions::run;
 use super::text::clean;
+use super::transaction::{Conn, Transaction};
 use super::write::bounded;
 use crate::message::{ConnectionName, ConnectionNews, GapCause, WITHOUT_NOTICE};
 use crate::progress::idle;
@@ -165,21 +165,23 @@ impl Store {
              order by id desc
              limit 1";
         let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id);
-        Ok(bounded(self.link.answer_within, query.fetch_optional(&mut *conn)).await?)
+        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
+        let found = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(found)?)
     }
 
     async fn opened(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn<'_>,
         session_expiry: Duration,
         opened: Opened<'_>,
     ) -> Result<Noted, Fault> {
         let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
         self.advance_position(conn, client_id).await?;
-        run(conn, limit, "begin".into()).await?;
+        let mut transaction = Transaction::begin(conn, limit).await?;
         let written: Result<(Option<OpenRow>, Noted), Fault> = async {
+            let conn = transaction.conn();
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
             if let Some(Newest::This { row, held, stands }) = newest {
@@ -219,13 +221,11 @@ impl Store {
             ))
         }
         .await;
-        match written {
+        match transaction.end(written).await {
             Ok((row, noted)) => {
-                run(conn, limit, "commit".into()).await?;
                 self.open.set(row);
                 Ok(noted)
             }
-            // Without a transaction to go on with, the connection is of no more use.
             Err(fault) if fault.spares_connection() => Err(fault.taken_as(Class::Retry)),
             Err(fault) => Err(fault),
         }

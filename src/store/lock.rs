@@ -151,10 +151,7 @@ impl Lock {
         match self.store.acquire().await {
             Ok(mut other) => {
                 let proof = prove_sessions(conn, &mut other, ANSWER_WITHIN).await;
-                if let Err(fault) = proof {
-                    other.close_on_drop();
-                    return Err(fault);
-                }
+                other.finish(proof)?;
             }
             // The looks that follow find it out too, only later.
             Err(fault) => tracing::debug!(

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Store;
 use super::fault::{Fault, StoreError};
 use super::partitions::run;
+use super::timestamp::time_of;
 use super::write::bounded;
 use crate::progress::during;
 
@@ -205,7 +206,7 @@ async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied
         .map(|row| {
             Ok(Applied {
                 version: row.try_get("version")?,
-                at: row.try_get("installed_on")?,
+                at: time_of(row, "installed_on")?,
                 checksum: row.try_get("checksum")?,
             })
         })

@@ -90,6 +90,9 @@ pub struct DatabaseHealth {
     /// Momentum of the newest committed event.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_event_at: Option<OffsetDateTime>,
+    /// How long the oldest partition that could not be dropped yet is past `retention.events`,
+    /// seconds; 0 without one.
+    pub retention_overdue_seconds: f64,
     /// Host clock minus database clock, seconds; `None` until measured.
     pub clock_skew_seconds: Option<f64>,
     /// The measurement behind it.

@@ -109,6 +109,8 @@ pub struct Metrics {
     pub spool_oldest_seconds: SecondsGauge,
     /// 1 while PostgreSQL answers.
     pub database_up: IntGauge,
+    /// How long the oldest partition that could not be dropped is past its retention.
+    pub retention_overdue_seconds: SecondsGauge,
     /// Rows that no partition could be made for.
     pub default_partition_rows: Counter,
     /// Stages and background tasks that failed and were restarted.
@@ -155,6 +157,7 @@ impl Metrics {
             spool_bytes: Gauge::default(),
             spool_oldest_seconds: Gauge::default(),
             database_up: Gauge::default(),
+            retention_overdue_seconds: Gauge::default(),
             default_partition_rows: Counter::default(),
             stage_restarts: Family::default(),
             last_event_timestamp_seconds: Gauge::default(),
@@ -223,6 +226,11 @@ impl Metrics {
             self.spool_oldest_seconds.clone(),
         );
         r.register("database_up", "1 while PostgreSQL answers", self.database_up.clone());
+        r.register(
+            "retention_overdue_seconds",
+            "How long the oldest partition that could not be dropped yet is past retention.events",
+            self.retention_overdue_seconds.clone(),
+        );
         r.register(
             "default_partition_rows",
             "Rows that went to the default partition",

@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 24] = [
+const METRICS: [(&str, &str); 25] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -31,6 +31,7 @@ const METRICS: [(&str, &str); 24] = [
     ("spool_bytes", "gauge"),
     ("spool_oldest_seconds", "gauge"),
     ("database_up", "gauge"),
+    ("retention_overdue_seconds", "gauge"),
     ("default_partition_rows_total", "counter"),
     ("last_event_timestamp_seconds", "gauge"),
     ("stage_restarts_total", "counter"),

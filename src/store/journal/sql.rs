@@ -11,6 +11,7 @@ use super::opening::{Earlier, Opened, opening};
 use crate::message::{ConnectionName, Gap, WITHOUT_NOTICE};
 use crate::store::fault::Fault;
 use crate::store::text::clean;
+use crate::store::timestamp::{Timestamp, time_of};
 use crate::store::write::bounded;
 
 /// The newest row of the client id.
@@ -47,7 +48,7 @@ pub(super) async fn newest(
         Newest::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
     } else {
         Newest::Earlier(Earlier {
-            last_seen_at: row.try_get("last_seen_at")?,
+            last_seen_at: time_of(&row, "last_seen_at")?,
             filters,
             same_process: row.try_get("same_process")?,
             later: row.try_get("later")?,
@@ -69,8 +70,8 @@ pub(super) async fn late(
          order by connected_at desc
          limit 1";
     let query = sqlx::query_scalar(SQL).bind(&opened.connection.client_id).bind(opened.at);
-    let last_seen_at = bounded(limit, query.fetch_optional(&mut *conn)).await?;
-    let earlier = last_seen_at.map(|last_seen_at| Earlier {
+    let last_seen_at: Option<Timestamp> = bounded(limit, query.fetch_optional(&mut *conn)).await?;
+    let earlier = last_seen_at.map(|Timestamp(last_seen_at)| Earlier {
         last_seen_at,
         filters: Vec::new(),
         same_process: false,
