@@ -153,6 +153,9 @@ pub enum ConnectionNews {
 /// perhaps later.
 pub const WITHOUT_NOTICE: &str = "ended without notice";
 
+/// Reason of the end of a connection whose session was ended for good.
+pub const RETIRED: &str = "retired";
+
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
@@ -184,18 +187,21 @@ pub enum GapCause {
     SpoolFull,
     /// The spool file was corrupt; not every row could be salvaged.
     SpoolDamaged,
+    /// Another member of the share group is gone, and with it what the broker held for it.
+    MemberVanished,
     /// The database was found in an earlier state: restored from a backup.
     DatabaseRestored,
 }
 
 impl GapCause {
     /// One of each.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SessionLost,
         Self::Absence,
         Self::Backpressure,
         Self::SpoolFull,
         Self::SpoolDamaged,
+        Self::MemberVanished,
         Self::DatabaseRestored,
     ];
 
@@ -207,6 +213,7 @@ impl GapCause {
             Self::Backpressure => "backpressure",
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
+            Self::MemberVanished => "member_vanished",
             Self::DatabaseRestored => "database_restored",
         }
     }

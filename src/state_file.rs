@@ -54,7 +54,7 @@ pub struct StateFile<T> {
 #[derive(Debug)]
 enum Job<T> {
     Read(oneshot::Sender<T>),
-    Keep(Box<T>, oneshot::Sender<()>),
+    Keep(Box<T>, oneshot::Sender<bool>),
 }
 
 impl<T> StateFile<T>
@@ -81,9 +81,10 @@ where
         self.ask(Job::Read).await
     }
 
-    /// Replaces the value. Returns once that is durable or has failed, within a bounded time.
-    pub async fn keep(&self, value: T) {
-        self.ask(|answer| Job::Keep(Box::new(value), answer)).await;
+    /// Replaces the value. Returns once that is durable or has failed, within a bounded time; false if
+    /// it has failed.
+    pub async fn keep(&self, value: T) -> bool {
+        self.ask(|answer| Job::Keep(Box::new(value), answer)).await
     }
 
     /// Replaces the value without waiting for the disk.
@@ -117,8 +118,7 @@ where
         match job {
             Job::Read(answer) => _ = answer.send(read(path, purpose)),
             Job::Keep(value, answer) => {
-                keep(path, &*value, purpose);
-                let _ = answer.send(());
+                let _ = answer.send(keep(path, &*value, purpose));
             }
         }
     }
@@ -136,14 +136,15 @@ fn read<T: Default + DeserializeOwned>(path: &Path, purpose: Purpose) -> T {
     })
 }
 
-fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: Purpose) {
+fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: Purpose) -> bool {
     let nothing = *value == T::default();
     let once = || if nothing { remove(path) } else { write(path, value) };
     // A sync may fail once: what it was to write has to be written again.
     let done = (1..TRIES).fold(once(), |done, _| done.or_else(|_| once()));
-    if let Err(error) = done {
-        warn_unusable(path, &error, purpose);
+    if let Err(error) = &done {
+        warn_unusable(path, error, purpose);
     }
+    done.is_ok()
 }
 
 fn warn_unusable(path: &Path, error: &io::Error, purpose: Purpose) {
@@ -183,7 +184,7 @@ mod tests {
     async fn a_disk_that_hangs_is_not_waited_for() {
         let (jobs, _never_served) = sync_channel(QUEUE);
         let file = StateFile { jobs: Some(jobs), purpose: PURPOSE };
-        file.keep(7).await;
+        assert!(!file.keep(7).await);
         assert_eq!(file.read().await, 0);
     }
 

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -52,22 +53,36 @@ const PURPOSE: Purpose = Purpose {
 
 /// Keeps the state in a file.
 #[derive(Debug)]
-pub struct GapStateFile(StateFile<PendingGaps>);
+pub struct GapStateFile {
+    file: StateFile<PendingGaps>,
+    /// True while something is pending that the file does not have.
+    incomplete: AtomicBool,
+}
 
 impl GapStateFile {
     /// Opens the file of a client id in a folder.
     pub fn within(folder: Option<&Path>, client_id: &str) -> Self {
-        Self(StateFile::within(folder, client_id, PURPOSE))
+        let file = StateFile::within(folder, client_id, PURPOSE);
+        Self { file, incomplete: AtomicBool::new(false) }
+    }
+
+    /// Returns false if a possible loss would be forgotten with this process.
+    pub fn is_complete(&self) -> bool {
+        !self.incomplete.load(Ordering::Relaxed)
     }
 }
 
 impl GapState for GapStateFile {
     fn read(&self) -> Pin<Box<dyn Future<Output = PendingGaps> + Send + '_>> {
-        Box::pin(self.0.read())
+        Box::pin(self.file.read())
     }
 
     fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.0.keep(pending))
+        Box::pin(async move {
+            let nothing = pending == PendingGaps::default();
+            let kept = self.file.keep(pending).await;
+            self.incomplete.store(!nothing && !kept, Ordering::Relaxed);
+        })
     }
 }
 
@@ -106,6 +121,24 @@ mod tests {
         next.keep(PendingGaps::default()).await;
         assert_eq!(open().read().await, PendingGaps::default());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing stays behind");
+    }
+
+    #[tokio::test]
+    async fn without_a_file_pending_gaps_are_not_kept() {
+        let file = GapStateFile::within(None, "acme-bridge");
+        assert!(file.is_complete());
+        file.keep(pending()).await;
+        assert!(!file.is_complete());
+        file.keep(PendingGaps::default()).await;
+        assert!(file.is_complete());
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = GapStateFile::within(Some(folder.path()), "acme-bridge");
+        file.keep(pending()).await;
+        assert!(file.is_complete());
+        drop(folder);
+        file.keep(PendingGaps { gap: None, ..pending() }).await;
+        assert!(!file.is_complete(), "the folder is gone");
     }
 
     #[tokio::test]

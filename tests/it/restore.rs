@@ -68,9 +68,14 @@ impl Drill {
     async fn begin() -> Self {
         let postgres = Postgres::own().await;
         let rig = Rig::on(&postgres).await;
-        let config = rig.config();
+        let config = Self::config(&rig);
         let bridge = Self::start(&config).await;
         Self { postgres, rig, config, bridge, acked: 0 }
+    }
+
+    /// Without a spool: an acknowledgement follows the commit.
+    fn config(rig: &Rig) -> Config {
+        rig.config().set("spool.dir", "")
     }
 
     async fn start(config: &Config) -> Bridge {
@@ -94,7 +99,7 @@ impl Drill {
     async fn move_to(&mut self, server: &Postgres, file: &Path) -> Database {
         let database = server.database().await;
         restore(server, database.name(), file);
-        let config = std::mem::replace(&mut self.config, self.rig.config());
+        let config = std::mem::replace(&mut self.config, Self::config(&self.rig));
         self.config = config.set("database.url", database.url());
         self.bridge = Self::start(&self.config).await;
         database

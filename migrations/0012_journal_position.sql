@@ -12,4 +12,4 @@ comment on column centiloc.journal_position.client_id is 'MQTT client identifier
 comment on column centiloc.journal_position.position is 'Grows every 10 seconds while the bridge is connected.';
 comment on column centiloc.journal_position.noted_at is 'When it last grew.';
 comment on column centiloc.gap.cause is
-    'session_lost, absence, backpressure, spool_full, spool_damaged or database_restored.';
+    'session_lost, absence, backpressure, spool_full, spool_damaged, member_vanished or database_restored.';
