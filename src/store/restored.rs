@@ -22,7 +22,6 @@ use super::write::bounded;
 use crate::message::GapCause;
 use crate::state_file::{Purpose, StateFile};
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::CauseLabel;
 
 const PURPOSE: Purpose = Purpose {
     suffix: ".position.json",
@@ -130,12 +129,11 @@ impl Store {
             file.keep_soon(next);
         }
         if found.restored {
-            let cause = GapCause::DatabaseRestored.as_str();
             if let Some((_, metrics)) = outside {
-                metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
+                metrics.gaps.count(GapCause::DatabaseRestored);
             }
             tracing::error!(
-                cause,
+                cause = GapCause::DatabaseRestored.as_str(),
                 "the database has gone back to an earlier state: events acknowledged since are \
                  missing; see the view data_gap"
             );
