@@ -46,7 +46,7 @@ enum Action {
         /// Their numbers
         #[arg(required = true)]
         ids: Vec<i64>,
-        /// Conclusion, for example whether anything is missing; shown in the view data_gap
+        /// Conclusion, for example whether anything is missing; shown by `data_gap`
         #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
         note: String,
         /// Write one JSON document, for programs
