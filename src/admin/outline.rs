@@ -20,7 +20,14 @@ const LAYOUT: [(&str, &str, &[&str]); 8] = [
     (
         "database",
         "Database",
-        &["up", "problem", "last_commit_at", "last_event_at", "clock_skew_seconds"],
+        &[
+            "up",
+            "problem",
+            "last_commit_at",
+            "last_event_at",
+            "clock_skew_seconds",
+            "retention_overdue_seconds",
+        ],
     ),
     ("spool", "Spool", &["events", "bytes", "oldest_at", "problem"]),
     ("certificate", "Client certificate", &["not_after"]),

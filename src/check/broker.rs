@@ -53,6 +53,13 @@ impl Lines<'_> {
             Finding::Reached { address, took } => {
                 Check::ok(TCP, format!("{address} accepted after {} ms", took.as_millis()))
             }
+            Finding::NotReached { address, problem } => Check::trouble(
+                TCP,
+                Status::Warning,
+                format!("{address} {problem}"),
+                "every address of the name to accept a connection",
+                "the others are used meanwhile; have the address repaired or taken out of the DNS",
+            ),
             Finding::Tunnelled => {
                 let (host, port) = (&self.mqtt.host, self.mqtt.port);
                 Check::ok(PROXY, format!("the proxy lets CONNECT through to {host}:{port}"))

@@ -9,6 +9,7 @@ use super::layers::Given;
 use super::problem::{Complaint, Origin};
 use super::read::Reader;
 use super::values::MAX_MQTT_TEXT;
+use crate::encoding::to_utf8;
 use crate::files;
 
 /// More than any password (MQTT's 16-bit length) or URL: a larger file is the wrong file.
@@ -119,12 +120,14 @@ fn read_secret_file(path: &Path) -> Result<String, Fault> {
         let complaint = Complaint::new(expected, "name the file that holds the secret alone");
         return Err(Fault::new("is larger", complaint));
     }
-    let text = String::from_utf8(bytes.to_vec()).map_err(|_| {
+    let not_utf8 = || {
         let complaint = Complaint::new("text in UTF-8", "write the secret as text in UTF-8");
         Fault::new("is not UTF-8", complaint)
-    })?;
+    };
+    let bytes = to_utf8(&bytes).map_err(|_| not_utf8())?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| not_utf8())?;
     let line = text.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest));
-    let secret = line.unwrap_or(&text);
+    let secret = line.unwrap_or(text);
     if secret.is_empty() {
         let complaint = Complaint::new("the secret", "write the secret into it");
         return Err(Fault::new("is empty", complaint));
@@ -135,6 +138,7 @@ fn read_secret_file(path: &Path) -> Result<String, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoding::tests::utf16_le;
 
     fn read(content: &[u8]) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -150,6 +154,14 @@ mod tests {
         assert_eq!(read(b"hunter2\r\n").unwrap(), "hunter2");
         assert_eq!(read(b"hunter2\n\n").unwrap(), "hunter2\n");
         assert_eq!(read(b" hunter2 \r").unwrap(), " hunter2 \r");
+    }
+
+    #[test]
+    fn secrets_from_windows_are_read() {
+        assert_eq!(read("\u{feff}hunter2\r\n".as_bytes()).unwrap(), "hunter2");
+        assert_eq!(read(&utf16_le("pässword\r\n")).unwrap(), "pässword");
+        assert_eq!(read("\u{feff}\r\n".as_bytes()).unwrap_err(), "is empty");
+        assert_eq!(read(b"\xff\xfea").unwrap_err(), "is not UTF-8");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The configuration as a whole: files and environments in, configuration or problems out.
 
+mod encodings;
 mod leaks;
+mod missing;
 mod names;
 mod shipped;
+mod state;
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,6 +8,9 @@ use super::key::Curve;
 /// Object identifier of an elliptic curve public key.
 pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 
+/// Object identifier of an Ed25519 public key.
+const ED25519: &str = "1.3.101.112";
+
 /// A public key algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Algorithm {
@@ -74,11 +77,19 @@ impl Algorithm {
             "1.2.840.10040.4.1" => "a DSA key",
             "1.3.101.110" => "an X25519 key",
             "1.3.101.111" => "an X448 key",
-            "1.3.101.112" => "an Ed25519 key",
+            ED25519 => "an Ed25519 key",
             "1.3.101.113" => "an Ed448 key",
             other => return Self::other(format!("a key of algorithm {other}"), NOT_EC),
         };
         Self::other(name, NOT_EC)
+    }
+
+    /// Returns true if signatures of such a key can be verified.
+    pub fn can_be_verified(&self) -> bool {
+        match self {
+            Self::Ec(_) => true,
+            Self::Other { .. } => *self == Self::rsa() || *self == Self::not_ec(ED25519),
+        }
     }
 
     fn other(name: impl Into<String>, reason: &'static str) -> Self {

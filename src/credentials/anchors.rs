@@ -38,6 +38,13 @@ impl Anchors {
                 issuer: facts[0].issuer.clone(),
             });
         }
+        if facts.iter().all(|facts| !facts.algorithm.can_be_verified()) {
+            return Err(CredentialError::UnverifiableAnchor {
+                file: file.name,
+                subject: facts[0].subject.clone(),
+                found: facts[0].algorithm.to_string(),
+            });
+        }
         Ok(Self { certificates, facts })
     }
 
@@ -66,7 +73,15 @@ impl Anchors {
                 facts.subject
             )
         });
-        stale.chain(servers).collect()
+        let unverifiable = self.facts.iter().filter(|facts| !facts.algorithm.can_be_verified());
+        let unverifiable = unverifiable.map(|facts| {
+            format!(
+                "{name}: the authority {} has {}, whose signatures cannot be verified; it counts \
+                 for nothing here",
+                facts.subject, facts.algorithm
+            )
+        });
+        stale.chain(servers).chain(unverifiable).collect()
     }
 }
 
@@ -79,7 +94,7 @@ fn is_server_certificate(facts: &CertificateFacts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Files, Leaf, Pki};
+    use crate::credentials::testing::{Files, Leaf, Pki, self_signed};
 
     #[test]
     fn without_a_file_the_vendors_root_is_the_only_anchor() {
@@ -110,6 +125,20 @@ mod tests {
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("counts for nothing"), "{warnings:?}");
+    }
+
+    #[test]
+    fn authority_on_unsupported_curve_is_named() {
+        let (pki, files) = (Pki::new(), Files::new());
+        let p521 = self_signed("secp521r1");
+        let path = files.write("ca.pem", &p521);
+        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        assert!(text.contains("CN = Odd Root") && text.contains("P-521"), "{text}");
+        let path = files.write("ca.pem", format!("{p521}{}", pki.authority_pem()));
+        let anchors = Anchors::load(Some(&path)).expect("one of two");
+        let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("P-521"), "{warnings:?}");
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub enum CredentialError {
         file.role.expected()
     )]
     TooLarge { file: FileName, limit: u64 },
-    #[error("{file} is UTF-16 text, not PEM; save it as UTF-8 or ASCII")]
+    #[error("{file} is damaged UTF-16 text; save it as UTF-8 or ASCII")]
     Utf16 { file: FileName },
     #[error("{file} is binary ({found}), not PEM; convert it: {cure}")]
     Binary { file: FileName, found: &'static str, cure: String },
@@ -136,6 +136,11 @@ pub enum CredentialError {
          leave mqtt.tls.ca_file out for the built-in Centiloc CA"
     )]
     AnchorIsServer { file: FileName, subject: String, issuer: String },
+    #[error(
+        "{file}: the authority {subject} has {found}, whose signatures cannot be verified; ask the \
+         broker's operator for an authority with a key on P-256 or P-384, RSA or Ed25519"
+    )]
+    UnverifiableAnchor { file: FileName, subject: String, found: String },
     #[error("{file}: certificate {place} cannot be a trust anchor: {detail}; remove or replace it")]
     UnusableAnchor { file: FileName, place: usize, detail: String },
 }

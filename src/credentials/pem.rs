@@ -9,12 +9,16 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::{CredentialError, FileName, Role};
+use crate::encoding::to_utf8;
 
 /// Largest file read. The bundle of a whole operating system is about 250 KiB; beyond a megabyte
 /// the setting names something that is no key or certificate at all (a device, a log).
 const MAX_FILE: u64 = 1024 * 1024;
 
 const BEGIN: &str = "-----BEGIN ";
+
+/// The end of one section with the beginning of the next one in the same line.
+const JOINT: &[u8] = b"----------BEGIN ";
 
 /// A PEM file in memory, wiped when dropped: it may hold a key.
 pub struct PemFile {
@@ -34,16 +38,14 @@ impl PemFile {
 
     /// Takes the content of a file.
     pub fn parse(name: FileName, text: &[u8]) -> Result<Self, CredentialError> {
+        let Ok(text) = to_utf8(text) else { return Err(CredentialError::Utf16 { file: name }) };
         if text.iter().all(u8::is_ascii_whitespace) {
             return Err(CredentialError::Empty { file: name });
         }
-        if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
-            return Err(CredentialError::Utf16 { file: name });
-        }
-        let normal = normalised(text);
+        let normal = normalised(&text);
         let labels = labels(&normal);
         if labels.is_empty() {
-            return Err(not_pem(name, text));
+            return Err(not_pem(name, &text));
         }
         Ok(Self { name, text: normal, labels })
     }
@@ -153,19 +155,39 @@ fn read_bounded(name: &FileName) -> Result<Zeroizing<Vec<u8>>, CredentialError> 
     Ok(text)
 }
 
-/// Drops a byte order mark and the indentation that a paste into YAML or a mail leaves behind.
+/// Brings the text into the form that PEM readers know, whatever it went through: line ends of any
+/// system, also written out as `\n` in one line, as JSON has them; indentation from a paste into YAML
+/// or a mail; files joined without a line end or with their byte order marks between.
 fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let text = replace(text, br"\r", b"");
+    let text = replace(&text, br"\n", b"\n");
+    let text = replace(&text, JOINT, b"-----\n-----BEGIN ");
     let mut lines = Zeroizing::new(Vec::with_capacity(text.len() + 1));
-    for line in text.split(|b| *b == b'\n') {
+    for line in text.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        let line = line.trim_ascii();
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         lines.extend_from_slice(line.trim_ascii());
         lines.push(b'\n');
     }
     lines
 }
 
+/// Replaces every `pattern`.
+fn replace(text: &[u8], pattern: &[u8], by: &[u8]) -> Zeroizing<Vec<u8>> {
+    let places = text.windows(pattern.len()).filter(|window| *window == pattern).count();
+    let mut replaced = Zeroizing::new(Vec::with_capacity(text.len() + places * by.len()));
+    let mut rest = text;
+    while let Some(at) = rest.windows(pattern.len()).position(|window| window == pattern) {
+        replaced.extend_from_slice(&rest[..at]);
+        replaced.extend_from_slice(by);
+        rest = &rest[at + pattern.len()..];
+    }
+    replaced.extend_from_slice(rest);
+    replaced
+}
+
 fn labels(text: &[u8]) -> Vec<String> {
-    text.split(|b| *b == b'\n' || *b == b'\r')
+    text.split(|b| *b == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok())
         .filter_map(|line| line.strip_prefix(BEGIN))
         .map(|label| label.trim_end_matches('-').to_owned())
@@ -202,7 +224,10 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::EcKey;
     use crate::credentials::testing::{Leaf, Pki};
+    use crate::encoding::tests::utf16_le;
+    use p256::pkcs8::der::pem::{LineEnding, encode_string};
     use proptest::prelude::*;
 
     fn parse(role: Role, text: impl AsRef<[u8]>) -> Result<PemFile, CredentialError> {
@@ -231,7 +256,7 @@ mod tests {
         assert!(matches!(parse(Role::Key, ""), Err(CredentialError::Empty { .. })));
         assert!(matches!(parse(Role::Key, " \r\n\n"), Err(CredentialError::Empty { .. })));
         assert!(matches!(parse(Role::Key, "hello"), Err(CredentialError::NoPem { .. })));
-        assert!(matches!(parse(Role::Key, b"\xff\xfe-\0-\0"), Err(CredentialError::Utf16 { .. })));
+        assert!(matches!(parse(Role::Key, b"\xff\xfe-\0-"), Err(CredentialError::Utf16 { .. })));
     }
 
     #[test]
@@ -253,16 +278,54 @@ mod tests {
     }
 
     #[test]
-    fn byte_order_marks_carriage_returns_and_indentation_are_tolerated() {
+    fn certificates_from_other_systems_are_read() {
         let pem = Pki::new().authority_pem();
         for text in [
-            format!("\u{feff}{pem}"),
-            pem.replace('\n', "\r\n"),
-            pem.lines().map(|l| ["    ", l, "\n"].concat()).collect(),
-            format!("subject=CN = x\nissuer=CN = y\n{pem}\n"),
+            format!("\u{feff}{pem}").into_bytes(),
+            pem.replace('\n', "\r\n").into_bytes(),
+            pem.replace('\n', "\r").into_bytes(),
+            pem.replace('\n', r"\n").into_bytes(),
+            pem.replace('\n', r"\r\n").into_bytes(),
+            pem.lines().flat_map(|l| ["    ", l, "  \n"]).collect::<String>().into_bytes(),
+            format!("subject=CN = x\nissuer=CN = y\n{pem}\nthat is all\n").into_bytes(),
+            utf16_le(&pem.replace('\n', "\r\n")),
         ] {
             let file = parse(Role::Anchors, &text).expect("PEM");
+            let text = String::from_utf8_lossy(&text);
             assert_eq!(file.certificates().expect("certificate").len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn joined_files_keep_every_certificate() {
+        let pem = Pki::new().authority_pem();
+        let bare = pem.trim_end();
+        for text in [format!("{bare}{bare}"), format!("\u{feff}{pem}\u{feff}{pem}")] {
+            let file = parse(Role::Anchors, &text).expect("PEM");
+            assert_eq!(file.certificates().expect("certificates").len(), 2, "{text}");
+        }
+    }
+
+    fn pkcs8_pem(key: &EcKey) -> Zeroizing<String> {
+        let der = key.to_pkcs8_der();
+        Zeroizing::new(encode_string("PRIVATE KEY", LineEnding::LF, &der).unwrap())
+    }
+
+    #[test]
+    fn keys_from_other_systems_are_read() {
+        let key = Pki::new().issue(&Leaf::client("acme")).key;
+        for pem in [key.to_sec1_pem(), pkcs8_pem(&key)] {
+            let crlf = pem.replace('\n', "\r\n");
+            for text in [
+                format!("\u{feff}{crlf}").into_bytes(),
+                format!("Bag Attributes\r\n    friendlyName: x\r\n{crlf}").into_bytes(),
+                pem.replace('\n', r"\n").into_bytes(),
+                utf16_le(&crlf),
+            ] {
+                let file = parse(Role::Key, &text).expect("PEM");
+                let read = EcKey::from_pem(&file).expect("a key");
+                assert_eq!(read.public_point(), key.public_point());
+            }
         }
     }
 

@@ -29,6 +29,15 @@ pub fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
     output.stdout
 }
 
+/// A self-signed certificate of the authority `Odd Root` with a key on the curve.
+pub fn self_signed(curve: &str) -> String {
+    let curve = format!("ec_paramgen_curve:{curve}");
+    let arguments = ["req", "-x509", "-newkey", "ec", "-pkeyopt", &curve, "-nodes"];
+    let more = ["-subj", "/CN=Odd Root", "-days", "30", "-keyout", "/dev/null"];
+    let pem = openssl(&[&arguments[..], &more[..]].concat(), b"");
+    String::from_utf8(pem).expect("PEM")
+}
+
 /// A directory of files with mode 0600.
 pub struct Files(tempfile::TempDir);
 
@@ -106,6 +115,12 @@ impl Leaf {
         self
     }
 
+    /// Without alternative names, as many guides make them.
+    pub fn nameless(mut self) -> Self {
+        self.params.subject_alt_names.clear();
+        self
+    }
+
     /// Without extensions, as `openssl x509 -req` long made them.
     pub fn version_1(mut self) -> Self {
         self.version_1 = true;
@@ -144,10 +159,6 @@ impl Pki {
 
     pub fn authority_pem(&self) -> String {
         self.certificate.pem()
-    }
-
-    pub fn authority_der(&self) -> &CertificateDer<'static> {
-        self.certificate.der()
     }
 
     /// The authority's own certificate and key, used as if it were a server's.

@@ -101,7 +101,11 @@ impl Sources {
     pub fn load(&self) -> Result<Credentials, String> {
         let made_from = self.fingerprint()?;
         let tls = match &self.tls {
-            Some(section) => Some(tls::client_config(section).map_err(|e| e.to_string())?),
+            Some(section) => {
+                let mut loaded = tls::client_config(section).map_err(|e| e.to_string())?;
+                loaded.warnings.extend(self.foreign_certificate(section, &loaded.certificate));
+                Some(loaded)
+            }
             None => None,
         };
         let password =
@@ -130,12 +134,21 @@ impl Sources {
         }
         // A broker of one's own may use other names; then the old certificate had it too.
         let same_name = old.certificate().is_some_and(|old| old.common_name == facts.common_name);
-        if same_name || facts.fits_tenant(&self.tenant) == TenantFit::Exact {
-            return Ok(());
+        match self.foreign_certificate(section, facts) {
+            Some(problem) if !same_name => Err(problem),
+            _ => Ok(()),
         }
-        Err(format!(
-            "mqtt.tls.cert_file {file}: its common name is {:?}, not the tenant {:?}; use the \
+    }
+
+    /// Explains a certificate whose common name is not the tenant.
+    fn foreign_certificate(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
+        if facts.fits_tenant(&self.tenant) == TenantFit::Exact {
+            return None;
+        }
+        Some(format!(
+            "mqtt.tls.cert_file {}: its common name is {:?}, not the tenant {:?}; use the \
              certificate that Centiloc issued for this tenant",
+            section.cert_file.display(),
             facts.common_name.as_deref().unwrap_or_default(),
             self.tenant
         ))

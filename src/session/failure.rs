@@ -10,6 +10,7 @@ mod alert;
 mod cause;
 mod mqtt;
 mod proxy;
+mod reach;
 mod server_certificate;
 
 use std::path::Path;
@@ -18,6 +19,8 @@ use std::time::Duration;
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 
+use super::tls::Loaded;
+use super::transport::connector::ConnectError;
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
 
@@ -46,8 +49,10 @@ pub enum FailureKind {
     Proxy,
     /// The HTTP proxy refused us: credentials or policy (status 4xx).
     ProxyRefused,
-    /// The peer does not speak TLS, or not a version and cipher of ours.
+    /// The peer does not speak TLS, or not a version of ours.
     TlsProtocol,
+    /// No cipher, curve or signature in common with the broker.
+    TlsCipher,
     /// The broker's certificate comes from nobody we trust.
     TlsTrust,
     /// The broker's certificate is for another name.
@@ -85,6 +90,9 @@ pub enum FailureKind {
     /// A packet id was given to another message before the first was acknowledged. Seen by the
     /// session, and made with [`Context::packet_id_reused`].
     PacketIdReused,
+    /// A message was repeated after its acknowledgement. Seen by the session, and made with
+    /// [`Context::unclear_repeat`].
+    UnclearRepeat,
     /// Nothing was released for a whole keep-alive. Seen by the session, and made with
     /// [`Context::overloaded`].
     Overloaded,
@@ -92,7 +100,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -100,6 +108,7 @@ impl FailureKind {
         Self::Proxy,
         Self::ProxyRefused,
         Self::TlsProtocol,
+        Self::TlsCipher,
         Self::TlsTrust,
         Self::TlsName,
         Self::TlsExpiredServer,
@@ -117,6 +126,7 @@ impl FailureKind {
         Self::Takeover,
         Self::Protocol,
         Self::PacketIdReused,
+        Self::UnclearRepeat,
         Self::Overloaded,
     ];
 
@@ -130,6 +140,7 @@ impl FailureKind {
             Self::Proxy => "proxy",
             Self::ProxyRefused => "proxy_refused",
             Self::TlsProtocol => "tls_protocol",
+            Self::TlsCipher => "tls_cipher",
             Self::TlsTrust => "tls_trust",
             Self::TlsName => "tls_name",
             Self::TlsExpiredServer => "tls_expired_server",
@@ -147,6 +158,7 @@ impl FailureKind {
             Self::Takeover => "takeover",
             Self::Protocol => "protocol",
             Self::PacketIdReused => "packet_id_reused",
+            Self::UnclearRepeat => "unclear_repeat",
             Self::Overloaded => "overloaded",
         }
     }
@@ -169,6 +181,7 @@ impl FailureKind {
         match self {
             Self::ProxyRefused
             | Self::TlsProtocol
+            | Self::TlsCipher
             | Self::TlsTrust
             | Self::TlsName
             | Self::TlsExpiredServer
@@ -191,6 +204,7 @@ impl FailureKind {
             | Self::PacketTooLarge(_)
             | Self::Protocol
             | Self::PacketIdReused
+            | Self::UnclearRepeat
             | Self::Overloaded => false,
         }
     }
@@ -222,8 +236,8 @@ pub struct Context<'a> {
     pub mqtt: &'a Mqtt,
     /// How long the connection had been up; `None` before CONNACK.
     pub uptime: Option<Duration>,
-    /// The client certificate, where it is known.
-    pub certificate: Option<&'a CertificateFacts>,
+    /// What TLS is done with, where it is.
+    pub(super) tls: Option<&'a Loaded>,
     /// Now.
     pub now: OffsetDateTime,
 }
@@ -231,7 +245,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// Of a connection that has not had its CONNACK.
     pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
-        Self { tenant, mqtt, uptime: None, certificate: None, now }
+        Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 
     /// Of a connection that was up for as long.
@@ -241,11 +255,21 @@ impl<'a> Context<'a> {
         self
     }
 
-    /// With the certificate that was presented, so that its own faults can be named.
+    /// With the certificates of both sides, so that their faults can be named.
     #[must_use]
-    pub fn with_certificate(mut self, certificate: &'a CertificateFacts) -> Self {
-        self.certificate = Some(certificate);
+    pub fn with_tls(mut self, tls: &'a Loaded) -> Self {
+        self.tls = Some(tls);
         self
+    }
+
+    /// Returns the client certificate.
+    fn certificate(&self) -> Option<&'a CertificateFacts> {
+        self.tls.map(|tls| &tls.certificate)
+    }
+
+    /// Returns what the broker presented in the last handshake: its own certificate first.
+    fn presented(&self) -> Vec<CertificateFacts> {
+        self.tls.map(|tls| tls.recorder.handshake().chain).unwrap_or_default()
     }
 
     /// What `error` means and what to do about it.
@@ -253,19 +277,29 @@ impl<'a> Context<'a> {
         match error {
             ConnectionError::Io(error) => cause::of_io(self, error),
             ConnectionError::Tls(error) => cause::of_tls(self, error),
-            ConnectionError::Proxy(error) => proxy::explain(self, error),
             ConnectionError::MqttState(error) => mqtt::of_state(self, error),
             ConnectionError::ConnectionRefused(code) => mqtt::of_connack(self, *code),
             ConnectionError::NotConnAck(_) => mqtt::not_a_connack(self),
-            ConnectionError::NetworkTimeout => cause::timed_out(self),
+            ConnectionError::NetworkTimeout => cause::timed_out(self, None),
             ConnectionError::FlushTimeout => cause::stalled(self),
             ConnectionError::RequestsDone => mqtt::requests_done(),
         }
     }
 
+    /// Explains an attempt that led to no connection.
+    pub fn explain_attempt(&self, error: &ConnectError) -> Failure {
+        match error {
+            ConnectError::Lookup(error) => reach::lookup_failed(self, error),
+            ConnectError::Unreachable(failed) => reach::explain(self, failed),
+            ConnectError::Proxy(error) => proxy::explain(self, error),
+            ConnectError::Stalled(address) => cause::timed_out(self, Some(*address)),
+            ConnectError::Mqtt(error) => self.explain(error),
+        }
+    }
+
     /// What a network error means that was met on the way to the first hop: the proxy where one is
     /// configured, else the broker.
-    pub fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
+    fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
         match &self.mqtt.proxy {
             Some(proxy) => proxy::first_hop(proxy, error),
             None => cause::of_io(self, error),
@@ -316,6 +350,19 @@ impl<'a> Context<'a> {
         )
     }
 
+    /// Explains a reconnect for a message that was repeated after its acknowledgement.
+    pub fn unclear_repeat(&self) -> Failure {
+        Failure::new(
+            FailureKind::UnclearRepeat,
+            format!(
+                "{} sent a message again after its acknowledgement; connecting again, because only a \
+                 new connection shows whether it still waits for one: if this repeats, raise the \
+                 retry interval of the broker",
+                self.broker()
+            ),
+        )
+    }
+
     /// Explains a reconnect for messages that had found no room at `bound`.
     pub fn overloaded(&self, bound: &str) -> Failure {
         Failure::new(
@@ -326,6 +373,11 @@ impl<'a> Context<'a> {
                  to receive them: if this repeats, make the database faster or set spool.dir",
             ),
         )
+    }
+
+    /// Returns the authorities that are trusted.
+    fn anchors(&self) -> &'a [CertificateFacts] {
+        self.tls.map_or(&[], |tls| &tls.anchors)
     }
 
     fn broker(&self) -> String {

@@ -7,23 +7,24 @@ pub mod ack_stall;
 pub mod choice;
 pub mod connection;
 pub mod credentials;
+pub mod ending;
 pub mod failure;
 pub mod gap_state_file;
 pub mod gap_tracker;
 pub mod intake_sender;
 pub mod ledger;
-pub mod options;
 pub mod orders;
 pub mod probe;
 mod reconnecting;
+mod recording_verifier;
 pub mod renewal;
+mod retirement;
 mod settling;
 pub mod shared;
 pub mod subscription;
 pub mod takeover;
 pub mod tls;
 pub mod transport;
-mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -248,7 +249,7 @@ impl Session {
                 accepted = connect => Ok(accepted),
             }
         };
-        outcome?.map_err(|error| Attempt::Failed(self.explain(&error, None)))
+        outcome?.map_err(|error| Attempt::Failed(self.context(None).explain_attempt(&error)))
     }
 
     /// The credentials for the next connection: new ones if there are, unless the broker refused

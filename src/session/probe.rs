@@ -5,27 +5,28 @@
 //! asked for, never `$share/…`: a copy of each message comes here meanwhile and is dropped, and
 //! every other subscriber still gets its own.
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Incoming, Outgoing, QoS};
+use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::PROTOCOL_MAX_PACKET;
 use super::failure::{Context, Failure, FailureKind};
+use super::recording_verifier::Handshake;
 use super::subscription::Verdict;
 use super::tls::{self, Loaded};
-use super::transport::mqtt::granted;
-use super::witness::{Seen, Witness};
-use super::{PROTOCOL_MAX_PACKET, options};
+use super::transport::connector::{self, ConnectError};
+use super::transport::mqtt::{Login, NetworkTransport, Stream};
+use super::transport::race::{self, EVERY, FailedAttempt, Outcome, Reached};
+use super::transport::{Incoming, Outgoing, Transport};
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One thing found out, in the order of the steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,13 @@ pub enum Finding {
         address: SocketAddr,
         /// How long that took.
         took: Duration,
+    },
+    /// One of them did not, while another did.
+    NotReached {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        problem: String,
     },
     /// The proxy let us through to the broker.
     Tunnelled,
@@ -117,210 +125,214 @@ impl Probe {
     /// Goes as far as it can and adds what it finds. Each of name lookup and connecting together,
     /// and each subscription, is bounded by `mqtt.connect_timeout`.
     pub async fn run(&self, findings: &mut Vec<Finding>) {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        if let Err((step, failure)) = self.steps(&seen, findings).await {
-            let presented = match step {
-                Step::Tls => look(&seen).certificate.map(Box::new),
-                _ => None,
+        let tls = match &self.mqtt.tls {
+            None => Ok(None),
+            Some(section) => tls::client_config(section).map(Some),
+        };
+        let ended = match &tls {
+            Ok(tls) => self.steps(tls.as_ref(), findings).await,
+            // What can be found out without the files is found out.
+            Err(error) => self.reach(self.deadline(), findings).await.and_then(|_| {
+                Err((Step::Tls, Failure::new(FailureKind::TlsFiles, error.to_string())))
+            }),
+        };
+        if let Err((step, failure)) = ended {
+            let presented = match (&step, tls) {
+                (Step::Tls, Ok(Some(loaded))) => loaded.recorder.handshake().chain,
+                _ => Vec::new(),
             };
+            let presented = presented.into_iter().next().map(Box::new);
             findings.push(Finding::Failed { step, failure, presented });
         }
     }
 
-    async fn steps(
-        &self,
-        seen: &Arc<Mutex<Seen>>,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), Broken> {
+    async fn steps(&self, tls: Option<&Loaded>, findings: &mut Vec<Finding>) -> Result<(), Broken> {
         let deadline = self.deadline();
-        self.reach(deadline, findings).await?;
-        let tls = self.load_tls(seen)?;
-        let (client, event_loop) = options::probe(&self.mqtt, tls.as_ref(), PROTOCOL_MAX_PACKET);
-        let connection = Connection { probe: self, tls: tls.as_ref(), client, event_loop };
-        connection.use_it(deadline, seen, findings).await
+        let (mut stream, address) = self.reach(deadline, findings).await?;
+        let context = self.context(tls);
+        let within = Limit { deadline, address, context };
+        within.run(Step::Proxy, connector::tunnel(&self.mqtt, &mut stream)).await?;
+        findings.extend(self.mqtt.proxy.as_ref().map(|_| Finding::Tunnelled));
+        let stream = self.secure(&within, tls, stream, findings).await?;
+        let login = Login { clean_session: true, max_packet_size: PROTOCOL_MAX_PACKET };
+        let login = NetworkTransport::login(&self.mqtt, stream, login);
+        let transport = within.run(Step::Login, login).await?.transport;
+        findings.push(Finding::Accepted);
+        self.subscribe_all(transport, context, findings).await
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.mqtt.connect_timeout
     }
 
-    /// Name lookup and TCP, on a connection of their own: rumqttc tells the steps apart only where
-    /// they fail, not where they hang.
-    async fn reach(&self, deadline: Instant, findings: &mut Vec<Finding>) -> Result<(), Broken> {
-        let (host, port) = match &self.mqtt.proxy {
-            Some(proxy) => (proxy.host.as_str(), proxy.port),
-            None => (self.mqtt.host.as_str(), self.mqtt.port),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let addresses: Vec<SocketAddr> =
-            match timeout_at(deadline, tokio::net::lookup_host((host, port))).await {
-                Ok(Ok(addresses)) => addresses.collect(),
-                Ok(Err(error)) => return Err((Step::Name, self.first_hop(&error))),
-                Err(_) => return Err((Step::Name, self.lookup_hung(host))),
-            };
-        findings.push(Finding::Resolved(addresses.clone()));
-        let started = Instant::now();
-        let address = connect(&addresses, deadline)
+    /// Looks the name up and tries every address. The first that accepts is used from here on.
+    async fn reach(
+        &self,
+        deadline: Instant,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(TcpStream, SocketAddr), Broken> {
+        let fail = |step, error| (step, self.context(None).explain_attempt(&error));
+        let addresses = connector::resolve(&self.mqtt, deadline)
             .await
-            .map_err(|error| (Step::Tcp, self.first_hop(&error)))?;
-        findings.push(Finding::Reached { address, took: started.elapsed() });
-        Ok(())
+            .map_err(|error| fail(Step::Name, error))?;
+        findings.push(Finding::Resolved(addresses.clone()));
+        Self::reach_any(&race::order(&addresses, &[]), deadline, findings)
+            .await
+            .map_err(|error| fail(Step::Tcp, error))
     }
 
-    fn first_hop(&self, error: &io::Error) -> Failure {
-        self.context(None).explain_first_hop(error)
-    }
-
-    fn lookup_hung(&self, host: &str) -> Failure {
-        let seconds = self.mqtt.connect_timeout.as_secs();
-        let sentence = format!(
-            "the name {host} was not resolved within {seconds} s; check this machine's DNS \
-             (/etc/resolv.conf) and that a firewall lets it through"
+    async fn reach_any(
+        addresses: &[SocketAddr],
+        deadline: Instant,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        let Outcome { reached, failed } = connector::dial(addresses, EVERY, deadline).await;
+        if reached.is_empty() {
+            return Err(ConnectError::Unreachable(failed));
+        }
+        findings.extend(
+            reached.iter().map(|&Reached { address, took, .. }| Finding::Reached { address, took }),
         );
-        Failure::new(FailureKind::Dns, sentence)
+        let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
+        findings.extend(failed.map(|FailedAttempt { address, cause }| Finding::NotReached {
+            address,
+            problem: cause.to_string(),
+        }));
+        // Unwrap safety: there is one.
+        let first = reached.into_iter().next().expect("a connection");
+        Ok((first.stream, first.address))
     }
 
-    fn load_tls(&self, seen: &Arc<Mutex<Seen>>) -> Result<Option<Loaded>, Broken> {
-        let Some(section) = &self.mqtt.tls else { return Ok(None) };
-        tls::client_config_with(section, |inner| Witness::around(inner, Arc::clone(seen)))
-            .map(Some)
-            .map_err(|error| (Step::Tls, Failure::new(FailureKind::TlsFiles, error.to_string())))
+    /// Begins TLS. Under TLS 1.2 the broker refuses the client certificate here, after it has proven
+    /// who it is: that is a matter of the login.
+    async fn secure(
+        &self,
+        within: &Limit<'_>,
+        tls: Option<&Loaded>,
+        stream: TcpStream,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Stream, Broken> {
+        let secured = within.run(Step::Tls, connector::secure(&self.mqtt, tls, stream)).await;
+        let Handshake { chain, version } =
+            tls.map(|tls| tls.recorder.handshake()).unwrap_or_default();
+        let proven = version.is_some();
+        if let (Some(version), Some(certificate)) = (version, chain.into_iter().next()) {
+            findings.push(Finding::Secured { version, certificate: Box::new(certificate) });
+        }
+        secured.map_err(|(step, failure)| (if proven { Step::Login } else { step }, failure))
     }
 
     fn context<'a>(&'a self, tls: Option<&'a Loaded>) -> Context<'a> {
         let context = Context::new(&self.tenant, &self.mqtt, OffsetDateTime::now_utc());
         match tls {
-            Some(loaded) => context.with_certificate(&loaded.certificate),
+            Some(loaded) => context.with_tls(loaded),
             None => context,
         }
     }
 }
 
-fn look(seen: &Mutex<Seen>) -> Seen {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// What bounds a step and explains its failure.
+#[derive(Clone, Copy)]
+struct Limit<'a> {
+    deadline: Instant,
+    /// The address that the connection leads to.
+    address: SocketAddr,
+    context: Context<'a>,
 }
 
-/// Connects to the first address that accepts, and hangs up.
-async fn connect(addresses: &[SocketAddr], deadline: Instant) -> io::Result<SocketAddr> {
-    let mut last = io::Error::other("could not resolve to any address");
-    for address in addresses {
-        match timeout_at(deadline, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => return Ok(*address),
-            Ok(Err(error)) => last = error,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
-        }
+impl Limit<'_> {
+    async fn run<T, E: Into<ConnectError>>(
+        &self,
+        step: Step,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Broken> {
+        let error = match timeout_at(self.deadline, work).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => error.into(),
+            Err(_) => ConnectError::Stalled(self.address),
+        };
+        Err((step, self.context.explain_attempt(&error)))
     }
-    Err(last)
 }
 
-/// The MQTT connection of a probe.
-struct Connection<'a> {
-    probe: &'a Probe,
-    tls: Option<&'a Loaded>,
-    client: AsyncClient,
-    event_loop: Box<EventLoop>,
-}
-
-impl Connection<'_> {
-    async fn use_it(
-        mut self,
-        deadline: Instant,
-        seen: &Mutex<Seen>,
+impl Probe {
+    /// One filter at a time: a broker that hangs up over one shows over which.
+    async fn subscribe_all(
+        &self,
+        mut transport: Box<dyn Transport>,
+        context: Context<'_>,
         findings: &mut Vec<Finding>,
     ) -> Result<(), Broken> {
-        let login = self.login(deadline).await;
-        let Seen { certificate, version } = look(seen);
-        let got_through = login.is_ok() || certificate.is_some();
-        if self.probe.mqtt.proxy.is_some() && got_through {
-            findings.push(Finding::Tunnelled);
-        }
-        let secured = self.tls.is_none() || version.is_some();
-        if let (Some(version), Some(certificate)) = (version, certificate) {
-            findings.push(Finding::Secured { version, certificate: Box::new(certificate) });
-        }
-        login.map_err(|failure| (step_of(&failure, secured), failure))?;
-        findings.push(Finding::Accepted);
         let opened = Instant::now();
-        for filter in &self.probe.filters {
-            let finding = self
-                .subscribe(filter, opened)
-                .await
-                .map_err(|failure| (Step::Subscription(filter.clone()), failure))?;
-            findings.push(finding);
+        for (packet_id, filter) in (1..).zip(&self.filters) {
+            let asked = Self::subscribe(transport.as_mut(), packet_id, filter);
+            let finding = match timeout_at(self.deadline(), asked).await {
+                Ok(Ok(granted)) => judge(filter, &granted),
+                Ok(Err(error)) => Err(context.up_for(opened.elapsed()).explain(&error)),
+                Err(_) => Err(self.not_answered()),
+            };
+            findings
+                .push(finding.map_err(|failure| (Step::Subscription(filter.clone()), failure))?);
         }
-        self.leave().await;
+        // So that the broker logs no lost client.
+        let deadline = Instant::now() + DISCONNECT_TIMEOUT;
+        let _ = timeout_at(deadline, transport.write(vec![Outgoing::Disconnect])).await;
         Ok(())
     }
 
-    async fn login(&mut self, deadline: Instant) -> Result<(), Failure> {
-        let error = match timeout_at(deadline, self.event_loop.poll()).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(_) => ConnectionError::NetworkTimeout,
-        };
-        Err(self.probe.context(self.tls).explain(&error))
-    }
-
-    /// One filter at a time: a broker that hangs up over one shows over which.
-    async fn subscribe(&mut self, filter: &str, opened: Instant) -> Result<Finding, Failure> {
-        let context = self.probe.context(self.tls);
-        if let Err(error) = self.client.try_subscribe(filter, QoS::AtLeastOnce) {
-            let sentence = format!("SUBSCRIBE could not be sent: {error}");
-            return Err(Failure::new(FailureKind::Protocol, sentence));
-        }
-        let deadline = self.probe.deadline();
+    async fn subscribe(
+        transport: &mut dyn Transport,
+        packet_id: u16,
+        filter: &str,
+    ) -> Result<Vec<Option<u8>>, ConnectionError> {
+        let filters = vec![filter.to_owned()];
+        transport.write(vec![Outgoing::Subscribe { packet_id, filters }]).await?;
         loop {
-            match timeout_at(deadline, self.event_loop.poll()).await {
-                Ok(Ok(Event::Incoming(Incoming::SubAck(suback)))) => {
-                    return judge(filter, &suback.return_codes);
-                }
-                // Copies of messages that come already are nobody's loss.
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(context.up_for(opened.elapsed()).explain(&error)),
-                Err(_) => {
-                    let seconds = self.probe.mqtt.connect_timeout.as_secs();
-                    return Err(Failure::new(
-                        FailureKind::Timeout,
-                        format!(
-                            "the broker did not answer SUBSCRIBE within {seconds} s; try again"
-                        ),
-                    ));
-                }
+            // Copies of messages that come already are nobody's loss.
+            if let Incoming::SubAck { granted, .. } = transport.read().await? {
+                return Ok(granted);
             }
         }
     }
 
-    /// Says DISCONNECT, so that the broker logs no lost client.
-    async fn leave(mut self) {
-        if self.client.try_disconnect().is_err() {
-            return;
-        }
-        let deadline = Instant::now() + GOODBYE;
-        while let Ok(Ok(event)) = timeout_at(deadline, self.event_loop.poll()).await {
-            if let Event::Outgoing(Outgoing::Disconnect) = event {
-                return;
-            }
-        }
+    fn not_answered(&self) -> Failure {
+        let seconds = self.mqtt.connect_timeout.as_secs();
+        let sentence = format!("the broker did not answer SUBSCRIBE within {seconds} s; try again");
+        Failure::new(FailureKind::Timeout, sentence)
     }
 }
 
-/// Where a failed login belongs: before the broker has proven who it is, it is TLS that failed.
-fn step_of(failure: &Failure, secured: bool) -> Step {
-    match failure.kind {
-        FailureKind::Dns => Step::Name,
-        FailureKind::TcpRefused | FailureKind::TcpUnreachable => Step::Tcp,
-        FailureKind::Proxy | FailureKind::ProxyRefused => Step::Proxy,
-        _ if secured => Step::Login,
-        _ => Step::Tls,
-    }
-}
-
-fn judge(filter: &str, codes: &[rumqttc::SubscribeReasonCode]) -> Result<Finding, Failure> {
+fn judge(filter: &str, granted: &[Option<u8>]) -> Result<Finding, Failure> {
     let filter = filter.to_owned();
-    let verdict = Verdict::new(std::slice::from_ref(&filter), &granted(codes))
+    let verdict = Verdict::new(std::slice::from_ref(&filter), granted)
         .map_err(|problem| Failure::new(FailureKind::Protocol, problem))?;
     Ok(match verdict.problem() {
         None => Finding::Granted(filter),
         Some(problem) => Finding::NotGranted { filter, problem },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tls::testing::{BlackHole, serve};
+
+    #[tokio::test]
+    async fn every_address_is_tried_and_the_dead_named() {
+        let port = serve(drop);
+        let good = SocketAddr::from(([127, 0, 0, 1], port));
+        let hole = BlackHole::on(2).await;
+        let mut findings = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let addresses = [hole.address, good];
+        let reached = Probe::reach_any(&addresses, deadline, &mut findings).await.unwrap();
+        assert_eq!(reached.1, good);
+        let [Finding::Reached { address: up, .. }, Finding::NotReached { address: down, problem }] =
+            &findings[..]
+        else {
+            panic!("{findings:?}")
+        };
+        assert_eq!((*up, *down), (good, hole.address));
+        assert!(problem.contains("did not answer within"), "{problem}");
+    }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rand::Rng as _;
-use rumqttc::ConnectionError;
 
 use super::choice::AfterRefusal;
 use super::connection::{DisconnectReason, Disconnected};
@@ -36,11 +35,12 @@ impl Session {
                 self.context(uptime).overloaded(&self.shared.name_of(*bound))
             }
             DisconnectReason::PacketIdReused(id) => self.context(uptime).packet_id_reused(*id),
+            DisconnectReason::UnclearRepeat => self.context(uptime).unclear_repeat(),
             DisconnectReason::NotAuthorized(problem) => {
                 Failure::new(FailureKind::NotAuthorized, problem)
             }
             DisconnectReason::Protocol(problem) => Failure::new(FailureKind::Protocol, problem),
-            DisconnectReason::Failed(error) => self.explain(error, uptime),
+            DisconnectReason::Failed(error) => self.context(uptime).explain(error),
         };
         let failure = self.consider_idle_timeout(failure, ended.idle);
         let failure = match self.takeover.lost(failure.kind, uptime) {
@@ -121,19 +121,15 @@ impl Session {
         true
     }
 
-    pub(super) fn explain(&self, error: &ConnectionError, uptime: Option<Duration>) -> Failure {
-        self.context(uptime).explain(error)
-    }
-
-    fn context(&self, uptime: Option<Duration>) -> Context<'_> {
+    pub(super) fn context(&self, uptime: Option<Duration>) -> Context<'_> {
         let mut context =
             Context::new(&self.shared.tenant, &self.shared.mqtt, self.shared.now_utc());
         if let Some(uptime) = uptime {
             context = context.up_for(uptime);
         }
-        let presented = self.choice.as_ref().and_then(|choice| choice.current().certificate());
-        if let Some(certificate) = presented {
-            context = context.with_certificate(certificate);
+        let tls = self.choice.as_ref().and_then(|choice| choice.current().tls.as_ref());
+        if let Some(tls) = tls {
+            context = context.with_tls(tls);
         }
         context
     }

@@ -13,6 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use time::OffsetDateTime;
 
+use super::recording_verifier::{Recorder, RecordingVerifier};
 use crate::config::Tls;
 use crate::credentials::anchors::Anchors;
 use crate::credentials::error::{FileName, Role};
@@ -41,28 +42,24 @@ pub enum TlsError {
 /// A TLS configuration with what an operator may want to know about it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// For `rumqttc::TlsConfiguration::Rustls`.
+    /// For a TLS connector.
     pub config: Arc<ClientConfig>,
     /// The client certificate.
     pub certificate: CertificateFacts,
     /// What works for now but wants attention, each a sentence with its cure.
     pub warnings: Vec<String>,
+    /// The authorities that are trusted.
+    pub(super) anchors: Vec<CertificateFacts>,
+    /// Records the handshakes made with `config`.
+    pub(super) recorder: Recorder,
 }
 
 /// Reads the configured files and makes the configuration of one connection: TLS 1.2 or 1.3, the
 /// given trust anchors (the built-in Centiloc CA without `ca_file`), the client certificate.
 ///
-/// The name in the broker's certificate is checked against the host that rumqttc connects to, or
+/// The name in the broker's certificate is checked against the host that is connected to, or
 /// against `server_name` where that is set (SNI still names the host).
 pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
-    client_config_with(tls, |verifier| verifier)
-}
-
-/// The same with another verifier put `around` the usual one.
-pub(super) fn client_config_with(
-    tls: &Tls,
-    around: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier>,
-) -> Result<Loaded, TlsError> {
     let now = OffsetDateTime::now_utc();
     let identity = Identity::load(&tls.cert_file, &tls.key_file)?;
     let anchors = Anchors::load(tls.ca_file.as_deref())?;
@@ -70,14 +67,17 @@ pub(super) fn client_config_with(
     warnings.extend(anchors.warnings(tls.ca_file.as_deref(), now));
 
     let provider = Arc::new(ring::default_provider());
-    let verifier = around(verifier(tls, &anchors, Arc::clone(&provider))?);
+    let recorder = Recorder::default();
+    let verifier = verifier(tls, &anchors, Arc::clone(&provider))?;
+    let verifier = RecordingVerifier::around(verifier, recorder.clone());
     let resolver = SingleCertAndKey::from(certified_key(&identity)?);
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(resolver));
-    Ok(Loaded { config: Arc::new(config), certificate: identity.facts, warnings })
+    let (config, certificate) = (Arc::new(config), identity.facts);
+    Ok(Loaded { config, certificate, warnings, anchors: anchors.facts, recorder })
 }
 
 /// rustls' own way to a client certificate parses it as version 3 and refuses version 1. The key

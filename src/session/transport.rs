@@ -1,7 +1,9 @@
 //! The packets that the session exchanges with the broker, and the narrow traits behind which the
-//! network stands: [`mqtt`] in the service, a model broker in the fault simulator.
+//! network stands: [`connector`] in the service, a model broker in the fault simulator.
 
+pub mod connector;
 pub mod mqtt;
+pub mod race;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,16 +11,20 @@ use std::pin::Pin;
 use bytes::Bytes;
 use rumqttc::ConnectionError;
 
+use self::connector::ConnectError;
 use super::credentials::Credentials;
 use crate::config::Mqtt;
 
 /// A future of one step on the network.
 pub type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
 
+/// A future of an attempt to connect.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Accepted, ConnectError>> + Send + 'a>>;
+
 /// Makes connections to the broker.
 pub trait Connect: Send + Sync {
     /// Opens a connection, sends CONNECT and waits for CONNACK. May be dropped at any point.
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Step<'a, Accepted>;
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a>;
 }
 
 /// The parameters of one connection attempt.

@@ -10,9 +10,8 @@ use time::OffsetDateTime;
 use super::Store;
 use super::bisect::{self, Sorted};
 use super::fault::{Class, Fault, StoreError};
-use super::partitions::run;
 use super::rows::{Chunk, Entry, Letter, Rows};
-use super::span::is_plausible;
+use super::transaction::{Conn, Transaction};
 use super::write::{self, Written};
 
 /// A batch that met an unknown code this often in a row is taken apart, to see whether one row
@@ -61,14 +60,18 @@ impl Store {
         writer.finish(result)
     }
 
-    async fn commit_on(&self, conn: &mut PgConnection, rows: &Rows<'_>) -> Result<Outcome, Fault> {
+    async fn commit_on(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
         self.make_partitions(conn, rows).await?;
         let mut result = self.write_whole(conn, rows).await;
         if matches!(&result, Err(fault) if fault.class == Class::NoPartition) {
-            self.partitions.restore_default(conn, self.link.answer_within).await?;
+            let restored = self.partitions.restore_default(conn, self.link.answer_within).await;
             self.partitions.forget();
             self.make_partitions(conn, rows).await?;
             result = self.write_whole(conn, rows).await;
+            if matches!(&result, Err(fault) if fault.class == Class::NoPartition) {
+                // Why there is none says more than that there is none.
+                restored?;
+            }
         }
         let outcome = match result {
             Ok(outcome) => {
@@ -83,7 +86,7 @@ impl Store {
                     return Err(fault);
                 }
                 // After an error of no known meaning the connection itself is not trusted.
-                *conn = self.link.open().await?;
+                *conn = self.link.open().await?.into();
                 self.write_sorted(conn, rows, &[Class::SetAside, Class::Unknown]).await?
             }
             Err(fault) => return Err(fault),
@@ -94,7 +97,7 @@ impl Store {
 
     pub(super) async fn make_partitions(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn<'_>,
         rows: &Rows<'_>,
     ) -> Result<(), Fault> {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
@@ -104,65 +107,42 @@ impl Store {
     }
 
     /// The batch as it is. One kind alone needs no transaction of ours.
-    async fn write_whole(
-        &self,
-        conn: &mut PgConnection,
-        rows: &Rows<'_>,
-    ) -> Result<Outcome, Fault> {
+    async fn write_whole(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
         let limit = self.link.answer_within;
         if rows.kinds() <= 1 {
             return write_all(conn, limit, rows).await;
         }
-        run(conn, limit, "begin".into()).await?;
-        match write_all(conn, limit, rows).await {
-            Ok(outcome) => run(conn, limit, "commit".into()).await.map(|()| outcome),
-            Err(fault) => Err(roll_back(conn, limit, fault).await),
-        }
+        let mut transaction = Transaction::begin(conn, limit).await?;
+        let written = write_all(transaction.conn(), limit, rows).await;
+        transaction.end(written).await
     }
 
     /// The batch without the rows that are at fault, which become dead letters.
     async fn write_sorted(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn<'_>,
         rows: &Rows<'_>,
         culpable: &[Class],
     ) -> Result<Outcome, Fault> {
         let limit = self.link.answer_within;
-        run(conn, limit, "begin".into()).await?;
+        let mut transaction = Transaction::begin(conn, limit).await?;
         let mut sorted = Sorted::default();
         let written = async {
-            bisect::sort(
-                conn,
-                limit,
-                rows.latest,
-                Chunk::Items(&rows.items),
-                culpable,
-                &mut sorted,
-            )
-            .await?;
-            bisect::sort(
-                conn,
-                limit,
-                rows.latest,
-                Chunk::Boards(&rows.boards),
-                culpable,
-                &mut sorted,
-            )
-            .await?;
+            let conn = transaction.conn();
+            let latest = rows.latest;
+            bisect::sort(conn, limit, latest, Chunk::Items(&rows.items), culpable, &mut sorted)
+                .await?;
+            bisect::sort(conn, limit, latest, Chunk::Boards(&rows.boards), culpable, &mut sorted)
+                .await?;
             self.judge(&sorted, culpable)?;
             let letters: Vec<_> = rows.letters.iter().chain(&sorted.letters).collect();
             write_letters(conn, limit, &letters).await?;
-            run(conn, limit, "commit".into()).await?;
             Ok(outcome(sorted.items, sorted.boards, letters.into_iter()))
         }
         .await;
-        match written {
-            Ok(outcome) => {
-                self.trouble().sorted(&sorted);
-                Ok(outcome)
-            }
-            Err(fault) => Err(roll_back(conn, limit, fault).await),
-        }
+        let outcome = transaction.end(written).await?;
+        self.trouble().sorted(&sorted);
+        Ok(outcome)
     }
 
     /// Whether the rows are at fault, rather than the tables or the server.
@@ -185,15 +165,14 @@ impl Store {
         Ok(())
     }
 
-    /// Rows in the default partition that a partition could have taken: one was dropped behind our
-    /// back.
+    /// More rows in the default partition than are known to have no other: one was dropped behind
+    /// our back.
     fn look_again_if_misplaced(&self, rows: &Rows<'_>, outcome: &Outcome) {
-        if outcome.default_partition_rows == 0 {
-            return;
-        }
-        let now = self.later_clock(OffsetDateTime::now_utc());
-        if rows.items.iter().any(|r| is_plausible(r.event.momentum, now)) {
-            self.partitions.forget();
+        let momenta = rows.items.iter().map(|r| r.event.momentum);
+        if outcome.default_partition_rows > 0
+            && outcome.default_partition_rows > self.partitions.count_uncovered(momenta)
+        {
+            self.partitions.misplaced();
         }
     }
 }
@@ -230,17 +209,6 @@ async fn write_letters(
         Class::SetAside | Class::NoPartition => fault.taken_as(Class::Stop),
         _ => fault,
     })
-}
-
-/// Ends the transaction and passes on why. If even that fails, the connection is of no more use.
-async fn roll_back(conn: &mut PgConnection, limit: Duration, fault: Fault) -> Fault {
-    if !fault.spares_connection() {
-        return fault;
-    }
-    match run(conn, limit, "rollback".into()).await {
-        Ok(()) => fault,
-        Err(worse) => worse.taken_as(Class::Retry),
-    }
 }
 
 fn outcome<'l, 'a: 'l>(

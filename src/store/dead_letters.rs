@@ -7,11 +7,13 @@ use time::OffsetDateTime;
 
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
-use super::partitions::run;
 use super::rows::{Chunk, Entry, Rows};
+use super::timestamp::{optional_time_of, time_of};
+use super::transaction::{Conn, Transaction};
 use super::write::{self, bounded};
 use crate::event::{Event, Reject};
 use crate::message::Message;
+use crate::timestamp;
 
 /// A row of `dead_letter`, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -19,10 +21,10 @@ pub struct Summary {
     /// Number to name it by.
     pub id: i64,
     /// When it was first received.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub received_at: OffsetDateTime,
     /// When it was last received.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub last_seen_at: OffsetDateTime,
     /// MQTT topic.
     pub topic: String,
@@ -34,10 +36,10 @@ pub struct Summary {
     pub detail: String,
     /// PostgreSQL's code, if it refused the row.
     pub sqlstate: Option<String>,
-    /// How often it was received.
+    /// How often it was received; the largest value means that often or more.
     pub seen: i32,
     /// When a replay brought it in.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub replayed_at: Option<OffsetDateTime>,
 }
 
@@ -99,15 +101,15 @@ impl Store {
             .bind(&filter.topic)
             .bind(filter.since)
             .bind(limit);
-        let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await?;
-        Ok(rows.iter().map(summary).collect::<Result<_, Fault>>()?)
+        let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await;
+        Ok(conn.finish(rows)?.iter().map(summary).collect::<Result<_, Fault>>()?)
     }
 
     /// One dead letter and its payload.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<(Summary, Bytes)>, StoreError> {
         let mut conn = self.acquire().await?;
-        let letter = self.read_letter(&mut conn, id).await?;
-        Ok(letter)
+        let letter = self.read_letter(&mut conn, id).await;
+        Ok(conn.finish(letter)?)
     }
 
     /// The ids of those meant, oldest first.
@@ -120,17 +122,19 @@ impl Store {
             .bind(&filter.topic)
             .bind(filter.since)
             .fetch_all(&mut *conn);
-        Ok(bounded(self.link.answer_within, query).await?)
+        let ids = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(ids)?)
     }
 
     /// Deletes these dead letters for good, in small transactions; how many there were.
     pub async fn purge_dead_letters(&self, ids: &[i64]) -> Result<u64, StoreError> {
         const SQL: &str = "delete from centiloc.dead_letter where id = any($1)";
-        let mut conn = self.acquire().await?;
         let mut deleted = 0;
         for step in ids.chunks(PURGE_STEP) {
+            let mut conn = self.acquire().await?;
             let query = sqlx::query(SQL).bind(step).execute(&mut *conn);
-            deleted += bounded(self.link.answer_within, query).await?.rows_affected();
+            let done = bounded(self.link.answer_within, query).await;
+            deleted += conn.finish(done)?.rows_affected();
         }
         Ok(deleted)
     }
@@ -142,7 +146,17 @@ impl Store {
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<Replay, StoreError> {
         let mut conn = self.acquire().await?;
-        let Some((letter, payload)) = self.read_letter(&mut conn, id).await? else {
+        let result = self.replay_on(&mut conn, id, decode).await;
+        Ok(conn.finish(result)?)
+    }
+
+    async fn replay_on(
+        &self,
+        conn: &mut Conn<'_>,
+        id: i64,
+        decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
+    ) -> Result<Replay, Fault> {
+        let Some((letter, payload)) = self.read_letter(conn, id).await? else {
             return Ok(Replay::Unknown);
         };
         let event = match decode(&letter.topic, &payload, letter.received_at) {
@@ -150,41 +164,35 @@ impl Store {
             Err(reject) => return Ok(Replay::Rejected(reject)),
         };
         let entry: Entry = (message(letter, payload), Ok(event));
-        match self.bring_in(&mut conn, id, &entry).await {
+        match self.bring_in(conn, id, &entry).await {
             Ok(true) => Ok(Replay::Stored),
             Ok(false) => Ok(Replay::Duplicate),
-            Err(fault) => {
-                conn.close_on_drop(); // and with it the open transaction
-                if fault.class == Class::SetAside {
-                    return Ok(Replay::Refused(fault.text));
-                }
-                Err(fault.into())
-            }
+            Err(fault) if fault.class == Class::SetAside => Ok(Replay::Refused(fault.text)),
+            Err(fault) => Err(fault),
         }
     }
 
     /// True if the event is new.
-    async fn bring_in(
-        &self,
-        conn: &mut PgConnection,
-        id: i64,
-        entry: &Entry,
-    ) -> Result<bool, Fault> {
+    async fn bring_in(&self, conn: &mut Conn<'_>, id: i64, entry: &Entry) -> Result<bool, Fault> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
         let limit = self.link.answer_within;
         let latest = self.latest_plausible(conn).await?;
         let rows = Rows::of(std::slice::from_ref(entry), latest);
         self.make_partitions(conn, &rows).await?;
-        run(conn, limit, "begin".into()).await?;
         let chunk = if rows.items.is_empty() {
             Chunk::Boards(&rows.boards)
         } else {
             Chunk::Items(&rows.items)
         };
-        let written = write::events(conn, limit, latest, chunk).await?;
-        bounded(limit, sqlx::query(MARK).bind(id).execute(&mut *conn)).await?;
-        run(conn, limit, "commit".into()).await?;
-        Ok(written.inserted > 0)
+        let mut transaction = Transaction::begin(conn, limit).await?;
+        let written = async {
+            let conn = transaction.conn();
+            let written = write::events(conn, limit, latest, chunk).await?;
+            bounded(limit, sqlx::query(MARK).bind(id).execute(conn)).await?;
+            Ok(written.inserted > 0)
+        }
+        .await;
+        transaction.end(written).await
     }
 
     async fn read_letter(
@@ -218,14 +226,14 @@ fn message(letter: Summary, payload: Bytes) -> Message {
 fn summary(row: &PgRow) -> Result<Summary, Fault> {
     Ok(Summary {
         id: row.try_get("id")?,
-        received_at: row.try_get("received_at")?,
-        last_seen_at: row.try_get("last_seen_at")?,
+        received_at: time_of(row, "received_at")?,
+        last_seen_at: time_of(row, "last_seen_at")?,
         topic: row.try_get("topic")?,
         size: row.try_get("size")?,
         reason: row.try_get("reason")?,
         detail: row.try_get("detail")?,
         sqlstate: row.try_get("sqlstate")?,
         seen: row.try_get("seen")?,
-        replayed_at: row.try_get("replayed_at")?,
+        replayed_at: optional_time_of(row, "replayed_at")?,
     })
 }

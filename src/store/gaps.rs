@@ -7,7 +7,9 @@ use time::OffsetDateTime;
 use super::Store;
 use super::fault::{Fault, StoreError};
 use super::text::clean;
+use super::timestamp::{optional_time_of, time_of};
 use super::write::bounded;
+use crate::timestamp;
 
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -17,17 +19,17 @@ pub struct RecordedGap {
     /// MQTT client identifier.
     pub client_id: String,
     /// Since when messages may be missing.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub started_at: OffsetDateTime,
     /// Until when; `None` while it lasts.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub ended_at: Option<OffsetDateTime>,
     /// Cause, as in the column.
     pub cause: String,
     /// Cause and extent in words.
     pub detail: String,
     /// When a person acknowledged it.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub acknowledged_at: Option<OffsetDateTime>,
     /// Note of that person.
     pub note: Option<String>,
@@ -48,8 +50,8 @@ impl Store {
              limit $2";
         let mut conn = self.acquire().await?;
         let query = sqlx::query(SQL).bind(acknowledged).bind(limit).fetch_all(&mut *conn);
-        let rows = bounded(self.link.answer_within, query).await?;
-        Ok(rows.iter().map(recorded).collect::<Result<_, Fault>>()?)
+        let rows = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(rows)?.iter().map(recorded).collect::<Result<_, Fault>>()?)
     }
 
     /// Notes that a person has looked at these gaps; a second time replaces the note. Returns the
@@ -62,7 +64,8 @@ impl Store {
             returning id";
         let mut conn = self.acquire().await?;
         let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note)).fetch_all(&mut *conn);
-        Ok(bounded(self.link.answer_within, query).await?)
+        let known = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(known)?)
     }
 }
 
@@ -70,11 +73,11 @@ fn recorded(row: &PgRow) -> Result<RecordedGap, Fault> {
     Ok(RecordedGap {
         id: row.try_get("id")?,
         client_id: row.try_get("client_id")?,
-        started_at: row.try_get("started_at")?,
-        ended_at: row.try_get("ended_at")?,
+        started_at: time_of(row, "started_at")?,
+        ended_at: optional_time_of(row, "ended_at")?,
         cause: row.try_get("cause")?,
         detail: row.try_get("detail")?,
-        acknowledged_at: row.try_get("acknowledged_at")?,
+        acknowledged_at: optional_time_of(row, "acknowledged_at")?,
         note: row.try_get("note")?,
     })
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::connect::Link;
 pub use super::connect::Place;
 use super::fault::Fault;
-use super::partitions::list_named;
+use super::partitions::{default_partition, list};
 use super::pooling::prove_sessions;
 use super::schema::{self, SchemaError, Step};
 use super::write::bounded;
@@ -202,10 +202,8 @@ impl Inspection {
 
     /// How far partitions reach. Needs the schema.
     pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<Coverage, Fault> {
-        const DEFAULT: &str = "
-            select count(*)
-              from (select from centiloc.item_event_default limit $1) counted";
-        let mut ranges: Vec<_> = list_named(&mut self.conn, self.limit).await?;
+        let mut ranges: Vec<_> = list(&mut self.conn, self.limit).await?;
+        ranges.retain(|named| named.routable);
         ranges.sort_by_key(|named| named.range);
         let mut until = None;
         for named in &ranges {
@@ -213,9 +211,17 @@ impl Inspection {
                 until = Some(named.range.to);
             }
         }
-        let count = sqlx::query_scalar(DEFAULT).bind(COUNTED);
-        let in_default = bounded(self.limit, count.fetch_one(&mut self.conn)).await?;
+        let in_default = self.count_default().await?;
         Ok(Coverage { until, in_default })
+    }
+
+    async fn count_default(&mut self) -> Result<i64, Fault> {
+        let Some(table) = default_partition(&mut self.conn, self.limit).await? else {
+            return Ok(0);
+        };
+        let sql = format!("select count(*) from (select from {table} limit $1) counted");
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(COUNTED);
+        bounded(self.limit, count.fetch_one(&mut self.conn)).await
     }
 
     /// How far this host's clock is ahead of the database's, seconds.

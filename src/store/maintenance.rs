@@ -1,5 +1,6 @@
 //! Keeps the house: tells that the connection stands, that the database answers and how its clock
-//! differs, makes partitions ahead, deletes what is past its time.
+//! differs, makes partitions ahead, deletes what is past its time. Whatever holds up readers and
+//! writers is done in small steps, with short waits for locks and pauses in between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,20 +14,26 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
+use super::members::{Lookout, Members};
+use super::partitions::{self, Moved};
 use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
 use super::span::Range;
+use super::timestamp::Timestamp;
 use super::write::bounded;
 use crate::message::ConnectionName;
 use crate::progress::idle;
-use crate::telemetry::Health;
 use crate::telemetry::health::ClockReading;
+use crate::telemetry::{Health, Metrics};
 
 /// How exactly `connection.last_seen_at` tells when a process died.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// How long a misplaced row stays in the default partition at most, about.
+/// How often partitions are looked after while nothing is left to do.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
+
+/// Rows are moved for at most this long before the other duties get their turn.
+const MOVING_FOR: Duration = Duration::from_secs(5);
 
 /// Retention is counted in days.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
@@ -35,22 +42,31 @@ const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 /// nobody can write DDL to.
 const SPANS_AHEAD: usize = 2;
 
-/// Distinct days looked at in the default partition at once.
-const MISPLACED_DAYS: i64 = 1000;
+/// Attempts at a step that others hold up, before it is left for the next time.
+const ATTEMPTS: u32 = 5;
+
+/// Between two steps that hold writers up, milliseconds: they have most of the time.
+const PAUSE_MS: std::ops::Range<u64> = 150..450;
 
 /// What maintenance needs.
 #[derive(Debug)]
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
+    /// MQTT client identifier, whose gaps are looked up.
+    pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
     /// `retention.payloads`, as it is at the moment.
     pub keep_payloads: watch::Receiver<Option<Duration>>,
     /// The database's condition.
     pub condition: Arc<Condition>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
+    /// Looks after the other members of a share group.
+    pub members: Members,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -67,27 +83,12 @@ pub async fn run(parts: MaintenanceParts) {
 async fn keep_house(parts: &MaintenanceParts) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut keep_events = parts.keep_events.clone();
-    let mut payloads = PayloadSweep::default();
-    let (mut partitions_due, mut retention_due) = (Instant::now(), Instant::now());
+    let mut duties = Duties::new(parts);
     loop {
         idle(beat.tick()).await;
-        let standing = parts.health.read(|s| s.session.connection.clone());
-        let skew = match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
-            Ok(skew) => {
-                let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
-                let reading = ClockReading { skew_seconds: skew, at, monotonic_at };
-                parts.health.update(|s| {
-                    s.database.clock_skew_seconds = Some(skew);
-                    s.database.clock = Some(reading);
-                });
-                parts.condition.answered(Source::Maintenance);
-                skew
-            }
-            Err(error) => {
-                parts.condition.failed(Source::Maintenance, &error);
-                continue;
-            }
+        let Some(skew) = measure_skew(parts).await else {
+            duties.lookout = Lookout::default();
+            continue;
         };
         // The writer makes the tables; without them there is no house to keep, but the server is
         // still looked at.
@@ -99,56 +100,176 @@ async fn keep_house(parts: &MaintenanceParts) {
                 continue;
             }
         }
-        if Instant::now() >= partitions_due {
-            partitions_due = Instant::now() + PARTITIONS_EVERY;
-            let now = parts.store.later_clock(OffsetDateTime::now_utc());
-            let made = parts.store.make_partitions_ahead(now).await;
-            complain(made, "could not look after the partitions; trying again in 10 minutes");
+        match parts.store.newest_gap(&parts.client_id).await {
+            Ok(newest) => parts.metrics.gaps.set_newest(newest),
+            // The next beat finds out whether the database answers at all.
+            Err(error) => tracing::debug!(%error, "could not read the newest gap"),
         }
+        duties.look_after_partitions().await;
         // By the clock that is behind: a wrong one must not delete before its time.
         let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
-        let kept = *parts.keep_payloads.borrow();
-        let cleared = payloads.advance(&parts.store, kept, now).await;
-        complain(
-            cleared.map(report_payloads),
-            "could not remove the messages kept beside events; trying again in 10 seconds",
-        );
+        duties.lookout.look(parts, now).await;
+        duties.clear_payloads(now).await;
+        duties.delete_expired(now).await;
+    }
+}
+
+/// Refreshes the connection's row; `None` if the database does not answer.
+async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
+    let standing = parts.health.read(|s| s.session.connection.clone());
+    match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
+        Ok(skew) => {
+            let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
+            let reading = ClockReading { skew_seconds: skew, at, monotonic_at };
+            parts.health.update(|s| {
+                s.database.clock_skew_seconds = Some(skew);
+                s.database.clock = Some(reading);
+            });
+            parts.condition.answered(Source::Maintenance);
+            Some(skew)
+        }
+        Err(error) => {
+            parts.condition.failed(Source::Maintenance, &error);
+            None
+        }
+    }
+}
+
+/// What is due when.
+struct Duties<'p> {
+    parts: &'p MaintenanceParts,
+    keep_events: watch::Receiver<Option<Duration>>,
+    payloads: PayloadSweep,
+    lookout: Lookout,
+    partitions_due: Instant,
+    /// Between two looks at the partitions while something is left to do.
+    partitions_wait: Duration,
+    retention_due: Instant,
+    partitions_problem: Problem,
+    payloads_problem: Problem,
+    retention_problem: Problem,
+}
+
+impl<'p> Duties<'p> {
+    fn new(parts: &'p MaintenanceParts) -> Self {
+        Self {
+            parts,
+            keep_events: parts.keep_events.clone(),
+            payloads: PayloadSweep::default(),
+            lookout: Lookout::default(),
+            partitions_due: Instant::now(),
+            partitions_wait: BEAT,
+            retention_due: Instant::now(),
+            partitions_problem: Problem::default(),
+            payloads_problem: Problem::default(),
+            retention_problem: Problem::default(),
+        }
+    }
+
+    async fn look_after_partitions(&mut self) {
+        let wanted = self.parts.store.partitions.take_wanted();
+        if wanted {
+            self.partitions_wait = BEAT;
+        }
+        if Instant::now() < self.partitions_due && !wanted {
+            return;
+        }
+        let now = self.parts.store.later_clock(OffsetDateTime::now_utc());
+        let result = self.parts.store.make_partitions_ahead(now).await;
+        let wait = match &result {
+            Ok(Upkeep::Done) => PARTITIONS_EVERY,
+            Ok(Upkeep::Unfinished) => Duration::ZERO,
+            Err(_) => self.partitions_wait,
+        };
+        self.partitions_wait = match &result {
+            Ok(_) => BEAT,
+            Err(_) => (self.partitions_wait * 2).min(PARTITIONS_EVERY),
+        };
+        self.partitions_due = Instant::now() + wait;
+        let problem = result.err().map(|error| error.to_string());
+        self.partitions_problem
+            .report(problem, "could not make or fill every partition; trying again");
+    }
+
+    async fn clear_payloads(&mut self, now: OffsetDateTime) {
+        let kept = *self.parts.keep_payloads.borrow();
+        let cleared = self.payloads.advance(&self.parts.store, kept, now).await;
+        if let Ok(Some(payloads @ 1..)) = cleared {
+            tracing::info!(payloads, "removed messages past retention.payloads");
+        }
+        let problem = cleared.err().map(|error| error.to_string());
+        self.payloads_problem
+            .report(problem, "could not remove the messages kept beside events; trying again");
+    }
+
+    async fn delete_expired(&mut self, now: OffsetDateTime) {
         // A sender that is gone changes nothing.
-        let changed = keep_events.has_changed().unwrap_or(false);
-        if Instant::now() >= retention_due || changed {
-            retention_due = Instant::now() + RETENTION_EVERY;
-            let kept = *keep_events.borrow_and_update();
-            let deleted = parts.store.delete_expired(kept, now).await;
-            complain(
-                deleted.map(|deleted| report(&deleted)),
-                "could not delete what is past its time; trying again in an hour",
+        let changed = self.keep_events.has_changed().unwrap_or(false);
+        if Instant::now() < self.retention_due && !changed {
+            return;
+        }
+        let kept = *self.keep_events.borrow_and_update();
+        let deleted = match self.parts.store.delete_expired(kept, now).await {
+            Ok(deleted) => deleted,
+            Err(error) => Deleted { problems: vec![error.to_string()], ..Deleted::default() },
+        };
+        // What readers hold up is tried again soon.
+        let wait = if deleted.overdue == Some(Duration::ZERO) { RETENTION_EVERY } else { BEAT };
+        self.retention_due = Instant::now() + wait;
+        self.show(&deleted);
+        let problem = (!deleted.problems.is_empty()).then(|| deleted.problems.join("; "));
+        self.retention_problem.report(
+            problem,
+            "could not delete everything that is past its retention; trying again",
+        );
+    }
+
+    fn show(&self, deleted: &Deleted) {
+        if let Some(overdue) = deleted.overdue {
+            let overdue = overdue.as_secs_f64();
+            self.parts.metrics.retention_overdue_seconds.set(overdue);
+            self.parts.health.update(|s| s.database.retention_overdue_seconds = overdue);
+        }
+        if !deleted.is_empty() {
+            tracing::info!(
+                partitions = deleted.partitions,
+                events = deleted.events,
+                dead_letters = deleted.dead_letters,
+                connections = deleted.connections,
+                "deleted what is past its retention"
             );
         }
     }
 }
 
-fn report_payloads(cleared: Option<u64>) {
-    if let Some(payloads) = cleared.filter(|cleared| *cleared > 0) {
-        tracing::info!(payloads, "removed messages past retention.payloads");
+/// A problem that lasts, logged when it changes.
+#[derive(Default)]
+struct Problem(Option<String>);
+
+impl Problem {
+    fn report(&mut self, problem: Option<String>, sentence: &'static str) {
+        if let Some(reason) = &problem
+            && self.0 != problem
+        {
+            tracing::warn!(reason, "{sentence}");
+        }
+        self.0 = problem;
     }
 }
 
-fn complain(result: Result<(), StoreError>, sentence: &'static str) {
-    if let Err(error) = result {
-        tracing::warn!(reason = %error, "{sentence}");
-    }
+/// Lets writers and readers pass between two steps.
+pub(super) async fn pause() {
+    let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
+    idle(tokio::time::sleep(pause)).await;
 }
 
-fn report(deleted: &Deleted) {
-    if *deleted != Deleted::default() {
-        tracing::info!(
-            partitions = deleted.partitions,
-            events = deleted.events,
-            dead_letters = deleted.dead_letters,
-            connections = deleted.connections,
-            "deleted what is past its retention"
-        );
-    }
+/// Whether upkeep came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upkeep {
+    /// Nothing is left to do.
+    Done,
+    /// Rows of the default partition are left to move.
+    Unfinished,
 }
 
 impl Store {
@@ -175,66 +296,100 @@ impl Store {
             Ok::<f64, Fault>(skew)
         }
         .await;
-        if result.is_err() {
-            conn.close_on_drop();
-        }
-        Ok(result?)
+        Ok(conn.finish(result)?)
     }
 
-    /// Makes the present partition and the next ones, looks up which exist, and brings home the
-    /// rows that the default partition holds though they have or could have one of their own.
-    pub async fn make_partitions_ahead(&self, now: OffsetDateTime) -> Result<(), StoreError> {
-        let limit = self.link.answer_within;
-        let mut conn = self.acquire().await?;
+    /// Makes the present partition and the next ones, looks up which exist, and moves the rows that
+    /// the default partition holds though they have or could have one of their own. A step that
+    /// fails keeps none of the others from being taken; the first failure is returned.
+    pub async fn make_partitions_ahead(&self, now: OffsetDateTime) -> Result<Upkeep, StoreError> {
         self.partitions.forget();
-        let result = async {
-            let misplaced = misplaced(&mut conn, limit, now).await?;
-            let missing = self.partitions.missing(misplaced.into_iter(), now);
-            self.partitions.ensure(&mut conn, limit, missing).await?;
-            let mut at = now;
-            for _ in 0..=SPANS_AHEAD {
-                // A span ahead is always plausible seen from its own beginning.
-                let missing = self.partitions.missing(std::iter::once(at), at);
-                self.partitions.ensure(&mut conn, limit, missing).await?;
-                match Range::around(at, self.partitions.span()) {
-                    Some(range) => at = range.to,
-                    None => break,
+        let moved = self.move_misplaced(now).await;
+        let ahead = self.make_ahead(now).await;
+        let (moved, ()) = (moved?, ahead?);
+        Ok(moved)
+    }
+
+    async fn move_misplaced(&self, now: OffsetDateTime) -> Result<Upkeep, Fault> {
+        let started = Instant::now();
+        let mut rest = Range { from: super::span::EARLIEST, to: now + super::span::AHEAD };
+        let mut failed = None;
+        while rest.from < rest.to {
+            let mut conn = self.acquire().await?;
+            let first = self.partitions.first_misplaced(&mut conn, rest).await;
+            let Some(first) = conn.finish(first)? else { break };
+            match self.move_at(first, started).await {
+                Ok(Moved::Done) => rest.from = first,
+                Ok(Moved::More) => return Ok(Upkeep::Unfinished),
+                Ok(Moved::Blocked) => rest.from = next_day(first),
+                // Who holds the default partition holds up every step.
+                Err(fault) if fault.is_contention() || !fault.is_from_server() => {
+                    return Err(fault);
+                }
+                Err(fault) => {
+                    rest.from = next_day(first);
+                    failed.get_or_insert(fault);
                 }
             }
-            Ok::<(), Fault>(())
+            if started.elapsed() > MOVING_FOR {
+                break;
+            }
         }
-        .await;
-        if result.is_err() {
-            conn.close_on_drop();
+        failed.map_or(Ok(Upkeep::Done), Err)
+    }
+
+    async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), Fault> {
+        let mut at = now;
+        for _ in 0..=SPANS_AHEAD {
+            let mut conn = self.acquire().await?;
+            let listed = partitions::list(&mut conn, self.link.answer_within).await;
+            let listed = conn.finish(listed)?;
+            if !listed.iter().any(|named| named.range.contains(at)) {
+                self.move_at(at, Instant::now()).await?;
+            }
+            match Range::around(at, self.partitions.span()) {
+                Some(range) => at = range.to,
+                None => break,
+            }
         }
-        Ok(result?)
+        Ok(())
+    }
+
+    /// Takes steps until the partition of a momentum is whole, or the time is up.
+    async fn move_at(&self, momentum: OffsetDateTime, started: Instant) -> Result<Moved, Fault> {
+        let mut attempt = 1;
+        loop {
+            let begun = Instant::now();
+            let mut conn = self.acquire().await?;
+            let moved = self.partitions.move_step(&mut conn, momentum).await;
+            match conn.finish(moved) {
+                Ok(Moved::More) => attempt = 1,
+                Ok(done) => return Ok(done),
+                Err(fault) if fault.is_contention() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    pause().await;
+                }
+                Err(fault) => return Err(fault),
+            }
+            if started.elapsed() > MOVING_FOR {
+                return Ok(Moved::More);
+            }
+            // Writers have half of the time.
+            idle(tokio::time::sleep(begun.elapsed())).await;
+        }
     }
 }
 
-/// One momentum per day that the default partition holds and a partition could be made for.
-async fn misplaced(
-    conn: &mut PgConnection,
-    limit: Duration,
-    now: OffsetDateTime,
-) -> Result<Vec<OffsetDateTime>, Fault> {
-    const SQL: &str = "
-        select min(momentum)
-          from centiloc.item_event_default
-         where momentum >= $1 and momentum < $2
-         group by date_trunc('day', momentum, 'UTC')
-         limit $3";
-    let query = sqlx::query_scalar(SQL)
-        .bind(super::span::EARLIEST)
-        .bind(now + super::span::AHEAD)
-        .bind(MISPLACED_DAYS);
-    bounded(limit, query.fetch_all(conn)).await
+fn next_day(momentum: OffsetDateTime) -> OffsetDateTime {
+    let day = Range::around(momentum, crate::config::PartitionSpan::Day);
+    day.map_or(super::timestamp::GREATEST, |day| day.to)
 }
 
 /// Host clock minus database clock, seconds, taken in the middle of the exchange.
 pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
     let before = OffsetDateTime::now_utc();
     let query = sqlx::query_scalar("select clock_timestamp()");
-    let theirs: OffsetDateTime = bounded(limit, query.fetch_one(conn)).await?;
+    let Timestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
     let took: time::Duration = OffsetDateTime::now_utc() - before;
     let ahead: time::Duration = before + took / 2 - theirs;
     Ok(ahead.as_seconds_f64())

@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod journal;
 pub mod lock;
 pub mod maintenance;
+pub mod members;
 mod partitions;
 mod payload_retention;
 mod pool;
@@ -32,6 +33,8 @@ mod state;
 #[cfg(test)]
 mod testing;
 pub mod text;
+mod timestamp;
+mod transaction;
 mod write;
 pub mod writer;
 mod writer_slot;
@@ -47,9 +50,10 @@ pub use self::condition::Condition;
 use self::connect::Link;
 pub use self::fault::{Fault, StoreError};
 use self::partitions::Partitions;
-use self::pool::{Pool, Pooled};
+use self::pool::Pool;
 use self::refusals::Refusals;
 pub use self::rows::Entry;
+use self::transaction::Conn;
 pub use self::writer::CommitProof;
 use self::writer_slot::WriterSlot;
 use crate::config::{self, PartitionSpan};
@@ -87,8 +91,8 @@ impl Store {
     }
 
     /// A connection of the pool.
-    async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
-        self.pool.acquire().await
+    async fn acquire(&self) -> Result<Conn<'_>, Fault> {
+        Ok(self.pool.acquire().await?.into())
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {

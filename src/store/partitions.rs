@@ -1,46 +1,31 @@
 //! Makes the partitions of `item_event` that rows need. What is known to exist is remembered, so
-//! that the hot path asks nothing; what lands in the default partition although it should not
-//! makes us look again.
+//! that the hot path asks nothing; rows that land in the default partition without being expected
+//! there make us look again.
+
+mod catalog;
+mod make;
+mod moving;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::fault::{Class, Fault};
+pub(super) use self::catalog::{Named, default_partition, list};
+use self::make::{Attempt, make};
+pub(super) use self::make::{LOCK, become_maker};
+use self::moving::Growing;
+pub(super) use self::moving::{Moved, STEP_ANSWER};
+use super::fault::Fault;
 use super::span::{Range, is_plausible, range_to_make};
+use super::transaction::{Conn, Transaction};
 use super::write::bounded;
 use crate::config::PartitionSpan;
 
-/// Serialises the makers of partitions, in any process: "centpart" as bytes.
-pub(super) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590388)";
-
-/// How long to wait for readers of the default partition. Rows that need the new partition wait
-/// meanwhile; past this they go to the default partition, and are moved later.
-const LOCK_TIMEOUT: &str = "2s";
-
 /// After a partition could not be made, its rows go to the default partition for this long.
 const DEFERRED_FOR: Duration = Duration::from_secs(60);
-
-const LIST: &str = r"
-    select i.inhrelid::regclass::text as name,
-           bounds[1]::timestamptz as lower, bounds[2]::timestamptz as upper
-      from pg_inherits i
-      join pg_class c on c.oid = i.inhrelid
-     cross join lateral regexp_match(
-               pg_get_expr(c.relpartbound, c.oid),
-               '^FOR VALUES FROM \(''([^'']+)''\) TO \(''([^'']+)''\)$') as bounds
-     where i.inhparent = to_regclass('centiloc.item_event') and bounds is not null";
-
-const HAS_DEFAULT: &str = "
-    select exists (select from pg_partitioned_table
-                    where partrelid = to_regclass('centiloc.item_event') and partdefid <> 0)";
-
-const MAKE_DEFAULT: &str =
-    "create table centiloc.item_event_default partition of centiloc.item_event default";
 
 /// The partitions as last seen.
 #[derive(Debug)]
@@ -51,9 +36,23 @@ pub(super) struct Partitions {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Bounds of those that take rows.
     ranges: Vec<Range>,
-    /// Ranges that could not be made, and until when not to try again.
-    deferred: Vec<(Range, Instant)>,
+    /// Bounds of those that are being detached: they take none, and no other can be made there.
+    blocked: Vec<Range>,
+    /// Ranges that could not be made.
+    deferred: Vec<Deferred>,
+    /// Whether maintenance has something to do that it does not know of.
+    wanted: bool,
+    growing: Option<Growing>,
+}
+
+#[derive(Debug)]
+struct Deferred {
+    range: Range,
+    /// When to try again.
+    until: Instant,
+    reason: String,
 }
 
 impl Known {
@@ -61,8 +60,44 @@ impl Known {
         self.ranges.iter().any(|r| r.contains(momentum))
     }
 
+    /// Whether no partition lies in a range, as far as they were looked up.
+    fn leave_whole(&self, range: &Range) -> bool {
+        !self.ranges.is_empty() && !self.ranges.iter().any(|r| r.overlaps(range))
+    }
+
     fn is_deferred(&self, momentum: OffsetDateTime, now: Instant) -> bool {
-        self.deferred.iter().any(|(r, until)| now < *until && r.contains(momentum))
+        self.deferred.iter().any(|d| now < d.until && d.range.contains(momentum))
+    }
+
+    fn refresh(&mut self, listed: Vec<Named>) {
+        let (routable, blocked): (Vec<_>, Vec<_>) = listed.into_iter().partition(|n| n.routable);
+        self.ranges = routable.into_iter().map(|named| named.range).collect();
+        self.blocked = blocked.into_iter().map(|named| named.range).collect();
+    }
+
+    /// Notes a partition that was made, or that grew.
+    fn made(&mut self, range: Range, table: Option<&str>) {
+        self.deferred.retain(|d| !range.covers(&d.range));
+        if let Some(known) = self.ranges.iter_mut().find(|known| known.from == range.from) {
+            *known = range;
+        } else {
+            self.ranges.push(range);
+            tracing::info!(partition = table, "made a partition");
+        }
+    }
+
+    /// True if this is a new reason for this range.
+    fn defer(&mut self, range: Range, reason: &str) -> bool {
+        let until = Instant::now() + DEFERRED_FOR;
+        if let Some(known) = self.deferred.iter_mut().find(|d| d.range == range) {
+            known.until = until;
+            let is_new = known.reason != reason;
+            reason.clone_into(&mut known.reason);
+            return is_new;
+        }
+        self.deferred.push(Deferred { range, until, reason: reason.to_owned() });
+        self.wanted = true;
+        true
     }
 }
 
@@ -81,45 +116,76 @@ impl Partitions {
         self.known().ranges.clear();
     }
 
-    /// Makes partitions for the momenta that [`Self::missing`] found. A partition that cannot be made is no failure: the
-    /// default partition takes its rows. Fails only if the server does not answer.
+    /// Looks again before the next batch, and has maintenance move what is misplaced.
+    pub fn misplaced(&self) {
+        self.forget();
+        self.known().wanted = true;
+    }
+
+    /// Whether maintenance has something to do that has come up since it was asked last.
+    pub fn take_wanted(&self) -> bool {
+        std::mem::take(&mut self.known().wanted)
+    }
+
+    /// How many of these momenta no partition is known for.
+    pub fn count_uncovered(&self, momenta: impl Iterator<Item = OffsetDateTime>) -> u64 {
+        let known = self.known();
+        momenta.filter(|momentum| !known.covers(*momentum)).count() as u64
+    }
+
+    /// Makes partitions for the momenta that [`Self::missing`] found. A partition that cannot be made
+    /// is no failure: the default partition takes its rows, and maintenance moves them later. Fails
+    /// only if the server does not answer.
     pub async fn ensure(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn<'_>,
         limit: Duration,
         missing: BTreeSet<OffsetDateTime>,
     ) -> Result<(), Fault> {
         if missing.is_empty() {
             return Ok(());
         }
-        let listed = list(conn, limit).await?;
-        self.known().ranges = listed;
+        let mut busy = match list(conn, limit).await {
+            Ok(listed) => {
+                self.known().refresh(listed);
+                None
+            }
+            Err(fault) if fault.is_from_server() => Some(fault),
+            Err(fault) => return Err(fault),
+        };
         for momentum in missing {
-            let range = {
-                let known = self.known();
-                if known.covers(momentum) {
-                    continue;
-                } // made a moment ago
-                range_to_make(momentum, self.span, &known.ranges)
+            let Some(range) = self.next_range(momentum) else { continue };
+            let attempt = match &busy {
+                Some(fault) => Err(fault.clone()),
+                None => make(conn, limit, range).await,
             };
-            if let Some(range) = range {
-                self.make_or_defer(conn, limit, range).await?;
+            match attempt {
+                Ok(Attempt::Made) => self.known().made(range, Some(&range.table())),
+                Ok(Attempt::Exists(listed)) => self.known().refresh(listed),
+                Ok(Attempt::Left(reason)) => self.defer(range, reason),
+                Err(fault) if fault.is_from_server() => {
+                    self.defer(range, &fault.text);
+                    // A reader that holds one up holds up the next: the batch must not wait for each.
+                    busy = Some(fault);
+                }
+                Err(fault) => return Err(fault),
             }
         }
         Ok(())
     }
 
     /// Makes the default partition if it is gone.
-    pub async fn restore_default(
-        &self,
-        conn: &mut PgConnection,
-        limit: Duration,
-    ) -> Result<(), Fault> {
-        if has_default(conn, limit).await? {
-            return Ok(());
+    pub async fn restore_default(&self, conn: &mut Conn<'_>, limit: Duration) -> Result<(), Fault> {
+        let mut transaction = Transaction::begin(conn, limit).await?;
+        let restored = async {
+            let conn = transaction.conn();
+            become_maker(conn, limit, "10s").await?;
+            catalog::ensure_default(conn, limit).await.map(drop)
         }
-        run(conn, limit, MAKE_DEFAULT.into()).await?;
-        tracing::warn!("item_event had no default partition; made it again");
+        .await;
+        transaction.end(restored).await?;
+        // It holds nothing that could be in the way.
+        self.known().deferred.clear();
         Ok(())
     }
 
@@ -142,38 +208,39 @@ impl Partitions {
                 && is_plausible(momentum, now)
                 && !known.is_deferred(momentum, Instant::now())
             {
-                last = Range::around(momentum, PartitionSpan::Day);
+                // Partitions made by hand, also those not looked up yet, may leave several parts of a day.
+                let day = Range::around(momentum, PartitionSpan::Day);
+                last = day.filter(|day| known.leave_whole(day));
                 missing.insert(momentum);
             }
         }
         missing
     }
 
-    async fn make_or_defer(
-        &self,
-        conn: &mut PgConnection,
-        limit: Duration,
-        range: Range,
-    ) -> Result<(), Fault> {
-        match make(conn, limit, range).await {
-            Ok(()) => {
-                self.known().ranges.push(range);
-                tracing::info!(partition = range.table(), "made a partition");
-                Ok(())
-            }
-            Err(fault) if fault.is_refusal() => {
-                tracing::warn!(
-                    partition = range.table(),
-                    reason = %fault,
-                    "could not make a partition; its events go to the default partition"
-                );
-                let until = Instant::now() + DEFERRED_FOR;
-                let mut known = self.known();
-                known.deferred.retain(|(r, until)| *r != range && Instant::now() < *until);
-                known.deferred.push((range, until));
-                Ok(())
-            }
-            Err(fault) => Err(fault),
+    /// The range to make for a momentum; `None` if it has one, or none can be made.
+    fn next_range(&self, momentum: OffsetDateTime) -> Option<Range> {
+        let known = self.known();
+        if known.covers(momentum) || known.is_deferred(momentum, Instant::now()) {
+            return None;
+        }
+        let existing: Vec<Range> = known.ranges.iter().chain(&known.blocked).copied().collect();
+        drop(known);
+        let range = range_to_make(momentum, self.span, &existing);
+        if range.is_none()
+            && let Some(day) = Range::around(momentum, PartitionSpan::Day)
+        {
+            self.defer(day, "another partition is in the way");
+        }
+        range
+    }
+
+    fn defer(&self, range: Range, reason: &str) {
+        if self.known().defer(range, reason) {
+            tracing::warn!(
+                partition = range.table(),
+                reason,
+                "could not make a partition; its events go to the default partition until it is made"
+            );
         }
     }
 
@@ -183,81 +250,12 @@ impl Partitions {
     }
 }
 
-/// A partition that exists.
-#[derive(Debug)]
-pub(super) struct Named {
-    /// As SQL names it.
-    pub table: String,
-    pub range: Range,
-}
-
-/// The partitions that exist, but for the default one.
-pub(super) async fn list_named(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<Vec<Named>, Fault> {
-    let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
-    let named = |row: &PgRow| -> Result<Named, Fault> {
-        let range = Range { from: row.try_get("lower")?, to: row.try_get("upper")? };
-        Ok(Named { table: row.try_get("name")?, range })
-    };
-    rows.iter().map(named).collect()
-}
-
-async fn list(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Range>, Fault> {
-    Ok(list_named(conn, limit).await?.into_iter().map(|named| named.range).collect())
-}
-
-/// Makes one partition and moves there what the default partition holds of its range, in one
-/// transaction. Another process may have made it meanwhile.
-async fn make(conn: &mut PgConnection, limit: Duration, range: Range) -> Result<(), Fault> {
-    let prepare = format!("begin; set local lock_timeout = '{LOCK_TIMEOUT}'; {LOCK}");
-    let result = async {
-        run(conn, limit, prepare).await?;
-        if !list(conn, limit).await?.iter().any(|r| r.overlaps(&range)) {
-            if !has_default(conn, limit).await? {
-                run(conn, limit, MAKE_DEFAULT.into()).await?;
-            }
-            run(conn, limit, make_sql(range)).await?;
-        }
-        run(conn, limit, "commit".into()).await
-    }
-    .await;
-    match result {
-        Err(fault) if fault.is_refusal() => {
-            run(conn, limit, "rollback".into()).await.map_err(|f| f.taken_as(Class::Retry))?;
-            Err(fault)
-        }
-        other => other,
-    }
-}
-
-/// The default partition is locked before its rows are moved, so that none arrives in between.
-fn make_sql(range: Range) -> String {
-    let table = range.table();
-    let (from, to) = range.literals();
-    format!(
-        "create table centiloc.{table} (like centiloc.item_event including all);
-         lock table centiloc.item_event_default in access exclusive mode;
-         with moved as (
-             delete from centiloc.item_event_default
-              where momentum >= {from} and momentum < {to} returning *)
-         insert into centiloc.{table} select * from moved;
-         alter table centiloc.item_event attach partition centiloc.{table}
-             for values from ({from}) to ({to})"
-    )
-}
-
-async fn has_default(conn: &mut PgConnection, limit: Duration) -> Result<bool, Fault> {
-    bounded(limit, sqlx::query_scalar(HAS_DEFAULT).fetch_one(conn)).await
-}
-
 /// Runs statements that take no parameters.
 pub(super) async fn run(
     conn: &mut PgConnection,
     limit: Duration,
     sql: String,
 ) -> Result<(), Fault> {
-    // Safe: made of constants, numbers and dates only.
+    // Safe: made of constants, numbers, dates and names that the server quoted.
     bounded(limit, sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn)).await.map(drop)
 }

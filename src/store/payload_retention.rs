@@ -81,10 +81,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let from = from.unwrap_or(time::macros::datetime!(0001-01-01 00:00 UTC));
         let result = clear(&mut conn, self.link.answer_within, from, cutoff, chunk).await;
-        if result.is_err() {
-            conn.close_on_drop();
-        }
-        Ok(result?)
+        Ok(conn.finish(result)?)
     }
 }
 

@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use super::Store;
 use super::fault::{Fault, StoreError};
 use super::partitions::run;
+use super::timestamp::time_of;
 use super::write::bounded;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 10] = [
+const MIGRATIONS: [(i64, &str, &str); 11] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
@@ -27,6 +28,7 @@ const MIGRATIONS: [(i64, &str, &str); 10] = [
     (8, "payloads", include_str!("../../migrations/0008_payloads.sql")),
     (9, "erasure", include_str!("../../migrations/0009_erasure.sql")),
     (10, "gap_acknowledgement", include_str!("../../migrations/0010_gap_acknowledgement.sql")),
+    (11, "retirement", include_str!("../../migrations/0011_retirement.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";
@@ -204,7 +206,7 @@ async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied
         .map(|row| {
             Ok(Applied {
                 version: row.try_get("version")?,
-                at: row.try_get("installed_on")?,
+                at: time_of(row, "installed_on")?,
                 checksum: row.try_get("checksum")?,
             })
         })

@@ -37,7 +37,12 @@ impl Range {
         self.from < other.to && other.from < self.to
     }
 
-    /// The partition's name: `item_event_y2026m11`, or with `d07` for a day.
+    /// Whether the other lies within it.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.from <= other.from && other.to <= self.to
+    }
+
+    /// The partition's name: `item_event_y2026m11`, or with `d07` for a day or a part of one.
     pub fn table(&self) -> String {
         let (year, month) = (self.from.year(), u8::from(self.from.month()));
         if self.to - self.from > Duration::days(1) {
@@ -49,7 +54,11 @@ impl Range {
 
     /// The bounds as SQL literals.
     pub fn literals(&self) -> (String, String) {
-        let literal = |at: OffsetDateTime| format!("'{} 00:00:00+00'", at.date());
+        let literal = |at: OffsetDateTime| {
+            let at = at.to_offset(time::UtcOffset::UTC);
+            let (date, (hour, minute, second, microsecond)) = (at.date(), at.to_hms_micro());
+            format!("'{date} {hour:02}:{minute:02}:{second:02}.{microsecond:06}+00'")
+        };
         (literal(self.from), literal(self.to))
     }
 }
@@ -60,8 +69,8 @@ pub(super) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> boo
 }
 
 /// The range to make for `momentum` beside the `existing` ones: the configured span, or a day
-/// where the span was configured differently before and part of it exists. `None` if something
-/// else is in the way.
+/// where the span was configured differently before and part of it exists, or what others leave
+/// free of the day. `None` if `momentum` lies in an existing one.
 pub(super) fn range_to_make(
     momentum: OffsetDateTime,
     span: PartitionSpan,
@@ -71,6 +80,19 @@ pub(super) fn range_to_make(
         .into_iter()
         .filter_map(|span| Range::around(momentum, span))
         .find(|range| !existing.iter().any(|e| e.overlaps(range)))
+        .or_else(|| free_part(Range::around(momentum, PartitionSpan::Day)?, momentum, existing))
+}
+
+/// The part of `range` around `momentum` that no existing one covers.
+fn free_part(range: Range, momentum: OffsetDateTime, existing: &[Range]) -> Option<Range> {
+    if existing.iter().any(|e| e.contains(momentum)) {
+        return None;
+    }
+    let before = existing.iter().map(|e| e.to).filter(|to| *to <= momentum).max();
+    let after = existing.iter().map(|e| e.from).filter(|from| *from > momentum).min();
+    let from = before.map_or(range.from, |to| to.max(range.from));
+    let to = after.map_or(range.to, |from| from.min(range.to));
+    Some(Range { from, to })
 }
 
 fn midnight(date: Date) -> OffsetDateTime {
@@ -132,12 +154,32 @@ mod tests {
         let month = Range::around(at, PartitionSpan::Month).unwrap();
         assert_eq!(month.table(), "item_event_y2026m12");
         let (from, to) = month.literals();
-        assert_eq!(from, "'2026-12-01 00:00:00+00'");
-        assert_eq!(to, "'2027-01-01 00:00:00+00'");
+        assert_eq!(from, "'2026-12-01 00:00:00.000000+00'");
+        assert_eq!(to, "'2027-01-01 00:00:00.000000+00'");
         assert_eq!(
             Range::around(at, PartitionSpan::Day).unwrap().table(),
             "item_event_y2026m12d31"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_moment_outside_the_others_finds_a_range(
+            at in moments(),
+            span in spans(),
+            bounds in prop::collection::btree_set(moments(), 2..20)
+        ) {
+            let bounds: Vec<_> = bounds.into_iter().collect();
+            let existing: Vec<Range> =
+                bounds.chunks_exact(2).map(|b| Range { from: b[0], to: b[1] }).collect();
+            let taken = existing.iter().any(|e| e.contains(at));
+            let range = range_to_make(at, span, &existing);
+            prop_assert_eq!(range.is_none(), taken);
+            if let Some(range) = range {
+                prop_assert!(range.contains(at));
+                prop_assert!(!existing.iter().any(|e| e.overlaps(&range)));
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The connection that all of the stream is written over, one statement after the other.
 
-use sqlx::postgres::PgConnection;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::connect::Link;
 use super::fault::{Fault, StoreError};
+use super::transaction::Conn;
 
 /// Holds the connection between uses. It is empty while in use: if the use is given up half-way
 /// (a time limit, a dropped future), the connection goes with it and is never used in an unknown
@@ -12,7 +12,7 @@ use super::fault::{Fault, StoreError};
 #[derive(Debug)]
 pub(super) struct WriterSlot {
     link: Link,
-    idle: Mutex<Option<PgConnection>>,
+    idle: Mutex<Option<Conn<'static>>>,
 }
 
 impl WriterSlot {
@@ -25,7 +25,7 @@ impl WriterSlot {
         let mut slot = self.idle.lock().await;
         let conn = match slot.take() {
             Some(conn) => conn,
-            None => self.link.open().await?,
+            None => self.link.open().await?.into(),
         };
         Ok(Writer { slot, conn })
     }
@@ -34,18 +34,18 @@ impl WriterSlot {
 /// The right to write.
 #[derive(Debug)]
 pub(super) struct Writer<'s> {
-    slot: MutexGuard<'s, Option<PgConnection>>,
-    conn: PgConnection,
+    slot: MutexGuard<'s, Option<Conn<'static>>>,
+    conn: Conn<'static>,
 }
 
 impl Writer<'_> {
-    pub fn conn(&mut self) -> &mut PgConnection {
+    pub fn conn(&mut self) -> &mut Conn<'static> {
         &mut self.conn
     }
 
     /// Keeps the connection for the next use, unless the failure may have spoilt it.
     pub fn finish<T>(mut self, result: Result<T, Fault>) -> Result<T, StoreError> {
-        if result.as_ref().map_or_else(Fault::spares_connection, |_| true) {
+        if self.conn.is_reusable_after(&result) {
             *self.slot = Some(self.conn);
         }
         result.map_err(StoreError::from)

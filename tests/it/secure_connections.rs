@@ -7,7 +7,7 @@ use crate::support::certs::Identity;
 use crate::support::config::Config;
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::expect::pass_through;
-use crate::support::mosquitto::{Mosquitto, TENANT};
+use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::process::Scratch;
 
@@ -77,6 +77,53 @@ async fn a_version_1_client_certificate_is_accepted_with_a_warning() {
     let bridge = Bridge::ready(&config).await;
     bridge.until_logged(&["WARN", "own.crt", "version 1"]).await;
     pass_through(&broker, &database, 1).await;
+}
+
+#[tokio::test]
+async fn certificate_of_another_tenant_is_warned_of() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let identity = broker.authority().client("other");
+    let config = with_identity(Config::new(&broker, &database), &identity, false);
+    let bridge = Bridge::ready(&config).await;
+    bridge.until_logged(&["WARN", "own.crt", "its common name is", "other", TENANT]).await;
+    pass_through(&broker, &database, 1).await;
+}
+
+/// The text as Windows PowerShell writes it.
+fn utf16(text: &str) -> Vec<u8> {
+    let text = text.replace('\n', "\r\n");
+    [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+}
+
+/// The text as Windows Notepad writes it.
+fn marked(text: &str) -> Vec<u8> {
+    format!("\u{feff}{}", text.replace('\n', "\r\n")).into_bytes()
+}
+
+#[tokio::test]
+async fn files_saved_on_windows_are_accepted() {
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    for save in [utf16 as fn(&str) -> Vec<u8>, marked] {
+        let identity = broker.client();
+        let mut config = Config::new(&broker, &database).without("mqtt.password");
+        config = config.without("database.url");
+        let files: [(&str, &str); 5] = [
+            ("mqtt.tls.ca_file", &broker.authority().pem()),
+            ("mqtt.tls.cert_file", &identity.cert),
+            ("mqtt.tls.key_file", &identity.key_sec1),
+            ("mqtt.password_file", &format!("{PASSWORD}\n")),
+            ("database.url_file", &format!("{}\n", database.url())),
+        ];
+        for (key, text) in files {
+            let path = config.file(key, save(text));
+            config = config.set(key, path.to_str().unwrap());
+        }
+        let mut bridge = Bridge::ready(&config).await;
+        pass_through(&broker, &database, 1).await;
+        assert_eq!(bridge.terminate().await, 0);
+    }
 }
 
 #[tokio::test]

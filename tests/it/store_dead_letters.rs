@@ -64,6 +64,39 @@ async fn what_is_still_wrong_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_count_at_its_limit_stops_nothing() {
+    let bench = Bench::new().await;
+    bench.commit(&[malformed(b"x")]).await;
+    bench.db.execute("update centiloc.dead_letter set seen = 2147483646").await;
+    for _ in 0..3 {
+        let outcome = bench.commit(&[malformed(b"x"), malformed(b"x")]).await;
+        assert_eq!(outcome.messages(), 2);
+    }
+    assert_eq!(bench.store.dead_letters(&Filter::default(), 10).await.unwrap()[0].seen, i32::MAX);
+}
+
+#[tokio::test]
+async fn times_beyond_the_calendar_can_be_shown_and_replayed() {
+    let bench = Bench::new().await;
+    bench.commit(&[malformed(b"x")]).await;
+    for (received, seen) in [("-infinity", "infinity"), ("infinity", "200000-01-01")] {
+        let update = format!(
+            "update centiloc.dead_letter
+                set received_at = '{received}', last_seen_at = '{seen}', replayed_at = '{seen}'"
+        );
+        bench.db.execute(&update).await;
+        let everything = Filter { replayed: true, ..Filter::default() };
+        let list = bench.store.dead_letters(&everything, 10).await.unwrap();
+        assert_eq!(list[0].last_seen_at.year(), 9999);
+        let replay = bench.store.replay(list[0].id, |_, _, received_at| {
+            assert!([1, 9999].contains(&received_at.year()));
+            Ok(Event::Item(arrives("U", "A", 1)))
+        });
+        assert!(matches!(replay.await, Ok(Replay::Stored | Replay::Duplicate)));
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_are_deleted_90_days_after_their_replay_and_never_before() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x"), malformed(b"y")]).await;

@@ -10,6 +10,7 @@ use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
+use centiloc_bridge::store::members::Members;
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
@@ -21,15 +22,18 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    let condition = Condition::new(Arc::clone(&health), metrics);
+    let condition = Condition::new(Arc::clone(&health), Arc::clone(&metrics));
     // The writer has found its tables, and has nothing to do since.
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
+        client_id: "T-bridge".into(),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
+        metrics,
         health: Arc::clone(&health),
+        members: Members { client_id: "T-bridge".into(), filters: vec![], session_expiry: EXPIRY },
         stop: CancellationToken::new(),
     };
     (parts, health)
@@ -97,6 +101,32 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
         .await;
         proxy.pass().await;
         until_true("its end", patience, || health.snapshot().database.up).await;
+        stop.cancel();
+    };
+    tokio::join!(maintenance::run(parts), script);
+}
+
+#[tokio::test]
+async fn overdue_retention_is_shown_until_the_reader_lets_go() {
+    let bench = Bench::new().await;
+    bench.items(&[crate::store_kit::arrives("U", "A", 1)]).await;
+    let mut reader = bench.db.connect().await.unwrap();
+    let hold = "begin; select count(*) from centiloc.item_event";
+    sqlx::raw_sql(hold).execute(&mut reader).await.unwrap();
+    let store = bench.another_store(PartitionSpan::Month);
+    store.prepare_schema(true).await.unwrap();
+    let (parts, health) = parts(store);
+    let metrics = Arc::clone(&parts.metrics);
+    let stop = parts.stop.clone();
+    let overdue = || health.snapshot().database.retention_overdue_seconds;
+    let script = async {
+        until_true("retention to be overdue", SOON, || overdue() > 0.0).await;
+        assert!(metrics.encode_text().contains("centiloc_bridge_retention_overdue_seconds"));
+        assert!(metrics.retention_overdue_seconds.get() > 0.0);
+        sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
+        until_true("the partition to be dropped", SOON * 2, || overdue() <= 0.0).await;
+        assert!(metrics.retention_overdue_seconds.get() <= 0.0);
+        assert_eq!(bench.db.count("centiloc.item_event").await, 0);
         stop.cancel();
     };
     tokio::join!(maintenance::run(parts), script);

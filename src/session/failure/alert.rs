@@ -2,7 +2,7 @@
 
 use rustls::AlertDescription as Alert;
 
-use super::{Context, Failure, FailureKind};
+use super::{Context, Failure, FailureKind, cause};
 use crate::credentials::identity::validity_note;
 use crate::credentials::inspect::TenantFit;
 
@@ -15,7 +15,7 @@ pub(super) struct Meaning {
 
 /// The name is empty for an alert without a meaning of its own.
 pub(super) fn meaning(alert: Alert) -> Meaning {
-    use FailureKind::{ServerUnavailable, TlsClientCertificate, TlsName, TlsProtocol};
+    use FailureKind::{ServerUnavailable, TlsCipher, TlsClientCertificate, TlsName, TlsProtocol};
     let (name, kind, text) = match alert {
         Alert::BadCertificate => (
             "bad_certificate",
@@ -89,7 +89,7 @@ pub(super) fn meaning(alert: Alert) -> Meaning {
             "it accepts neither TLS 1.2 nor 1.3; it must be upgraded",
         ),
         Alert::InsufficientSecurity => {
-            ("insufficient_security", TlsProtocol, "it asks for other ciphers than we have")
+            ("insufficient_security", TlsCipher, "it asks for other ciphers than we have")
         }
         Alert::UnrecognisedName => (
             "unrecognized_name",
@@ -117,6 +117,9 @@ pub(super) fn meaning(alert: Alert) -> Meaning {
 }
 
 pub(super) fn explain(context: &Context<'_>, alert: Alert) -> Failure {
+    if alert == Alert::HandshakeFailure && context.tls.is_some() && context.presented().is_empty() {
+        return cause::nothing_in_common(context, "it ended TLS with the alert handshake_failure");
+    }
     let Meaning { name, kind, text } = meaning(alert);
     let code = u8::from(alert);
     let name = if name.is_empty() { format!("number {code}") } else { name.to_owned() };
@@ -133,7 +136,7 @@ pub(super) fn explain(context: &Context<'_>, alert: Alert) -> Failure {
 
 /// Where our certificate shows a fault of its own, that is likelier than whatever the alert says.
 fn own_fault(context: &Context<'_>) -> Option<String> {
-    let facts = context.certificate?;
+    let facts = context.certificate()?;
     if let Some(note) = outside_validity(context) {
         return Some(note);
     }
@@ -149,7 +152,7 @@ fn own_fault(context: &Context<'_>) -> Option<String> {
 
 /// Says so where our certificate is not valid now.
 pub(super) fn outside_validity(context: &Context<'_>) -> Option<String> {
-    let facts = context.certificate?;
+    let facts = context.certificate()?;
     let outside = facts.expired(context.now) || facts.not_yet_valid(context.now);
     if outside { validity_note(facts, context.now) } else { None }
 }

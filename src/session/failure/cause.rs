@@ -2,7 +2,10 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use rustls::PeerIncompatible;
 
 use super::{Context, Failure, FailureKind, alert, server_certificate};
 
@@ -12,8 +15,6 @@ const SOON: Duration = Duration::from_secs(10);
 /// What kind of I/O error it is, whoever met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IoCause {
-    /// The resolver answered that there is no such name, or did not answer.
-    Dns,
     Refused,
     Unreachable,
     TimedOut,
@@ -36,23 +37,9 @@ impl IoCause {
             | ErrorKind::BrokenPipe
             | ErrorKind::NotConnected
             | ErrorKind::UnexpectedEof => Self::Closed,
-            _ if is_lookup(error) => Self::Dns,
-            _ if is_cut_packet(error) => Self::Closed,
             _ => Self::Other,
         }
     }
-}
-
-/// The standard library gives resolver errors no kind of their own, only this text.
-fn is_lookup(error: &io::Error) -> bool {
-    let text = error.to_string();
-    text.contains("failed to lookup address information")
-        || text.contains("could not resolve to any address")
-}
-
-/// What tokio's framing says where the stream ended in the middle of a packet.
-fn is_cut_packet(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::Other && error.to_string() == "bytes remaining on stream"
 }
 
 /// The rustls error that tokio-rustls wraps into an I/O error.
@@ -88,7 +75,6 @@ pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
                 context.mqtt.port
             ),
         ),
-        (IoCause::Dns, _) => lookup_failed(context, error),
         (IoCause::Refused, _) => Failure::new(
             FailureKind::TcpRefused,
             format!(
@@ -114,7 +100,7 @@ pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
     }
 }
 
-fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
+pub(super) fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
     let host = &context.mqtt.host;
     Failure::new(
         FailureKind::Dns,
@@ -167,7 +153,7 @@ fn handshake_broke(context: &Context<'_>, error: &io::Error) -> Failure {
                 context.through_proxy()
             ),
         ),
-        IoCause::TimedOut => timed_out(context),
+        IoCause::TimedOut => timed_out(context, None),
         _ => of_io(context, error),
     }
 }
@@ -189,13 +175,7 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
                 context.through_proxy()
             ),
         ),
-        rustls::Error::PeerIncompatible(_) => Failure::new(
-            FailureKind::TlsProtocol,
-            format!(
-                "{broker} has no TLS version, cipher or signature in common with us; it must \
-                 offer TLS 1.2 or 1.3 with ECDHE and AES-GCM or ChaCha20"
-            ),
-        ),
+        rustls::Error::PeerIncompatible(detail) => peer_incompatible(context, detail),
         other => Failure::new(
             FailureKind::TlsProtocol,
             format!(
@@ -206,13 +186,40 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
     }
 }
 
-/// The bound on DNS, TCP, TLS and CONNACK together has passed.
-pub(super) fn timed_out(context: &Context<'_>) -> Failure {
+fn peer_incompatible(context: &Context<'_>, detail: &PeerIncompatible) -> Failure {
+    use PeerIncompatible::{ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig};
+    match detail {
+        ServerDoesNotSupportTls12Or13 | ServerTlsVersionIsDisabledByOurConfig => Failure::new(
+            FailureKind::TlsProtocol,
+            format!("{} speaks neither TLS 1.2 nor 1.3; it must be upgraded", context.broker()),
+        ),
+        other => nothing_in_common(context, &format!("{other:?}")),
+    }
+}
+
+/// Both sides speak TLS, but not with the same ciphers, curves or signatures.
+pub(super) fn nothing_in_common(context: &Context<'_>, detail: &str) -> Failure {
+    Failure::new(
+        FailureKind::TlsCipher,
+        format!(
+            "{} has no cipher, key exchange or signature in common with us ({detail}); it must \
+             offer TLS 1.2 or 1.3 with ECDHE on X25519, P-256 or P-384, AES-GCM or \
+             ChaCha20-Poly1305, and a certificate whose key is on P-256 or P-384, Ed25519, or RSA \
+             of 2048 bits and more (not P-521, secp256k1 or Brainpool)",
+            context.broker()
+        ),
+    )
+}
+
+/// The bound on DNS, TCP, TLS and CONNACK together has passed, after `address` had accepted the TCP
+/// connection.
+pub(super) fn timed_out(context: &Context<'_>, address: Option<SocketAddr>) -> Failure {
     let seconds = context.mqtt.connect_timeout.as_secs();
+    let address = address.map(|address| format!(" (at {address})")).unwrap_or_default();
     Failure::new(
         FailureKind::Timeout,
         format!(
-            "{}{} did not accept the connection within {seconds} s; a firewall may drop the \
+            "{}{}{address} did not accept the connection within {seconds} s; a firewall may drop the \
              traffic silently, or the broker is overloaded (mqtt.connect_timeout covers DNS, TCP, \
              TLS and its answer together)",
             context.broker(),

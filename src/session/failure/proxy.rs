@@ -1,44 +1,61 @@
 //! Failures of the HTTP proxy on the way to the broker.
-//!
-//! rumqttc does not export its proxy error, so it is taken apart through `std::error::Error`;
-//! tests against a real refusing proxy pin the texts relied upon.
 
-use std::error::Error;
 use std::io;
+
+use async_http_proxy::HttpError;
 
 use super::cause::{IoCause, lookup_detail};
 use super::{Context, Failure, FailureKind};
 use crate::config::Proxy;
 
-/// How the proxy library introduces the status of a refusal.
-const STATUS: &str = "The HTTP code is not equal 200: ";
-
 /// The proxy itself could not be reached.
 pub(super) fn first_hop(proxy: &Proxy, error: &io::Error) -> Failure {
-    let name = format!("the proxy {}:{}", proxy.host, proxy.port);
-    Failure::new(FailureKind::Proxy, unreachable(&name, error))
+    Failure::new(FailureKind::Proxy, unreachable(&name(proxy), error))
 }
 
-pub(super) fn explain(context: &Context<'_>, error: &(dyn Error + 'static)) -> Failure {
-    let proxy = match &context.mqtt.proxy {
-        Some(proxy) => format!("the proxy {}:{}", proxy.host, proxy.port),
-        None => "the proxy".to_owned(),
-    };
-    let status = status(error);
-    let sentence = match (status, io_error(error)) {
-        (Some(status), _) => refused(context, &proxy, status),
-        (None, Some(error)) => unreachable(&proxy, error),
-        (None, None) => format!(
-            "{proxy} closed the connection or did not answer as an HTTP proxy; check that \
-             mqtt.proxy names an HTTP proxy that allows CONNECT to port {}",
-            context.mqtt.port
-        ),
-    };
-    let kind = match status {
-        Some(400..500) => FailureKind::ProxyRefused,
-        _ => FailureKind::Proxy,
+/// No address of the proxy accepted a connection.
+pub(super) fn no_address(proxy: &Proxy, attempts: &str) -> Failure {
+    let sentence = format!(
+        "{} accepted no TCP connection: {attempts}; check mqtt.proxy and the network",
+        name(proxy)
+    );
+    Failure::new(FailureKind::Proxy, sentence)
+}
+
+/// The addresses of the proxy could not be found out.
+pub(super) fn lookup_failed(proxy: &Proxy, error: &io::Error) -> Failure {
+    let sentence = format!(
+        "could not resolve the name of {}: {}; check mqtt.proxy and this machine's DNS",
+        name(proxy),
+        lookup_detail(error)
+    );
+    Failure::new(FailureKind::Proxy, sentence)
+}
+
+fn name(proxy: &Proxy) -> String {
+    format!("the proxy {}:{}", proxy.host, proxy.port)
+}
+
+pub(super) fn explain(context: &Context<'_>, error: &HttpError) -> Failure {
+    let proxy = context.mqtt.proxy.as_ref().map_or_else(|| "the proxy".to_owned(), name);
+    let (kind, sentence) = match error {
+        HttpError::HttpCode200(status) => {
+            let by_policy = (400..500).contains(status);
+            let kind = if by_policy { FailureKind::ProxyRefused } else { FailureKind::Proxy };
+            (kind, refused(context, &proxy, *status))
+        }
+        HttpError::IoError(error) => (FailureKind::Proxy, unreachable(&proxy, error)),
+        _ => (FailureKind::Proxy, no_http(context, &proxy)),
     };
     Failure::new(kind, sentence)
+}
+
+fn no_http(context: &Context<'_>, proxy: &str) -> String {
+    format!(
+        "{proxy} closed the connection or did not answer as an HTTP proxy; check that mqtt.proxy \
+         names an HTTP proxy that allows CONNECT to port {}",
+        context.mqtt.port
+    )
 }
 
 fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {
@@ -63,10 +80,6 @@ fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {
 
 fn unreachable(proxy: &str, error: &io::Error) -> String {
     match IoCause::of(error) {
-        IoCause::Dns => format!(
-            "could not resolve the name of {proxy}: {}; check mqtt.proxy and this machine's DNS",
-            lookup_detail(error)
-        ),
         IoCause::Refused => {
             format!("{proxy} refused the TCP connection: nothing listens there; check mqtt.proxy")
         }
@@ -78,16 +91,4 @@ fn unreachable(proxy: &str, error: &io::Error) -> String {
             format!("{proxy} cannot be reached: {error}; check mqtt.proxy and the network")
         }
     }
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| error.source())
-}
-
-fn status(error: &(dyn Error + 'static)) -> Option<u16> {
-    causes(error).find_map(|error| error.to_string().strip_prefix(STATUS)?.parse().ok())
-}
-
-fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
-    causes(error).find_map(|error| error.downcast_ref())
 }

@@ -5,6 +5,7 @@ use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
 use super::{Context, Failure, FailureKind};
+use crate::credentials::CertificateFacts;
 use crate::credentials::identity::date;
 
 pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failure {
@@ -48,17 +49,33 @@ pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failur
         ),
         other => Failure::new(
             FailureKind::TlsTrust,
-            format!("the certificate of {broker} cannot be trusted: {}", detail(other)),
+            format!("the certificate of {broker} cannot be trusted: {}", detail(context, other)),
         ),
     }
 }
 
+/// No path leads from the certificate to a trust anchor.
 fn unknown(context: &Context<'_>) -> Failure {
     let anchors = match context.ca_file() {
         Some(path) => format!("mqtt.tls.ca_file {}", path.display()),
         None => "the built-in Centiloc CA".to_owned(),
     };
-    let cure = match context.ca_file() {
+    let presented = context.presented();
+    let gap = ChainEnd::of(&presented, context.anchors());
+    let cause = gap.cause(&anchors).unwrap_or_else(|| format!("was not signed by {anchors}"));
+    let remedy = gap.remedy().unwrap_or_else(|| other_authority(context));
+    Failure::new(
+        FailureKind::TlsTrust,
+        format!(
+            "the certificate of {}{} {cause}; {remedy}",
+            context.broker(),
+            context.through_proxy()
+        ),
+    )
+}
+
+fn other_authority(context: &Context<'_>) -> String {
+    match context.ca_file() {
         Some(_) => {
             "put the CA certificate of the broker's operator there, or for Centiloc's own broker \
              leave mqtt.tls.ca_file out"
@@ -68,34 +85,120 @@ fn unknown(context: &Context<'_>) -> Failure {
              (a firewall that inspects TLS) presents its own certificate and must let this \
              connection through untouched"
         }
-    };
-    Failure::new(
-        FailureKind::TlsTrust,
-        format!(
-            "the certificate of {}{} was not signed by {anchors}; {cure}",
-            context.broker(),
-            context.through_proxy()
-        ),
-    )
+    }
+    .to_owned()
+}
+
+/// Where the chain that the broker presented ends.
+enum ChainEnd<'a> {
+    /// Nothing was presented.
+    Unknown,
+    /// At a certificate that names itself as its issuer.
+    SelfSigned,
+    /// At an authority with the name of a trusted one, and another key.
+    OtherKey(&'a CertificateFacts),
+    /// The broker's own certificate was presented alone.
+    Alone(&'a CertificateFacts),
+    /// At this one of several, whose issuer is not there.
+    Cut(&'a CertificateFacts),
+}
+
+impl<'a> ChainEnd<'a> {
+    fn of(presented: &'a [CertificateFacts], anchors: &[CertificateFacts]) -> Self {
+        let Some(leaf) = presented.first() else { return Self::Unknown };
+        let mut end = leaf;
+        // No chain is longer than the certificates there are.
+        for _ in presented {
+            let issuer = presented.iter().find(|other| end.names_as_issuer(other));
+            end = issuer.unwrap_or(end);
+        }
+        if anchors.iter().any(|anchor| end.names_as_issuer(anchor)) {
+            Self::OtherKey(end)
+        } else if leaf.self_issued() {
+            Self::SelfSigned
+        } else if presented.len() == 1 {
+            Self::Alone(leaf)
+        } else {
+            Self::Cut(end)
+        }
+    }
+
+    fn cause(&self, anchors: &str) -> Option<String> {
+        Some(match self {
+            Self::Unknown => return None,
+            Self::SelfSigned => format!("is self-signed and is not in {anchors}"),
+            Self::OtherKey(end) => format!(
+                "was not signed by {anchors}, although its issuer has the same name ({}): the \
+                 authority has another key now",
+                end.issuer
+            ),
+            Self::Alone(leaf) => format!(
+                "was issued by {}, which is not in {anchors}, and the broker sent no intermediate \
+                 certificate",
+                leaf.issuer
+            ),
+            Self::Cut(end) => format!(
+                "was not signed by {anchors}: the chain that the broker sent ends at {}, issued by \
+                 {}",
+                end.subject, end.issuer
+            ),
+        })
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Alone(leaf) => Some(format!(
+                "if {} is an intermediate authority, have the broker send its certificate too (the \
+                 full chain); if it is a root of your own, put its certificate into \
+                 mqtt.tls.ca_file; else something between (a firewall that inspects TLS) presents \
+                 its own certificate",
+                leaf.issuer
+            )),
+            Self::OtherKey(_) => {
+                Some("ask the broker's operator for the authority's new certificate".to_owned())
+            }
+            Self::Unknown | Self::SelfSigned | Self::Cut(_) => None,
+        }
+    }
 }
 
 fn wrong_name(context: &Context<'_>, error: &CertificateError) -> Failure {
-    let carries = match error {
+    let (broker, expected) = (context.broker(), context.expected_name());
+    let sentence = match error {
         CertificateError::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
             let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
-            format!(" but for {}", names.join(", "))
+            format!(
+                "the certificate of {broker} is not for {expected:?} but for {}; connect by a name \
+                 that it carries, or set mqtt.tls.server_name to one",
+                names.join(", ")
+            )
         }
-        _ => " (it carries no usable name)".to_owned(),
+        _ => {
+            let presented = context.presented();
+            let common_name = presented.first().and_then(|leaf| leaf.common_name.as_deref());
+            let common_name = common_name
+                .map(|name| format!(" (the common name {name:?} does not count)"))
+                .unwrap_or_default();
+            format!(
+                "the certificate of {broker} has no subjectAltName{common_name}; have it issued \
+                 anew with a subjectAltName for {expected:?}"
+            )
+        }
     };
-    Failure::new(
-        FailureKind::TlsName,
-        format!(
-            "the certificate of {} is not for {:?}{carries}; connect by a name that it carries, \
-             or set mqtt.tls.server_name to one",
-            context.broker(),
-            context.expected_name()
-        ),
-    )
+    Failure::new(FailureKind::TlsName, sentence)
+}
+
+/// Names the key that signed, if it is one that cannot be verified.
+fn signer(context: &Context<'_>) -> String {
+    let presented = context.presented();
+    let known = || presented.iter().chain(context.anchors());
+    known()
+        .filter_map(|signed| known().find(|issuer| signed.names_as_issuer(issuer)))
+        .find(|issuer| !issuer.algorithm.can_be_verified())
+        .map_or_else(
+            || "an algorithm that is unknown here".to_owned(),
+            |issuer| format!("{} of {}", issuer.algorithm, issuer.subject),
+        )
 }
 
 /// The name itself: webpki writes `DnsName("…")` or `IpAddress(…)`.
@@ -112,7 +215,7 @@ fn on(time: UnixTime) -> String {
 }
 
 /// Rarer causes. The library names some of them only in its debug form.
-fn detail(error: &CertificateError) -> String {
+fn detail(context: &Context<'_>, error: &CertificateError) -> String {
     let shown = error.to_string();
     if shown.contains("CaUsedAsEndEntity") {
         "it is a CA certificate used as a server's, as `openssl req -x509` makes by default; \
@@ -128,9 +231,11 @@ fn detail(error: &CertificateError) -> String {
             }
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-                "it is signed with an algorithm we do not know; P-256, P-384, RSA from 2048 bits \
-                 and Ed25519 with SHA-2 are accepted"
-                    .to_owned()
+                format!(
+                    "it is signed with {}, which cannot be verified; have it issued by an authority \
+                     with a key on P-256 or P-384, Ed25519, or RSA from 2048 bits, and SHA-2",
+                    signer(context)
+                )
             }
             _ => format!("{shown}; ask the broker's operator"),
         }

@@ -1,90 +1,49 @@
-//! Every failure as it really surfaces: through a poll of rumqttc's event loop against a real
-//! peer that misbehaves in that way.
+//! Every failure as it really surfaces: through the connector, against a real peer that misbehaves in
+//! that way.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
-use rumqttc::{EventLoop, MqttOptions, NetworkOptions, TlsConfiguration, Transport};
-use secrecy::SecretString;
+use rumqttc::StateError;
 
 use super::*;
-use crate::config::{Formats, Proxy, Reconnect, Tls};
-use crate::session::tls::client_config;
-use crate::session::tls::testing::serve;
+use crate::config::Proxy;
+use crate::session::tls::testing::{mqtt, serve};
+use crate::session::tls::{Loaded, client_config};
+use crate::session::transport::connector::NetworkConnector;
+use crate::session::transport::mqtt::Login;
+use crate::session::transport::race::{AttemptError, FailedAttempt};
 
+mod server_certificate;
 mod tls;
 
 const CONNACK_ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
-fn mqtt(host: &str, port: u16, tls: Option<Tls>) -> Mqtt {
-    Mqtt {
-        host: host.to_owned(),
-        port,
-        client_id: "acme-bridge".to_owned(),
-        username: Some("user".to_owned()),
-        password: Some(SecretString::from("hunter2".to_owned())),
-        password_file: None,
-        keep_alive: Duration::from_secs(1),
-        connect_timeout: Duration::from_secs(5),
-        proxy: None,
-        max_packet_size: 1024,
-        max_unacked: 1024,
-        items: Formats::Protobuf,
-        boards: Formats::Off,
-        share_group: None,
-        session_expiry: Duration::from_secs(7200),
-        queue_grace: Duration::from_secs(10),
-        tls,
-        reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(60) },
-    }
-}
-
-fn options(mqtt: &Mqtt) -> MqttOptions {
-    let mut options = MqttOptions::new(&mqtt.client_id, &mqtt.host, mqtt.port);
-    options.set_keep_alive(mqtt.keep_alive);
-    options.set_max_packet_size(mqtt.max_packet_size, mqtt.max_packet_size);
-    options.set_credentials("user", "hunter2");
-    if let Some(tls) = &mqtt.tls {
-        let config = client_config(tls).expect("a TLS configuration").config;
-        options.set_transport(Transport::Tls(TlsConfiguration::Rustls(config)));
-    }
-    if let Some(proxy) = &mqtt.proxy {
-        options.set_proxy(rumqttc::Proxy {
-            ty: rumqttc::ProxyType::Http,
-            auth: rumqttc::ProxyAuth::None,
-            addr: proxy.host.clone(),
-            port: proxy.port,
-        });
-    }
-    options
-}
-
-/// Polls until the connection fails, and explains the failure.
+/// Connects, reads until the connection fails, and explains the failure.
 async fn fail(mqtt: &Mqtt) -> Failure {
-    fail_with(mqtt, options(mqtt)).await
+    let tls = mqtt.tls.as_ref().map(|tls| client_config(tls).expect("a TLS configuration"));
+    fail_with(mqtt, tls).await
 }
 
-async fn fail_with(mqtt: &Mqtt, options: MqttOptions) -> Failure {
-    let mut events = EventLoop::new(options, 10);
-    let mut network = NetworkOptions::new();
-    network.set_connection_timeout(mqtt.connect_timeout.as_secs());
-    events.set_network_options(network);
-    let certificate = mqtt.tls.as_ref().map(|tls| client_config(tls).unwrap().certificate);
-    let mut up = None;
-    let deadline = Duration::from_secs(20);
-    let error = tokio::time::timeout(deadline, async {
+async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
+    let mut context = Context::new("acme", mqtt, OffsetDateTime::now_utc());
+    context.tls = tls.as_ref();
+    let failure = tokio::time::timeout(Duration::from_secs(20), async {
+        let connector = NetworkConnector::default();
+        let login = Login { clean_session: false, max_packet_size: mqtt.max_packet_size };
+        let mut accepted = match connector.open(mqtt, tls.as_ref(), login).await {
+            Ok(accepted) => accepted,
+            Err(error) => return context.explain_attempt(&error),
+        };
+        let since = Instant::now();
         loop {
-            match events.poll().await {
-                Ok(_) => up = up.or_else(|| Some(std::time::Instant::now())),
-                Err(error) => return error,
+            if let Err(error) = accepted.transport.read().await {
+                return context.up_for(since.elapsed()).explain(&error);
             }
         }
     });
-    let error = error.await.expect("the connection fails before the deadline");
-    let mut context = Context::new("acme", mqtt, OffsetDateTime::now_utc());
-    context.uptime = up.map(|since| since.elapsed());
-    context.certificate = certificate.as_ref();
-    let failure = context.explain(&error);
+    let failure = failure.await.expect("the connection fails before the deadline");
     assert!(!failure.sentence.contains("hunter2"), "no secret in {failure}");
     assert!(!failure.sentence.contains("  "), "no stray spaces in {failure}");
     failure
@@ -139,11 +98,35 @@ async fn silence_before_connack_is_a_timeout() {
     expect(&fail(&mqtt).await, FailureKind::Timeout, &["within 1 s", "mqtt.connect_timeout"]);
 }
 
-#[tokio::test]
-async fn silence_after_connack_is_a_lost_keep_alive() {
-    let port = answering(&CONNACK_ACCEPTED);
-    let failure = fail(&mqtt("127.0.0.1", port, None)).await;
+#[test]
+fn unanswered_ping_is_a_lost_keep_alive() {
+    let mqtt = mqtt("127.0.0.1", 1883, None);
+    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    let failure = context.up_for(Duration::from_secs(9)).explain(&StateError::AwaitPingResp.into());
     expect(&failure, FailureKind::KeepAliveLost, &["keep alive of 1 s"]);
+}
+
+#[test]
+fn unreachable_addresses_are_each_named() {
+    let refused = || AttemptError::Io(std::io::ErrorKind::ConnectionRefused.into());
+    let no_route = || AttemptError::Io(std::io::ErrorKind::NetworkUnreachable.into());
+    let silent = || AttemptError::Unanswered(Duration::from_secs(30));
+    let cases = [
+        (refused(), refused(), FailureKind::TcpRefused, "mqtt.port"),
+        (no_route(), refused(), FailureKind::TcpUnreachable, "mqtt.proxy"),
+        (silent(), no_route(), FailureKind::Timeout, "10.0.0.1:8883 did not answer within 30.0 s"),
+    ];
+    let mqtt = mqtt("broker.example", 8883, None);
+    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    for (first, second, kind, word) in cases {
+        let attempt = |last, cause| {
+            let address = SocketAddr::from(([10, 0, 0, last], 8883));
+            FailedAttempt { address, cause }
+        };
+        let failed = vec![attempt(1, first), attempt(2, second)];
+        let failure = context.explain_attempt(&ConnectError::Unreachable(failed));
+        expect(&failure, kind, &["10.0.0.1:8883", "10.0.0.2:8883", word]);
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Peers for tests: real TLS servers by rustls and by the `openssl` program, and plain TCP ones.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -12,8 +13,9 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection,
     SignatureScheme, StreamOwned, SupportedProtocolVersion,
 };
+use secrecy::SecretString;
 
-use crate::config::Tls;
+use crate::config::{Formats, Mqtt, Reconnect, Tls};
 use crate::credentials::testing::{Files, Issued, Leaf, Pki, private_key};
 
 pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
@@ -44,6 +46,55 @@ impl Setting {
             server_name: None,
         };
         Self { pki, server, files, tls }
+    }
+}
+
+/// A section `mqtt` with short limits, for the tenant `acme`.
+pub fn mqtt(host: &str, port: u16, tls: Option<Tls>) -> Mqtt {
+    Mqtt {
+        host: host.to_owned(),
+        port,
+        client_id: "acme-bridge".to_owned(),
+        username: Some("user".to_owned()),
+        password: Some(SecretString::from("hunter2".to_owned())),
+        password_file: None,
+        keep_alive: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(5),
+        proxy: None,
+        max_packet_size: 1024,
+        max_unacked: 1024,
+        items: Formats::Protobuf,
+        boards: Formats::Off,
+        share_group: None,
+        session_expiry: Duration::from_secs(7200),
+        queue_grace: Duration::from_secs(10),
+        tls,
+        reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(60) },
+    }
+}
+
+/// An address that answers no SYN: a listener whose backlog is full.
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: tokio::net::TcpListener,
+    _backlog: Vec<tokio::net::TcpStream>,
+}
+
+impl BlackHole {
+    /// On 127.0.0.`last`.
+    pub async fn on(last: u8) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut backlog = Vec::new();
+        let unanswered = Duration::from_millis(500);
+        while let Ok(connected) =
+            tokio::time::timeout(unanswered, tokio::net::TcpStream::connect(address)).await
+        {
+            backlog.push(connected.unwrap());
+        }
+        Self { address, _listener: listener, _backlog: backlog }
     }
 }
 

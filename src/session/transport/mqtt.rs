@@ -1,72 +1,143 @@
-//! The network: rumqttc opens the connection and speaks the wire format. Everything after CONNACK is
-//! decided by the session, which alone knows when to stop reading.
+//! MQTT on the wire. rumqttc's packets are read and written here. Everything after CONNACK is decided
+//! by the session, which alone knows when to stop reading.
 
 use std::future::Future as _;
+use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
+use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
-    ConnAck, ConnectionError, Event, EventLoop, Packet, PubAck, PubComp, PubRec, QoS, StateError,
+    ConnAck, ConnectReturnCode, ConnectionError, Packet, PubAck, PubComp, PubRec, QoS, StateError,
     Subscribe, SubscribeFilter, SubscribeReasonCode, Unsubscribe,
 };
-use tokio::time::timeout;
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Accepted, Connect, ConnectRequest, Incoming, Outgoing, Publish, Step, Transport};
-use crate::session::options;
+use super::{Accepted, Incoming, Outgoing, Publish, Step, Transport};
+use crate::config::Mqtt;
 
-/// Connects over TCP and TLS.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NetworkConnector;
+/// Room for what one read takes from the socket. Most events are smaller.
+const READ_BUFFER: usize = 16 * 1024;
 
-impl Connect for NetworkConnector {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Step<'a, Accepted> {
-        Box::pin(async move {
-            let ConnectRequest { mqtt, credentials, max_packet_size } = *request;
-            let mut event_loop =
-                options::event_loop(mqtt, credentials.tls.as_ref(), max_packet_size);
-            let connected = timeout(mqtt.connect_timeout, event_loop.poll()).await;
-            let event = connected.map_err(|_| ConnectionError::NetworkTimeout)??;
-            let Event::Incoming(Packet::ConnAck(ConnAck { session_present, .. })) = event else {
-                return Err(StateError::WrongPacket.into());
-            };
-            Ok(Accepted { transport: Box::new(NetworkTransport(event_loop)), session_present })
-        })
-    }
+/// A connected socket, with or without TLS.
+pub type Stream = Box<dyn ReadWrite>;
+
+/// A stream in both directions.
+pub trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReadWrite for T {}
+
+/// How the client introduces itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Login {
+    /// MQTT Clean Session: leaves nothing behind.
+    pub clean_session: bool,
+    /// Largest packet accepted, bytes.
+    pub max_packet_size: usize,
 }
 
-/// Carries packets over the socket of a connected event loop, which is never polled again.
-struct NetworkTransport(Box<EventLoop>);
+/// Carries packets over a socket.
+pub struct NetworkTransport {
+    stream: Stream,
+    max_packet_size: usize,
+    /// Bytes received, from the beginning of a packet.
+    received: BytesMut,
+    /// Bytes to be sent. Empty between two writes.
+    to_send: BytesMut,
+}
 
 impl NetworkTransport {
-    async fn next(&mut self) -> Result<Incoming, ConnectionError> {
-        let network = self.0.network.as_mut().ok_or(StateError::ConnectionAborted)?;
-        Ok(incoming(network.read().await?)?)
+    /// Sends CONNECT and waits for CONNACK.
+    pub async fn login(
+        mqtt: &Mqtt,
+        stream: Stream,
+        Login { clean_session, max_packet_size }: Login,
+    ) -> Result<Accepted, ConnectionError> {
+        let (received, to_send) = (BytesMut::with_capacity(READ_BUFFER), BytesMut::new());
+        let mut transport = Self { stream, max_packet_size, received, to_send };
+        transport.send([Packet::Connect(connect(mqtt, clean_session))]).await?;
+        let session_present = match transport.next().await? {
+            Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success }) => {
+                session_present
+            }
+            Packet::ConnAck(ConnAck { code, .. }) => {
+                return Err(ConnectionError::ConnectionRefused(code));
+            }
+            other => return Err(ConnectionError::NotConnAck(other)),
+        };
+        Ok(Accepted { transport: Box::new(transport), session_present })
+    }
+
+    /// Reads a packet. Dropping the future loses nothing: a part of a packet stays in the buffer.
+    async fn next(&mut self) -> Result<Packet, ConnectionError> {
+        loop {
+            match Packet::read(&mut self.received, self.max_packet_size) {
+                Ok(packet) => return Ok(packet),
+                Err(PacketError::InsufficientBytes(missing)) => {
+                    self.received.reserve(missing.max(READ_BUFFER));
+                }
+                Err(error) => return Err(StateError::Deserialization(error).into()),
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(if self.received.is_empty() {
+                    StateError::ConnectionAborted.into()
+                } else {
+                    io::Error::from(io::ErrorKind::UnexpectedEof).into()
+                });
+            }
+        }
+    }
+
+    async fn send(
+        &mut self,
+        packets: impl IntoIterator<Item = Packet>,
+    ) -> Result<(), ConnectionError> {
+        for packet in packets {
+            packet
+                .write(&mut self.to_send, self.max_packet_size)
+                .map_err(StateError::Deserialization)?;
+        }
+        self.stream.write_all(&self.to_send).await?;
+        self.to_send.clear();
+        Ok(self.stream.flush().await?)
+    }
+
+    async fn next_incoming(&mut self) -> Result<Incoming, ConnectionError> {
+        Ok(incoming(self.next().await?)?)
     }
 }
 
 impl Transport for NetworkTransport {
     fn read(&mut self) -> Step<'_, Incoming> {
-        Box::pin(self.next())
+        Box::pin(self.next_incoming())
     }
 
     fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>> {
-        // Nothing is lost by dropping it: partial packets stay in rumqttc's buffer, and the next
-        // `read` registers a waker of its own.
-        match pin!(self.next()).poll(&mut Context::from_waker(Waker::noop())) {
+        // Nothing is lost by dropping it, and the next `read` registers a waker of its own.
+        match pin!(self.next_incoming()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(packet) => Some(packet),
             Poll::Pending => None,
         }
     }
 
     fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()> {
-        Box::pin(async move {
-            let network = self.0.network.as_mut().ok_or(StateError::ConnectionAborted)?;
-            for packet in packets {
-                network.write(outgoing(packet)).await?;
-            }
-            Ok(network.flush().await?)
-        })
+        Box::pin(self.send(packets.into_iter().map(outgoing)))
     }
+}
+
+/// Makes the CONNECT packet.
+fn connect(mqtt: &Mqtt, clean_session: bool) -> rumqttc::Connect {
+    let mut connect = rumqttc::Connect::new(&mqtt.client_id);
+    // At most 65,535 s by the configuration.
+    connect.keep_alive = u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    connect.clean_session = clean_session;
+    if let Some(username) = &mqtt.username {
+        let password = mqtt.password.as_ref().map_or("", |password| password.expose_secret());
+        connect.set_login(username, password);
+    }
+    connect
 }
 
 fn incoming(packet: Packet) -> Result<Incoming, StateError> {
@@ -90,7 +161,7 @@ fn incoming(packet: Packet) -> Result<Incoming, StateError> {
 }
 
 /// Returns the granted QoS of each filter, `None` for a refusal.
-pub fn granted(codes: &[SubscribeReasonCode]) -> Vec<Option<u8>> {
+fn granted(codes: &[SubscribeReasonCode]) -> Vec<Option<u8>> {
     let qos = |code: &SubscribeReasonCode| match code {
         SubscribeReasonCode::Success(qos) => Some(*qos as u8),
         SubscribeReasonCode::Failure => None,

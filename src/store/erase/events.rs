@@ -24,10 +24,11 @@ const DROP_LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
 /// Tries to drop a partition, before its rows are deleted instead.
 const DROP_TRIES: u32 = 20;
 
-const LEAVES: &str = r"
+// No backslash: they mean something else where standard_conforming_strings is off.
+const LEAVES: &str = "
     select c.oid::regclass::text as name, c.relkind = 'f' as is_foreign,
            coalesce((regexp_match(pg_get_expr(c.relpartbound, c.oid),
-                                  ' TO \(''([^'']+)''\)$'))[1]::timestamptz <= $1, false) as is_past
+                                  ' TO [(]''([^'']+)''[)]$'))[1]::timestamptz <= $1, false) as is_past
       from pg_partition_tree('centiloc.item_event') t
       join pg_class c on c.oid = t.relid
      where t.isleaf
@@ -112,8 +113,24 @@ impl Eraser<'_> {
         self.in_order(&leaf.table, Column::ItemEvents, progress).await
     }
 
-    /// Removes rows in order of momentum.
+    /// Removes rows in order of momentum, until none is found: retention may have rewritten one, for
+    /// its payload, in the moment in which it was to be deleted.
     async fn in_order(
+        &mut self,
+        table: &str,
+        column: Column,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), Fault> {
+        loop {
+            let before = self.counts;
+            self.pass_in_order(table, column, progress).await?;
+            if self.mode == Mode::Count || self.counts == before {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn pass_in_order(
         &mut self,
         table: &str,
         column: Column,

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use time::OffsetDateTime;
 
 use super::sql::Column;
 use super::statement::{Parameter, Statement};
@@ -11,6 +10,7 @@ use super::{Eraser, Mode, count, no_row};
 use crate::erase::RawMatcher;
 use crate::store::StoreError;
 use crate::store::fault::Fault;
+use crate::store::timestamp::time_of;
 
 /// The next dead letters: at most 500, and not many more than 16 MiB of payload.
 const NEXT: &str = "
@@ -66,7 +66,7 @@ impl Eraser<'_> {
 fn matching(letter: &PgRow, matcher: &RawMatcher<'_>) -> Result<Option<i64>, Fault> {
     let payload: Vec<u8> = letter.try_get("payload")?;
     let (topic, detail): (String, String) = (letter.try_get("topic")?, letter.try_get("detail")?);
-    let received_at: OffsetDateTime = letter.try_get("received_at")?;
+    let received_at = time_of(letter, "received_at")?;
     let is_match = matcher.matches(&topic, &Bytes::from(payload), received_at);
     Ok((is_match || matcher.is_named_in(&detail)).then_some(letter.try_get("id")?))
 }

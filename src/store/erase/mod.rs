@@ -175,6 +175,7 @@ impl Store {
              where spool_dir is not null";
         let mut conn = self.acquire().await?;
         let query = sqlx::query_as(SQL).fetch_all(&mut *conn);
-        Ok(bounded(self.link.answer_within, query).await?)
+        let spools = bounded(self.link.answer_within, query).await;
+        Ok(conn.finish(spools)?)
     }
 }

@@ -1,4 +1,5 @@
 -- One batch of messages that became no event. One that is received again is counted, not repeated.
+-- The count stops at the largest integer: one that overflows would refuse the whole batch.
 insert into centiloc.dead_letter as d (
     received_at, last_seen_at, topic, payload, digest, reason, detail, sqlstate, seen
 )
@@ -11,7 +12,7 @@ select received_at, last_seen_at, topic, payload, digest, reason, detail, sqlsta
        )
 on conflict (digest) do update set
     last_seen_at = greatest(excluded.last_seen_at, d.last_seen_at),
-    seen = d.seen + excluded.seen,
+    seen = least(d.seen::bigint + excluded.seen, 2147483647)::integer,
     reason = excluded.reason,
     detail = excluded.detail,
     sqlstate = excluded.sqlstate

@@ -109,5 +109,7 @@ with input as (
        or excluded.first_seen_at < s.first_seen_at
 )
 select count(*) as inserted,
-       count(*) filter (where tableoid = to_regclass('centiloc.item_event_default')) as in_default
+       count(*) filter (where tableoid = (
+           select partdefid from pg_catalog.pg_partitioned_table
+            where partrelid = 'centiloc.item_event'::regclass)) as in_default
   from event

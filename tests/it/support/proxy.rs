@@ -19,6 +19,9 @@ use super::process::{background, free_port, loopback};
 /// Read at once from one side.
 const CHUNK: usize = 16 * 1024;
 
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -353,29 +356,19 @@ impl Link {
         }
     }
 
-    /// Waits until nothing has been sent either way for the idle timeout.
+    /// Waits until nothing has been sent either way for the idle timeout, or until the proxy is gone.
     async fn until_idle(&self) {
         let mut rules = self.rules.clone();
         loop {
             let timeout = rules.borrow_and_update().idle_timeout;
-            let due = timeout.map(|timeout| *self.last_traffic.lock().unwrap() + timeout);
-            let idle = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = idle => {
-                    if due == timeout.map(|timeout| *self.last_traffic.lock().unwrap() + timeout) {
-                        return;
-                    }
-                }
-                changed = rules.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+            let timeout = timeout.unwrap_or(NEVER);
+            let due = *self.last_traffic.lock().unwrap() + timeout;
+            if due <= Instant::now() {
+                return;
+            }
+            let changed = tokio::time::timeout_at(due.into(), rules.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use centiloc_bridge::session::transport::{Accepted, Connect, ConnectRequest, Step};
+use centiloc_bridge::session::transport::{Accepted, Connect, ConnectRequest, Connecting};
 use rumqttc::{ConnectReturnCode, ConnectionError};
 use tokio::time::Instant;
 
@@ -78,7 +78,7 @@ impl Drop for Answer<'_> {
 }
 
 impl Connect for ModelConnector {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Step<'a, Accepted> {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
         Box::pin(async move {
             self.world.sleep(0..=20).await;
             let refused = ConnectionError::ConnectionRefused;
@@ -86,12 +86,14 @@ impl Connect for ModelConnector {
             match door {
                 Door::Open | Door::NoSubscription => {}
                 Door::Refused => {
-                    return Err(ConnectionError::Io(std::io::ErrorKind::ConnectionRefused.into()));
+                    return Err(
+                        ConnectionError::Io(std::io::ErrorKind::ConnectionRefused.into()).into()
+                    );
                 }
-                Door::NotAuthorized => return Err(refused(ConnectReturnCode::NotAuthorized)),
+                Door::NotAuthorized => return Err(refused(ConnectReturnCode::NotAuthorized).into()),
                 Door::Silent => {
                     tokio::time::sleep(request.mqtt.connect_timeout).await;
-                    return Err(ConnectionError::NetworkTimeout);
+                    return Err(ConnectionError::NetworkTimeout.into());
                 }
             }
             let (link, session_present) = self.broker.accept();

@@ -45,9 +45,7 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
     {
         let server = OpenSslServer::start(&setting, &[version]);
         let broker = mqtt("localhost", server.port, Some(setting.tls.clone()));
-        let mut without = options(&broker);
-        without.set_transport(Transport::Tls(TlsConfiguration::Rustls(anonymous(&setting))));
-        let failure = fail_with(&broker, without).await;
+        let failure = fail_with(&broker, Some(anonymous(&setting))).await;
         expect(&failure, FailureKind::TlsClientCertificate, &[alert, "mqtt.tls.cert_file"]);
 
         let mut stranger = setting.tls.clone();
@@ -61,16 +59,28 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
 }
 
 /// A configuration that presents no certificate, as none of ours can be made.
-fn anonymous(setting: &Setting) -> std::sync::Arc<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(setting.pki.authority_der().clone()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[TLS13, TLS12])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    std::sync::Arc::new(config)
+fn anonymous(setting: &Setting) -> Loaded {
+    let loaded = client_config(&setting.tls).unwrap();
+    let mut config = (*loaded.config).clone();
+    config.client_auth_cert_resolver = std::sync::Arc::new(NoCertificate);
+    Loaded { config: std::sync::Arc::new(config), ..loaded }
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 #[tokio::test]

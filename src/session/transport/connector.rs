@@ -1,0 +1,201 @@
+//! Opens connections to the broker, step by step: addresses, TCP, HTTP proxy, TLS, CONNECT.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_http_proxy::{
+    HttpError, http_connect_tokio, http_connect_tokio_with_basic_auth as http_connect_with_password,
+};
+use rumqttc::tokio_rustls::TlsConnector;
+use rumqttc::{ConnectionError, TlsError};
+use rustls::pki_types::ServerName;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::mqtt::{Login, NetworkTransport, Stream};
+use super::race::{self, FIRST, FailedAttempt, Outcome, Pace, Reached};
+use super::{Accepted, Connect, ConnectRequest, Connecting};
+use crate::config::{Mqtt, Proxy};
+use crate::session::tls::Loaded;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name of the broker, or of the proxy before it, was not resolved.
+    #[error("could not resolve the name: {0}")]
+    Lookup(io::Error),
+    /// No address of the broker, or of the proxy before it, accepted a TCP connection.
+    #[error("no address accepted a connection")]
+    Unreachable(Vec<FailedAttempt>),
+    /// The HTTP proxy did not let the connection through.
+    #[error("the proxy: {0}")]
+    Proxy(#[from] HttpError),
+    /// Time ran out after this address had accepted the TCP connection.
+    #[error("{0} did not complete the connection in time")]
+    Stalled(SocketAddr),
+    /// TLS or MQTT failed.
+    #[error(transparent)]
+    Mqtt(#[from] ConnectionError),
+}
+
+/// Connects over TCP and TLS to whichever address of the broker answers first.
+#[derive(Debug, Default)]
+pub struct NetworkConnector {
+    /// Addresses that accepted a TCP connection, but not the session, when they were last tried.
+    /// They are tried after the others, the one that failed last at the very end.
+    suspects: Mutex<Vec<SocketAddr>>,
+}
+
+impl Connect for NetworkConnector {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
+        let tls = request.credentials.tls.as_ref();
+        let login = Login { clean_session: false, max_packet_size: request.max_packet_size };
+        Box::pin(self.open(request.mqtt, tls, login))
+    }
+}
+
+impl NetworkConnector {
+    /// Opens a connection: it resumes the durable session, or ends it.
+    pub(in crate::session) async fn open(
+        &self,
+        mqtt: &Mqtt,
+        tls: Option<&Loaded>,
+        login: Login,
+    ) -> Result<Accepted, ConnectError> {
+        let deadline = Instant::now() + mqtt.connect_timeout;
+        let resolved = resolve(mqtt, deadline).await?;
+        self.open_any(&resolved, mqtt, tls, login, deadline).await
+    }
+
+    async fn open_any(
+        &self,
+        resolved: &[SocketAddr],
+        mqtt: &Mqtt,
+        tls: Option<&Loaded>,
+        login: Login,
+        deadline: Instant,
+    ) -> Result<Accepted, ConnectError> {
+        let addresses = race::order(resolved, &self.lock());
+        let Outcome { mut reached, failed } = dial(&addresses, FIRST, deadline).await;
+        let Some(Reached { stream, address, .. }) = reached.pop() else {
+            return Err(ConnectError::Unreachable(failed));
+        };
+        report_failed(&failed, address);
+        let result = timeout_at(deadline, converse(mqtt, tls, stream, login)).await;
+        let result = result.unwrap_or(Err(ConnectError::Stalled(address)));
+        self.note(address, result.is_ok());
+        result
+    }
+
+    fn note(&self, address: SocketAddr, works: bool) {
+        let mut suspects = self.lock();
+        suspects.retain(|suspect| *suspect != address);
+        if !works {
+            suspects.push(address);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<SocketAddr>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report_failed(failed: &[FailedAttempt], connected: SocketAddr) {
+    for FailedAttempt { address, cause } in failed.iter().filter(|failed| failed.is_noteworthy()) {
+        tracing::warn!(
+            %address,
+            problem = %cause,
+            %connected,
+            "an address of the broker or proxy did not answer first or failed; using another one"
+        );
+    }
+}
+
+/// Returns the first hop: the proxy if one is configured, else the broker.
+fn first_hop(mqtt: &Mqtt) -> (&str, u16) {
+    match &mqtt.proxy {
+        Some(proxy) => (proxy.host.as_str(), proxy.port),
+        None => (mqtt.host.as_str(), mqtt.port),
+    }
+}
+
+/// Looks the addresses of the first hop up.
+pub(in crate::session) async fn resolve(
+    mqtt: &Mqtt,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, ConnectError> {
+    let (host, port) = first_hop(mqtt);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let lookup = timeout_at(deadline, tokio::net::lookup_host((host, port))).await;
+    let unanswered = |_| {
+        let seconds = mqtt.connect_timeout.as_secs_f64();
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {seconds} s"))
+    };
+    let addresses: Vec<_> =
+        lookup.map_err(unanswered).flatten().map_err(ConnectError::Lookup)?.collect();
+    if addresses.is_empty() {
+        return Err(ConnectError::Lookup(io::Error::other("the name has no address")));
+    }
+    Ok(addresses)
+}
+
+/// Connects by TCP.
+pub(in crate::session) async fn dial(
+    addresses: &[SocketAddr],
+    pace: Pace,
+    deadline: Instant,
+) -> Outcome<TcpStream> {
+    race::race(addresses, pace, deadline, |address| async move {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })
+    .await
+}
+
+/// Takes a TCP connection through all that follows.
+async fn converse(
+    mqtt: &Mqtt,
+    tls: Option<&Loaded>,
+    mut stream: TcpStream,
+    login: Login,
+) -> Result<Accepted, ConnectError> {
+    tunnel(mqtt, &mut stream).await?;
+    let stream = secure(mqtt, tls, stream).await?;
+    Ok(NetworkTransport::login(mqtt, stream, login).await?)
+}
+
+/// Passes the HTTP proxy, if one is configured.
+pub(in crate::session) async fn tunnel(
+    mqtt: &Mqtt,
+    stream: &mut TcpStream,
+) -> Result<(), HttpError> {
+    let Some(Proxy { credentials, .. }) = &mqtt.proxy else { return Ok(()) };
+    let host = if mqtt.host.contains(':') { &format!("[{}]", mqtt.host) } else { &mqtt.host };
+    match credentials {
+        None => http_connect_tokio(stream, host, mqtt.port).await,
+        Some((user, password)) => {
+            let password = password.expose_secret();
+            http_connect_with_password(stream, host, mqtt.port, user, password).await
+        }
+    }
+}
+
+/// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
+pub(in crate::session) async fn secure(
+    mqtt: &Mqtt,
+    tls: Option<&Loaded>,
+    stream: TcpStream,
+) -> Result<Stream, ConnectionError> {
+    let Some(loaded) = tls else { return Ok(Box::new(stream)) };
+    loaded.recorder.reset();
+    let name = ServerName::try_from(mqtt.host.clone()).map_err(TlsError::from)?;
+    let connector = TlsConnector::from(Arc::clone(&loaded.config));
+    let secured = connector.connect(name, stream).await.map_err(TlsError::from)?;
+    Ok(Box::new(secured))
+}
+
+#[cfg(test)]
+mod tests;
