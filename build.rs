@@ -1,8 +1,9 @@
 //! Compiles `proto/transtream.proto`, without protoc, into what `decode` embeds: the descriptors
-//! that drive its reader, and the structs that encode messages.
+//! that drive its reader, and the structs that encode messages. Finds out the commit for `--version`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use protox::prost::Message;
 
@@ -13,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if Path::new("migrations").exists() {
         println!("cargo:rerun-if-changed=migrations");
     }
+    embed_version()?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = protox::Compiler::new(["proto"])?
         .include_imports(true)
@@ -21,4 +23,55 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("transtream.binpb"), descriptors.encode_to_vec())?;
     prost_build::Config::new().out_dir(out).compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Tells `src/version.rs` what is built. The commit is that of `GIT_COMMIT`, of the repository, or of
+/// the package; a release archive may have none of them.
+fn embed_version() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-env-changed=GIT_COMMIT");
+    let commit = match std::env::var("GIT_COMMIT") {
+        Ok(commit) if !commit.is_empty() => Some(commit),
+        // Each commit would compile everything again while developing.
+        _ if std::env::var("PROFILE")? == "debug" => None,
+        _ => commit_of_repository().or_else(commit_of_package),
+    };
+    let commit = commit.unwrap_or_default();
+    let commit: String = commit.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    let version = std::env::var("CARGO_PKG_VERSION")?;
+    let version = match (commit.as_str(), std::env::var("PROFILE")?.as_str()) {
+        ("", "debug") => format!("{version} (debug build)"),
+        ("", _) => version,
+        (commit, _) => format!("{version} (commit {commit})"),
+    };
+    println!("cargo:rustc-env=BUILD_COMMIT={commit}");
+    println!("cargo:rustc-env=BUILD_VERSION={version}");
+    Ok(())
+}
+
+fn commit_of_repository() -> Option<String> {
+    // Sources unpacked inside another repository are not what that one's commit names.
+    let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
+    if root.canonicalize().ok()? != Path::new(".").canonicalize().ok()? {
+        return None;
+    }
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", file])?;
+        if Path::new(&path).exists() {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    git(&["rev-parse", "HEAD"])
+}
+
+/// Returns the commit that `cargo package` notes.
+fn commit_of_package() -> Option<String> {
+    let text = std::fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    let (_, rest) = text.split_once("\"sha1\"")?;
+    rest.split('"').nth(1).map(str::to_owned)
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }

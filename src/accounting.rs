@@ -34,6 +34,13 @@ impl Counts {
         let known = self.durable + self.repeated + self.refused + self.dropped + self.in_pipeline;
         self.received.cast_signed().wrapping_sub(known.cast_signed())
     }
+
+    /// Returns how many messages were received and are neither durable nor left to the broker. A
+    /// pipeline that was abandoned leaves such messages, though none is in it any more.
+    pub fn uncommitted(&self) -> u64 {
+        let settled = self.durable + self.repeated + self.refused + self.dropped;
+        self.received.saturating_sub(settled)
+    }
 }
 
 /// What becomes of a message when it is received.

@@ -153,6 +153,9 @@ pub enum ConnectionNews {
 /// perhaps later.
 pub const WITHOUT_NOTICE: &str = "ended without notice";
 
+/// Reason of the end of a connection whose session was ended for good.
+pub const RETIRED: &str = "retired";
+
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
@@ -184,12 +187,20 @@ pub enum GapCause {
     SpoolFull,
     /// The spool file was corrupt; not every row could be salvaged.
     SpoolDamaged,
+    /// Another member of the share group is gone, and with it what the broker held for it.
+    MemberVanished,
 }
 
 impl GapCause {
     /// One of each.
-    pub const ALL: [Self; 5] =
-        [Self::SessionLost, Self::Absence, Self::Backpressure, Self::SpoolFull, Self::SpoolDamaged];
+    pub const ALL: [Self; 6] = [
+        Self::SessionLost,
+        Self::Absence,
+        Self::Backpressure,
+        Self::SpoolFull,
+        Self::SpoolDamaged,
+        Self::MemberVanished,
+    ];
 
     /// As stored in `gap.cause` and in the metrics label.
     pub fn as_str(self) -> &'static str {
@@ -199,6 +210,7 @@ impl GapCause {
             Self::Backpressure => "backpressure",
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
+            Self::MemberVanished => "member_vanished",
         }
     }
 }

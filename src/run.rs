@@ -4,6 +4,7 @@
 mod edge;
 mod pipeline;
 mod reloader;
+mod retire;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use self::edge::Edge;
 use self::pipeline::Pipeline;
 use self::reloader::Reloader;
+pub use self::retire::retire;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, Reconnect};
@@ -49,13 +51,14 @@ const TAKE_DOWN: Duration = Duration::from_secs(5);
 /// How often a stop looks whether everything is on disk.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// With everything on disk, how long a stop waits for what the database is just taking.
-const SETTLE: Duration = Duration::from_secs(2);
+/// With everything safe, how long a stop waits for the writes that the next process can do without.
+const BEST_EFFORT: Duration = Duration::from_secs(2);
 
 /// Everything that outlives a pipeline.
 struct Service {
     config: Config,
     process: Process,
+    gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
     condition: Arc<Condition>,
@@ -65,6 +68,8 @@ struct Service {
     dials: Dials,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
+    /// The session is to end for good; see [`retire`].
+    retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
     connections: Arc<AtomicU64>,
 }
@@ -92,27 +97,37 @@ enum End {
     Refused(String),
 }
 
+impl End {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Stopped { complete: true } => ExitCode::SUCCESS,
+            Self::Stopped { complete: false } => ExitCode::from(exit::FAILED),
+            Self::Forced(stop) => ExitCode::from(stop.forced_exit_code()),
+            Self::Refused(_) => ExitCode::from(exit::CONFIG),
+        }
+    }
+}
+
 /// Runs the service until it is told to stop.
 pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (Signals::listen()?, Reloads::listen()?);
     let service = Service::new(loaded.config.clone())?;
     let reloader = Reloader { source, log, in_force: loaded };
     let mut control = Control { signals, reloads, reloader };
-    let mut edge = Edge::start(&service).await?;
+    let mut edge = Edge::start(&service).await;
     watchdog::ready();
     let supervise = service.supervise(&mut control, &mut edge);
-    let end = service.progress.watch("supervisor", idle(supervise)).await;
-    watchdog::stopping();
-    edge.take_down().await;
-    Ok(match end {
-        End::Stopped { complete: true } => ExitCode::SUCCESS,
-        End::Stopped { complete: false } => ExitCode::from(exit::FAILED),
-        End::Forced(stop) => ExitCode::from(stop.forced_exit_code()),
-        End::Refused(problem) => {
-            tracing::error!(problem, "the service cannot run");
-            ExitCode::from(exit::CONFIG)
+    let mut end = service.progress.watch("supervisor", idle(supervise)).await;
+    if !matches!(end, End::Forced(_)) {
+        watchdog::stopping();
+        tokio::select! {
+            () = edge.take_down() => {}
+            again = control.signals.stop() => end = End::Forced(again),
         }
-    })
+    }
+    // The last thing that happens: who reads that the service stopped finds it gone.
+    service.report(&end);
+    Ok(end.exit_code())
 }
 
 impl Service {
@@ -135,14 +150,15 @@ impl Service {
             keep_payloads: watch::Sender::new(config.retention.payloads),
             sources: watch::Sender::new(sources),
         };
+        let gap_state = Arc::new(GapStateFile::of(
+            &config.mqtt.client_id,
+            config.spool.as_ref().map(|spool| spool.dir.as_path()),
+        ));
         let process = Process {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),
-            gap_state: Arc::new(GapStateFile::of(
-                &config.mqtt.client_id,
-                config.spool.as_ref().map(|spool| spool.dir.as_path()),
-            )),
+            gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
             connector: Arc::new(NetworkConnector::default()),
             clock: Clock::system(),
@@ -153,11 +169,13 @@ impl Service {
             leadership: watch::Sender::new(Leadership::default()),
             progress: Arc::default(),
             process,
+            gap_state,
             decoder,
             store,
             condition,
             metrics,
             health,
+            retire: None,
             connections: Arc::default(),
             config,
         })
@@ -219,6 +237,7 @@ impl Service {
         signals: &mut Signals,
         grace: Duration,
     ) -> End {
+        watchdog::stopping();
         tracing::info!(signal = stop.name(), ?grace, "stopping: committing what was received");
         pipeline.stop.cancel();
         let abandon = pipeline.abandon.clone();
@@ -239,28 +258,29 @@ impl Service {
                     tracing::error!(stage, %cause, "a stage fell while stopping");
                 }
                 let complete = self.all_is_safe() || !abandon.is_cancelled();
-                self.report_drain(in_time && complete && fallen.is_empty())
+                End::Stopped { complete: in_time && complete && fallen.is_empty() }
             }
-            again = signals.stop() => {
-                tracing::warn!("stopping at once: what is not committed stays with the broker");
-                End::Forced(again)
-            }
+            again = signals.stop() => End::Forced(again),
         }
     }
 
-    /// Whether everything received is on disk, whatever becomes of the database.
+    /// Returns true if nothing received and no possible loss would be missing after the end of this
+    /// process, whatever becomes of the database.
     fn all_is_safe(&self) -> bool {
-        self.config.spool.is_some() && self.process.accounting.counts().in_pipeline == 0
+        self.process.accounting.counts().uncommitted() == 0 && self.gap_state.is_complete()
     }
 
     /// Waits until the stages have had their time to finish. The last tenth of the grace is for the
-    /// DISCONNECT; and what the spool has need not wait for a database that does not answer.
+    /// DISCONNECT; and where all is safe, a database that does not answer is not waited for.
     async fn until_last_call(&self, grace: Duration) {
         let safe = async {
-            while !self.all_is_safe() {
+            let mut since = Instant::now();
+            while since.elapsed() < BEST_EFFORT {
                 tokio::time::sleep(LOOK_AGAIN).await;
+                if !self.all_is_safe() {
+                    since = Instant::now();
+                }
             }
-            tokio::time::sleep(SETTLE).await;
         };
         tokio::select! {
             () = safe => {}
@@ -268,24 +288,31 @@ impl Service {
         }
     }
 
-    fn report_drain(&self, complete: bool) -> End {
-        let left = self.process.accounting.counts().in_pipeline;
+    /// Logs how the service ended.
+    fn report(&self, end: &End) {
+        let uncommitted = self.process.accounting.counts().uncommitted();
         let spooled = self.health.read(|s| s.spool.as_ref().map_or(0, |spool| spool.events));
-        if complete && spooled > 0 {
-            tracing::info!(
+        match end {
+            End::Stopped { complete: true } if spooled > 0 => tracing::info!(
                 spooled,
                 "stopped: everything received is acknowledged; the next start goes on with what is \
                  left in the spool"
-            );
-        } else if complete {
-            tracing::info!("stopped: everything received is committed and acknowledged");
-        } else {
-            tracing::error!(
-                left,
+            ),
+            End::Stopped { complete: true } => {
+                tracing::info!("stopped: everything received is committed and acknowledged");
+            }
+            End::Stopped { complete: false } => tracing::error!(
+                uncommitted,
+                gaps_recorded = self.gap_state.is_complete(),
                 "stopped at the deadline of shutdown.grace: what is not committed was not \
-                 acknowledged and stays with the broker"
-            );
+                 acknowledged, and the broker will deliver it again"
+            ),
+            End::Forced(signal) => tracing::warn!(
+                signal = signal.name(),
+                uncommitted,
+                "stopped by a second signal: the broker will deliver again what is not committed"
+            ),
+            End::Refused(error) => tracing::error!(error, "the service cannot run"),
         }
-        End::Stopped { complete }
     }
 }

@@ -1,38 +1,41 @@
-//! What the service manager is told.
+//! Reports the life of the service to the service manager: ready, reloading, stopping, and its watchdog.
 
-use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::{self, Registry};
+use crate::service_manager::notify;
 
 /// Looks this often; systemd's watchdog may ask for more.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Tells the service manager that configuration and ports are good. Broker and database may be
-/// away: that is not a failed start.
+/// True while the service manager is to learn that the service is ready and could not be notified.
+static READY_IS_DUE: AtomicBool = AtomicBool::new(false);
+
+/// Tells the service manager that the service runs. Broker, database and admin port may be
+/// unavailable: that is not a failed start. [`run`] repeats it where it could not be sent.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    READY_IS_DUE.store(!notify(&[NotifyState::Ready]), Ordering::Relaxed);
 }
 
 /// Tells the service manager that a reload has begun; [`ready`] tells that it is over.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => _ = notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "the time since boot could not be read"),
     }
 }
 
 /// Tells the service manager that the drain has begun.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds systemd's watchdog while no stage and no background task is stuck, until told to stop. Fails
-/// where the service manager cannot be notified.
-pub async fn run(tasks: &Registry, stop: CancellationToken) -> io::Result<()> {
+/// Feeds systemd's watchdog while no stage and no background task is stuck, until `stop`.
+pub async fn run(tasks: &Registry, stop: CancellationToken) {
     // Zero turns it off.
     let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
     let period = watchdog.map_or(LOOK_EVERY, |limit| LOOK_EVERY.min(limit / 3));
@@ -42,15 +45,18 @@ pub async fn run(tasks: &Registry, stop: CancellationToken) -> io::Result<()> {
         progress::tick();
         tokio::select! {
             _ = interval.tick() => {}
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
         }
         let stuck = tasks.stuck().first().map(|stuck| stuck.task);
         if reported != stuck {
             report(stuck);
             reported = stuck;
         }
+        if READY_IS_DUE.load(Ordering::Relaxed) {
+            ready();
+        }
         if watchdog.is_some() && stuck.is_none() {
-            sd_notify::notify(&[NotifyState::Watchdog])?;
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }
@@ -63,12 +69,5 @@ fn report(stuck: Option<&'static str>) {
         );
     } else {
         tracing::info!("all tasks make progress again");
-    }
-}
-
-fn tell(state: &[NotifyState]) {
-    // Without a service manager there is nobody to tell.
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager could not be notified");
     }
 }

@@ -2,79 +2,121 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use url::Url;
 
 /// A service that makes progress answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A status is a few kilobytes; whatever sends more is something else.
 const MAX_ANSWER: u64 = 1024 * 1024;
+/// Path of the status document.
+const PATH: &str = "/api/status";
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// Nobody listens.
     #[error(
-        "the service is not running: nothing listens on {0} (admin.listen); start it with \
-         `centiloc-bridge run` or through its service manager"
+        "the service is not running: nothing listens on {0}; start it with `centiloc-bridge run` \
+         or through its service manager"
     )]
-    NotRunning(SocketAddr),
+    NotRunning(Target),
     /// Another failure on the way.
-    #[error("could not ask {address} (admin.listen): {source}")]
+    #[error("could not ask {target}: {source}")]
     Unreachable {
         /// Asked address.
-        address: SocketAddr,
+        target: Target,
         /// What failed.
         source: std::io::Error,
     },
     /// Someone listens and says nothing.
     #[error(
-        "{0} (admin.listen) does not answer within {TIMEOUT:?}: the service may be stuck; see its \
-         log, and restart it if this lasts"
+        "{0} does not answer within {TIMEOUT:?}: the service may be stuck; see its log, and \
+         restart it if this lasts"
     )]
-    Silent(SocketAddr),
+    Silent(Target),
     /// Someone else answers.
     #[error(
-        "{address} (admin.listen) is answered by something other than centiloc-bridge ({detail}); \
-         see which program holds the port"
+        "{target} is answered by something other than centiloc-bridge ({detail}); see which \
+         program holds the port"
     )]
     Foreign {
         /// Asked address.
-        address: SocketAddr,
+        target: Target,
         /// What was wrong.
         detail: String,
     },
 }
 
-/// The status document of the service that listens on `listen`.
-pub async fn fetch(listen: SocketAddr) -> Result<Value, StatusError> {
-    let address = reachable(listen);
-    let answer = timeout(TIMEOUT, ask(address)).await.map_err(|_| StatusError::Silent(address))?;
+/// The admin endpoint of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Host and port.
+    address: String,
+    /// Of the status document.
+    path: String,
+    /// Option or key that gave the address.
+    given_by: &'static str,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.address, self.given_by)
+    }
+}
+
+impl From<SocketAddr> for Target {
+    /// The service that listens on this `admin.listen`. An address that means "every interface" is
+    /// reached through loopback.
+    fn from(listen: SocketAddr) -> Self {
+        let ip = match listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, listen.port()).to_string();
+        Self { address, path: PATH.to_owned(), given_by: "admin.listen" }
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    /// Parses `http://host:port`, with a path where a reverse proxy serves the endpoint below one.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected http://HOST:PORT, such as http://127.0.0.1:9464";
+        let url = Url::parse(text).map_err(|error| format!("{error}; {EXPECTED}"))?;
+        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        let host = url.host_str().filter(|_| url.scheme() == "http" && plain);
+        let (host, port) = host.zip(url.port_or_known_default()).ok_or(EXPECTED)?;
+        let path = url.path().trim_end_matches('/');
+        let path = format!("{}{PATH}", path.strip_suffix(PATH).unwrap_or(path));
+        Ok(Self { address: format!("{host}:{port}"), path, given_by: "--url" })
+    }
+}
+
+/// Fetches the status document of a service.
+pub async fn fetch(target: &Target) -> Result<Value, StatusError> {
+    let owned = || target.clone();
+    let answer = timeout(TIMEOUT, ask(target)).await.map_err(|_| StatusError::Silent(owned()))?;
     let answer = answer.map_err(|source| match source.kind() {
-        ErrorKind::ConnectionRefused => StatusError::NotRunning(address),
-        _ => StatusError::Unreachable { address, source },
+        ErrorKind::ConnectionRefused => StatusError::NotRunning(owned()),
+        _ => StatusError::Unreachable { target: owned(), source },
     })?;
-    parse(&answer).map_err(|detail| StatusError::Foreign { address, detail })
+    parse(&answer).map_err(|detail| StatusError::Foreign { target: owned(), detail })
 }
 
-/// An address that means "every interface" is reached through loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-async fn ask(address: SocketAddr) -> std::io::Result<Vec<u8>> {
+async fn ask(target: &Target) -> std::io::Result<Vec<u8>> {
+    let Target { address, path, .. } = target;
     let mut stream = TcpStream::connect(address).await?;
     // HTTP/1.0: the answer ends with the connection, and is never chunked.
-    let request = format!("GET /api/status HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
@@ -121,10 +163,29 @@ mod tests {
 
     #[test]
     fn every_interface_is_asked_through_loopback() {
-        let reach = |text: &str| reachable(text.parse().expect("an address")).to_string();
-        assert_eq!(reach("0.0.0.0:9464"), "127.0.0.1:9464");
-        assert_eq!(reach("[::]:9464"), "[::1]:9464");
-        assert_eq!(reach("192.0.2.1:9464"), "192.0.2.1:9464");
+        let reach = |text: &str| Target::from(text.parse::<SocketAddr>().expect("an address"));
+        assert_eq!(reach("0.0.0.0:9464").address, "127.0.0.1:9464");
+        assert_eq!(reach("[::]:9464").address, "[::1]:9464");
+        assert_eq!(reach("192.0.2.1:9464").address, "192.0.2.1:9464");
+    }
+
+    #[test]
+    fn urls_name_host_port_and_path() {
+        for (url, address, path) in [
+            ("http://127.0.0.1:9464", "127.0.0.1:9464", "/api/status"),
+            ("http://[::1]:9464/", "[::1]:9464", "/api/status"),
+            ("http://bridge.example", "bridge.example:80", "/api/status"),
+            ("http://proxy:8080/bridge/", "proxy:8080", "/bridge/api/status"),
+            ("http://bridge:9464/api/status", "bridge:9464", "/api/status"),
+        ] {
+            let target: Target = url.parse().expect(url);
+            assert_eq!((target.address.as_str(), target.path.as_str()), (address, path), "{url}");
+        }
+        for url in
+            ["127.0.0.1:9464", "https://bridge:9464", "http://", "http://u:p@b", "http://b/?q"]
+        {
+            assert!(url.parse::<Target>().expect_err(url).contains("expected http://HOST:PORT"));
+        }
     }
 
     proptest! {

@@ -5,11 +5,10 @@ use time::OffsetDateTime;
 
 use super::AdminState;
 use crate::event::RejectReason;
-use crate::message::GapCause;
 use crate::progress::Stuck;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{Phase, Snapshot};
-use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
+use crate::telemetry::metrics::{KindLabel, ReasonLabel};
 
 /// `/livez`.
 #[derive(Debug, Serialize)]
@@ -115,7 +114,7 @@ pub struct Status {
     /// MQTT client identifier.
     pub client_id: String,
     /// When the process started.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "crate::timestamp::serialize")]
     pub started_at: OffsetDateTime,
     /// Since then.
     pub uptime_seconds: u64,
@@ -185,10 +184,6 @@ impl Figures {
             let label = ReasonLabel { reason: reason.as_str() };
             metrics.dead_letters.get(&label).map_or(0, |counter| counter.get())
         };
-        let gaps = |cause: &GapCause| {
-            let label = CauseLabel { cause: cause.as_str() };
-            metrics.gaps.get(&label).map_or(0, |counter| counter.get())
-        };
         Self {
             received: metrics.received_in_all(),
             items_committed: committed("item"),
@@ -198,7 +193,7 @@ impl Figures {
             acks: metrics.acks.get(),
             unacked: metrics.unacked.get(),
             oldest_unacked_seconds: metrics.oldest_unacked_seconds.get(),
-            gaps: GapCause::ALL.iter().map(gaps).sum(),
+            gaps: metrics.gaps.total(),
             default_partition_rows: metrics.default_partition_rows.get(),
         }
     }
@@ -207,6 +202,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::GapCause;
     use crate::telemetry::health::{SpoolHealth, TaskDown};
 
     fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {
@@ -263,7 +259,7 @@ mod tests {
             metrics.dead_letters.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
         }
         for cause in GapCause::ALL {
-            metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }).inc();
+            metrics.gaps.count(cause);
         }
         metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);
         metrics.duplicates.get_or_create(&KindLabel { kind: "board" }).inc_by(2);

@@ -177,7 +177,7 @@ async fn the_status_names_the_service_and_its_parts() {
     let state = healthy();
     state.metrics.count_received("centiloc/acme", 1);
     serving(state, async |address| {
-        let status = fetch(address).await.expect("a status");
+        let status = fetch(&address.into()).await.expect("a status");
         assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(status["tenant"], "acme<&>");
         assert_eq!(status["client_id"], "acme-bridge");
@@ -267,7 +267,7 @@ async fn a_service_that_is_not_running_is_said_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    let error = fetch(address).await.expect_err("nobody listens");
+    let error = fetch(&address.into()).await.expect_err("nobody listens");
     assert!(matches!(error, StatusError::NotRunning(_)), "{error}");
     assert!(error.to_string().starts_with("the service is not running"));
 }
@@ -275,7 +275,8 @@ async fn a_service_that_is_not_running_is_said_so() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_does_not_answer_is_said_to_be_stuck() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let error = fetch(listener.local_addr().expect("an address")).await.expect_err("silence");
+    let address = listener.local_addr().expect("an address");
+    let error = fetch(&address.into()).await.expect_err("silence");
     assert!(matches!(error, StatusError::Silent(_)), "{error}");
 }
 

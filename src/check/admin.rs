@@ -14,7 +14,7 @@ pub(super) async fn check(config: &Config) -> Check {
         return Check::ok(NAME, "turned off");
     };
     // Asked before it is tried, so that a service that starts right now finds it free.
-    match fetch(address).await {
+    match fetch(&address.into()).await {
         Ok(status) if status["client_id"] == config.mqtt.client_id.as_str() => {
             Check::ok(NAME, format!("{address} is served by the running bridge"))
         }

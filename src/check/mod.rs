@@ -120,7 +120,7 @@ pub async fn local(loaded: &Loaded, now: OffsetDateTime) -> Report {
         None => checks.push(Check::ok("client_certificate", "none: mqtt.tls.enabled is false")),
     }
     checks.extend(protobuf::checks(config));
-    checks.extend(spool::check(config.spool.as_ref()));
+    checks.push(spool::check(config));
     checks.push(clock::check(now));
     checks.push(admin::check(config).await);
     Report { checks, not_checked: Vec::new() }

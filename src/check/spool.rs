@@ -1,19 +1,21 @@
-//! The spool's folder: can it be written to?
+//! The spool's folder: is there one, and can it be written to?
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::config::Spool;
+use crate::config::Config;
 use crate::credentials::files::{NewFile, PRIVATE};
 use crate::credentials::preflight::{Check, Status};
 
 const NAME: &str = "spool";
 
-/// Nothing where the spool is off.
-pub(super) fn check(spool: Option<&Spool>) -> Option<Check> {
-    let dir = &spool?.dir;
+/// Warns where the spool is off: what that costs is seen only in an outage.
+pub(super) fn check(config: &Config) -> Check {
+    let Some(spool) = &config.spool else { return off(config.mqtt.queue_grace) };
+    let dir = &spool.dir;
     let there = dir.ancestors().find(|path| path.exists()).unwrap_or(dir);
-    Some(match write_to(there) {
+    match write_to(there) {
         Ok(()) if there == dir => Check::ok(NAME, format!("{} can be written to", dir.display())),
         Ok(()) => Check::ok(
             NAME,
@@ -30,7 +32,24 @@ pub(super) fn check(spool: Option<&Spool>) -> Option<Check> {
             "a folder that this user may write to",
             "make it and give it to the user the service runs as, and run check as that user",
         ),
-    })
+    }
+}
+
+fn off(queue_grace: Duration) -> Check {
+    let found = format!(
+        "off: only the broker keeps what comes while the database is away, and its queue holds about \
+         1,000 messages; an outage of more than {} (mqtt.queue_grace), such as a restart of \
+         PostgreSQL, is recorded as a possible loss",
+        humantime::format_duration(queue_grace)
+    );
+    Check::trouble(
+        NAME,
+        Status::Warning,
+        found,
+        "spool.dir, a folder on a local disk",
+        "set spool.dir; nothing needs to be done for the systemd unit and the container image, which \
+         set STATE_DIRECTORY, unless the configuration says spool.dir = \"\"",
+    )
 }
 
 /// Makes a file and removes it again.

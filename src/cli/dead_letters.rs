@@ -23,6 +23,7 @@ use crate::event::RejectReason;
 use crate::exit;
 use crate::store::Store;
 use crate::store::dead_letters::{Filter, Replay};
+use crate::telemetry::stderr;
 
 /// Arguments of `dead-letters`.
 #[derive(Debug, clap::Args)]
@@ -208,7 +209,7 @@ async fn show(
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let Some((letter, payload)) = store.dead_letter(id).await? else {
-        eprintln!("there is no dead letter {id}");
+        stderr::line(format_args!("there is no dead letter {id}"));
         return Ok(false);
     };
     if raw {
@@ -280,7 +281,7 @@ async fn export(store: &Store, ids: &[i64], file: Option<&Path>) -> anyhow::Resu
         }
     }
     lines.flush().context("could not write the export")?;
-    eprintln!("{exported} exported");
+    stderr::line(format_args!("{exported} exported"));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::config;
 use crate::decode::{ClockTrust, Decoder};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
 use crate::exit;
+use crate::telemetry::stderr;
 use crate::topic::{Encoding, Kind};
 
 /// The tenant shown where neither the topic nor a configuration names one.
@@ -64,31 +65,30 @@ pub fn run(
     match &fitting[..] {
         [(kind, encoding)] => {
             let name = name(*kind, *encoding);
-            writeln!(std::io::stderr(), "read as {name}: nothing else fits")?;
+            stderr::line(format_args!("read as {name}: nothing else fits"));
             report(&decoder.decode_as(*kind, *encoding, &payload, now, clock))
         }
-        [] => refuse(&decoder, &payload, now),
+        [] => Ok(refuse(&decoder, &payload, now)),
         several => {
             let names = several.iter().map(|(kind, encoding)| name(*kind, *encoding));
             let names = names.collect::<Vec<_>>().join(" and as ");
-            writeln!(
-                std::io::stderr(),
+            stderr::line(format_args!(
                 "the payload can be read as {names}: name its topic with --topic"
-            )?;
+            ));
             Ok(ExitCode::from(exit::USAGE))
         }
     }
 }
 
 /// Says for each kind of event why the payload is none.
-fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> anyhow::Result<ExitCode> {
+fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
     for (kind, encoding) in KINDS.into_iter().filter(|(_, encoding)| *encoding == format(payload)) {
         if let Err(reject) = decoder.decode_as(kind, encoding, payload, now, ClockTrust::Agree(now))
         {
-            writeln!(std::io::stderr(), "not {}: {reject}", name(kind, encoding))?;
+            stderr::line(format_args!("not {}: {reject}", name(kind, encoding)));
         }
     }
-    Ok(ExitCode::FAILURE)
+    ExitCode::FAILURE
 }
 
 fn name(kind: Kind, encoding: Encoding) -> String {
@@ -102,7 +102,7 @@ fn report(result: &Result<Event, Reject>) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(reject) => {
-            writeln!(std::io::stderr(), "not an event: {reject}")?;
+            stderr::line(format_args!("not an event: {reject}"));
             Ok(ExitCode::FAILURE)
         }
     }

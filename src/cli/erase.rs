@@ -15,6 +15,7 @@ use crate::erase::{self, Report, Selector};
 use crate::exit;
 use crate::store::Store;
 use crate::store::erase::Counts;
+use crate::telemetry::stderr;
 
 /// Between two lines about a step that takes long.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let begins = said.0 != step;
         if begins || said.1.elapsed() >= REPORT_EVERY {
             said = (step.to_owned(), Instant::now());
-            eprintln!("{step}: {} rows so far", counts.total());
+            stderr::line(format_args!("{step}: {} rows so far", counts.total()));
         }
     };
     let report =

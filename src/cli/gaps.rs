@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
-use time::format_description::well_known::Rfc3339;
 
 use super::ConfigArgs;
 use super::output::{self, printable};
 use crate::exit;
 use crate::store::Store;
 use crate::store::gaps::RecordedGap;
+use crate::timestamp::shown;
 
 /// Arguments of `gaps`.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ enum Action {
         /// Their numbers
         #[arg(required = true)]
         ids: Vec<i64>,
-        /// Conclusion, for example whether anything is missing; shown in the view data_gap
+        /// Conclusion, for example whether anything is missing; shown in the view `data_gap`
         #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
         note: String,
         /// Write one JSON document, for programs
@@ -83,11 +83,11 @@ fn list(gaps: &[RecordedGap]) -> anyhow::Result<String> {
         writeln!(text, "no gaps")?;
     }
     for gap in gaps {
-        let start = gap.started_at.format(&Rfc3339)?;
-        let end = output::time(gap.ended_at)?.unwrap_or_else(|| "now".to_owned());
+        let start = shown(gap.started_at);
+        let end = gap.ended_at.map_or_else(|| "now".to_owned(), shown);
         writeln!(text, "{:6}  {start} to {end}  {}  {}", gap.id, gap.cause, gap.client_id)?;
         writeln!(text, "        {}", printable(&gap.detail))?;
-        if let Some(at) = output::time(gap.acknowledged_at)? {
+        if let Some(at) = gap.acknowledged_at.map(shown) {
             let note = gap.note.as_deref().unwrap_or_default();
             writeln!(text, "        acknowledged {at}: {}", printable(note))?;
         }

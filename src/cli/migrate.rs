@@ -10,6 +10,8 @@ use super::{ConfigArgs, output};
 use crate::exit;
 use crate::store::Store;
 use crate::store::schema::{SchemaError, Step};
+use crate::telemetry::stderr;
+use crate::timestamp::shown;
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(steps) if args.status => list(&steps, &mut out)?,
         Ok(steps) => report(&steps, &mut out)?,
         Err(error @ (SchemaError::Newer { .. } | SchemaError::Changed { .. })) => {
-            eprintln!("centiloc-bridge: {error}");
+            stderr::line(format_args!("centiloc-bridge: {error}"));
             return Ok(ExitCode::from(exit::CONFIG));
         }
         Err(error) => return Err(error).context("could not migrate the database"),
@@ -45,7 +47,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
     for step in steps {
-        let applied = output::time(step.applied_at)?;
+        let applied = step.applied_at.map(shown);
         let applied = applied.map_or_else(|| "pending".to_owned(), |at| format!("applied {at}"));
         writeln!(out, "{:4}  {:<12}  {applied}", step.version, step.description)?;
     }
@@ -58,7 +60,7 @@ fn document(steps: &[Step], status: bool) -> anyhow::Result<String> {
         Ok(json!({
             "version": step.version,
             "description": step.description,
-            "applied_at": output::time(step.applied_at)?,
+            "applied_at": step.applied_at.map(shown),
         }))
     };
     let steps: Vec<Value> = steps.iter().map(step).collect::<anyhow::Result<_>>()?;

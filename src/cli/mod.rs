@@ -9,24 +9,29 @@ pub mod erase;
 pub mod gaps;
 pub mod migrate;
 mod output;
+pub mod retire;
 pub mod run;
 pub mod simulate;
 pub mod status;
 
-use std::io::{stderr, stdout};
+use std::io::{self, ErrorKind, LineWriter, stdout};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
 use crate::decode::SchemaError;
 use crate::exit;
 use crate::reload::Source;
+use crate::telemetry::stderr::{self, Stderr};
+use crate::version::VERSION;
 
 /// Lands Centiloc events in PostgreSQL, losing none.
 #[derive(Debug, Parser)]
-#[command(name = "centiloc-bridge", version, about, arg_required_else_help = true)]
+#[command(name = "centiloc-bridge", version = VERSION, about, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -42,7 +47,7 @@ enum Command {
     Config(WithConfig<config::Args>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
-    /// Ask the running service how it is
+    /// Show the state of the running service
     Status(status::Args),
     /// Show what one payload decodes to, or why it does not
     Decode(WithConfig<decode::Args>),
@@ -52,6 +57,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// List periods of possible loss, and acknowledge them with a note
     Gaps(gaps::Args),
+    /// End the durable session at the broker for good, after storing what it holds
+    Retire(retire::Args),
     /// Erase the trace of a tag or board, or everything before a date
     Erase(erase::Args),
     /// Publish events of imaginary boards to a broker of yours
@@ -95,6 +102,13 @@ impl ConfigArgs {
 
 /// Parses the arguments, runs the command, and turns what went wrong into an exit code.
 pub fn main() -> ExitCode {
+    stderr::report_panics();
+    let code = run_command_line();
+    stderr::flush();
+    code
+}
+
+fn run_command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -104,12 +118,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // What panicked has said so on stderr.
+    // A panic has been reported by its hook.
     match std::panic::catch_unwind(|| dispatch(cli.command)) {
         Err(_) => ExitCode::from(exit::INTERNAL),
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
-            eprintln!("centiloc-bridge: {error:#}");
+            if !is_broken_pipe(&error) {
+                stderr::line(format_args!("centiloc-bridge: {error:#}"));
+            }
             ExitCode::from(exit_code(&error))
         }
     }
@@ -117,6 +133,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = Abandoned(Some(runtime));
     runtime.block_on(async {
         match command {
             Command::Run(config) => {
@@ -126,10 +143,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Config(with) => {
                 let loaded = with.config.load()?;
+                let err = &mut LineWriter::new(Stderr);
                 if with.args.json {
-                    config::show_json(&loaded, &mut stdout(), &mut stderr())?;
+                    config::show_json(&loaded, &mut stdout(), err)?;
                 } else {
-                    config::show(&loaded, &mut stdout(), &mut stderr())?;
+                    config::show(&loaded, &mut stdout(), err)?;
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -142,10 +160,32 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(args).await,
             Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Gaps(args) => gaps::run(args).await,
+            Command::Retire(args) => Box::pin(retire::run(args)).await,
             Command::Erase(args) => erase::run(args).await,
             Command::Simulate(args) => simulate::run(args).await,
         }
     })
+}
+
+/// A runtime that ends without waiting for its threads: one may be in a name lookup, which cannot be
+/// interrupted and takes up to a minute where name servers do not answer.
+struct Abandoned(Option<Runtime>);
+
+impl Deref for Abandoned {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        // Unwrap safety: taken in `drop` alone.
+        self.0.as_ref().expect("a runtime")
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
@@ -156,6 +196,11 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
         |config| config.decode,
     );
     decode::run(&with.args, &settings, tenant.as_deref())
+}
+
+/// Returns true if whoever read the output has gone, as `head` does: there is nobody to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Arguments that parse and still make no sense: exit code 64.

@@ -5,12 +5,31 @@ use std::process::ExitCode;
 use crate::config::Loaded;
 use crate::reload::Source;
 use crate::telemetry::logging;
+use crate::version::VERSION;
 
-/// Runs until told to stop.
+/// Runs until a signal stops it.
 pub async fn run(loaded: Loaded, source: Source) -> anyhow::Result<ExitCode> {
     let log = logging::init(&loaded.config.log)?;
+    log_start(&loaded);
     for warning in &loaded.warnings {
         tracing::warn!(warning, "check the configuration");
     }
     crate::run::run(loaded, source, log).await
+}
+
+/// Logs the line that tells one run from another: program, configuration and peers.
+fn log_start(loaded: &Loaded) {
+    let config = &loaded.config;
+    let file = loaded.file.as_ref().map(|file| file.display().to_string());
+    let spool = config.spool.as_ref().map(|spool| spool.dir.display().to_string());
+    let database = loaded.settings.iter().find(|setting| setting.key == "database.url");
+    tracing::info!(
+        version = VERSION,
+        file = file.as_deref().unwrap_or("none"),
+        client_id = config.mqtt.client_id,
+        broker = format!("{}:{}", config.mqtt.host, config.mqtt.port),
+        database = database.map_or("", |setting| setting.shown.trim_matches('"')),
+        spool = spool.as_deref().unwrap_or("off"),
+        "starting centiloc-bridge"
+    );
 }

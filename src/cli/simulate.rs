@@ -25,7 +25,7 @@ use crate::simulate::ledger::Report;
 use crate::simulate::publish::publish;
 use crate::simulate::source::{Clock, Source, SourceSettings};
 use crate::simulate::world::WorldSettings;
-use crate::telemetry::logging;
+use crate::telemetry::{logging, stderr};
 
 /// Events a second where nothing else is asked for: a busy shop.
 const RATE: u64 = 10;
@@ -119,9 +119,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let broker = connection.broker(&args)?;
     let source = Source::new(source_settings(&args, &connection, OffsetDateTime::now_utc()));
     let stop = CancellationToken::new();
-    eprintln!("publishing to {}:{} as {}", broker.host, broker.port, broker.client_id);
+    stderr::line(format_args!(
+        "publishing to {}:{} as {}",
+        broker.host, broker.port, broker.client_id
+    ));
     let publishing = publish(source, &broker, rate(&args), stop.clone(), |report| {
-        eprintln!("{report}");
+        stderr::line(format_args!("{report}"));
     });
     tokio::select! {
         report = publishing => print_last_line(report?)?,
@@ -143,7 +146,7 @@ async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
         if stop.is_cancelled() {
             return Ok(code);
         }
-        eprintln!("stopping: waiting for the broker's acknowledgements");
+        stderr::line(format_args!("stopping: waiting for the broker's acknowledgements"));
         stop.cancel();
     }
 }

@@ -2,60 +2,111 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::Value;
 
 use super::ConfigArgs;
-use crate::admin::client::fetch;
+use crate::admin::client::{Target, fetch};
 use crate::admin::outline::Outline;
-
-/// Exit code where there is no status to show.
-const FAILED: u8 = 1;
+use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
+use crate::exit;
+use crate::telemetry::stderr;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 ready (with --live: live); 1 not ready, not reachable, or the \
+    service of another client id; 64 wrong usage; 78 the configuration does not tell where the \
+    service listens."
+)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The document of /api/status, for programs.
+    /// Admin endpoint to ask in place of admin.listen, `http://HOST:PORT`; without -c, no
+    /// configuration is read
+    #[arg(long, value_name = "URL")]
+    url: Option<Target>,
+    /// Exit with 0 as soon as the service makes progress, ready or not: for health checks that
+    /// restart it
+    #[arg(long)]
+    live: bool,
+    /// Print the document of /api/status, for programs
     #[arg(long)]
     json: bool,
 }
 
-/// Asks the service that the configuration describes. Exit code 0 if it runs, ready or not.
+/// Asks the service that the configuration describes, and exits with 0 if it is ready.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let loaded = args.config.load()?;
-    show(loaded.config.admin_listen, args.json).await
+    let file = args.config.file.clone();
+    let expected = match (&args.url, &file) {
+        (Some(_), None) => None,
+        _ => Some(find_service(file.as_deref(), process_environment())?),
+    };
+    let found = show(&args, expected.as_ref()).await?;
+    Ok(ExitCode::from(if found { 0 } else { exit::FAILED }))
 }
 
-async fn show(listen: Option<SocketAddr>, json: bool) -> anyhow::Result<ExitCode> {
-    let Some(listen) = listen else {
-        eprintln!(
+/// Prints the status. Returns whether the service is as it should be.
+async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
+    if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
+        stderr::line(format_args!(
+            "{problems}\nA running service keeps the configuration it was started or reloaded with; \
+             asking it all the same."
+        ));
+    }
+    let listen = expected.and_then(|service| service.listen).map(Target::from);
+    let Some(target) = args.url.clone().or(listen) else {
+        stderr::line(format_args!(
             "the admin endpoint is turned off (admin.listen = \"\"), so a running service cannot \
              be asked; give it an address such as 127.0.0.1:9464 and restart the service"
-        );
-        return Ok(ExitCode::from(FAILED));
+        ));
+        return Ok(false);
     };
-    let status = match fetch(listen).await {
+    let status = match fetch(&target).await {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("{error}");
-            return Ok(ExitCode::from(FAILED));
+            stderr::line(format_args!("{error}"));
+            return Ok(false);
         }
     };
+    if let Some(differs) = expected.and_then(|service| other_service(&status, service, &target)) {
+        let file = args.config.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        stderr::line(format_args!(
+            "{differs} in {}; give -c the file of that service, or --url the address of this one. \
+             After a change of the tenant or of mqtt.client_id, restart the service.",
+            file.display()
+        ));
+        return Ok(false);
+    }
+    print(&status, args.json)?;
+    let key = if args.live { "live" } else { "ready" };
+    Ok(status.get(key) == Some(&Value::Bool(true)))
+}
+
+/// Describes the difference where a service of other names answers.
+fn other_service(status: &Value, service: &Service, target: &Target) -> Option<String> {
+    let differs = |key: &str, configured: &Option<String>| {
+        let running = status.get(key)?.as_str()?;
+        let configured = configured.as_deref()?;
+        (running != configured).then(|| {
+            let running = printable(running);
+            format!("{target} is the service of {key} {running:?}, but it is {configured:?}")
+        })
+    };
+    differs("client_id", &service.client_id).or_else(|| differs("tenant", &service.tenant))
+}
+
+fn print(status: &Value, json: bool) -> anyhow::Result<()> {
     let text = if json {
-        serde_json::to_string_pretty(&status).context("could not write JSON")? + "\n"
+        serde_json::to_string_pretty(status).context("could not write JSON")? + "\n"
     } else {
-        render(&status)
+        render(status)
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("could not write to stdout")?;
-    Ok(ExitCode::SUCCESS)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")
 }
 
 fn render(status: &Value) -> String {
@@ -106,15 +157,26 @@ mod tests {
         assert_eq!(text, expected);
     }
 
-    #[tokio::test]
-    async fn no_endpoint_or_no_service_is_exit_code_one() {
-        let failed = format!("{:?}", ExitCode::from(FAILED));
-        let off = show(None, false).await.expect("said");
-        assert_eq!(format!("{off:?}"), failed);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
-        let away = show(Some(address), true).await.expect("said");
-        assert_eq!(format!("{away:?}"), failed);
+    #[test]
+    fn services_of_other_names_are_recognised() {
+        let target = "http://127.0.0.1:9464".parse().expect("a target");
+        let service = |tenant: Option<&str>, client_id: Option<&str>| Service {
+            listen: None,
+            tenant: tenant.map(str::to_owned),
+            client_id: client_id.map(str::to_owned),
+            problems: None,
+        };
+        let status = json!({"tenant": "acme", "client_id": "acme-bridge"});
+        for same in [
+            service(None, None),
+            service(Some("acme"), None),
+            service(Some("acme"), Some("acme-bridge")),
+        ] {
+            assert_eq!(other_service(&status, &same, &target), None);
+        }
+        let other = other_service(&status, &service(Some("acme"), Some("acme-2")), &target);
+        assert!(other.expect("another").contains("client_id \"acme-bridge\""));
+        let other = other_service(&status, &service(Some("other"), None), &target);
+        assert!(other.expect("another").contains("tenant \"acme\""));
     }
 }

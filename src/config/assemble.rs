@@ -11,8 +11,8 @@ use super::model::{
     Batch, Config, Database, Decode, KeepPayload, Log, LogFormat, Mqtt, PartitionSpan, Retention,
     Spool,
 };
-use super::problem::Complaint;
-use super::read::Reader;
+use super::problem::{Complaint, Origin};
+use super::read::{Reader, STATE};
 use super::secret::Secret;
 use super::{assemble_mqtt, urls, values};
 
@@ -110,7 +110,15 @@ fn database_url(reader: &mut Reader, secret: Secret) -> Option<SecretString> {
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
 fn spool(reader: &mut Reader) -> Option<Option<Spool>> {
-    let dir = reader.path("spool.dir");
+    let state = reader.state_folder().filter(|_| reader.is_default("spool.dir"));
+    let dir = match state.map(|state| state.join("spool")) {
+        Some(dir) => {
+            let origin = Origin::named(STATE);
+            reader.show_from("spool.dir", dir.to_string_lossy(), origin);
+            Some(Some(dir))
+        }
+        None => reader.path("spool.dir"),
+    };
     let max_size =
         reader.read("spool.max_size", |text| values::size(text, LEAST_SPOOL..=LARGEST_SPOOL));
     let (dir, max_size) = (dir?, max_size?);
@@ -168,7 +176,7 @@ fn retention(reader: &mut Reader) -> Option<Retention> {
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
+pub(super) fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         reader.warnings.push(format!(

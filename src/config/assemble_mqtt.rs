@@ -78,7 +78,7 @@ pub(super) fn mqtt(reader: &mut Reader, tenant: Option<&str>) -> Option<Mqtt> {
     })
 }
 
-fn client_id(reader: &mut Reader, tenant: Option<&str>) -> Option<String> {
+pub(super) fn client_id(reader: &mut Reader, tenant: Option<&str>) -> Option<String> {
     let tenant = tenant?;
     let given = reader.optional("mqtt.client_id", |text| values::client_id(text, tenant))?;
     let client_id = given.unwrap_or_else(|| format!("{tenant}-bridge"));

@@ -32,6 +32,11 @@ pub(super) fn layer(
     layer
 }
 
+/// Returns true if a variable is meant for this program.
+pub(super) fn gives_any(env: &[(String, String)]) -> bool {
+    env.iter().any(|(name, _)| strip_prefix(name).is_some())
+}
+
 fn strip_prefix(name: &str) -> Option<&str> {
     let prefix = name.get(..ENV_PREFIX.len())?;
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| &name[ENV_PREFIX.len()..])

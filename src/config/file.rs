@@ -18,13 +18,23 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
         problems.extend(errors.iter().map(|error| syntax(path, text, error)));
         return None;
     }
+    Some(layer(path, text, table.get_ref(), problems))
+}
+
+/// Reads what the parser recovers of a file with broken syntax.
+pub(super) fn recover(path: &Path, text: &str) -> Layer {
+    let (table, _) = DeTable::parse_recoverable(text);
+    layer(path, text, table.get_ref(), &mut Vec::new())
+}
+
+fn layer(path: &Path, text: &str, table: &DeTable<'_>, problems: &mut Vec<Problem>) -> Layer {
     let mut walk = Walk { path, text, layer: Layer::default(), problems: Vec::new() };
-    walk.table("", table.get_ref());
+    walk.table("", table);
     // Tables come sorted by name; people read from top to bottom.
     walk.problems.sort_by_key(|(line, _)| *line);
     problems.extend(walk.problems.into_iter().map(|(_, problem)| problem));
     walk.layer.join_pairs(problems);
-    Some(walk.layer)
+    walk.layer
 }
 
 /// `toml`'s own display quotes the line; its message alone does not.

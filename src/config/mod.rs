@@ -14,6 +14,7 @@ pub mod model;
 mod problem;
 mod read;
 mod secret;
+mod service;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use environment::process_environment;
 pub use model::*;
 pub use problem::{Origin, Problem, Problems};
 pub use secret::read_secret;
+pub use service::{Service, find_service};
 
 use layers::{Layer, Merged};
 use read::Reader;
@@ -95,6 +97,7 @@ fn load_from(
         Some(config) if reader.problems.is_empty() => {
             Ok(Loaded { config, settings: reader.settings(), warnings, file: present })
         }
+        _ if present.is_none() => Err(absent(path, reader.problems, &env)),
         _ => Err(Problems { file: path, list: reader.problems }),
     }
 }
@@ -124,6 +127,23 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     let bytes = crate::encoding::to_utf8(&bytes).map_err(|error| invalid(error.to_string()))?;
     let text = std::str::from_utf8(&bytes);
     text.map(str::to_owned).map_err(|error| invalid(error.to_string()))
+}
+
+/// Reports the absent default file first: most of the settings are missing because of it. All are,
+/// unless the environment gives some.
+fn absent(path: PathBuf, mut problems: Vec<Problem>, env: &[(String, String)]) -> Problems {
+    let problem = Problem {
+        subject: path.display().to_string(),
+        origin: None,
+        found: "no such file".to_owned(),
+        expected: "a configuration file here, or after -c".to_owned(),
+        cure: "create it from config.example.toml, or name another with -c FILE".to_owned(),
+    };
+    if !environment::gives_any(env) {
+        problems.clear();
+    }
+    problems.insert(0, problem);
+    Problems { file: path, list: problems }
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {

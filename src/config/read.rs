@@ -14,12 +14,16 @@ use super::values::Parsed;
 /// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
+/// Under systemd, the folder that `StateDirectory=` makes; the container image sets it too.
+pub(super) const STATE: &str = "STATE_DIRECTORY";
+
 /// Reads settings. A method that gives `None` has noted a problem.
 pub(super) struct Reader {
     merged: Merged,
     /// The configuration file, present or not; relative paths start from its folder.
     file: PathBuf,
     credentials: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// What is shown instead of the text as given.
     shown: BTreeMap<&'static str, (String, Option<Origin>)>,
     pub problems: Vec<Problem>,
@@ -34,12 +38,25 @@ impl Reader {
         environment: &[(String, String)],
         problems: Vec<Problem>,
     ) -> Self {
-        let credentials = environment
-            .iter()
-            .find(|(name, value)| name == CREDENTIALS && !value.is_empty())
-            .map(|(_, value)| PathBuf::from(value));
+        let variable = |wanted: &str| {
+            let found = environment.iter().find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        };
+        let credentials = variable(CREDENTIALS).map(PathBuf::from);
+        // systemd separates several folders with colons.
+        let state = variable(STATE).and_then(|value| value.split(':').next()).map(PathBuf::from);
         let (shown, warnings) = (BTreeMap::new(), Vec::new());
-        Self { merged, file, credentials, shown, problems, warnings }
+        Self { merged, file, credentials, state, shown, problems, warnings }
+    }
+
+    /// Returns the folder for state that the service manager made, if there is one.
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        self.state.clone()
+    }
+
+    /// Returns true if no layer gives this key, not even an empty text.
+    pub fn is_default(&self, name: &str) -> bool {
+        self.merged.get(name).is_none_or(|given| given.origin == Origin::default())
     }
 
     /// What is given for a key that is not empty.

@@ -208,10 +208,11 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "spool.dir",
-        Preset::Off,
+        Preset::Derived("`$STATE_DIRECTORY/spool`, else off"),
         Kind::Path,
         "Folder for store-and-forward on disk, so that events are acknowledged while the database \
-         is away. Unset is off.",
+         is away. Not given, it is the folder spool in STATE_DIRECTORY, which the systemd unit and \
+         the container image set; without that it is off. Empty is off.",
     ),
     key("spool.max_size", Preset::Value("1GiB"), Kind::Size, "Most bytes the spool may hold."),
     key(

@@ -2,8 +2,10 @@
 
 mod encodings;
 mod leaks;
+mod missing;
 mod names;
 mod shipped;
+mod state;
 
 use std::path::Path;
 use std::time::Duration;

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 use super::error::{CredentialError, Role};
 use super::files;
@@ -158,11 +157,9 @@ pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<St
 const RENEW: &str = "make a request with centiloc-bridge csr --key and send it to Centiloc's \
                      support";
 
-/// A time for a person: UTC, to the minute.
+/// Formats a time for a message.
 pub(crate) fn date(time: OffsetDateTime) -> String {
-    time.to_offset(time::UtcOffset::UTC)
-        .format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"))
-        .unwrap_or_else(|_| time.to_string())
+    crate::timestamp::shown(time)
 }
 
 #[cfg(test)]

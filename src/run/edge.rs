@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{REBUILD, Service, TAKE_DOWN};
 use crate::admin::{self, AdminState};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::{self, MaintenanceParts};
+use crate::store::members::Members;
 use crate::supervisor::Group;
-use crate::watchdog;
+use crate::{topic, watchdog};
 
 /// The tasks.
 pub(super) struct Edge {
@@ -35,39 +36,50 @@ struct Task {
     started: Instant,
     /// When it is started again; `None` while it runs.
     due: Option<Instant>,
+    /// The last error, until the task has been up for a while.
+    error: Option<String>,
 }
 
 impl Task {
     fn started(name: &'static str) -> Self {
-        Self { name, backoff: Backoff::new(REBUILD), started: Instant::now(), due: None }
+        let backoff = Backoff::new(REBUILD);
+        Self { name, backoff, started: Instant::now(), due: None, error: None }
     }
 
-    /// Notes that the task fell, and returns the wait before it is started again.
-    fn fell(&mut self, jitter: f64) -> Duration {
-        self.backoff.was_up(self.started.elapsed());
+    /// Schedules the next start after a failure. Returns the wait, and whether the error is another
+    /// than that of the failure before.
+    fn failed(&mut self, error: &str, jitter: f64) -> (Duration, bool) {
+        let up = self.started.elapsed();
+        self.backoff.was_up(up);
         let wait = self.backoff.next(jitter);
         self.due = Some(Instant::now() + wait);
-        wait
+        let known = up < STABLE_AFTER && self.error.as_deref() == Some(error);
+        self.error = Some(error.to_owned());
+        (wait, !known)
     }
 }
 
 impl Edge {
-    /// Starts them all. Fails where the admin endpoint cannot listen.
-    pub async fn start(service: &Service) -> anyhow::Result<Self> {
+    /// Starts them all. An admin endpoint that cannot listen is tried again later: events matter more
+    /// than the sight of them.
+    pub async fn start(service: &Service) -> Self {
         let mut edge = Self {
             group: Group::new(Arc::clone(&service.progress)),
             tasks: Vec::new(),
             stop: CancellationToken::new(),
         };
         let mut listener = match service.config.admin_listen {
-            Some(address) => Some(admin::bind(address).await?),
+            Some(address) => Some(admin::bind(address).await),
             None => None,
         };
         for name in TASKS {
             edge.tasks.push(Task::started(name));
-            edge.start_one(service, name, listener.take_if(|_| name == "admin"));
+            match listener.take_if(|_| name == "admin").transpose() {
+                Ok(listener) => edge.start_one(service, name, listener),
+                Err(error) => edge.failed(service, name, &error.to_string()),
+            }
         }
-        Ok(edge)
+        edge
     }
 
     /// Starts fallen ones again, each after its backoff, for ever. May be dropped at any point.
@@ -83,7 +95,7 @@ impl Edge {
             tokio::select! {
                 biased;
                 Some((name, outcome)) = self.group.next() => {
-                    self.fell(service, name, &outcome.to_string());
+                    self.failed(service, name, &outcome.to_string());
                 }
                 () = next_due => self.start_due(service),
             }
@@ -96,11 +108,21 @@ impl Edge {
         self.group.finish(TAKE_DOWN).await;
     }
 
-    fn fell(&mut self, service: &Service, name: &'static str, error: &str) {
+    /// Logs the first of equal failures as an error: a port that stays taken is one line, not thousands.
+    fn failed(&mut self, service: &Service, name: &'static str, error: &str) {
         let Some(task) = self.tasks.iter_mut().find(|task| task.name == name) else { return };
-        let wait = task.fell(rand::random());
+        let (wait, is_new) = task.failed(error, rand::random());
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
-        tracing::error!(task = name, error, retry_in, "a background task failed; it is restarted");
+        if is_new {
+            tracing::error!(
+                task = name,
+                error,
+                retry_in,
+                "a background task failed; it is restarted until it works"
+            );
+        } else {
+            tracing::debug!(task = name, error, retry_in, "a background task failed again");
+        }
         service.metrics.count_restart(name);
         service.health.task_is_down(name, error);
     }
@@ -127,7 +149,7 @@ impl Edge {
             "maintenance" => self.spawn(name, maintenance::run(service.maintenance(stop))),
             "watchdog" => {
                 let progress = Arc::clone(&service.progress);
-                self.group.spawn(name, async move { Ok(watchdog::run(&progress, stop).await?) });
+                self.spawn(name, async move { watchdog::run(&progress, stop).await });
             }
             _ => {
                 let Some(address) = service.config.admin_listen else { return };
@@ -176,11 +198,17 @@ impl Service {
     fn maintenance(&self, stop: CancellationToken) -> MaintenanceParts {
         MaintenanceParts {
             store: Arc::clone(&self.store),
+            client_id: self.config.mqtt.client_id.clone(),
             keep_events: self.dials.keep_events.subscribe(),
             keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
+            members: Members {
+                client_id: self.config.mqtt.client_id.clone(),
+                filters: topic::filters(&self.config.mqtt, &self.config.tenant),
+                session_expiry: self.config.mqtt.session_expiry,
+            },
             stop,
         }
     }
@@ -205,12 +233,23 @@ mod tests {
         let mut task = Task::started("lock");
         let mut waits = Vec::new();
         for _ in 0..8 {
-            waits.push(task.fell(1.0));
+            waits.push(task.failed("gone", 1.0).0);
             task.started = Instant::now();
         }
         assert!(waits.is_sorted() && waits[0] < waits[5], "{waits:?}");
         assert_eq!(waits[7], REBUILD.max);
-        tokio::time::advance(crate::backoff::STABLE_AFTER).await;
-        assert_eq!(task.fell(1.0), REBUILD.min, "it had been up");
+        tokio::time::advance(STABLE_AFTER).await;
+        assert_eq!(task.failed("gone", 1.0), (REBUILD.min, true), "it had been up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_failures_in_a_row_are_one() {
+        let mut task = Task::started("admin");
+        assert!(task.failed("port taken", 1.0).1);
+        assert!(!task.failed("port taken", 1.0).1);
+        assert!(task.failed("no such address", 1.0).1);
+        assert!(task.failed("port taken", 1.0).1);
+        tokio::time::advance(STABLE_AFTER).await;
+        assert!(task.failed("port taken", 1.0).1);
     }
 }

@@ -68,7 +68,8 @@ impl Service {
         let client_id = self.config.mqtt.client_id.clone();
         if let Some(config) = &self.config.spool {
             let parts = SpoolParts {
-                storage: SqliteStorage { dir: config.dir.clone(), client_id },
+                storage: SqliteStorage { dir: config.dir.clone(), client_id: client_id.clone() },
+                client_id,
                 max_size: config.max_size,
                 intake,
                 decode: rows,
@@ -122,6 +123,7 @@ impl Service {
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.dials.reconnect.subscribe(),
+            retire: self.retire.clone(),
         };
         let connections = Arc::clone(&self.connections);
         Session::new(shared, intake, feedback, orders, connections, StdRng::from_os_rng())

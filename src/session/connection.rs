@@ -10,6 +10,7 @@ mod keep_alive;
 mod packet_ids;
 mod pause;
 mod receiving;
+mod retiring;
 mod subscribing;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::gap_tracker::GapTracker;
 use super::intake_sender::{IntakeSender, PipelineClosed};
 use super::ledger::{Bound, Ledger};
 use super::orders::{Order, Orders};
+use super::retirement::Retirement;
 use super::settling::{publish_unacked, save_gaps};
 use super::shared::Shared;
 use super::transport::{Accepted, Incoming, Outgoing, Transport};
@@ -119,6 +121,10 @@ pub struct Connection<'a> {
     refused: usize,
     /// New credentials wait for a quiet moment, since when.
     renewing: Option<Instant>,
+    /// The session is to end for good.
+    retirement: Option<Retirement>,
+    /// Since when the broker may wait for an answer that cannot be given on this connection.
+    unclear_since: Option<Instant>,
     /// DISCONNECT is to be sent after everything queued, and then this is the reason.
     leaving: Option<DisconnectReason>,
 }
@@ -148,6 +154,8 @@ impl<'a> Connection<'a> {
             refusing: None,
             refused: 0,
             renewing: None,
+            retirement: orders.retire.clone().map(|empty| Retirement::new(empty, now)),
+            unclear_since: None,
             leaving: None,
             state,
         };
@@ -204,7 +212,9 @@ impl<'a> Connection<'a> {
         for gap in gaps.pending_gaps() {
             intake.send_event(ConnectionNews::Gap(gap))?;
         }
-        self.subscribe();
+        if self.retirement.is_none() {
+            self.subscribe();
+        }
         Ok(())
     }
 
@@ -258,6 +268,12 @@ impl<'a> Connection<'a> {
             && (self.state.ledger.outstanding() == 0 || since.elapsed() > QUIET_WITHIN)
         {
             self.leave(DisconnectReason::Renewed);
+        } else if let Some(since) = self.unclear_since
+            && self.state.intake.is_some()
+            && self.unacked() == 0
+            && since.elapsed() > self.state.shared.mqtt.keep_alive
+        {
+            self.leave(DisconnectReason::UnclearRepeat);
         }
         Ok(())
     }
@@ -320,7 +336,12 @@ impl<'a> Connection<'a> {
                 self.outgoing.push(Outgoing::PubComp(packet_id));
                 Ok(())
             }
-            Incoming::PingResp => Ok(()),
+            Incoming::PingResp => {
+                if let Some(retirement) = &mut self.retirement {
+                    retirement.answered();
+                }
+                Ok(())
+            }
         }
     }
 
@@ -338,6 +359,9 @@ impl<'a> Connection<'a> {
             self.outgoing.push(Outgoing::PingReq);
         }
         self.note_stall()?;
+        self.retire(now)?;
+        let is_unclear = self.state.ledger.has_unclear_repeats();
+        self.unclear_since = is_unclear.then(|| self.unclear_since.unwrap_or(now));
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }
@@ -349,7 +373,11 @@ impl<'a> Connection<'a> {
                     "the broker did not answer SUBSCRIBE in time".into(),
                 ));
             }
-            Subscription::Partial(since) if now - since > RESUBSCRIBE_EVERY => self.subscribe(),
+            Subscription::Partial(since)
+                if now - since > RESUBSCRIBE_EVERY && self.retirement.is_none() =>
+            {
+                self.subscribe();
+            }
             _ => {}
         }
         Ok(())

@@ -90,6 +90,9 @@ pub enum FailureKind {
     /// A packet id was given to another message before the first was acknowledged. Seen by the
     /// session, and made with [`Context::packet_id_reused`].
     PacketIdReused,
+    /// A message was repeated after its acknowledgement. Seen by the session, and made with
+    /// [`Context::unclear_repeat`].
+    UnclearRepeat,
     /// Nothing was released for a whole keep-alive. Seen by the session, and made with
     /// [`Context::overloaded`].
     Overloaded,
@@ -97,7 +100,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// One of each.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Dns,
         Self::TcpRefused,
         Self::TcpUnreachable,
@@ -123,6 +126,7 @@ impl FailureKind {
         Self::Takeover,
         Self::Protocol,
         Self::PacketIdReused,
+        Self::UnclearRepeat,
         Self::Overloaded,
     ];
 
@@ -154,6 +158,7 @@ impl FailureKind {
             Self::Takeover => "takeover",
             Self::Protocol => "protocol",
             Self::PacketIdReused => "packet_id_reused",
+            Self::UnclearRepeat => "unclear_repeat",
             Self::Overloaded => "overloaded",
         }
     }
@@ -199,6 +204,7 @@ impl FailureKind {
             | Self::PacketTooLarge(_)
             | Self::Protocol
             | Self::PacketIdReused
+            | Self::UnclearRepeat
             | Self::Overloaded => false,
         }
     }
@@ -339,6 +345,19 @@ impl<'a> Context<'a> {
                 "{} sent a different message under packet id {packet_id}, whose first message is not \
                  acknowledged yet (MQTT-2.3.1-4); connecting again, so that both are delivered anew: \
                  if this repeats, report it to the broker's operator",
+                self.broker()
+            ),
+        )
+    }
+
+    /// Explains a reconnect for a message that was repeated after its acknowledgement.
+    pub fn unclear_repeat(&self) -> Failure {
+        Failure::new(
+            FailureKind::UnclearRepeat,
+            format!(
+                "{} sent a message again after its acknowledgement; connecting again, because only a \
+                 new connection shows whether it still waits for one: if this repeats, raise the \
+                 retry interval of the broker",
                 self.broker()
             ),
         )

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -67,12 +68,16 @@ pub trait GapState: Debug + Send + Sync {
 /// Keeps the state in a file. A thread of its own touches the disk, so that no runtime thread waits
 /// for it.
 #[derive(Debug)]
-pub struct GapStateFile(Option<SyncSender<Job>>);
+pub struct GapStateFile {
+    jobs: Option<SyncSender<Job>>,
+    /// True while something is pending that the file does not have.
+    incomplete: AtomicBool,
+}
 
 #[derive(Debug)]
 enum Job {
     Read(oneshot::Sender<PendingGaps>),
-    Keep(Box<PendingGaps>, oneshot::Sender<()>),
+    Keep(Box<PendingGaps>, oneshot::Sender<bool>),
 }
 
 impl GapStateFile {
@@ -88,15 +93,24 @@ impl GapStateFile {
     pub fn within(folder: Option<&Path>, client_id: &str) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
         let name = format!("{}.unsaid.json", client_id.chars().map(plain).collect::<String>());
-        let Some(path) = folder.map(|folder| folder.join(name)) else { return Self(None) };
+        let Some(path) = folder.map(|folder| folder.join(name)) else { return Self::new(None) };
         let (jobs, received) = sync_channel(QUEUE);
         let spawned =
             thread::Builder::new().name("gap-state".into()).spawn(move || serve(&path, &received));
-        Self(spawned.ok().map(|_| jobs))
+        Self::new(spawned.ok().map(|_| jobs))
+    }
+
+    fn new(jobs: Option<SyncSender<Job>>) -> Self {
+        Self { jobs, incomplete: AtomicBool::new(false) }
+    }
+
+    /// Returns false if a possible loss would be forgotten with this process.
+    pub fn is_complete(&self) -> bool {
+        !self.incomplete.load(Ordering::Relaxed)
     }
 
     async fn ask<T: Default>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> T {
-        let Some(jobs) = &self.0 else { return T::default() };
+        let Some(jobs) = &self.jobs else { return T::default() };
         let (answer, answered) = oneshot::channel();
         if jobs.try_send(job(answer)).is_ok()
             && let Ok(Ok(answer)) = timeout(ANSWER_WITHIN, answered).await
@@ -116,7 +130,11 @@ impl GapState for GapStateFile {
     }
 
     fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.ask(|answer| Job::Keep(Box::new(pending), answer)))
+        Box::pin(async move {
+            let nothing = pending == PendingGaps::default();
+            let kept = self.ask(|answer| Job::Keep(Box::new(pending), answer)).await;
+            self.incomplete.store(!nothing && !kept, Ordering::Relaxed);
+        })
     }
 }
 
@@ -126,8 +144,7 @@ fn serve(path: &Path, jobs: &Receiver<Job>) {
         match job {
             Job::Read(answer) => _ = answer.send(read(path)),
             Job::Keep(pending, answer) => {
-                keep(path, &pending);
-                let _ = answer.send(());
+                let _ = answer.send(keep(path, &pending));
             }
         }
     }
@@ -145,14 +162,15 @@ fn read(path: &Path) -> PendingGaps {
     })
 }
 
-fn keep(path: &Path, pending: &PendingGaps) {
+fn keep(path: &Path, pending: &PendingGaps) -> bool {
     let nothing = *pending == PendingGaps::default();
     let once = || if nothing { remove(path) } else { write(path, pending) };
     // A sync may fail once: what it was to write has to be written again.
     let done = (1..TRIES).fold(once(), |done, _| done.or_else(|_| once()));
-    if let Err(error) = done {
-        warn_unusable(path, &error);
+    if let Err(error) = &done {
+        warn_unusable(path, error);
     }
+    done.is_ok()
 }
 
 fn warn_unusable(path: &Path, error: &io::Error) {
@@ -218,6 +236,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_a_file_pending_gaps_are_not_kept() {
+        let file = GapStateFile::within(None, "acme-bridge");
+        assert!(file.is_complete());
+        file.keep(pending()).await;
+        assert!(!file.is_complete());
+        file.keep(PendingGaps::default()).await;
+        assert!(file.is_complete());
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = GapStateFile::within(Some(folder.path()), "acme-bridge");
+        file.keep(pending()).await;
+        assert!(file.is_complete());
+        drop(folder);
+        file.keep(PendingGaps { gap: None, ..pending() }).await;
+        assert!(!file.is_complete(), "the folder is gone");
+    }
+
+    #[tokio::test]
     async fn each_client_id_has_its_own_file() {
         let folder = tempfile::tempdir().unwrap();
         GapStateFile::within(Some(folder.path()), "a").keep(pending()).await;
@@ -252,7 +288,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_is_not_waited_for() {
         let (jobs, _never_served) = sync_channel(QUEUE);
-        let file = GapStateFile(Some(jobs));
+        let file = GapStateFile::new(Some(jobs));
         file.keep(pending()).await;
         assert_eq!(file.read().await, PendingGaps::default());
     }

@@ -5,7 +5,7 @@
 //! MQTT-4.6.0-3). The ledger alone decides whether there is room for more, so that no second count
 //! can disagree with it. It knows no clock, no I/O and no rumqttc.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
@@ -106,6 +106,9 @@ pub struct Ledger {
     sequences: Vec<u64>,
     /// By packet id: digest of its last delivery on this connection.
     digests: Vec<u64>,
+    /// Packet ids of repeats that came after their answer: sent before the broker had the answer,
+    /// or an equal message that still waits for one. Nothing on the wire tells which.
+    unclear: BTreeSet<u16>,
     /// Sizes of deliveries of dead connections that are still in the pipeline.
     earlier: HashMap<DeliveryId, usize>,
     /// Invariant: the sum of all sizes in `outstanding` and `earlier`.
@@ -124,6 +127,7 @@ impl Ledger {
             first: 0,
             sequences: Vec::new(),
             digests: Vec::new(),
+            unclear: BTreeSet::new(),
             earlier: HashMap::new(),
             bytes: 0,
             sealed: false,
@@ -145,15 +149,22 @@ impl Ledger {
         self.first = 0;
         self.sequences = vec![0; PACKET_IDS];
         self.digests = vec![0; PACKET_IDS];
+        self.unclear.clear();
         self.sealed = false;
     }
 
     /// Enters a QoS-1 or QoS-2 delivery.
     pub fn receive(&mut self, arrival: Arrival, now: Instant) -> DeliveryOutcome {
-        let place = usize::from(arrival.answer.packet_id());
+        let packet_id = arrival.answer.packet_id();
+        let place = usize::from(packet_id);
         let same = arrival.dup && self.digests[place] == arrival.digest;
         match self.sequences[place].checked_sub(1) {
-            Some(_) if same => return DeliveryOutcome::Repeated,
+            Some(last) if same => {
+                if last < self.first {
+                    self.unclear.insert(packet_id);
+                }
+                return DeliveryOutcome::Repeated;
+            }
             Some(last) if last >= self.first => return DeliveryOutcome::IdReused,
             _ if self.sealed => return DeliveryOutcome::Refused,
             _ => {}
@@ -161,6 +172,8 @@ impl Ledger {
         let id = self.enter(Some(arrival.answer), arrival.size, now);
         self.sequences[place] = id.sequence + 1;
         self.digests[place] = arrival.digest;
+        // The broker has had the earlier answer, or it would not use the id again.
+        self.unclear.remove(&packet_id);
         DeliveryOutcome::New(id)
     }
 
@@ -181,11 +194,6 @@ impl Ledger {
     /// after it may be acknowledged before it.
     pub fn seal(&mut self) {
         self.sealed = true;
-    }
-
-    /// Returns true once [`Self::seal`] was called.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed
     }
 
     /// Notes that deliveries are durable. Unknown ones, and ones seen before, have no effect.
@@ -220,6 +228,11 @@ impl Ledger {
     /// Returns true if [`Self::release`] would release something.
     pub fn has_releasable(&self) -> bool {
         self.outstanding.front().is_some_and(|delivery| delivery.durable)
+    }
+
+    /// Returns true if a delivery may wait for an answer that cannot be given on this connection.
+    pub fn has_unclear_repeats(&self) -> bool {
+        !self.unclear.is_empty()
     }
 
     /// Returns how many deliveries of this connection are un-acknowledged.

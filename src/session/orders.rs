@@ -19,6 +19,9 @@ pub struct Orders {
     pub credentials: watch::Receiver<Material>,
     /// How to wait between connections.
     pub reconnect: watch::Receiver<Reconnect>,
+    /// The session is to end for good: it is not subscribed to anything, but unsubscribed from
+    /// everything. Tells whether that is done, and the session empty.
+    pub retire: Option<watch::Sender<bool>>,
 }
 
 /// An order to a connection that stands.

@@ -35,6 +35,7 @@ impl Session {
                 self.context(uptime).overloaded(&self.shared.name_of(*bound))
             }
             DisconnectReason::PacketIdReused(id) => self.context(uptime).packet_id_reused(*id),
+            DisconnectReason::UnclearRepeat => self.context(uptime).unclear_repeat(),
             DisconnectReason::NotAuthorized(problem) => {
                 Failure::new(FailureKind::NotAuthorized, problem)
             }

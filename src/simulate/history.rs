@@ -39,7 +39,7 @@ impl History {
         let mut sum = 0;
         for hour in 0..u32::try_from(hours).unwrap_or(u32::MAX) {
             let begins = HOUR * hour;
-            let length = (over - begins).min(HOUR);
+            let length = over.saturating_sub(begins).min(HOUR);
             let whole = activity(start + begins) * SCALE;
             sum += (whole * length.as_secs() / HOUR.as_secs()).max(1);
             cumulative.push(sum);

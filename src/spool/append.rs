@@ -36,6 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The appending part.
 #[derive(Debug)]
 pub(super) struct Appender {
+    client_id: String,
     intake: mpsc::Receiver<Intake>,
     /// `None` once everything is done.
     outlets: Option<Outlets>,
@@ -81,6 +82,7 @@ pub(super) enum Ended {
 
 impl Appender {
     pub fn new(
+        client_id: String,
         intake: mpsc::Receiver<Intake>,
         outlets: Outlets,
         max_size: u64,
@@ -88,6 +90,7 @@ impl Appender {
         clock: Clock,
     ) -> Self {
         Self {
+            client_id,
             intake,
             outlets: Some(outlets),
             max_size,
@@ -116,7 +119,8 @@ impl Appender {
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
         if !self.predecessor_closed {
-            if let Some(closed) = ended_without_notice(file).await? {
+            let now = self.clock.now_utc();
+            if let Some(closed) = ended_without_notice(file, &self.client_id, now).await? {
                 self.pending.push_front(Intake::Connection(closed, None));
             }
             self.predecessor_closed = true;
@@ -182,14 +186,15 @@ impl Appender {
         }
     }
 
-    /// Deletes what is committed, at the end.
+    /// Deletes what is committed, at the end; returns what is left.
     pub async fn finish(
         &mut self,
         file: &mut impl StorageFile,
         progress: &Progress,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<Depth, SpoolError> {
         self.write_some(file, progress).await?;
-        self.publish(file).await
+        self.publish(file).await?;
+        Ok(self.depth)
     }
 
     /// Waits for something to write. What is to be deleted goes with it, or a tick later alone: a
@@ -227,8 +232,7 @@ impl Appender {
     ) -> Result<bool, SpoolError> {
         let done = *progress.done.borrow();
         let freed = progress.delete_through(done);
-        self.depth.messages = self.depth.messages.saturating_sub(freed.messages);
-        self.depth.bytes = self.depth.bytes.saturating_sub(freed.bytes);
+        self.depth = self.depth.minus(freed);
         let (rows, depth) = self.group();
         let now = Instant::now();
         let at = self.clock.now_utc();
@@ -251,8 +255,7 @@ impl Appender {
             // Also where an earlier delete failed, and its rows were counted out already.
             self.depth = Depth::default();
         }
-        self.depth.messages += depth.messages;
-        self.depth.bytes += depth.bytes;
+        self.depth = self.depth.plus(depth);
         self.standing.wrote(life, now);
         self.pass_on(count, progress).await;
         if self.depth == Depth::default() {
@@ -276,8 +279,7 @@ impl Appender {
             if !fits || (size > GROUP_BYTES && !rows.is_empty()) {
                 break;
             }
-            depth.messages += u64::from(row.topic.is_some());
-            depth.bytes += row.cost();
+            depth = depth.plus(Depth::of(&row));
             rows.push((id, row));
         }
         (rows, depth)
@@ -363,7 +365,7 @@ impl Appender {
 
     async fn publish(&self, file: &mut impl StorageFile) -> Result<(), SpoolError> {
         let oldest_at = file.oldest().await?.map(at);
-        let Depth { messages, bytes } = self.depth;
+        let Depth { messages, bytes, .. } = self.depth;
         self.metrics.spool_events.set(i64::try_from(messages).unwrap_or(i64::MAX));
         self.metrics.spool_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let age = oldest_at.map_or(0.0, |at| (self.clock.now_utc() - at).as_seconds_f64());

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 use time::OffsetDateTime;
 
+use super::clean::{self, Mark};
 use super::error::SpoolError;
-use super::file::{SpoolFile, path_in};
+use super::file::{BUSY, SpoolFile, path_in, signed, unsigned};
 use super::folder::Lock;
 use super::row::{Row, nanoseconds, time as at};
 use super::salvage::{self, ASIDE};
@@ -65,6 +68,41 @@ pub fn damaged_copies(dir: &Path) -> Vec<PathBuf> {
     aside.map(|entry| entry.path()).collect()
 }
 
+impl SpoolFile {
+    /// Opens it for reading, beside the process that has it.
+    async fn look(path: &Path) -> Result<Self, SpoolError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(BUSY)
+            .disable_statement_logging();
+        Ok(Self { conn: options.connect().await?, mark: Mark::Absent, dense_from: None })
+    }
+
+    /// Deletes single rows in one transaction, and overwrites what they held. Ids are missing after
+    /// it, so the mark of an orderly end goes too.
+    async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
+        self.run("pragma secure_delete = on").await?;
+        let mut transaction = self.conn.begin().await?;
+        if self.mark != Mark::Absent {
+            clean::clear(&mut transaction).await?;
+        }
+        for id in ids {
+            let query = sqlx::query("delete from entry where id = ?").bind(signed(*id));
+            query.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        self.mark = Mark::Absent;
+        Ok(())
+    }
+
+    /// Returns how many messages were received before this, Unix time in nanoseconds.
+    async fn received_before(&mut self, at: i64) -> Result<u64, SpoolError> {
+        const SQL: &str = "select count(topic) from entry where received_at < ?";
+        unsigned(&sqlx::query(SQL).bind(at).fetch_one(&mut self.conn).await?, 0)
+    }
+}
+
 async fn matching(file: &mut SpoolFile, matches: &Matches<'_>) -> Result<Vec<u64>, SpoolError> {
     let (mut ids, mut last) = (Vec::new(), 0);
     loop {
@@ -79,4 +117,33 @@ async fn matching(file: &mut SpoolFile, matches: &Matches<'_>) -> Result<Vec<u64
 fn is_match(row: Row<'static>, matches: &Matches<'_>) -> bool {
     let Some(topic) = row.topic else { return false };
     matches(&topic, &Bytes::from(row.payload.into_owned()), at(row.received_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::Changes;
+    use super::*;
+
+    #[tokio::test]
+    async fn erased_rows_are_no_damage_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+        let row = |topic: &'static str| Row {
+            received_at: 1,
+            topic: Some(topic.into()),
+            payload: vec![0; 10].into(),
+            qos: 1,
+            retain: false,
+        };
+        let append = [(1, row("keep")), (2, row("erase")), (3, row("keep"))];
+        file.write(&Changes { append: &append, ..Changes::default() }).await.unwrap();
+        let (depth, _) = file.depth().await.unwrap();
+        file.close_in_order(depth).await.unwrap();
+        let erased = erase(dir.path(), &|topic, _, _| topic == "erase").await.unwrap();
+        assert_eq!(erased, Some(1));
+        let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+        assert_eq!(file.depth().await.unwrap().0.rows, 2);
+        let mut reader = file.reader(&path_in(dir.path())).await.unwrap();
+        assert_eq!(reader.read(0, 10, 1000).await.unwrap().len(), 2);
+    }
 }

@@ -13,6 +13,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row as _, Sqlite};
 
+use super::clean::{self, Mark};
 use super::error::SpoolError;
 use super::folder::{renew_log, sync_folder_of};
 use super::row::Row;
@@ -32,7 +33,7 @@ const LOG_PAGES: u64 = 1000;
 const VACUUM_PAGES: &str = "pragma incremental_vacuum(4096)";
 
 /// The two connections wait for each other for moments only.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// Rows of the largest INSERT. Others are the powers of two below: few statements to keep prepared.
 const LARGEST_INSERT: usize = 512;
@@ -68,16 +69,27 @@ static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 /// A connection to the file.
 #[derive(Debug)]
-pub struct SpoolFile(SqliteConnection);
+pub struct SpoolFile {
+    pub(super) conn: SqliteConnection,
+    /// The mark of an orderly end, until the first change.
+    pub(super) mark: Mark,
+    /// Rows that are read have no holes between their ids, and the first has this id. `None` where
+    /// nobody knows.
+    pub(super) dense_from: Option<u64>,
+}
 
 impl SpoolFile {
-    /// Opens it, made if there is none; its structure is checked. Nobody else may have it open. What
-    /// it holds, and that it is there, outlasts a power cut from here on.
+    /// Opens it, made if there is none. Its structure is checked, unless it was closed in order. Nobody
+    /// else may have it open. What it holds, and that it is there, outlasts a power cut from here on.
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         renew_log(path).await?;
         let mut file = Self::connect(path, true).await?;
-        file.check().await?;
-        let version: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut file.0).await?;
+        file.mark = clean::read(&mut file.conn).await?;
+        if file.mark.valid().is_none() {
+            file.check().await?;
+        }
+        let version: i64 =
+            sqlx::query_scalar("pragma user_version").fetch_one(&mut file.conn).await?;
         if version > VERSION {
             return Err(SpoolError::Unavailable(format!(
                 "{} was written by a newer version of this program; run that one until it is empty",
@@ -87,12 +99,24 @@ impl SpoolFile {
         // Opening writes nothing that is there: the disk may be full.
         if version < VERSION {
             for statement in SCHEMA {
-                sqlx::raw_sql(statement).execute(&mut file.0).await?;
+                sqlx::raw_sql(statement).execute(&mut file.conn).await?;
             }
         }
         // SQLite does so too when it has made the log, but keeps a failure to itself.
         sync_folder_of(path)?;
         Ok(file)
+    }
+
+    /// Opens a second connection, which reads what this one writes.
+    pub async fn reader(&self, path: &Path) -> Result<Self, SpoolError> {
+        let mut reader = Self::connect(path, false).await?;
+        reader.dense_from = self.mark.valid().map(|clean| clean.first);
+        Ok(reader)
+    }
+
+    /// Takes a hole among the ids of a file that was closed in order for damage, from here on.
+    pub fn expect_no_hole(&mut self) {
+        self.dense_from = self.mark.valid().map(|clean| clean.first);
     }
 
     /// Opens it as it is: another connection, or a damaged file.
@@ -111,46 +135,22 @@ impl SpoolFile {
             .busy_timeout(BUSY)
             .pragma("journal_size_limit", WAL_LIMIT)
             .disable_statement_logging();
-        Ok(Self(options.connect().await?))
-    }
-
-    /// Opens it for reading, beside the process that has it.
-    pub async fn look(path: &Path) -> Result<Self, SpoolError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .read_only(true)
-            .busy_timeout(BUSY)
-            .disable_statement_logging();
-        Ok(Self(options.connect().await?))
-    }
-
-    /// Deletes single rows in one transaction, and overwrites what they held.
-    pub async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
-        self.run("pragma secure_delete = on").await?;
-        let mut transaction = self.0.begin().await?;
-        for id in ids {
-            let query = sqlx::query("delete from entry where id = ?").bind(signed(*id));
-            query.execute(&mut *transaction).await?;
-        }
-        Ok(transaction.commit().await?)
-    }
-
-    /// Returns how many messages were received before this, Unix time in nanoseconds.
-    pub async fn received_before(&mut self, at: i64) -> Result<u64, SpoolError> {
-        const SQL: &str = "select count(topic) from entry where received_at < ?";
-        unsigned(&sqlx::query(SQL).bind(at).fetch_one(&mut self.0).await?, 0)
+        Ok(Self { conn: options.connect().await?, mark: Mark::Absent, dense_from: None })
     }
 
     async fn check(&mut self) -> Result<(), SpoolError> {
         let found: String =
-            sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut self.0).await?;
+            sqlx::query_scalar("pragma quick_check(1)").fetch_one(&mut self.conn).await?;
         if found == "ok" { Ok(()) } else { Err(SpoolError::Damaged(found)) }
     }
 
     async fn write_all(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+        if self.mark != Mark::Absent {
+            clean::clear(&mut self.conn).await?;
+        }
         if let Some(id) = changes.delete_through {
             let query = sqlx::query("delete from entry where id <= ?").bind(signed(id));
-            query.execute(&mut self.0).await?;
+            query.execute(&mut self.conn).await?;
         }
         let mut rest = changes.append;
         for (index, sql) in INSERTS.iter().enumerate() {
@@ -168,7 +168,7 @@ impl SpoolFile {
                 const SQL: &str =
                     "insert or replace into life (one, connection, seen_at) values (1, ?, ?)";
                 let query = sqlx::query(SQL).bind(life.connection.as_str()).bind(life.seen_at);
-                query.execute(&mut self.0).await?;
+                query.execute(&mut self.conn).await?;
             }
         }
         Ok(())
@@ -190,7 +190,7 @@ impl SpoolFile {
                 .bind(row.retain)
                 .bind(row.checksum());
         }
-        query.execute(&mut self.0).await?;
+        query.execute(&mut self.conn).await?;
         Ok(())
     }
 
@@ -199,21 +199,21 @@ impl SpoolFile {
         static ONE: LazyLock<String> =
             LazyLock::new(|| format!("select {COLUMNS} from entry where id = ?"));
         let query = sqlx::query(ONE.as_str()).bind(signed(id));
-        let row = query.fetch_optional(&mut self.0).await?;
+        let row = query.fetch_optional(&mut self.conn).await?;
         row.map(|row| checked(&row).map(|(_, row)| row)).transpose()
     }
 
     /// The next id after this one.
     pub async fn id_after(&mut self, id: u64) -> Result<Option<u64>, SpoolError> {
         const SQL: &str = "select id from entry where id > ? order by id limit 1";
-        let row = sqlx::query(SQL).bind(signed(id)).fetch_optional(&mut self.0).await?;
+        let row = sqlx::query(SQL).bind(signed(id)).fetch_optional(&mut self.conn).await?;
         row.map(|row| unsigned(&row, 0)).transpose()
     }
 
     /// The last id; 0 if it is empty.
     pub async fn last_id(&mut self) -> Result<u64, SpoolError> {
         let row =
-            sqlx::query("select coalesce(max(id), 0) from entry").fetch_one(&mut self.0).await?;
+            sqlx::query("select coalesce(max(id), 0) from entry").fetch_one(&mut self.conn).await?;
         unsigned(&row, 0)
     }
 
@@ -226,20 +226,20 @@ impl SpoolFile {
 
     /// Returns the pages in the log, and how many of them are copied into the file.
     async fn checkpoint(&mut self, sql: &'static str) -> Result<(u64, u64), SpoolError> {
-        let row = sqlx::query(sql).fetch_one(&mut self.0).await?;
+        let row = sqlx::query(sql).fetch_one(&mut self.conn).await?;
         Ok((unsigned(&row, 1)?, unsigned(&row, 2)?))
     }
 
     /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
     /// the same, but keeps a failure to itself.
     pub async fn settle(&mut self) -> Result<(), SpoolError> {
-        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.0).await?;
+        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.conn).await?;
         if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
     }
 
     /// Runs one statement.
     pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
-        sqlx::query(sql).execute(&mut self.0).await?;
+        sqlx::query(sql).execute(&mut self.conn).await?;
         Ok(())
     }
 }
@@ -247,28 +247,31 @@ impl SpoolFile {
 impl StorageFile for SpoolFile {
     async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
         const SQL: &str = "
-            select count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
+            select count(*), count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
                    coalesce(max(id), 0)
               from (select id, topic, length(payload) + coalesce(length(cast(topic as blob)), 0) + 64 as n
                       from entry)";
-        let row = sqlx::query(SQL).fetch_one(&mut self.0).await?;
-        let depth = Depth { messages: unsigned(&row, 0)?, bytes: unsigned(&row, 1)? };
-        Ok((depth, unsigned(&row, 2)?))
+        if let Some(clean) = self.mark.valid() {
+            return Ok((clean.depth, clean.last));
+        }
+        let row = sqlx::query(SQL).fetch_one(&mut self.conn).await?;
+        let (rows, messages, bytes) = (unsigned(&row, 0)?, unsigned(&row, 1)?, unsigned(&row, 2)?);
+        Ok((Depth { rows, messages, bytes }, unsigned(&row, 3)?))
     }
 
     async fn oldest(&mut self) -> Result<Option<i64>, SpoolError> {
         const SQL: &str = "select received_at from entry order by id limit 1";
-        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.conn).await?)
     }
 
     async fn newest(&mut self) -> Result<Option<i64>, SpoolError> {
         const SQL: &str = "select received_at from entry order by id desc limit 1";
-        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.0).await?)
+        Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.conn).await?)
     }
 
     async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
         const SQL: &str = "select connection, seen_at from life";
-        let row = sqlx::query(SQL).fetch_optional(&mut self.0).await?;
+        let row = sqlx::query(SQL).fetch_optional(&mut self.conn).await?;
         row.map(|row| {
             Ok(Life { connection: row.try_get("connection")?, seen_at: row.try_get("seen_at")? })
         })
@@ -279,7 +282,11 @@ impl StorageFile for SpoolFile {
         self.run("begin immediate").await?;
         let written = self.write_all(changes).await;
         match written {
-            Ok(()) => self.run("commit").await,
+            Ok(()) => {
+                self.run("commit").await?;
+                self.mark = Mark::Absent;
+                Ok(())
+            }
             Err(error) => {
                 // SQLite may have rolled back already, and says so.
                 let _ = self.run("rollback").await;
@@ -301,7 +308,7 @@ impl StorageFile for SpoolFile {
         });
         let lengths = sqlx::query(LENGTHS).bind(signed(after)).bind(rows);
         let (mut last, mut total) = (after, 0);
-        for row in lengths.fetch_all(&mut self.0).await? {
+        for row in lengths.fetch_all(&mut self.conn).await? {
             if total >= bytes {
                 break;
             }
@@ -309,7 +316,12 @@ impl StorageFile for SpoolFile {
             total += usize::try_from(unsigned(&row, 1)?).unwrap_or(usize::MAX);
         }
         let query = sqlx::query(ROWS.as_str()).bind(signed(after)).bind(signed(last));
-        query.fetch_all(&mut self.0).await?.iter().map(checked).collect()
+        let found = query.fetch_all(&mut self.conn).await?;
+        let rows = found.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
+        if let Some(first) = self.dense_from {
+            clean::without_hole(first.max(after + 1), rows.iter().map(|(id, _)| *id))?;
+        }
+        Ok(rows)
     }
 
     async fn limit_log(&mut self) -> Result<(), SpoolError> {
@@ -338,7 +350,14 @@ impl StorageFile for SpoolFile {
     }
 
     async fn close(self) -> Result<(), SpoolError> {
-        Ok(self.0.close().await?)
+        Ok(self.conn.close().await?)
+    }
+
+    async fn close_in_order(mut self, depth: Depth) -> Result<(), SpoolError> {
+        if let Err(error) = clean::mark(&mut self.conn, depth).await {
+            tracing::debug!(%error, "could not mark the spool as closed; it will be scanned");
+        }
+        self.close().await
     }
 }
 
@@ -360,13 +379,13 @@ fn checked(row: &SqliteRow) -> Result<(u64, Row<'static>), SpoolError> {
     Err(SpoolError::Damaged(format!("row {id} does not match its checksum")))
 }
 
-fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
+pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
 }
 
 /// Ids count rows: they never reach the sign bit.
-fn signed(id: u64) -> i64 {
+pub(super) fn signed(id: u64) -> i64 {
     id.cast_signed()
 }
 

@@ -21,12 +21,14 @@ const READ_AHEAD: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Forwarder {
     decode: mpsc::Sender<Intake>,
+    client_id: String,
     in_flight: Arc<InFlight>,
 }
 
 impl Forwarder {
-    pub fn new(decode: mpsc::Sender<Intake>) -> Self {
-        Self { decode, in_flight: Arc::default() }
+    /// `client_id` names the client in the gap of an event that cannot be read.
+    pub fn new(decode: mpsc::Sender<Intake>, client_id: String) -> Self {
+        Self { decode, client_id, in_flight: Arc::default() }
     }
 
     /// Forwards for ever, or until the file cannot be read. May be dropped at any point: what was
@@ -75,20 +77,13 @@ impl Forwarder {
         }
         for (id, row) in rows {
             let size = row.size();
-            let depth = Depth { messages: row.topic.is_some().into(), bytes: row.cost() };
+            let depth = Depth::of(&row);
             idle(self.in_flight.until_room_for(size, READ_AHEAD)).await;
             let hold = self.in_flight.hold(size);
-            if let Some(intake) = row.into_intake(id, Some(hold)) {
-                if idle(self.decode.send(intake)).await.is_err() {
-                    // The pipeline is being taken down, and this part with it.
-                    idle(std::future::pending::<()>()).await;
-                }
-            } else {
-                tracing::error!(
-                    row = id,
-                    "the spool holds news of a connection in an unknown form, written by another \
-                     version of this program; leaving them out"
-                );
+            let intake = row.into_intake(id, Some(hold), &self.client_id);
+            if idle(self.decode.send(intake)).await.is_err() {
+                // The pipeline is being taken down, and this part with it.
+                idle(std::future::pending::<()>()).await;
             }
             progress.forward(id, depth);
         }

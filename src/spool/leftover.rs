@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +75,7 @@ async fn drain(
     }
     let _lock = Lock::take(&dir)?;
     salvage::finish(&dir)?;
-    let forwarder = Forwarder::new(decode);
+    let forwarder = Forwarder::new(decode, client_id.to_owned());
     let mut file = during(DISK_SCAN, open(&dir, client_id)).await?;
     let (depth, last) = file.depth().await?;
     tracing::info!(
@@ -91,7 +92,9 @@ async fn drain(
         file = during(DISK_SCAN, open(&dir, client_id)).await?;
         progress.appended.send_replace(file.last_id().await?);
     }
-    if let Some(closed) = ended_without_notice(&mut file).await? {
+    if let Some(closed) =
+        ended_without_notice(&mut file, client_id, OffsetDateTime::now_utc()).await?
+    {
         forwarder.tell(closed).await;
     }
     drop(forwarder);
@@ -110,11 +113,13 @@ async fn drain(
 }
 
 async fn open(dir: &Path, client_id: &str) -> Result<SpoolFile, SpoolError> {
-    match SpoolFile::open(&path_in(dir)).await {
+    let mut file = match SpoolFile::open(&path_in(dir)).await {
         Err(SpoolError::Damaged(problem)) => {
             salvage::salvage(dir, client_id, &problem, 0).await?;
-            SpoolFile::open(&path_in(dir)).await
+            SpoolFile::open(&path_in(dir)).await?
         }
-        opened => opened,
-    }
+        opened => opened?,
+    };
+    file.expect_no_hole();
+    Ok(file)
 }

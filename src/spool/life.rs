@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::error::SpoolError;
-use super::row::time as at;
+use super::row::{time as at, unreadable_event};
 use super::storage::{Life, LifeChange, StorageFile};
 use crate::message::{ConnectionNews, Intake, WITHOUT_NOTICE};
 
@@ -75,14 +75,19 @@ fn stands(connection: String, at: OffsetDateTime) -> LifeChange {
     LifeChange::Stands(Life { connection, seen_at: i64::try_from(seen_at).unwrap_or(i64::MAX) })
 }
 
-/// The end of the connection that a process left open which the file outlived: when it was last known
-/// to live.
+/// Returns the end of the connection that an earlier process left open: when that was last known to
+/// live. Where its name has an unknown form, a gap until `now` takes its place.
 pub(super) async fn ended_without_notice(
     file: &mut impl StorageFile,
+    client_id: &str,
+    now: OffsetDateTime,
 ) -> Result<Option<ConnectionNews>, SpoolError> {
     let Some(life) = file.life().await? else { return Ok(None) };
-    let Ok(connection) = serde_json::from_str(&life.connection) else { return Ok(None) };
-    let seen_at = file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at));
+    let seen_at = at(file.newest().await?.map_or(life.seen_at, |row| row.max(life.seen_at)));
+    let Ok(connection) = serde_json::from_str(&life.connection) else {
+        let place = "table life of the spool";
+        return Ok(Some(unreadable_event(client_id, place, (seen_at, now.max(seen_at)))));
+    };
     let reason = WITHOUT_NOTICE.to_owned();
-    Ok(Some(ConnectionNews::Closed { connection, at: at(seen_at), reason }))
+    Ok(Some(ConnectionNews::Closed { connection, at: seen_at, reason }))
 }

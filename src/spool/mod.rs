@@ -11,10 +11,11 @@
 //! has come while the last fsync ran, writes it in one transaction and passes on the right to
 //! acknowledge it; [`forward`] reads behind it, at the pace of the database; [`route`] learns from
 //! the store what is committed and may be deleted. [`stage`] holds them together, with [`salvage`] for
-//! a damaged file and [`folder`] for what a power cut leaves; [`leftover`] is what remains of it while the
+//! a damaged file, [`clean`] for a file closed in order, and [`folder`] for what a power cut leaves; [`leftover`] is what remains of it while the
 //! spool is switched off. [`storage`] is all that these need of the disk.
 
 mod append;
+mod clean;
 pub mod erase;
 mod error;
 mod file;

@@ -76,8 +76,7 @@ impl Progress {
         while let Some((row, depth)) = in_hand.front()
             && *row <= id
         {
-            deleted.messages += depth.messages;
-            deleted.bytes += depth.bytes;
+            deleted = deleted.plus(*depth);
             in_hand.pop_front();
         }
         deleted

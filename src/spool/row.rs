@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::ack::{AckToken, ConnectionId};
-use crate::message::{ConnectionNews, Hold, Intake, Message};
+use crate::message::{ConnectionNews, Gap, GapCause, Hold, Intake, Message};
 
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,23 +59,26 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// What the next stage gets, with the right to delete the row once it is committed. `None` for
-    /// news that another version of this program wrote in a form which is not known here.
-    pub fn into_intake(self, id: u64, hold: Option<Hold>) -> Option<Intake> {
+    /// Returns what the next stage gets, with the right to delete the row once it is committed.
+    pub fn into_intake(self, id: u64, hold: Option<Hold>, client_id: &str) -> Intake {
         let ack = Some(AckToken::new(ConnectionId::SPOOL, id));
+        let received_at = time(self.received_at);
         let Some(topic) = self.topic else {
-            let news = serde_json::from_slice(&self.payload).ok()?;
-            return Some(Intake::Connection(news, ack));
+            let event = serde_json::from_slice(&self.payload).unwrap_or_else(|_| {
+                let place = format!("row {id} of the spool");
+                unreadable_event(client_id, &place, (received_at, received_at))
+            });
+            return Intake::Connection(event, ack);
         };
-        Some(Intake::Message(Message {
+        Intake::Message(Message {
             topic: topic.into_owned(),
             payload: Bytes::from(self.payload.into_owned()),
-            received_at: time(self.received_at),
+            received_at,
             qos: u8::try_from(self.qos).unwrap_or(1),
             retain: self.retain,
             ack,
             hold,
-        }))
+        })
     }
 
     /// Bytes of topic and payload.
@@ -106,6 +109,31 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Makes a gap of an event that another version of this program wrote in a form which is not known
+/// here: the loss of the session may have been what it reported.
+pub(super) fn unreadable_event(
+    client_id: &str,
+    place: &str,
+    (started_at, ended_at): (OffsetDateTime, OffsetDateTime),
+) -> ConnectionNews {
+    tracing::error!(
+        place,
+        "a connection event in the spool has an unknown form, written by another version of this \
+         program; recording a possible loss"
+    );
+    ConnectionNews::Gap(Gap {
+        client_id: client_id.to_owned(),
+        started_at,
+        ended_at: Some(ended_at),
+        cause: GapCause::SpoolDamaged,
+        detail: format!(
+            "{place} holds a connection event in an unknown form, written by another version of this \
+             program: it may have reported a lost session; let that version empty the spool before \
+             the version is changed"
+        ),
+    })
+}
+
 pub(super) fn nanoseconds(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
@@ -121,7 +149,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::message::{ConnectionName, Gap, GapCause};
+    use crate::message::ConnectionName;
 
     fn row() -> impl Strategy<Value = Row<'static>> {
         let topic = prop::option::of("\\PC{0,8}");
@@ -165,7 +193,7 @@ mod tests {
             hold: None,
         };
         let intake = Intake::Message(message(None));
-        let out = Row::of(&intake, OffsetDateTime::UNIX_EPOCH).into_intake(7, None).unwrap();
+        let out = Row::of(&intake, OffsetDateTime::UNIX_EPOCH).into_intake(7, None, "acme-bridge");
         let token = AckToken::new(ConnectionId::SPOOL, 7);
         assert_eq!(format!("{out:?}"), format!("{:?}", Intake::Message(message(Some(token)))));
     }
@@ -199,7 +227,7 @@ mod tests {
         };
         let unsubscribed = ConnectionNews::Unsubscribed { connection, filters: vec!["old".into()] };
         for news in [opened, closed, unsubscribed, ConnectionNews::Gap(gap)] {
-            match Row::of_news(&news, at).into_intake(1, None).unwrap() {
+            match Row::of_news(&news, at).into_intake(1, None, "acme-bridge") {
                 Intake::Connection(out, Some(token)) => {
                     assert_eq!(out, news);
                     assert!(token.id().is_spooled());

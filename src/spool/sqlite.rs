@@ -27,7 +27,7 @@ impl Storage for SqliteStorage {
         let path = path_in(&self.dir);
         let mut writer = SpoolFile::open(&path).await?;
         writer.keep_log().await?;
-        match SpoolFile::connect(&path, false).await {
+        match writer.reader(&path).await {
             Ok(reader) => Ok(Opened { writer, reader, lock }),
             Err(error) => {
                 let _ = writer.close().await;

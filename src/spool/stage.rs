@@ -33,6 +33,8 @@ pub fn channel() -> (mpsc::Sender<Intake>, mpsc::Receiver<Intake>) {
 pub struct SpoolParts<S> {
     /// The file.
     pub storage: S,
+    /// MQTT client identifier, for gaps.
+    pub client_id: String,
     /// `spool.max_size`, bytes.
     pub max_size: u64,
     /// What the session passes on.
@@ -58,6 +60,7 @@ pub struct SpoolParts<S> {
 pub async fn run<S: Storage>(parts: SpoolParts<S>) {
     let SpoolParts {
         storage,
+        client_id,
         max_size,
         intake,
         decode,
@@ -69,13 +72,15 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
         abandon,
     } = parts;
     health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
+    metrics.spool_max_bytes.set(i64::try_from(max_size).unwrap_or(i64::MAX));
     let outlets = Outlets { decode: decode.clone(), session: session.clone() };
     let telemetry = (Arc::clone(&health), metrics);
-    let mut appender = Appender::new(intake, outlets, max_size, telemetry, clock);
+    let mut appender =
+        Appender::new(client_id.clone(), intake, outlets, max_size, telemetry, clock);
     let finished = CancellationToken::new();
     let progress = Progress::new(0);
     let spooling = async {
-        let forwarder = Forwarder::new(decode);
+        let forwarder = Forwarder::new(decode, client_id);
         let file = tokio::select! {
             biased;
             () = abandon.cancelled() => None,
@@ -94,9 +99,9 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
     };
     let Some(mut file) = file else { return };
     let closed = async {
-        appender.finish(&mut file.writer, &progress).await?;
+        let left = appender.finish(&mut file.writer, &progress).await?;
         file.reader.close().await?;
-        file.writer.close().await
+        file.writer.close_in_order(left).await
     };
     if let Err(error) = closed.await {
         tracing::warn!(

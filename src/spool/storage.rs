@@ -74,17 +74,50 @@ pub trait StorageFile: Send {
     /// Gives freed space back; to be called while it is empty.
     fn shrink(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Closes it in order: what the write-ahead log holds goes into the file.
+    /// Closes it: what the write-ahead log holds goes into the file.
     fn close(self) -> impl Future<Output = Result<(), SpoolError>> + Send;
+
+    /// Closes it at the end of the process, and marks that it holds this, so that the next process need
+    /// not look at all of it.
+    fn close_in_order(self, depth: Depth) -> impl Future<Output = Result<(), SpoolError>> + Send;
 }
 
 /// What the file holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
+    /// Rows: messages, and news of connections.
+    pub rows: u64,
     /// Messages.
     pub messages: u64,
     /// As [`Row::cost`] counts them.
     pub bytes: u64,
+}
+
+impl Depth {
+    /// Returns what one row counts for.
+    pub fn of(row: &Row<'_>) -> Self {
+        Self { rows: 1, messages: row.topic.is_some().into(), bytes: row.cost() }
+    }
+
+    /// Returns this with `more`.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self {
+            rows: self.rows + more.rows,
+            messages: self.messages + more.messages,
+            bytes: self.bytes + more.bytes,
+        }
+    }
+
+    /// Returns this without `less`.
+    #[must_use]
+    pub fn minus(self, less: Self) -> Self {
+        Self {
+            rows: self.rows.saturating_sub(less.rows),
+            messages: self.messages.saturating_sub(less.messages),
+            bytes: self.bytes.saturating_sub(less.bytes),
+        }
+    }
 }
 
 /// The connection that was standing when the process was last known to live.

@@ -4,15 +4,18 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
+use ::time::OffsetDateTime;
+
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
 use super::folder::Lock;
 use super::forward::Forwarder;
+use super::life::ended_without_notice;
 use super::progress::Progress;
-use super::row::Row;
+use super::row::{Row, time};
 use super::salvage;
-use super::storage::{Changes, Depth, StorageFile as _};
-use crate::message::Intake;
+use super::storage::{Changes, Depth, Life, LifeChange, StorageFile as _};
+use crate::message::{ConnectionNews, GapCause, Intake};
 
 fn row(id: u64) -> (u64, Row<'static>) {
     let row = Row {
@@ -23,6 +26,15 @@ fn row(id: u64) -> (u64, Row<'static>) {
         retain: false,
     };
     (id, row)
+}
+
+impl SpoolFile {
+    /// Deletes one row behind everyone's back.
+    async fn lose(mut self, id: i64) {
+        let query = sqlx::query("delete from entry where id = ?").bind(id);
+        query.execute(&mut self.conn).await.unwrap();
+        self.close().await.unwrap();
+    }
 }
 
 async fn append(file: &mut SpoolFile, ids: std::ops::RangeInclusive<u64>) {
@@ -45,7 +57,7 @@ async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is(
     append(&mut file, 1..=1500).await;
     let (depth, last) = file.depth().await.unwrap();
     let bytes = (1..=1500).map(|id| row(id).1.cost()).sum();
-    assert_eq!((depth, last), (Depth { messages: 1500, bytes }, 1500));
+    assert_eq!((depth, last), (Depth { rows: 1500, messages: 1500, bytes }, 1500));
     let delete_through = Some(700);
     file.write(&Changes { delete_through, ..Changes::default() }).await.unwrap();
     assert_eq!(file.read(700, 2, usize::MAX).await.unwrap(), [row(701), row(702)]);
@@ -195,19 +207,124 @@ async fn a_salvage_that_was_interrupted_is_finished_or_begun_anew_and_never_half
 }
 
 #[tokio::test]
-async fn news_in_a_form_of_another_version_are_left_out_and_hold_nothing_up() {
+async fn unknown_connection_events_become_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     let strange = Row { topic: None, payload: Cow::Borrowed(b"{\"later\": 1}"), ..row(1).1 };
-    let changes = Changes { append: &[(1, strange), row(2)], ..Changes::default() };
+    let life = Life { connection: "{\"later\": 1}".into(), seen_at: 5 };
+    let life = LifeChange::Stands(life);
+    let changes = Changes { append: &[(1, strange), row(2)], life, ..Changes::default() };
     file.write(&changes).await.unwrap();
     let progress = Progress::new(2);
     let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
-    Forwarder::new(sender).all(&mut file, &progress).await.unwrap();
+    let forwarder = Forwarder::new(sender, "acme-bridge".into());
+    forwarder.all(&mut file, &progress).await.unwrap();
+    drop(forwarder);
     assert!(progress.has_caught_up());
+    let Some(Intake::Connection(ConnectionNews::Gap(gap), token)) = receiver.recv().await else {
+        panic!("no gap")
+    };
+    assert_eq!(token.map(|token| token.id().sequence), Some(1), "it is deleted once it is stored");
+    assert_eq!((gap.client_id.as_str(), gap.cause), ("acme-bridge", GapCause::SpoolDamaged));
+    assert!(gap.detail.contains("row 1 of the spool"), "{}", gap.detail);
     let Some(Intake::Message(message)) = receiver.recv().await else { panic!("a message") };
     assert_eq!(message.ack.map(|token| token.id().sequence), Some(2));
     assert!(receiver.recv().await.is_none());
+    let now = OffsetDateTime::now_utc();
+    let ended = ended_without_notice(&mut file, "acme-bridge", now).await.unwrap();
+    let Some(ConnectionNews::Gap(gap)) = ended else { panic!("{ended:?}") };
+    assert_eq!((gap.started_at, gap.ended_at), (time(5), Some(now)));
+}
+
+/// Leaves a file with these rows, closed as at the end of the process.
+async fn closed_in_order(dir: &Path, rows: u64) -> Depth {
+    let mut file = SpoolFile::open(&path_in(dir)).await.unwrap();
+    append(&mut file, 1..=rows).await;
+    let (depth, _) = file.depth().await.unwrap();
+    file.close_in_order(depth).await.unwrap();
+    depth
+}
+
+#[tokio::test]
+async fn files_closed_in_order_open_without_a_scan() {
+    const ROWS: u64 = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let depth = closed_in_order(dir.path(), ROWS).await;
+    let mut bytes = fs::read(path_in(dir.path())).unwrap();
+    let text = format!("payload {} ", ROWS / 2);
+    let page = bytes.windows(text.len()).position(|b| b == text.as_bytes()).unwrap() / 4096 * 4096;
+    bytes[page..page + 4096].fill(0xa5);
+    fs::write(path_in(dir.path()), &bytes).unwrap();
+    // A scan would have met the damage.
+    let mut writer = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(writer.depth().await.unwrap(), (depth, ROWS));
+    let mut reader = writer.reader(&path_in(dir.path())).await.unwrap();
+    let read = reader.read(0, 1000, usize::MAX).await;
+    assert!(matches!(read, Err(SpoolError::Damaged(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn rows_missing_since_an_orderly_end_are_damage() {
+    for (lost, noticed) in [(7, "ids 7 to 7 are missing"), (150, "ids 150 to 150 are missing")] {
+        let dir = tempfile::tempdir().unwrap();
+        closed_in_order(dir.path(), 200).await;
+        let behind = SpoolFile::connect(&path_in(dir.path()), false).await.unwrap();
+        behind.lose(lost).await;
+        let writer = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+        let mut reader = writer.reader(&path_in(dir.path())).await.unwrap();
+        match reader.read(0, 1000, usize::MAX).await {
+            Err(SpoolError::Damaged(problem)) => assert_eq!(problem, noticed),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_change_takes_the_mark_away() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_in_order(dir.path(), 20).await;
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, 21..=40).await;
+    // As a killed process leaves it.
+    file.close().await.unwrap();
+    let mut bytes = fs::read(path_in(dir.path())).unwrap();
+    let page = bytes.windows(11).position(|b| b == b"payload 10 ").unwrap() / 4096 * 4096;
+    bytes[page..page + 4096].fill(0xa5);
+    fs::write(path_in(dir.path()), &bytes).unwrap();
+    let opened = SpoolFile::open(&path_in(dir.path())).await;
+    assert!(matches!(opened, Err(SpoolError::Damaged(_))), "{opened:?}");
+}
+
+#[tokio::test]
+async fn changes_by_an_older_version_outdate_the_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_in_order(dir.path(), 20).await;
+    // It leaves the mark alone.
+    let behind = SpoolFile::connect(&path_in(dir.path()), false).await.unwrap();
+    behind.lose(20).await;
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    let (depth, last) = file.depth().await.unwrap();
+    assert_eq!((depth.rows, last), (19, 19), "it was counted anew");
+    append(&mut file, 20..=20).await;
+    file.close().await.unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(file.depth().await.unwrap().0.rows, 20);
+    let mut reader = file.reader(&path_in(dir.path())).await.unwrap();
+    assert!(reader.read(30, 1, 1).await.unwrap().is_empty(), "nothing vouches for its ids");
+}
+
+#[tokio::test]
+async fn salvaged_files_are_scanned_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    append(&mut file, 1..=5).await;
+    append(&mut file, 9..=9).await;
+    let (depth, _) = file.depth().await.unwrap();
+    file.close_in_order(depth).await.unwrap();
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    let mut reader = file.reader(&path_in(dir.path())).await.unwrap();
+    assert_eq!(ids(&mut reader).await, [1, 2, 3, 4, 5, 9]);
+    assert_eq!(file.depth().await.unwrap().0.rows, 6);
 }
 
 #[tokio::test]

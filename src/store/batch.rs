@@ -101,6 +101,7 @@ impl Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing;
     use proptest::prelude::*;
 
     #[derive(Debug, Clone)]
@@ -134,6 +135,21 @@ mod tests {
             3 => Just(Outcome::Committed),
             1 => (0usize..5000).prop_map(Outcome::Bound),
         ]
+    }
+
+    #[test]
+    fn a_batch_counts_topic_payload_and_event() {
+        let (message, event) = testing::entry(Event::Board(testing::board("B1", 1, "CONNECTED")));
+        let event = event.unwrap();
+        let expected = message.topic.len() + message.payload.len() + event.heap_bytes();
+        assert!(event.heap_bytes() > 1);
+        assert_eq!(Decoded::Message(message, Ok(event)).message_bytes(), Some(expected));
+    }
+
+    #[test]
+    fn a_batch_may_reach_its_bound_exactly() {
+        let queue = [Fake(Some(MAX_BATCH_BYTES - 1)), Fake(Some(1)), Fake(Some(1))];
+        assert_eq!(next(&queue, 10), Step::Messages(2));
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use super::transaction::{Conn, Transaction};
 use super::write::{self, bounded};
 use crate::event::{Event, Reject};
 use crate::message::Message;
+use crate::timestamp;
 
 /// A row of `dead_letter`, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -20,10 +21,10 @@ pub struct Summary {
     /// Number to name it by.
     pub id: i64,
     /// When it was first received.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub received_at: OffsetDateTime,
     /// When it was last received.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub last_seen_at: OffsetDateTime,
     /// MQTT topic.
     pub topic: String,
@@ -38,7 +39,7 @@ pub struct Summary {
     /// How often it was received; the largest value means that often or more.
     pub seen: i32,
     /// When a replay brought it in.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub replayed_at: Option<OffsetDateTime>,
 }
 

@@ -26,6 +26,16 @@ impl StoreError {
             Self::Retry(fault) | Self::Halve(fault) | Self::Stop(fault) => fault,
         }
     }
+
+    /// Returns the class in the words of the metric `commit_failures_total`.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Retry(Fault { class: Class::Unknown, .. }) => "unknown",
+            Self::Retry(_) => "retry",
+            Self::Halve(_) => "halve",
+            Self::Stop(_) => "stop",
+        }
+    }
 }
 
 impl From<Fault> for StoreError {
@@ -254,6 +264,15 @@ mod tests {
     }
 
     #[test]
+    fn every_failure_has_a_class_of_the_metric() {
+        let mut seen = Vec::new();
+        for class in [Class::Retry, Class::Halve, Class::Stop, Class::Unknown] {
+            seen.push(StoreError::from(Fault::retry("x").taken_as(class)).class());
+        }
+        assert_eq!(seen, crate::telemetry::metrics::FAILURE_CLASSES);
+    }
+
+    #[test]
     fn a_check_violation_without_a_constraint_is_a_missing_partition() {
         assert_eq!(classify("23514", None), Class::NoPartition);
         assert_eq!(classify("23514", Some("positive")), Class::SetAside);
@@ -266,6 +285,46 @@ mod tests {
         assert!(matches!(StoreError::from(fault), StoreError::Stop(_)));
         let fault = Fault::retry("x").taken_as(Class::Unknown);
         assert!(matches!(StoreError::from(fault), StoreError::Retry(_)));
+    }
+
+    #[test]
+    fn only_failures_of_a_statement_leave_the_connection_usable() {
+        let usable = [Class::Halve, Class::SetAside, Class::NoPartition];
+        for class in [Class::Retry, Class::Stop, Class::Unknown].iter().chain(&usable) {
+            let fault = Fault::retry("x").taken_as(*class);
+            assert_eq!(fault.spares_connection(), usable.contains(class), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_failing_server_refuses_nothing() {
+        let fault =
+            |code: Option<&str>| Fault { sqlstate: code.map(Into::into), ..Fault::retry("") };
+        for code in ["08006", "57P01", "58030", "53100"] {
+            assert!(!fault(Some(code)).is_refusal(), "{code}");
+        }
+        assert!(!fault(None).is_refusal(), "no answer");
+        assert!(fault(Some("42501")).is_refusal());
+    }
+
+    #[test]
+    fn codes_that_need_operator_action_name_it() {
+        for (code, word) in [
+            ("28P01", "password"),
+            ("28000", "password"),
+            ("3D000", "create the database"),
+            ("42501", "grant"),
+            ("42P01", "migrate"),
+            ("42703", "migrate"),
+            ("42883", "migrate"),
+            ("3F000", "migrate"),
+            ("25006", "read-only"),
+            ("53100", "disk"),
+            ("53300", "connections"),
+        ] {
+            assert!(advice(code).is_some_and(|advice| advice.contains(word)), "{code}");
+        }
+        assert_eq!(advice("22021"), None);
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use super::fault::{Fault, StoreError};
 use super::text::clean;
 use super::timestamp::{optional_time_of, time_of};
 use super::write::bounded;
+use crate::timestamp;
 
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -18,17 +19,17 @@ pub struct RecordedGap {
     /// MQTT client identifier.
     pub client_id: String,
     /// Since when messages may be missing.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub started_at: OffsetDateTime,
     /// Until when; `None` while it lasts.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub ended_at: Option<OffsetDateTime>,
     /// Cause, as in the column.
     pub cause: String,
     /// Cause and extent in words.
     pub detail: String,
     /// When a person acknowledged it.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub acknowledged_at: Option<OffsetDateTime>,
     /// Note of that person.
     pub note: Option<String>,

@@ -12,17 +12,19 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use self::opening::{Opened, opening};
+pub(super) use self::sql::insert_gap;
 use self::sql::{
-    Newest, await_predecessor, close_abandoned, end_abandoned_gaps, insert, insert_gap, late,
-    newest,
+    Newest, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
 };
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
 use super::text::clean;
+use super::timestamp::Timestamp;
 use super::transaction::{Conn, Transaction};
 use super::write::bounded;
-use crate::message::{ConnectionName, ConnectionNews, GapCause, WITHOUT_NOTICE};
+use crate::message::{ConnectionName, ConnectionNews, GapCause, RETIRED, WITHOUT_NOTICE};
 use crate::progress::idle;
+use crate::telemetry::NewestGap;
 
 /// Between two questions that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -93,6 +95,19 @@ impl Store {
         writer.finish(result)
     }
 
+    /// Writes down that the session of a client id is ended for good: its next start is a first one.
+    pub async fn retire(&self, client_id: &str) -> Result<(), StoreError> {
+        const SQL: &str = "
+            update centiloc.connection
+               set reason = $2, disconnected_at = coalesce(disconnected_at, last_seen_at)
+             where id = (select max(id) from centiloc.connection where client_id = $1)";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query(SQL).bind(client_id).bind(RETIRED);
+        let written = bounded(self.link.answer_within, query.execute(&mut *conn)).await;
+        conn.finish(written)?;
+        Ok(())
+    }
+
     /// Where the last process of this client id that had a spool had it; as soon as the database can
     /// tell.
     pub async fn find_spool(&self, client_id: &str) -> Option<PathBuf> {
@@ -108,7 +123,22 @@ impl Store {
         }
     }
 
-    async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {
+    /// Returns the newest gap of this client id that nobody acknowledged: one that lasts, else the one
+    /// that ended last.
+    pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
+        const SQL: &str = "
+            select ended_at from centiloc.gap
+             where client_id = $1 and acknowledged_at is null
+             order by ended_at desc nulls first
+             limit 1";
+        let mut conn = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
+        let newest = bounded(self.link.answer_within, query).await;
+        let newest: Option<Option<Timestamp>> = conn.finish(newest)?;
+        Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
+    }
+
+    pub(crate) async fn spool_dir(&self, client_id: &str) -> Result<Option<String>, StoreError> {
         const SQL: &str = "
             select spool_dir from centiloc.connection
              where client_id = $1 and spool_dir is not null

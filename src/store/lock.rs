@@ -56,7 +56,7 @@ const VANISHED: [(&str, &str); 4] = [
 ];
 
 /// Locks that PostgreSQL shows for a key, as `pg_try_advisory_lock(bigint)` takes them.
-const LOCKS_OF_KEY: &str = "
+pub(super) const LOCKS_OF_KEY: &str = "
     from pg_catalog.pg_locks l
    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
@@ -308,7 +308,7 @@ struct Session<'c> {
 
 /// The lock's key: the same in every version and on every host, or two versions side by side would
 /// both connect.
-fn key(client_id: &str) -> i64 {
+pub(super) fn key(client_id: &str) -> i64 {
     let digest = Sha256::new().chain_update(NAMESPACE).chain_update(client_id).finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

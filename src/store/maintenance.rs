@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
+use super::members::{Lookout, Members};
 use super::partitions::{self, Moved};
 use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
@@ -52,6 +53,8 @@ const PAUSE_MS: std::ops::Range<u64> = 150..450;
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
+    /// MQTT client identifier, whose gaps are looked up.
+    pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
     /// `retention.payloads`, as it is at the moment.
@@ -62,6 +65,8 @@ pub struct MaintenanceParts {
     pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
+    /// Looks after the other members of a share group.
+    pub members: Members,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -81,7 +86,10 @@ async fn keep_house(parts: &MaintenanceParts) {
     let mut duties = Duties::new(parts);
     loop {
         idle(beat.tick()).await;
-        let Some(skew) = measure_skew(parts).await else { continue };
+        let Some(skew) = measure_skew(parts).await else {
+            duties.lookout = Lookout::default();
+            continue;
+        };
         // The writer makes the tables; without them there is no house to keep, but the server is
         // still looked at.
         tokio::select! {
@@ -92,9 +100,15 @@ async fn keep_house(parts: &MaintenanceParts) {
                 continue;
             }
         }
+        match parts.store.newest_gap(&parts.client_id).await {
+            Ok(newest) => parts.metrics.gaps.set_newest(newest),
+            // The next beat finds out whether the database answers at all.
+            Err(error) => tracing::debug!(%error, "could not read the newest gap"),
+        }
         duties.look_after_partitions().await;
         // By the clock that is behind: a wrong one must not delete before its time.
         let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
+        duties.lookout.look(parts, now).await;
         duties.clear_payloads(now).await;
         duties.delete_expired(now).await;
     }
@@ -126,6 +140,7 @@ struct Duties<'p> {
     parts: &'p MaintenanceParts,
     keep_events: watch::Receiver<Option<Duration>>,
     payloads: PayloadSweep,
+    lookout: Lookout,
     partitions_due: Instant,
     /// Between two looks at the partitions while something is left to do.
     partitions_wait: Duration,
@@ -141,6 +156,7 @@ impl<'p> Duties<'p> {
             parts,
             keep_events: parts.keep_events.clone(),
             payloads: PayloadSweep::default(),
+            lookout: Lookout::default(),
             partitions_due: Instant::now(),
             partitions_wait: BEAT,
             retention_due: Instant::now(),

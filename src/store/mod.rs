@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod journal;
 pub mod lock;
 pub mod maintenance;
+pub mod members;
 mod partitions;
 mod payload_retention;
 mod pool;

@@ -1,6 +1,7 @@
 //! The few connections of everything but the stream and the single-writer lock.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,24 +25,24 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Pool {
     link: Link,
     slots: Semaphore,
+    /// Connections that came back in order.
+    returned: AtomicU64,
     idle: Mutex<Vec<PgConnection>>,
 }
 
 impl Pool {
     pub fn new(link: Link, size: usize) -> Self {
-        Self { link, slots: Semaphore::new(size.max(1)), idle: Mutex::default() }
+        let slots = Semaphore::new(size.max(1));
+        Self { link, slots, returned: AtomicU64::new(0), idle: Mutex::default() }
     }
 
     /// Takes a connection that works: an idle one, or a new one. What the server answers to a new
     /// one comes out as it is, at once.
     pub async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
+        let returned = self.returned.load(Ordering::Relaxed);
         let slot = tokio::time::timeout(ACQUIRE_TIMEOUT, self.slots.acquire());
         let Ok(Ok(slot)) = during(ACQUIRE_TIMEOUT, slot).await else {
-            let seconds = ACQUIRE_TIMEOUT.as_secs();
-            return Err(Fault::retry(format!(
-                "no pooled connection to PostgreSQL came free within {seconds} s: statements are \
-                 slow, or database.max_connections is too low"
-            )));
+            return Err(none_free(self.returned.load(Ordering::Relaxed) > returned));
         };
         let conn = match self.idle_one().await {
             Some(conn) => conn,
@@ -64,6 +65,20 @@ impl Pool {
         // Only ever pushed to and popped from.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// No connection came free in time. Where others came back meanwhile, the server is well and more would
+/// help; in an outage none does.
+fn none_free(others_came_back: bool) -> Fault {
+    let seconds = ACQUIRE_TIMEOUT.as_secs();
+    let because = if others_came_back {
+        "statements are slow, or database.max_connections is too low"
+    } else {
+        "PostgreSQL has not answered the statements on any of them"
+    };
+    Fault::retry(format!(
+        "no pooled connection to PostgreSQL came free within {seconds} s: {because}"
+    ))
 }
 
 /// A connection out of the pool. Dropping it puts it back.
@@ -103,6 +118,18 @@ impl Drop for Pooled<'_> {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take().filter(|_| !self.spoilt) {
             self.pool.idle().push(conn);
+            self.pool.returned.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_does_not_advise_more_connections() {
+        assert!(none_free(true).text.contains("database.max_connections"));
+        assert!(!none_free(false).text.contains("database.max_connections"));
     }
 }

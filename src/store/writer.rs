@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
 use crate::message::{ConnectionNews, Decoded, Feedback, Message};
 use crate::progress::{self, HAND_OVER};
-use crate::telemetry::metrics::{CauseLabel, KindLabel, ReasonLabel};
+use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 
 /// Holds the inputs and outputs of the stage.
@@ -157,6 +157,8 @@ impl<D: Database> Writer<D> {
             match failed {
                 Ok(()) => self.mended(),
                 Err(error) => {
+                    let class = ClassLabel { class: error.class() };
+                    self.parts.metrics.commit_failures.get_or_create(&class).inc();
                     if self.failed(&error).await == Then::GiveUp {
                         return Ok(());
                     }
@@ -254,8 +256,8 @@ impl<D: Database> Writer<D> {
         let Noted { stale_filters, gap } =
             self.parts.store.note(expiry, standing.as_ref(), news).await?;
         if let Some(cause) = gap {
+            self.parts.metrics.gaps.count(cause);
             let cause = cause.as_str();
-            self.parts.metrics.gaps.get_or_create(&CauseLabel { cause }).inc();
             tracing::warn!(cause, "messages may have been lost; see the view data_gap");
         }
         let Some(Decoded::Connection(news, token)) = self.queue.pop_front() else { return Ok(()) };
@@ -344,6 +346,9 @@ impl<D: Database> Writer<D> {
             let lag = Duration::try_from(now - momentum).unwrap_or_default();
             Metrics::observe(&metrics.event_to_commit_seconds, lag);
         }
+        #[expect(clippy::cast_precision_loss, reason = "microseconds, exact until the year 2255")]
+        let committed_at = (now.unix_timestamp_nanos() / 1000) as f64 / 1e6;
+        metrics.last_commit_timestamp_seconds.set(committed_at);
         // One from a time when the clock was ahead must not hide later ones.
         self.newest_event = self.newest_event.filter(plausible);
         self.newest_event = self.newest_event.max(news(entries).filter(plausible).max());

@@ -8,6 +8,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::message::ConnectionName;
+use crate::timestamp;
 
 /// A snapshot for `/readyz`, `/api/status` and `status`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -49,14 +50,14 @@ pub struct SessionHealth {
     /// Why it is not subscribed, with the cure; empty while it is.
     pub problem: Option<String>,
     /// Since when the phase lasts.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub since: Option<OffsetDateTime>,
     /// MQTT Session Present of the last CONNACK.
     pub session_present: bool,
     /// Granted filters.
     pub filters: Vec<String>,
     /// When the last message came.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_message_at: Option<OffsetDateTime>,
 }
 
@@ -85,10 +86,10 @@ pub struct DatabaseHealth {
     /// Why not, with the cure.
     pub problem: Option<String>,
     /// When the last batch was committed.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_commit_at: Option<OffsetDateTime>,
     /// Momentum of the newest committed event.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_event_at: Option<OffsetDateTime>,
     /// How long the oldest partition that could not be dropped yet is past `retention.events`,
     /// seconds; 0 without one.
@@ -134,7 +135,7 @@ pub struct SpoolHealth {
     /// Bytes held.
     pub bytes: u64,
     /// When the oldest was received.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(serialize_with = "timestamp::option::serialize")]
     pub oldest_at: Option<OffsetDateTime>,
     /// What is wrong, with the cure.
     pub problem: Option<String>,
@@ -144,7 +145,7 @@ pub struct SpoolHealth {
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateHealth {
     /// End of its validity.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(serialize_with = "timestamp::serialize")]
     pub not_after: OffsetDateTime,
 }
 
@@ -160,7 +161,10 @@ pub struct CredentialsHealth {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewal: Option<String>,
     /// When they were renewed last since the start.
-    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "timestamp::option::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub renewed_at: Option<OffsetDateTime>,
 }
 
@@ -170,7 +174,10 @@ pub struct ConfigurationHealth {
     /// Why the configuration as it is now was refused; the earlier one stays in force.
     pub problem: Option<String>,
     /// When it was last reloaded.
-    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "timestamp::option::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub reloaded_at: Option<OffsetDateTime>,
     /// Keys whose new values count only after a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -6,14 +6,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
+use super::stderr::Stderr;
 use crate::config::{Log, LogFormat};
+use crate::timestamp;
 
 /// Libraries that tell more than an operator wants to know at the level of their own.
 const LIBRARIES: [&str; 4] = ["rumqttc", "rustls", "sqlx", "hyper"];
@@ -65,7 +69,7 @@ impl LogHandle {
 /// Sets up the log of the process. To be called once.
 pub fn init(log: &Log) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
-    let layer = layer(log.format, Style::of_stderr(), std::io::stderr);
+    let layer = layer(log.format, Style::of_stderr(), || Stderr);
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
 }
@@ -136,12 +140,21 @@ fn device_and_inode_of_stderr() -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
+/// Writes the time of a line.
+struct Timer;
+
+impl FormatTime for Timer {
+    fn format_time(&self, writer: &mut fmt::format::Writer<'_>) -> std::fmt::Result {
+        writer.write_str(&timestamp::aligned(OffsetDateTime::now_utc()))
+    }
+}
+
 fn layer<S, W>(format: LogFormat, style: Style, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().with_writer(writer);
+    let layer = fmt::layer().with_writer(writer).with_timer(Timer);
     match format {
         LogFormat::Json => {
             Box::new(layer.json().flatten_event(true).with_current_span(false).with_ansi(false))
@@ -204,6 +217,7 @@ mod tests {
         let time = line.split_whitespace().next().expect("a word");
         time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339)
             .expect("RFC 3339");
+        assert_eq!(time.len(), "2026-11-27T06:24:12.963Z".len(), "to the millisecond: {time}");
         assert!(!line.contains('\u{1b}'));
         let style = Style { colour: true, time: true };
         assert!(written(LogFormat::Text, style, "info", || tracing::info!("x")).contains('\u{1b}'));

@@ -13,9 +13,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::accounting_collector::AccountingCollector;
+use super::gaps::GapMetrics;
+use super::optional_gauge::OptionalGauge;
+use super::process::ProcessCollector;
+use super::stderr;
 use crate::accounting::Accounting;
 use crate::event::RejectReason;
-use crate::message::GapCause;
+use crate::version::COMMIT;
+
+#[cfg(test)]
+mod tests;
 
 /// Label `topic`, `qos`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -40,12 +47,16 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
-/// Label `cause`.
+/// Label `class`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CauseLabel {
-    /// A value of `gap.cause`.
-    pub cause: &'static str,
+pub struct ClassLabel {
+    /// One of [`FAILURE_CLASSES`].
+    pub class: &'static str,
 }
+
+/// Classes of failed commits: `retry` passes by itself, `halve` is a statement that took too long,
+/// `stop` needs an operator, `unknown` is a code without a known meaning, which is retried.
+pub const FAILURE_CLASSES: [&str; 4] = ["retry", "halve", "stop", "unknown"];
 
 /// Label `stage`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -94,19 +105,23 @@ pub struct Metrics {
     /// 1 while subscribed.
     pub connected: IntGauge,
     /// 1 if the broker still knew the session at the last CONNACK.
-    pub session_present: IntGauge,
+    pub session_present: OptionalGauge<i64>,
     /// 1 while another process holds the client id.
     pub standby: IntGauge,
-    /// Possible losses written down.
-    pub gaps: Family<CauseLabel, Counter>,
+    /// Possible losses.
+    pub gaps: GapMetrics,
+    /// Transactions that failed.
+    pub commit_failures: Family<ClassLabel, Counter>,
     /// Time left on the client certificate; negative once expired.
-    pub certificate_expiry_seconds: SecondsGauge,
+    pub certificate_expiry_seconds: OptionalGauge<f64>,
     /// Messages in the spool.
-    pub spool_events: IntGauge,
+    pub spool_events: OptionalGauge<i64>,
     /// Size of the spool.
-    pub spool_bytes: IntGauge,
-    /// Age of the oldest message in the spool.
-    pub spool_oldest_seconds: SecondsGauge,
+    pub spool_bytes: OptionalGauge<i64>,
+    /// `spool.max_size`.
+    pub spool_max_bytes: OptionalGauge<i64>,
+    /// Age of the oldest message in the spool; 0 while it is empty.
+    pub spool_oldest_seconds: OptionalGauge<f64>,
     /// 1 while PostgreSQL answers.
     pub database_up: IntGauge,
     /// How long the oldest partition that could not be dropped is past its retention.
@@ -116,7 +131,9 @@ pub struct Metrics {
     /// Stages and background tasks that failed and were restarted.
     stage_restarts: Family<StageLabel, Counter>,
     /// Momentum of the newest committed event, Unix time.
-    pub last_event_timestamp_seconds: SecondsGauge,
+    pub last_event_timestamp_seconds: OptionalGauge<f64>,
+    /// When the last batch was committed, Unix time.
+    pub last_commit_timestamp_seconds: OptionalGauge<f64>,
 }
 
 impl Metrics {
@@ -134,7 +151,7 @@ impl Metrics {
             1.0, 2.0, 15,
         ));
         let mut metrics = Self {
-            registry: Registry::with_prefix("centiloc_bridge"),
+            registry: Registry::default(),
             accounting: Arc::default(),
             topics: Mutex::default(),
             received: Family::default(),
@@ -149,18 +166,21 @@ impl Metrics {
             batch_events: batch,
             reconnects: Family::default(),
             connected: Gauge::default(),
-            session_present: Gauge::default(),
+            session_present: OptionalGauge::default(),
             standby: Gauge::default(),
-            gaps: Family::default(),
-            certificate_expiry_seconds: Gauge::default(),
-            spool_events: Gauge::default(),
-            spool_bytes: Gauge::default(),
-            spool_oldest_seconds: Gauge::default(),
+            gaps: GapMetrics::default(),
+            commit_failures: Family::default(),
+            certificate_expiry_seconds: OptionalGauge::default(),
+            spool_events: OptionalGauge::default(),
+            spool_bytes: OptionalGauge::default(),
+            spool_max_bytes: OptionalGauge::default(),
+            spool_oldest_seconds: OptionalGauge::default(),
             database_up: Gauge::default(),
             retention_overdue_seconds: Gauge::default(),
             default_partition_rows: Counter::default(),
             stage_restarts: Family::default(),
-            last_event_timestamp_seconds: Gauge::default(),
+            last_event_timestamp_seconds: OptionalGauge::default(),
+            last_commit_timestamp_seconds: OptionalGauge::default(),
         };
         metrics.register();
         // A counter that first shows at 1 has no rise that an alert could see.
@@ -168,8 +188,8 @@ impl Metrics {
             let reason = reason.as_str();
             drop(metrics.dead_letters.get_or_create(&ReasonLabel { reason }));
         }
-        for cause in GapCause::ALL {
-            drop(metrics.gaps.get_or_create(&CauseLabel { cause: cause.as_str() }));
+        for class in FAILURE_CLASSES {
+            drop(metrics.commit_failures.get_or_create(&ClassLabel { class }));
         }
         for kind in ["item", "board"] {
             drop(metrics.committed.get_or_create(&KindLabel { kind }));
@@ -184,7 +204,9 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let r = &mut self.registry;
+        self.registry.register_collector(Box::new(ProcessCollector::started_now()));
+        let r = self.registry.sub_registry_with_prefix("centiloc_bridge");
+        self.gaps.register(r);
         r.register_collector(Box::new(AccountingCollector(Arc::clone(&self.accounting))));
         r.register("received", "PUBLISH packets received", self.received.clone());
         r.register("committed", "Events that became a row", self.committed.clone());
@@ -212,7 +234,7 @@ impl Metrics {
             self.session_present.clone(),
         );
         r.register("standby", "1 while another process holds the client id", self.standby.clone());
-        r.register("gaps", "Possible losses written down", self.gaps.clone());
+        r.register("commit_failures", "Transactions that failed", self.commit_failures.clone());
         r.register(
             "certificate_expiry_seconds",
             "Time left on the client certificate",
@@ -220,6 +242,7 @@ impl Metrics {
         );
         r.register("spool_events", "Messages in the spool", self.spool_events.clone());
         r.register("spool_bytes", "Size of the spool", self.spool_bytes.clone());
+        r.register("spool_max_bytes", "Limit of the spool", self.spool_max_bytes.clone());
         r.register(
             "spool_oldest_seconds",
             "Age of the oldest message in the spool",
@@ -247,9 +270,19 @@ impl Metrics {
             self.last_event_timestamp_seconds.clone(),
         );
         r.register(
+            "last_commit_timestamp_seconds",
+            "Last commit of a batch, Unix time",
+            self.last_commit_timestamp_seconds.clone(),
+        );
+        r.register(
+            "log_lines_dropped",
+            "Log lines dropped because standard error did not take them",
+            stderr::dropped(),
+        );
+        r.register(
             "build",
             "The running program",
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT)]),
         );
     }
 
@@ -309,6 +342,7 @@ impl Metrics {
         // Unwrap safety: writing to a String does not fail.
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .expect("metrics encode into a String");
+        self.gaps.scraped();
         text
     }
 }

@@ -1,10 +1,16 @@
 //! What the service tells about itself.
 
 mod accounting_collector;
+mod gaps;
 pub mod health;
 pub mod logging;
 pub mod metrics;
+mod optional_gauge;
+mod process;
+pub mod stderr;
 mod text_format;
 
+pub use gaps::NewestGap;
 pub use health::Health;
 pub use metrics::Metrics;
+pub use optional_gauge::OptionalGauge;

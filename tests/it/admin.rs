@@ -10,7 +10,7 @@ use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
 /// The contract: name and type.
-const METRICS: [(&str, &str); 25] = [
+const METRICS: [(&str, &str); 26] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
     ("duplicates_total", "counter"),
@@ -26,14 +26,15 @@ const METRICS: [(&str, &str); 25] = [
     ("session_present", "gauge"),
     ("standby", "gauge"),
     ("gaps_total", "counter"),
-    ("certificate_expiry_seconds", "gauge"),
     ("spool_events", "gauge"),
     ("spool_bytes", "gauge"),
+    ("spool_max_bytes", "gauge"),
     ("spool_oldest_seconds", "gauge"),
+    ("commit_failures_total", "counter"),
     ("database_up", "gauge"),
     ("retention_overdue_seconds", "gauge"),
     ("default_partition_rows_total", "counter"),
-    ("last_event_timestamp_seconds", "gauge"),
+    ("log_lines_dropped_total", "counter"),
     ("stage_restarts_total", "counter"),
     ("build_info", "gauge"),
 ];
@@ -91,9 +92,15 @@ async fn without_its_broker_it_is_not_ready_with_the_reason_but_alive() {
 #[tokio::test]
 async fn every_metric_of_the_contract_is_there_from_the_start() {
     let rig = Rig::new().await;
-    let bridge = Bridge::ready(&rig.config()).await;
-    let (status, text) = bridge.get("/metrics").await.unwrap();
-    assert_eq!(status, 200);
+    let config = rig.config();
+    let spool = config.folder().join("spool");
+    let bridge = Bridge::ready(&config.set("spool.dir", spool.to_str().unwrap())).await;
+    // The spool is opened beside the subscription.
+    let text = until("the spool's metrics", SOON, || async {
+        let text = bridge.get("/metrics").await.unwrap().1;
+        if text.contains("\ncentiloc_bridge_spool_events ") { Ok(text) } else { Err(text) }
+    })
+    .await;
     for (name, kind) in METRICS {
         let declared = format!("# TYPE centiloc_bridge_{name} {kind}");
         assert!(text.lines().any(|line| line == declared), "no {declared:?} in\n{text}");
@@ -106,6 +113,54 @@ async fn every_metric_of_the_contract_is_there_from_the_start() {
         let found = found.filter(|rest| rest.starts_with(['{', ' '])).count();
         assert!(found > 0, "no sample {sample} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn unknown_metrics_are_absent_until_known() {
+    const OPTIONAL: [&str; 7] = [
+        "spool_events",
+        "spool_bytes",
+        "spool_max_bytes",
+        "spool_oldest_seconds",
+        "last_event_timestamp_seconds",
+        "last_commit_timestamp_seconds",
+        "newest_gap_age_seconds",
+    ];
+    let rig = Rig::new().await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    for name in OPTIONAL {
+        assert_eq!(bridge.metric(&format!("centiloc_bridge_{name}"), "").await, None, "{name}");
+    }
+    rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
+    rig.until_acked(1).await;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let committed = bridge.metric("centiloc_bridge_last_commit_timestamp_seconds", "").await;
+    assert!(committed.is_some_and(|at| (at - now).abs() < 300.0), "{committed:?} at {now}");
+    // As an earlier process wrote it: the counter of this one does not know it.
+    let gap = "insert into centiloc.gap (client_id, started_at, ended_at, cause, detail)
+               values ('acme-bridge', now() - interval '2 h', now() - interval '1 h', 'absence', '')";
+    rig.database.execute(gap).await;
+    let age = until("the gap's age", SOON, || async {
+        bridge.metric("centiloc_bridge_newest_gap_age_seconds", "").await.ok_or(())
+    })
+    .await;
+    assert!((3600.0..4000.0).contains(&age), "{age}");
+    assert_eq!(bridge.metric("centiloc_bridge_gaps_total", "").await, Some(0.0));
+}
+
+#[tokio::test]
+async fn the_process_is_measured() {
+    let rig = Rig::new().await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let started = bridge.metric("process_start_time_seconds", "").await.unwrap();
+    assert!((now - 600.0..=now).contains(&started), "{started} at {now}");
+    let memory = bridge.metric("process_resident_memory_bytes", "").await.unwrap();
+    let ratio = memory / f64::from(u32::try_from(bridge.memory()).unwrap());
+    assert!((0.5..2.0).contains(&ratio), "{memory}");
+    assert!(bridge.metric("process_cpu_seconds_total", "").await.unwrap() > 0.0);
+    let open = bridge.metric("process_open_fds", "").await.unwrap();
+    assert!(open > 5.0 && open < bridge.metric("process_max_fds", "").await.unwrap(), "{open}");
 }
 
 #[tokio::test]

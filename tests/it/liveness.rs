@@ -1,15 +1,19 @@
 //! A file system that does not answer and a task that keeps failing: the service stays alive, says
 //! so, and recovers. A FIFO without a writer stands for a file on a dead NFS mount.
 
-use std::os::unix::net::UnixDatagram;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
-use crate::support::mosquitto::{Mosquitto, PASSWORD};
+use crate::support::event::ItemEvent;
+use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::process::run;
+use crate::support::process::{loopback, run};
+use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until, until_true};
 
 /// Far more than a process needs to end, far less than any wait for a file.
@@ -100,39 +104,72 @@ async fn a_password_file_gone_silent_leaves_earlier_credentials() {
 }
 
 #[tokio::test]
-async fn a_task_that_keeps_failing_waits_longer_each_time() {
+async fn an_admin_port_taken_at_start_stops_no_events() {
     const FAILED: &str = "a background task failed";
-    let broker = Mosquitto::start().await;
-    let database = Postgres::shared().await.database().await;
-    let config = Config::new(&broker, &database);
-    let socket = config.folder().join("notify");
-    let service_manager =
-        [("NOTIFY_SOCKET", socket.to_str().unwrap()), ("WATCHDOG_USEC", "60000000")];
-    let bridge = Bridge::start_with(&config, &service_manager);
+    let rig = Rig::new().await;
+    let config = rig.config().set("log.level", "debug");
+    let port = config.admin_port();
+    let holder = TcpListener::bind(loopback(port)).unwrap();
+    let mut bridge = Bridge::start(&config);
+    bridge.until_subscribed(1).await;
+    rig.platform().await.publish_json(&ItemEvent::series(TENANT, 5)).await;
+    rig.until_rows("item_event", 5).await;
     let log = bridge.log().clone();
     until_true("four failures", SOON, || log.count(FAILED) >= 4).await;
-    let (status, body) = bridge.get("/readyz").await.unwrap();
-    assert!(status == 503 && body.contains("the task watchdog failed"), "{body}");
-    let metric = "centiloc_bridge_stage_restarts_total";
-    let counted = bridge.count(metric, "stage=\"watchdog\"").await.unwrap();
-    assert!((4..=8).contains(&counted), "{counted}");
-    assert_eq!(bridge.count(metric, "stage=\"lock\"").await, Some(0));
     let failures: Vec<_> = log.lines().into_iter().filter(|line| line.contains(FAILED)).collect();
-    assert!(failures.len() <= counted + 1, "one line each: {failures:#?}");
+    let errors: Vec<_> = failures.iter().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "reported once: {failures:#?}");
+    for part in ["task=\"admin\"", &format!(":{port}"), "set admin.listen to a free port"] {
+        assert!(errors[0].contains(part), "{errors:?}");
+    }
     let waits = failures.iter().map(|line| retry_in(line)).collect::<Vec<_>>();
     assert!(waits.is_sorted() && waits[0] < waits[3], "{waits:?}");
 
-    let manager = UnixDatagram::bind(&socket).unwrap();
+    drop(holder);
+    bridge.until_ready().await;
+    let metric = "centiloc_bridge_stage_restarts_total";
+    let counted = bridge.count(metric, "stage=\"admin\"").await.unwrap();
+    assert!(counted >= failures.len(), "{counted}");
+    assert_eq!(bridge.count(metric, "stage=\"lock\"").await, Some(0));
+    stops_at_once(bridge).await;
+}
+
+/// A name for an abstract socket that no other test uses.
+fn abstract_name(config: &Config) -> String {
+    config.folder().join("notify").to_string_lossy().replace('/', "-")
+}
+
+#[tokio::test]
+async fn an_unreachable_service_manager_is_logged_once() {
+    const UNREACHABLE: &str = "cannot notify the service manager at NOTIFY_SOCKET";
+    let broker = Mosquitto::start().await;
+    let database = Postgres::shared().await.database().await;
+    let config = Config::new(&broker, &database);
+    let name = abstract_name(&config);
+    let socket = format!("@{name}");
+    let environment = [("NOTIFY_SOCKET", &*socket), ("WATCHDOG_USEC", "30000")];
+    let mut bridge = Bridge::start_with(&config, &environment);
+    bridge.until_ready().await;
+    bridge.signal("HUP");
+    bridge.until_logged(&["the configuration was reloaded"]).await;
+    assert_eq!(bridge.count("centiloc_bridge_stage_restarts_total", "").await, Some(0));
+    assert_eq!(bridge.log().count(UNREACHABLE), 1);
+    assert!(bridge.log().find(&[UNREACHABLE, &socket]).is_some());
+
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
     manager.set_nonblocking(true).unwrap();
-    until_true("the watchdog to be fed", SOON, || {
+    let mut sent = String::new();
+    until_true("READY and the watchdog to be sent", SOON, || {
         let mut datagram = [0; 64];
-        manager
-            .recv(&mut datagram)
-            .is_ok_and(|length| datagram[..length].starts_with(b"WATCHDOG=1"))
+        while let Ok(length) = manager.recv(&mut datagram) {
+            sent.push_str(std::str::from_utf8(&datagram[..length]).unwrap());
+        }
+        sent.contains("READY=1\n") && sent.contains("WATCHDOG=1\n")
     })
     .await;
-    let mut bridge = bridge;
-    bridge.until_ready().await;
+    bridge.until_logged(&["the service manager can be notified again"]).await;
+    stops_at_once(bridge).await;
 }
 
 fn retry_in(line: &str) -> f64 {

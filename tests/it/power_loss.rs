@@ -310,7 +310,7 @@ async fn power_cuts_while_damage_is_mended_cost_nothing() {
 async fn a_lost_session_outlasts_a_power_cut() {
     let bench = Bench::new(0).await;
     // The state folder alone, without a spool.
-    let config = bench.config().without("spool");
+    let config = bench.config().set("spool.dir", "");
     let mut bridge = Bridge::start_in(bench.disk.surroundings(), &config);
     bridge.until_ready().await;
     bench.rig.until_rows("connection", 1).await;

@@ -61,3 +61,17 @@ async fn configuration_for_compose_is_accepted() {
     mounted.sort_unstable();
     assert_eq!(names_behind(COMPOSE_CONFIG, "/run/secrets/"), mounted);
 }
+
+/// `STATE_DIRECTORY` turns the spool on, so that an outage of the database is no possible loss.
+#[test]
+fn shipped_services_have_a_durable_state_directory() {
+    let unit = include_str!("../../deploy/systemd/centiloc-bridge.service");
+    assert!(unit.lines().any(|line| line == "StateDirectory=centiloc-bridge"));
+    let image = include_str!("../../deploy/container/Containerfile");
+    assert!(image.lines().any(|line| line == "ENV STATE_DIRECTORY=/var/lib/centiloc-bridge"));
+    let compose = include_str!("../../deploy/container/compose.yaml");
+    assert!(compose.contains("- spool:/var/lib/centiloc-bridge\n"));
+    let manifest = include_str!("../../deploy/kubernetes/centiloc-bridge.yaml");
+    assert!(manifest.contains("mountPath: /var/lib/centiloc-bridge\n"));
+    assert!(manifest.contains("kind: PersistentVolumeClaim\n"));
+}

@@ -249,6 +249,24 @@ async fn a_session_that_was_lost_while_the_database_was_away_is_a_gap_though_the
 }
 
 #[tokio::test]
+async fn a_state_directory_alone_outlasts_a_database_restart() {
+    let bench = Bench::new().await;
+    let config = bench.config().without("spool").set("mqtt.queue_grace", "1s");
+    let bridge = Bridge::ready(&config).await;
+    bench.rig.until_rows("connection", 1).await;
+    bench.link.refuse().await;
+    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 50)).await;
+    // Without a spool nothing would be acknowledged now.
+    bench.rig.until_acked(50).await;
+    assert!(config.folder().join("spool/spool.db").exists());
+    bench.link.pass().await;
+    bench.rig.until_rows("item_event", 50).await;
+    until_spooled(&bridge, 0).await;
+    assert_eq!(bench.rig.database.count("centiloc.gap").await, 0);
+    bench.rig.assert_promises_kept().await;
+}
+
+#[tokio::test]
 async fn switched_off_it_first_drains_what_the_last_run_left() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;

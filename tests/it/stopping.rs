@@ -1,6 +1,10 @@
 //! SIGTERM at bad moments: the bridge ends in time, and loses nothing by it.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
 
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
@@ -9,7 +13,8 @@ use crate::support::expect::{until_count, until_stored};
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::peer::Peer;
 use crate::support::postgres::Postgres;
-use crate::support::process::free_port;
+use crate::support::process::{free_port, loopback};
+use crate::support::proxy::Proxy;
 use crate::support::publisher::Publisher;
 
 /// For a stop that has nothing to wait for. Far below every wait it could be caught in, far above
@@ -82,4 +87,51 @@ async fn stopping_with_memory_full_and_the_database_away_ends_at_the_grace_and_l
     postgres.start().await;
     bridge.start_again();
     until_stored(&database, EVENTS).await;
+}
+
+/// A database that accepts connections and never answers, and the configuration that names it.
+async fn with_silent_database(broker: &Mosquitto) -> (TcpListener, Config) {
+    let silent = TcpListener::bind(loopback(0)).await.unwrap();
+    let database = Postgres::shared().await.database().await;
+    let url = database.url_at(silent.local_addr().unwrap().port());
+    let config = Config::new(broker, &database).set("database.url", url);
+    (silent, config)
+}
+
+#[tokio::test]
+async fn a_database_silent_from_the_start_delays_no_stop() {
+    let broker = Mosquitto::start().await;
+    let (_silent, config) = with_silent_database(&broker).await;
+    let bridge = Bridge::start(&config);
+    bridge.until_subscribed(1).await;
+    stops_at_once(bridge).await;
+}
+
+#[tokio::test]
+async fn a_database_gone_silent_delays_no_stop() {
+    let broker = Mosquitto::start().await;
+    let postgres = Postgres::shared().await;
+    let database = postgres.database().await;
+    let link = Proxy::to(postgres.port()).await;
+    let config = Config::new(&broker, &database);
+    let config = config.set("database.url", database.url_at(link.port()));
+    let bridge = Bridge::ready(&config).await;
+    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 5)).await;
+    until_stored(&database, 5).await;
+    until_count(&bridge, "centiloc_bridge_unacked", "", 0).await;
+    link.stall_both().await;
+    stops_at_once(bridge).await;
+}
+
+#[tokio::test]
+async fn a_possible_loss_recorded_nowhere_is_no_success() {
+    let broker = Mosquitto::start().await;
+    let (_silent, config) = with_silent_database(&broker).await;
+    let config = config.set("shutdown.grace", "5s");
+    let no_state_folder = |command: &mut Command| _ = command.env_remove("STATE_DIRECTORY");
+    let mut bridge = Bridge::start_in(Arc::new(no_state_folder), &config);
+    // The session is new, and only the database knows whether there was an earlier one.
+    bridge.until_subscribed(1).await;
+    assert_eq!(bridge.terminate().await, 1);
+    bridge.until_logged(&["ERROR", "shutdown.grace", "gaps_recorded=false"]).await;
 }

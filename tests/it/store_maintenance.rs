@@ -10,6 +10,7 @@ use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
+use centiloc_bridge::store::members::Members;
 use centiloc_bridge::store::{Condition, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
@@ -26,11 +27,13 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
+        client_id: "T-bridge".into(),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
         metrics,
         health: Arc::clone(&health),
+        members: Members { client_id: "T-bridge".into(), filters: vec![], session_expiry: EXPIRY },
         stop: CancellationToken::new(),
     };
     (parts, health)

@@ -157,7 +157,9 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
         bench.db.execute("alter table centiloc.gap_hidden rename to gap").await;
         rig.acknowledged(1..2).await;
         assert_eq!(bench.db.count("centiloc.gap").await, 1);
-        assert!(rig.metrics.encode_text().contains("gaps_total{cause=\"session_lost\"} 1"));
+        assert_eq!(rig.metrics.gaps.total(), 1);
+        let text = rig.metrics.encode_text();
+        assert!(text.contains("commit_failures_total{class=\"stop\"} 1"), "{text}");
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();

@@ -178,6 +178,7 @@ impl Process {
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.reconnect.subscribe(),
+            retire: None,
         };
         let session = Session::new(
             shared,
@@ -196,6 +197,7 @@ impl Process {
         if let Some(max_size) = settings.spool {
             let parts = SpoolParts {
                 storage: ModelStorage(Arc::clone(&self.around.spool)),
+                client_id: mqtt.client_id.clone(),
                 max_size,
                 intake,
                 decode: rows,

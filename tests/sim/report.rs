@@ -130,3 +130,11 @@ fn no_schedule_loses_or_doubles_an_event() {
     let limit = Duration::from_secs(number("SIM_SECONDS").unwrap_or(300));
     explore_and_print(first..first + seeds, limit);
 }
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    // 60012669: an equal message, sent with DUP under an id that was answered before, was never answered.
+    for seed in [50_005_228, 60_012_669] {
+        explore_and_print(seed..seed + 1, Duration::from_secs(60));
+    }
+}

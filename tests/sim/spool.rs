@@ -261,11 +261,7 @@ impl Storage for ModelStorage {
 impl StorageFile for ModelFile {
     async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
         let state = self.0.lock();
-        let messages = state.rows.values().filter(|row| row.topic.is_some());
-        let depth = Depth {
-            messages: messages.count() as u64,
-            bytes: state.rows.values().map(Row::cost).sum(),
-        };
+        let depth = state.rows.values().map(Depth::of).fold(Depth::default(), Depth::plus);
         Ok((depth, state.rows.keys().next_back().copied().unwrap_or(0)))
     }
 
@@ -327,6 +323,10 @@ impl StorageFile for ModelFile {
     }
 
     async fn close(self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
+    async fn close_in_order(self, _: Depth) -> Result<(), SpoolError> {
         Ok(())
     }
 }

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::cli::output::printable;
 use crate::store::dead_letters::Summary;
+use crate::timestamp::shown;
 
 /// Bytes of a payload shown as a hex dump; `--raw` writes the rest.
 const SHOWN: usize = 4096;
@@ -19,7 +18,7 @@ pub(super) fn list(letters: &[Summary]) -> anyhow::Result<String> {
         writeln!(out, "no dead letters")?;
     }
     for letter in letters {
-        let received = letter.received_at.format(&Rfc3339)?;
+        let received = shown(letter.received_at);
         let seen = if letter.seen > 1 { format!(", {} times", letter.seen) } else { String::new() };
         let replayed = if letter.replayed_at.is_some() { ", replayed" } else { "" };
         writeln!(
@@ -38,18 +37,17 @@ pub(super) fn list(letters: &[Summary]) -> anyhow::Result<String> {
 /// Everything about one dead letter, with a hex dump of its payload.
 pub(super) fn one(letter: &Summary, payload: &[u8]) -> anyhow::Result<String> {
     let mut out = String::new();
-    let time = |at: Option<OffsetDateTime>| at.map(|at| at.format(&Rfc3339)).transpose();
     writeln!(out, "number      {}", letter.id)?;
     writeln!(out, "topic       {}", printable(&letter.topic))?;
-    writeln!(out, "received    {}", time(Some(letter.received_at))?.unwrap_or_default())?;
-    writeln!(out, "last seen   {}", time(Some(letter.last_seen_at))?.unwrap_or_default())?;
+    writeln!(out, "received    {}", shown(letter.received_at))?;
+    writeln!(out, "last seen   {}", shown(letter.last_seen_at))?;
     writeln!(out, "seen        {}", letter.seen)?;
     writeln!(out, "reason      {}", letter.reason)?;
     writeln!(out, "detail      {}", printable(&letter.detail))?;
     if let Some(code) = &letter.sqlstate {
         writeln!(out, "SQLSTATE    {code}")?;
     }
-    writeln!(out, "replayed    {}", time(letter.replayed_at)?.unwrap_or_else(|| "no".into()))?;
+    writeln!(out, "replayed    {}", letter.replayed_at.map_or_else(|| "no".to_owned(), shown))?;
     writeln!(out, "payload     {} bytes", payload.len())?;
     out.push_str(&dump(&payload[..payload.len().min(SHOWN)]));
     if payload.len() > SHOWN {

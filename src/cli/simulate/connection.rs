@@ -12,6 +12,7 @@ use crate::config::{Config, Formats, Mqtt, Tls};
 use crate::session::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::publish::Broker;
+use crate::telemetry::stderr;
 
 /// Invented events have no business at the vendor's broker.
 const VENDOR_DOMAIN: &str = "centiloc.com";
@@ -113,7 +114,7 @@ fn format(mqtt: &Mqtt) -> FormatChoice {
 fn tls_config(tls: &Tls) -> anyhow::Result<std::sync::Arc<rustls::ClientConfig>> {
     let loaded = tls::client_config(tls)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        stderr::line(format_args!("warning: {warning}"));
     }
     Ok(loaded.config)
 }

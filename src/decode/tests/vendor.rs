@@ -375,3 +375,10 @@ fn a_field_that_cannot_be_read_is_refused_with_the_types_that_can() {
         assert!(text.contains(found) && text.contains(accepted), "{text}");
     }
 }
+
+#[test]
+fn only_the_shipped_numbers_are_assumed() {
+    assert!(shipped(KeepPayload::Auto).schema_is_assumed());
+    let folder = Folder::with(&[("vendor.proto", item_schema("").as_bytes())]);
+    assert!(!decoder(&folder.file("vendor.proto")).unwrap().schema_is_assumed());
+}

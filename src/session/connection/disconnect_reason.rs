@@ -20,6 +20,9 @@ pub enum DisconnectReason {
     /// The broker gave the packet id of an un-acknowledged message to another one.
     #[error("the broker reused the packet id {0} of an un-acknowledged message")]
     PacketIdReused(u16),
+    /// A message came again after its answer; only a new connection shows whether the broker waits.
+    #[error("reconnected because of a repeated message whose state is unclear")]
+    UnclearRepeat,
     /// Another process holds the session now.
     #[error("another process took the session over")]
     StandBy,

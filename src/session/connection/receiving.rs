@@ -16,6 +16,9 @@ impl Connection<'_> {
     pub(super) fn apply_publish(&mut self, publish: Publish) -> Result<(), DisconnectReason> {
         let received_at = self.state.shared.now_utc();
         self.state.shared.count_received(&publish, received_at);
+        if let Some(retirement) = &mut self.retirement {
+            retirement.delivered(Instant::now());
+        }
         let answer = match publish.qos {
             0 => return Ok(self.take_unanswered(publish, received_at)?),
             1 => Answer::Puback(publish.packet_id),

@@ -65,7 +65,7 @@ impl Connection<'_> {
         let place = self.unsubscribing.iter().position(|(packet_id, _)| *packet_id == answered);
         let Some(place) = place else { return Ok(()) };
         let (_, filter) = self.unsubscribing.remove(place);
-        tracing::info!(filter, "unsubscribed from a filter that is no longer configured");
+        tracing::info!(filter, "unsubscribed from a filter that is no longer wanted");
         self.send_event(ConnectionNews::Unsubscribed {
             connection: self.state.shared.name(self.id),
             filters: vec![filter],
@@ -76,7 +76,12 @@ impl Connection<'_> {
     /// them, where this was noticed while an earlier configuration was stored.
     pub(super) fn unsubscribe(&mut self, filters: Vec<String>) {
         let configured = &self.state.shared.filters;
-        for filter in filters.into_iter().filter(|filter| !configured.contains(filter)) {
+        let stale = filters.into_iter().filter(|filter| !configured.contains(filter));
+        self.send_unsubscribe(stale.collect());
+    }
+
+    pub(super) fn send_unsubscribe(&mut self, filters: Vec<String>) {
+        for filter in filters {
             let packet_id = self.next_packet_id();
             self.outgoing.push(Outgoing::Unsubscribe { packet_id, filter: filter.clone() });
             self.unsubscribing.push((packet_id, filter));

@@ -12,6 +12,7 @@ use crate::config::Proxy;
 use crate::session::tls::testing::{mqtt, serve};
 use crate::session::tls::{Loaded, client_config};
 use crate::session::transport::connector::NetworkConnector;
+use crate::session::transport::mqtt::Login;
 use crate::session::transport::race::{AttemptError, FailedAttempt};
 
 mod server_certificate;
@@ -30,7 +31,8 @@ async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
     context.tls = tls.as_ref();
     let failure = tokio::time::timeout(Duration::from_secs(20), async {
         let connector = NetworkConnector::default();
-        let mut accepted = match connector.open(mqtt, tls.as_ref(), mqtt.max_packet_size).await {
+        let login = Login { clean_session: false, max_packet_size: mqtt.max_packet_size };
+        let mut accepted = match connector.open(mqtt, tls.as_ref(), login).await {
             Ok(accepted) => accepted,
             Err(error) => return context.explain_attempt(&error),
         };

@@ -154,3 +154,11 @@ fn dropped_messages_are_one_gap_until_it_ends() {
     assert!(tracker.acks_may_leave());
     assert!(tracker.drop_message("acme-bridge", AT).is_some(), "a new row of drops");
 }
+
+#[test]
+fn a_kept_session_is_no_pending_loss() {
+    let mut tracker = GapTracker::new(GRACE);
+    tracker.recall(PendingGaps::default(), AT);
+    assert!(tracker.opened(true, true, "acme-bridge", AT));
+    assert_eq!(tracker.unsaved(), None);
+}

@@ -266,3 +266,41 @@ fn reading_pauses_one_packet_below_the_bound() {
     assert_eq!(pause_at(64 * MIB, 60 * MIB), 32 * MIB);
     assert_eq!(pause_at(1024, 16 * MIB), 512);
 }
+
+#[test]
+fn reading_resumes_at_half_of_the_messages() {
+    let mut ledger = Ledger::new(usize::MAX);
+    ledger.begin(ConnectionId(1));
+    let half = u16::try_from(MAX_MESSAGES / 2).unwrap();
+    for packet_id in 1..=half {
+        entered(&mut ledger, packet_id, 1);
+    }
+    assert!(ledger.has_recovered());
+    entered(&mut ledger, half + 1, 1);
+    assert!(!ledger.has_recovered());
+}
+
+#[test]
+fn a_repeat_after_its_answer_is_unclear_until_the_id_returns() {
+    let mut ledger = ledger();
+    let id = entered(&mut ledger, 7, 1);
+    assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
+    assert!(!ledger.has_unclear_repeats(), "its answer is still to come");
+    ledger.settle([id].into_iter());
+    assert_eq!(ledger.release().count(), 1);
+    assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
+    assert!(ledger.has_unclear_repeats());
+    entered(&mut ledger, 7, 2);
+    assert!(!ledger.has_unclear_repeats());
+}
+
+#[test]
+fn a_new_connection_settles_unclear_repeats() {
+    let mut ledger = ledger();
+    let id = entered(&mut ledger, 7, 1);
+    ledger.settle([id].into_iter());
+    assert_eq!(ledger.release().count(), 1);
+    enter(&mut ledger, 7, true, 1);
+    ledger.begin(ConnectionId(2));
+    assert!(!ledger.has_unclear_repeats());
+}

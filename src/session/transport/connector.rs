@@ -51,21 +51,21 @@ pub struct NetworkConnector {
 impl Connect for NetworkConnector {
     fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
         let tls = request.credentials.tls.as_ref();
-        Box::pin(self.open(request.mqtt, tls, request.max_packet_size))
+        let login = Login { clean_session: false, max_packet_size: request.max_packet_size };
+        Box::pin(self.open(request.mqtt, tls, login))
     }
 }
 
 impl NetworkConnector {
-    /// Opens a connection that resumes the durable session.
+    /// Opens a connection: it resumes the durable session, or ends it.
     pub(in crate::session) async fn open(
         &self,
         mqtt: &Mqtt,
         tls: Option<&Loaded>,
-        max_packet_size: usize,
+        login: Login,
     ) -> Result<Accepted, ConnectError> {
         let deadline = Instant::now() + mqtt.connect_timeout;
         let resolved = resolve(mqtt, deadline).await?;
-        let login = Login { clean_session: false, max_packet_size };
         self.open_any(&resolved, mqtt, tls, login, deadline).await
     }
 

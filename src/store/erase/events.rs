@@ -113,8 +113,24 @@ impl Eraser<'_> {
         self.in_order(&leaf.table, Column::ItemEvents, progress).await
     }
 
-    /// Removes rows in order of momentum.
+    /// Removes rows in order of momentum, until none is found: retention may have rewritten one, for
+    /// its payload, in the moment in which it was to be deleted.
     async fn in_order(
+        &mut self,
+        table: &str,
+        column: Column,
+        progress: &mut (dyn FnMut(&Counts) + Send),
+    ) -> Result<(), Fault> {
+        loop {
+            let before = self.counts;
+            self.pass_in_order(table, column, progress).await?;
+            if self.mode == Mode::Count || self.counts == before {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn pass_in_order(
         &mut self,
         table: &str,
         column: Column,

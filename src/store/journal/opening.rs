@@ -15,6 +15,8 @@ pub(super) struct Earlier {
     pub same_process: bool,
     /// Whether it began after what is written down now.
     pub later: bool,
+    /// Its session was ended for good.
+    pub retired: bool,
 }
 
 /// What [`ConnectionNews::Opened`] says.
@@ -37,9 +39,9 @@ pub(super) struct Opening {
     pub gap: Option<Gap>,
 }
 
-/// Pure. A first start is no gap.
+/// Pure. A first start is no gap, nor is the first after the client was retired.
 pub(super) fn opening(earlier: Option<&Earlier>, opened: Opened<'_>, expiry: Duration) -> Opening {
-    let Some(earlier) = earlier else {
+    let Some(earlier) = earlier.filter(|earlier| !earlier.retired) else {
         return Opening { stale_filters: Vec::new(), gap: None };
     };
     let Opened { at, session_present, filters, .. } = opened;
@@ -83,7 +85,7 @@ mod tests {
 
     fn earlier(filters: &[&str]) -> Earlier {
         let filters = filters.iter().map(|f| (*f).to_owned()).collect();
-        Earlier { last_seen_at: at(0), filters, same_process: false, later: false }
+        Earlier { last_seen_at: at(0), filters, same_process: false, later: false, retired: false }
     }
 
     fn open(earlier: Option<&Earlier>, seconds: i64, session_present: bool) -> Opening {
@@ -106,6 +108,12 @@ mod tests {
     #[test]
     fn a_first_start_is_no_gap() {
         assert_eq!(open(None, 0, false), Opening { stale_filters: vec![], gap: None });
+    }
+
+    #[test]
+    fn the_first_start_after_a_retirement_is_no_gap() {
+        let retired = Earlier { retired: true, ..earlier(&["old"]) };
+        assert_eq!(open(Some(&retired), 10_000, false), open(None, 0, false));
     }
 
     #[test]

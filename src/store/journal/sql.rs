@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::Noted;
 use super::opening::{Earlier, Opened, opening};
-use crate::message::{ConnectionName, Gap, WITHOUT_NOTICE};
+use crate::message::{ConnectionName, Gap, RETIRED, WITHOUT_NOTICE};
 use crate::store::fault::Fault;
 use crate::store::text::clean;
 use crate::store::timestamp::{Timestamp, time_of};
@@ -35,13 +35,14 @@ pub(super) async fn newest(
     const SQL: &str = "
         select id, last_seen_at, filters, instance = $2 as same_process, connected_at > $3 as later,
                instance = $2 and connected_at = $3 as this,
-               disconnected_at is null and id = max(id) over () as stands
+               disconnected_at is null and id = max(id) over () as stands,
+               coalesce(reason = $4, false) as retired
           from centiloc.connection
          where client_id = $1
          order by (instance = $2 and connected_at = $3) desc, id desc
          limit 1";
     let ConnectionName { client_id, instance, .. } = opened.connection;
-    let query = sqlx::query(SQL).bind(client_id).bind(instance).bind(opened.at);
+    let query = sqlx::query(SQL).bind(client_id).bind(instance).bind(opened.at).bind(RETIRED);
     let Some(row) = bounded(limit, query.fetch_optional(conn)).await? else { return Ok(None) };
     let filters = row.try_get("filters")?;
     Ok(Some(if row.try_get("this")? {
@@ -52,6 +53,7 @@ pub(super) async fn newest(
             filters,
             same_process: row.try_get("same_process")?,
             later: row.try_get("later")?,
+            retired: row.try_get("retired")?,
         })
     }))
 }
@@ -65,17 +67,20 @@ pub(super) async fn late(
     opened: Opened<'_>,
 ) -> Result<(Option<i64>, Noted), Fault> {
     const SQL: &str = "
-        select last_seen_at from centiloc.connection
+        select last_seen_at, coalesce(reason = $3, false) from centiloc.connection
          where client_id = $1 and connected_at < $2
          order by connected_at desc
          limit 1";
-    let query = sqlx::query_scalar(SQL).bind(&opened.connection.client_id).bind(opened.at);
-    let last_seen_at: Option<Timestamp> = bounded(limit, query.fetch_optional(&mut *conn)).await?;
-    let earlier = last_seen_at.map(|Timestamp(last_seen_at)| Earlier {
+    let client_id = &opened.connection.client_id;
+    let query = sqlx::query_as(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
+    let before: Option<(Timestamp, bool)> =
+        bounded(limit, query.fetch_optional(&mut *conn)).await?;
+    let earlier = before.map(|(Timestamp(last_seen_at), retired)| Earlier {
         last_seen_at,
         filters: Vec::new(),
         same_process: false,
         later: false,
+        retired,
     });
     let mut gap = None;
     if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
@@ -146,7 +151,7 @@ pub(super) async fn insert(
 }
 
 /// Inserts a gap, or notes the end of one that is open. True if it is new.
-pub(super) async fn insert_gap(
+pub(in crate::store) async fn insert_gap(
     conn: &mut PgConnection,
     limit: Duration,
     gap: &Gap,

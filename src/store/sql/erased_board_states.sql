@@ -12,7 +12,7 @@ select
        select *
          from centiloc.board_event
         where board_sn = k.board_sn and tenant = k.tenant
-          and momentum <= clock_timestamp() + interval '1 day'
+          and centiloc.is_plausible(momentum, received_at)
         order by momentum desc, event_id desc
         limit 1) e
 on conflict (tenant, board_sn) do update set (

@@ -43,7 +43,10 @@ impl Bench {
 }
 
 fn good(broker: &Mosquitto, database: &Database) -> Config {
-    Config::new(broker, database)
+    let config = Config::new(broker, database);
+    let spool = config.folder().join("spool");
+    config
+        .set("spool.dir", spool.to_str().unwrap())
         .set("decode.proto_file", shipped_proto().to_str().unwrap())
         .set("mqtt.connect_timeout", CONNECT_TIMEOUT)
 }

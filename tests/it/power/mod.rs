@@ -14,7 +14,8 @@ use tokio::sync::OnceCell;
 
 use self::image::{Image, Names};
 use crate::support::bridge::Surroundings;
-use crate::support::process::{Scratch, run_command};
+use crate::support::preload::compile;
+use crate::support::process::Scratch;
 
 /// What becomes of what was written and not synced when the power fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +60,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// An empty disk that fails one sync in so many; none, if that is 0. Makes the library with the C
-    /// compiler that Rust links with.
+    /// An empty disk that fails one sync in so many; none, if that is 0.
     pub async fn new(fail_one_in: u64, seed: u64) -> Self {
         static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
         let built = LIBRARY.get_or_init(|| async {
-            tokio::task::spawn_blocking(build).await.expect("could not build the disk's library")
+            tokio::task::spawn_blocking(|| compile("power", include_str!("power.c")))
+                .await
+                .expect("could not build the disk's library")
         });
         let library = built.await.join("power.so");
         let scratch = Scratch::new("power");
@@ -139,13 +141,4 @@ impl Disk {
 
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().expect("the scratch folder is there")
-}
-
-fn build() -> Scratch {
-    let folder = Scratch::new("power-library");
-    let source = folder.write("power.c", include_str!("power.c"));
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([folder.join("power.so"), source]);
-    run_command(&mut compiler);
-    folder
 }

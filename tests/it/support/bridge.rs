@@ -1,5 +1,6 @@
 //! The program itself, as built.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -60,6 +61,9 @@ impl Scrape {
     }
 }
 
+/// What test failures call the process.
+const NAME: &str = "centiloc-bridge";
+
 /// What a process is started in: sets environment variables.
 pub type Surroundings = Arc<dyn Fn(&mut Command) + Send + Sync>;
 
@@ -93,6 +97,15 @@ impl Bridge {
         Self::start_in(Arc::new(move |command| clock.govern(command)), config)
     }
 
+    /// Starts it with this standard error, which is not part of its log.
+    pub fn start_with_stderr(config: &Config, stderr: OwnedFd) -> Self {
+        let file = config.write();
+        let mut command = run_command(&file, None);
+        command.stderr(stderr);
+        let process = Process::start_with_stderr(NAME, &mut command, "KILL", Log::default());
+        Self::of(process, file, None, config)
+    }
+
     /// Starts it in surroundings of its own.
     pub fn start_in(surroundings: Surroundings, config: &Config) -> Self {
         Self::start_by(Some(surroundings), config)
@@ -101,6 +114,15 @@ impl Bridge {
     fn start_by(surroundings: Option<Surroundings>, config: &Config) -> Self {
         let file = config.write();
         let process = spawn(&file, surroundings.as_ref(), Log::default());
+        Self::of(process, file, surroundings, config)
+    }
+
+    fn of(
+        process: Process,
+        file: PathBuf,
+        surroundings: Option<Surroundings>,
+        config: &Config,
+    ) -> Self {
         let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
         Self { process, config: file, admin_port, surroundings, _folder: folder }
     }
@@ -260,13 +282,18 @@ impl Drop for Bridge {
 }
 
 fn spawn(config: &Path, surroundings: Option<&Surroundings>, log: Log) -> Process {
+    let mut command = run_command(config, surroundings);
+    Process::start_logging(NAME, &mut command, "KILL", log)
+}
+
+fn run_command(config: &Path, surroundings: Option<&Surroundings>) -> Command {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
     // As under systemd.
     command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));
     if let Some(surroundings) = surroundings {
         surroundings(&mut command);
     }
-    Process::start_logging("centiloc-bridge", &mut command, "KILL", log)
+    command
 }
 
 async fn get(port: u16, path: &str) -> Result<(u16, String), String> {

@@ -10,6 +10,7 @@ use super::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
 use super::process::{Scratch, free_port};
 
 /// A configuration file with the files it names.
+#[derive(Clone)]
 pub struct Config {
     table: Table,
     folder: Arc<Scratch>,
@@ -38,6 +39,8 @@ impl Config {
             .set("mqtt.reconnect.min", "50ms")
             .set("mqtt.reconnect.max", "500ms")
             .set("database.url", database.url())
+            // The folder for state that the bridge is started with would turn it on.
+            .set("spool.dir", "")
             .set("admin.listen", format!("127.0.0.1:{admin_port}"))
     }
 

@@ -20,6 +20,7 @@ pub mod peer;
 pub mod peer_rig;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod publisher;

@@ -219,16 +219,22 @@ impl Process {
 
     /// As [`Process::start`], adding to the log of an earlier run.
     pub fn start_logging(name: &str, command: &mut Command, end_with: &str, log: Log) -> Self {
+        Self::start_with_stderr(name, command.stderr(Stdio::piped()), end_with, log)
+    }
+
+    /// As [`Process::start_logging`], with the standard error that `command` has.
+    pub fn start_with_stderr(name: &str, command: &mut Command, end_with: &str, log: Log) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .unwrap_or_else(|e| panic!("could not start {name} ({command:?}): {e}"));
         guard(&format!("process {} {end_with}", child.id()));
         log.follow(child.stdout.take().unwrap());
-        log.follow(child.stderr.take().unwrap());
+        if let Some(stderr) = child.stderr.take() {
+            log.follow(stderr);
+        }
         Self { name: name.to_owned(), child, log, status: None }
     }
 

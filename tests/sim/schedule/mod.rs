@@ -217,6 +217,8 @@ impl Schedule {
             let retain = qos == 1 && self.world.chance(10);
             self.broker.publish(event, payload, qos, retain);
         }
+        // Before time passes, in which a gap that covers the losses may end.
+        self.database.after_loss(self.broker.losses());
     }
 
     /// Lets time pass, with the broker at work now and then.
@@ -229,7 +231,6 @@ impl Schedule {
             if self.world.chance(400) {
                 self.publish();
             }
-            self.database.after_loss(self.broker.losses());
             if self.world.chance(500) {
                 self.broker.deliver(30);
             }

@@ -1,0 +1,188 @@
+//! Ends the durable session of a client for good. The pipeline is that of the service, so that what the
+//! broker and the spool hold is stored as ever; then the broker is made to forget the session.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::edge::Edge;
+use super::pipeline::Pipeline;
+use super::{LOOK_AGAIN, Service};
+use crate::config::Config;
+use crate::leadership::Leadership;
+use crate::session::credentials::Material;
+use crate::session::ending::end_session;
+use crate::signals::Signals;
+use crate::spool;
+
+/// A database that does not answer within this is not there.
+const LOCK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Tries to end the session at the broker, and the wait between them.
+const TRIES: u32 = 5;
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// Messages that the broker delivered.
+    pub received: u64,
+}
+
+/// Retires `mqtt.client_id` within `limit`. Until it succeeds, the session stays at the broker, and what
+/// it holds with it.
+pub async fn retire(mut config: Config, limit: Duration) -> anyhow::Result<Retired> {
+    let mut signals = Signals::listen()?;
+    // Another service on this machine may have the port.
+    config.admin_listen = None;
+    let mut service = Service::new(config)?;
+    let empty = watch::Sender::new(false);
+    service.retire = Some(empty.clone());
+    let mut edge = Edge::start(&service).await;
+    let outcome = tokio::select! {
+        outcome = timeout(limit, service.retire_session(&mut edge, &empty)) => {
+            outcome.unwrap_or_else(|_| Err(service.too_late(limit)))
+        }
+        stop = signals.stop() => Err(anyhow!("interrupted by {}", stop.name())),
+    };
+    edge.take_down().await;
+    outcome
+}
+
+impl Service {
+    async fn retire_session(
+        &self,
+        edge: &mut Edge,
+        empty: &watch::Sender<bool>,
+    ) -> anyhow::Result<Retired> {
+        tokio::select! {
+            locked = timeout(LOCK_WITHIN, self.take_lock()) => {
+                locked.unwrap_or_else(|_| Err(self.no_database()))?;
+            }
+            () = edge.keep_running(self) => {}
+        }
+        let mut pipeline = self.start_pipeline();
+        tokio::select! {
+            () = self.until_drained(empty) => {}
+            fallen = pipeline.group.next() => match fallen {
+                Some((stage, outcome)) => bail!("the stage {stage} failed: {outcome}"),
+                None => bail!("the pipeline ended"),
+            },
+            holder = self.lost_lock() => bail!("{holder} took over the client id"),
+            () = edge.keep_running(self) => {}
+        }
+        self.finish(pipeline).await?;
+        let client_id = &self.config.mqtt.client_id;
+        // First: from here on there is nothing in the session that could be lost.
+        self.store.retire(client_id).await.context("could not write down the retirement")?;
+        self.end_session().await?;
+        let counts = self.process.accounting.counts();
+        Ok(Retired { received: counts.received })
+    }
+
+    /// Waits until this process holds the single-writer lock.
+    async fn take_lock(&self) -> anyhow::Result<()> {
+        let mut leadership = self.leadership.subscribe();
+        loop {
+            match &*leadership.borrow_and_update() {
+                Leadership::Held => return Ok(()),
+                Leadership::Elsewhere(holder) => bail!(
+                    "{holder} holds the client id {:?}: stop and disable that service first, and one \
+                     that stands by on another machine, which would take over; then run this again",
+                    self.config.mqtt.client_id
+                ),
+                Leadership::Refused(problem) => bail!("{problem}"),
+                Leadership::Asking | Leadership::Unknown => {}
+            }
+            leadership.changed().await?;
+        }
+    }
+
+    /// Waits until another process holds the lock.
+    async fn lost_lock(&self) -> String {
+        let mut leadership = self.leadership.subscribe();
+        match leadership.wait_for(|now| now.holder().is_some()).await {
+            Ok(now) => now.holder().map(ToString::to_string).unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until neither broker nor spool holds anything for this client.
+    async fn until_drained(&self, empty: &watch::Sender<bool>) {
+        loop {
+            let received_all = *empty.borrow() && self.process.accounting.counts().in_pipeline == 0;
+            if received_all && self.spool_is_empty().await {
+                return;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Whether the database has everything from the spool, this run's or an earlier one's.
+    async fn spool_is_empty(&self) -> bool {
+        let dir = match &self.config.spool {
+            Some(spool) => Some(spool.dir.clone()),
+            None => match self.store.spool_dir(&self.config.mqtt.client_id).await {
+                Ok(dir) => dir.map(PathBuf::from),
+                Err(_) => return false,
+            },
+        };
+        let Some(dir) = dir.filter(|dir| spool::erase::exists(dir)) else { return true };
+        let later = OffsetDateTime::now_utc() + time::Duration::days(1);
+        spool::erase::received_before(&dir, later).await == Ok(0)
+    }
+
+    /// Takes the pipeline down, in order.
+    async fn finish(&self, mut pipeline: Pipeline) -> anyhow::Result<()> {
+        pipeline.stop.cancel();
+        let (fallen, in_time) = pipeline.group.finish(self.config.shutdown_grace).await;
+        let left = self.process.accounting.counts().in_pipeline;
+        ensure!(
+            in_time && fallen.is_empty() && left == 0,
+            "{left} messages arrived at the last moment and are not stored; they stay with the broker"
+        );
+        Ok(())
+    }
+
+    async fn end_session(&self) -> anyhow::Result<()> {
+        let mut problem = String::new();
+        for _ in 0..TRIES {
+            let material = self.material.borrow().clone();
+            let ended = match &material {
+                Material::Ready(credentials) => {
+                    end_session(&self.config.tenant, &self.config.mqtt, credentials).await
+                }
+                Material::Unusable(problem) => Err(problem.clone()),
+            };
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(now) => problem = now,
+            }
+            sleep(TRY_AGAIN).await;
+        }
+        bail!(
+            "everything is stored and the session is empty and unsubscribed, but the broker still has \
+             it, until it expires: {problem}"
+        )
+    }
+
+    fn no_database(&self) -> anyhow::Error {
+        let problem = self.health.read(|s| s.database.problem.clone());
+        let problem = problem.unwrap_or_else(|| "it does not answer".to_owned());
+        anyhow!("what the broker holds could not be stored, for want of the database: {problem}")
+    }
+
+    fn too_late(&self, limit: Duration) -> anyhow::Error {
+        let (session, database) =
+            self.health.read(|s| (s.session.problem.clone(), s.database.problem.clone()));
+        let limit = humantime::format_duration(limit);
+        match session.or(database) {
+            Some(problem) => anyhow!("not done within {limit}: {problem}"),
+            None => anyhow!("not done within {limit}; give it longer with --timeout"),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Makes the broker forget a session: a client that connects with CleanSession has its earlier session
+//! discarded, and leaves none behind (MQTT 3.1.1, section 3.1.2.4).
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+use super::credentials::Credentials;
+use super::failure::Context;
+use super::transport::Outgoing;
+use super::transport::connector::NetworkConnector;
+use super::transport::mqtt::Login;
+use crate::config::Mqtt;
+
+/// A DISCONNECT that does not leave within this is left to the closing socket.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Ends the durable session of `mqtt.client_id`. Fails with what is wrong, and the cure.
+pub async fn end_session(
+    tenant: &str,
+    mqtt: &Mqtt,
+    credentials: &Credentials,
+) -> Result<(), String> {
+    let mut mqtt = mqtt.clone();
+    credentials.apply_to(&mut mqtt);
+    let login = Login { clean_session: true, max_packet_size: mqtt.max_packet_size };
+    let connector = NetworkConnector::default();
+    let accepted = connector.open(&mqtt, credentials.tls.as_ref(), login).await;
+    let mut accepted = accepted.map_err(|error| {
+        let context = Context::new(tenant, &mqtt, OffsetDateTime::now_utc());
+        context.explain_attempt(&error).sentence
+    })?;
+    // So that the broker logs no lost client.
+    let goodbye = accepted.transport.write(vec![Outgoing::Disconnect]);
+    let _ = timeout(DISCONNECT_TIMEOUT, goodbye).await;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! `status` as a person and a health check use it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::bridge::{Bridge, command, finish};
+use crate::support::config::Config;
+use crate::support::rig::Rig;
+use crate::support::wait::{SOON, until};
+
+async fn status(file: &Path, args: &[&str]) -> Output {
+    let start = ["status".as_ref(), "-c".as_ref(), file.as_os_str()];
+    finish(command(start.into_iter().chain(args.iter().map(OsStr::new)))).await
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Writes the configuration beside the one in use.
+fn another(
+    config: &Config,
+    name: &str,
+    change: impl FnOnce(Config) -> Config,
+) -> std::path::PathBuf {
+    let used = config.write();
+    let text = std::fs::read_to_string(&used).unwrap();
+    let changed = std::fs::read_to_string(change(config.clone()).write()).unwrap();
+    std::fs::write(&used, text).unwrap();
+    config.file(name, changed)
+}
+
+#[tokio::test]
+async fn exit_code_follows_readiness() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
+    let file = config.write();
+    let ready = status(&file, &[]).await;
+    assert_eq!(code(&ready), Some(0), "{ready:?}");
+    assert!(String::from_utf8_lossy(&ready.stdout).starts_with("The service is ready."));
+    rig.tap.proxy.refuse().await;
+    let not_ready = until("status to end with 1", SOON, || async {
+        let output = status(&file, &["--json"]).await;
+        if code(&output) == Some(1) { Ok(output) } else { Err(output) }
+    })
+    .await;
+    let document: serde_json::Value = serde_json::from_slice(&not_ready.stdout).unwrap();
+    assert_eq!(document["ready"], false);
+    assert_eq!(code(&status(&file, &["--live"]).await), Some(0));
+    let url = format!("http://127.0.0.1:{}", config.admin_port());
+    let by_url = finish(command(["status", "--live", "--url", &url])).await;
+    assert_eq!(code(&by_url), Some(0), "{by_url:?}");
+    bridge.terminate().await;
+    for args in [&[][..], &["--live"]] {
+        let output = status(&file, args).await;
+        assert_eq!(code(&output), Some(1), "{output:?}");
+        assert!(errors(&output).contains("not running"), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn mistakes_in_the_file_hide_no_service() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let _bridge = Bridge::ready(&config).await;
+    let file = another(&config, "typo.toml", |config| {
+        config.set("mqtt.keep_alife", "60s").set("batch.max_events", "many")
+    });
+    let output = status(&file, &[]).await;
+    assert_eq!(code(&output), Some(0), "{output:?}");
+    assert!(errors(&output).contains("mqtt.keep_alife"), "{output:?}");
+    let text = std::fs::read_to_string(config.write()).unwrap();
+    let broken = config.file("broken.toml", text + "\n[log]\nlevel = = \"info\"\n");
+    let output = status(&broken, &[]).await;
+    assert_eq!(code(&output), Some(0), "{output:?}");
+    assert!(errors(&output).contains("broken.toml"), "{output:?}");
+}
+
+#[tokio::test]
+async fn another_clients_service_is_refused() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let _bridge = Bridge::ready(&config).await;
+    let url = format!("http://127.0.0.1:{}", config.admin_port());
+    for (name, key, value) in
+        [("tenant.toml", "tenant", "other"), ("id.toml", "mqtt.client_id", "acme-second")]
+    {
+        let file = another(&config, name, |config| config.set(key, value));
+        for args in [&[][..], &["--live"], &["--url", &url]] {
+            let output = status(&file, args).await;
+            assert_eq!(code(&output), Some(1), "{output:?}");
+            assert!(output.stdout.is_empty(), "{output:?}");
+            let said = errors(&output);
+            assert!(said.contains("acme-bridge") && said.contains(name), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_place_is_78_and_bad_url_64() {
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let file = another(&config, "nowhere.toml", |config| config.set("admin.listen", "somewhere"));
+    let output = status(&file, &[]).await;
+    assert_eq!(code(&output), Some(78), "{output:?}");
+    assert!(errors(&output).contains("admin.listen"), "{output:?}");
+    let output = status(Path::new("/nonexistent/config.toml"), &[]).await;
+    assert_eq!(code(&output), Some(78), "{output:?}");
+    let output = finish(command(["status", "--url", "https://127.0.0.1"])).await;
+    assert_eq!(code(&output), Some(64), "{output:?}");
+    assert!(errors(&output).contains("http://HOST:PORT"), "{output:?}");
+    let off = another(&config, "off.toml", |config| config.set("admin.listen", ""));
+    let output = status(&off, &[]).await;
+    assert_eq!(code(&output), Some(1), "{output:?}");
+    assert!(errors(&output).contains("turned off"), "{output:?}");
+}

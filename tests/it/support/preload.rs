@@ -1,0 +1,16 @@
+//! Libraries in C that are preloaded into the program under test, to stand in for the system.
+
+use std::process::Command;
+
+use super::process::{Scratch, run_command};
+
+/// Makes `NAME.so` of C source in a folder of its own, with the C compiler that Rust links with.
+pub fn compile(name: &str, source: &str) -> Scratch {
+    let folder = Scratch::new(name);
+    let source = folder.write(&format!("{name}.c"), source);
+    let library = folder.join(format!("{name}.so"));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([library, source]);
+    run_command(&mut compiler);
+    folder
+}
