@@ -100,7 +100,7 @@ fn steps(database_url: &str) -> Vec<(Block, String)> {
     let mut steps: Vec<(Block, String)> = Vec::new();
     for block in [install].into_iter().chain(&credentials).chain(start) {
         if block.language == "toml" {
-            steps.last_mut().unwrap().1 = block.text.clone();
+            steps.last_mut().unwrap().1.clone_from(&block.text);
             continue;
         }
         let typed = match &block.text {
