@@ -38,6 +38,7 @@ pub mod session;
 pub mod signals;
 pub mod simulate;
 pub mod spool;
+pub mod state_file;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

@@ -24,13 +24,14 @@ pub const OLDEST_SERVER: i32 = 140_000;
 pub const COUNTED: i64 = 1000;
 
 /// Privileges without which events cannot be written, by table.
-const TO_WRITE: [(&str, &[&str]); 7] = [
+const TO_WRITE: [(&str, &[&str]); 8] = [
     ("item_event", &["select", "insert"]),
     ("item_state", &["select", "insert", "update"]),
     ("board_event", &["select", "insert"]),
     ("board_state", &["select", "insert", "update"]),
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
+    ("journal_position", &["select", "insert", "update"]),
     ("gap", &["select", "insert"]),
 ];
 

@@ -28,6 +28,7 @@ mod pool;
 mod pooling;
 mod refusals;
 mod relay;
+mod restored;
 mod retention;
 mod route;
 mod rows;
@@ -73,6 +74,7 @@ pub struct Store {
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     clocks: Clocks,
+    memory: restored::Memory,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -89,6 +91,7 @@ impl Store {
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: Clocks::default(),
+            memory: restored::Memory::default(),
             prepared: watch::Sender::new(false),
             link,
         })

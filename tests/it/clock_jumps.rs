@@ -57,7 +57,7 @@ async fn a_clock_that_jumps_days_ahead_and_back_loses_doubles_and_blames_nothing
 }
 
 #[tokio::test]
-async fn events_received_under_a_clock_long_behind_find_their_partition_once_it_is_set() {
+async fn events_received_under_a_clock_long_behind_find_their_partition() {
     let (rig, clock) = (Rig::new().await, Arc::new(Clock::new().await));
     clock.set_ahead(Duration::days(-400));
     let mut bridge = Bridge::start_under(&clock, &rig.config());
@@ -66,7 +66,8 @@ async fn events_received_under_a_clock_long_behind_find_their_partition_once_it_
     let events = ItemEvent::series(TENANT, 80);
     platform.publish_protobuf(&events[..20]).await;
     rig.until_kept(&events[..20]).await;
-    assert_eq!(rig.database.count("centiloc.item_event_default").await, 20);
+    // By the database's clock these momenta are not in the future.
+    assert_eq!(rig.database.count("centiloc.item_event_default").await, 0);
     clock.set_ahead(Duration::ZERO);
     platform.publish_protobuf(&events[20..]).await;
     rig.until_kept(&events).await;
