@@ -88,6 +88,30 @@ async fn untrusted_certificates_and_unreadable_files_are_named() {
 }
 
 #[tokio::test]
+async fn tls_knows_the_name_where_an_address_is_chosen() {
+    let broker = Mosquitto::start().await;
+    let (postgres, _folder) = postgres_with_tls(&broker).await;
+    let database = postgres.database().await;
+    let ca = broker.ca_file().display().to_string();
+    let named = |name: &str| {
+        let query = format!("hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={ca}");
+        let url = format!("{}?{query}", database.url().replacen("127.0.0.1", name, 1));
+        good(&broker, &database).set("database.url", url)
+    };
+    let outcome = check(&named("localhost")).await;
+    assert_eq!(outcome.troubles(), [], "{outcome:#?}");
+    assert!(outcome.ok("database_tls").starts_with("TLSv1.3"), "{outcome:#?}");
+    let bridge = Bridge::ready(&named("localhost")).await;
+    bridge.until_logged(&["this process holds the single-writer lock"]).await;
+    assert_table(vec![Wrong {
+        what: "a name that is not in the certificate",
+        config: named("db.example.com"),
+        lines: &[("database_connection", FAILED, "its certificate is for another host name")],
+    }])
+    .await;
+}
+
+#[tokio::test]
 async fn the_next_host_is_tried_and_standbys_passed_over() {
     let bench = Bench::new().await;
     let port = Postgres::shared().await.port();
