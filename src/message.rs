@@ -189,17 +189,20 @@ pub enum GapCause {
     SpoolDamaged,
     /// Another member of the share group is gone, and with it what the broker held for it.
     MemberVanished,
+    /// The database was found in an earlier state: restored from a backup.
+    DatabaseRestored,
 }
 
 impl GapCause {
     /// One of each.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SessionLost,
         Self::Absence,
         Self::Backpressure,
         Self::SpoolFull,
         Self::SpoolDamaged,
         Self::MemberVanished,
+        Self::DatabaseRestored,
     ];
 
     /// As stored in `gap.cause` and in the metrics label.
@@ -211,6 +214,7 @@ impl GapCause {
             Self::SpoolFull => "spool_full",
             Self::SpoolDamaged => "spool_damaged",
             Self::MemberVanished => "member_vanished",
+            Self::DatabaseRestored => "database_restored",
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::session::renewal;
 use crate::session::shared::Process;
 use crate::session::transport::connector::NetworkConnector;
 use crate::signals::{Reloads, Signals, Stop};
+use crate::state_file;
 use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
 use crate::supervisor::Outcome;
@@ -140,6 +141,9 @@ impl Service {
         let decoder = Arc::new(Decoder::new(&config.decode, &config.tenant)?);
         decoder.require(&config.decode, &config.mqtt)?;
         let store = Arc::new(Store::new(&config.database, config.retention.partition)?);
+        let state_dir = state_file::folder(config.spool.as_ref().map(|spool| &*spool.dir));
+        let client_id = &config.mqtt.client_id;
+        store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
         let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = Sources::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
@@ -150,10 +154,7 @@ impl Service {
             keep_payloads: watch::Sender::new(config.retention.payloads),
             sources: watch::Sender::new(sources),
         };
-        let gap_state = Arc::new(GapStateFile::of(
-            &config.mqtt.client_id,
-            config.spool.as_ref().map(|spool| spool.dir.as_path()),
-        ));
+        let gap_state = Arc::new(GapStateFile::within(state_dir.as_deref(), client_id));
         let process = Process {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),

@@ -198,7 +198,7 @@ fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
-/// Returns true if whoever read the output has gone, as `head` does: there is nobody to tell.
+/// Returns true if whoever read the output has gone, as `head` does.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

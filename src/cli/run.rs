@@ -17,7 +17,7 @@ pub async fn run(loaded: Loaded, source: Source) -> anyhow::Result<ExitCode> {
     crate::run::run(loaded, source, log).await
 }
 
-/// Logs the line that tells one run from another: program, configuration and peers.
+/// Logs the line that identifies a run: program, configuration and peers.
 fn log_start(loaded: &Loaded) {
     let config = &loaded.config;
     let file = loaded.file.as_ref().map(|file| file.display().to_string());

@@ -19,7 +19,7 @@ use crate::telemetry::stderr;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 ready (with --live: live); 1 not ready, not reachable, or the \
-    service of another client id; 64 wrong usage; 78 the configuration does not tell where the \
+    service of another client id; 64 wrong usage; 78 the configuration does not say where the \
     service listens."
 )]
 pub struct Args {

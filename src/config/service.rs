@@ -12,7 +12,7 @@ use super::{
     DEFAULT_FILE, assemble, assemble_mqtt, environment, file, read_text, unreadable, values,
 };
 
-/// Where the service listens and under which names it runs, as far as the configuration tells.
+/// Where the service listens and under which names it runs, as far as the configuration says.
 #[derive(Debug)]
 pub struct Service {
     /// `admin.listen`; `None` where it is turned off.

@@ -23,7 +23,7 @@ pub struct RawMatcher<'a> {
 }
 
 impl<'a> RawMatcher<'a> {
-    /// Makes a matcher. The decoder tells when the event in a message happened.
+    /// Makes a matcher. The decoder gives the time of the event in a message.
     pub fn new(selector: &'a Selector, decoder: &'a Decoder) -> Self {
         Self { selector, decoder }
     }

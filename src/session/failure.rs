@@ -178,35 +178,22 @@ impl FailureKind {
     /// Whether only a person can mend it: such failures wait the longest at once, since trying
     /// again sooner changes nothing and may lock an account.
     pub fn needs_a_person(self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::ProxyRefused
-            | Self::TlsProtocol
-            | Self::TlsCipher
-            | Self::TlsTrust
-            | Self::TlsName
-            | Self::TlsExpiredServer
-            | Self::TlsFiles
-            | Self::TlsClientCertificate
-            | Self::BadCredentials
-            | Self::NotAuthorized
-            | Self::IdentifierRejected
-            | Self::ProtocolVersion
-            | Self::Takeover => true,
-            Self::Dns
-            | Self::TcpRefused
-            | Self::TcpUnreachable
-            | Self::Timeout
-            | Self::Proxy
-            | Self::ServerUnavailable
-            | Self::KeepAliveLost
-            | Self::ClosedByBroker
-            | Self::IdleTimeout
-            | Self::PacketTooLarge(_)
-            | Self::Protocol
-            | Self::PacketIdReused
-            | Self::UnclearRepeat
-            | Self::Overloaded => false,
-        }
+                | Self::TlsProtocol
+                | Self::TlsCipher
+                | Self::TlsTrust
+                | Self::TlsName
+                | Self::TlsExpiredServer
+                | Self::TlsFiles
+                | Self::TlsClientCertificate
+                | Self::BadCredentials
+                | Self::NotAuthorized
+                | Self::IdentifierRejected
+                | Self::ProtocolVersion
+                | Self::Takeover
+        )
     }
 }
 

@@ -107,7 +107,7 @@ pub struct Ledger {
     /// By packet id: digest of its last delivery on this connection.
     digests: Vec<u64>,
     /// Packet ids of repeats that came after their answer: sent before the broker had the answer,
-    /// or an equal message that still waits for one. Nothing on the wire tells which.
+    /// or an equal message that still waits for one. The wire does not show which.
     unclear: BTreeSet<u16>,
     /// Sizes of deliveries of dead connections that are still in the pipeline.
     earlier: HashMap<DeliveryId, usize>,

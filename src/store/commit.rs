@@ -53,11 +53,17 @@ impl Store {
     /// dead letters in the same transaction. May be repeated: keys come from the content.
     pub async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
         let mut writer = self.writer.take().await?;
-        let result = match self.latest_plausible(writer.conn()).await {
-            Ok(latest) => self.commit_on(writer.conn(), &Rows::of(batch, latest)).await,
-            Err(fault) => Err(fault),
-        };
+        let result = self.commit_checked(writer.conn(), batch).await;
+        self.memory.committed(result.is_ok());
         writer.finish(result)
+    }
+
+    async fn commit_checked(&self, conn: &mut Conn<'_>, batch: &[Entry]) -> Result<Outcome, Fault> {
+        if let Some(client_id) = self.memory.suspect() {
+            self.advance_position(conn, &client_id).await?;
+        }
+        let latest = self.latest_plausible(conn).await?;
+        self.commit_on(conn, &Rows::of(batch, latest)).await
     }
 
     async fn commit_on(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {

@@ -38,23 +38,73 @@ pub struct Noted {
     pub gap: Option<GapCause>,
 }
 
-/// The row of the connection that was written down last, shared with maintenance, which refreshes
-/// it while the connection stands.
+/// The connection that was stored last, shared with maintenance, which refreshes its row while it
+/// lasts.
 #[derive(Debug, Default)]
-pub(super) struct OpenConnection(Mutex<Option<(ConnectionName, i64)>>);
+pub(super) struct OpenConnection(Mutex<Option<OpenRow>>);
+
+/// A row of `connection`, complete enough to be stored again.
+#[derive(Debug, Clone)]
+pub(super) struct OpenRow {
+    connection: ConnectionName,
+    row: i64,
+    at: OffsetDateTime,
+    session_present: bool,
+    held: Vec<String>,
+    spool_dir: Option<String>,
+}
 
 impl OpenConnection {
     /// The row id of this connection.
     pub fn row_of(&self, connection: &ConnectionName) -> Option<i64> {
-        self.lock().as_ref().filter(|(name, _)| name == connection).map(|(_, row)| *row)
+        self.get(connection).map(|open| open.row)
     }
 
-    fn set(&self, open: Option<(ConnectionName, i64)>) {
+    /// The row of this connection.
+    pub fn get(&self, connection: &ConnectionName) -> Option<OpenRow> {
+        self.lock().as_ref().filter(|open| open.connection == *connection).cloned()
+    }
+
+    fn set(&self, open: Option<OpenRow>) {
         *self.lock() = open;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(ConnectionName, i64)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<OpenRow>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenRow {
+    /// The connection.
+    pub fn name(&self) -> &ConnectionName {
+        &self.connection
+    }
+
+    /// Its row id.
+    pub fn row(&self) -> i64 {
+        self.row
+    }
+
+    fn opened(&self) -> Opened<'_> {
+        Opened {
+            connection: &self.connection,
+            at: self.at,
+            session_present: self.session_present,
+            filters: &self.held,
+            spool_dir: self.spool_dir.as_deref(),
+            spooled: false,
+        }
+    }
+
+    fn of(row: i64, opened: Opened<'_>, held: Vec<String>) -> Self {
+        Self {
+            connection: opened.connection.clone(),
+            row,
+            at: opened.at,
+            session_present: opened.session_present,
+            held,
+            spool_dir: opened.spool_dir.map(str::to_owned),
+        }
     }
 }
 
@@ -158,8 +208,9 @@ impl Store {
     ) -> Result<Noted, Fault> {
         let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
+        self.advance_position(conn, client_id).await?;
         let mut transaction = Transaction::begin(conn, limit).await?;
-        let written: Result<(Option<i64>, Noted), Fault> = async {
+        let written: Result<(Option<OpenRow>, Noted), Fault> = async {
             let conn = transaction.conn();
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
@@ -169,8 +220,9 @@ impl Store {
                 }
                 // The answer to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
-                let stale_filters = held.into_iter().filter(stale).collect();
-                return Ok((Some(row), Noted { stale_filters, gap: None }));
+                let stale_filters = held.iter().filter(|f| stale(f)).cloned().collect();
+                let open = OpenRow::of(row, opened, held);
+                return Ok((Some(open), Noted { stale_filters, gap: None }));
             }
             let earlier = match &newest {
                 Some(Newest::Earlier(earlier)) => Some(earlier),
@@ -178,7 +230,8 @@ impl Store {
             };
             if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
             {
-                return late(conn, limit, session_expiry, opened).await;
+                let noted = late(conn, limit, session_expiry, opened).await?;
+                return Ok((None, noted));
             }
             let opening = opening(earlier, opened, session_expiry);
             let mut gap = None;
@@ -192,12 +245,15 @@ impl Store {
             let held: Vec<String> =
                 opened.filters.iter().chain(&opening.stale_filters).cloned().collect();
             let row = insert(conn, limit, opened, &held).await?;
-            Ok((Some(row), Noted { stale_filters: opening.stale_filters, gap }))
+            Ok((
+                row.map(|row| OpenRow::of(row, opened, held)),
+                Noted { stale_filters: opening.stale_filters, gap },
+            ))
         }
         .await;
         match transaction.end(written).await {
             Ok((row, noted)) => {
-                self.open.set(row.map(|row| (opened.connection.clone(), row)));
+                self.open.set(row);
                 Ok(noted)
             }
             Err(fault) if fault.spares_connection() => Err(fault.taken_as(Class::Retry)),
@@ -248,10 +304,27 @@ impl Store {
             .bind(clean(reason))
             .bind(connection.instance)
             .bind(reason == WITHOUT_NOTICE);
-        bounded(self.link.answer_within, query.execute(conn)).await?;
+        bounded(self.link.answer_within, query.execute(&mut *conn)).await?;
         if row.is_some() {
             self.open.set(None);
+            self.advance_position(conn, &connection.client_id).await?;
+            self.keep_position().await;
         }
         Ok(Noted::default())
+    }
+
+    /// Stores the open connection again where its row is gone, because the database was restored from
+    /// an earlier backup.
+    pub(super) async fn reopen(
+        &self,
+        conn: &mut PgConnection,
+        mut open: OpenRow,
+    ) -> Result<(), Fault> {
+        let inserted = insert(conn, self.link.answer_within, open.opened(), &open.held).await?;
+        if let Some(row) = inserted {
+            open.row = row;
+            self.open.set(Some(open));
+        }
+        Ok(())
     }
 }

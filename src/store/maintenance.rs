@@ -283,15 +283,20 @@ impl Store {
     ) -> Result<f64, StoreError> {
         const TOUCH: &str = "
             update centiloc.connection set last_seen_at = $2
-             where id = $1 and disconnected_at is null";
+             where id = $1 and disconnected_at is null and instance = $3";
         let limit = self.link.answer_within;
         let mut conn = self.acquire().await?;
         let result = async {
             let skew = skew(&mut conn, limit).await?;
             self.clocks.note(skew);
-            if let Some(row) = standing.and_then(|name| self.open.row_of(name)) {
-                let touch = sqlx::query(TOUCH).bind(row).bind(now);
-                bounded(limit, touch.execute(&mut *conn)).await?;
+            if let Some(open) = standing.and_then(|name| self.open.get(name)) {
+                let name = open.name();
+                self.advance_position(&mut conn, &name.client_id).await?;
+                let touch = sqlx::query(TOUCH).bind(open.row()).bind(now).bind(name.instance);
+                let touched = bounded(limit, touch.execute(&mut *conn)).await?.rows_affected();
+                if touched == 0 {
+                    self.reopen(&mut conn, open).await?;
+                }
             }
             Ok::<f64, Fault>(skew)
         }

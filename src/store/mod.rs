@@ -13,10 +13,12 @@ mod connect;
 pub mod database;
 pub mod dead_letters;
 pub mod erase;
+mod establish;
 pub mod fault;
 pub mod gaps;
 pub mod inspect;
 pub mod journal;
+mod limits;
 pub mod lock;
 pub mod maintenance;
 pub mod members;
@@ -25,7 +27,10 @@ mod payload_retention;
 mod pool;
 mod pooling;
 mod refusals;
+mod relay;
+mod restored;
 mod retention;
+mod route;
 mod rows;
 pub mod schema;
 mod span;
@@ -69,6 +74,7 @@ pub struct Store {
     trouble: Mutex<Trouble>,
     open: journal::OpenConnection,
     clocks: Clocks,
+    memory: restored::Memory,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -85,6 +91,7 @@ impl Store {
             trouble: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: Clocks::default(),
+            memory: restored::Memory::default(),
             prepared: watch::Sender::new(false),
             link,
         })

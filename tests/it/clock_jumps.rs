@@ -66,7 +66,7 @@ async fn events_received_under_a_clock_long_behind_find_their_partition() {
     let events = ItemEvent::series(TENANT, 80);
     platform.publish_protobuf(&events[..20]).await;
     rig.until_kept(&events[..20]).await;
-    // The database's clock tells that these momenta are no future ones.
+    // By the database's clock these momenta are not in the future.
     assert_eq!(rig.database.count("centiloc.item_event_default").await, 0);
     clock.set_ahead(Duration::ZERO);
     platform.publish_protobuf(&events[20..]).await;

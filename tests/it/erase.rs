@@ -136,7 +136,7 @@ async fn the_audit_keeps_counts_and_no_uid() {
     assert_eq!((&row["item_events"], &row["item_states"]), (&4.into(), &3.into()), "{row}");
     assert_eq!(row["dead_letters"], 2, "{row}");
     assert!(row["finished_at"].is_string(), "{row}");
-    // Whoever knows the uid can tell that it was erased.
+    // Whoever knows the uid can verify that it was erased.
     let is_of = |uid: &str| {
         format!(
             "select uid_digest = sha256(uid_salt || convert_to('{uid}', 'UTF8'))

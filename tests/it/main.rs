@@ -37,6 +37,7 @@ mod power;
 mod power_loss;
 mod reload;
 mod renewal;
+mod restore;
 mod retire;
 mod secrets;
 mod secure_connections;

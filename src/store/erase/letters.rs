@@ -1,4 +1,4 @@
-//! `dead_letter`: what a message is about only its bytes tell.
+//! `dead_letter`: only the bytes of a message show its event.
 
 use bytes::Bytes;
 use sqlx::Row as _;

@@ -65,7 +65,7 @@ pub(super) async fn late(
     limit: Duration,
     session_expiry: Duration,
     opened: Opened<'_>,
-) -> Result<(Option<i64>, Noted), Fault> {
+) -> Result<Noted, Fault> {
     const SQL: &str = "
         select last_seen_at, coalesce(reason = $3, false) from centiloc.connection
          where client_id = $1 and connected_at < $2
@@ -86,7 +86,7 @@ pub(super) async fn late(
     if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
         gap = insert_gap(conn, limit, &found).await?.then_some(found.cause);
     }
-    Ok((None, Noted { stale_filters: Vec::new(), gap }))
+    Ok(Noted { stale_filters: Vec::new(), gap })
 }
 
 /// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
@@ -129,16 +129,18 @@ pub(super) async fn close_abandoned(
     bounded(limit, query.execute(conn)).await.map(drop)
 }
 
+/// Stores a connection, and returns its row; `None` if it has one.
 pub(super) async fn insert(
     conn: &mut PgConnection,
     limit: Duration,
     opened: Opened<'_>,
     filters: &[String],
-) -> Result<i64, Fault> {
+) -> Result<Option<i64>, Fault> {
     const SQL: &str = "
         insert into centiloc.connection
                (client_id, instance, connected_at, session_present, filters, last_seen_at, spool_dir)
         values ($1, $2, $3, $4, $5, $3, $6)
+        on conflict (client_id, instance, connected_at) do nothing
         returning id";
     let query = sqlx::query_scalar(SQL)
         .bind(&opened.connection.client_id)
@@ -147,7 +149,7 @@ pub(super) async fn insert(
         .bind(opened.session_present)
         .bind(filters)
         .bind(opened.spool_dir.map(clean));
-    bounded(limit, query.fetch_one(conn)).await
+    bounded(limit, query.fetch_optional(conn)).await
 }
 
 /// Inserts a gap, or notes the end of one that is open. True if it is new.

@@ -28,7 +28,7 @@ select
                           over (order by momentum desc, event_id desc) as later_leaves
                  from centiloc.item_event
                 where uid = k.uid and tenant = k.tenant and coalesce(board_sn, '') = k.board_sn
-                  and centiloc.is_plausible(momentum, received_at)) told) past
+                  and centiloc.is_plausible(momentum, received_at)) known) past
 on conflict (tenant, uid, board_sn) do update set (
     momentum, event_id, received_at, is_in, x_mm, y_mm, shelf_x_mm, shelf_y_mm, floor_x_mm,
     floor_y_mm, floor, nb_hits, hold_time, fill_ratio, product_reference, shelf_sn, furniture_sn,

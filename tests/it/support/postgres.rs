@@ -278,8 +278,8 @@ impl Home {
         Process::start_logging("postgres", &mut command, "QUIT", log)
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(server_program(program));
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
         command.current_dir(self.scratch.path()).env("LC_ALL", "C");
         if let Some(user) = &self.user {
             command.uid(user.uid).gid(user.gid);
@@ -312,8 +312,8 @@ impl User {
     }
 }
 
-/// The newest of Debian's versions, else what is in PATH.
-fn server_program(name: &str) -> PathBuf {
+/// A program of PostgreSQL: the newest of Debian's versions, else what is in PATH.
+pub fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| {
