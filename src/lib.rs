@@ -30,6 +30,7 @@ pub mod files;
 pub mod leadership;
 pub mod message;
 pub mod progress;
+pub mod race;
 pub mod reload;
 pub mod run;
 pub mod service_manager;

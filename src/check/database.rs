@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{Report, from_sentence};
+use super::{Report, database_link, from_sentence};
 use crate::config::Config;
 use crate::credentials::identity::date;
 use crate::credentials::preflight::{Check, Status};
@@ -13,7 +13,9 @@ use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Ri
 use crate::store::schema::{SchemaError, Step};
 
 pub(super) const CONNECTION: &str = "database_connection";
+pub(super) const ADDRESS: &str = "database_address";
 pub(super) const SESSIONS: &str = "database_sessions";
+pub(super) const CONNECTIONS: &str = "database_connections";
 pub(super) const TLS: &str = "database_tls";
 pub(super) const VERSION: &str = "database_version";
 pub(super) const ENCODING: &str = "database_encoding";
@@ -25,8 +27,18 @@ pub(super) const PARTITIONS: &str = "database_partitions";
 pub(super) const CLOCK: &str = "database_clock";
 
 /// The lines of a database that answers.
-pub(super) const EXPECTED: [&str; 11] = [
-    CONNECTION, SESSIONS, TLS, VERSION, ENCODING, WRITABLE, DURABILITY, CLOCK, SCHEMA, RIGHTS,
+pub(super) const EXPECTED: [&str; 12] = [
+    CONNECTION,
+    SESSIONS,
+    CONNECTIONS,
+    TLS,
+    VERSION,
+    ENCODING,
+    WRITABLE,
+    DURABILITY,
+    CLOCK,
+    SCHEMA,
+    RIGHTS,
     PARTITIONS,
 ];
 
@@ -60,6 +72,9 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
     let fault = |name, fault: &dyn std::error::Error| {
         from_sentence(name, Status::Failed, &fault.to_string(), "an answer", SEE_LOG)
     };
+    if let Ok(looks) = inspect::look_at_addresses(&config.database).await {
+        checks.extend(looks.iter().map(database_link::address));
+    }
     let mut inspection = match inspect::open(&config.database).await {
         Ok(inspection) => inspection,
         Err(error) => return checks.push(fault(CONNECTION, &error)),
@@ -74,6 +89,10 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
     let place = inspection.place.clone();
     checks.push(connection(&server, &place));
     checks.push(Check::ok(SESSIONS, "each connection is a session of its own"));
+    checks.push(match inspection.limits().await {
+        Ok(limits) => database_link::connections(&limits),
+        Err(error) => fault(CONNECTIONS, &error),
+    });
     checks.extend(of_server(&server, &place));
     checks.push(match inspection.clock_skew().await {
         Ok(ahead) => clock(ahead),

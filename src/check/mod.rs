@@ -9,6 +9,7 @@ mod broker;
 mod clock;
 mod configuration;
 mod database;
+mod database_link;
 mod protobuf;
 mod spool;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use crate::credentials::preflight::tls_files;
 pub use crate::credentials::preflight::{Check, Status};
 
 /// Every name a line can have, in the order of the lines; people script against them.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 36] = [
     "configuration",
     "client_id",
     "payloads",
@@ -49,7 +50,9 @@ pub const NAMES: [&str; 34] = [
     broker::LOGIN,
     broker::SUBSCRIPTION,
     database::CONNECTION,
+    database::ADDRESS,
     database::SESSIONS,
+    database::CONNECTIONS,
     database::TLS,
     database::VERSION,
     database::ENCODING,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::database_url::DatabaseUrl;
 use super::model::{
     Batch, Config, Database, Decode, KeepPayload, Log, LogFormat, Mqtt, PartitionSpan, Retention,
     Spool,
@@ -14,7 +15,7 @@ use super::model::{
 use super::problem::{Complaint, Origin};
 use super::read::{Reader, STATE};
 use super::secret::Secret;
-use super::{assemble_mqtt, urls, values};
+use super::{assemble_mqtt, values};
 
 /// Timers have no use for less, and `PostgreSQL` counts its statement timeout in milliseconds.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
@@ -88,15 +89,16 @@ fn database(reader: &mut Reader) -> Option<Database> {
 }
 
 fn database_url(reader: &mut Reader, secret: Secret) -> Option<SecretString> {
-    match urls::database(&secret.text) {
+    match DatabaseUrl::parse(&secret.text) {
         Ok(url) => {
-            if let Some(mode) = url.weak_tls {
+            if let Some(mode) = url.weak_tls() {
                 reader.warnings.push(format!(
                     "{} ({}) has sslmode {mode} for a host that is not this machine: events and \
                      credentials may go to whoever answers there; add sslmode=verify-full",
                     secret.key, secret.origin
                 ));
             }
+            reader.libpq_variables(&url);
             reader.show_from("database.url", url.shown, secret.origin);
             Some(SecretString::from(secret.text))
         }

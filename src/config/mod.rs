@@ -6,6 +6,7 @@
 
 mod assemble;
 mod assemble_mqtt;
+mod database_url;
 mod environment;
 mod file;
 pub mod keys;
@@ -24,6 +25,9 @@ mod values;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use database_url::{
+    DatabaseHost, DatabaseTls, DatabaseUrl, Endpoint, RootCertificates, SslMode,
+};
 pub use environment::process_environment;
 pub use model::*;
 pub use problem::{Origin, Problem, Problems};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Setting;
+use super::database_url::{DatabaseUrl, SslMode};
 use super::keys::{self, KEYS, Key, Preset};
 use super::layers::{Given, Merged};
 use super::problem::{Complaint, Origin, Problem, quoted};
@@ -17,6 +18,27 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// Under systemd, the folder that `StateDirectory=` makes; the container image sets it too.
 pub(super) const STATE: &str = "STATE_DIRECTORY";
 
+/// Variables of libpq that would decide how to connect.
+const LIBPQ: [&str; 17] = [
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGOPTIONS",
+    "PGAPPNAME",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGCONNECT_TIMEOUT",
+    "PGTARGETSESSIONATTRS",
+];
+
 /// Reads settings. A method that gives `None` has noted a problem.
 pub(super) struct Reader {
     merged: Merged,
@@ -24,6 +46,8 @@ pub(super) struct Reader {
     file: PathBuf,
     credentials: Option<PathBuf>,
     state: Option<PathBuf>,
+    /// The variables of libpq that are set.
+    libpq: Vec<String>,
     /// What is shown instead of the text as given.
     shown: BTreeMap<&'static str, (String, Option<Origin>)>,
     pub problems: Vec<Problem>,
@@ -45,8 +69,36 @@ impl Reader {
         let credentials = variable(CREDENTIALS).map(PathBuf::from);
         // systemd separates several folders with colons.
         let state = variable(STATE).and_then(|value| value.split(':').next()).map(PathBuf::from);
+        let libpq = environment.iter().map(|(name, _)| name.as_str());
+        let libpq = libpq.filter(|name| LIBPQ.contains(name)).map(str::to_owned).collect();
         let (shown, warnings) = (BTreeMap::new(), Vec::new());
-        Self { merged, file, credentials, state, shown, problems, warnings }
+        Self { merged, file, credentials, state, libpq, shown, problems, warnings }
+    }
+
+    /// Warns of variables of libpq, which are ignored, and refuses those that the library in use
+    /// would follow all the same.
+    pub fn libpq_variables(&mut self, url: &DatabaseUrl) {
+        let followed = |name: &str| match name {
+            "PGOPTIONS" => true,
+            "PGSSLCERT" | "PGSSLKEY" => url.tls.client.is_none() && url.tls.mode > SslMode::Allow,
+            "PGUSER" => url.user.is_none(),
+            _ => false,
+        };
+        let (followed, ignored): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.libpq).into_iter().partition(|name| followed(name));
+        if !ignored.is_empty() {
+            self.warnings.push(format!(
+                "the environment has {}, ignored: database.url alone says how to connect",
+                ignored.join(", ")
+            ));
+        }
+        self.problems.extend(followed.into_iter().map(|subject| Problem {
+            subject,
+            origin: None,
+            found: "a variable of PostgreSQL's tools".to_owned(),
+            expected: "database.url alone to say how to connect".to_owned(),
+            cure: "unset it for this service, and write what it says into database.url".to_owned(),
+        }));
     }
 
     /// Returns the folder for state that the service manager made, if there is one.

@@ -186,7 +186,7 @@ pub const KEYS: &[Key] = &[
         "database.max_connections",
         Preset::Value("4"),
         Kind::Integer,
-        "Most connections to PostgreSQL in the pool.",
+        "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more.",
     ),
     key(
         "database.statement_timeout",

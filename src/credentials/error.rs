@@ -16,6 +16,12 @@ pub enum Role {
     Key,
     /// `--key` of the command `csr`
     KeyOption,
+    /// `sslrootcert` of `database.url`
+    DatabaseRoot,
+    /// `sslcert` of `database.url`
+    DatabaseCertificate,
+    /// `sslkey` of `database.url`
+    DatabaseKey,
 }
 
 impl Role {
@@ -25,6 +31,9 @@ impl Role {
             Self::Certificate => "mqtt.tls.cert_file",
             Self::Key => "mqtt.tls.key_file",
             Self::KeyOption => "--key",
+            Self::DatabaseRoot => "sslrootcert of database.url",
+            Self::DatabaseCertificate => "sslcert of database.url",
+            Self::DatabaseKey => "sslkey of database.url",
         }
     }
 
@@ -40,6 +49,11 @@ impl Role {
             Self::Key | Self::KeyOption => {
                 "the PEM private key made with the signing request (private-key.pem)"
             }
+            Self::DatabaseRoot => {
+                "the PEM certificate of the authority that signed the database's certificate"
+            }
+            Self::DatabaseCertificate => "a PEM client certificate for the database",
+            Self::DatabaseKey => "the PEM private key of the client certificate for the database",
         }
     }
 }

@@ -203,7 +203,11 @@ fn not_pem(file: FileName, text: &[u8]) -> CredentialError {
     let (found, cure) = if X509Certificate::from_der(text).is_ok() {
         ("a DER certificate", format!("openssl x509 -inform DER -in {path} -out certificate.pem"))
     } else if is_pkcs12(text) {
-        let keys = if matches!(file.role, Role::Key | Role::KeyOption) { "certs" } else { "keys" };
+        let keys = if matches!(file.role, Role::Key | Role::KeyOption | Role::DatabaseKey) {
+            "certs"
+        } else {
+            "keys"
+        };
         ("PKCS#12", format!("openssl pkcs12 -in {path} -no{keys} -nodes -out file.pem"))
     } else {
         ("DER", format!("openssl pkey -inform DER -in {path} -out private-key.pem"))

@@ -20,10 +20,10 @@ use super::subscription::Verdict;
 use super::tls::{self, Loaded};
 use super::transport::connector::{self, ConnectError};
 use super::transport::mqtt::{Login, NetworkTransport, Stream};
-use super::transport::race::{self, EVERY, FailedAttempt, Outcome, Reached};
 use super::transport::{Incoming, Outgoing, Transport};
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
+use crate::race::{self, EVERY, FailedAttempt, Outcome, Reached};
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -186,7 +186,7 @@ impl Probe {
         deadline: Instant,
         findings: &mut Vec<Finding>,
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let Outcome { reached, failed } = connector::dial(addresses, EVERY, deadline).await;
+        let Outcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
         if reached.is_empty() {
             return Err(ConnectError::Unreachable(failed));
         }

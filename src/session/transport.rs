@@ -3,7 +3,6 @@
 
 pub mod connector;
 pub mod mqtt;
-pub mod race;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,20 +1,31 @@
 //! Connections to PostgreSQL, with everything set that the rest relies on.
 
-use std::str::FromStr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rand::seq::SliceRandom as _;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row as _};
 
-use super::fault::Fault;
+use super::fault::{Class, Fault};
+use super::route::{self, Look, Suspects};
 use super::text::literal;
 use super::write::bounded;
-use crate::config;
+use super::{establish, limits};
+use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
 
-/// Bound on DNS, TCP, TLS and authentication together.
+/// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
+/// one that does not answer leaves time for the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The least share of a host.
+const LEAST_SHARE: Duration = Duration::from_secs(3);
+
+/// What the connections are called in `pg_stat_activity` where the URL does not say.
+const APPLICATION_NAME: &str = "centiloc-bridge";
 
 /// How much longer than `statement_timeout` we wait ourselves: the server's own answer, which says
 /// more, should come first.
@@ -42,9 +53,15 @@ pub enum Place {
 /// How to connect. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    options: PgConnectOptions,
+    url: Arc<DatabaseUrl>,
+    application_name: Arc<str>,
     /// Set after connecting, because poolers refuse most settings in the start-up packet.
     settings: Arc<[(String, String)]>,
+    /// The endpoint that was reached last, which is tried first.
+    preferred: Arc<AtomicUsize>,
+    suspects: Suspects,
+    /// The number of connections that the service uses.
+    needed: u32,
     /// Bound on one exchange with the server.
     pub answer_within: Duration,
 }
@@ -52,13 +69,8 @@ pub(super) struct Link {
 impl Link {
     /// Reads `database.url`; opens nothing yet.
     pub fn new(config: &config::Database) -> Result<Self, Fault> {
-        let options = PgConnectOptions::from_str(config.url.expose_secret())?;
-        let bare = bare_host(options.get_host()).to_owned();
-        let options = options
-            .host(&bare)
-            .application_name("centiloc-bridge")
-            .extra_float_digits(None)
-            .disable_statement_logging();
+        let url = DatabaseUrl::read(config.url.expose_secret())
+            .map_err(|why| Fault::stop(format!("database.url cannot be used: {why}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         let settings = [
             ("search_path", "centiloc"),
@@ -74,46 +86,118 @@ impl Link {
             ("tcp_keepalives_interval", "10"),
             ("tcp_keepalives_count", "3"),
         ];
-        let answer_within = config.statement_timeout + ANSWER_MARGIN;
-        Ok(Self { options, settings: owned(settings).collect(), answer_within })
+        let all = url.settings.iter().filter(|(name, _)| !is_ours(&settings, name)).cloned();
+        let settings = all.chain(owned(settings)).collect();
+        Ok(Self {
+            application_name: url.application_name.as_deref().unwrap_or(APPLICATION_NAME).into(),
+            settings,
+            preferred: Arc::new(AtomicUsize::new(0)),
+            suspects: Suspects::default(),
+            needed: limits::needed(config.max_connections),
+            answer_within: config.statement_timeout + ANSWER_MARGIN,
+            url: Arc::new(url),
+        })
     }
 
     /// Returns the same link with further settings, which win.
     pub fn with_settings<const N: usize>(&self, settings: [(&str, &str); N]) -> Self {
-        let kept = self.settings.iter().filter(|(name, _)| settings.iter().all(|s| s.0 != name));
+        let kept = self.settings.iter().filter(|(name, _)| !is_ours(&settings, name));
         let settings = kept.cloned().chain(owned(settings)).collect();
         Self { settings, ..self.clone() }
     }
 
     /// Returns the same link under another application name.
     pub fn named(&self, application_name: &str) -> Self {
-        Self { options: self.options.clone().application_name(application_name), ..self.clone() }
+        Self { application_name: application_name.into(), ..self.clone() }
     }
 
-    /// Where the server is, as far as the URL tells.
+    /// Where the server is, as far as the URL tells: the first of several that is not on this machine.
     pub fn place(&self) -> Place {
-        let host = self.options.get_host();
-        if self.options.get_socket().is_some() || host.starts_with('/') {
-            return Place::Socket;
-        }
-        let ip = host.parse::<std::net::IpAddr>();
-        let loopback = host.eq_ignore_ascii_case("localhost")
-            || ip.as_ref().is_ok_and(std::net::IpAddr::is_loopback);
-        let port = self.options.get_port();
-        let address = match ip {
-            Ok(ip) => std::net::SocketAddr::new(ip, port).to_string(),
-            Err(_) => format!("{host}:{port}"),
-        };
-        if loopback { Place::Loopback(address) } else { Place::Remote(address) }
+        let places: Vec<_> = self.url.endpoints.iter().map(place_of).collect();
+        let remote = places.iter().find(|place| matches!(place, Place::Remote(_)));
+        remote.or(places.first()).cloned().unwrap_or(Place::Socket)
     }
 
-    /// Opens one connection. Refusals come out as they are, at once.
+    /// Tries every address by TCP, where there are several.
+    pub async fn look_at_addresses(&self) -> Vec<Look> {
+        route::look_at_all(&self.url, self.share()).await
+    }
+
+    /// Returns the number of connections that the service uses.
+    pub fn needed(&self) -> u32 {
+        self.needed
+    }
+
+    /// Bounds the attempts at all hosts.
+    pub fn connect_within(&self) -> Duration {
+        let hosts = u32::try_from(self.url.endpoints.len()).unwrap_or(u32::MAX);
+        // One share for name and TCP, one for the rest.
+        (self.share() * 2).saturating_mul(hosts)
+    }
+
+    /// Bounds the attempt at one host.
+    fn share(&self) -> Duration {
+        let hosts = u32::try_from(self.url.endpoints.len()).unwrap_or(u32::MAX).max(1);
+        self.url.connect_timeout.unwrap_or((CONNECT_TIMEOUT / hosts).max(LEAST_SHARE))
+    }
+
+    /// Opens one connection, at the host reached last or the first that can be used after it.
+    /// Refusals come out as they are, at once.
     pub async fn open(&self) -> Result<PgConnection, Fault> {
-        let connect = PgConnection::connect_with(&self.options);
-        let mut conn = bounded(CONNECT_TIMEOUT, connect).await?;
+        let endpoints = &self.url.endpoints;
+        let mut order: Vec<usize> = (0..endpoints.len()).collect();
+        if self.url.shuffled {
+            order.shuffle(&mut rand::rng());
+        } else {
+            order.rotate_left(self.preferred.load(Ordering::Relaxed) % endpoints.len());
+        }
+        let mut faults = Vec::new();
+        for at in order {
+            match self.open_at(&endpoints[at]).await {
+                Ok(conn) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return Ok(conn);
+                }
+                // Other hosts would be asked with the same credentials.
+                Err(fault) if matches!(fault.class, Class::Stop | Class::Unsuitable) => {
+                    return Err(limits::explain(fault, self.needed));
+                }
+                Err(fault) => faults.push((&endpoints[at], limits::explain(fault, self.needed))),
+            }
+        }
+        Err(of_all(faults))
+    }
+
+    async fn open_at(&self, endpoint: &Endpoint) -> Result<PgConnection, Fault> {
+        let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
+        let name = &self.application_name;
+        let options = establish::options(&self.url, endpoint, found.route, name).await?;
+        let connected = bounded(self.share(), PgConnection::connect_with(&options)).await;
+        if let Some(address) = found.address {
+            let works = !matches!(&connected, Err(fault) if !fault.is_answer());
+            self.suspects.note(address, works);
+        }
+        let mut conn = connected.map_err(|fault| at_address(fault, found.address))?;
         self.identify(&mut conn).await?;
         self.set_up(&mut conn).await?;
+        if self.url.writable || self.url.endpoints.len() > 1 {
+            self.prove_writable(&mut conn).await?;
+        }
         Ok(conn)
+    }
+
+    /// Refuses a server that takes no writes where there may be another that does.
+    async fn prove_writable(&self, conn: &mut PgConnection) -> Result<(), Fault> {
+        let sql = "select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean \
+                   as read_only";
+        let row = bounded(self.answer_within, sqlx::raw_sql(sql).fetch_one(conn)).await?;
+        if row.try_get("read_only")? {
+            return Err(Fault::retry(
+                "the server takes no writes (a standby, or default_transaction_read_only); name \
+                 the primary in database.url",
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses servers that only look like PostgreSQL.
@@ -130,7 +214,7 @@ impl Link {
     }
 
     /// Applies the settings in one round trip, without a prepared statement.
-    async fn set_up(&self, conn: &mut PgConnection) -> Result<(), Fault> {
+    pub async fn set_up(&self, conn: &mut PgConnection) -> Result<(), Fault> {
         let set = |(name, value): &(String, String)| {
             format!("set_config({}, {}, false)", literal(name), literal(value))
         };
@@ -145,7 +229,50 @@ fn owned<const N: usize>(settings: [(&str, &str); N]) -> impl Iterator<Item = (S
     settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter()
 }
 
-/// Removes the brackets that a URL needs around an IPv6 address: the resolver takes none.
-fn bare_host(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+fn is_ours<const N: usize>(settings: &[(&str, &str); N], name: &str) -> bool {
+    settings.iter().any(|(ours, _)| *ours == name)
+}
+
+fn place_of(endpoint: &Endpoint) -> Place {
+    let DatabaseHost::Tcp(name) = &endpoint.host else { return Place::Socket };
+    let ip = endpoint.address.or(name.parse::<IpAddr>().ok());
+    let loopback = name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback());
+    let address = address_of(endpoint);
+    if loopback { Place::Loopback(address) } else { Place::Remote(address) }
+}
+
+/// Names an endpoint for a person.
+fn address_of(endpoint: &Endpoint) -> String {
+    match &endpoint.host {
+        DatabaseHost::Default => format!("the default socket, port {}", endpoint.port),
+        DatabaseHost::Socket(folder) => format!("{}/.s.PGSQL.{}", folder.display(), endpoint.port),
+        DatabaseHost::Tcp(name) => match name.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, endpoint.port).to_string(),
+            Err(_) => format!("{name}:{}", endpoint.port),
+        },
+    }
+}
+
+/// Names the address that was chosen among several.
+fn at_address(fault: Fault, address: Option<SocketAddr>) -> Fault {
+    match address {
+        Some(address) => Fault { text: format!("{address}: {}", fault.text), ..fault },
+        None => fault,
+    }
+}
+
+/// The one fault, or all of them with the host of each.
+fn of_all(mut faults: Vec<(&Endpoint, Fault)>) -> Fault {
+    if faults.len() == 1
+        && let Some((_, fault)) = faults.pop()
+    {
+        return fault;
+    }
+    let each: Vec<_> =
+        faults.iter().map(|(e, fault)| format!("{}: {fault}", address_of(e))).collect();
+    let text = format!("no host of database.url can be used; {}", each.join("; "));
+    match faults.into_iter().find(|(_, fault)| fault.is_answer()) {
+        Some((_, fault)) => Fault { text, ..fault },
+        None => Fault::retry(text),
+    }
 }

@@ -190,15 +190,47 @@ impl From<sqlx::Error> for Fault {
             }
             sqlx::Error::Tls(error) => Self::retry(format!(
                 "could not agree on TLS with PostgreSQL: {error}; \
-                 check sslmode and sslrootcert in database.url"
+                 check sslmode, sslrootcert, sslcert and sslkey in database.url"
             )),
-            sqlx::Error::Io(error) => Self::retry(format!(
-                "could not reach PostgreSQL: {error}; \
-                 check that it runs and what database.url names"
-            )),
+            sqlx::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref()) {
+                Some(tls) => Self::retry(tls_words(tls)),
+                None => Self::retry(format!(
+                    "could not reach PostgreSQL: {error}; \
+                     check that it runs and what database.url names"
+                )),
+            },
             other => Self::retry(other.to_string()),
         }
     }
+}
+
+/// Why TLS failed although the server was reached.
+fn tls_words(error: &rustls::Error) -> String {
+    use rustls::{CertificateError as E, Error};
+    let (found, cure) = match error {
+        Error::InvalidCertificate(E::UnknownIssuer | E::BadSignature) => (
+            "PostgreSQL was reached, but its certificate is not trusted: no authority known here \
+             signed it",
+            "name the authority's certificate as sslrootcert in database.url",
+        ),
+        Error::InvalidCertificate(E::NotValidForName | E::NotValidForNameContext { .. }) => (
+            "PostgreSQL was reached, but its certificate is for another host name",
+            "write the name that is in the certificate as host in database.url",
+        ),
+        Error::InvalidCertificate(E::Expired | E::ExpiredContext { .. }) => (
+            "PostgreSQL was reached, but its certificate has expired",
+            "renew it, and compare this machine's clock",
+        ),
+        Error::InvalidCertificate(E::NotValidYet | E::NotValidYetContext { .. }) => (
+            "PostgreSQL was reached, but its certificate is not valid yet",
+            "set this machine's clock, which is probably wrong",
+        ),
+        _ => (
+            "PostgreSQL was reached, but TLS failed",
+            "check sslmode, sslrootcert, sslcert and sslkey in database.url",
+        ),
+    };
+    format!("{found} ({error}); {cure}")
 }
 
 /// What to do about a code that only a person can mend.
@@ -215,7 +247,7 @@ fn advice(sqlstate: &str) -> Option<&'static str> {
              them between clients; use session pooling for this service (PgBouncer: \
              pool_mode = session), or name PostgreSQL itself in database.url",
         ),
-        "53300" => Some("raise max_connections on the database server"),
+        "53300" => Some("raise the limit on connections that was reached"),
         _ => None,
     }
 }

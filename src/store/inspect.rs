@@ -11,6 +11,7 @@ pub use super::connect::Place;
 use super::fault::Fault;
 use super::partitions::{default_partition, list};
 use super::pooling::prove_sessions;
+pub use super::route::Look;
 use super::schema::{self, SchemaError, Step};
 use super::write::bounded;
 use crate::config;
@@ -96,6 +97,21 @@ pub struct Rights {
     pub missing_to_delete: Vec<String>,
 }
 
+/// Limits on connections; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The number that the service uses.
+    pub needed: u32,
+    /// Of the role.
+    pub role: Option<u32>,
+    /// Of the database.
+    pub database: Option<u32>,
+    /// Of the server, but for those reserved for superusers.
+    pub server: u32,
+    /// Connections of all clients at present.
+    pub in_use: u32,
+}
+
 /// The partitions of `item_event`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coverage {
@@ -110,6 +126,11 @@ pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
     let link = Link::new(config)?;
     let conn = link.open().await?;
     Ok(Inspection { limit: link.answer_within, place: link.place(), link, conn })
+}
+
+/// Tries every address of the configured servers by TCP, where there are several.
+pub async fn look_at_addresses(config: &config::Database) -> Result<Vec<Look>, Fault> {
+    Ok(Link::new(config)?.look_at_addresses().await)
 }
 
 /// Where the configured server is, without connecting.
@@ -144,6 +165,28 @@ impl Inspection {
             read_only: row.try_get("read_only")?,
             fsync: row.try_get("fsync")?,
             tls: tls.0.map(|version| (version, tls.1.unwrap_or_default())),
+        })
+    }
+
+    /// Which limits on connections there are.
+    pub async fn limits(&mut self) -> Result<Limits, Fault> {
+        const SQL: &str = "
+            select (select case when rolsuper then -1 else rolconnlimit end
+                      from pg_catalog.pg_roles where rolname = current_user) as role,
+                   (select datconnlimit from pg_catalog.pg_database
+                     where datname = current_database()) as database,
+                   current_setting('max_connections')::integer
+                       - current_setting('superuser_reserved_connections')::integer as server,
+                   (select count(*)::integer from pg_catalog.pg_stat_activity
+                     where backend_type = 'client backend') as in_use";
+        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let number = |name| Ok::<_, Fault>(u32::try_from(row.try_get::<i32, _>(name)?).ok());
+        Ok(Limits {
+            needed: self.link.needed(),
+            role: number("role")?,
+            database: number("database")?,
+            server: number("server")?.unwrap_or_default(),
+            in_use: number("in_use")?.unwrap_or_default(),
         })
     }
 

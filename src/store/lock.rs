@@ -111,10 +111,11 @@ impl Lock {
         let mut backoff = Backoff::new(RETRY);
         loop {
             let started = Instant::now();
-            let fault = match timeout(ANSWER_WITHIN, self.link.open()).await {
+            let limit = self.link.connect_within();
+            let fault = match timeout(limit, self.link.open()).await {
                 Ok(Ok(mut conn)) => self.stay(&mut conn).await,
                 Ok(Err(fault)) => fault,
-                Err(_) => Fault::silent(ANSWER_WITHIN),
+                Err(_) => Fault::silent(limit),
             };
             self.lost(&fault);
             backoff.was_up(started.elapsed());

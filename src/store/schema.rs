@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _, SqlSafeStr};
+use sqlx::{Row as _, SqlSafeStr};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
@@ -94,33 +94,36 @@ impl From<Fault> for SchemaError {
 impl Store {
     /// Every migration and whether it is applied. Changes nothing.
     pub async fn schema_status(&self) -> Result<Vec<Step>, SchemaError> {
-        let mut conn = self.link.open().await?;
-        status(&mut conn, self.link.answer_within).await
+        let mut writer = self.writer.take().await?;
+        let steps = status(writer.conn(), self.link.answer_within).await?;
+        writer.finish(Ok(steps)).map_err(SchemaError::from)
     }
 
-    /// Applies what is pending; returns what was applied, as far as this process did it.
+    /// Applies what is pending; returns what was applied, as far as this process did it. Needs no
+    /// connection beside the one that the stream is written over afterwards.
     pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
         let limit = self.link.answer_within;
-        let mut conn = self.link.open().await?;
-        let before = status(&mut conn, limit).await?;
+        let mut writer = self.writer.take().await?;
+        let conn = writer.conn();
+        let before = status(conn, limit).await?;
         if before.iter().all(|s| s.applied_at.is_some()) {
+            writer.finish(Ok(()))?;
             return Ok(Vec::new());
         }
         let mut migrator = migrator();
-        if !has_schema(&mut conn, limit).await? {
+        if !has_schema(conn, limit).await? {
             migrator.create_schema("centiloc");
         }
-        run(&mut conn, limit, "set statement_timeout = 0".into()).await?;
-        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut conn, false));
-        let result = match during(MIGRATION_TIMEOUT, migrate).await {
-            Ok(Ok(())) => status(&mut conn, limit).await,
-            Ok(Err(error)) => Err(migration_error(error)),
-            Err(_) => Err(Fault::silent(MIGRATION_TIMEOUT).into()),
-        };
-        // Closing the connection gives back the lock, whatever became of the migration. A dead one
-        // would not let itself be closed.
-        drop(timeout(limit, conn.close()).await);
-        let after = result?;
+        run(conn, limit, "set statement_timeout = 0".into()).await?;
+        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut **conn, false));
+        // On a failure the connection is dropped, which gives back the lock.
+        during(MIGRATION_TIMEOUT, migrate)
+            .await
+            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
+            .map_err(migration_error)?;
+        self.link.set_up(conn).await?;
+        let after = status(conn, limit).await?;
+        writer.finish(Ok(()))?;
         let applied =
             |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
         Ok(after.into_iter().filter(|s| applied(s.version)).collect())

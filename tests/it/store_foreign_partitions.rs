@@ -47,7 +47,7 @@ async fn bounds_beyond_the_calendar_are_listed() {
         assert_eq!(partitions(&bench.db).await.len(), 5, "{from} {to}");
         let year = std::time::Duration::from_secs(365 * 86_400);
         let deleted = bench.store.delete_expired(Some(year), datetime!(2025-06-01 0:00 UTC)).await;
-        assert_eq!(deleted.unwrap().problems, [String::new(); 0], "{from} {to}");
+        assert!(deleted.unwrap().problems.is_empty(), "{from} {to}");
     }
 }
 

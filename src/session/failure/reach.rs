@@ -2,7 +2,7 @@
 
 use super::cause::{self, IoCause};
 use super::{Context, Failure, FailureKind, proxy};
-use crate::session::transport::race::{AttemptError, FailedAttempt};
+use crate::race::{AttemptError, FailedAttempt};
 
 pub(super) fn explain(context: &Context<'_>, failed: &[FailedAttempt]) -> Failure {
     match failed {

@@ -9,11 +9,11 @@ use rumqttc::StateError;
 
 use super::*;
 use crate::config::Proxy;
+use crate::race::{AttemptError, FailedAttempt};
 use crate::session::tls::testing::{mqtt, serve};
 use crate::session::tls::{Loaded, client_config};
 use crate::session::transport::connector::NetworkConnector;
 use crate::session::transport::mqtt::Login;
-use crate::session::transport::race::{AttemptError, FailedAttempt};
 
 mod server_certificate;
 mod tls;

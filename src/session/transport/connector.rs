@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::mqtt::{Login, NetworkTransport, Stream};
-use super::race::{self, FIRST, FailedAttempt, Outcome, Pace, Reached};
 use super::{Accepted, Connect, ConnectRequest, Connecting};
 use crate::config::{Mqtt, Proxy};
+use crate::race::{self, FIRST, FailedAttempt, Outcome, Reached};
 use crate::session::tls::Loaded;
 
 /// Why there is no connection.
@@ -78,7 +78,7 @@ impl NetworkConnector {
         deadline: Instant,
     ) -> Result<Accepted, ConnectError> {
         let addresses = race::order(resolved, &self.lock());
-        let Outcome { mut reached, failed } = dial(&addresses, FIRST, deadline).await;
+        let Outcome { mut reached, failed } = race::connect_tcp(&addresses, FIRST, deadline).await;
         let Some(Reached { stream, address, .. }) = reached.pop() else {
             return Err(ConnectError::Unreachable(failed));
         };
@@ -139,20 +139,6 @@ pub(in crate::session) async fn resolve(
         return Err(ConnectError::Lookup(io::Error::other("the name has no address")));
     }
     Ok(addresses)
-}
-
-/// Connects by TCP.
-pub(in crate::session) async fn dial(
-    addresses: &[SocketAddr],
-    pace: Pace,
-    deadline: Instant,
-) -> Outcome<TcpStream> {
-    race::race(addresses, pace, deadline, |address| async move {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    })
-    .await
 }
 
 /// Takes a TCP connection through all that follows.

@@ -4,12 +4,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
 use super::{Bench, FAILED, OK, WARNING, Wrong, assert_table, check, good};
-use crate::poolers::pretend_cockroachdb;
 use crate::support::bridge::{command, finish};
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Postgres, ROLE};
 use crate::support::process::{Scratch, free_port};
 use crate::support::proxy::{Direction, Proxy};
@@ -211,9 +209,8 @@ async fn events_in_the_default_partition_are_pointed_out() {
     .await;
 }
 
-#[tokio::test]
-async fn tls_to_the_database_is_told_with_its_version() {
-    let broker = Mosquitto::start().await;
+/// A server with a certificate of the broker's authority, and the folder that holds it.
+pub async fn postgres_with_tls(broker: &Mosquitto) -> (Postgres, Scratch) {
     let folder = Scratch::new("pg-tls");
     let (cert, key) = broker.authority().server().write(&folder, "server");
     // PostgreSQL takes a key of root's if its own group alone may read it.
@@ -233,6 +230,13 @@ async fn tls_to_the_database_is_told_with_its_version() {
     postgres.execute("alter system set ssl = on").await;
     postgres.stop().await;
     postgres.start().await;
+    (postgres, folder)
+}
+
+#[tokio::test]
+async fn tls_to_the_database_is_told_with_its_version() {
+    let broker = Mosquitto::start().await;
+    let (postgres, _folder) = postgres_with_tls(&broker).await;
     let database = postgres.database().await;
     let url = format!(
         "{}?sslmode=verify-full&sslrootcert={}",
@@ -247,46 +251,4 @@ async fn tls_to_the_database_is_told_with_its_version() {
     assert!(check(&wrong).await.ok("database_tls").starts_with("TLSv1.3"), "sslmode prefer");
     let socket = good(&broker, &database).set("database.url", database.socket_url());
     assert_eq!(check(&socket).await.ok("database_tls"), "not needed on a unix socket");
-}
-
-#[tokio::test]
-async fn an_ipv6_address_in_brackets_is_reached() {
-    if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return; // a machine without IPv6
-    }
-    let broker = Mosquitto::start().await;
-    let postgres = Postgres::own_with(&["listen_addresses = '127.0.0.1, ::1'"]).await;
-    let database = postgres.database().await;
-    let url = database.url().replace("127.0.0.1", "[::1]");
-    let outcome = check(&good(&broker, &database).set("database.url", url)).await;
-    let address = format!("at [::1]:{} as role", postgres.port());
-    assert!(outcome.ok("database_connection").contains(&address), "{outcome:#?}");
-    assert_eq!(outcome.troubles(), []);
-}
-
-#[tokio::test]
-async fn poolers_and_servers_that_do_not_suit_are_named() {
-    let bench = Bench::new().await;
-    let postgres = Postgres::shared().await;
-    let session = PgBouncer::start(postgres, &["pool_mode = session"]).await;
-    let transaction = PgBouncer::start(postgres, &["pool_mode = transaction"]).await;
-    let pretended = postgres.database().await;
-    pretend_cockroachdb(&pretended).await;
-    let through = |pooler: &PgBouncer| {
-        bench.config().set("database.url", bench.database.url_at(pooler.port()))
-    };
-    assert_eq!(check(&through(&session)).await.troubles(), []);
-    assert_table(vec![
-        Wrong {
-            what: "PgBouncer with transaction pooling",
-            config: through(&transaction),
-            lines: &[("database_sessions", FAILED, "shares its server connections")],
-        },
-        Wrong {
-            what: "CockroachDB",
-            config: good(&bench.broker, &pretended),
-            lines: &[("database_connection", FAILED, "the server is CockroachDB")],
-        },
-    ])
-    .await;
 }

@@ -1,6 +1,7 @@
 //! `check`, as built, against a real Mosquitto and a real PostgreSQL with each wrong thing in turn.
 
 mod broker;
+mod connection;
 mod database;
 mod files;
 mod live;

@@ -1,5 +1,5 @@
 //! Happy eyeballs (RFC 8305): connects to the addresses of a name one shortly after another, without
-//! waiting for those that do not answer. Knows neither sockets nor names.
+//! waiting for those that do not answer. Looks no names up.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 /// When attempts begin and end.
@@ -99,6 +100,20 @@ pub fn order(addresses: &[SocketAddr], suspects: &[SocketAddr]) -> Vec<SocketAdd
     }
     ordered.extend(suspects.iter().filter(|suspect| addresses.contains(suspect)));
     ordered
+}
+
+/// Connects by TCP.
+pub async fn connect_tcp(
+    addresses: &[SocketAddr],
+    pace: Pace,
+    deadline: Instant,
+) -> Outcome<TcpStream> {
+    race(addresses, pace, deadline, |address| async move {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })
+    .await
 }
 
 struct Attempt<F> {

@@ -1,0 +1,306 @@
+//! `database.url`, taken apart as libpq reads it, so that connection strings work as providers hand
+//! them out. What cannot be honoured is refused by name. No text made here ever holds a secret.
+
+mod parameters;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use self::parameters::Parameters;
+use super::problem::Complaint;
+use super::urls::{REDACTED, percent_decoded};
+use super::values::{self, Parsed, is_loopback};
+
+/// The port where none is given.
+const DEFAULT_PORT: u16 = 5432;
+
+/// A `PostgreSQL` connection URL.
+#[derive(Debug, Clone)]
+pub struct DatabaseUrl {
+    /// Where servers are; never empty. Tried in this order.
+    pub endpoints: Vec<Endpoint>,
+    /// `None`: the name of the operating system's user.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<SecretString>,
+    /// `None`: named as the user.
+    pub database: Option<String>,
+    /// How TLS is used.
+    pub tls: DatabaseTls,
+    /// What the connections are called in `pg_stat_activity`.
+    pub application_name: Option<String>,
+    /// Bound on one attempt at one address.
+    pub connect_timeout: Option<Duration>,
+    /// Settings of the session, in order.
+    pub settings: Vec<(String, String)>,
+    /// Only a server that takes writes will do.
+    pub writable: bool,
+    /// The endpoints are tried in a random order.
+    pub shuffled: bool,
+    /// Statements that stay prepared in a session.
+    pub statement_cache: Option<usize>,
+    /// The URL as it may be shown.
+    pub shown: String,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name, address or socket.
+    pub host: DatabaseHost,
+    /// The address that stands for the name, so that no name is looked up.
+    pub address: Option<IpAddr>,
+    /// TCP port, or the number in the socket's name.
+    pub port: u16,
+}
+
+/// The kinds of host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseHost {
+    /// None is named: the socket in the usual folder, else localhost.
+    Default,
+    /// The folder of a unix socket.
+    Socket(PathBuf),
+    /// A name, or an address without brackets.
+    Tcp(String),
+}
+
+/// Ways to use TLS, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "named as PostgreSQL names them")]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+impl SslMode {
+    const ALL: [(&str, Self); 6] = [
+        ("disable", Self::Disable),
+        ("allow", Self::Allow),
+        ("prefer", Self::Prefer),
+        ("require", Self::Require),
+        ("verify-ca", Self::VerifyCa),
+        ("verify-full", Self::VerifyFull),
+    ];
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// Authorities that are trusted beside the built-in ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RootCertificates {
+    /// None.
+    BuiltIn,
+    /// Those of the operating system.
+    System,
+    /// Those of a file.
+    File(PathBuf),
+}
+
+/// How TLS is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseTls {
+    /// How much is proven.
+    pub mode: SslMode,
+    /// `sslrootcert`.
+    pub root: RootCertificates,
+    /// `sslcert` and `sslkey`, which are given together.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl DatabaseUrl {
+    /// Takes a URL apart.
+    pub(super) fn parse(text: &str) -> Parsed<Self> {
+        let parts = Parts::split(text.trim())?;
+        let parameters = Parameters::read(parts.query)?;
+        let endpoints = endpoints(&parts, &parameters)?;
+        let decoded = |part: &str| percent_decoded(part).ok_or_else(general);
+        let given = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(decoded);
+        let (user, password) = (given(parts.user), given(parts.password));
+        let database = given(parts.database);
+        let shown = shown(&parts, &parameters);
+        let tls = parameters.tls()?;
+        Ok(Self {
+            endpoints,
+            user: parameters.user.or(user.transpose()?),
+            password: parameters.password.or(password.transpose()?).map(SecretString::from),
+            database: parameters.database.or(database.transpose()?),
+            tls,
+            application_name: parameters.application_name.or(parameters.fallback_application_name),
+            connect_timeout: parameters.connect_timeout,
+            settings: parameters.settings,
+            writable: parameters.writable,
+            shuffled: parameters.shuffled,
+            statement_cache: parameters.statement_cache,
+            shown,
+        })
+    }
+
+    /// Takes apart a URL that was accepted before.
+    pub fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|c| format!("expected {}; {}", c.expected, c.cure))
+    }
+
+    /// Returns the TLS mode, if a host is elsewhere and the mode does not prove which host answers.
+    pub(super) fn weak_tls(&self) -> Option<&'static str> {
+        let elsewhere = |endpoint: &Endpoint| match &endpoint.host {
+            DatabaseHost::Tcp(name) => {
+                !endpoint.address.map_or_else(|| is_loopback(name), |ip| ip.is_loopback())
+            }
+            DatabaseHost::Default | DatabaseHost::Socket(_) => false,
+        };
+        let weak = self.tls.mode != SslMode::VerifyFull && self.endpoints.iter().any(elsewhere);
+        weak.then(|| self.tls.mode.as_str())
+    }
+}
+
+/// The parts of the text, as they stand.
+struct Parts<'t> {
+    scheme: &'t str,
+    user: Option<&'t str>,
+    password: Option<&'t str>,
+    hosts: &'t str,
+    database: Option<&'t str>,
+    query: &'t str,
+}
+
+impl<'t> Parts<'t> {
+    fn split(text: &'t str) -> Parsed<Self> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(general)?;
+        let known = |name: &&str| scheme.eq_ignore_ascii_case(name);
+        if !["postgres", "postgresql"].iter().any(known) || rest.contains('#') {
+            return Err(general());
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = match rest.split_once('/') {
+            Some((authority, database)) => (authority, Some(database)),
+            None => (rest, None),
+        };
+        // A password with a bare / or ? ends the host part early and leaves its rest, up to the @,
+        // where it would be taken for a database name, and shown.
+        if query.contains('@') || database.is_some_and(|name| name.contains(['@', '/'])) {
+            return Err(general());
+        }
+        let (user, password, hosts) = match authority.rsplit_once('@') {
+            None => (None, None, authority),
+            Some((who, hosts)) => match who.split_once(':') {
+                Some((user, password)) => (Some(user), Some(password), hosts),
+                None => (Some(who), None, hosts),
+            },
+        };
+        Ok(Self { scheme, user, password, hosts, database, query })
+    }
+}
+
+fn general() -> Complaint {
+    Complaint::new(
+        "postgres://user:password@host:port/name or postgres:///name?host=/run/postgresql",
+        "percent-encode / ? # @ : % in the password (@ is %40, / is %2F, # is %23, ? is %3F, % is \
+         %25); write jdbc: URLs and \"host=… user=…\" in this form",
+    )
+}
+
+/// The hosts of the authority, or of the parameters, which win.
+fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>> {
+    let mut hosts: Vec<(String, Option<u16>)> = Vec::new();
+    for one in text.hosts.split(',') {
+        hosts.push(host_and_port(one)?);
+    }
+    let ports: Vec<Option<u16>> = match &parameters.ports {
+        Some(ports) => ports.clone(),
+        None => hosts.iter().map(|(_, port)| *port).collect(),
+    };
+    let mut names: Vec<String> = match &parameters.hosts {
+        Some(names) => names.clone(),
+        None => hosts.into_iter().map(|(name, _)| name).collect(),
+    };
+    let addresses = parameters.addresses.clone().unwrap_or_default();
+    let unnamed = names.iter().all(String::is_empty);
+    if unnamed && addresses.len() > names.len() {
+        names.resize(addresses.len(), String::new());
+    }
+    let counted = |count: usize| count <= 1 || count == names.len();
+    if !counted(ports.len()) || !(addresses.is_empty() || addresses.len() == names.len()) {
+        return Err(Complaint::new(
+            "as many ports and hostaddr as hosts",
+            "write one of each for each host, or one port for all",
+        ));
+    }
+    let one = |(at, name): (usize, String)| {
+        let port = ports.get(at).or(ports.first()).copied().flatten().unwrap_or(DEFAULT_PORT);
+        let address = addresses.get(at).copied().flatten();
+        let host = match address {
+            Some(address) if name.is_empty() => DatabaseHost::Tcp(address.to_string()),
+            _ => host(name)?,
+        };
+        Ok(Endpoint { host, address, port })
+    };
+    names.into_iter().enumerate().map(one).collect()
+}
+
+fn host(name: String) -> Parsed<DatabaseHost> {
+    if name.is_empty() {
+        return Ok(DatabaseHost::Default);
+    }
+    if name.starts_with('/') {
+        return Ok(DatabaseHost::Socket(name.into()));
+    }
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
+    values::host(bare).map(DatabaseHost::Tcp).map_err(|_| general())
+}
+
+fn host_and_port(text: &str) -> Parsed<(String, Option<u16>)> {
+    let end_of_name = text.rfind(']').map_or(0, |at| at + 1);
+    let (name, port) = match text[end_of_name..].split_once(':') {
+        Some((rest, port)) => (&text[..end_of_name + rest.len()], port),
+        None => (text, ""),
+    };
+    let name = percent_decoded(name).ok_or_else(general)?;
+    Ok((name, self::port(port)?))
+}
+
+fn port(text: &str) -> Parsed<Option<u16>> {
+    match text.parse() {
+        Ok(0) | Err(_) if !text.is_empty() => Err(Complaint::new(
+            "a port from 1 to 65535",
+            "correct it; percent-encode / ? # @ : % in a password",
+        )),
+        Ok(port) => Ok(Some(port)),
+        Err(_) => Ok(None),
+    }
+}
+
+fn shown(parts: &Parts<'_>, parameters: &Parameters) -> String {
+    let mut shown = format!("{}://{}", parts.scheme, parts.user.unwrap_or_default());
+    if parts.password.is_some() {
+        shown.push(':');
+        shown.push_str(REDACTED);
+    }
+    if parts.user.is_some() {
+        shown.push('@');
+    }
+    shown.push_str(parts.hosts);
+    if let Some(database) = parts.database {
+        shown.push('/');
+        shown.push_str(database);
+    }
+    for (at, (name, value)) in parameters.shown.iter().enumerate() {
+        let separator = if at == 0 { '?' } else { '&' };
+        let value = value.as_deref().unwrap_or(REDACTED);
+        // Unwrap safety: writing to a String does not fail, and the result says nothing.
+        let _ = write!(shown, "{separator}{name}={value}");
+    }
+    shown
+}
