@@ -268,9 +268,9 @@ mod tests {
             received: 102,
             items_committed: 7,
             duplicates: 2,
-            dead_letters: 6,
+            dead_letters: RejectReason::ALL.len() as u64,
             unacked: 3,
-            gaps: 5,
+            gaps: GapCause::ALL.len() as u64,
             ..Figures::default()
         };
         assert_eq!(Figures::new(&metrics), expected);

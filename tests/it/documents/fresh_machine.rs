@@ -63,11 +63,21 @@ enable)
     # Words, as systemd splits them.
     env STATE_DIRECTORY="$state" $(setting Environment) setpriv --reuid "$user" --regid "$user" \
         --init-groups $(setting ExecStart) >../service.log 2>&1 &
+    echo $! >../service.pid
     for ((tick = 0; tick < 600; tick++)); do
         if (ready) 2>/dev/null; then exit 0; fi
         sleep 0.1
     done
     cat ../service.log >&2
+    exit 1
+    ;;
+disable)
+    pid=$(cat ../service.pid)
+    kill -TERM "$pid"
+    for ((tick = 0; tick < 300; tick++)); do
+        kill -0 "$pid" 2>/dev/null || exit 0
+        sleep 0.1
+    done
     exit 1
     ;;
 *) exit 64 ;;
@@ -90,15 +100,18 @@ fn impossible() -> Option<&'static str> {
     missing.map(|_| "systemd is not installed")
 }
 
-/// README's first block, then docs/credentials.md, then what README has more. A block of TOML is no
+/// README's first block, then docs/credentials.md, then what README has more, then the end of the
+/// service in docs/retire.md. A block of TOML is no
 /// step: it is the input of the one before.
 fn steps(database_url: &str) -> Vec<(Block, String)> {
     let (readme, credentials): (Vec<_>, Vec<_>) = blocks_of("fresh_machine")
         .into_iter()
         .partition(|block| block.place.starts_with("README.md"));
+    let (end, credentials): (Vec<_>, Vec<_>) =
+        credentials.into_iter().partition(|block| block.place.starts_with("docs/retire.md"));
     let (install, start) = readme.split_first().unwrap();
     let mut steps: Vec<(Block, String)> = Vec::new();
-    for block in [install].into_iter().chain(&credentials).chain(start) {
+    for block in [install].into_iter().chain(&credentials).chain(start).chain(&end) {
         if block.language == "toml" {
             steps.last_mut().unwrap().1.clone_from(&block.text);
             continue;
