@@ -21,6 +21,9 @@ use crate::config::Mqtt;
 /// Room for what one read takes from the socket. Most events are smaller.
 const READ_BUFFER: usize = 16 * 1024;
 
+/// Less room than this at the end of a buffer is not worth a read.
+const SMALLEST_READ: usize = 256;
+
 /// A connected socket, with or without TLS.
 pub type Stream = Box<dyn ReadWrite>;
 
@@ -76,7 +79,11 @@ impl NetworkTransport {
             match Packet::read(&mut self.received, self.max_packet_size) {
                 Ok(packet) => return Ok(packet),
                 Err(PacketError::InsufficientBytes(missing)) => {
-                    self.received.reserve(missing.max(READ_BUFFER));
+                    // A message keeps the whole buffer it was read into, so none is left half empty.
+                    let spare = self.received.capacity() - self.received.len();
+                    if spare < missing.max(SMALLEST_READ) {
+                        self.received.reserve(missing.max(READ_BUFFER));
+                    }
                 }
                 Err(error) => return Err(StateError::Deserialization(error).into()),
             }
