@@ -111,7 +111,7 @@ impl Link {
         Self { application_name: application_name.into(), ..self.clone() }
     }
 
-    /// Where the server is, as far as the URL tells: the first of several that is not on this machine.
+    /// Where the server is, as far as the URL says: the first of several that is not on this machine.
     pub fn place(&self) -> Place {
         let places: Vec<_> = self.url.endpoints.iter().map(place_of).collect();
         let remote = places.iter().find(|place| matches!(place, Place::Remote(_)));
