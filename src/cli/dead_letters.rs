@@ -64,10 +64,8 @@ enum Action {
         common: Common,
         #[command(flatten)]
         filter: FilterArgs,
-        /// Their numbers
-        #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
-        #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
-        ids: Vec<i64>,
+        #[command(flatten)]
+        chosen: Ids,
         /// Everything that no replay has brought in yet
         #[arg(long)]
         all: bool,
@@ -92,10 +90,8 @@ enum Action {
         common: Common,
         #[command(flatten)]
         filter: FilterArgs,
-        /// Their numbers
-        #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
-        #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
-        ids: Vec<i64>,
+        #[command(flatten)]
+        chosen: Ids,
         /// Also those that a replay has brought in; alone, everything
         #[arg(long)]
         all: bool,
@@ -103,6 +99,14 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Ids {
+    /// Their numbers
+    #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
+    #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
+    ids: Vec<i64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -175,7 +179,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             true
         }
         Action::Show { common, id, raw } => show(&store, id, raw, common.json, out).await?,
-        Action::Replay { common, filter, ids, all: _ } => {
+        Action::Replay { common, filter, chosen: Ids { ids }, all: _ } => {
             let ids = chosen(&store, ids, &filter.filter(false)).await?;
             replay(&config, &store, &ids, common.json, out).await?
         }
@@ -184,7 +188,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             export(&store, &ids, file.as_deref()).await?;
             true
         }
-        Action::Purge { common, filter, ids, all, dry_run } => {
+        Action::Purge { common, filter, chosen: Ids { ids }, all, dry_run } => {
             let asked = ids.len();
             let ids = chosen(&store, ids, &filter.filter(all)).await?;
             let purged = purge(&store, &ids, dry_run, common.json, out).await?;

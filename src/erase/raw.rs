@@ -114,7 +114,7 @@ fn escape(bytes: &[u8]) -> (Cow<'static, [u8]>, usize) {
     (Cow::Borrowed(short), 2)
 }
 
-/// `\uXXXX`, or two of them for one character.
+/// Decodes `\u` with four hexadecimal digits, or two such escapes for one character.
 fn unicode(bytes: &[u8]) -> (Cow<'static, [u8]>, usize) {
     const LENGTH: usize = 6;
     let unit = |at: usize| {

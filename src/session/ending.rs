@@ -32,7 +32,7 @@ pub async fn end_session(
         context.explain_attempt(&error).sentence
     })?;
     // So that the broker logs no lost client.
-    let goodbye = accepted.transport.write(vec![Outgoing::Disconnect]);
-    let _ = timeout(DISCONNECT_TIMEOUT, goodbye).await;
+    let disconnect = accepted.transport.write(vec![Outgoing::Disconnect]);
+    let _ = timeout(DISCONNECT_TIMEOUT, disconnect).await;
     Ok(())
 }
