@@ -198,7 +198,6 @@ impl Service {
     fn maintenance(&self, stop: CancellationToken) -> MaintenanceParts {
         MaintenanceParts {
             store: Arc::clone(&self.store),
-            client_id: self.config.mqtt.client_id.clone(),
             keep_events: self.dials.keep_events.subscribe(),
             keep_payloads: self.dials.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),

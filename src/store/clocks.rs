@@ -2,13 +2,15 @@
 //! two may be wrong, and a wrong clock must not keep true events out of the states.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
+use super::Store;
 use super::fault::Fault;
-use super::{Store, maintenance};
+use super::timestamp::Timestamp;
+use super::write::bounded;
 use crate::event::plausibility;
 use crate::telemetry::health::ClockReading;
 
@@ -19,8 +21,7 @@ pub(super) struct Clocks(Mutex<Option<ClockReading>>);
 impl Clocks {
     /// Notes by how many seconds the host's clock is ahead now.
     pub fn note(&self, skew_seconds: f64) {
-        let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
-        let reading = ClockReading { skew_seconds, at, monotonic_at };
+        let reading = ClockReading::now(skew_seconds);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
@@ -44,10 +45,20 @@ impl Store {
     ) -> Result<OffsetDateTime, Fault> {
         let host = OffsetDateTime::now_utc();
         if self.clocks.later(host).is_none() {
-            self.clocks.note(maintenance::skew(conn, self.link.answer_within).await?);
+            self.clocks.note(skew(conn, self.link.answer_within).await?);
         }
         Ok(plausibility::latest(self.later_clock(host)))
     }
+}
+
+/// Host clock minus database clock, seconds, taken in the middle of the exchange.
+pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
+    let before = OffsetDateTime::now_utc();
+    let query = sqlx::query_scalar("select clock_timestamp()");
+    let Timestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
+    let took: time::Duration = OffsetDateTime::now_utc() - before;
+    let ahead: time::Duration = before + took / 2 - theirs;
+    Ok(ahead.as_seconds_f64())
 }
 
 #[cfg(test)]

@@ -270,6 +270,6 @@ impl Inspection {
 
     /// How far this host's clock is ahead of the database's, seconds.
     pub async fn clock_skew(&mut self) -> Result<f64, Fault> {
-        super::maintenance::skew(&mut self.conn, self.limit).await
+        super::clocks::skew(&mut self.conn, self.limit).await
     }
 }

@@ -5,22 +5,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Store;
 use super::condition::{Condition, Source};
 use super::fault::{Fault, StoreError};
 use super::members::{Lookout, Members};
-use super::partitions::{self, Moved};
+pub use super::partitions::Upkeep;
 use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
-use super::span::Range;
-use super::timestamp::Timestamp;
 use super::write::bounded;
+use super::{Store, clocks};
 use crate::message::ConnectionName;
 use crate::progress::idle;
 use crate::telemetry::health::ClockReading;
@@ -32,29 +29,14 @@ const BEAT: Duration = Duration::from_secs(10);
 /// How often partitions are looked after while nothing is left to do.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 
-/// Rows are moved for at most this long before the other duties get their turn.
-const MOVING_FOR: Duration = Duration::from_secs(5);
-
 /// Retention is counted in days.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
-
-/// Partitions made ahead of the present one: two spans are a day or a month of a database that
-/// nobody can write DDL to.
-const SPANS_AHEAD: usize = 2;
-
-/// Attempts at a step that others hold up, before it is left for the next time.
-const ATTEMPTS: u32 = 5;
-
-/// Between two steps that hold writers up, milliseconds: they have most of the time.
-const PAUSE_MS: std::ops::Range<u64> = 150..450;
 
 /// What maintenance needs.
 #[derive(Debug)]
 pub struct MaintenanceParts {
     /// Where.
     pub store: Arc<Store>,
-    /// MQTT client identifier, whose gaps are looked up.
-    pub client_id: String,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
     /// `retention.payloads`, as it is at the moment.
@@ -100,7 +82,7 @@ async fn keep_house(parts: &MaintenanceParts) {
                 continue;
             }
         }
-        match parts.store.newest_gap(&parts.client_id).await {
+        match parts.store.newest_gap(&parts.members.client_id).await {
             Ok(newest) => parts.metrics.gaps.set_newest(newest),
             // The next beat finds out whether the database answers at all.
             Err(error) => tracing::debug!(%error, "could not read the newest gap"),
@@ -119,8 +101,7 @@ async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
     let standing = parts.health.read(|s| s.session.connection.clone());
     match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {
         Ok(skew) => {
-            let (at, monotonic_at) = (OffsetDateTime::now_utc(), Instant::now());
-            let reading = ClockReading { skew_seconds: skew, at, monotonic_at };
+            let reading = ClockReading::now(skew);
             parts.health.update(|s| {
                 s.database.clock_skew_seconds = Some(skew);
                 s.database.clock = Some(reading);
@@ -257,21 +238,6 @@ impl Problem {
     }
 }
 
-/// Lets writers and readers pass between two steps.
-pub(super) async fn pause() {
-    let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
-    idle(tokio::time::sleep(pause)).await;
-}
-
-/// Whether upkeep came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upkeep {
-    /// Nothing is left to do.
-    Done,
-    /// Rows of the default partition are left to move.
-    Unfinished,
-}
-
 impl Store {
     /// Refreshes `last_seen_at` of the connection that stands, if it has a row; also to an earlier
     /// time: a clock that was ahead and came back would otherwise hide a later absence. Returns how
@@ -287,7 +253,7 @@ impl Store {
         let limit = self.link.answer_within;
         let mut conn = self.acquire().await?;
         let result = async {
-            let skew = skew(&mut conn, limit).await?;
+            let skew = clocks::skew(&mut conn, limit).await?;
             self.clocks.note(skew);
             if let Some(open) = standing.and_then(|name| self.open.get(name)) {
                 let name = open.name();
@@ -303,99 +269,4 @@ impl Store {
         .await;
         Ok(conn.finish(result)?)
     }
-
-    /// Makes the present partition and the next ones, looks up which exist, and moves the rows that
-    /// the default partition holds though they have or could have one of their own. A step that
-    /// fails keeps none of the others from being taken; the first failure is returned.
-    pub async fn make_partitions_ahead(&self, now: OffsetDateTime) -> Result<Upkeep, StoreError> {
-        self.partitions.forget();
-        let moved = self.move_misplaced(now).await;
-        let ahead = self.make_ahead(now).await;
-        let (moved, ()) = (moved?, ahead?);
-        Ok(moved)
-    }
-
-    async fn move_misplaced(&self, now: OffsetDateTime) -> Result<Upkeep, Fault> {
-        let started = Instant::now();
-        let mut rest = Range { from: super::span::EARLIEST, to: now + super::span::AHEAD };
-        let mut failed = None;
-        while rest.from < rest.to {
-            let mut conn = self.acquire().await?;
-            let first = self.partitions.first_misplaced(&mut conn, rest).await;
-            let Some(first) = conn.finish(first)? else { break };
-            match self.move_at(first, started).await {
-                Ok(Moved::Done) => rest.from = first,
-                Ok(Moved::More) => return Ok(Upkeep::Unfinished),
-                Ok(Moved::Blocked) => rest.from = next_day(first),
-                // Who holds the default partition holds up every step.
-                Err(fault) if fault.is_contention() || !fault.is_from_server() => {
-                    return Err(fault);
-                }
-                Err(fault) => {
-                    rest.from = next_day(first);
-                    failed.get_or_insert(fault);
-                }
-            }
-            if started.elapsed() > MOVING_FOR {
-                break;
-            }
-        }
-        failed.map_or(Ok(Upkeep::Done), Err)
-    }
-
-    async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), Fault> {
-        let mut at = now;
-        for _ in 0..=SPANS_AHEAD {
-            let mut conn = self.acquire().await?;
-            let listed = partitions::list(&mut conn, self.link.answer_within).await;
-            let listed = conn.finish(listed)?;
-            if !listed.iter().any(|named| named.range.contains(at)) {
-                self.move_at(at, Instant::now()).await?;
-            }
-            match Range::around(at, self.partitions.span()) {
-                Some(range) => at = range.to,
-                None => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes steps until the partition of a momentum is whole, or the time is up.
-    async fn move_at(&self, momentum: OffsetDateTime, started: Instant) -> Result<Moved, Fault> {
-        let mut attempt = 1;
-        loop {
-            let begun = Instant::now();
-            let mut conn = self.acquire().await?;
-            let moved = self.partitions.move_step(&mut conn, momentum).await;
-            match conn.finish(moved) {
-                Ok(Moved::More) => attempt = 1,
-                Ok(done) => return Ok(done),
-                Err(fault) if fault.is_contention() && attempt < ATTEMPTS => {
-                    attempt += 1;
-                    pause().await;
-                }
-                Err(fault) => return Err(fault),
-            }
-            if started.elapsed() > MOVING_FOR {
-                return Ok(Moved::More);
-            }
-            // Writers have half of the time.
-            idle(tokio::time::sleep(begun.elapsed())).await;
-        }
-    }
-}
-
-fn next_day(momentum: OffsetDateTime) -> OffsetDateTime {
-    let day = Range::around(momentum, crate::config::PartitionSpan::Day);
-    day.map_or(super::timestamp::GREATEST, |day| day.to)
-}
-
-/// Host clock minus database clock, seconds, taken in the middle of the exchange.
-pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
-    let before = OffsetDateTime::now_utc();
-    let query = sqlx::query_scalar("select clock_timestamp()");
-    let Timestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
-    let took: time::Duration = OffsetDateTime::now_utc() - before;
-    let ahead: time::Duration = before + took / 2 - theirs;
-    Ok(ahead.as_seconds_f64())
 }

@@ -5,6 +5,7 @@
 mod catalog;
 mod make;
 mod moving;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ use self::make::{Attempt, make};
 pub(super) use self::make::{LOCK, become_maker};
 use self::moving::Growing;
 pub(super) use self::moving::{Moved, STEP_ANSWER};
+pub use self::upkeep::Upkeep;
+pub(super) use self::upkeep::pause;
 use super::fault::Fault;
 use super::span::{Range, is_plausible, range_to_make};
 use super::transaction::{Conn, Transaction};

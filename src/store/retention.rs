@@ -8,8 +8,7 @@ use time::OffsetDateTime;
 
 use super::Store;
 use super::fault::{Class, Fault, StoreError};
-use super::maintenance::pause;
-use super::partitions::{self, Named, become_maker, default_partition, run};
+use super::partitions::{self, Named, become_maker, default_partition, pause, run};
 use super::transaction::Transaction;
 use super::write::bounded;
 

@@ -113,6 +113,11 @@ pub struct ClockReading {
 }
 
 impl ClockReading {
+    /// Makes the reading of a comparison that was just made.
+    pub fn now(skew_seconds: f64) -> Self {
+        Self { skew_seconds, at: OffsetDateTime::now_utc(), monotonic_at: Instant::now() }
+    }
+
     /// The skew at a later moment, told by both of the host's clocks, seconds: a host's clock that
     /// was set meanwhile is off by as much more than time has passed.
     pub fn skew_at(self, now: OffsetDateTime, monotonic_now: Instant) -> f64 {

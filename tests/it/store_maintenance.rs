@@ -27,7 +27,6 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     condition.answered(Source::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
-        client_id: "T-bridge".into(),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
         keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
