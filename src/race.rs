@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -100,6 +101,38 @@ pub fn order(addresses: &[SocketAddr], suspects: &[SocketAddr]) -> Vec<SocketAdd
     }
     ordered.extend(suspects.iter().filter(|suspect| addresses.contains(suspect)));
     ordered
+}
+
+/// Addresses that accepted a TCP connection, but not the session, when they were last tried. They
+/// are tried after the others, the one that failed last at the very end.
+#[derive(Debug, Default)]
+pub struct Suspects(Mutex<Vec<SocketAddr>>);
+
+impl Suspects {
+    /// Records how the session at an address began.
+    pub fn note(&self, address: SocketAddr, works: bool) {
+        let mut suspects = self.lock();
+        suspects.retain(|suspect| *suspect != address);
+        if !works {
+            suspects.push(address);
+        }
+    }
+
+    /// Sorts addresses as [`order`] does.
+    pub fn order(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        order(addresses, &self.lock())
+    }
+
+    /// Returns true if every address worked when it was last tried.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        // Each change leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Connects by TCP.

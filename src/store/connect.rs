@@ -11,11 +11,12 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::fault::{Class, Fault};
-use super::route::{self, Look, Suspects};
+use super::route::{self, Look};
 use super::text::literal;
 use super::write::bounded;
 use super::{establish, limits};
 use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
+use crate::race::Suspects;
 
 /// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
 /// one that does not answer leaves time for the others.
@@ -59,7 +60,7 @@ pub(super) struct Link {
     settings: Arc<[(String, String)]>,
     /// The endpoint that was reached last, which is tried first.
     preferred: Arc<AtomicUsize>,
-    suspects: Suspects,
+    suspects: Arc<Suspects>,
     /// The number of connections that the service uses.
     needed: u32,
     /// Bound on one exchange with the server.
@@ -92,7 +93,7 @@ impl Link {
             application_name: url.application_name.as_deref().unwrap_or(APPLICATION_NAME).into(),
             settings,
             preferred: Arc::new(AtomicUsize::new(0)),
-            suspects: Suspects::default(),
+            suspects: Arc::default(),
             needed: limits::needed(config.max_connections),
             answer_within: config.statement_timeout + ANSWER_MARGIN,
             url: Arc::new(url),

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::fault::Fault;
 use super::relay;
 use crate::config::{DatabaseHost, DatabaseUrl, Endpoint, SslMode};
-use crate::race::{self, EVERY, FIRST, FailedAttempt, Outcome, Pace, Reached};
+use crate::race::{self, EVERY, FIRST, FailedAttempt, Outcome, Pace, Reached, Suspects};
 
 /// How `sqlx` gets to the server.
 #[derive(Debug)]
@@ -29,27 +28,6 @@ pub(super) enum Route {
 pub(super) struct Found {
     pub route: Route,
     pub address: Option<SocketAddr>,
-}
-
-/// Addresses that accepted a TCP connection, but not the session, when they were last tried. They
-/// are tried after the others, the one that failed last at the very end.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Suspects(Arc<Mutex<Vec<SocketAddr>>>);
-
-impl Suspects {
-    /// Records how the session at an address began.
-    pub fn note(&self, address: SocketAddr, works: bool) {
-        let mut suspects = self.lock();
-        suspects.retain(|suspect| *suspect != address);
-        if !works {
-            suspects.push(address);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        // Each change leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Finds the way to an endpoint.
@@ -83,7 +61,7 @@ async fn choose(
     suspects: &Suspects,
     deadline: Instant,
 ) -> Result<Found, Fault> {
-    let order = race::order(addresses, &suspects.lock());
+    let order = suspects.order(addresses);
     let Outcome { mut reached, failed } = race::connect_tcp(&order, FIRST, deadline).await;
     let Some(Reached { stream, address, .. }) = reached.pop() else {
         return Err(unreachable(name, &failed));

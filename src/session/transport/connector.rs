@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_http_proxy::{
     HttpError, http_connect_tokio, http_connect_tokio_with_basic_auth as http_connect_with_password,
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::mqtt::{Login, NetworkTransport, Stream};
 use super::{Accepted, Connect, ConnectRequest, Connecting};
 use crate::config::{Mqtt, Proxy};
-use crate::race::{self, FIRST, FailedAttempt, Outcome, Reached};
+use crate::race::{self, FIRST, FailedAttempt, Outcome, Reached, Suspects};
 use crate::session::tls::Loaded;
 
 /// Why there is no connection.
@@ -43,9 +43,7 @@ pub enum ConnectError {
 /// Connects over TCP and TLS to whichever address of the broker answers first.
 #[derive(Debug, Default)]
 pub struct NetworkConnector {
-    /// Addresses that accepted a TCP connection, but not the session, when they were last tried.
-    /// They are tried after the others, the one that failed last at the very end.
-    suspects: Mutex<Vec<SocketAddr>>,
+    suspects: Suspects,
 }
 
 impl Connect for NetworkConnector {
@@ -77,7 +75,7 @@ impl NetworkConnector {
         login: Login,
         deadline: Instant,
     ) -> Result<Accepted, ConnectError> {
-        let addresses = race::order(resolved, &self.lock());
+        let addresses = self.suspects.order(resolved);
         let Outcome { mut reached, failed } = race::connect_tcp(&addresses, FIRST, deadline).await;
         let Some(Reached { stream, address, .. }) = reached.pop() else {
             return Err(ConnectError::Unreachable(failed));
@@ -85,20 +83,8 @@ impl NetworkConnector {
         report_failed(&failed, address);
         let result = timeout_at(deadline, converse(mqtt, tls, stream, login)).await;
         let result = result.unwrap_or(Err(ConnectError::Stalled(address)));
-        self.note(address, result.is_ok());
+        self.suspects.note(address, result.is_ok());
         result
-    }
-
-    fn note(&self, address: SocketAddr, works: bool) {
-        let mut suspects = self.lock();
-        suspects.retain(|suspect| *suspect != address);
-        if !works {
-            suspects.push(address);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<SocketAddr>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
