@@ -10,7 +10,7 @@
 //!
 //! With `spool.dir` set, [`spool`] stands between session and decode, and on the way back.
 //!
-//! [`run`] is the composition root: the only place that names more than one stage.
+//! [`service`] is the composition root: the only place that names more than one stage.
 
 pub mod accounting;
 pub mod ack;
@@ -27,22 +27,16 @@ pub mod erase;
 pub mod event;
 pub mod exit;
 pub mod files;
-pub mod leadership;
 pub mod message;
 pub mod progress;
 pub mod race;
-pub mod reload;
-pub mod run;
-pub mod service_manager;
+pub mod service;
 pub mod session;
-pub mod signals;
 pub mod simulate;
 pub mod spool;
 pub mod state_file;
 pub mod store;
-pub mod supervisor;
 pub mod telemetry;
 pub mod timestamp;
 pub mod topic;
 pub mod version;
-pub mod watchdog;

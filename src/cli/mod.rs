@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
 use crate::decode::SchemaError;
 use crate::exit;
-use crate::reload::Source;
+use crate::service::reload::Source;
 use crate::telemetry::stderr::{self, Stderr};
 use crate::version::VERSION;
 

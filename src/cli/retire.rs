@@ -24,7 +24,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let _log = logging::init(&config.log)?;
     let client_id = config.mqtt.client_id.clone();
-    let retired = crate::run::retire(config, args.timeout).await.with_context(|| {
+    let retired = crate::service::retire(config, args.timeout).await.with_context(|| {
         format!("{client_id:?} is not retired; nothing is lost, run this again")
     })?;
     let mut out = std::io::stdout().lock();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Loaded;
-use crate::reload::Source;
+use crate::service::reload::Source;
 use crate::telemetry::logging;
 use crate::version::VERSION;
 
@@ -14,7 +14,7 @@ pub async fn run(loaded: Loaded, source: Source) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         tracing::warn!(warning, "check the configuration");
     }
-    crate::run::run(loaded, source, log).await
+    crate::service::run(loaded, source, log).await
 }
 
 /// Logs the line that identifies a run: program, configuration and peers.

@@ -48,9 +48,9 @@ use self::shared::Shared;
 use self::transport::{Accepted, ConnectRequest};
 use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
-use crate::leadership::{Leadership, refused, standing_by};
 use crate::message::Feedback;
 use crate::progress;
+use crate::service::leadership::{Leadership, refused, standing_by};
 use crate::telemetry::health::Phase;
 
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.

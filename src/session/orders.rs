@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::credentials::Material;
 use crate::config::Reconnect;
-use crate::leadership::Leadership;
+use crate::service::leadership::Leadership;
 
 /// The session's ears.
 #[derive(Debug)]

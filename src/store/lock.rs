@@ -20,8 +20,8 @@ use super::pooling::{process, prove_sessions, shared_sessions};
 use super::write::bounded;
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
-use crate::leadership::{Holder, Leadership};
 use crate::progress::idle;
+use crate::service::leadership::{Holder, Leadership};
 
 /// Sets our keys apart from those of other programs in the same database.
 const NAMESPACE: &str = "centiloc-bridge single writer of client id ";

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::leadership::Leadership;
+use centiloc_bridge::service::leadership::Leadership;
 use centiloc_bridge::store::Store;
 use centiloc_bridge::store::lock::{self, LockParts};
 use rumqttc::{AsyncClient, EventLoop, MqttOptions};

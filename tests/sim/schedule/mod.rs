@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use centiloc_bridge::leadership::Leadership;
+use centiloc_bridge::service::leadership::Leadership;
 
 use crate::bridge::{Process, Settings, Surroundings};
 use crate::broker::{Behavior, Broker, Ids};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use centiloc_bridge::leadership::Leadership;
 use centiloc_bridge::message::GapCause;
+use centiloc_bridge::service::leadership::Leadership;
 
 use super::Schedule;
 use crate::broker::{Door, Durable as _, Ids};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use centiloc_bridge::leadership::Leadership;
+use centiloc_bridge::service::leadership::Leadership;
 
 use super::{Fault, Schedule};
 use crate::bridge::Process;

@@ -7,10 +7,10 @@ use time::OffsetDateTime;
 use super::Service;
 use crate::config::{Loaded, Problems};
 use crate::files;
-use crate::reload::{self, Changes, Source};
+use crate::service::notify;
+use crate::service::reload::{self, Changes, Source};
 use crate::session::credentials::Sources;
 use crate::telemetry::logging::LogHandle;
-use crate::watchdog;
 
 /// Reloads.
 pub(super) struct Reloader {
@@ -28,14 +28,14 @@ impl Reloader {
 
     /// Reads and applies. A configuration with a problem is refused whole.
     pub async fn reload(&mut self, service: &Service) {
-        watchdog::reloading();
+        notify::reloading();
         let source = self.source.clone();
         match files::apart(move || source.load()).await {
             Ok(Ok(new)) => self.apply(&self.with_password(new), service),
             Ok(Err(problems)) => refuse(&problems, service),
             Err(error) => tracing::error!(%error, "the configuration could not be read"),
         }
-        watchdog::ready();
+        notify::ready();
     }
 
     /// Keeps the password in force where its file does not answer.

@@ -259,7 +259,7 @@ fn a_takeover_names_the_client_id_and_needs_a_person() {
 
 /// The cells of the table under `heading` whose first cell is code.
 fn rows(heading: &str) -> Vec<Vec<String>> {
-    let text = include_str!("../../../docs/connection-errors.md");
+    let text = include_str!("../../../../docs/connection-errors.md");
     let from = text.find(heading).expect("the heading");
     text[from..]
         .lines()

@@ -9,14 +9,14 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::edge::Edge;
+use super::background::Edge;
 use super::pipeline::Pipeline;
 use super::{LOOK_AGAIN, Service};
 use crate::config::Config;
-use crate::leadership::Leadership;
+use crate::service::leadership::Leadership;
+use crate::service::signals::Signals;
 use crate::session::credentials::Material;
 use crate::session::ending::end_session;
-use crate::signals::Signals;
 use crate::spool;
 
 /// A database that does not answer within this is not there.

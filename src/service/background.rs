@@ -12,12 +12,13 @@ use super::{REBUILD, Service, TAKE_DOWN};
 use crate::admin::{self, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
+use crate::service::notify;
+use crate::service::supervisor::Group;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::{self, MaintenanceParts};
 use crate::store::members::Members;
-use crate::supervisor::Group;
-use crate::{topic, watchdog};
+use crate::topic;
 
 /// The tasks.
 pub(super) struct Edge {
@@ -149,7 +150,7 @@ impl Edge {
             "maintenance" => self.spawn(name, maintenance::run(service.maintenance(stop))),
             "watchdog" => {
                 let progress = Arc::clone(&service.progress);
-                self.spawn(name, async move { watchdog::run(&progress, stop).await });
+                self.spawn(name, async move { notify::run(&progress, stop).await });
             }
             _ => {
                 let Some(address) = service.config.admin_listen else { return };

@@ -6,8 +6,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
+use self::socket::notify;
 use crate::progress::{self, Registry};
-use crate::service_manager::notify;
+
+mod socket;
 
 /// Looks this often; systemd's watchdog may ask for more.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,10 +1,15 @@
 //! The composition root of `run`: builds the stages, joins them with bounded channels, rebuilds
 //! them when one falls, and takes them down in order when told to stop.
 
-mod edge;
+mod background;
+pub mod leadership;
+mod notify;
 mod pipeline;
+pub mod reload;
 mod reloader;
 mod retire;
+pub mod signals;
+pub mod supervisor;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +20,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::edge::Edge;
+use self::background::Edge;
 use self::pipeline::Pipeline;
 use self::reloader::Reloader;
 pub use self::retire::retire;
@@ -24,23 +29,22 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
-use crate::leadership::Leadership;
 use crate::progress::{Registry, idle};
-use crate::reload::Source;
+use crate::service::leadership::Leadership;
+use crate::service::reload::Source;
+use crate::service::signals::{Reloads, Signals, Stop};
+use crate::service::supervisor::Outcome;
 use crate::session::credentials::{Material, Sources};
 use crate::session::gap_state_file::GapStateFile;
 use crate::session::gap_tracker::GapTracker;
 use crate::session::renewal;
 use crate::session::shared::Process;
 use crate::session::transport::connector::NetworkConnector;
-use crate::signals::{Reloads, Signals, Stop};
 use crate::state_file;
 use crate::store::schema::SchemaError;
 use crate::store::{Condition, Store};
-use crate::supervisor::Outcome;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
-use crate::watchdog;
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
 const REBUILD: Reconnect =
@@ -116,11 +120,11 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
     let reloader = Reloader { source, log, in_force: loaded };
     let mut control = Control { signals, reloads, reloader };
     let mut edge = Edge::start(&service).await;
-    watchdog::ready();
+    notify::ready();
     let supervise = service.supervise(&mut control, &mut edge);
     let mut end = service.progress.watch("supervisor", idle(supervise)).await;
     if !matches!(end, End::Forced(_)) {
-        watchdog::stopping();
+        notify::stopping();
         tokio::select! {
             () = edge.take_down() => {}
             again = control.signals.stop() => end = End::Forced(again),
@@ -134,7 +138,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
 impl Service {
     fn new(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
-        for task in edge::TASKS.iter().chain(&pipeline::STAGES) {
+        for task in background::TASKS.iter().chain(&pipeline::STAGES) {
             metrics.show_restarts(task);
         }
         let health = Arc::new(Health::default());
@@ -238,7 +242,7 @@ impl Service {
         signals: &mut Signals,
         grace: Duration,
     ) -> End {
-        watchdog::stopping();
+        notify::stopping();
         tracing::info!(signal = stop.name(), ?grace, "stopping: committing what was received");
         pipeline.stop.cancel();
         let abandon = pipeline.abandon.clone();

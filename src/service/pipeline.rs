@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Service, TAKE_DOWN};
 use crate::decode::stage::Stage as DecodeStage;
 use crate::message::{Decoded, Feedback, Intake};
+use crate::service::supervisor::Group;
 use crate::session::Session;
 use crate::session::intake_sender::{self, IntakeSender};
 use crate::session::orders::Orders;
@@ -19,7 +20,6 @@ use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
 use crate::store::schema::SchemaError;
 use crate::store::writer::{self, Waits, WriterParts};
-use crate::supervisor::Group;
 use crate::{spool, topic};
 
 /// Acknowledgements on their way back. The session always takes them, so few are enough; each
