@@ -51,6 +51,7 @@ lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck $(SCRIPTS); \
 	 else echo 'shellcheck is not installed: skipped'; fi
 	@bash tests/deploy.sh
+	@for bug in tests/sim/bugs/*.patch; do patch --dry-run --silent --fuzz=0 --strip 1 <"$$bug" || exit 1; done
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi
 
