@@ -48,6 +48,16 @@ pub enum DecodedItem {
     Connection(ConnectionEvent, Option<AckToken>),
 }
 
+impl DecodedItem {
+    /// Returns the right to acknowledge the item, where it carries one.
+    pub fn token(&self) -> Option<&AckToken> {
+        match self {
+            Self::Message(message, _) => message.ack.as_ref(),
+            Self::Connection(_, token) => token.as_ref(),
+        }
+    }
+}
+
 /// What the stages behind the session tell it.
 #[derive(Debug)]
 pub enum Feedback {

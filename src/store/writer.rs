@@ -28,7 +28,7 @@ use crate::config::Reconnect;
 use crate::connection_event::ConnectionEvent;
 use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
-use crate::message::{DecodedItem, Feedback, Message};
+use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
@@ -377,9 +377,7 @@ fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
 /// Whether the next process does without it: it has it in the spool, or finds the session and the
 /// earlier connection as they are. A session that was lost it would not find lost again.
 fn is_farewell(decoded: &DecodedItem) -> bool {
-    let (DecodedItem::Message(Message { ack: token, .. }, _) | DecodedItem::Connection(_, token)) =
-        decoded;
-    if token.as_ref().is_some_and(|token| token.id().is_spooled()) {
+    if decoded.token().is_some_and(|token| token.id().is_spooled()) {
         return true;
     }
     match decoded {
