@@ -35,7 +35,7 @@ use super::transport::{Accepted, Incoming, Outgoing, Transport};
 use crate::ack::ConnectionId;
 use crate::message::{ConnectionNews, Feedback};
 use crate::progress;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// How often metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -248,7 +248,7 @@ impl<'a> Connection<'a> {
         if let Some(intake) = self.state.intake.take() {
             self.state.shared.announce_closed(&intake, self.id, "stopped");
         }
-        self.state.shared.enter(Phase::Stopping, None);
+        self.state.shared.enter(SessionPhase::Stopping, None);
         Ok(())
     }
 
