@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::super::event::BoardChange;
 use super::*;
 
 const NOW: i64 = 1_760_000_000_000_000_000;
@@ -141,7 +142,7 @@ fn a_board_that_is_down_reports_no_items() {
     for index in 0..20_000 {
         match world.next(NOW + index * 1_000_000) {
             SimulatedEvent::Board(b) if b.status == BoardStatus::Connected => {
-                drop(down.remove(&b.board))
+                down.remove(&b.board);
             }
             SimulatedEvent::Board(b) => {
                 down.insert(b.board);
