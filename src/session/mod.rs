@@ -174,7 +174,7 @@ impl Session {
     fn say_who_holds_it(&self, now: &Leadership) {
         let client_id = &self.shared.mqtt.client_id;
         match now {
-            Leadership::Elsewhere(holder) => {
+            Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
                 tracing::warn!(holder = %holder, problem, "another process holds the client id");
                 self.shared.enter(SessionPhase::Standby, Some(problem));
@@ -182,7 +182,7 @@ impl Session {
             Leadership::Refused(reason) => {
                 self.shared.enter(SessionPhase::Connecting, Some(refused(client_id, reason)));
             }
-            Leadership::Asking | Leadership::Unknown | Leadership::Held => {}
+            Leadership::Pending | Leadership::Unknown | Leadership::Held => {}
         }
     }
 

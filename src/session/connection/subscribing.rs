@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{Connection, DisconnectReason, Subscription};
-use crate::message::ConnectionNews;
+use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::subscription::Verdict;
 use crate::session::transport::Outgoing;
@@ -66,7 +66,7 @@ impl Connection<'_> {
         let Some(place) = place else { return Ok(()) };
         let (_, filter) = self.unsubscribing.remove(place);
         tracing::info!(filter, "unsubscribed from a filter that is no longer wanted");
-        self.send_event(ConnectionNews::Unsubscribed {
+        self.send_event(ConnectionEvent::Unsubscribed {
             connection: self.state.shared.name(self.id),
             filters: vec![filter],
         })
