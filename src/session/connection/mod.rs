@@ -36,7 +36,7 @@ use crate::ack::ConnectionId;
 use crate::connection_event::ConnectionEvent;
 use crate::message::Feedback;
 use crate::progress;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// How often metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -249,7 +249,7 @@ impl<'a> Connection<'a> {
         if let Some(intake) = self.state.intake.take() {
             self.state.shared.announce_closed(&intake, self.id, "stopped");
         }
-        self.state.shared.enter(Phase::Stopping, None);
+        self.state.shared.enter(SessionPhase::Stopping, None);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::subscription::Verdict;
 use crate::session::transport::Outgoing;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 impl Connection<'_> {
     fn next_packet_id(&mut self) -> u16 {
@@ -54,7 +54,7 @@ impl Connection<'_> {
             tracing::info!(filters = ?verdict.granted, "subscribed at QoS 1");
         }
         shared.metrics.connected.set(i64::from(problem.is_none()));
-        shared.enter(Phase::Subscribed, problem);
+        shared.enter(SessionPhase::Subscribed, problem);
         shared.health.update(|s| {
             s.session.filters = verdict.granted.iter().chain(&verdict.lowered).cloned().collect();
         });
