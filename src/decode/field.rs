@@ -1,5 +1,8 @@
-//! The documented fields, their names in each format, and where a decoded value goes. Both
-//! formats fill one [`EventDraft`], so that one set of rules makes the row.
+//! The documented fields, with their names in each format and their places in the draft. Both formats
+//! fill one [`EventDraft`], so that one set of rules makes the row.
+//!
+//! [`ITEM`], [`BOARD`] and [`BOARD_JSON`] are the tables of fields. To add one, add a variant to the
+//! enum of its shape, a line to the tables, and its column to [`super::row`].
 
 use std::borrow::Cow;
 
@@ -19,7 +22,8 @@ pub(super) enum EventField {
     FillRatio,
 }
 
-/// Single strings. The discriminant is the place in [`EventDraft::texts`]; so for the enums below.
+/// Single strings. The discriminant is the index into [`EventDraft::texts`]. The enums below follow the
+/// same rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextField {
     Uid,
@@ -33,7 +37,7 @@ pub(super) enum TextField {
     FwVersion,
 }
 
-/// Points in time.
+/// Fields that are points in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimeField {
     Momentum,
@@ -42,21 +46,21 @@ pub(super) enum TimeField {
     LastError,
 }
 
-/// Whole numbers.
+/// Fields that are whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IntField {
     NbHits,
     Floor,
 }
 
-/// Truth values.
+/// Fields that are booleans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FlagField {
     IsIn,
     IsInterpolated,
 }
 
-/// Positions in millimetres, on the thing named.
+/// Positions in millimetres, each on the thing that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PositionField {
     Board,
@@ -64,20 +68,20 @@ pub(super) enum PositionField {
     Floor,
 }
 
-/// Lists of strings.
+/// Fields that are lists of strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LabelsField {
     Location,
     Item,
 }
 
-/// The names of [`EventDraft::positions`], in order; `extra` keeps whole lists under them.
+/// Names of [`EventDraft::positions`], in order. `extra` keeps lists that are not a pair under them.
 pub(super) const POSITION_NAMES: [&str; 3] = ["pos_mm", "pos_on_shelf_mm", "pos_on_floor_mm"];
 
-/// Documented names, each with its field.
+/// A table of documented names, each with its field.
 pub(super) type FieldNames = [(&'static str, EventField)];
 
-/// Item events, protobuf and JSON alike.
+/// Fields of item events, in protobuf and in JSON.
 pub(super) const ITEM: &FieldNames = &[
     ("momentum", EventField::Time(TimeField::Momentum)),
     ("uid", EventField::Text(TextField::Uid)),
@@ -100,8 +104,8 @@ pub(super) const ITEM: &FieldNames = &[
     ("is_interpolated", EventField::Flag(FlagField::IsInterpolated)),
 ];
 
-/// Board events in protobuf. `board_sn` is what a schema may well call `sn`; where both exist, the
-/// first counts.
+/// Fields of board events in protobuf. A schema may call `sn` `board_sn`. If both exist, the first
+/// counts.
 pub(super) const BOARD: &FieldNames = &[
     ("momentum", EventField::Time(TimeField::Momentum)),
     ("sn", EventField::Text(TextField::BoardSn)),
@@ -113,7 +117,7 @@ pub(super) const BOARD: &FieldNames = &[
     ("last_error_date", EventField::Time(TimeField::LastError)),
 ];
 
-/// Board events in JSON.
+/// Fields of board events in JSON.
 pub(super) const BOARD_JSON: &FieldNames = &[
     ("Momentum", EventField::Time(TimeField::Momentum)),
     ("BoardSN", EventField::Text(TextField::BoardSn)),
@@ -124,13 +128,13 @@ pub(super) const BOARD_JSON: &FieldNames = &[
     ("LastErrorDate", EventField::Time(TimeField::LastError)),
 ];
 
-/// The name under which a field is documented.
+/// Returns the documented name of a field.
 pub(super) fn name_of(names: &FieldNames, field: EventField) -> &'static str {
     names.iter().find(|(_, known)| *known == field).map_or("", |(name, _)| name)
 }
 
-/// What a message said, before the rules of the tables apply. Texts borrow from the message; an
-/// empty one is an absent one.
+/// The values of a message, before the rules of the tables apply. Texts borrow from the message. An
+/// empty text is absent.
 #[derive(Debug, Default)]
 pub(super) struct EventDraft<'a> {
     pub(super) texts: [Cow<'a, str>; 9],
@@ -141,11 +145,11 @@ pub(super) struct EventDraft<'a> {
     pub(super) labels: [LabelList; 2],
     pub(super) hold_time: Option<Moment>,
     pub(super) fill_ratio: Option<f32>,
-    /// The message held a field that no column takes.
+    /// The message has a field without a column.
     pub(super) unknown: bool,
-    /// Keys of the JSON object, repeated ones counted as well.
+    /// Number of keys of the JSON object, with repeated ones.
     pub(super) keys: usize,
-    /// JSON keys that no column takes.
+    /// JSON keys without a column.
     pub(super) extra: ExtraKeys,
 }
 
@@ -158,13 +162,13 @@ impl<'a> EventDraft<'a> {
         self.texts[text as usize] = value;
     }
 
-    /// The text as a column: an empty one is NULL.
+    /// Takes a text for a column, in which an empty text is NULL.
     pub(super) fn take_text(&mut self, text: TextField) -> Option<String> {
         let value = std::mem::take(&mut self.texts[text as usize]);
         (!value.is_empty()).then(|| value.into_owned())
     }
 
-    /// Whether nothing exceeds its maximum.
+    /// Returns true if no part exceeds its maximum.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.texts.iter().all(|text| text.len() <= MAX_TEXT_BYTES)

@@ -1,5 +1,5 @@
-//! From a draft to the row: the one place that says which values are NULL, what is cut, what is
-//! required and what cannot be true.
+//! Makes the row from a draft. This is the one place that decides which values are NULL, shortened,
+//! required or implausible.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -15,18 +15,18 @@ use super::status;
 use crate::event::plausibility::{self, EARLIEST};
 use crate::event::{BoardEvent, ItemEvent, Reject, RejectReason, board_event_id, item_event_id};
 
-/// [`EARLIEST`], to be compared with a momentum that is no date yet.
+/// [`EARLIEST`] in nanoseconds of Unix time, for comparison with a momentum before its conversion.
 const FIRST_PLAUSIBLE_NS: i128 = EARLIEST.unix_timestamp_nanos();
-/// Longest piece of a message that a refusal quotes, in characters.
+/// Most characters of a message that a refusal quotes.
 const MAX_QUOTE: usize = 60;
 
-/// What is known of a message besides its content.
+/// Properties of a message apart from its content.
 pub(super) struct EventReceipt<'r> {
     pub(super) tenant: &'r str,
     pub(super) received_at: OffsetDateTime,
-    /// The message, if it is to be kept.
+    /// The payload, if the row keeps it.
     pub(super) payload: Option<Bytes>,
-    /// The names of the format it came in.
+    /// The field names of its format.
     pub(super) names: &'r FieldNames,
 }
 
@@ -118,8 +118,8 @@ pub(super) fn board(draft: &mut EventDraft, receipt: EventReceipt) -> Result<Boa
     })
 }
 
-/// Refuses what exceeds a maximum, before the row takes memory for it. For a draft that does not
-/// fit.
+/// Refuses a draft with a part that exceeds its maximum, before the row takes memory for it. For drafts
+/// that do not fit.
 #[cold]
 pub(super) fn check_bounds(draft: &EventDraft, names: &FieldNames) -> Result<(), Reject> {
     bounded::check("the object", draft.keys, "keys", MAX_KEYS)?;
@@ -141,8 +141,8 @@ pub(super) fn check_bounds(draft: &EventDraft, names: &FieldNames) -> Result<(),
     Ok(())
 }
 
-/// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
-/// that is absent is not judged here.
+/// Refuses values that the vendor cannot have meant, which are a sign of wrong assumed field numbers.
+/// Absent values are not checked here.
 pub(super) fn plausible(
     draft: &EventDraft,
     names: &FieldNames,
@@ -151,7 +151,7 @@ pub(super) fn plausible(
     let refuse = |detail| Err(Reject::new(RejectReason::Implausible, detail));
     if let Some(momentum) = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time())
     {
-        // Compared as numbers: an event that passes needs no date made for this.
+        // Compared as numbers, which saves the conversion to a date for most events.
         let ns = momentum.total_ns();
         let what = if ns < FIRST_PLAUSIBLE_NS {
             Some("is before 2015".to_owned())
@@ -164,7 +164,7 @@ pub(super) fn plausible(
         };
         if let Some(what) = what {
             return refuse(match momentum.to_utc() {
-                None => "momentum is no time of the calendar".to_owned(),
+                None => "momentum is not in the years 0 to 9999".to_owned(),
                 Some(at) => format!("momentum {at} {what}"),
             });
         }
@@ -181,7 +181,7 @@ pub(super) fn plausible(
 }
 
 fn is_printable(text: &str) -> bool {
-    // Nearly every name is ASCII, which is checked several bytes at a time.
+    // Nearly every name is ASCII, which the compiler checks several bytes at a time.
     text.bytes().fold(true, |so_far, byte| so_far & (b' '..=b'~').contains(&byte))
         || !text.chars().any(char::is_control)
 }
@@ -192,13 +192,13 @@ fn required<T>(value: Option<T>, name: &str) -> Result<T, Reject> {
     })
 }
 
-/// The momentum at full resolution.
+/// Returns the momentum at full resolution, in nanoseconds of Unix time.
 fn required_ns(draft: &EventDraft, names: &FieldNames) -> Result<i128, Reject> {
     let momentum = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time());
     Ok(required(momentum, name_of(names, EventField::Time(TimeField::Momentum)))?.total_ns())
 }
 
-/// A time as a column: the zero time is NULL.
+/// Returns a time for its column, in which the zero time is NULL.
 fn time(
     draft: &EventDraft,
     names: &FieldNames,
@@ -224,7 +224,7 @@ fn hold_time(draft: &EventDraft) -> Result<Option<i64>, Reject> {
     })
 }
 
-/// Unknown keys, and positions that are no pair.
+/// Returns the unknown keys, and the positions that are not a pair.
 fn extra(draft: &mut EventDraft) -> Option<Map<String, Value>> {
     let mut extra = draft.extra.take();
     for (name, coordinates) in POSITION_NAMES.into_iter().zip(&draft.positions) {

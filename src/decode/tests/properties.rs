@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_generated_decoder_reads_is_read_alike(bytes in pieces()) {
+    fn generated_decoders_read_the_same(bytes in pieces()) {
         match (pb::ItemEvent::decode(bytes.as_slice()), item_proto(&bytes)) {
             (Err(_), result) => {
                 let reason = result.unwrap_err().reason;

@@ -54,7 +54,7 @@ fn as_column(name: &str, value: &Value) -> (String, Value) {
 }
 
 #[test]
-fn every_sample_becomes_the_row_it_must() {
+fn every_sample_becomes_its_expected_row() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let expected: Value =
         serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
