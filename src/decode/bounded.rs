@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::event::{Reject, RejectReason};
 
-/// Most coordinates in one list. The documented lists have two; a whole track of positions fits.
+/// Most coordinates in one list. The documented lists have two. A whole track of positions fits.
 pub(super) const MAX_POSITIONS: usize = 1_000;
 
 /// Most labels in one list. Operators usually write a handful.
@@ -78,7 +78,7 @@ impl Coordinates {
         Some(self.x.into_iter().chain(self.y).chain(self.rest.iter().copied()).collect())
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.beyond == 0
@@ -115,7 +115,7 @@ impl LabelList {
         (!list.is_empty()).then_some(list)
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.count <= MAX_LABELS && self.bytes <= MAX_LABEL_BYTES
@@ -152,7 +152,7 @@ impl ExtraKeys {
         std::mem::take(&mut self.kept)
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.bytes <= MAX_EXTRA_BYTES

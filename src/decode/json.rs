@@ -15,7 +15,7 @@ use crate::event::{Reject, RejectReason};
 /// Most characters of a message that a refusal quotes.
 const MAX_QUOTE: usize = 60;
 
-/// Reads one event.
+/// Reads the draft of one event.
 pub(super) fn read<'a>(names: &FieldNames, message: &'a [u8]) -> Result<EventDraft<'a>, Reject> {
     let text = std::str::from_utf8(message)
         .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;

@@ -10,6 +10,7 @@ mod format;
 mod go_time;
 mod json;
 mod json_parts;
+mod kinds;
 mod load;
 mod memory_budget;
 mod row;
@@ -60,7 +61,7 @@ pub struct Decoder {
     board: Option<FieldTable>,
     /// The protobuf field numbers are the assumed ones.
     assumed: bool,
-    /// Never [`KeepPayload::Auto`].
+    /// The resolved setting, never [`KeepPayload::Auto`].
     keep: KeepPayload,
 }
 
@@ -70,7 +71,8 @@ impl Decoder {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
-            let tables = (FieldTable::item(&pool)?, FieldTable::board(&pool)?);
+            let find = |kind| FieldTable::find(&pool, kind);
+            let tables = (find(Kind::Item)?, find(Kind::Board)?);
             if let (None, None) = tables {
                 return Err(SchemaProblem::NoMessage(schema::message_names(&pool)));
             }
@@ -166,10 +168,7 @@ impl Decoder {
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
-        let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD_JSON,
-        };
+        let names = kinds::table(kind).json;
         let mut draft = json::read(names, payload)?;
         self.event(kind, &mut draft, names, payload, received_at)
     }
@@ -181,10 +180,7 @@ impl Decoder {
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
-        let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD,
-        };
+        let names = kinds::table(kind).protobuf;
         let table = self.table(kind).ok_or_else(|| {
             let kind = kind.as_str();
             let detail = format!("decode.proto_file has no {kind} message: name a file with both");
@@ -216,10 +212,7 @@ impl Decoder {
         };
         let payload = keep.then(|| payload.clone());
         let receipt = row::EventReceipt { tenant: &self.tenant, received_at, payload, names };
-        match kind {
-            Kind::Item => row::item(draft, receipt).map(Event::Item),
-            Kind::Board => row::board(draft, receipt).map(Event::Board),
-        }
+        (kinds::table(kind).row)(draft, receipt)
     }
 
     /// Makes the refusal of a protobuf error. While field numbers are assumed, an unexpected wire type

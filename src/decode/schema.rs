@@ -6,9 +6,11 @@ use std::cmp::Ordering;
 use prost::encoding::WireType;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::field::{BOARD, EventDraft, EventField, FieldNames, ITEM, TextField};
+use super::field::{EventDraft, EventField, FieldNames, FlagField, IntField, TextField};
+use super::kinds::{self, EventTable};
 use super::load::SchemaProblem;
 use super::status;
+use crate::topic::Kind as EventKind;
 
 /// Field numbers below this are looked up by index. Documented messages have 19 fields. Larger numbers
 /// are searched for one by one.
@@ -23,8 +25,8 @@ pub(super) struct FieldTable {
     /// Index into `entries` by field number, or `NONE`.
     direct: [u8; DIRECT],
     /// The values of absent numbers, for the fields that the schema defines.
-    ints: [Option<i32>; 2],
-    flags: [Option<bool>; 2],
+    ints: [Option<i32>; IntField::COUNT],
+    flags: [Option<bool>; FlagField::COUNT],
     fill_ratio: Option<f32>,
     hold_time_is_number: bool,
     /// The values of absent enums.
@@ -98,22 +100,15 @@ impl FieldTable {
         draft
     }
 
-    /// Finds the item message. Returns `None` if the schema has none.
-    pub(super) fn item(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
-        let eligible =
-            |message: &_| ["momentum", "uid"].iter().all(|name| find(message, name).is_some());
-        let message = best(pool, "item", ITEM, eligible)?;
-        message.map(|message| Self::of(&message, ITEM)).transpose()
-    }
-
-    /// Finds the board message. Returns `None` if the schema has none.
-    pub(super) fn board(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
-        let eligible = |message: &_| {
-            let has = |name| find(message, name).is_some();
-            has("momentum") && (has("sn") || has("board_sn")) && has("status") && !has("uid")
-        };
-        let message = best(pool, "board", BOARD, eligible)?;
-        message.map(|message| Self::of(&message, BOARD)).transpose()
+    /// Finds the message of a kind. Returns `None` if the schema has none.
+    pub(super) fn find(
+        pool: &DescriptorPool,
+        kind: EventKind,
+    ) -> Result<Option<Self>, SchemaProblem> {
+        let EventTable { protobuf, is_message, .. } = kinds::table(kind);
+        let eligible = |message: &_| is_message(&|name| find(message, name).is_some());
+        let message = best(pool, kind.as_str(), protobuf, eligible)?;
+        message.map(|message| Self::of(&message, protobuf)).transpose()
     }
 
     fn of(message: &MessageDescriptor, names: &FieldNames) -> Result<Self, SchemaProblem> {
@@ -344,7 +339,6 @@ pub(super) fn message_names(pool: &DescriptorPool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::field::IntField;
     use crate::decode::load;
 
     #[test]
@@ -357,8 +351,9 @@ mod tests {
     #[test]
     fn all_shipped_item_numbers_are_found() {
         let pool = load::shipped().expect("the shipped schema loads");
-        let table = FieldTable::item(&pool).expect("it fits").expect("it has items");
-        for (number, (name, field)) in (1u32..).zip(ITEM) {
+        let table =
+            FieldTable::find(&pool, EventKind::Item).expect("it fits").expect("it has items");
+        for (number, (name, field)) in (1u32..).zip(kinds::table(EventKind::Item).protobuf) {
             let entry = table.get(number).unwrap_or_else(|| panic!("{name} has a number"));
             assert_eq!((entry.name.as_str(), entry.field), (*name, *field));
         }

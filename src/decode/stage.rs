@@ -22,7 +22,7 @@ pub const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
 
 /// Decodes the messages of the session or the spool.
 pub struct DecodeStage {
-    /// The decoder.
+    /// Decodes single messages.
     pub decoder: Arc<Decoder>,
     /// Largest message that is decoded, in bytes. The session raises its own limit to receive a larger
     /// one, which then becomes a dead letter.

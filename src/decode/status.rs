@@ -3,7 +3,7 @@
 /// The documented name of the enum, which prefixes its values.
 pub(super) const ENUM: &str = "BoardStatus";
 
-/// The documented values.
+/// The documented values of a status.
 const KNOWN: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
 /// Returns a status without the prefix of the enum. Documented values are in upper case, and others stay

@@ -1,4 +1,4 @@
-//! Times and durations against other parsers and writers.
+//! Tests of times and durations against other parsers and writers.
 
 use std::fmt::Write;
 
@@ -114,7 +114,7 @@ fn any_ns() -> impl Strategy<Value = i64> {
 }
 
 /// Go's `time.Duration.String`, from its documentation: hours, minutes and seconds, leading zero
-/// units left out; below a second one smaller unit; fractions without zeros at the end.
+/// units left out. A value below a second has one smaller unit. Fractions have no trailing zeros.
 fn go_duration(ns: i64) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     let ns = ns.unsigned_abs();

@@ -26,10 +26,10 @@ message Board {
 }
 "#;
 
-/// A field by name, and an item with it.
+/// The name of a field, and a function that makes an item with it.
 type Setter<T> = (&'static str, fn(T) -> pb::ItemEvent);
 
-/// A field by name, its maximum, and so much of it on the wire.
+/// The name of a field, its maximum, and a function that encodes a given amount of it.
 type Case<'a> = (&'static str, usize, &'a dyn Fn(usize) -> Vec<u8>);
 
 /// Asserts that the message is refused, and that its refusal contains `expected`.
@@ -159,7 +159,7 @@ fn escaped_text_is_measured_unescaped() {
     assert_eq!(row.shelf_sn.map(|text| text.len()), Some(MAX_TEXT_BYTES));
     let expected = format!("bytes of escaped text, at most {MAX_ESCAPED_BYTES} are accepted");
     assert_beyond(with(&escaped(MAX_TEXT_BYTES + 1)), &expected);
-    // Short escapes pass that and are found too long once they are read.
+    // Short escapes pass that limit and are refused after they are unescaped.
     let newlines = format!(r#","shelf_sn":"{}""#, r"\n".repeat(MAX_TEXT_BYTES + 1));
     assert_beyond(with(&newlines), "shelf_sn has 65537 bytes");
     for place in ["momentum", "hold_time", "loc_labels"] {

@@ -1,4 +1,4 @@
-//! What a JSON value becomes, one rule a test.
+//! The rules for JSON values, one in each test.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What a protobuf value becomes under the shipped schema, one rule a test.
+//! The rules for protobuf values under the shipped schema, one in each test.
 
 use prost_types::Duration;
 use serde_json::{Value, json};

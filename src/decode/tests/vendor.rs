@@ -38,7 +38,7 @@ package vendor.v2;
 enum Status { STATUS_CONNECTED = 0; STATUS_DISCONNECTED = 5; STATUS_SLEEPING = 9; }
 "#;
 
-/// A folder with a schema in it.
+/// A folder that holds a schema.
 pub(super) struct Folder(TempDir);
 
 impl Folder {
@@ -65,7 +65,7 @@ fn refusal(source: &str) -> String {
     decoder(&folder.file("vendor.proto")).unwrap_err()
 }
 
-/// A `.proto` whose item message has the given fields besides the required ones.
+/// A `.proto` whose item message has the given fields in addition to the required ones.
 fn item_schema(fields: &str) -> String {
     format!(
         "syntax = \"proto3\"; import \"google/protobuf/timestamp.proto\";
