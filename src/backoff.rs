@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Reconnect;
+use crate::config::ReconnectConfig;
 
 /// A connection counts as stable, and the backoff starts over, after it has been up this long.
 /// A flapping link therefore keeps its long waits.
@@ -11,14 +11,14 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Doubles from `min` to `max`. Knows no clock and no randomness: both are arguments.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    limits: Reconnect,
+    limits: ReconnectConfig,
     /// Invariant: `limits.min <= ceiling <= limits.max`.
     ceiling: Duration,
 }
 
 impl Backoff {
     /// Starts at `limits.min`.
-    pub fn new(limits: Reconnect) -> Self {
+    pub fn new(limits: ReconnectConfig) -> Self {
         Self { limits, ceiling: limits.min }
     }
 
@@ -37,7 +37,7 @@ impl Backoff {
     }
 
     /// New bounds; what was waited so far still counts.
-    pub fn set_limits(&mut self, limits: Reconnect) {
+    pub fn set_limits(&mut self, limits: ReconnectConfig) {
         self.limits = limits;
         self.ceiling = self.ceiling.clamp(limits.min, limits.max);
     }
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits() -> impl Strategy<Value = Reconnect> {
-        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| Reconnect {
+    fn limits() -> impl Strategy<Value = ReconnectConfig> {
+        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| ReconnectConfig {
             min: Duration::from_millis(min),
             max: Duration::from_millis(min + more),
         })
@@ -67,7 +67,7 @@ mod tests {
         Wait(f64),
         Longest,
         Up(Duration),
-        Limits(Reconnect),
+        Limits(ReconnectConfig),
     }
 
     fn happening() -> impl Strategy<Value = Happening> {

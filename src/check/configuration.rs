@@ -1,13 +1,12 @@
 //! The configuration itself: what is refused, what is remarked on, and the modes of the files that
 //! hold secrets.
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use std::path::PathBuf;
 
-use crate::config::{Config, KeepPayload, Loaded, Problems, Setting};
+use crate::config::{Config, ConfigError, EffectiveSetting, KeepPayload, LoadedConfig};
 use crate::credentials::files::exposure_of;
-use crate::credentials::preflight::{Check, Status};
-
-const NAME: &str = "configuration";
 
 /// What a remark expects instead, found by words of the remark.
 const EXPECTED: [(&str, &str); 6] = [
@@ -27,27 +26,33 @@ const SECRETS: [(&str, &str); 2] =
 const REDACTED: &str = "***";
 
 /// Every problem of a configuration that is refused.
-pub fn refused(problems: &Problems) -> Vec<Check> {
-    let line = |problem: &crate::config::Problem| {
+pub fn refused(error: &ConfigError) -> Vec<CheckLine> {
+    let line = |problem: &crate::config::ConfigProblem| {
         let place = problem.origin.as_ref().map(|at| format!(" ({at})")).unwrap_or_default();
         let found = format!("{}{place}: found {}", problem.subject, problem.found);
-        Check::trouble(NAME, Status::Failed, found, &problem.expected, &problem.cure)
+        CheckLine::problem(
+            names::CONFIGURATION,
+            CheckStatus::Failed,
+            found,
+            &problem.expected,
+            &problem.hint,
+        )
     };
-    problems.list.iter().map(line).collect()
+    error.problems.iter().map(line).collect()
 }
 
 /// A configuration that may be run.
-pub(super) fn accepted(loaded: &Loaded) -> Vec<Check> {
+pub(super) fn accepted(loaded: &LoadedConfig) -> Vec<CheckLine> {
     // Said with more detail under a name of its own.
     let warnings = loaded.warnings.iter().filter(|text| !text.contains("decode.proto_file"));
-    let mut checks: Vec<Check> = warnings.map(|warning| remark(warning)).collect();
+    let mut checks: Vec<CheckLine> = warnings.map(|warning| remark(warning)).collect();
     if checks.is_empty() {
-        checks.push(Check::ok(NAME, source(loaded)));
+        checks.push(CheckLine::ok(names::CONFIGURATION, source(loaded)));
     }
     let (client_id, tenant) = (&loaded.config.mqtt.client_id, &loaded.config.tenant);
     let found = format!("{client_id:?} begins with the tenant {tenant:?}");
-    checks.push(Check::ok("client_id", found));
-    checks.push(Check::ok("payloads", payloads(&loaded.config)));
+    checks.push(CheckLine::ok(names::CLIENT_ID, found));
+    checks.push(CheckLine::ok(names::PAYLOADS, payloads(&loaded.config)));
     checks.extend(secret_files(loaded).into_iter().map(|(what, path)| mode(what, &path)));
     checks
 }
@@ -70,22 +75,22 @@ fn payloads(config: &Config) -> String {
     }
 }
 
-fn source(loaded: &Loaded) -> String {
+fn source(loaded: &LoadedConfig) -> String {
     match &loaded.file {
         Some(file) => file.display().to_string(),
         None => "no file, only defaults and the environment".to_owned(),
     }
 }
 
-fn remark(warning: &str) -> Check {
+fn remark(warning: &str) -> CheckLine {
     let expected = EXPECTED.iter().find(|(words, _)| warning.contains(words));
     let expected = expected.map_or("nothing to remark on", |(_, expected)| expected);
     let see = "see docs/configuration.md";
-    super::from_sentence(NAME, Status::Warning, warning, expected, see)
+    CheckLine::from_sentence_or(names::CONFIGURATION, CheckStatus::Warning, warning, expected, see)
 }
 
 /// Files that secrets were read from, each once.
-fn secret_files(loaded: &Loaded) -> Vec<(&'static str, PathBuf)> {
+fn secret_files(loaded: &LoadedConfig) -> Vec<(&'static str, PathBuf)> {
     let setting = |key| loaded.settings.iter().find(|setting| setting.key == key);
     let mut files = Vec::new();
     for (inline, named) in SECRETS {
@@ -102,7 +107,7 @@ fn secret_files(loaded: &Loaded) -> Vec<(&'static str, PathBuf)> {
 }
 
 /// The configuration file, if it holds the secret itself.
-fn in_place(loaded: &Loaded, setting: &Setting) -> Option<(&'static str, PathBuf)> {
+fn in_place(loaded: &LoadedConfig, setting: &EffectiveSetting) -> Option<(&'static str, PathBuf)> {
     let file = loaded.file.clone()?;
     let name = file.file_name()?.to_string_lossy().into_owned();
     let there = setting.origin.as_str().starts_with(&format!("{name}:"));
@@ -111,15 +116,17 @@ fn in_place(loaded: &Loaded, setting: &Setting) -> Option<(&'static str, PathBuf
 }
 
 /// The path that a setting is shown as, out of its TOML.
-fn path_of(setting: &Setting) -> Option<PathBuf> {
+fn path_of(setting: &EffectiveSetting) -> Option<PathBuf> {
     let table: toml::Table = format!("path = {}", setting.shown).parse().ok()?;
     table["path"].as_str().filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-fn mode(what: &str, path: &std::path::Path) -> Check {
-    let name = "secret_file_mode";
+fn mode(what: &str, path: &std::path::Path) -> CheckLine {
+    let name = names::SECRET_FILE_MODE;
     match exposure_of(what, path) {
-        None => Check::ok(name, format!("nobody can read {} who should not", path.display())),
-        Some(note) => Check::from_sentence(name, Status::Warning, &note, "mode 0600 or 0400"),
+        None => CheckLine::ok(name, format!("nobody can read {} who should not", path.display())),
+        Some(note) => {
+            CheckLine::from_sentence(name, CheckStatus::Warning, &note, "mode 0600 or 0400")
+        }
     }
 }

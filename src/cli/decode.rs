@@ -46,7 +46,7 @@ pub struct Args {
 /// error. `settings` and `tenant` are the configuration's, where there is one.
 pub fn run(
     args: &Args,
-    settings: &config::Decode,
+    settings: &config::DecodeConfig,
     tenant: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let payload = Bytes::from(read(args.file.as_deref())?);
@@ -285,7 +285,7 @@ mod tests {
 
     fn decoder() -> Decoder {
         let keep_payload = config::KeepPayload::Unknown;
-        Decoder::new(&config::Decode { proto_file: None, keep_payload }, "acme").unwrap()
+        Decoder::new(&config::DecodeConfig { proto_file: None, keep_payload }, "acme").unwrap()
     }
 
     fn sample(name: &str) -> Bytes {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::ConfigArgs;
 use crate::admin::client::{Target, fetch};
 use crate::admin::outline::Outline;
-use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
+use crate::config::{DEFAULT_FILE, RunningService, find_service, process_environment};
 use crate::exit;
 use crate::telemetry::stderr;
 
@@ -50,7 +50,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the status. Returns whether the service is as it should be.
-async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
+async fn show(args: &Args, expected: Option<&RunningService>) -> anyhow::Result<bool> {
     if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
         stderr::line(format_args!(
             "{problems}\nA running service keeps the configuration it was started or reloaded with; \
@@ -87,7 +87,7 @@ async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
 }
 
 /// Describes the difference where a service of other names answers.
-fn other_service(status: &Value, service: &Service, target: &Target) -> Option<String> {
+fn other_service(status: &Value, service: &RunningService, target: &Target) -> Option<String> {
     let differs = |key: &str, configured: &Option<String>| {
         let running = status.get(key)?.as_str()?;
         let configured = configured.as_deref()?;
@@ -152,7 +152,7 @@ mod tests {
             "figures": {"received": 12, "unacked": 0},
         }));
         let expected = "The service is NOT ready.\n  session: refused [31m; see the password\n\n\
-            Service\n  Version   0.1.0\n  Tenant    acme\n\n\
+            RunningService\n  Version   0.1.0\n  Tenant    acme\n\n\
             Since the start\n  Received  12\n  Unacked   0\n";
         assert_eq!(text, expected);
     }
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn services_of_other_names_are_recognised() {
         let target = "http://127.0.0.1:9464".parse().expect("a target");
-        let service = |tenant: Option<&str>, client_id: Option<&str>| Service {
+        let service = |tenant: Option<&str>, client_id: Option<&str>| RunningService {
             listen: None,
             tenant: tenant.map(str::to_owned),
             client_id: client_id.map(str::to_owned),

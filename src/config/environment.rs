@@ -1,9 +1,9 @@
 //! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` is `mqtt.tls.ca_file`, in any
 //! case. Values are taken as text, as they stand.
 
+use super::error::{ConfigProblem, ValueOrigin};
 use super::keys::{self, ENV_PREFIX, ENV_SEPARATOR};
-use super::layers::{Given, Layer};
-use super::problem::{Origin, Problem};
+use super::layers::{ConfigLayer, RawValue};
 
 /// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`super::load`]
 /// refuses for the variables that concern it; the standard library would panic.
@@ -18,10 +18,10 @@ pub fn process_environment() -> Vec<(String, String)> {
 /// Picks the settings out of an environment.
 pub(super) fn layer(
     environment: &[(String, String)],
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
     warnings: &mut Vec<String>,
-) -> Layer {
-    let mut layer = Layer::default();
+) -> ConfigLayer {
+    let mut layer = ConfigLayer::default();
     for (name, value) in environment {
         match strip_prefix(name) {
             Some(rest) => take(&mut layer, name, rest, value, problems),
@@ -42,28 +42,34 @@ fn strip_prefix(name: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| &name[ENV_PREFIX.len()..])
 }
 
-fn take(layer: &mut Layer, name: &str, rest: &str, value: &str, problems: &mut Vec<Problem>) {
+fn take(
+    layer: &mut ConfigLayer,
+    name: &str,
+    rest: &str,
+    value: &str,
+    problems: &mut Vec<ConfigProblem>,
+) {
     let dotted = rest.to_lowercase().replace(ENV_SEPARATOR, ".");
-    let mut refuse = |found: &str, expected: &str, cure: String| {
-        problems.push(Problem {
+    let mut refuse = |found: &str, expected: &str, hint: String| {
+        problems.push(ConfigProblem {
             subject: name.escape_debug().to_string(),
             origin: None,
             found: found.to_owned(),
             expected: expected.to_owned(),
-            cure,
+            hint,
         });
     };
     let Some(key) = keys::find(&dotted) else {
-        let cure = keys::nearest(&dotted, false).map_or_else(
+        let hint = keys::nearest(&dotted, false).map_or_else(
             || "unset it, or see config.example.toml for every key".to_owned(),
             |known| format!("did you mean {}, which sets {known}?", keys::env_name(known)),
         );
-        return refuse("a variable that sets no known key", "a known one", cure);
+        return refuse("a variable that sets no known key", "a known one", hint);
     };
     if value.contains(char::REPLACEMENT_CHARACTER) {
         return refuse("bytes that are not UTF-8", "text in UTF-8", "set it again".to_owned());
     }
-    let given = Given { text: value.to_owned(), origin: Origin::named(name) };
+    let given = RawValue { text: value.to_owned(), origin: ValueOrigin::named(name) };
     if let Some(before) = layer.insert(key, given) {
         let found = format!("the same setting in {}", before.origin);
         refuse(&found, "one variable a setting", format!("unset {} or {name}", before.origin));
@@ -85,13 +91,13 @@ fn nearly(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::layers::Merged;
+    use crate::config::layers::MergedLayers;
 
-    fn read(vars: &[(&str, &str)]) -> (Merged, Vec<Problem>, Vec<String>) {
+    fn read(vars: &[(&str, &str)]) -> (MergedLayers, Vec<ConfigProblem>, Vec<String>) {
         let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let layer = layer(&vars, &mut problems, &mut warnings);
-        (Merged::new([layer]).unwrap(), problems, warnings)
+        (MergedLayers::new([layer]).unwrap(), problems, warnings)
     }
 
     #[test]

@@ -6,13 +6,17 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Kind};
-use super::layers::{Given, Layer};
-use super::problem::{Complaint, Origin, Problem};
+use super::error::{ConfigProblem, InvalidValue, ValueOrigin};
+use super::keys::{self, ValueKind};
+use super::layers::{ConfigLayer, RawValue};
 use super::values;
 
 /// Reads the text of the file at `path`.
-pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Option<Layer> {
+pub(super) fn parse(
+    path: &Path,
+    text: &str,
+    problems: &mut Vec<ConfigProblem>,
+) -> Option<ConfigLayer> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         problems.extend(errors.iter().map(|error| syntax(path, text, error)));
@@ -22,13 +26,18 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
 }
 
 /// Reads what the parser recovers of a file with broken syntax.
-pub(super) fn recover(path: &Path, text: &str) -> Layer {
+pub(super) fn recover(path: &Path, text: &str) -> ConfigLayer {
     let (table, _) = DeTable::parse_recoverable(text);
     layer(path, text, table.get_ref(), &mut Vec::new())
 }
 
-fn layer(path: &Path, text: &str, table: &DeTable<'_>, problems: &mut Vec<Problem>) -> Layer {
-    let mut walk = Walk { path, text, layer: Layer::default(), problems: Vec::new() };
+fn layer(
+    path: &Path,
+    text: &str,
+    table: &DeTable<'_>,
+    problems: &mut Vec<ConfigProblem>,
+) -> ConfigLayer {
+    let mut walk = FileWalk { path, text, layer: ConfigLayer::default(), problems: Vec::new() };
     walk.table("", table);
     // Tables come sorted by name; people read from top to bottom.
     walk.problems.sort_by_key(|(line, _)| *line);
@@ -38,14 +47,14 @@ fn layer(path: &Path, text: &str, table: &DeTable<'_>, problems: &mut Vec<Proble
 }
 
 /// `toml`'s own display quotes the line; its message alone does not.
-fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Problem {
-    let at = error.span().map(|span| Origin::line(path, line_of(text, span.start)));
-    Problem {
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigProblem {
+    let at = error.span().map(|span| ValueOrigin::line(path, line_of(text, span.start)));
+    ConfigProblem {
         subject: path.display().to_string(),
         origin: at,
         found: format!("broken TOML ({})", error.message().replace('\n', ", ")),
         expected: "TOML".to_owned(),
-        cure: "correct the syntax; a text stands in quotes, a backslash in it is doubled"
+        hint: "correct the syntax; a text stands in quotes, a backslash in it is doubled"
             .to_owned(),
     }
 }
@@ -56,15 +65,15 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + before.iter().fold(0, |lines, byte| lines + usize::from(*byte == b'\n'))
 }
 
-struct Walk<'a> {
+struct FileWalk<'a> {
     path: &'a Path,
     text: &'a str,
-    layer: Layer,
+    layer: ConfigLayer,
     /// With the line, from 1.
-    problems: Vec<(usize, Problem)>,
+    problems: Vec<(usize, ConfigProblem)>,
 }
 
-impl Walk<'_> {
+impl FileWalk<'_> {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             // TOML allows an empty name; spelled out, it is a name to speak of.
@@ -90,15 +99,15 @@ impl Walk<'_> {
         match (known, value.get_ref()) {
             (Some(key), value) => match written(key.kind, value) {
                 Ok(text) => {
-                    let origin = Origin::line(self.path, line);
-                    self.layer.insert(key, Given { text, origin });
+                    let origin = ValueOrigin::line(self.path, line);
+                    self.layer.insert(key, RawValue { text, origin });
                 }
-                Err(complaint) => self.refuse(full, line, found(value), complaint),
+                Err(invalid) => self.refuse(full, line, found(value), invalid),
             },
             (None, DeValue::Table(table)) if is_section => self.table(full, table),
             (None, value) if is_section => {
-                let cure = format!("write [{full}] on a line of its own and its keys below it");
-                self.refuse(full, line, found(value), Complaint::new("a section", cure));
+                let hint = format!("write [{full}] on a line of its own and its keys below it");
+                self.refuse(full, line, found(value), InvalidValue::new("a section", hint));
             }
             (None, value) => self.unknown(prefix, full, line, matches!(value, DeValue::Table(_))),
         }
@@ -106,17 +115,17 @@ impl Walk<'_> {
 
     fn unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
         let what = if table { "an unknown section" } else { "an unknown key" };
-        let complaint = Complaint::new("a known one", suggestion(prefix, full, table));
-        self.refuse(full, line, what.to_owned(), complaint);
+        let invalid = InvalidValue::new("a known one", suggestion(prefix, full, table));
+        self.refuse(full, line, what.to_owned(), invalid);
     }
 
-    fn refuse(&mut self, subject: &str, line: usize, found: String, complaint: Complaint) {
-        let problem = Problem {
+    fn refuse(&mut self, subject: &str, line: usize, found: String, invalid: InvalidValue) {
+        let problem = ConfigProblem {
             subject: subject.escape_debug().to_string(),
-            origin: Some(Origin::line(self.path, line)),
+            origin: Some(ValueOrigin::line(self.path, line)),
             found,
-            expected: complaint.expected,
-            cure: complaint.cure,
+            expected: invalid.expected,
+            hint: invalid.hint,
         };
         self.problems.push((line, problem));
     }
@@ -141,33 +150,35 @@ fn suggestion(prefix: &str, unknown: &str, table: bool) -> String {
 }
 
 /// The value as text, if it has the TOML type its kind is written in.
-fn written(kind: Kind, value: &DeValue<'_>) -> Result<String, Complaint> {
+fn written(kind: ValueKind, value: &DeValue<'_>) -> Result<String, InvalidValue> {
     match (kind, value) {
-        (Kind::Integer, DeValue::Integer(number)) => {
+        (ValueKind::Integer, DeValue::Integer(number)) => {
             i64::from_str_radix(number.as_str(), number.radix())
                 .map(|number| number.to_string())
-                .map_err(|_| Complaint::new("a whole number", "write a smaller number"))
+                .map_err(|_| InvalidValue::new("a whole number", "write a smaller number"))
         }
-        (Kind::Flag, DeValue::Boolean(flag)) => Ok(flag.to_string()),
-        (Kind::Integer | Kind::Flag, _) => Err(mistyped(kind)),
+        (ValueKind::Flag, DeValue::Boolean(flag)) => Ok(flag.to_string()),
+        (ValueKind::Integer | ValueKind::Flag, _) => Err(mistyped(kind)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
-        (Kind::Duration, DeValue::Integer(number)) => {
-            let cure = values::unit_missing(number.as_str());
-            Err(Complaint::new("a duration with a unit, in quotes", cure))
+        (ValueKind::Duration, DeValue::Integer(number)) => {
+            let hint = values::unit_missing(number.as_str());
+            Err(InvalidValue::new("a duration with a unit, in quotes", hint))
         }
-        (Kind::Size, DeValue::Integer(number)) => {
-            let cure = format!("add a unit, as in \"{}B\" or \"16MiB\"", number.as_str());
-            Err(Complaint::new("a size with a unit, in quotes", cure))
+        (ValueKind::Size, DeValue::Integer(number)) => {
+            let hint = format!("add a unit, as in \"{}B\" or \"16MiB\"", number.as_str());
+            Err(InvalidValue::new("a size with a unit, in quotes", hint))
         }
         _ => Err(mistyped(kind)),
     }
 }
 
-fn mistyped(kind: Kind) -> Complaint {
+fn mistyped(kind: ValueKind) -> InvalidValue {
     match kind {
-        Kind::Integer => Complaint::new("a whole number", "write the number without quotes"),
-        Kind::Flag => Complaint::new("true or false", "write true or false without quotes"),
-        _ => Complaint::new("a text", "put the value in quotes"),
+        ValueKind::Integer => {
+            InvalidValue::new("a whole number", "write the number without quotes")
+        }
+        ValueKind::Flag => InvalidValue::new("true or false", "write true or false without quotes"),
+        _ => InvalidValue::new("a text", "put the value in quotes"),
     }
 }
 

@@ -13,20 +13,20 @@ pub const ENV_SEPARATOR: &str = "__";
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
-pub struct Key {
+pub struct ConfigKey {
     /// Full dotted name, such as `mqtt.tls.ca_file`.
     pub name: &'static str,
     /// What holds when no layer gives it.
-    pub default: Preset,
+    pub default: DefaultValue,
     /// How it is written.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// What it means: whole sentences, for the example file and the documentation.
     pub doc: &'static str,
 }
 
 /// What holds when no layer gives a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preset {
+pub enum DefaultValue {
     /// Must be given; the text is an example.
     Required(&'static str),
     /// Must be given, here or by the key of the same name with `_file` behind it, which the example
@@ -42,7 +42,7 @@ pub enum Preset {
 
 /// How a setting is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     /// Text.
     Text,
     /// Text that is never shown.
@@ -63,7 +63,7 @@ pub enum Kind {
     Choice(&'static [&'static str]),
 }
 
-impl Kind {
+impl ValueKind {
     /// Whether the value as written may hold a secret.
     pub fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::SecretUrl)
@@ -78,7 +78,7 @@ impl Kind {
     }
 }
 
-impl Key {
+impl ConfigKey {
     /// The section, `""` at the top: `mqtt.tls` for `mqtt.tls.ca_file`.
     pub fn section(&self) -> &'static str {
         self.name.rsplit_once('.').map_or("", |(section, _)| section)
@@ -97,10 +97,10 @@ impl Key {
     /// The default as written in TOML; an example where there is no default.
     pub fn default_literal(&self) -> String {
         match self.default {
-            Preset::Required(text) | Preset::RequiredUnlessFile(text) | Preset::Value(text) => {
-                self.kind.literal(text)
-            }
-            Preset::Off | Preset::Derived(_) => self.kind.literal(""),
+            DefaultValue::Required(text)
+            | DefaultValue::RequiredUnlessFile(text)
+            | DefaultValue::Value(text) => self.kind.literal(text),
+            DefaultValue::Off | DefaultValue::Derived(_) => self.kind.literal(""),
         }
     }
 }
@@ -115,7 +115,7 @@ pub fn env_name(name: &str) -> String {
 }
 
 /// The setting of this dotted name.
-pub fn find(name: &str) -> Option<&'static Key> {
+pub fn find(name: &str) -> Option<&'static ConfigKey> {
     KEYS.iter().find(|key| key.name == name)
 }
 

@@ -7,8 +7,8 @@ use std::fmt;
 
 use config::{Map, Source, Value, ValueKind};
 
-use super::keys::{KEYS, Key, Preset};
-use super::problem::{Origin, Problem};
+use super::error::{ConfigProblem, ValueOrigin};
+use super::keys::{ConfigKey, DefaultValue, KEYS};
 
 /// A secret and the file form of it are one setting: in whichever layer one of them is given, the
 /// other no longer counts.
@@ -17,48 +17,50 @@ pub(super) const PAIRS: [(&str, &str); 2] =
 
 /// A value as written, and where.
 #[derive(Clone)]
-pub(super) struct Given {
+pub(super) struct RawValue {
     /// May be a secret.
     pub text: String,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// What one layer gives: values of known keys only, with the right TOML type.
 #[derive(Default, Clone)]
-pub(super) struct Layer {
-    values: BTreeMap<&'static str, Given>,
+pub(super) struct ConfigLayer {
+    values: BTreeMap<&'static str, RawValue>,
     /// The other halves of pairs given here: they hide what lower layers say.
     hidden: Vec<&'static str>,
 }
 
 /// Names only: the values may be secret.
-impl fmt::Debug for Layer {
+impl fmt::Debug for ConfigLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
     }
 }
 
-impl Layer {
+impl ConfigLayer {
     /// What holds when nothing is given.
     pub fn defaults() -> Self {
-        let text = |key: &Key| match key.default {
-            Preset::Required(_) | Preset::RequiredUnlessFile(_) => None,
-            Preset::Off | Preset::Derived(_) => Some(String::new()),
-            Preset::Value(text) => Some(text.to_owned()),
+        let text = |key: &ConfigKey| match key.default {
+            DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_) => None,
+            DefaultValue::Off | DefaultValue::Derived(_) => Some(String::new()),
+            DefaultValue::Value(text) => Some(text.to_owned()),
         };
-        let given = |key: &Key| text(key).map(|text| Given { text, origin: Origin::default() });
+        let given = |key: &ConfigKey| {
+            text(key).map(|text| RawValue { text, origin: ValueOrigin::default() })
+        };
         let values = KEYS.iter().filter_map(|key| Some((key.name, given(key)?))).collect();
         Self { values, hidden: Vec::new() }
     }
 
     /// Adds a value; gives back the one that was there.
-    pub fn insert(&mut self, key: &'static Key, given: Given) -> Option<Given> {
+    pub fn insert(&mut self, key: &'static ConfigKey, given: RawValue) -> Option<RawValue> {
         self.values.insert(key.name, given)
     }
 
     /// Makes each pair one setting; both halves in one layer is a problem. An empty text is not
     /// given, except that it hides what a lower layer says.
-    pub fn join_pairs(&mut self, problems: &mut Vec<Problem>) {
+    pub fn join_pairs(&mut self, problems: &mut Vec<ConfigProblem>) {
         for (inline, file) in PAIRS {
             let given = |name| self.values.get(name).filter(|given| !given.text.is_empty());
             match (given(inline), given(file)) {
@@ -78,23 +80,23 @@ impl Layer {
     }
 }
 
-fn both(inline: &str, first: &Given, file: &str, second: &Given) -> Problem {
-    Problem {
+fn both(inline: &str, first: &RawValue, file: &str, second: &RawValue) -> ConfigProblem {
+    ConfigProblem {
         subject: inline.to_owned(),
         origin: Some(first.origin.clone()),
         found: format!("{file} as well ({})", second.origin),
         expected: "one of the two".to_owned(),
-        cure: format!("keep {file} and delete {inline}, or the other way round"),
+        hint: format!("keep {file} and delete {inline}, or the other way round"),
     }
 }
 
-impl Source for Layer {
+impl Source for ConfigLayer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
 
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let value = |given: &Given| {
+        let value = |given: &RawValue| {
             Value::new(Some(&given.origin.as_str().to_owned()), given.text.as_str())
         };
         let values = self.values.iter().map(|(name, given)| ((*name).to_owned(), value(given)));
@@ -104,11 +106,11 @@ impl Source for Layer {
 }
 
 /// The layers, merged.
-pub(super) struct Merged(Value);
+pub(super) struct MergedLayers(Value);
 
-impl Merged {
+impl MergedLayers {
     /// Later layers win.
-    pub fn new(layers: impl IntoIterator<Item = Layer>) -> Result<Self, config::ConfigError> {
+    pub fn new(layers: impl IntoIterator<Item = ConfigLayer>) -> Result<Self, config::ConfigError> {
         let mut builder = config::Config::builder();
         for layer in layers {
             builder = builder.add_source(layer);
@@ -117,14 +119,14 @@ impl Merged {
     }
 
     /// What the highest layer that gives this key says; `None` where none does.
-    pub fn get(&self, name: &str) -> Option<Given> {
+    pub fn get(&self, name: &str) -> Option<RawValue> {
         let value = name.split('.').try_fold(&self.0, |value, part| match &value.kind {
             ValueKind::Table(table) => table.get(part),
             _ => None,
         })?;
         let ValueKind::String(text) = &value.kind else { return None };
-        let origin = value.origin().map_or_else(Origin::default, Origin::named);
-        Some(Given { text: text.clone(), origin })
+        let origin = value.origin().map_or_else(ValueOrigin::default, ValueOrigin::named);
+        Some(RawValue { text: text.clone(), origin })
     }
 }
 
@@ -133,10 +135,10 @@ mod tests {
     use super::*;
     use crate::config::keys;
 
-    fn layer(origin: &str, values: &[(&str, &str)]) -> (Layer, Vec<Problem>) {
-        let mut layer = Layer::default();
+    fn layer(origin: &str, values: &[(&str, &str)]) -> (ConfigLayer, Vec<ConfigProblem>) {
+        let mut layer = ConfigLayer::default();
         for (name, text) in values {
-            let given = Given { text: (*text).to_owned(), origin: Origin::named(origin) };
+            let given = RawValue { text: (*text).to_owned(), origin: ValueOrigin::named(origin) };
             layer.insert(keys::find(name).unwrap(), given);
         }
         let mut problems = Vec::new();
@@ -144,8 +146,9 @@ mod tests {
         (layer, problems)
     }
 
-    fn merged(file: &[(&str, &str)], env: &[(&str, &str)]) -> Merged {
-        Merged::new([Layer::defaults(), layer("file", file).0, layer("env", env).0]).unwrap()
+    fn merged(file: &[(&str, &str)], env: &[(&str, &str)]) -> MergedLayers {
+        MergedLayers::new([ConfigLayer::defaults(), layer("file", file).0, layer("env", env).0])
+            .unwrap()
     }
 
     #[test]
@@ -192,7 +195,7 @@ mod tests {
     fn an_empty_half_beside_a_given_one_is_no_conflict() {
         let (layer, problems) = layer("env", &[("mqtt.password", ""), ("mqtt.password_file", "p")]);
         assert!(problems.is_empty());
-        let merged = Merged::new([layer]).unwrap();
+        let merged = MergedLayers::new([layer]).unwrap();
         assert_eq!(merged.get("mqtt.password_file").unwrap().text, "p");
         assert!(merged.get("mqtt.password").is_none());
     }

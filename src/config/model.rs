@@ -13,28 +13,28 @@ pub struct Config {
     /// The tenantID: prefixes topics, client id and share group.
     pub tenant: String,
     /// The broker.
-    pub mqtt: Mqtt,
+    pub mqtt: MqttConfig,
     /// PostgreSQL.
-    pub database: Database,
+    pub database: DatabaseConfig,
     /// Batching.
-    pub batch: Batch,
+    pub batch: BatchConfig,
     /// Store-and-forward on disk; `None` is off.
-    pub spool: Option<Spool>,
+    pub spool: Option<SpoolConfig>,
     /// Decoding.
-    pub decode: Decode,
+    pub decode: DecodeConfig,
     /// What is kept for how long.
-    pub retention: Retention,
+    pub retention: RetentionConfig,
     /// The admin endpoint; `None` is off.
     pub admin_listen: Option<SocketAddr>,
     /// Logging.
-    pub log: Log,
+    pub log: LogConfig,
     /// How long a stop may take.
     pub shutdown_grace: Duration,
 }
 
 /// Section `mqtt`.
 #[derive(Debug, Clone)]
-pub struct Mqtt {
+pub struct MqttConfig {
     /// Broker host name or address.
     pub host: String,
     /// Broker TCP port.
@@ -52,15 +52,15 @@ pub struct Mqtt {
     /// Bound on DNS, TCP, TLS and CONNACK together.
     pub connect_timeout: Duration,
     /// HTTP proxy asked to CONNECT.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<ProxyConfig>,
     /// Largest MQTT packet accepted at first, bytes.
     pub max_packet_size: usize,
     /// Bound on bytes received and not yet acknowledged.
     pub max_unacked: usize,
     /// Formats in which item events are subscribed to.
-    pub items: Formats,
+    pub items: SubscribedFormats,
     /// Formats in which board events are subscribed to.
-    pub boards: Formats,
+    pub boards: SubscribedFormats,
     /// Full share group name `<tenant>-<group>`; `None` is an ordinary subscription.
     pub share_group: Option<String>,
     /// How long the broker keeps the session of an absent client.
@@ -68,14 +68,14 @@ pub struct Mqtt {
     /// How long acknowledgements may be held before the broker's queue may have overflowed.
     pub queue_grace: Duration,
     /// TLS; `None` is plain TCP, allowed for loopback or on explicit demand.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// Bounds of the reconnect backoff.
-    pub reconnect: Reconnect,
+    pub reconnect: ReconnectConfig,
 }
 
 /// An HTTP proxy.
 #[derive(Debug, Clone)]
-pub struct Proxy {
+pub struct ProxyConfig {
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -86,7 +86,7 @@ pub struct Proxy {
 
 /// Which of the vendor's formats to subscribe to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Formats {
+pub enum SubscribedFormats {
     /// Protobuf only.
     Protobuf,
     /// JSON only.
@@ -97,7 +97,7 @@ pub enum Formats {
     Off,
 }
 
-impl Formats {
+impl SubscribedFormats {
     /// Whether protobuf topics are subscribed to.
     pub fn protobuf(self) -> bool {
         matches!(self, Self::Protobuf | Self::Both)
@@ -111,7 +111,7 @@ impl Formats {
 
 /// Section `mqtt.tls`. The files are looked at while running, so that renewed ones count.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct TlsConfig {
     /// PEM bundle of trust anchors; `None` is the built-in Centiloc public CA.
     pub ca_file: Option<PathBuf>,
     /// PEM client certificate, followed by intermediates if any.
@@ -124,7 +124,7 @@ pub struct Tls {
 
 /// Section `mqtt.reconnect`: `0 < min <= max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reconnect {
+pub struct ReconnectConfig {
     /// First wait.
     pub min: Duration,
     /// Longest wait.
@@ -133,7 +133,7 @@ pub struct Reconnect {
 
 /// Section `database`.
 #[derive(Debug, Clone)]
-pub struct Database {
+pub struct DatabaseConfig {
     /// PostgreSQL connection URL.
     pub url: SecretString,
     /// Size of the pool.
@@ -146,14 +146,14 @@ pub struct Database {
 
 /// Section `batch`.
 #[derive(Debug, Clone, Copy)]
-pub struct Batch {
+pub struct BatchConfig {
     /// Most events in one transaction.
     pub max_events: usize,
 }
 
 /// Section `spool`.
 #[derive(Debug, Clone)]
-pub struct Spool {
+pub struct SpoolConfig {
     /// Where the spool lives.
     pub dir: PathBuf,
     /// Bound on its size, bytes.
@@ -162,7 +162,7 @@ pub struct Spool {
 
 /// Section `decode`.
 #[derive(Debug, Clone)]
-pub struct Decode {
+pub struct DecodeConfig {
     /// The vendor's `.proto` or a compiled FileDescriptorSet.
     pub proto_file: Option<PathBuf>,
     /// When the message is kept beside the row.
@@ -184,7 +184,7 @@ pub enum KeepPayload {
 
 /// Section `retention`.
 #[derive(Debug, Clone, Copy)]
-pub struct Retention {
+pub struct RetentionConfig {
     /// How long events are kept; `None` is for ever.
     pub events: Option<Duration>,
     /// How long the message is kept beside its event; `None` is as long as the event.
@@ -204,7 +204,7 @@ pub enum PartitionSpan {
 
 /// Section `log`.
 #[derive(Debug, Clone)]
-pub struct Log {
+pub struct LogConfig {
     /// Shape of a line.
     pub format: LogFormat,
     /// A level (`info`) or `tracing_subscriber` directives (`info,centiloc_bridge::store=debug`).

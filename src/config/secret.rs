@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::layers::Given;
-use super::problem::{Complaint, Origin};
-use super::read::Reader;
+use super::error::{InvalidValue, ValueOrigin};
+use super::layers::RawValue;
+use super::reader::SettingReader;
 use super::values::MAX_MQTT_TEXT;
 use crate::encoding::to_utf8;
 use crate::files;
@@ -16,9 +16,9 @@ use crate::files;
 const MAX_SECRET_BYTES: usize = MAX_MQTT_TEXT;
 
 /// A secret and which key gave it. No `Debug`: it is plain text on its way into `SecretString`.
-pub(super) struct Secret {
+pub(super) struct RawSecret {
     pub text: String,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
     /// The key that gave it: the inline one or the file's.
     pub key: &'static str,
     /// The file it was read from, if from one.
@@ -28,20 +28,20 @@ pub(super) struct Secret {
 }
 
 /// Why a file gives no secret.
-struct Fault {
+struct SecretFileError {
     found: String,
-    complaint: Complaint,
+    invalid: InvalidValue,
     /// The file system did not answer, which may pass.
     no_answer: bool,
 }
 
-impl Fault {
-    fn new(found: impl Into<String>, complaint: Complaint) -> Self {
-        Self { found: found.into(), complaint, no_answer: false }
+impl SecretFileError {
+    fn new(found: impl Into<String>, invalid: InvalidValue) -> Self {
+        Self { found: found.into(), invalid, no_answer: false }
     }
 }
 
-impl Reader {
+impl SettingReader {
     /// Reads a secret from one of its two keys. Outside `None`: a problem was noted; inside: not
     /// given. Where it is read `again` later, a file that does not answer is no problem yet.
     #[allow(clippy::option_option, reason = "as the doc says")]
@@ -50,10 +50,10 @@ impl Reader {
         inline: &'static str,
         file: &'static str,
         again: bool,
-    ) -> Option<Option<Secret>> {
+    ) -> Option<Option<RawSecret>> {
         if let Some(given) = self.given(inline) {
-            let Given { text, origin } = given;
-            let secret = Secret { text, origin, key: inline, file: None, unread: false };
+            let RawValue { text, origin } = given;
+            let secret = RawSecret { text, origin, key: inline, file: None, unread: false };
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
@@ -62,28 +62,28 @@ impl Reader {
         match read_secret_file(&path) {
             Ok(text) => {
                 let (origin, path) = (given.origin, Some(path));
-                let secret = Secret { text, origin, key: file, file: path, unread: false };
+                let secret = RawSecret { text, origin, key: file, file: path, unread: false };
                 self.warn_of_edges(&secret);
                 Some(Some(secret))
             }
-            Err(Fault { no_answer: true, found, .. }) if again => {
+            Err(SecretFileError { no_answer: true, found, .. }) if again => {
                 self.warnings.push(format!(
                     "{file} ({}): {} {found}; it is read again while the service runs",
                     given.origin,
                     path.display().to_string().escape_debug()
                 ));
                 let (text, origin, file_path) = (String::new(), given.origin, Some(path));
-                Some(Some(Secret { text, origin, key: file, file: file_path, unread: true }))
+                Some(Some(RawSecret { text, origin, key: file, file: file_path, unread: true }))
             }
-            Err(Fault { found, complaint, .. }) => {
+            Err(SecretFileError { found, invalid, .. }) => {
                 let found = format!("{} {found}", path.display().to_string().escape_debug());
-                self.problem(file, &given.origin, found, complaint);
+                self.problem(file, &given.origin, found, invalid);
                 None
             }
         }
     }
 
-    fn warn_of_edges(&mut self, secret: &Secret) {
+    fn warn_of_edges(&mut self, secret: &RawSecret) {
         if secret.text.trim() != secret.text {
             self.warnings.push(format!(
                 "{} ({}) begins or ends with white space, which is kept as part of the secret; \
@@ -94,43 +94,48 @@ impl Reader {
     }
 }
 
-/// Reads a secret that may have changed since the configuration was read. The complaint goes after
+/// Reads a secret that may have changed since the configuration was read. The error goes after
 /// the file's name.
 pub fn read_secret(path: &Path) -> Result<SecretString, String> {
-    read_secret_file(path).map(SecretString::from).map_err(|Fault { found, complaint, .. }| {
-        format!("{found}, expected {}; {}", complaint.expected, complaint.cure)
-    })
+    read_secret_file(path).map(SecretString::from).map_err(
+        |SecretFileError { found, invalid, .. }| {
+            format!("{found}, expected {}; {}", invalid.expected, invalid.hint)
+        },
+    )
 }
 
 /// The text without one line end at its end; or what was found and what to do.
-fn read_secret_file(path: &Path) -> Result<String, Fault> {
+fn read_secret_file(path: &Path) -> Result<String, SecretFileError> {
     // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
     let bytes = files::read(path, MAX_SECRET_BYTES as u64 + 1).map_err(|error| {
         let no_answer = files::is_no_answer(&error);
-        let cure = if no_answer {
+        let hint = if no_answer {
             "see whether the file system that holds it is there"
         } else {
             "create it, or let the user this runs as read it"
         };
-        let complaint = Complaint::new("a readable file", cure);
-        Fault { no_answer, ..Fault::new(format!("cannot be read ({error})"), complaint) }
+        let invalid = InvalidValue::new("a readable file", hint);
+        SecretFileError {
+            no_answer,
+            ..SecretFileError::new(format!("cannot be read ({error})"), invalid)
+        }
     })?;
     if bytes.len() > MAX_SECRET_BYTES {
         let expected = format!("at most {MAX_SECRET_BYTES} bytes");
-        let complaint = Complaint::new(expected, "name the file that holds the secret alone");
-        return Err(Fault::new("is larger", complaint));
+        let invalid = InvalidValue::new(expected, "name the file that holds the secret alone");
+        return Err(SecretFileError::new("is larger", invalid));
     }
     let not_utf8 = || {
-        let complaint = Complaint::new("text in UTF-8", "write the secret as text in UTF-8");
-        Fault::new("is not UTF-8", complaint)
+        let invalid = InvalidValue::new("text in UTF-8", "write the secret as text in UTF-8");
+        SecretFileError::new("is not UTF-8", invalid)
     };
     let bytes = to_utf8(&bytes).map_err(|_| not_utf8())?;
     let text = std::str::from_utf8(&bytes).map_err(|_| not_utf8())?;
     let line = text.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest));
     let secret = line.unwrap_or(text);
     if secret.is_empty() {
-        let complaint = Complaint::new("the secret", "write the secret into it");
-        return Err(Fault::new("is empty", complaint));
+        let invalid = InvalidValue::new("the secret", "write the secret into it");
+        return Err(SecretFileError::new("is empty", invalid));
     }
     Ok(secret.to_owned())
 }

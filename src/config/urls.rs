@@ -4,44 +4,44 @@
 use secrecy::SecretString;
 use url::Url;
 
-use super::model::Proxy;
-use super::problem::Complaint;
-use super::values::Parsed;
+use super::error::InvalidValue;
+use super::model::ProxyConfig;
+use super::values::ParseResult;
 
 /// Stands for a secret wherever one is shown.
 pub(super) const REDACTED: &str = "***";
 
 /// Reads `http://[user:password@]host:port`.
-pub(super) fn proxy(text: &str) -> Parsed<Proxy> {
-    let complaint = || {
-        let cure =
+pub(super) fn proxy(text: &str) -> ParseResult<ProxyConfig> {
+    let invalid = || {
+        let hint =
             "write http://proxy.example.com:3128, say; percent-encode / ? # @ : % in a password";
-        Complaint::new("http://host:port or http://user:password@host:port", cure)
+        InvalidValue::new("http://host:port or http://user:password@host:port", hint)
     };
-    let url = Url::parse(text).map_err(|_| complaint())?;
+    let url = Url::parse(text).map_err(|_| invalid())?;
     let extra =
         !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some();
     if url.scheme() != "http" || extra {
-        return Err(complaint());
+        return Err(invalid());
     }
     // `Url` drops :80 as the scheme's own; a port that is not written at all is refused, because
     // proxies have no agreed one.
     let written_80 = || text.trim_end_matches('/').ends_with(":80").then_some(80);
-    let port = url.port().or_else(written_80).ok_or_else(complaint)?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(complaint)?;
+    let port = url.port().or_else(written_80).ok_or_else(invalid)?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let decoded = |part| percent_decoded(part).ok_or_else(complaint);
+    let decoded = |part| percent_decoded(part).ok_or_else(invalid);
     let credentials = match (url.username(), url.password()) {
         ("", None) => None,
         (user, password) => {
             Some((decoded(user)?, SecretString::from(decoded(password.unwrap_or_default())?)))
         }
     };
-    Ok(Proxy { host, port, credentials })
+    Ok(ProxyConfig { host, port, credentials })
 }
 
 /// A proxy as it may be shown.
-pub(super) fn proxy_shown(proxy: &Proxy) -> String {
+pub(super) fn proxy_shown(proxy: &ProxyConfig) -> String {
     // A user name alone may be a token, so both are left out.
     let user =
         if proxy.credentials.is_some() { format!("{REDACTED}:{REDACTED}@") } else { String::new() };

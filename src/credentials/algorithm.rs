@@ -1,9 +1,9 @@
 //! Names for the key algorithms and curves that occur, so that a refusal can name what it
 //! refuses.
 
-use x509_parser::x509::SubjectPublicKeyInfo;
+use std::fmt;
 
-use super::key::Curve;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// Object identifier of an elliptic curve public key.
 pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
@@ -11,11 +11,42 @@ pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 /// Object identifier of an Ed25519 public key.
 const ED25519: &str = "1.3.101.112";
 
+/// The curves that ring signs with; both satisfy the vendor's 256 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EcCurve {
+    /// NIST P-256, also prime256v1 and secp256r1: the vendor's documented choice.
+    P256,
+    /// NIST P-384, also secp384r1.
+    P384,
+}
+
+impl EcCurve {
+    /// Every usable curve.
+    pub const ALL: [Self; 2] = [Self::P256, Self::P384];
+
+    /// Dotted object identifier.
+    pub fn oid(self) -> &'static str {
+        match self {
+            Self::P256 => "1.2.840.10045.3.1.7",
+            Self::P384 => "1.3.132.0.34",
+        }
+    }
+}
+
+impl fmt::Display for EcCurve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+        })
+    }
+}
+
 /// A public key algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Algorithm {
+pub enum KeyAlgorithm {
     /// A curve we can sign with.
-    Ec(Curve),
+    Ec(EcCurve),
     /// Any other, by name.
     Other {
         /// Name for a person, such as `an RSA key` or `an EC key on secp256k1`.
@@ -25,7 +56,7 @@ pub enum Algorithm {
     },
 }
 
-impl Algorithm {
+impl KeyAlgorithm {
     /// From the object identifiers of an algorithm and of its named curve.
     pub fn from_oids(algorithm: &str, curve: Option<&str>) -> Self {
         match (algorithm, curve) {
@@ -37,7 +68,7 @@ impl Algorithm {
 
     /// From the object identifier of a named curve.
     pub fn from_curve(oid: &str) -> Self {
-        if let Some(curve) = Curve::ALL.into_iter().find(|c| c.oid() == oid) {
+        if let Some(curve) = EcCurve::ALL.into_iter().find(|c| c.oid() == oid) {
             return Self::Ec(curve);
         }
         let (name, reason) = match oid {
@@ -108,8 +139,8 @@ impl Algorithm {
     }
 }
 
-impl std::fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for KeyAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ec(curve) => write!(f, "an EC key on {curve}"),
             Self::Other { name, .. } => f.write_str(name),
@@ -128,15 +159,18 @@ mod tests {
 
     #[test]
     fn the_two_usable_curves_are_known_by_their_identifiers() {
-        assert_eq!(Algorithm::from_curve("1.2.840.10045.3.1.7"), Algorithm::Ec(Curve::P256));
-        assert_eq!(Algorithm::from_curve("1.3.132.0.34"), Algorithm::Ec(Curve::P384));
+        assert_eq!(
+            KeyAlgorithm::from_curve("1.2.840.10045.3.1.7"),
+            KeyAlgorithm::Ec(EcCurve::P256)
+        );
+        assert_eq!(KeyAlgorithm::from_curve("1.3.132.0.34"), KeyAlgorithm::Ec(EcCurve::P384));
     }
 
     #[test]
     fn an_unknown_algorithm_is_still_named_by_its_identifier() {
-        assert_eq!(Algorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
+        assert_eq!(KeyAlgorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
         assert_eq!(
-            Algorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),
+            KeyAlgorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),
             "an EC key on the curve 1.2.3"
         );
     }

@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use super::error::{CredentialError, Role};
+use super::error::{CredentialError, FileRole};
 use super::identity::{date, read_certificates};
 use super::inspect::CertificateFacts;
 use super::pem::PemFile;
@@ -16,20 +16,20 @@ pub const CENTILOC_CA: &str = include_str!("centiloc-ca.pem");
 
 /// Authorities to trust, at least one.
 #[derive(Debug)]
-pub struct Anchors {
+pub struct TrustAnchors {
     /// The certificates.
     pub certificates: Vec<CertificateDer<'static>>,
     /// Their facts, in the same order.
     pub facts: Vec<CertificateFacts>,
 }
 
-impl Anchors {
+impl TrustAnchors {
     /// Reads the bundle, or takes the built-in Centiloc CA.
     pub fn load(ca_file: Option<&Path>) -> Result<Self, CredentialError> {
         let Some(path) = ca_file else {
             return Ok(Self::built_in());
         };
-        let file = PemFile::read(Role::Anchors, path)?;
+        let file = PemFile::read(FileRole::Anchors, path)?;
         let (certificates, facts) = read_certificates(&file)?;
         if facts.iter().all(is_server_certificate) {
             return Err(CredentialError::AnchorIsServer {
@@ -55,7 +55,7 @@ impl Anchors {
         Self { certificates: vec![der], facts: vec![facts] }
     }
 
-    /// What works for now but wants attention, each with its cure.
+    /// What works for now but wants attention, each with its hint.
     pub fn warnings(&self, ca_file: Option<&Path>, now: OffsetDateTime) -> Vec<String> {
         let name = ca_file.map_or_else(|| "built-in CA".to_owned(), |p| p.display().to_string());
         let stale = self.facts.iter().filter(|facts| facts.expired(now)).map(|facts| {
@@ -94,11 +94,11 @@ fn is_server_certificate(facts: &CertificateFacts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Files, Leaf, Pki, self_signed};
+    use crate::credentials::testing::{LeafSpec, TestFiles, TestPki, self_signed};
 
     #[test]
     fn without_a_file_the_vendors_root_is_the_only_anchor() {
-        let anchors = Anchors::load(None).expect("built in");
+        let anchors = TrustAnchors::load(None).expect("built in");
         assert_eq!(anchors.facts.len(), 1);
         assert_eq!(anchors.facts[0].common_name.as_deref(), Some("Root CA Issuer"));
         assert!(anchors.warnings(None, OffsetDateTime::now_utc()).is_empty());
@@ -106,21 +106,21 @@ mod tests {
 
     #[test]
     fn a_server_certificate_as_the_only_anchor_is_refused_with_its_issuer_named() {
-        let pki = Pki::new();
-        let files = Files::new();
-        let path = files.write("ca.pem", &pki.issue(&Leaf::server("localhost")).pem);
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        let pki = TestPki::new();
+        let files = TestFiles::new();
+        let path = files.write("ca.pem", &pki.issue(&LeafSpec::server("localhost")).pem);
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("a server's own certificate"), "{text}");
         assert!(text.contains("issuer CN = Test Root"), "{text}");
     }
 
     #[test]
     fn a_bundle_may_hold_a_server_certificate_beside_authorities_with_a_warning() {
-        let pki = Pki::new();
-        let files = Files::new();
-        let leaf = pki.issue(&Leaf::server("localhost")).pem;
+        let pki = TestPki::new();
+        let files = TestFiles::new();
+        let leaf = pki.issue(&LeafSpec::server("localhost")).pem;
         let path = files.write("ca.pem", format!("{leaf}{}{CENTILOC_CA}", pki.authority_pem()));
-        let anchors = Anchors::load(Some(&path)).expect("two authorities");
+        let anchors = TrustAnchors::load(Some(&path)).expect("two authorities");
         assert_eq!(anchors.certificates.len(), 3);
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -129,13 +129,13 @@ mod tests {
 
     #[test]
     fn authority_on_unsupported_curve_is_named() {
-        let (pki, files) = (Pki::new(), Files::new());
+        let (pki, files) = (TestPki::new(), TestFiles::new());
         let p521 = self_signed("secp521r1");
         let path = files.write("ca.pem", &p521);
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("CN = Odd Root") && text.contains("P-521"), "{text}");
         let path = files.write("ca.pem", format!("{p521}{}", pki.authority_pem()));
-        let anchors = Anchors::load(Some(&path)).expect("one of two");
+        let anchors = TrustAnchors::load(Some(&path)).expect("one of two");
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("P-521"), "{warnings:?}");
@@ -143,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_private_key_as_trust_anchor_is_refused() {
-        let files = Files::new();
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let files = TestFiles::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         let path = files.write("ca.pem", issued.key.to_sec1_pem().as_str());
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("mqtt.tls.ca_file"), "{text}");
-        assert!(!text.contains("tls-cert.pem"), "the cure is not the client's: {text}");
+        assert!(!text.contains("tls-cert.pem"), "the hint is not the client's: {text}");
     }
 }

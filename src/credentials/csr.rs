@@ -7,7 +7,8 @@ use rcgen::{
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
-use super::key::{Curve, EcKey};
+use super::algorithm::EcCurve;
+use super::key::EcKey;
 
 /// PKCS#9 emailAddress, an `IA5String`.
 const EMAIL_ADDRESS: &[u64] = &[1, 2, 840, 113_549, 1, 9, 1];
@@ -20,7 +21,7 @@ const EMAIL_MAX: usize = 255;
 
 /// The subject of the request, in the words of the vendor's documentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Subject {
+pub struct RequestSubject {
     /// Common Name: the tenantID.
     pub tenant: String,
     /// Organization Name: the customer's company, even in case of data access delegation.
@@ -37,7 +38,7 @@ pub struct Subject {
     pub organizational_unit: Option<String>,
 }
 
-impl Subject {
+impl RequestSubject {
     /// Everything that is wrong with it, each with what was expected; empty if nothing.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -94,7 +95,7 @@ pub enum RequestError {
 }
 
 /// The request as PEM, signed by `key`.
-pub fn request_pem(subject: &Subject, key: &EcKey) -> Result<String, RequestError> {
+pub fn request_pem(subject: &RequestSubject, key: &EcKey) -> Result<String, RequestError> {
     let problems = subject.problems();
     if !problems.is_empty() {
         return Err(RequestError::Subject(problems));
@@ -109,8 +110,8 @@ pub fn request_pem(subject: &Subject, key: &EcKey) -> Result<String, RequestErro
 pub(crate) fn key_pair(key: &EcKey) -> Result<KeyPair, rcgen::Error> {
     let der: Zeroizing<Vec<u8>> = key.to_pkcs8_der();
     let algorithm = match key.curve() {
-        Curve::P256 => &PKCS_ECDSA_P256_SHA256,
-        Curve::P384 => &PKCS_ECDSA_P384_SHA384,
+        EcCurve::P256 => &PKCS_ECDSA_P256_SHA256,
+        EcCurve::P384 => &PKCS_ECDSA_P384_SHA384,
     };
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der.as_slice()), algorithm)
 }
@@ -173,25 +174,25 @@ mod tests {
     use crate::credentials::testing::openssl;
     use proptest::prelude::*;
 
-    fn subject() -> Subject {
-        Subject {
+    fn subject() -> RequestSubject {
+        RequestSubject {
             tenant: "acme".into(),
             organization: "Acme Santé".into(),
             email: "it@example.com".into(),
-            ..Subject::default()
+            ..RequestSubject::default()
         }
     }
 
     #[test]
     fn openssl_verifies_the_request_and_reads_the_subject_on_both_curves() {
-        let full = Subject {
+        let full = RequestSubject {
             country: Some("fr".into()),
             state: Some("Occitanie".into()),
             locality: Some("Toulouse".into()),
             organizational_unit: Some("IT".into()),
             ..subject()
         };
-        for (curve, bits) in [(Curve::P256, "256 bit"), (Curve::P384, "384 bit")] {
+        for (curve, bits) in [(EcCurve::P256, "256 bit"), (EcCurve::P384, "384 bit")] {
             let pem = request_pem(&full, &EcKey::generate(curve)).expect("a request");
             let args = ["req", "-verify", "-noout", "-text", "-nameopt", "RFC2253,-esc_msb,utf8"];
             let text = String::from_utf8(openssl(&args, pem.as_bytes())).unwrap();
@@ -208,8 +209,8 @@ mod tests {
 
     #[test]
     fn the_email_is_an_ia5_string_and_the_country_printable() {
-        let subject = Subject { country: Some("FR".into()), ..subject() };
-        let pem = request_pem(&subject, &EcKey::generate(Curve::P256)).expect("a request");
+        let subject = RequestSubject { country: Some("FR".into()), ..subject() };
+        let pem = request_pem(&subject, &EcKey::generate(EcCurve::P256)).expect("a request");
         let text = String::from_utf8(openssl(&["asn1parse"], pem.as_bytes())).unwrap();
         assert!(text.contains("IA5STRING         :it@example.com"), "{text}");
         assert!(text.contains("PRINTABLESTRING   :FR"), "{text}");
@@ -217,14 +218,14 @@ mod tests {
 
     #[test]
     fn every_problem_of_the_subject_is_reported_at_once() {
-        let bad = Subject {
+        let bad = RequestSubject {
             tenant: "ac/me".into(),
             organization: String::new(),
             email: "nobody".into(),
             country: Some("France".into()),
-            ..Subject::default()
+            ..RequestSubject::default()
         };
-        let error = request_pem(&bad, &EcKey::generate(Curve::P256)).expect_err("refused");
+        let error = request_pem(&bad, &EcKey::generate(EcCurve::P256)).expect_err("refused");
         let text = error.to_string();
         for option in ["--tenant", "--organization", "--email", "--country"] {
             assert!(text.contains(option), "{text}");
@@ -248,7 +249,7 @@ mod tests {
             country in prop::option::of("[A-Za-z0-9]{1,3}"), state in prop::option::of("\\PC{0,130}"),
         ) {
             let subject =
-                Subject { tenant, organization, email, country, state, ..Subject::default() };
+                RequestSubject { tenant, organization, email, country, state, ..RequestSubject::default() };
             let made = request_pem(&subject, &EcKey::P256(p256::SecretKey::from_slice(&[7; 32]).unwrap()));
             prop_assert_eq!(made.is_ok(), subject.problems().is_empty());
         }

@@ -1,5 +1,5 @@
 //! What can be wrong with a key or certificate file. Every message names the setting and the
-//! file, says what was found, and ends with the cure.
+//! file, says what was found, and ends with the hint.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The setting that names a file. It decides what the file must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum FileRole {
     /// `mqtt.tls.ca_file`
     Anchors,
     /// `mqtt.tls.cert_file`
@@ -24,7 +24,7 @@ pub enum Role {
     DatabaseKey,
 }
 
-impl Role {
+impl FileRole {
     fn setting(self) -> &'static str {
         match self {
             Self::Anchors => "mqtt.tls.ca_file",
@@ -60,21 +60,21 @@ impl Role {
 
 /// A file together with the setting that names it: how every message begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileName {
+pub struct ConfiguredFile {
     /// The setting.
-    pub role: Role,
+    pub role: FileRole,
     /// The path as configured.
     pub path: PathBuf,
 }
 
-impl FileName {
+impl ConfiguredFile {
     /// The file `path` in the role of `role`.
-    pub fn new(role: Role, path: &Path) -> Self {
+    pub fn new(role: FileRole, path: &Path) -> Self {
         Self { role, path: path.to_owned() }
     }
 }
 
-impl fmt::Display for FileName {
+impl fmt::Display for ConfiguredFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.role.setting(), self.path.display())
     }
@@ -84,77 +84,77 @@ impl fmt::Display for FileName {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it, and the fields are what they name")]
 pub enum CredentialError {
-    #[error("could not read {file}: {source}; {cure}")]
-    Unreadable { file: FileName, source: io::Error, cure: &'static str },
+    #[error("could not read {file}: {source}; {hint}")]
+    Unreadable { file: ConfiguredFile, source: io::Error, hint: &'static str },
     #[error("{file} is empty; expected {}", file.role.expected())]
-    Empty { file: FileName },
+    Empty { file: ConfiguredFile },
     #[error(
         "{file} is larger than {limit} bytes, so it is no key or certificate; expected {}",
         file.role.expected()
     )]
-    TooLarge { file: FileName, limit: u64 },
+    TooLarge { file: ConfiguredFile, limit: u64 },
     #[error("{file} is damaged UTF-16 text; save it as UTF-8 or ASCII")]
-    Utf16 { file: FileName },
-    #[error("{file} is binary ({found}), not PEM; convert it: {cure}")]
-    Binary { file: FileName, found: &'static str, cure: String },
+    Utf16 { file: ConfiguredFile },
+    #[error("{file} is binary ({found}), not PEM; convert it: {hint}")]
+    Binary { file: ConfiguredFile, found: &'static str, hint: String },
     #[error("{file} holds no PEM section (-----BEGIN …-----); expected {}", file.role.expected())]
-    NoPem { file: FileName },
+    NoPem { file: ConfiguredFile },
     #[error("{file} holds {found}; expected {}", file.role.expected())]
-    WrongContent { file: FileName, found: String },
+    WrongContent { file: ConfiguredFile, found: String },
     #[error(
         "{file} holds the signing request, not the certificate; set it to the certificate that \
          Centiloc sent back for it (tls-cert.pem)"
     )]
-    RequestForCertificate { file: FileName },
+    RequestForCertificate { file: ConfiguredFile },
     #[error(
         "{file} holds a private key, not a certificate; set it to the certificate that Centiloc \
          sent back (tls-cert.pem), and mqtt.tls.key_file to the key"
     )]
-    KeyForCertificate { file: FileName },
+    KeyForCertificate { file: ConfiguredFile },
     #[error(
         "{file} holds a certificate, not a private key; set it to the key made with the signing \
          request (private-key.pem)"
     )]
-    CertificateForKey { file: FileName },
+    CertificateForKey { file: ConfiguredFile },
     #[error(
         "mqtt.tls.cert_file and mqtt.tls.key_file are swapped: {certificate} is a private key \
          and {key} a certificate; exchange the two settings",
         certificate = certificate.path.display(), key = key.path.display()
     )]
-    Swapped { certificate: FileName, key: FileName },
+    Swapped { certificate: ConfiguredFile, key: ConfiguredFile },
     #[error(
         "{file} holds a private key protected by a passphrase, which nobody can type when the \
          service starts; write it without one: openssl pkey -in {path} -out plain-key.pem, then \
          chmod 600 plain-key.pem",
         path = file.path.display()
     )]
-    EncryptedKey { file: FileName },
+    EncryptedKey { file: ConfiguredFile },
     #[error("{file} holds {found} private keys and it is not clear which one counts; keep one")]
-    SeveralKeys { file: FileName, found: usize },
+    SeveralKeys { file: ConfiguredFile, found: usize },
     #[error("{file} is damaged: {detail}; copy it again in full, from -----BEGIN to -----END")]
-    Damaged { file: FileName, detail: String },
+    Damaged { file: ConfiguredFile, detail: String },
     #[error(
         "{file} is {found}: {reason}; make a new key and a signing request for it with \
          centiloc-bridge csr"
     )]
-    RefusedKey { file: FileName, found: String, reason: &'static str },
+    RefusedKey { file: ConfiguredFile, found: String, reason: &'static str },
     #[error(
         "{file}: the private key {key} does not belong to it (its subject is {subject}, its \
          public key {found}); use the key made with the request for this certificate",
         key = key.path.display()
     )]
-    KeyMismatch { file: FileName, key: FileName, subject: String, found: String },
+    KeyMismatch { file: ConfiguredFile, key: ConfiguredFile, subject: String, found: String },
     #[error(
         "{file} holds a server's own certificate (subject {subject}), which cannot be a trust \
          anchor; set it to the certificate of the authority that signed it (issuer {issuer}), or \
          leave mqtt.tls.ca_file out for the built-in Centiloc CA"
     )]
-    AnchorIsServer { file: FileName, subject: String, issuer: String },
+    AnchorIsServer { file: ConfiguredFile, subject: String, issuer: String },
     #[error(
         "{file}: the authority {subject} has {found}, whose signatures cannot be verified; ask the \
          broker's operator for an authority with a key on P-256 or P-384, RSA or Ed25519"
     )]
-    UnverifiableAnchor { file: FileName, subject: String, found: String },
+    UnverifiableAnchor { file: ConfiguredFile, subject: String, found: String },
     #[error("{file}: certificate {place} cannot be a trust anchor: {detail}; remove or replace it")]
-    UnusableAnchor { file: FileName, place: usize, detail: String },
+    UnusableAnchor { file: ConfiguredFile, place: usize, detail: String },
 }

@@ -15,7 +15,7 @@ pub const NOTICES: [i64; 5] = [60, 30, 14, 7, 1];
 
 /// What is to be said now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
+pub enum ExpiryNotice {
     /// So many whole days are left; at most one of [`NOTICES`].
     Days(i64),
     /// It is over.
@@ -24,15 +24,15 @@ pub enum Notice {
 
 /// What was said about one certificate.
 #[derive(Debug, Clone, Default)]
-pub struct Expiry {
+pub struct ExpiryReminder {
     /// The notice given last: one of [`NOTICES`], or 0 for expired. Never grows.
     said: Option<i64>,
 }
 
-impl Expiry {
+impl ExpiryReminder {
     /// What is due now, once for each of [`NOTICES`] and once for the end. A process that starts
     /// late says only the most urgent one.
-    pub fn due(&mut self, facts: &CertificateFacts, now: OffsetDateTime) -> Option<Notice> {
+    pub fn due(&mut self, facts: &CertificateFacts, now: OffsetDateTime) -> Option<ExpiryNotice> {
         let days = facts.days_left(now);
         let stage = if facts.expired(now) {
             0
@@ -43,7 +43,7 @@ impl Expiry {
             return None;
         }
         self.said = Some(stage);
-        Some(if stage == 0 { Notice::Expired } else { Notice::Days(days) })
+        Some(if stage == 0 { ExpiryNotice::Expired } else { ExpiryNotice::Days(days) })
     }
 }
 
@@ -79,16 +79,18 @@ pub fn advice(facts: &CertificateFacts, tenant: &str, key_file: &Path) -> String
 }
 
 /// The notice in words.
-pub fn in_words(notice: Notice, facts: &CertificateFacts) -> String {
+pub fn in_words(notice: ExpiryNotice, facts: &CertificateFacts) -> String {
     match notice {
-        Notice::Expired => format!("the client certificate expired on {}", date(facts.not_after)),
-        Notice::Days(0) => {
+        ExpiryNotice::Expired => {
+            format!("the client certificate expired on {}", date(facts.not_after))
+        }
+        ExpiryNotice::Days(0) => {
             format!("the client certificate expires today, at {}", date(facts.not_after))
         }
-        Notice::Days(1) => {
+        ExpiryNotice::Days(1) => {
             format!("the client certificate expires in 1 day, on {}", date(facts.not_after))
         }
-        Notice::Days(days) => {
+        ExpiryNotice::Days(days) => {
             format!("the client certificate expires in {days} days, on {}", date(facts.not_after))
         }
     }
@@ -107,12 +109,12 @@ fn quoted(word: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Leaf, Pki};
+    use crate::credentials::testing::{LeafSpec, TestPki};
     use proptest::prelude::*;
     use time::Duration;
 
     fn facts() -> CertificateFacts {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         let der = rustls_pki_types::pem::PemObject::from_pem_slice(issued.pem.as_bytes());
         CertificateFacts::from_der(&der.expect("PEM")).expect("a certificate")
     }
@@ -120,25 +122,28 @@ mod tests {
     #[test]
     fn each_notice_comes_once_and_on_its_day() {
         let facts = facts();
-        let mut expiry = Expiry::default();
+        let mut expiry = ExpiryReminder::default();
         let mut said = Vec::new();
         for hours in (-48..=24 * 70i64).rev() {
             let now = facts.not_after - Duration::hours(hours);
             said.extend(expiry.due(&facts, now));
         }
-        let expected = [60, 30, 14, 7, 1].map(Notice::Days);
-        assert_eq!(said, [&expected[..], &[Notice::Expired]].concat());
+        let expected = [60, 30, 14, 7, 1].map(ExpiryNotice::Days);
+        assert_eq!(said, [&expected[..], &[ExpiryNotice::Expired]].concat());
     }
 
     #[test]
     fn a_late_start_says_the_most_urgent_notice_only() {
         let facts = facts();
-        let mut expiry = Expiry::default();
+        let mut expiry = ExpiryReminder::default();
         let now = facts.not_after - Duration::days(10) - Duration::HOUR;
-        assert_eq!(expiry.due(&facts, now), Some(Notice::Days(10)));
+        assert_eq!(expiry.due(&facts, now), Some(ExpiryNotice::Days(10)));
         assert_eq!(expiry.due(&facts, now), None);
-        let mut expiry = Expiry::default();
-        assert_eq!(expiry.due(&facts, facts.not_after + Duration::DAY), Some(Notice::Expired));
+        let mut expiry = ExpiryReminder::default();
+        assert_eq!(
+            expiry.due(&facts, facts.not_after + Duration::DAY),
+            Some(ExpiryNotice::Expired)
+        );
     }
 
     #[test]
@@ -174,7 +179,7 @@ mod tests {
             hours in prop::collection::vec(-100i64..2000, 0..100)
         ) {
             let facts = facts();
-            let mut expiry = Expiry::default();
+            let mut expiry = ExpiryReminder::default();
             let said = hours
                 .into_iter()
                 .filter_map(|h| expiry.due(&facts, facts.not_after - Duration::hours(h)))

@@ -46,7 +46,7 @@ impl Drop for NewFile {
     }
 }
 
-/// A sentence if others may read or change the private key, with the cure. `None` also where the
+/// A sentence if others may read or change the private key, with the hint. `None` also where the
 /// mode cannot be told: reading the file reports that better.
 pub fn exposure(path: &Path) -> Option<String> {
     exposure_of("private key", path)

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::error::{CredentialError, Role};
+use super::error::{CredentialError, FileRole};
 use super::files;
 use super::inspect::{CertificateFacts, chain_break, chain_order};
 use super::key::EcKey;
@@ -17,7 +17,7 @@ pub const RENEW_DAYS: i64 = 60;
 
 /// A client certificate with its private key.
 #[derive(Debug)]
-pub struct Identity {
+pub struct ClientIdentity {
     /// The certificate and its intermediates, in the order TLS wants.
     pub chain: Vec<CertificateDer<'static>>,
     /// Facts of the certificate itself (the first of the chain).
@@ -30,11 +30,11 @@ pub struct Identity {
     pub key_exposed: Option<String>,
 }
 
-impl Identity {
+impl ClientIdentity {
     /// Reads and matches the two files.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, CredentialError> {
-        let certificate = PemFile::read(Role::Certificate, cert_file);
-        let key = PemFile::read(Role::Key, key_file);
+        let certificate = PemFile::read(FileRole::Certificate, cert_file);
+        let key = PemFile::read(FileRole::Key, key_file);
         if let (Ok(certificate), Ok(key)) = (&certificate, &key)
             && swapped(certificate, key)
         {
@@ -63,7 +63,7 @@ impl Identity {
         })
     }
 
-    /// What works for now but wants attention, each with its cure.
+    /// What works for now but wants attention, each with its hint.
     pub fn warnings(&self, cert_file: &Path, now: OffsetDateTime) -> Vec<String> {
         let file = cert_file.display();
         let mut warnings: Vec<String> = self.key_exposed.iter().cloned().collect();
@@ -165,27 +165,27 @@ pub(crate) fn date(time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::key::Curve;
-    use crate::credentials::testing::{Files, Leaf, Pki, openssl};
+    use crate::credentials::algorithm::EcCurve;
+    use crate::credentials::testing::{LeafSpec, TestFiles, TestPki, openssl};
     use std::os::unix::fs::PermissionsExt;
     use time::Duration;
 
-    fn failure(files: &Files, cert: &str, key: &str) -> CredentialError {
-        Identity::load(&files.path(cert), &files.path(key)).expect_err("must be refused")
+    fn failure(files: &TestFiles, cert: &str, key: &str) -> CredentialError {
+        ClientIdentity::load(&files.path(cert), &files.path(key)).expect_err("must be refused")
     }
 
     #[test]
     fn a_certificate_and_its_key_are_loaded_in_either_key_format_and_curve() {
-        for curve in Curve::ALL {
-            let issued = Pki::new().issue(&Leaf::client("acme").curve(curve));
-            let files = Files::new();
+        for curve in EcCurve::ALL {
+            let issued = TestPki::new().issue(&LeafSpec::client("acme").curve(curve));
+            let files = TestFiles::new();
             files.write("cert.pem", &issued.pem);
             let sec1 = files.write("sec1.pem", issued.key.to_sec1_pem().as_str());
             let pkcs8 =
                 openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", &sec1.display().to_string()], &[]);
             files.write("pkcs8.pem", pkcs8);
             for key in ["sec1.pem", "pkcs8.pem"] {
-                let loaded = Identity::load(&files.path("cert.pem"), &files.path(key));
+                let loaded = ClientIdentity::load(&files.path("cert.pem"), &files.path(key));
                 let loaded = loaded.expect("fits");
                 assert_eq!(loaded.facts.common_name.as_deref(), Some("acme"));
                 assert_eq!(loaded.key.curve(), curve);
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused_with_both_files_named() {
-        let files = Files::new();
-        files.write("cert.pem", &Pki::new().issue(&Leaf::client("acme")).pem);
-        files.write("key.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+        let files = TestFiles::new();
+        files.write("cert.pem", &TestPki::new().issue(&LeafSpec::client("acme")).pem);
+        files.write("key.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
         let text = failure(&files, "cert.pem", "key.pem").to_string();
         assert!(text.contains("does not belong to it (its subject is "), "{text}");
         assert!(text.contains("CN = acme"), "{text}");
@@ -208,8 +208,8 @@ mod tests {
 
     #[test]
     fn swapped_files_are_recognised_as_such_and_single_mistakes_as_theirs() {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
-        let files = Files::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         files.write("cert.pem", &issued.pem);
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
         let swapped = failure(&files, "key.pem", "cert.pem");
@@ -222,41 +222,44 @@ mod tests {
 
     #[test]
     fn one_file_with_both_serves_for_both() {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
-        let files = Files::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         let both = format!("{}{}", issued.key.to_sec1_pem().as_str(), issued.pem);
         let path = files.write("both.pem", both);
-        assert!(Identity::load(&path, &path).is_ok());
+        assert!(ClientIdentity::load(&path, &path).is_ok());
     }
 
     #[test]
     fn a_chain_out_of_order_is_sent_in_order_with_a_warning() {
-        let root = Pki::new();
+        let root = TestPki::new();
         let middle = root.intermediate("Middle");
-        let issued = middle.issue(&Leaf::client("acme"));
-        let files = Files::new();
+        let issued = middle.issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
         let in_order = format!("{}{}", issued.pem, middle.authority_pem());
         files.write("good.pem", &in_order);
         files.write("bad.pem", format!("{}{}", middle.authority_pem(), issued.pem));
-        let good = Identity::load(&files.path("good.pem"), &files.path("key.pem")).expect("good");
-        let bad = Identity::load(&files.path("bad.pem"), &files.path("key.pem")).expect("bad");
+        let good =
+            ClientIdentity::load(&files.path("good.pem"), &files.path("key.pem")).expect("good");
+        let bad =
+            ClientIdentity::load(&files.path("bad.pem"), &files.path("key.pem")).expect("bad");
         assert_eq!(good.chain, bad.chain);
         assert_eq!(good.chain_note, None);
         assert!(bad.chain_note.expect("a note").contains("client certificate first"));
-        files.write("odd.pem", format!("{}{}", issued.pem, Pki::new().authority_pem()));
-        let odd = Identity::load(&files.path("odd.pem"), &files.path("key.pem")).expect("odd");
+        files.write("odd.pem", format!("{}{}", issued.pem, TestPki::new().authority_pem()));
+        let odd =
+            ClientIdentity::load(&files.path("odd.pem"), &files.path("key.pem")).expect("odd");
         assert!(odd.chain_note.expect("a note").contains("not followed by its issuer"));
     }
 
     #[test]
     fn an_exposed_key_and_a_version_1_certificate_are_warned_about() {
-        let issued = Pki::new().issue(&Leaf::client("acme").version_1());
-        let files = Files::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme").version_1());
+        let files = TestFiles::new();
         let cert = files.write("cert.pem", &issued.pem);
         let key = files.write("key.pem", issued.key.to_sec1_pem().as_str());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let loaded = Identity::load(&cert, &key).expect("v1 is accepted");
+        let loaded = ClientIdentity::load(&cert, &key).expect("v1 is accepted");
         let warnings = loaded.warnings(&cert, OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("chmod 600"), "{warnings:?}");
@@ -265,11 +268,12 @@ mod tests {
 
     #[test]
     fn the_validity_is_remarked_on_before_during_the_last_two_months_and_after() {
-        let files = Files::new();
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let files = TestFiles::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         files.write("cert.pem", &issued.pem);
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
-        let id = Identity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
+        let id =
+            ClientIdentity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
         let note = |now| validity_note(&id.facts, now).unwrap_or_default();
         assert!(note(id.facts.not_before - Duration::DAY).contains("this machine's clock"));
         assert_eq!(note(id.facts.not_after - Duration::days(70)), "");

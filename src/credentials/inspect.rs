@@ -6,7 +6,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::x509::AttributeTypeAndValue;
 
-use super::algorithm::Algorithm;
+use super::algorithm::KeyAlgorithm;
 use super::key::EcKey;
 
 /// The facts of one certificate.
@@ -31,7 +31,7 @@ pub struct CertificateFacts {
     /// X.509 version, 1 to 3. Only version 3 has extensions.
     pub version: u32,
     /// Public key algorithm and curve.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Subject alternative names: DNS names, addresses, e-mail addresses, URIs.
     pub alternative_names: Vec<String>,
     /// Basic Constraints: whether it may issue certificates.
@@ -46,7 +46,7 @@ pub struct CertificateFacts {
 
 /// How a certificate's common name compares with the configured tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TenantFit {
+pub enum TenantMatch {
     /// The same.
     Exact,
     /// The same but for upper and lower case: topics are case-sensitive, so one of them is wrong.
@@ -74,7 +74,7 @@ impl CertificateFacts {
             not_before: certificate.validity().not_before.to_datetime(),
             not_after: certificate.validity().not_after.to_datetime(),
             version: certificate.version().0 + 1,
-            algorithm: Algorithm::of(certificate.public_key()),
+            algorithm: KeyAlgorithm::of(certificate.public_key()),
             alternative_names: alternative_names(&certificate),
             authority: certificate.is_ca(),
             subject_der: subject.as_raw().to_vec(),
@@ -109,19 +109,19 @@ impl CertificateFacts {
     }
 
     /// Compares the common name with the tenant.
-    pub fn fits_tenant(&self, tenant: &str) -> TenantFit {
+    pub fn fits_tenant(&self, tenant: &str) -> TenantMatch {
         match self.common_name.as_deref() {
-            Some(name) if name == tenant => TenantFit::Exact,
-            Some(name) if name.to_lowercase() == tenant.to_lowercase() => TenantFit::CaseDiffers,
-            _ => TenantFit::Other,
+            Some(name) if name == tenant => TenantMatch::Exact,
+            Some(name) if name.to_lowercase() == tenant.to_lowercase() => TenantMatch::CaseDiffers,
+            _ => TenantMatch::Other,
         }
     }
 
     /// Whether `key` is the private key of this certificate.
     pub fn belongs_to(&self, key: &EcKey) -> bool {
         match self.algorithm {
-            Algorithm::Ec(curve) => key.has_public_key(curve, &self.public_point),
-            Algorithm::Other { .. } => false,
+            KeyAlgorithm::Ec(curve) => key.has_public_key(curve, &self.public_point),
+            KeyAlgorithm::Other { .. } => false,
         }
     }
 }
@@ -202,8 +202,8 @@ fn address(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::key::Curve;
-    use crate::credentials::testing::{Leaf, Pki};
+    use crate::credentials::algorithm::EcCurve;
+    use crate::credentials::testing::{LeafSpec, TestPki};
     use proptest::prelude::*;
     use rustls_pki_types::pem::PemObject;
     use time::Duration;
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(facts.serial, "27:6c:e9:94:28:f6:10:b7:bc:e7:09:0c:69:7c:d5:82");
         assert_eq!(facts.not_before, datetime!(2022-10-14 07:49:41 UTC));
         assert_eq!(facts.not_after, datetime!(2121-05-08 07:49:41 UTC));
-        assert_eq!(facts.algorithm, Algorithm::Ec(Curve::P256));
+        assert_eq!(facts.algorithm, KeyAlgorithm::Ec(EcCurve::P256));
         assert_eq!(facts.alternative_names, ["centiloc.com", "www.centiloc.com"]);
         assert_eq!((facts.version, facts.authority, facts.self_issued()), (3, true, true));
     }
@@ -239,30 +239,30 @@ mod tests {
 
     #[test]
     fn a_common_name_is_compared_with_the_tenant_to_the_letter() {
-        let facts = facts(&Pki::new().issue(&Leaf::client("Acme-1")).pem);
-        assert_eq!(facts.fits_tenant("Acme-1"), TenantFit::Exact);
-        assert_eq!(facts.fits_tenant("acme-1"), TenantFit::CaseDiffers);
-        assert_eq!(facts.fits_tenant("acme"), TenantFit::Other);
+        let facts = facts(&TestPki::new().issue(&LeafSpec::client("Acme-1")).pem);
+        assert_eq!(facts.fits_tenant("Acme-1"), TenantMatch::Exact);
+        assert_eq!(facts.fits_tenant("acme-1"), TenantMatch::CaseDiffers);
+        assert_eq!(facts.fits_tenant("acme"), TenantMatch::Other);
         assert_eq!(facts.email.as_deref(), Some("it@example.com"));
     }
 
     #[test]
     fn a_version_1_certificate_is_read_with_its_version() {
-        let pki = Pki::new();
-        let facts = facts(&pki.issue(&Leaf::client("acme").version_1()).pem);
+        let pki = TestPki::new();
+        let facts = facts(&pki.issue(&LeafSpec::client("acme").version_1()).pem);
         assert_eq!((facts.version, facts.authority), (1, false));
         assert_eq!(facts.common_name.as_deref(), Some("acme"));
     }
 
     #[test]
     fn a_shuffled_chain_is_put_in_order_and_strangers_stay_at_the_end() {
-        let pki = Pki::new();
+        let pki = TestPki::new();
         let middle = pki.intermediate("Middle");
         let chain = [
             facts(&pki.authority_pem()),
             facts(&pki.intermediate("Stranger").authority_pem()),
             facts(&middle.authority_pem()),
-            facts(&middle.issue(&Leaf::client("acme")).pem),
+            facts(&middle.issue(&LeafSpec::client("acme")).pem),
         ];
         assert_eq!(chain_order(&chain, 3), [3, 2, 0, 1]);
         assert_eq!(chain_break(&chain), Some(0));

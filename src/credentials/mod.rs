@@ -14,11 +14,11 @@ pub mod identity;
 pub mod inspect;
 pub mod key;
 pub mod pem;
-pub mod preflight;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use algorithm::EcCurve;
 pub use error::CredentialError;
-pub use identity::Identity;
+pub use identity::ClientIdentity;
 pub use inspect::CertificateFacts;
-pub use key::{Curve, EcKey};
+pub use key::EcKey;

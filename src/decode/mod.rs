@@ -66,7 +66,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the schema that the configuration names, or the shipped one.
-    pub fn new(config: &config::Decode, tenant: &str) -> Result<Self, SchemaError> {
+    pub fn new(config: &config::DecodeConfig, tenant: &str) -> Result<Self, SchemaError> {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
@@ -96,7 +96,11 @@ impl Decoder {
     }
 
     /// Refuses a schema that lacks a message which `mqtt` subscribes to.
-    pub fn require(&self, decode: &config::Decode, mqtt: &config::Mqtt) -> Result<(), SchemaError> {
+    pub fn require(
+        &self,
+        decode: &config::DecodeConfig,
+        mqtt: &config::MqttConfig,
+    ) -> Result<(), SchemaError> {
         let wanted =
             [(Kind::Item, mqtt.items, "mqtt.items"), (Kind::Board, mqtt.boards, "mqtt.boards")];
         match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {

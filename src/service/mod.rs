@@ -26,7 +26,7 @@ use self::reloader::Reloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, Reconnect};
+use crate::config::{Config, LoadedConfig, ReconnectConfig};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::progress::{Registry, idle};
@@ -47,8 +47,8 @@ use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
 /// Bounds of the wait before a fallen pipeline is rebuilt.
-const REBUILD: Reconnect =
-    Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
+const REBUILD: ReconnectConfig =
+    ReconnectConfig { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// How long the stages left over from a fallen pipeline may take to end.
 const TAKE_DOWN: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ struct Service {
 
 /// What a reload turns.
 struct Dials {
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<ReconnectConfig>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
@@ -114,7 +114,7 @@ impl End {
 }
 
 /// Runs the service until it is told to stop.
-pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
+pub async fn run(loaded: LoadedConfig, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (Signals::listen()?, Reloads::listen()?);
     let service = Service::new(loaded.config.clone())?;
     let reloader = Reloader { source, log, in_force: loaded };

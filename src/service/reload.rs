@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
 
-use crate::config::{Config, Loaded, Problems, load, process_environment};
+use crate::config::{Config, ConfigError, LoadedConfig, load, process_environment};
 
 /// Keys that count at once. Credentials count from the next connection on, which is made for them.
 pub const LIVE: [&str; 14] = [
@@ -34,7 +34,7 @@ pub struct Source {
 
 impl Source {
     /// The configuration as it is now. The environment of a process never changes.
-    pub fn load(&self) -> Result<Loaded, Problems> {
+    pub fn load(&self) -> Result<LoadedConfig, ConfigError> {
         load(self.file.as_deref(), process_environment())
     }
 }
@@ -50,7 +50,7 @@ pub struct Changes {
 
 /// Compares with what is in force. Keys are sorted by what becomes of them, never by value, so that
 /// no secret is shown.
-pub fn changes(in_force: &Loaded, new: &Loaded) -> Changes {
+pub fn changes(in_force: &LoadedConfig, new: &LoadedConfig) -> Changes {
     let mut changes = Changes::default();
     for (old, new) in in_force.settings.iter().zip(&new.settings) {
         debug_assert_eq!(old.key, new.key, "settings are in the order of the table");
@@ -94,7 +94,7 @@ fn reveal(secret: &secrecy::SecretString) -> String {
 }
 
 /// What is in force once `new` was applied: its live settings, and the rest as it was.
-pub fn in_force(mut old: Loaded, new: &Loaded) -> Loaded {
+pub fn in_force(mut old: LoadedConfig, new: &LoadedConfig) -> LoadedConfig {
     for (old, new) in old.settings.iter_mut().zip(&new.settings) {
         if LIVE.contains(&new.key) {
             *old = new.clone();
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::config::keys::KEYS;
 
-    fn loaded(extra: &str) -> Loaded {
+    fn loaded(extra: &str) -> LoadedConfig {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let text = format!(

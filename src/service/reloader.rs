@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::Service;
-use crate::config::{Loaded, Problems};
+use crate::config::{ConfigError, LoadedConfig};
 use crate::files;
 use crate::service::notify;
 use crate::service::reload::{self, Changes, Source};
@@ -17,7 +17,7 @@ pub(super) struct Reloader {
     pub source: Source,
     pub log: LogHandle,
     /// What the service works with: what it started with, and what was applied since.
-    pub in_force: Loaded,
+    pub in_force: LoadedConfig,
 }
 
 impl Reloader {
@@ -39,7 +39,7 @@ impl Reloader {
     }
 
     /// Keeps the password in force where its file does not answer.
-    fn with_password(&self, mut new: Loaded) -> Loaded {
+    fn with_password(&self, mut new: LoadedConfig) -> LoadedConfig {
         let (old, mqtt) = (&self.in_force.config.mqtt, &mut new.config.mqtt);
         if mqtt.password.is_none() && mqtt.password_file.is_some() {
             mqtt.password.clone_from(&old.password);
@@ -47,7 +47,7 @@ impl Reloader {
         new
     }
 
-    fn apply(&mut self, new: &Loaded, service: &Service) {
+    fn apply(&mut self, new: &LoadedConfig, service: &Service) {
         let changes = reload::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
             tracing::error!(%error, "the log level stays as it was");
@@ -69,7 +69,7 @@ impl Reloader {
 }
 
 impl super::Dials {
-    fn apply(&self, new: &Loaded) {
+    fn apply(&self, new: &LoadedConfig) {
         let config = &new.config;
         set(&self.reconnect, config.mqtt.reconnect);
         set(&self.max_events, config.batch.max_events);
@@ -109,8 +109,8 @@ fn report(changes: &Changes) {
     }
 }
 
-fn refuse(problems: &Problems, service: &Service) {
-    for problem in &problems.list {
+fn refuse(problems: &ConfigError, service: &Service) {
+    for problem in &problems.problems {
         tracing::error!(problem = %problem, "the new configuration is refused; the earlier one stays");
     }
     service.health.update(|snapshot| snapshot.configuration.problem = Some(problems.to_string()));

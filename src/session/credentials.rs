@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::tls;
-use crate::config::{Mqtt, Tls, read_secret};
+use crate::config::{MqttConfig, TlsConfig, read_secret};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 use crate::files;
 
 /// More than any file read here holds; what is behind it cannot matter.
@@ -25,7 +25,7 @@ pub struct Sources {
     /// Whose certificate it must be.
     pub tenant: String,
     /// Section `mqtt.tls`.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// `mqtt.username`.
     pub username: Option<String>,
     /// The password as read with the configuration.
@@ -38,7 +38,7 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct Credentials {
     /// The section the TLS files were named in.
-    section: Option<Tls>,
+    section: Option<TlsConfig>,
     /// Ready for a connection; `None` without TLS.
     pub tls: Option<tls::Loaded>,
     username: Option<String>,
@@ -62,7 +62,7 @@ pub struct Fingerprint([u8; 32]);
 
 impl Sources {
     /// As configured.
-    pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
+    pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
         Self {
             tenant: tenant.to_owned(),
             tls: mqtt.tls.clone(),
@@ -141,8 +141,8 @@ impl Sources {
     }
 
     /// Explains a certificate whose common name is not the tenant.
-    fn foreign_certificate(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
-        if facts.fits_tenant(&self.tenant) == TenantFit::Exact {
+    fn foreign_certificate(&self, section: &TlsConfig, facts: &CertificateFacts) -> Option<String> {
+        if facts.fits_tenant(&self.tenant) == TenantMatch::Exact {
             return None;
         }
         Some(format!(
@@ -167,7 +167,7 @@ impl Credentials {
     }
 
     /// Puts them into the settings that a connection is made from.
-    pub fn apply_to(&self, mqtt: &mut Mqtt) {
+    pub fn apply_to(&self, mqtt: &mut MqttConfig) {
         mqtt.tls.clone_from(&self.section);
         mqtt.username.clone_from(&self.username);
         mqtt.password.clone_from(&self.password);

@@ -19,7 +19,7 @@ use super::transport::{Connect, Publish};
 use crate::accounting::Accounting;
 use crate::ack::ConnectionId;
 use crate::clock::Clock;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 use crate::message::{ConnectionName, ConnectionNews, GapCause};
 use crate::telemetry::health::{CertificateHealth, Phase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
@@ -50,7 +50,7 @@ pub struct Shared {
     /// The tenant.
     pub tenant: String,
     /// Section `mqtt`.
-    pub mqtt: Mqtt,
+    pub mqtt: MqttConfig,
     /// Topic filters to subscribe to.
     pub filters: Vec<String>,
     /// Figures.
@@ -71,7 +71,7 @@ impl Shared {
     pub fn new(
         process: Process,
         tenant: String,
-        mqtt: Mqtt,
+        mqtt: MqttConfig,
         filters: Vec<String>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,

@@ -23,11 +23,11 @@ use super::mismatch;
 use super::pace::Pace;
 use super::source::{Message, Source};
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
+use crate::config::ReconnectConfig;
 
 /// A broker that went away is asked again this often.
-const RECONNECT: Reconnect =
-    Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(5) };
+const RECONNECT: ReconnectConfig =
+    ReconnectConfig { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 /// Covers DNS, TCP, TLS and CONNACK.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// Short, so that a half-open connection is noticed while someone watches.

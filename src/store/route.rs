@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fault::Fault;
 use super::relay;
-use crate::config::{DatabaseHost, DatabaseUrl, Endpoint, SslMode};
+use crate::config::{DatabaseEndpoint, DatabaseHost, DatabaseUrl, SslMode};
 use crate::race::{self, EVERY, FIRST, FailedAttempt, Outcome, Pace, Reached, Suspects};
 
 /// How `sqlx` gets to the server.
@@ -33,7 +33,7 @@ pub(super) struct Found {
 /// Finds the way to an endpoint.
 pub(super) async fn find(
     url: &DatabaseUrl,
-    endpoint: &Endpoint,
+    endpoint: &DatabaseEndpoint,
     suspects: &Suspects,
     limit: Duration,
 ) -> Result<Found, Fault> {

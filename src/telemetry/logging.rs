@@ -16,7 +16,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use super::stderr::Stderr;
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use crate::timestamp;
 
 /// Libraries that tell more than an operator wants to know at the level of their own.
@@ -67,7 +67,7 @@ impl LogHandle {
 }
 
 /// Sets up the log of the process. To be called once.
-pub fn init(log: &Log) -> Result<LogHandle, LogError> {
+pub fn init(log: &LogConfig) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let layer = layer(log.format, Style::of_stderr(), || Stderr);
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;

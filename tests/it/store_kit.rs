@@ -68,8 +68,8 @@ impl Bench {
     }
 }
 
-pub fn config(url: &str) -> config::Database {
-    config::Database {
+pub fn config(url: &str) -> config::DatabaseConfig {
+    config::DatabaseConfig {
         url: url.to_owned().into(),
         max_connections: 4,
         statement_timeout: Duration::from_secs(30),

@@ -45,7 +45,7 @@ async fn let_go(mut holder: PgConnection) {
 
 /// A store whose statements may take as long as this.
 fn hasty_store(bench: &Bench, statement_timeout: Duration) -> Store {
-    let config = config::Database { statement_timeout, ..config(&bench.db.socket_url()) };
+    let config = config::DatabaseConfig { statement_timeout, ..config(&bench.db.socket_url()) };
     Store::new(&config, PartitionSpan::Month).unwrap()
 }
 

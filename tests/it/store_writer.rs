@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
 use centiloc_bridge::clock::Clock;
-use centiloc_bridge::config::{PartitionSpan, Reconnect};
+use centiloc_bridge::config::{PartitionSpan, ReconnectConfig};
 use centiloc_bridge::message::{ConnectionNews, Decoded, Feedback};
 use centiloc_bridge::store::schema::SchemaError;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
@@ -45,7 +45,7 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         decoded,
         feedback,
         max_events: tokio::sync::watch::channel(50).1,
-        waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
+        waits: Waits { retry: ReconnectConfig { min: short, max: short * 10 }, stop: short * 5 },
         condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use centiloc_bridge::accounting::Accounting;
-use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
+use centiloc_bridge::config::{self, KeepPayload, MqttConfig, ReconnectConfig, SubscribedFormats};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::decode::stage::Stage as DecodeStage;
 use centiloc_bridge::message::{Decoded, Feedback, GapCause};
@@ -104,7 +104,7 @@ pub struct Process {
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
     max_events: watch::Sender<usize>,
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<ReconnectConfig>,
     connections: Arc<AtomicU64>,
     pipeline: Pipeline,
 }
@@ -325,12 +325,12 @@ impl Process {
 
 fn decoder() -> Arc<Decoder> {
     static DECODER: OnceLock<Arc<Decoder>> = OnceLock::new();
-    let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Never };
+    let config = config::DecodeConfig { proto_file: None, keep_payload: KeepPayload::Never };
     Arc::clone(DECODER.get_or_init(|| Arc::new(Decoder::new(&config, "acme").unwrap())))
 }
 
-fn mqtt(settings: &Settings) -> Mqtt {
-    Mqtt {
+fn mqtt(settings: &Settings) -> MqttConfig {
+    MqttConfig {
         host: "broker".into(),
         port: 1883,
         client_id: "acme-bridge".into(),
@@ -342,13 +342,13 @@ fn mqtt(settings: &Settings) -> Mqtt {
         proxy: None,
         max_packet_size: settings.max_packet_size,
         max_unacked: settings.max_unacked,
-        items: Formats::Json,
-        boards: Formats::Off,
+        items: SubscribedFormats::Json,
+        boards: SubscribedFormats::Off,
         share_group: None,
         session_expiry: Duration::from_secs(7200),
         queue_grace: settings.queue_grace,
         tls: None,
-        reconnect: Reconnect { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        reconnect: ReconnectConfig { min: Duration::from_millis(200), max: Duration::from_secs(5) },
     }
 }
 

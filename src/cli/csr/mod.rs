@@ -13,11 +13,11 @@ use clap::{Args, ValueEnum};
 use self::report::Report;
 use super::UsageError;
 
-use crate::credentials::csr::{Subject, request_pem};
-use crate::credentials::error::Role;
+use crate::credentials::csr::{RequestSubject, request_pem};
+use crate::credentials::error::FileRole;
 use crate::credentials::files::{self, NewFile, PRIVATE, PUBLIC};
 use crate::credentials::pem::PemFile;
-use crate::credentials::{Curve, EcKey};
+use crate::credentials::{EcCurve, EcKey};
 
 /// File names of the vendor's documentation.
 const KEY_FILE: &str = "private-key.pem";
@@ -79,7 +79,7 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     let (key, existing) = match &args.key {
         Some(path) => {
-            (EcKey::from_pem(&PemFile::read(Role::KeyOption, path)?)?, Some(absolute(path)))
+            (EcKey::from_pem(&PemFile::read(FileRole::KeyOption, path)?)?, Some(absolute(path)))
         }
         None => (EcKey::generate(curve(args.curve)), None),
     };
@@ -102,8 +102,8 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).context("could not print the next steps")
 }
 
-fn subject(args: &CsrArgs) -> Subject {
-    Subject {
+fn subject(args: &CsrArgs) -> RequestSubject {
+    RequestSubject {
         tenant: args.tenant.clone(),
         organization: args.organization.clone(),
         email: args.email.clone(),
@@ -114,10 +114,10 @@ fn subject(args: &CsrArgs) -> Subject {
     }
 }
 
-fn curve(curve: CurveArg) -> Curve {
+fn curve(curve: CurveArg) -> EcCurve {
     match curve {
-        CurveArg::P256 => Curve::P256,
-        CurveArg::P384 => Curve::P384,
+        CurveArg::P256 => EcCurve::P256,
+        CurveArg::P384 => EcCurve::P384,
     }
 }
 
@@ -165,7 +165,7 @@ fn create(path: &Path, mode: u32) -> anyhow::Result<NewFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Files, openssl};
+    use crate::credentials::testing::{TestFiles, openssl};
     use clap::Parser;
     use std::os::unix::fs::PermissionsExt;
 
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_files_have_the_vendors_names_fit_each_other_and_the_key_is_private() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let out = files.path("new/deep");
         let printed = csr(&out, &["--country", "FR"]).expect("made");
         let (key, request) = (out.join(KEY_FILE), out.join(REQUEST_FILE));
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_printed_configuration_is_toml_that_names_the_files() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let printed = csr(files.dir(), &[]).expect("made");
         let from = printed.find("tenant = ").expect("a configuration");
         let to = printed.find("4. Verify").expect("the step after it");
@@ -214,12 +214,12 @@ mod tests {
 
     #[test]
     fn an_existing_file_is_never_overwritten_and_nothing_is_left_half_done() {
-        let files = Files::new();
+        let files = TestFiles::new();
         files.write(REQUEST_FILE, "old request");
         let error = csr(files.dir(), &[]).expect_err("refused").to_string();
         assert!(error.contains("certificate-request.csr exists and is not overwritten"), "{error}");
         assert!(!files.path(KEY_FILE).exists(), "no key without its request");
-        let files = Files::new();
+        let files = TestFiles::new();
         files.write(KEY_FILE, "old key");
         csr(files.dir(), &[]).expect_err("refused");
         assert!(!files.path(REQUEST_FILE).exists());
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_request_for_an_existing_key_leaves_the_key_alone() {
         for format in ["SEC1", "PKCS#8"] {
-            let files = Files::new();
+            let files = TestFiles::new();
             let sec1 = openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout"], &[]);
             let pem = match format {
                 "SEC1" => sec1.clone(),
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_key_that_centiloc_would_refuse_is_refused_before_anything_is_written() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let key = files.write("rsa.pem", openssl(&["genrsa", "2048"], &[]));
         let out = files.path("out");
         let error = csr(&out, &["--key", &key.display().to_string()]).expect_err("refused");
@@ -258,8 +258,8 @@ mod tests {
 
     #[test]
     fn an_exposed_existing_key_is_remarked_on() {
-        let files = Files::new();
-        let key = files.write("old.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+        let files = TestFiles::new();
+        let key = files.write("old.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let printed = csr(files.dir(), &["--key", &key.display().to_string()]).expect("made");
         assert!(printed.contains("Warning: the private key"), "{printed}");

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::REQUEST_FILE;
 use crate::cli::output;
-use crate::credentials::csr::Subject;
+use crate::credentials::csr::RequestSubject;
 
 /// File names of the vendor's documentation, and the ones used throughout docs and examples.
 const CERTIFICATE_FILE: &str = "tls-cert.pem";
@@ -16,7 +16,7 @@ const PASSWORD_FILE: &str = "mqtt.password";
 
 /// What was made.
 pub(super) struct Report<'a> {
-    pub subject: &'a Subject,
+    pub subject: &'a RequestSubject,
     pub directory: &'a Path,
     pub key: &'a Path,
     /// The key was made too: a first request, not a renewal.
@@ -41,7 +41,7 @@ impl Report<'_> {
             self.warning.as_ref().map(|text| format!("Warning: {text}\n")).unwrap_or_default();
         let Contents { subject, public_key } = contents(self.request)?;
         Ok(format!(
-            "{made}\n{warning}\nThe request says\n   Subject:    {subject}\n   Public key: \
+            "{made}\n{warning}\nThe request says\n   RequestSubject:    {subject}\n   Public key: \
              {public_key}\n\nThe same from OpenSSL: openssl req -in {path} -noout -text \
              -verify\n\n{steps}",
             steps = if self.new { self.first_steps() } else { self.renewal_step() },
@@ -132,6 +132,6 @@ fn contents(request: &str) -> anyhow::Result<Contents> {
     let info = parsed.certification_request_info;
     Ok(Contents {
         subject: crate::credentials::inspect::name(&info.subject),
-        public_key: crate::credentials::algorithm::Algorithm::of(&info.subject_pki).to_string(),
+        public_key: crate::credentials::algorithm::KeyAlgorithm::of(&info.subject_pki).to_string(),
     })
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
 use super::{ConfigArgs, UsageError};
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::History;
 use crate::simulate::ledger::Report;
@@ -114,7 +114,7 @@ pub struct Args {
 /// Publishes, tells progress on stderr, and ends with one line on stdout.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Lost connections are told as warnings.
-    let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
+    let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let connection = Connection::of(&args)?;
     let broker = connection.broker(&args)?;
     let source = Source::new(source_settings(&args, &connection, OffsetDateTime::now_utc()));

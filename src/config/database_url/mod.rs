@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use self::parameters::Parameters;
-use super::problem::Complaint;
+use self::parameters::UrlParameters;
+use super::error::InvalidValue;
 use super::urls::{REDACTED, percent_decoded};
-use super::values::{self, Parsed, is_loopback};
+use super::values::{self, ParseResult, is_loopback};
 
 /// The port where none is given.
 const DEFAULT_PORT: u16 = 5432;
@@ -24,7 +24,7 @@ const DEFAULT_PORT: u16 = 5432;
 #[derive(Debug, Clone)]
 pub struct DatabaseUrl {
     /// Where servers are; never empty. Tried in this order.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<DatabaseEndpoint>,
     /// `None`: the name of the operating system's user.
     pub user: Option<String>,
     /// The password.
@@ -51,7 +51,7 @@ pub struct DatabaseUrl {
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct DatabaseEndpoint {
     /// Its name, address or socket.
     pub host: DatabaseHost,
     /// The address that stands for the name, so that no name is looked up.
@@ -122,9 +122,9 @@ pub struct DatabaseTls {
 
 impl DatabaseUrl {
     /// Takes a URL apart.
-    pub(super) fn parse(text: &str) -> Parsed<Self> {
-        let parts = Parts::split(text.trim())?;
-        let parameters = Parameters::read(parts.query)?;
+    pub(super) fn parse(text: &str) -> ParseResult<Self> {
+        let parts = UrlParts::split(text.trim())?;
+        let parameters = UrlParameters::read(parts.query)?;
         let endpoints = endpoints(&parts, &parameters)?;
         let decoded = |part: &str| percent_decoded(part).ok_or_else(general);
         let given = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(decoded);
@@ -150,12 +150,12 @@ impl DatabaseUrl {
 
     /// Takes apart a URL that was accepted before.
     pub fn read(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|c| format!("expected {}; {}", c.expected, c.cure))
+        Self::parse(text).map_err(|c| format!("expected {}; {}", c.expected, c.hint))
     }
 
     /// Returns the TLS mode, if a host is elsewhere and the mode does not prove which host answers.
     pub(super) fn weak_tls(&self) -> Option<&'static str> {
-        let elsewhere = |endpoint: &Endpoint| match &endpoint.host {
+        let elsewhere = |endpoint: &DatabaseEndpoint| match &endpoint.host {
             DatabaseHost::Tcp(name) => {
                 !endpoint.address.map_or_else(|| is_loopback(name), |ip| ip.is_loopback())
             }
@@ -167,7 +167,7 @@ impl DatabaseUrl {
 }
 
 /// The parts of the text, as they stand.
-struct Parts<'t> {
+struct UrlParts<'t> {
     scheme: &'t str,
     user: Option<&'t str>,
     password: Option<&'t str>,
@@ -176,8 +176,8 @@ struct Parts<'t> {
     query: &'t str,
 }
 
-impl<'t> Parts<'t> {
-    fn split(text: &'t str) -> Parsed<Self> {
+impl<'t> UrlParts<'t> {
+    fn split(text: &'t str) -> ParseResult<Self> {
         let (scheme, rest) = text.split_once("://").ok_or_else(general)?;
         let known = |name: &&str| scheme.eq_ignore_ascii_case(name);
         if !["postgres", "postgresql"].iter().any(known) || rest.contains('#') {
@@ -204,8 +204,8 @@ impl<'t> Parts<'t> {
     }
 }
 
-fn general() -> Complaint {
-    Complaint::new(
+fn general() -> InvalidValue {
+    InvalidValue::new(
         "postgres://user:password@host:port/name or postgres:///name?host=/run/postgresql",
         "percent-encode / ? # @ : % in the password (@ is %40, / is %2F, # is %23, ? is %3F, % is \
          %25); write jdbc: URLs and \"host=… user=…\" in this form",
@@ -213,7 +213,10 @@ fn general() -> Complaint {
 }
 
 /// The hosts of the authority, or of the parameters, which win.
-fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>> {
+fn endpoints(
+    text: &UrlParts<'_>,
+    parameters: &UrlParameters,
+) -> ParseResult<Vec<DatabaseEndpoint>> {
     let mut hosts: Vec<(String, Option<u16>)> = Vec::new();
     for one in text.hosts.split(',') {
         hosts.push(host_and_port(one)?);
@@ -233,7 +236,7 @@ fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>>
     }
     let counted = |count: usize| count <= 1 || count == names.len();
     if !counted(ports.len()) || !(addresses.is_empty() || addresses.len() == names.len()) {
-        return Err(Complaint::new(
+        return Err(InvalidValue::new(
             "as many ports and hostaddr as hosts",
             "write one of each for each host, or one port for all",
         ));
@@ -245,12 +248,12 @@ fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>>
             Some(address) if name.is_empty() => DatabaseHost::Tcp(address.to_string()),
             _ => host(name)?,
         };
-        Ok(Endpoint { host, address, port })
+        Ok(DatabaseEndpoint { host, address, port })
     };
     names.into_iter().enumerate().map(one).collect()
 }
 
-fn host(name: String) -> Parsed<DatabaseHost> {
+fn host(name: String) -> ParseResult<DatabaseHost> {
     if name.is_empty() {
         return Ok(DatabaseHost::Default);
     }
@@ -261,7 +264,7 @@ fn host(name: String) -> Parsed<DatabaseHost> {
     values::host(bare).map(DatabaseHost::Tcp).map_err(|_| general())
 }
 
-fn host_and_port(text: &str) -> Parsed<(String, Option<u16>)> {
+fn host_and_port(text: &str) -> ParseResult<(String, Option<u16>)> {
     let end_of_name = text.rfind(']').map_or(0, |at| at + 1);
     let (name, port) = match text[end_of_name..].split_once(':') {
         Some((rest, port)) => (&text[..end_of_name + rest.len()], port),
@@ -271,9 +274,9 @@ fn host_and_port(text: &str) -> Parsed<(String, Option<u16>)> {
     Ok((name, self::port(port)?))
 }
 
-fn port(text: &str) -> Parsed<Option<u16>> {
+fn port(text: &str) -> ParseResult<Option<u16>> {
     match text.parse() {
-        Ok(0) | Err(_) if !text.is_empty() => Err(Complaint::new(
+        Ok(0) | Err(_) if !text.is_empty() => Err(InvalidValue::new(
             "a port from 1 to 65535",
             "correct it; percent-encode / ? # @ : % in a password",
         )),
@@ -282,7 +285,7 @@ fn port(text: &str) -> Parsed<Option<u16>> {
     }
 }
 
-fn shown(parts: &Parts<'_>, parameters: &Parameters) -> String {
+fn shown(parts: &UrlParts<'_>, parameters: &UrlParameters) -> String {
     let mut shown = format!("{}://{}", parts.scheme, parts.user.unwrap_or_default());
     if parts.password.is_some() {
         shown.push(':');

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::problem::Complaint;
+use super::super::error::InvalidValue;
 use super::super::urls::percent_decoded;
-use super::super::values::Parsed;
+use super::super::values::ParseResult;
 use super::{DatabaseTls, RootCertificates, SslMode, general, port};
 
 /// What is honoured, for messages.
@@ -45,7 +45,7 @@ const REFUSED: [(&str, &str); 23] = [
 
 /// What the parameters say.
 #[derive(Default)]
-pub(super) struct Parameters {
+pub(super) struct UrlParameters {
     pub hosts: Option<Vec<String>>,
     pub addresses: Option<Vec<Option<IpAddr>>>,
     pub ports: Option<Vec<Option<u16>>>,
@@ -67,8 +67,8 @@ pub(super) struct Parameters {
     pub shown: Vec<(String, Option<String>)>,
 }
 
-impl Parameters {
-    pub fn read(query: &str) -> Parsed<Self> {
+impl UrlParameters {
+    pub fn read(query: &str) -> ParseResult<Self> {
         let mut parameters = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').ok_or_else(unknown)?;
@@ -81,12 +81,12 @@ impl Parameters {
         Ok(parameters)
     }
 
-    fn take(&mut self, name: &str, value: &str) -> Parsed<()> {
+    fn take(&mut self, name: &str, value: &str) -> ParseResult<()> {
         let text = || Some(value.to_owned());
         match name {
             "host" => self.hosts = Some(value.split(',').map(str::to_owned).collect()),
             "hostaddr" => self.addresses = Some(addresses(value)?),
-            "port" => self.ports = Some(value.split(',').map(port).collect::<Parsed<_>>()?),
+            "port" => self.ports = Some(value.split(',').map(port).collect::<ParseResult<_>>()?),
             "dbname" => self.database = text(),
             "user" => self.user = text(),
             "password" => self.password = text(),
@@ -108,7 +108,7 @@ impl Parameters {
     }
 
     /// Parameters with few values, of which not all are honoured.
-    fn take_other(&mut self, name: &str, value: &str) -> Parsed<()> {
+    fn take_other(&mut self, name: &str, value: &str) -> ParseResult<()> {
         if let Some(setting) = name.strip_prefix("options[").and_then(|n| n.strip_suffix(']')) {
             self.settings.push((setting.to_owned(), value.to_owned()));
             return Ok(());
@@ -138,7 +138,7 @@ impl Parameters {
         Ok(())
     }
 
-    pub fn tls(&self) -> Parsed<DatabaseTls> {
+    pub fn tls(&self) -> ParseResult<DatabaseTls> {
         let root = match self.root.as_deref() {
             None | Some("") => RootCertificates::BuiltIn,
             Some("system") => RootCertificates::System,
@@ -147,7 +147,7 @@ impl Parameters {
         let mode = match (self.mode, &root) {
             (None, RootCertificates::System) => SslMode::VerifyFull,
             (Some(mode), RootCertificates::System) if mode != SslMode::VerifyFull => {
-                return Err(Complaint::new(
+                return Err(InvalidValue::new(
                     "sslmode=verify-full beside sslrootcert=system",
                     "anybody can have a certificate of an authority that the system trusts: write \
                      sslmode=verify-full, or leave sslmode out",
@@ -162,7 +162,7 @@ impl Parameters {
         let client = match (path(&self.cert), path(&self.key)) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            _ => return Err(Complaint::new("sslcert and sslkey together", "add the other one")),
+            _ => return Err(InvalidValue::new("sslcert and sslkey together", "add the other one")),
         };
         Ok(DatabaseTls { mode, root, client })
     }
@@ -174,25 +174,25 @@ fn server_side(name: &str) -> String {
     if name == "tcp_user_timeout" { name.to_owned() } else { format!("tcp_{name}") }
 }
 
-fn addresses(value: &str) -> Parsed<Vec<Option<IpAddr>>> {
-    let complaint = || Complaint::new("IP addresses as hostaddr", "write names as host");
+fn addresses(value: &str) -> ParseResult<Vec<Option<IpAddr>>> {
+    let invalid = || InvalidValue::new("IP addresses as hostaddr", "write names as host");
     let one = |text: &str| match text {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| complaint()),
+        text => text.parse().map(Some).map_err(|_| invalid()),
     };
     value.split(',').map(one).collect()
 }
 
-fn mode(value: &str) -> Parsed<SslMode> {
+fn mode(value: &str) -> ParseResult<SslMode> {
     let known = SslMode::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(value));
     known.map(|(_, mode)| *mode).ok_or_else(|| {
         let names = SslMode::ALL.map(|(name, _)| name).join(", ");
-        Complaint::new(format!("an sslmode of {names}"), "correct what follows the ?")
+        InvalidValue::new(format!("an sslmode of {names}"), "correct what follows the ?")
     })
 }
 
 /// Zero and negative numbers leave the limit to this program.
-fn connect_timeout(value: &str) -> Parsed<Option<Duration>> {
+fn connect_timeout(value: &str) -> ParseResult<Option<Duration>> {
     // As libpq does: less is not enough for a name lookup and a handshake.
     const LEAST: u64 = 2;
     let seconds: i64 = number("connect_timeout", value)?;
@@ -200,17 +200,17 @@ fn connect_timeout(value: &str) -> Parsed<Option<Duration>> {
     Ok(seconds.map(|seconds| Duration::from_secs(seconds.max(LEAST))))
 }
 
-fn number<T: std::str::FromStr>(name: &str, value: &str) -> Parsed<T> {
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> ParseResult<T> {
     value.parse().map_err(|_| {
-        Complaint::new(format!("a whole number as {name}"), "correct what follows the ?")
+        InvalidValue::new(format!("a whole number as {name}"), "correct what follows the ?")
     })
 }
 
 /// Reads `-c name=value` and `--name=value`, separated by blanks; a backslash takes what follows
 /// it literally.
-fn options(value: &str) -> Parsed<Vec<(String, String)>> {
-    let complaint = || {
-        Complaint::new(
+fn options(value: &str) -> ParseResult<Vec<(String, String)>> {
+    let invalid = || {
+        InvalidValue::new(
             "options of the form -c name=value or --name=value",
             "remove other options from database.url (endpoint=… is not needed: the host's name is \
              sent with TLS)",
@@ -230,25 +230,25 @@ fn options(value: &str) -> Parsed<Vec<(String, String)>> {
     let mut settings = Vec::new();
     while let Some(word) = words.next() {
         let setting = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
-            Some("") if word == "-c" => words.next().ok_or_else(complaint)?,
+            Some("") if word == "-c" => words.next().ok_or_else(invalid)?,
             Some(setting) => setting.to_owned(),
-            None => return Err(complaint()),
+            None => return Err(invalid()),
         };
-        let (name, value) = setting.split_once('=').ok_or_else(complaint)?;
+        let (name, value) = setting.split_once('=').ok_or_else(invalid)?;
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(settings)
 }
 
-fn unknown() -> Complaint {
-    Complaint::new(
+fn unknown() -> InvalidValue {
+    InvalidValue::new(
         format!("only the parameters {HONOURED}"),
         "correct or remove the others behind the ? of the URL",
     )
 }
 
-fn refusal(name: &str) -> Complaint {
-    let cure = match name {
+fn refusal(name: &str) -> InvalidValue {
+    let hint = match name {
         "channel_binding" => {
             "the parameter channel_binding=require cannot be honoured: remove it, and write \
              sslmode=verify-full, which keeps others from standing in between as well"
@@ -267,13 +267,13 @@ fn refusal(name: &str) -> Complaint {
         "client_encoding" => "write client_encoding=UTF8 or remove it",
         _ => {
             return match REFUSED.iter().find(|(known, _)| *known == name) {
-                Some((known, cure)) => Complaint::new(
+                Some((known, hint)) => InvalidValue::new(
                     format!("a URL without the parameter {known}, which is not supported"),
-                    *cure,
+                    *hint,
                 ),
                 None => unknown(),
             };
         }
     };
-    Complaint::new("parameters that can be honoured", cure)
+    InvalidValue::new("parameters that can be honoured", hint)
 }

@@ -5,11 +5,11 @@ use super::super::urls::{proxy, proxy_shown};
 use super::*;
 
 fn parsed(text: &str) -> DatabaseUrl {
-    DatabaseUrl::parse(text).unwrap_or_else(|complaint| panic!("{text}: {complaint:?}"))
+    DatabaseUrl::parse(text).unwrap_or_else(|invalid| panic!("{text}: {invalid:?}"))
 }
 
 fn places(text: &str) -> Vec<String> {
-    let place = |endpoint: &Endpoint| {
+    let place = |endpoint: &DatabaseEndpoint| {
         let host = match &endpoint.host {
             DatabaseHost::Default => "default".to_owned(),
             DatabaseHost::Socket(folder) => folder.display().to_string(),
@@ -78,8 +78,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("sslcert=/x", "sslkey"),
         ("connect_timeout=soon", "connect_timeout"),
     ] {
-        let complaint = DatabaseUrl::parse(&format!("postgres://u@h/x?{query}")).unwrap_err();
-        let text = format!("{} {}", complaint.expected, complaint.cure);
+        let invalid = DatabaseUrl::parse(&format!("postgres://u@h/x?{query}")).unwrap_err();
+        let text = format!("{} {}", invalid.expected, invalid.hint);
         assert!(text.contains(words), "{query}: {text}");
     }
 }
@@ -163,7 +163,7 @@ proptest! {
             let shown = match (DatabaseUrl::parse(&text), proxy(&text)) {
                 (Ok(url), _) => format!("{url:?}"),
                 (_, Ok(proxy)) => format!("{proxy:?} {}", proxy_shown(&proxy)),
-                (Err(complaint), Err(_)) => format!("{complaint:?}"),
+                (Err(invalid), Err(_)) => format!("{invalid:?}"),
             };
             prop_assert!(!shown.contains(&secret) && !shown.contains(&written), "{}", shown);
             let parts = secret.split(|c: char| !c.is_alphanumeric());

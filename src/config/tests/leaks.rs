@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Everything a person or a log could be shown of a result.
-fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
+fn all_that_is_said(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
         Ok(loaded) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::keys::{KEYS, Key, Preset};
+use super::keys::{ConfigKey, DefaultValue, KEYS};
 use super::*;
 
 const MINIMAL: &str = "\
@@ -24,12 +24,12 @@ key_file = \"client.key\"
 url = \"postgres:///centiloc?host=/run/postgresql\"
 ";
 
-fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+fn load_text(text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     load_in(folder.path(), text, env)
 }
 
-fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
     let file = folder.join("config.toml");
     std::fs::write(&file, text).unwrap();
     load(Some(&file), vars(env))
@@ -40,18 +40,18 @@ fn vars(env: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 /// [`MINIMAL`] with one key set or replaced through the environment.
-fn with(key: &str, value: &str) -> Result<Loaded, Problems> {
+fn with(key: &str, value: &str) -> Result<LoadedConfig, ConfigError> {
     load_text(MINIMAL, &[(&keys::env_name(key), value)])
 }
 
 /// The only problem of a configuration that has one.
-fn problem(result: Result<Loaded, Problems>) -> String {
+fn problem(result: Result<LoadedConfig, ConfigError>) -> String {
     let problems = result.unwrap_err();
-    assert_eq!(problems.list.len(), 1, "{problems}");
-    problems.list[0].to_string()
+    assert_eq!(problems.problems.len(), 1, "{problems}");
+    problems.problems[0].to_string()
 }
 
-fn setting<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
+fn setting<'a>(loaded: &'a LoadedConfig, key: &str) -> (&'a str, &'a str) {
     let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
     (&setting.shown, setting.origin.as_str())
 }
@@ -65,7 +65,10 @@ fn the_smallest_configuration_loads_with_the_documented_defaults() {
     assert_eq!(config.mqtt.keep_alive, Duration::from_secs(60));
     assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(30));
     assert_eq!((config.mqtt.max_packet_size, config.mqtt.max_unacked), (16 << 20, 64 << 20));
-    assert_eq!((config.mqtt.items, config.mqtt.boards), (Formats::Protobuf, Formats::Protobuf));
+    assert_eq!(
+        (config.mqtt.items, config.mqtt.boards),
+        (SubscribedFormats::Protobuf, SubscribedFormats::Protobuf)
+    );
     assert!(config.mqtt.proxy.is_none() && config.mqtt.share_group.is_none());
     assert_eq!(config.mqtt.session_expiry, Duration::from_secs(7200));
     assert_eq!(config.mqtt.queue_grace, Duration::from_secs(10));
@@ -150,14 +153,14 @@ url = \"postgres://u:hunter2@db/x\"
     ] {
         assert!(said.contains(expected), "{expected}\nis not in\n{said}");
     }
-    assert_eq!(problems.list.len(), 13, "{said}");
+    assert_eq!(problems.problems.len(), 13, "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 }
 
 #[test]
 fn problems_come_in_the_order_of_the_file_and_once_a_key() {
     let problems = load_text("[spool]\nmax_size = 5\n[log]\nlevle = 1\n[database]\nurl = 1", &[]);
-    let list = problems.unwrap_err().list;
+    let list = problems.unwrap_err().problems;
     let subjects: Vec<_> = list.iter().map(|problem| problem.subject.as_str()).collect();
     let missing = ["tenant", "mqtt.tls.cert_file", "mqtt.tls.key_file"];
     let expected = [["spool.max_size", "log.levle", "database.url"], missing].concat();
@@ -390,7 +393,7 @@ fn the_default_configuration_shows_the_default_of_every_key() {
             ("decode.keep_payload", _) => assert_eq!(shown, "\"always\""),
             // In place of the file's name, MINIMAL gives the URL itself.
             ("database.url_file", _) => assert_eq!((shown, origin), ("\"\"", "default")),
-            (_, Preset::Required(_) | Preset::RequiredUnlessFile(_)) => {
+            (_, DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_)) => {
                 assert!(origin.starts_with("config.toml:"));
             }
             _ => assert_eq!((shown, origin), (key.default_literal().as_str(), "default")),

@@ -36,7 +36,7 @@ fn the_example_shows_every_key_with_its_true_default_and_meaning() {
 }
 
 /// Loads the example beside the one file it needs.
-fn load_example(text: &str, url: &str) -> Result<Loaded, Problems> {
+fn load_example(text: &str, url: &str) -> Result<LoadedConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("database.url"), url).unwrap();
     load_in(folder.path(), text, &[])
@@ -53,7 +53,7 @@ fn the_example_loads_as_it_is_and_changes_no_default() {
         }
         let required = matches!(
             keys::find(ours.key).map(|k| k.default),
-            Some(Preset::Required(_) | Preset::RequiredUnlessFile(_))
+            Some(DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_))
         );
         assert_eq!(ours.origin.as_str() == "default", !required, "{}", ours.key);
     }
@@ -75,18 +75,18 @@ fn the_example_loads_with_everything_uncommented() {
 }
 
 /// One row of the table in `docs/configuration.md`.
-fn documented(key: &Key) -> String {
+fn documented(key: &ConfigKey) -> String {
     let default = match key.default {
-        Preset::Required(example) if key.name == "database.url_file" => {
+        DefaultValue::Required(example) if key.name == "database.url_file" => {
             format!("required unless `database.url` is set, such as `{example}`")
         }
-        Preset::Required(example) => format!("required, such as `{example}`"),
-        Preset::RequiredUnlessFile(example) => {
+        DefaultValue::Required(example) => format!("required, such as `{example}`"),
+        DefaultValue::RequiredUnlessFile(example) => {
             format!("required unless `{}_file` is set, such as `{example}`", key.name)
         }
-        Preset::Off => "not set".to_owned(),
-        Preset::Derived(text) if text.contains(' ') => text.to_owned(),
-        Preset::Derived(text) | Preset::Value(text) => format!("`{text}`"),
+        DefaultValue::Off => "not set".to_owned(),
+        DefaultValue::Derived(text) if text.contains(' ') => text.to_owned(),
+        DefaultValue::Derived(text) | DefaultValue::Value(text) => format!("`{text}`"),
     };
     // Markdown takes a bare <word> for HTML and drops it.
     format!("| `{}` | {default} | {} |", key.name, key.doc.replace('<', "&lt;"))

@@ -17,40 +17,9 @@ use p256::pkcs8::{EncodePrivateKey, PrivateKeyInfo};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::algorithm::{Algorithm, EC_PUBLIC_KEY};
+use super::algorithm::{EC_PUBLIC_KEY, EcCurve, KeyAlgorithm};
 use super::error::CredentialError;
 use super::pem::{PemFile, describe};
-
-/// The curves that ring signs with; both satisfy the vendor's 256 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Curve {
-    /// NIST P-256, also prime256v1 and secp256r1: the vendor's documented choice.
-    P256,
-    /// NIST P-384, also secp384r1.
-    P384,
-}
-
-impl Curve {
-    /// Every usable curve.
-    pub const ALL: [Self; 2] = [Self::P256, Self::P384];
-
-    /// Dotted object identifier.
-    pub fn oid(self) -> &'static str {
-        match self {
-            Self::P256 => "1.2.840.10045.3.1.7",
-            Self::P384 => "1.3.132.0.34",
-        }
-    }
-}
-
-impl fmt::Display for Curve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::P256 => "P-256",
-            Self::P384 => "P-384",
-        })
-    }
-}
 
 /// A private key. Its secret is wiped when dropped and never shown.
 #[derive(Clone)]
@@ -69,10 +38,10 @@ impl fmt::Debug for EcKey {
 
 impl EcKey {
     /// A new key from the system's random numbers.
-    pub fn generate(curve: Curve) -> Self {
+    pub fn generate(curve: EcCurve) -> Self {
         match curve {
-            Curve::P256 => Self::P256(p256::SecretKey::random(&mut OsRng)),
-            Curve::P384 => Self::P384(p384::SecretKey::random(&mut OsRng)),
+            EcCurve::P256 => Self::P256(p256::SecretKey::random(&mut OsRng)),
+            EcCurve::P384 => Self::P384(p384::SecretKey::random(&mut OsRng)),
         }
     }
 
@@ -91,16 +60,16 @@ impl EcKey {
         match key {
             PrivateKeyDer::Sec1(der) => sec1(der.secret_sec1_der(), None),
             PrivateKeyDer::Pkcs8(der) => pkcs8(der.secret_pkcs8_der()),
-            _ => Err(Refusal::Algorithm(Algorithm::rsa())),
+            _ => Err(KeyRefusal::Algorithm(KeyAlgorithm::rsa())),
         }
         .map_err(|refusal| refusal.into_error(file))
     }
 
     /// Its curve.
-    pub fn curve(&self) -> Curve {
+    pub fn curve(&self) -> EcCurve {
         match self {
-            Self::P256(_) => Curve::P256,
-            Self::P384(_) => Curve::P384,
+            Self::P256(_) => EcCurve::P256,
+            Self::P384(_) => EcCurve::P384,
         }
     }
 
@@ -113,12 +82,12 @@ impl EcKey {
     }
 
     /// Whether `point` (compressed or not) on `curve` is its public key.
-    pub fn has_public_key(&self, curve: Curve, point: &[u8]) -> bool {
+    pub fn has_public_key(&self, curve: EcCurve, point: &[u8]) -> bool {
         match (self, curve) {
-            (Self::P256(key), Curve::P256) => {
+            (Self::P256(key), EcCurve::P256) => {
                 p256::PublicKey::from_sec1_bytes(point).is_ok_and(|p| p == key.public_key())
             }
-            (Self::P384(key), Curve::P384) => {
+            (Self::P384(key), EcCurve::P384) => {
                 p384::PublicKey::from_sec1_bytes(point).is_ok_and(|p| p == key.public_key())
             }
             _ => false,
@@ -156,8 +125,8 @@ fn refuse_what_is_no_key(file: &PemFile) -> Result<(), CredentialError> {
         return Err(CredentialError::EncryptedKey { file: name() });
     }
     if file.has("DSA PRIVATE KEY") {
-        let found = Algorithm::from_oids("1.2.840.10040.4.1", None);
-        return Err(Refusal::Algorithm(found).into_error(file));
+        let found = KeyAlgorithm::from_oids("1.2.840.10040.4.1", None);
+        return Err(KeyRefusal::Algorithm(found).into_error(file));
     }
     if !file.has_private_key() && file.has("CERTIFICATE") {
         return Err(CredentialError::CertificateForKey { file: name() });
@@ -165,18 +134,18 @@ fn refuse_what_is_no_key(file: &PemFile) -> Result<(), CredentialError> {
     Ok(())
 }
 
-enum Refusal {
-    Algorithm(Algorithm),
+enum KeyRefusal {
+    Algorithm(KeyAlgorithm),
     Damaged(&'static str),
 }
 
-impl Refusal {
+impl KeyRefusal {
     fn into_error(self, file: &PemFile) -> CredentialError {
         match self {
-            Self::Algorithm(Algorithm::Other { name, reason }) => {
+            Self::Algorithm(KeyAlgorithm::Other { name, reason }) => {
                 CredentialError::RefusedKey { file: file.name.clone(), found: name, reason }
             }
-            Self::Algorithm(Algorithm::Ec(curve)) => {
+            Self::Algorithm(KeyAlgorithm::Ec(curve)) => {
                 file.damaged(format!("its parts contradict each other about the curve {curve}"))
             }
             Self::Damaged(detail) => file.damaged(detail),
@@ -184,45 +153,45 @@ impl Refusal {
     }
 }
 
-impl From<der::Error> for Refusal {
+impl From<der::Error> for KeyRefusal {
     fn from(_: der::Error) -> Self {
         Self::Damaged("the private key is not valid DER inside")
     }
 }
 
-fn pkcs8(bytes: &[u8]) -> Result<EcKey, Refusal> {
+fn pkcs8(bytes: &[u8]) -> Result<EcKey, KeyRefusal> {
     let info = PrivateKeyInfo::try_from(bytes)
-        .map_err(|_| Refusal::Damaged("the private key is not valid PKCS#8 inside"))?;
+        .map_err(|_| KeyRefusal::Damaged("the private key is not valid PKCS#8 inside"))?;
     let curve = info.algorithm.parameters.and_then(|p| p.decode_as::<ObjectIdentifier>().ok());
     let curve = curve.map(|oid| oid.to_string());
-    match Algorithm::from_oids(&info.algorithm.oid.to_string(), curve.as_deref()) {
-        Algorithm::Ec(curve) => sec1(info.private_key, Some(curve)),
-        other @ Algorithm::Other { .. } => Err(Refusal::Algorithm(other)),
+    match KeyAlgorithm::from_oids(&info.algorithm.oid.to_string(), curve.as_deref()) {
+        KeyAlgorithm::Ec(curve) => sec1(info.private_key, Some(curve)),
+        other @ KeyAlgorithm::Other { .. } => Err(KeyRefusal::Algorithm(other)),
     }
 }
 
 /// `outer` is the curve that the enclosing PKCS#8 names, if there is one.
-fn sec1(bytes: &[u8], outer: Option<Curve>) -> Result<EcKey, Refusal> {
+fn sec1(bytes: &[u8], outer: Option<EcCurve>) -> Result<EcKey, KeyRefusal> {
     let (secret, parameters) = decode_sec1(bytes)?;
     let inner = match parameters {
         None => None,
         Some(any) => match any.decode_as::<ObjectIdentifier>() {
-            Ok(oid) => Some(Algorithm::from_oids(EC_PUBLIC_KEY, Some(&oid.to_string()))),
-            Err(_) => Some(Algorithm::explicit_curve()),
+            Ok(oid) => Some(KeyAlgorithm::from_oids(EC_PUBLIC_KEY, Some(&oid.to_string()))),
+            Err(_) => Some(KeyAlgorithm::explicit_curve()),
         },
     };
     let curve = match (outer, inner) {
         (Some(outer), None) => outer,
-        (None, Some(Algorithm::Ec(inner))) => inner,
-        (Some(outer), Some(Algorithm::Ec(inner))) if outer == inner => outer,
-        (_, Some(algorithm)) => return Err(Refusal::Algorithm(algorithm)),
+        (None, Some(KeyAlgorithm::Ec(inner))) => inner,
+        (Some(outer), Some(KeyAlgorithm::Ec(inner))) if outer == inner => outer,
+        (_, Some(algorithm)) => return Err(KeyRefusal::Algorithm(algorithm)),
         // Without parameters nothing but the length tells the curve, and secp256k1 has P-256's.
-        (None, None) => return Err(Refusal::Damaged("the private key does not name its curve")),
+        (None, None) => return Err(KeyRefusal::Damaged("the private key does not name its curve")),
     };
-    let scalar = || Refusal::Damaged("the private key is out of the range of its curve");
+    let scalar = || KeyRefusal::Damaged("the private key is out of the range of its curve");
     match curve {
-        Curve::P256 => p256::SecretKey::from_slice(secret).map(EcKey::P256).map_err(|_| scalar()),
-        Curve::P384 => p384::SecretKey::from_slice(secret).map(EcKey::P384).map_err(|_| scalar()),
+        EcCurve::P256 => p256::SecretKey::from_slice(secret).map(EcKey::P256).map_err(|_| scalar()),
+        EcCurve::P384 => p384::SecretKey::from_slice(secret).map(EcKey::P384).map_err(|_| scalar()),
     }
 }
 
@@ -240,7 +209,7 @@ fn decode_sec1(bytes: &[u8]) -> der::Result<(&[u8], Option<AnyRef<'_>>)> {
     })
 }
 
-fn encode_sec1(secret: &[u8], curve: Curve, point: &[u8]) -> der::Result<Zeroizing<Vec<u8>>> {
+fn encode_sec1(secret: &[u8], curve: EcCurve, point: &[u8]) -> der::Result<Zeroizing<Vec<u8>>> {
     let oid = ObjectIdentifier::new_unwrap(curve.oid());
     let parameters =
         ContextSpecificRef { tag_number: TagNumber::N0, tag_mode: TagMode::Explicit, value: &oid };

@@ -5,11 +5,11 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::credentials::error::{FileName, Role};
+use crate::credentials::error::{ConfiguredFile, FileRole};
 use crate::credentials::testing::openssl;
 
 fn key(text: &[u8]) -> Result<EcKey, CredentialError> {
-    let name = FileName::new(Role::Key, Path::new("/etc/private-key.pem"));
+    let name = ConfiguredFile::new(FileRole::Key, Path::new("/etc/private-key.pem"));
     EcKey::from_pem(&PemFile::parse(name, text)?)
 }
 
@@ -19,7 +19,7 @@ fn refusal(text: &[u8]) -> String {
 
 #[test]
 fn the_key_of_the_vendors_command_is_read() {
-    for (name, curve) in [("prime256v1", Curve::P256), ("secp384r1", Curve::P384)] {
+    for (name, curve) in [("prime256v1", EcCurve::P256), ("secp384r1", EcCurve::P384)] {
         let pem = openssl(&["ecparam", "-name", name, "-genkey", "-noout"], &[]);
         assert_eq!(key(&pem).expect("SEC1").curve(), curve);
     }
@@ -29,7 +29,7 @@ fn the_key_of_the_vendors_command_is_read() {
 fn a_parameters_section_before_the_key_is_passed_over() {
     let pem = openssl(&["ecparam", "-name", "prime256v1", "-genkey"], &[]);
     assert!(pem.starts_with(b"-----BEGIN EC PARAMETERS-----"));
-    assert_eq!(key(&pem).expect("SEC1").curve(), Curve::P256);
+    assert_eq!(key(&pem).expect("SEC1").curve(), EcCurve::P256);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn sec1_pkcs8_and_a_file_without_the_public_key_give_the_same_key() {
 
 #[test]
 fn what_we_write_openssl_reads_with_the_curve_named() {
-    for curve in Curve::ALL {
+    for curve in EcCurve::ALL {
         let ours = EcKey::generate(curve);
         let pem = ours.to_sec1_pem();
         assert!(pem.starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
@@ -114,15 +114,15 @@ fn a_public_key_or_two_keys_in_the_file_are_refused() {
 
 #[test]
 fn debug_output_never_shows_the_secret() {
-    let shown = format!("{:?}", EcKey::generate(Curve::P256));
+    let shown = format!("{:?}", EcKey::generate(EcCurve::P256));
     assert_eq!(shown, "EcKey(P-256, secret)");
 }
 
 proptest! {
     #[test]
     fn damaged_keys_are_refused_without_a_panic(at in 0usize..120, flip in 1u8..=255) {
-        let key = EcKey::generate(Curve::P256);
-        let mut der = encode_sec1(&[7; 32], Curve::P256, &key.public_point()).unwrap().to_vec();
+        let key = EcKey::generate(EcCurve::P256);
+        let mut der = encode_sec1(&[7; 32], EcCurve::P256, &key.public_point()).unwrap().to_vec();
         if at < der.len() { der[at] ^= flip; }
         let _ = sec1(&der, None);
         let mut der = key.to_pkcs8_der().to_vec();

@@ -2,13 +2,13 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::Tls;
-use crate::credentials::testing::{Files, Issued, Leaf, Pki};
+use crate::config::TlsConfig;
+use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki};
 
 /// Files as they are in use, and a watcher that has seen them.
 struct Bench {
-    pki: Pki,
-    files: Files,
+    pki: TestPki,
+    files: TestFiles,
     watcher: Watcher,
     material: watch::Receiver<Material>,
     /// Keeps the sources' receiver open.
@@ -17,9 +17,9 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (pki, files) = (Pki::new(), Files::new());
-        write(&files, &pki.issue(&Leaf::client("acme")));
-        let section = Tls {
+        let (pki, files) = (TestPki::new(), TestFiles::new());
+        write(&files, &pki.issue(&LeafSpec::client("acme")));
+        let section = TlsConfig {
             ca_file: Some(files.write("ca.pem", pki.authority_pem())),
             cert_file: files.path("cert.pem"),
             key_file: files.path("key.pem"),
@@ -67,7 +67,7 @@ impl Bench {
         self.watcher.parts.health.snapshot().credentials.problem
     }
 
-    fn issue(&self, leaf: &Leaf) {
+    fn issue(&self, leaf: &LeafSpec) {
         write(&self.files, &self.pki.issue(leaf));
     }
 
@@ -77,7 +77,7 @@ impl Bench {
     }
 }
 
-fn write(files: &Files, issued: &Issued) {
+fn write(files: &TestFiles, issued: &IssuedCertificate) {
     files.write("cert.pem", &issued.pem);
     files.write("key.pem", issued.key.to_sec1_pem().as_str());
 }
@@ -86,7 +86,7 @@ fn write(files: &Files, issued: &Issued) {
 fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
     let mut bench = Bench::new();
     let old = bench.serial();
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     assert!(!bench.looks(1));
     assert!(bench.looks(1));
     assert_ne!(bench.serial(), old);
@@ -97,7 +97,7 @@ fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
 fn a_pair_written_one_file_after_the_other_is_waited_out_and_then_taken_up() {
     let mut bench = Bench::new();
     let old = bench.serial();
-    let new = bench.pki.issue(&Leaf::client("acme"));
+    let new = bench.pki.issue(&LeafSpec::client("acme"));
     bench.files.write("cert.pem", &new.pem);
     assert!(!bench.looks(1));
     assert_eq!(bench.problem(), None, "it may be complete in a moment");
@@ -111,10 +111,10 @@ fn a_pair_written_one_file_after_the_other_is_waited_out_and_then_taken_up() {
 
 #[test]
 fn what_cannot_be_used_is_kept_out_and_named() {
-    let cases: [(Leaf, &str); 3] = [
-        (Leaf::client("acme").days(-400, -1), "expired on"),
-        (Leaf::client("acme").days(2, 300), "not valid before"),
-        (Leaf::client("other"), "not the tenant \"acme\""),
+    let cases: [(LeafSpec, &str); 3] = [
+        (LeafSpec::client("acme").days(-400, -1), "expired on"),
+        (LeafSpec::client("acme").days(2, 300), "not valid before"),
+        (LeafSpec::client("other"), "not the tenant \"acme\""),
     ];
     let mut bench = Bench::new();
     let old = bench.serial();
@@ -126,7 +126,7 @@ fn what_cannot_be_used_is_kept_out_and_named() {
         assert_eq!(bench.serial(), old);
     }
     bench.files.write("password", "");
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     assert!(!bench.looks(3));
     assert!(bench.problem().unwrap().contains("mqtt.password_file"), "{:?}", bench.problem());
     std::fs::remove_file(bench.files.path("ca.pem")).unwrap();
@@ -158,7 +158,7 @@ fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
     let folder = |name: &str| -> PathBuf {
         let path = bench.files.path(name);
         std::fs::create_dir(&path).unwrap();
-        let issued = bench.pki.issue(&Leaf::client("acme"));
+        let issued = bench.pki.issue(&LeafSpec::client("acme"));
         std::fs::write(path.join("tls.crt"), &issued.pem).unwrap();
         std::fs::write(path.join("tls.key"), issued.key.to_sec1_pem().as_str()).unwrap();
         path
@@ -183,7 +183,7 @@ fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
 #[test]
 fn on_demand_one_look_is_enough() {
     let mut bench = Bench::new();
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     bench.look(Occasion::Demand);
     assert!(bench.material.has_changed().unwrap());
 }
@@ -193,7 +193,7 @@ fn without_usable_files_at_the_start_whatever_loads_is_taken_up_later() {
     let mut bench = Bench::new();
     bench.watcher.parts.material.send_replace(Material::Unusable("none".into()));
     // Expired, for another tenant: the broker decides.
-    bench.issue(&Leaf::client("other").days(-400, -1));
+    bench.issue(&LeafSpec::client("other").days(-400, -1));
     bench.material.borrow_and_update();
     assert!(bench.looks(2));
     assert!(matches!(*bench.material.borrow(), Material::Ready(_)));
@@ -202,7 +202,7 @@ fn without_usable_files_at_the_start_whatever_loads_is_taken_up_later() {
 #[test]
 fn an_end_that_is_near_is_shown_with_the_command_that_renews() {
     let mut bench = Bench::new();
-    bench.issue(&Leaf::client("acme").days(-358, 6));
+    bench.issue(&LeafSpec::client("acme").days(-358, 6));
     assert!(bench.looks(2));
     bench.watcher.mind_the_end(OffsetDateTime::now_utc());
     let renewal = bench.watcher.parts.health.snapshot().credentials.renewal.unwrap();

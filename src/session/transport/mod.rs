@@ -12,7 +12,7 @@ use rumqttc::ConnectionError;
 
 use self::connector::ConnectError;
 use super::credentials::Credentials;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// A future of one step on the network.
 pub type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
@@ -30,7 +30,7 @@ pub trait Connect: Send + Sync {
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     /// Section `mqtt` of the configuration.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// Proves the client's identity.
     pub credentials: &'a Credentials,
     /// Largest packet accepted, bytes.

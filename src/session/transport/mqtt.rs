@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{Accepted, Incoming, Outgoing, Publish, Step, Transport};
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// Room for what one read takes from the socket. Most events are smaller.
 const READ_BUFFER: usize = 16 * 1024;
@@ -54,7 +54,7 @@ pub struct NetworkTransport {
 impl NetworkTransport {
     /// Sends CONNECT and waits for CONNACK.
     pub async fn login(
-        mqtt: &Mqtt,
+        mqtt: &MqttConfig,
         stream: Stream,
         Login { clean_session, max_packet_size }: Login,
     ) -> Result<Accepted, ConnectionError> {
@@ -135,7 +135,7 @@ impl Transport for NetworkTransport {
 }
 
 /// Makes the CONNECT packet.
-fn connect(mqtt: &Mqtt, clean_session: bool) -> rumqttc::Connect {
+fn connect(mqtt: &MqttConfig, clean_session: bool) -> rumqttc::Connect {
     let mut connect = rumqttc::Connect::new(&mqtt.client_id);
     // At most 65,535 s by the configuration.
     connect.keep_alive = u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX);

@@ -1,6 +1,6 @@
 //! The file of `decode.proto_file`: a `.proto`, a `FileDescriptorSet`, or neither.
 
-use centiloc_bridge::config::{Decode, KeepPayload};
+use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::event::RejectReason;
 use centiloc_bridge::topic::{Encoding, Kind};
@@ -21,7 +21,7 @@ const MESSAGES: [&[u8]; 5] = [
 pub fn vendor_schema(bytes: &[u8]) -> bool {
     in_file("vendor.proto", bytes, |file| {
         let config =
-            Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Unknown };
+            DecodeConfig { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Unknown };
         match Decoder::new(&config, "acme") {
             Ok(decoder) => {
                 try_on_messages(&decoder);

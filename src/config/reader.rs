@@ -1,16 +1,17 @@
-//! Reads merged values one by one: adds key and origin to complaints, collects problems instead of
+//! Reads merged values one by one: adds key and origin to invalid values, collects problems instead of
 //! stopping at the first, and notes what is shown of each setting.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::Setting;
+use super::EffectiveSetting;
 use super::database_url::{DatabaseUrl, SslMode};
-use super::keys::{self, KEYS, Key, Preset};
-use super::layers::{Given, Merged};
-use super::problem::{Complaint, Origin, Problem, quoted};
+use super::error::{ConfigProblem, InvalidValue, ValueOrigin, quoted};
+use super::keys::{self, ConfigKey, DefaultValue, KEYS};
+use super::layers::{MergedLayers, RawValue};
 use super::urls::REDACTED;
-use super::values::Parsed;
+use super::values::{self, ParseResult};
 
 /// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
@@ -40,8 +41,8 @@ const LIBPQ: [&str; 17] = [
 ];
 
 /// Reads settings. A method that gives `None` has noted a problem.
-pub(super) struct Reader {
-    merged: Merged,
+pub(super) struct SettingReader {
+    merged: MergedLayers,
     /// The configuration file, present or not; relative paths start from its folder.
     file: PathBuf,
     credentials: Option<PathBuf>,
@@ -49,18 +50,18 @@ pub(super) struct Reader {
     /// The variables of libpq that are set.
     libpq: Vec<String>,
     /// What is shown instead of the text as given.
-    shown: BTreeMap<&'static str, (String, Option<Origin>)>,
-    pub problems: Vec<Problem>,
+    shown: BTreeMap<&'static str, (String, Option<ValueOrigin>)>,
+    pub problems: Vec<ConfigProblem>,
     pub warnings: Vec<String>,
 }
 
-impl Reader {
+impl SettingReader {
     /// Reads `merged`, which came from `file` and `environment` with these `problems`.
     pub fn new(
-        merged: Merged,
+        merged: MergedLayers,
         file: PathBuf,
         environment: &[(String, String)],
-        problems: Vec<Problem>,
+        problems: Vec<ConfigProblem>,
     ) -> Self {
         let variable = |wanted: &str| {
             let found = environment.iter().find(|(name, _)| name == wanted);
@@ -92,12 +93,12 @@ impl Reader {
                 ignored.join(", ")
             ));
         }
-        self.problems.extend(followed.into_iter().map(|subject| Problem {
+        self.problems.extend(followed.into_iter().map(|subject| ConfigProblem {
             subject,
             origin: None,
             found: "a variable of PostgreSQL's tools".to_owned(),
             expected: "database.url alone to say how to connect".to_owned(),
-            cure: "unset it for this service, and write what it says into database.url".to_owned(),
+            hint: "unset it for this service, and write what it says into database.url".to_owned(),
         }));
     }
 
@@ -108,11 +109,11 @@ impl Reader {
 
     /// Returns true if no layer gives this key, not even an empty text.
     pub fn is_default(&self, name: &str) -> bool {
-        self.merged.get(name).is_none_or(|given| given.origin == Origin::default())
+        self.merged.get(name).is_none_or(|given| given.origin == ValueOrigin::default())
     }
 
     /// What is given for a key that is not empty.
-    pub fn given(&self, name: &str) -> Option<Given> {
+    pub fn given(&self, name: &str) -> Option<RawValue> {
         self.merged.get(name).filter(|given| !given.text.is_empty())
     }
 
@@ -120,7 +121,7 @@ impl Reader {
     pub fn read<T>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&str) -> Parsed<T>,
+        parse: impl FnOnce(&str) -> ParseResult<T>,
     ) -> Option<T> {
         let Some(given) = self.merged.get(name) else {
             self.missing(name);
@@ -128,11 +129,16 @@ impl Reader {
         };
         match parse(&given.text) {
             Ok(value) => Some(value),
-            Err(complaint) => {
-                self.refuse(name, &given, complaint);
+            Err(invalid) => {
+                self.refuse(name, &given, invalid);
                 None
             }
         }
+    }
+
+    /// Reads a duration that a timer waits for.
+    pub fn wait(&mut self, name: &'static str) -> Option<Duration> {
+        self.read(name, |text| values::duration(text, &values::WAITS))
     }
 
     /// Reads a setting that an empty text turns off: `Some(None)`.
@@ -140,7 +146,7 @@ impl Reader {
     pub fn optional<T>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&str) -> Parsed<T>,
+        parse: impl FnOnce(&str) -> ParseResult<T>,
     ) -> Option<Option<T>> {
         if self.given(name).is_none() { Some(None) } else { self.read(name, parse).map(Some) }
     }
@@ -165,7 +171,7 @@ impl Reader {
         self.path(name)?
     }
 
-    fn resolver(&self) -> impl Fn(&str) -> Parsed<PathBuf> + use<> {
+    fn resolver(&self) -> impl Fn(&str) -> ParseResult<PathBuf> + use<> {
         let folder = self.file.parent().map(Path::to_owned).unwrap_or_default();
         let credentials = self.credentials.clone();
         move |text| {
@@ -174,9 +180,9 @@ impl Reader {
                 .find_map(|prefix| text.strip_prefix(prefix));
             let Some(below) = below else { return Ok(folder.join(text)) };
             credentials.as_ref().map(|folder| folder.join(below)).ok_or_else(|| {
-                let cure =
+                let hint =
                     "add LoadCredential= to the unit; outside of it, set CREDENTIALS_DIRECTORY";
-                Complaint::new("a path that exists (CREDENTIALS_DIRECTORY is not set)", cure)
+                InvalidValue::new("a path that exists (CREDENTIALS_DIRECTORY is not set)", hint)
             })
         }
     }
@@ -187,42 +193,42 @@ impl Reader {
         if self.problems.iter().any(|problem| problem.subject == name) {
             return;
         }
-        let example = keys::find(name).map(Key::default_literal).unwrap_or_default();
+        let example = keys::find(name).map(ConfigKey::default_literal).unwrap_or_default();
         let origin = self.merged.get(name).map(|given| given.origin);
-        self.problems.push(Problem {
+        self.problems.push(ConfigProblem {
             subject: name.to_owned(),
-            origin: origin.filter(|origin| *origin != Origin::default()),
+            origin: origin.filter(|origin| *origin != ValueOrigin::default()),
             found: "nothing".to_owned(),
             expected: format!("a value such as {example}"),
-            cure: format!("set it in {}, or as {}", self.file.display(), keys::env_name(name)),
+            hint: format!("set it in {}, or as {}", self.file.display(), keys::env_name(name)),
         });
     }
 
-    /// Notes a complaint about what is given.
-    pub fn refuse(&mut self, name: &'static str, given: &Given, complaint: Complaint) {
+    /// Notes that the given value is invalid.
+    pub fn refuse(&mut self, name: &'static str, given: &RawValue, invalid: InvalidValue) {
         let secret = keys::find(name).is_none_or(|key| key.kind.is_secret());
         let found = match (secret, given.text.is_empty()) {
             (_, true) => "an empty text".to_owned(),
             (true, false) => "something else (not shown, it may be secret)".to_owned(),
             (false, false) => quoted(&given.text),
         };
-        self.problem(name, &given.origin, found, complaint);
+        self.problem(name, &given.origin, found, invalid);
     }
 
     /// Notes a problem with these words.
-    pub fn problem(&mut self, name: &str, at: &Origin, found: String, complaint: Complaint) {
+    pub fn problem(&mut self, name: &str, at: &ValueOrigin, found: String, invalid: InvalidValue) {
         let default = keys::find(name).map(|key| key.default);
-        let origin = if *at == Origin::default() { None } else { Some(at.clone()) };
-        let mut cure = complaint.cure;
-        if let (Some(Preset::Value(text)), Some(_)) = (default, &origin) {
-            cure = format!("{cure} (the default is {text})");
+        let origin = if *at == ValueOrigin::default() { None } else { Some(at.clone()) };
+        let mut hint = invalid.hint;
+        if let (Some(DefaultValue::Value(text)), Some(_)) = (default, &origin) {
+            hint = format!("{hint} (the default is {text})");
         }
-        self.problems.push(Problem {
+        self.problems.push(ConfigProblem {
             subject: name.to_owned(),
             origin,
             found,
-            expected: complaint.expected,
-            cure,
+            expected: invalid.expected,
+            hint,
         });
     }
 
@@ -232,16 +238,16 @@ impl Reader {
     }
 
     /// The same, for a value that came by way of another key.
-    pub fn show_from(&mut self, name: &'static str, text: impl Into<String>, origin: Origin) {
+    pub fn show_from(&mut self, name: &'static str, text: impl Into<String>, origin: ValueOrigin) {
         self.shown.insert(name, (text.into(), Some(origin)));
     }
 
     /// Every setting, in the order of the table. A secret is shown only as [`Self::show`] said.
-    pub fn settings(&self) -> Vec<Setting> {
+    pub fn settings(&self) -> Vec<EffectiveSetting> {
         KEYS.iter().map(|key| self.setting(key)).collect()
     }
 
-    fn setting(&self, key: &Key) -> Setting {
+    fn setting(&self, key: &ConfigKey) -> EffectiveSetting {
         let given = self.merged.get(key.name);
         let (given, at) = given.map(|given| (given.text, given.origin)).unwrap_or_default();
         let (text, origin) = match self.shown.get(key.name) {
@@ -249,6 +255,6 @@ impl Reader {
             None if key.kind.is_secret() && !given.is_empty() => (REDACTED.to_owned(), at),
             None => (given, at),
         };
-        Setting { key: key.name, shown: key.kind.literal(&text), origin }
+        EffectiveSetting { key: key.name, shown: key.kind.literal(&text), origin }
     }
 }

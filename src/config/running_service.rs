@@ -5,16 +5,14 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::layers::{Layer, Merged};
-use super::problem::{Problem, Problems};
-use super::read::Reader;
-use super::{
-    DEFAULT_FILE, assemble, assemble_mqtt, environment, file, read_text, unreadable, values,
-};
+use super::error::{ConfigError, ConfigProblem};
+use super::layers::{ConfigLayer, MergedLayers};
+use super::reader::SettingReader;
+use super::{DEFAULT_FILE, environment, file, read_text, sections, unreadable, values};
 
 /// Where the service listens and under which names it runs, as far as the configuration says.
 #[derive(Debug)]
-pub struct Service {
+pub struct RunningService {
     /// `admin.listen`; `None` where it is turned off.
     pub listen: Option<SocketAddr>,
     /// `tenant`, if it could be read.
@@ -22,7 +20,7 @@ pub struct Service {
     /// `mqtt.client_id`, if it could be read with certainty.
     pub client_id: Option<String>,
     /// Mistakes that were passed over.
-    pub problems: Option<Problems>,
+    pub problems: Option<ConfigError>,
 }
 
 /// Reads the few keys that matter here from `file`, or [`DEFAULT_FILE`], and the environment. Fails
@@ -30,7 +28,7 @@ pub struct Service {
 pub fn find_service(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Service, Problems> {
+) -> Result<RunningService, ConfigError> {
     let named = file.is_some();
     let file = file.unwrap_or(Path::new(DEFAULT_FILE));
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -42,41 +40,40 @@ pub fn find_service(
             certain = false;
             file::recover(&path, &text)
         }),
-        Err(error) if error.kind() == ErrorKind::NotFound && !named => Layer::default(),
+        Err(error) if error.kind() == ErrorKind::NotFound && !named => ConfigLayer::default(),
         Err(error) => {
             problems.push(unreadable(&path, &error));
             if error.kind() == ErrorKind::NotFound {
-                return Err(Problems { file: path, list: problems });
+                return Err(ConfigError { file: path, problems });
             }
             certain = false;
-            Layer::default()
+            ConfigLayer::default()
         }
     };
     let variables = environment::layer(&env, &mut problems, &mut Vec::new());
-    read(&path, [Layer::defaults(), layer, variables], &env, (problems, certain))
+    read(&path, [ConfigLayer::defaults(), layer, variables], &env, (problems, certain))
 }
 
 /// A file that is not `certain` may hold more than was read of it.
 fn read(
     path: &Path,
-    layers: [Layer; 3],
+    layers: [ConfigLayer; 3],
     env: &[(String, String)],
-    (problems, certain): (Vec<Problem>, bool),
-) -> Result<Service, Problems> {
-    let Ok(merged) = Merged::new(layers) else {
-        let list = vec![super::unmerged(path)];
-        return Err(Problems { file: path.to_owned(), list });
+    (problems, certain): (Vec<ConfigProblem>, bool),
+) -> Result<RunningService, ConfigError> {
+    let Ok(merged) = MergedLayers::new(layers) else {
+        let problems = vec![super::unmerged(path)];
+        return Err(ConfigError { file: path.to_owned(), problems });
     };
-    let mut reader = Reader::new(merged, path.to_owned(), env, problems);
-    let listen = assemble::admin(&mut reader);
+    let mut reader = SettingReader::new(merged, path.to_owned(), env, problems);
+    let listen = sections::admin(&mut reader);
     // Absent is unknown here, no mistake to report.
     let given = reader.given("tenant").is_some();
     let tenant = if given { reader.read("tenant", values::topic_part) } else { None };
     let sure = certain || reader.given("mqtt.client_id").is_some();
-    let client_id =
-        if sure { assemble_mqtt::client_id(&mut reader, tenant.as_deref()) } else { None };
-    let problems = Problems { file: path.to_owned(), list: reader.problems };
+    let client_id = if sure { sections::client_id(&mut reader, tenant.as_deref()) } else { None };
+    let problems = ConfigError { file: path.to_owned(), problems: reader.problems };
     let Some(listen) = listen else { return Err(problems) };
-    let problems = (!problems.list.is_empty()).then_some(problems);
-    Ok(Service { listen, tenant, client_id, problems })
+    let problems = (!problems.problems.is_empty()).then_some(problems);
+    Ok(RunningService { listen, tenant, client_id, problems })
 }

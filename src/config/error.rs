@@ -8,9 +8,9 @@ use crate::files::NO_ANSWER;
 /// Where a value came from, in the words a person looks for it by: `default`, `config.toml:12`, or
 /// the name of an environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin(String);
+pub struct ValueOrigin(String);
 
-impl Origin {
+impl ValueOrigin {
     /// A line (from 1) of the file.
     pub(super) fn line(file: &Path, line: usize) -> Self {
         let name = file.file_name().map_or_else(|| file.to_string_lossy(), |n| n.to_string_lossy());
@@ -28,14 +28,14 @@ impl Origin {
     }
 }
 
-impl Default for Origin {
+impl Default for ValueOrigin {
     /// No layer gave it.
     fn default() -> Self {
         Self("default".to_owned())
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
@@ -43,72 +43,72 @@ impl fmt::Display for Origin {
 
 /// One thing that is wrong. No field ever holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The key, file or environment variable.
     pub subject: String,
     /// Where it was given, if it was.
-    pub origin: Option<Origin>,
+    pub origin: Option<ValueOrigin>,
     /// What is there.
     pub found: String,
     /// What should be there.
     pub expected: String,
     /// What to do.
-    pub cure: String,
+    pub hint: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.subject)?;
         if let Some(origin) = &self.origin {
             write!(f, " ({origin})")?;
         }
-        write!(f, ": found {}, expected {}; {}", self.found, self.expected, self.cure)
+        write!(f, ": found {}, expected {}; {}", self.found, self.expected, self.hint)
     }
 }
 
 /// Everything that is wrong; never empty. The program ends with [`Self::EXIT_CODE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems {
+pub struct ConfigError {
     /// The file that was read or looked for.
     pub file: PathBuf,
     /// What is wrong, in the order of the layers and then of the keys.
-    pub list: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
-impl Problems {
+impl ConfigError {
     /// `EX_CONFIG` of sysexits(3).
     pub const EXIT_CODE: u8 = 78;
 
     /// Whether another try may find the configuration good: files did not answer, no more.
     pub fn may_pass(&self) -> bool {
-        self.list.iter().all(|problem| problem.found.contains(NO_ANSWER))
+        self.problems.iter().all(|problem| problem.found.contains(NO_ANSWER))
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = if self.list.len() == 1 { "problem" } else { "problems" };
-        write!(f, "the configuration is refused, {} {many}", self.list.len())?;
+        let many = if self.problems.len() == 1 { "problem" } else { "problems" };
+        write!(f, "the configuration is refused, {} {many}", self.problems.len())?;
         write!(f, " (file {}):", self.file.display())?;
-        self.list.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for ConfigError {}
 
 /// A value that will not do: what a pure parser says, to which the reader adds key and origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Complaint {
+pub(super) struct InvalidValue {
     /// What should be there.
     pub expected: String,
     /// What to do.
-    pub cure: String,
+    pub hint: String,
 }
 
-impl Complaint {
+impl InvalidValue {
     /// Neither text may quote the value: it may be a secret.
-    pub fn new(expected: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { expected: expected.into(), cure: cure.into() }
+    pub fn new(expected: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { expected: expected.into(), hint: hint.into() }
     }
 }
 
