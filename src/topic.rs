@@ -94,38 +94,18 @@ pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{ReconnectConfig, SubscribedFormats};
+    use crate::config::{SubscribedFormats, testing};
 
     fn mqtt(
         items: SubscribedFormats,
         boards: SubscribedFormats,
         share_group: Option<&str>,
     ) -> MqttConfig {
-        MqttConfig {
-            host: "localhost".into(),
-            port: 1,
-            client_id: "acme-bridge".into(),
-            username: None,
-            password: None,
-            password_file: None,
-            keep_alive: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(30),
-            proxy: None,
-            max_packet_size: 1,
-            max_unacked: 1,
-            items,
-            boards,
-            share_group: share_group.map(Into::into),
-            session_expiry: Duration::from_secs(7200),
-            queue_grace: Duration::from_secs(10),
-            tls: None,
-            reconnect: ReconnectConfig { min: Duration::from_secs(1), max: Duration::from_secs(1) },
-        }
+        let share_group = share_group.map(Into::into);
+        MqttConfig { items, boards, share_group, ..testing::mqtt() }
     }
 
     #[test]

@@ -172,12 +172,11 @@ mod tests {
     fn setting(leaf: &LeafSpec) -> (TestFiles, TlsConfig) {
         let (pki, files) = (TestPki::new(), TestFiles::new());
         let issued = pki.issue(leaf);
-        let tls = TlsConfig {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.write("tls-cert.pem", &issued.pem),
-            key_file: files.write("private-key.pem", issued.key.to_sec1_pem().as_str()),
-            server_name: None,
-        };
+        let tls = TlsConfig::of_files(
+            Some(files.write("ca.pem", pki.authority_pem())),
+            files.write("tls-cert.pem", &issued.pem),
+            files.write("private-key.pem", issued.key.to_sec1_pem().as_str()),
+        );
         (files, tls)
     }
 

@@ -285,7 +285,7 @@ mod tests {
 
     fn decoder() -> Decoder {
         let keep_payload = config::KeepPayload::Unknown;
-        Decoder::new(&config::DecodeConfig { proto_file: None, keep_payload }, "acme").unwrap()
+        Decoder::new(&config::DecodeConfig::new(None, keep_payload), "acme").unwrap()
     }
 
     fn sample(name: &str) -> Bytes {

@@ -193,10 +193,10 @@ impl Drop for Abandoned {
 fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
     let config = with.config.load_if_any()?.map(|loaded| loaded.config);
     let tenant = config.as_ref().map(|config| config.tenant.clone());
-    let settings = config.map_or(
-        crate::config::DecodeConfig { proto_file: None, keep_payload: KeepPayload::Unknown },
-        |config| config.decode,
-    );
+    let settings = config
+        .map_or(crate::config::DecodeConfig::new(None, KeepPayload::Unknown), |config| {
+            config.decode
+        });
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 

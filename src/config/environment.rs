@@ -1,12 +1,12 @@
-//! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` is `mqtt.tls.ca_file`, in any
-//! case. Values are taken as text, as they stand.
+//! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` sets `mqtt.tls.ca_file`. Names
+//! match in any case, and values are used unchanged, as text.
 
 use super::error::{ConfigProblem, ValueOrigin};
 use super::keys::{self, ENV_PREFIX, ENV_SEPARATOR};
 use super::layers::{ConfigLayer, RawValue};
 
-/// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`super::load`]
-/// refuses for the variables that concern it; the standard library would panic.
+/// Returns the environment of this process. Bytes that are not UTF-8 become U+FFFD, which
+/// [`super::load`] refuses in the variables it uses. `std::env::vars` would panic.
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .map(|(name, value)| {
@@ -15,7 +15,7 @@ pub fn process_environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Picks the settings out of an environment.
+/// Builds the layer of the variables that set a key.
 pub(super) fn layer(
     environment: &[(String, String)],
     problems: &mut Vec<ConfigProblem>,
@@ -32,7 +32,7 @@ pub(super) fn layer(
     layer
 }
 
-/// Returns true if a variable is meant for this program.
+/// Returns true if any variable has the prefix of this program.
 pub(super) fn gives_any(env: &[(String, String)]) -> bool {
     env.iter().any(|(name, _)| strip_prefix(name).is_some())
 }
@@ -76,7 +76,7 @@ fn take(
     }
 }
 
-/// A variable with one underscore too few is ignored, but not in silence.
+/// Returns a warning for a variable that is ignored because it has one underscore too few.
 fn nearly(name: &str) -> Option<String> {
     let single = |name: &str| name.to_uppercase().replace(ENV_SEPARATOR, "_");
     let wanted = single(name);
@@ -91,17 +91,16 @@ fn nearly(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::layers::MergedLayers;
 
-    fn read(vars: &[(&str, &str)]) -> (MergedLayers, Vec<ConfigProblem>, Vec<String>) {
+    fn read(vars: &[(&str, &str)]) -> (ConfigLayer, Vec<ConfigProblem>, Vec<String>) {
         let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let layer = layer(&vars, &mut problems, &mut warnings);
-        (MergedLayers::new([layer]).unwrap(), problems, warnings)
+        (layer, problems, warnings)
     }
 
     #[test]
-    fn names_nest_and_ignore_case_and_values_stay_text() {
+    fn names_ignore_case_and_values_stay_text() {
         let (merged, problems, _) = read(&[
             ("CENTILOC_BRIDGE__MQTT__TLS__CA_FILE", "/ca.pem"),
             ("centiloc_bridge__mqtt__username", "0012"),
@@ -109,12 +108,12 @@ mod tests {
         assert!(problems.is_empty());
         assert_eq!(merged.get("mqtt.tls.ca_file").unwrap().text, "/ca.pem");
         assert_eq!(merged.get("mqtt.username").unwrap().text, "0012");
-        let origin = merged.get("mqtt.username").unwrap().origin;
+        let origin = &merged.get("mqtt.username").unwrap().origin;
         assert_eq!(origin.to_string(), "centiloc_bridge__mqtt__username");
     }
 
     #[test]
-    fn an_unknown_variable_is_refused_with_the_nearest_and_without_its_value() {
+    fn unknown_variables_are_refused_without_their_value() {
         let (_, problems, _) = read(&[("CENTILOC_BRIDGE__MQTT__PASSWROD", "hunter2")]);
         let text = problems[0].to_string();
         assert!(text.contains("did you mean CENTILOC_BRIDGE__MQTT__PASSWORD,"), "{text}");

@@ -1,35 +1,35 @@
-//! What is wrong with a configuration, all of it at once, in words that name no secret.
+//! Errors of a configuration. They are reported all at once and never contain a secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::files::NO_ANSWER;
 
-/// Where a value came from, in the words a person looks for it by: `default`, `config.toml:12`, or
-/// the name of an environment variable.
+/// The place a value came from: `default`, a line such as `config.toml:12`, or the name of an
+/// environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueOrigin(String);
 
 impl ValueOrigin {
-    /// A line (from 1) of the file.
+    /// Returns the origin of a value on this line (from 1) of the file.
     pub(super) fn line(file: &Path, line: usize) -> Self {
         let name = file.file_name().map_or_else(|| file.to_string_lossy(), |n| n.to_string_lossy());
         Self(format!("{name}:{line}"))
     }
 
-    /// An origin that is already in words: a variable's name, or one that was passed through.
+    /// Returns the origin of a value that a variable of this name gave.
     pub(super) fn named(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// As text.
+    /// Returns the text that messages show.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Default for ValueOrigin {
-    /// No layer gave it.
+    /// Returns the origin of a value that neither the file nor the environment gave.
     fn default() -> Self {
         Self("default".to_owned())
     }
@@ -41,18 +41,18 @@ impl fmt::Display for ValueOrigin {
     }
 }
 
-/// One thing that is wrong. No field ever holds a secret.
+/// One problem of a configuration. No field ever contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// The key, file or environment variable.
+    /// The key, file or environment variable concerned.
     pub subject: String,
-    /// Where it was given, if it was.
+    /// The origin of the value; `None` where nothing gave it.
     pub origin: Option<ValueOrigin>,
-    /// What is there.
+    /// Description of the value found.
     pub found: String,
-    /// What should be there.
+    /// Description of a valid value.
     pub expected: String,
-    /// What to do.
+    /// The remedy, in the imperative.
     pub hint: String,
 }
 
@@ -66,12 +66,12 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// Everything that is wrong; never empty. The program ends with [`Self::EXIT_CODE`].
+/// A refused configuration. The program exits with [`Self::EXIT_CODE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file that was read or looked for.
+    /// The file that was read, or that is absent.
     pub file: PathBuf,
-    /// What is wrong, in the order of the layers and then of the keys.
+    /// The problems, at least one, in the order of the layers and then of the keys.
     pub problems: Vec<ConfigProblem>,
 }
 
@@ -79,7 +79,8 @@ impl ConfigError {
     /// `EX_CONFIG` of sysexits(3).
     pub const EXIT_CODE: u8 = 78;
 
-    /// Whether another try may find the configuration good: files did not answer, no more.
+    /// Returns true if a retry may succeed, because the only problem is a file system that does not
+    /// answer.
     pub fn may_pass(&self) -> bool {
         self.problems.iter().all(|problem| problem.found.contains(NO_ANSWER))
     }
@@ -96,26 +97,28 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// A value that will not do: what a pure parser says, to which the reader adds key and origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct InvalidValue {
-    /// What should be there.
+/// The reason why a text is not a valid value. Parsers return it, and the reader adds the key and the
+/// origin. Neither text quotes the value, which may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}; {hint}")]
+pub struct InvalidValue {
+    /// Description of a valid value.
     pub expected: String,
-    /// What to do.
+    /// The remedy, in the imperative.
     pub hint: String,
 }
 
 impl InvalidValue {
-    /// Neither text may quote the value: it may be a secret.
-    pub fn new(expected: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// Joins the two texts.
+    pub(super) fn new(expected: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { expected: expected.into(), hint: hint.into() }
     }
 }
 
-/// More of a wrong value than this helps nobody.
+/// Most characters of an invalid value that a message quotes; more does not help to find it.
 const MAX_QUOTED_CHARS: usize = 80;
 
-/// A value that is not secret, in quotes, on one line, and not endless.
+/// Quotes a value that is not secret, on one line and at most [`MAX_QUOTED_CHARS`] long.
 pub(super) fn quoted(text: &str) -> String {
     let mut cut: String = text.chars().take(MAX_QUOTED_CHARS).collect();
     if cut.len() < text.len() {

@@ -1,5 +1,5 @@
-//! The file as a layer. TOML is walked with spans, so that every value and every problem names its
-//! line. Nothing here quotes the file: any line of it may hold a secret.
+//! The file as a layer. The TOML is traversed with spans, so that every value and every problem names
+//! its line. No message quotes the file, because any line of it may contain a secret.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::keys::{self, ValueKind};
 use super::layers::{ConfigLayer, RawValue};
 use super::values;
 
-/// Reads the text of the file at `path`.
+/// Parses the text of the file at `path`. Returns `None` where it is not TOML.
 pub(super) fn parse(
     path: &Path,
     text: &str,
@@ -25,7 +25,7 @@ pub(super) fn parse(
     Some(layer(path, text, table.get_ref(), problems))
 }
 
-/// Reads what the parser recovers of a file with broken syntax.
+/// Returns the values that the parser recovers from a file with broken syntax.
 pub(super) fn recover(path: &Path, text: &str) -> ConfigLayer {
     let (table, _) = DeTable::parse_recoverable(text);
     layer(path, text, table.get_ref(), &mut Vec::new())
@@ -39,14 +39,14 @@ fn layer(
 ) -> ConfigLayer {
     let mut walk = FileWalk { path, text, layer: ConfigLayer::default(), problems: Vec::new() };
     walk.table("", table);
-    // Tables come sorted by name; people read from top to bottom.
+    // Tables are sorted by name, but problems are reported in the order of the lines.
     walk.problems.sort_by_key(|(line, _)| *line);
     problems.extend(walk.problems.into_iter().map(|(_, problem)| problem));
     walk.layer.join_pairs(problems);
     walk.layer
 }
 
-/// `toml`'s own display quotes the line; its message alone does not.
+/// Describes a syntax error by the parser's message alone: its `Display` quotes the line.
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigProblem {
     let at = error.span().map(|span| ValueOrigin::line(path, line_of(text, span.start)));
     ConfigProblem {
@@ -54,12 +54,11 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigProblem {
         origin: at,
         found: format!("broken TOML ({})", error.message().replace('\n', ", ")),
         expected: "TOML".to_owned(),
-        hint: "correct the syntax; a text stands in quotes, a backslash in it is doubled"
-            .to_owned(),
+        hint: "correct the syntax; quote texts, and double the backslashes in them".to_owned(),
     }
 }
 
-/// The line, from 1, of a byte offset.
+/// Returns the line, from 1, of a byte offset.
 fn line_of(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     1 + before.iter().fold(0, |lines, byte| lines + usize::from(*byte == b'\n'))
@@ -69,14 +68,14 @@ struct FileWalk<'a> {
     path: &'a Path,
     text: &'a str,
     layer: ConfigLayer,
-    /// With the line, from 1.
+    /// Each problem with its line, from 1.
     problems: Vec<(usize, ConfigProblem)>,
 }
 
 impl FileWalk<'_> {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
-            // TOML allows an empty name; spelled out, it is a name to speak of.
+            // TOML allows an empty name, which messages write as two quotes.
             let leaf = if name.get_ref().is_empty() { "\"\"" } else { name.get_ref().as_ref() };
             let full = if prefix.is_empty() { leaf.to_owned() } else { format!("{prefix}.{leaf}") };
             let line = line_of(self.text, name.span().start);
@@ -92,12 +91,12 @@ impl FileWalk<'_> {
         line: usize,
         value: &Spanned<DeValue<'_>>,
     ) {
-        // A quoted name with a dot in it is not the path it looks like.
+        // A quoted name that contains a dot is not a path.
         let is_path = !leaf.contains('.');
         let known = if is_path { keys::find(full) } else { None };
         let is_section = is_path && keys::is_section(full);
         match (known, value.get_ref()) {
-            (Some(key), value) => match written(key.kind, value) {
+            (Some(key), value) => match to_text(key.kind, value) {
                 Ok(text) => {
                     let origin = ValueOrigin::line(self.path, line);
                     self.layer.insert(key, RawValue { text, origin });
@@ -114,9 +113,9 @@ impl FileWalk<'_> {
     }
 
     fn unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
-        let what = if table { "an unknown section" } else { "an unknown key" };
+        let found = if table { "an unknown section" } else { "an unknown key" };
         let invalid = InvalidValue::new("a known one", suggestion(prefix, full, table));
-        self.refuse(full, line, what.to_owned(), invalid);
+        self.refuse(full, line, found.to_owned(), invalid);
     }
 
     fn refuse(&mut self, subject: &str, line: usize, found: String, invalid: InvalidValue) {
@@ -139,8 +138,8 @@ fn suggestion(prefix: &str, unknown: &str, table: bool) -> String {
             format!("did you mean {known}?")
         };
     }
-    let beside: Vec<_> = keys::KEYS.iter().filter(|key| key.section() == prefix).collect();
-    match beside.as_slice() {
+    let siblings: Vec<_> = keys::KEYS.iter().filter(|key| key.section() == prefix).collect();
+    match siblings.as_slice() {
         [] => "delete it, or see config.example.toml for every key".to_owned(),
         some => {
             let names: Vec<_> = some.iter().map(|key| key.name).collect();
@@ -149,8 +148,8 @@ fn suggestion(prefix: &str, unknown: &str, table: bool) -> String {
     }
 }
 
-/// The value as text, if it has the TOML type its kind is written in.
-fn written(kind: ValueKind, value: &DeValue<'_>) -> Result<String, InvalidValue> {
+/// Returns the value as text, if it has the TOML type of its kind.
+fn to_text(kind: ValueKind, value: &DeValue<'_>) -> Result<String, InvalidValue> {
     match (kind, value) {
         (ValueKind::Integer, DeValue::Integer(number)) => {
             i64::from_str_radix(number.as_str(), number.radix())
@@ -182,7 +181,7 @@ fn mistyped(kind: ValueKind) -> InvalidValue {
     }
 }
 
-/// The type alone: even a number may be somebody's password.
+/// Describes a value by its type alone, because even a number may be a password.
 fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(_) => "a text in quotes",

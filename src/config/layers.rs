@@ -1,37 +1,36 @@
-//! Defaults < file < environment. Each layer is a source of the `config` crate, which merges them;
-//! every value keeps where it came from. Values stay text until they are read: guessing types would
-//! turn a user name "0012" into 12.
+//! The layers of the configuration: defaults < file < environment.
+//!
+//! A layer maps keys to values that carry their origin, and merging is one map laid over another.
+//! Values stay text until they are parsed, because guessing a type would turn a user name "0012"
+//! into 12.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use config::{Map, Source, Value, ValueKind};
-
 use super::error::{ConfigProblem, ValueOrigin};
 use super::keys::{ConfigKey, DefaultValue, KEYS};
 
-/// A secret and the file form of it are one setting: in whichever layer one of them is given, the
-/// other no longer counts.
+/// Pairs of a secret and the key that names a file for it. A pair is one setting: a layer that gives
+/// one half hides the other half of the layers below.
 pub(super) const PAIRS: [(&str, &str); 2] =
     [("mqtt.password", "mqtt.password_file"), ("database.url", "database.url_file")];
 
-/// A value as written, and where.
+/// A value as written, which may be a secret, and its origin.
 #[derive(Clone)]
 pub(super) struct RawValue {
-    /// May be a secret.
     pub text: String,
     pub origin: ValueOrigin,
 }
 
-/// What one layer gives: values of known keys only, with the right TOML type.
-#[derive(Default, Clone)]
+/// The values of known keys, from one layer or from several merged ones.
+#[derive(Default)]
 pub(super) struct ConfigLayer {
     values: BTreeMap<&'static str, RawValue>,
-    /// The other halves of pairs given here: they hide what lower layers say.
+    /// Halves of pairs that this layer hides in the layers below.
     hidden: Vec<&'static str>,
 }
 
-/// Names only: the values may be secret.
+/// Shows the keys alone: the values may be secret.
 impl fmt::Debug for ConfigLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
@@ -39,27 +38,40 @@ impl fmt::Debug for ConfigLayer {
 }
 
 impl ConfigLayer {
-    /// What holds when nothing is given.
+    /// Returns the lowest layer: the defaults of all keys that have one.
     pub fn defaults() -> Self {
         let text = |key: &ConfigKey| match key.default {
             DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_) => None,
             DefaultValue::Off | DefaultValue::Derived(_) => Some(String::new()),
             DefaultValue::Value(text) => Some(text.to_owned()),
         };
-        let given = |key: &ConfigKey| {
-            text(key).map(|text| RawValue { text, origin: ValueOrigin::default() })
-        };
-        let values = KEYS.iter().filter_map(|key| Some((key.name, given(key)?))).collect();
-        Self { values, hidden: Vec::new() }
+        let origin = ValueOrigin::default;
+        let value =
+            |key: &ConfigKey| Some((key.name, RawValue { text: text(key)?, origin: origin() }));
+        Self { values: KEYS.iter().filter_map(value).collect(), hidden: Vec::new() }
     }
 
-    /// Adds a value; gives back the one that was there.
-    pub fn insert(&mut self, key: &'static ConfigKey, given: RawValue) -> Option<RawValue> {
-        self.values.insert(key.name, given)
+    /// Merges layers, lowest first: a higher layer replaces or hides the values below it.
+    pub fn merged(layers: impl IntoIterator<Item = Self>) -> Self {
+        layers.into_iter().fold(Self::default(), |mut merged, layer| {
+            merged.values.retain(|name, _| !layer.hidden.contains(name));
+            merged.values.extend(layer.values);
+            merged
+        })
     }
 
-    /// Makes each pair one setting; both halves in one layer is a problem. An empty text is not
-    /// given, except that it hides what a lower layer says.
+    /// Adds a value and returns the one it replaces.
+    pub fn insert(&mut self, key: &'static ConfigKey, value: RawValue) -> Option<RawValue> {
+        self.values.insert(key.name, value)
+    }
+
+    /// Returns the value of a key, or `None` where no layer gives it.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.values.get(name)
+    }
+
+    /// Makes each pair one setting, and reports a layer that gives both halves. An empty text does
+    /// not count as given, but still hides the values of lower layers.
     pub fn join_pairs(&mut self, problems: &mut Vec<ConfigProblem>) {
         for (inline, file) in PAIRS {
             let given = |name| self.values.get(name).filter(|given| !given.text.is_empty());
@@ -90,46 +102,6 @@ fn both(inline: &str, first: &RawValue, file: &str, second: &RawValue) -> Config
     }
 }
 
-impl Source for ConfigLayer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let value = |given: &RawValue| {
-            Value::new(Some(&given.origin.as_str().to_owned()), given.text.as_str())
-        };
-        let values = self.values.iter().map(|(name, given)| ((*name).to_owned(), value(given)));
-        let hidden = self.hidden.iter().map(|name| ((*name).to_owned(), ValueKind::Nil.into()));
-        Ok(values.chain(hidden).collect())
-    }
-}
-
-/// The layers, merged.
-pub(super) struct MergedLayers(Value);
-
-impl MergedLayers {
-    /// Later layers win.
-    pub fn new(layers: impl IntoIterator<Item = ConfigLayer>) -> Result<Self, config::ConfigError> {
-        let mut builder = config::Config::builder();
-        for layer in layers {
-            builder = builder.add_source(layer);
-        }
-        Ok(Self(builder.build()?.cache))
-    }
-
-    /// What the highest layer that gives this key says; `None` where none does.
-    pub fn get(&self, name: &str) -> Option<RawValue> {
-        let value = name.split('.').try_fold(&self.0, |value, part| match &value.kind {
-            ValueKind::Table(table) => table.get(part),
-            _ => None,
-        })?;
-        let ValueKind::String(text) = &value.kind else { return None };
-        let origin = value.origin().map_or_else(ValueOrigin::default, ValueOrigin::named);
-        Some(RawValue { text: text.clone(), origin })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,9 +118,8 @@ mod tests {
         (layer, problems)
     }
 
-    fn merged(file: &[(&str, &str)], env: &[(&str, &str)]) -> MergedLayers {
-        MergedLayers::new([ConfigLayer::defaults(), layer("file", file).0, layer("env", env).0])
-            .unwrap()
+    fn merged(file: &[(&str, &str)], env: &[(&str, &str)]) -> ConfigLayer {
+        ConfigLayer::merged([ConfigLayer::defaults(), layer("file", file).0, layer("env", env).0])
     }
 
     #[test]
@@ -157,7 +128,8 @@ mod tests {
             &[("mqtt.host", "a"), ("mqtt.tls.server_name", "b")],
             &[("mqtt.host", "c"), ("mqtt.username", "0012")],
         );
-        let seen = |name| merged.get(name).map(|given| (given.text, given.origin.to_string()));
+        let seen =
+            |name| merged.get(name).map(|given| (given.text.clone(), given.origin.to_string()));
         let of = |text: &str, origin: &str| Some((text.to_owned(), origin.to_owned()));
         assert_eq!(seen("mqtt.host"), of("c", "env"));
         assert_eq!(seen("mqtt.tls.server_name"), of("b", "file"));
@@ -195,7 +167,7 @@ mod tests {
     fn an_empty_half_beside_a_given_one_is_no_conflict() {
         let (layer, problems) = layer("env", &[("mqtt.password", ""), ("mqtt.password_file", "p")]);
         assert!(problems.is_empty());
-        let merged = MergedLayers::new([layer]).unwrap();
+        let merged = ConfigLayer::merged([layer]);
         assert_eq!(merged.get("mqtt.password_file").unwrap().text, "p");
         assert!(merged.get("mqtt.password").is_none());
     }

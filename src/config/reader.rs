@@ -1,5 +1,5 @@
-//! Reads merged values one by one: adds key and origin to invalid values, collects problems instead of
-//! stopping at the first, and notes what is shown of each setting.
+//! Reads the merged values one by one. The reader adds key and origin to errors, collects all problems
+//! instead of stopping at the first, and keeps the text shown for each key.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,18 @@ use super::EffectiveSetting;
 use super::database_url::{DatabaseUrl, SslMode};
 use super::error::{ConfigProblem, InvalidValue, ValueOrigin, quoted};
 use super::keys::{self, ConfigKey, DefaultValue, KEYS};
-use super::layers::{MergedLayers, RawValue};
+use super::layers::{ConfigLayer, RawValue};
 use super::urls::REDACTED;
 use super::values::{self, ParseResult};
 
-/// Under systemd, the folder `LoadCredential=` puts secrets in; may begin a path.
+/// Variable of the folder that holds the secrets of systemd's `LoadCredential=`. A path may begin
+/// with it.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Under systemd, the folder that `StateDirectory=` makes; the container image sets it too.
+/// Variable of the folder that systemd's `StateDirectory=` creates. The container image sets it too.
 pub(super) const STATE: &str = "STATE_DIRECTORY";
 
-/// Variables of libpq that would decide how to connect.
+/// Variables of libpq that affect how it connects.
 const LIBPQ: [&str; 17] = [
     "PGHOST",
     "PGHOSTADDR",
@@ -40,25 +41,25 @@ const LIBPQ: [&str; 17] = [
     "PGTARGETSESSIONATTRS",
 ];
 
-/// Reads settings. A method that gives `None` has noted a problem.
+/// Reads the values of keys. A method that returns `None` has noted a problem.
 pub(super) struct SettingReader {
-    merged: MergedLayers,
-    /// The configuration file, present or not; relative paths start from its folder.
+    merged: ConfigLayer,
+    /// The configuration file, present or not. Relative paths start from its folder.
     file: PathBuf,
     credentials: Option<PathBuf>,
     state: Option<PathBuf>,
     /// The variables of libpq that are set.
     libpq: Vec<String>,
-    /// What is shown instead of the text as given.
+    /// Texts shown in place of the values as given, with an origin where it differs.
     shown: BTreeMap<&'static str, (String, Option<ValueOrigin>)>,
     pub problems: Vec<ConfigProblem>,
     pub warnings: Vec<String>,
 }
 
 impl SettingReader {
-    /// Reads `merged`, which came from `file` and `environment` with these `problems`.
+    /// Creates a reader of `merged`, which comes from `file` and `environment` with these `problems`.
     pub fn new(
-        merged: MergedLayers,
+        merged: ConfigLayer,
         file: PathBuf,
         environment: &[(String, String)],
         problems: Vec<ConfigProblem>,
@@ -76,33 +77,33 @@ impl SettingReader {
         Self { merged, file, credentials, state, libpq, shown, problems, warnings }
     }
 
-    /// Warns of variables of libpq, which are ignored, and refuses those that the library in use
-    /// would follow all the same.
+    /// Warns of variables of libpq, which have no effect, and refuses those that sqlx would apply
+    /// nevertheless.
     pub fn libpq_variables(&mut self, url: &DatabaseUrl) {
-        let followed = |name: &str| match name {
+        let applied = |name: &str| match name {
             "PGOPTIONS" => true,
             "PGSSLCERT" | "PGSSLKEY" => url.tls.client.is_none() && url.tls.mode > SslMode::Allow,
             "PGUSER" => url.user.is_none(),
             _ => false,
         };
-        let (followed, ignored): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.libpq).into_iter().partition(|name| followed(name));
+        let (applied, ignored): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.libpq).into_iter().partition(|name| applied(name));
         if !ignored.is_empty() {
             self.warnings.push(format!(
-                "the environment has {}, ignored: database.url alone says how to connect",
+                "the environment sets {}, which is ignored: database.url alone decides how to connect",
                 ignored.join(", ")
             ));
         }
-        self.problems.extend(followed.into_iter().map(|subject| ConfigProblem {
+        self.problems.extend(applied.into_iter().map(|subject| ConfigProblem {
             subject,
             origin: None,
             found: "a variable of PostgreSQL's tools".to_owned(),
-            expected: "database.url alone to say how to connect".to_owned(),
-            hint: "unset it for this service, and write what it says into database.url".to_owned(),
+            expected: "database.url alone to decide how to connect".to_owned(),
+            hint: "unset it for this service, and write its value into database.url".to_owned(),
         }));
     }
 
-    /// Returns the folder for state that the service manager made, if there is one.
+    /// Returns the folder for state that the service manager created, if it did.
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state.clone()
     }
@@ -112,18 +113,18 @@ impl SettingReader {
         self.merged.get(name).is_none_or(|given| given.origin == ValueOrigin::default())
     }
 
-    /// What is given for a key that is not empty.
+    /// Returns the value given for a key, unless it is empty.
     pub fn given(&self, name: &str) -> Option<RawValue> {
-        self.merged.get(name).filter(|given| !given.text.is_empty())
+        self.merged.get(name).filter(|given| !given.text.is_empty()).cloned()
     }
 
-    /// Reads a setting that must have a value.
+    /// Reads a key that must have a value.
     pub fn read<T>(
         &mut self,
         name: &'static str,
         parse: impl FnOnce(&str) -> ParseResult<T>,
     ) -> Option<T> {
-        let Some(given) = self.merged.get(name) else {
+        let Some(given) = self.merged.get(name).cloned() else {
             self.missing(name);
             return None;
         };
@@ -141,7 +142,7 @@ impl SettingReader {
         self.read(name, |text| values::duration(text, &values::WAITS))
     }
 
-    /// Reads a setting that an empty text turns off: `Some(None)`.
+    /// Reads a key that an empty text turns off. `Some(None)` means off.
     #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
     pub fn optional<T>(
         &mut self,
@@ -187,14 +188,13 @@ impl SettingReader {
         }
     }
 
-    /// Notes that a required key is given nowhere, or is empty; not if it is known to be given, but
-    /// could not be taken from its layer.
+    /// Notes that a required key is missing or empty, unless a problem of its value is noted already.
     pub fn missing(&mut self, name: &'static str) {
         if self.problems.iter().any(|problem| problem.subject == name) {
             return;
         }
         let example = keys::find(name).map(ConfigKey::default_literal).unwrap_or_default();
-        let origin = self.merged.get(name).map(|given| given.origin);
+        let origin = self.merged.get(name).map(|given| given.origin.clone());
         self.problems.push(ConfigProblem {
             subject: name.to_owned(),
             origin: origin.filter(|origin| *origin != ValueOrigin::default()),
@@ -204,7 +204,7 @@ impl SettingReader {
         });
     }
 
-    /// Notes that the given value is invalid.
+    /// Notes that the given value is invalid, quoting it if it is not secret.
     pub fn refuse(&mut self, name: &'static str, given: &RawValue, invalid: InvalidValue) {
         let secret = keys::find(name).is_none_or(|key| key.kind.is_secret());
         let found = match (secret, given.text.is_empty()) {
@@ -215,7 +215,7 @@ impl SettingReader {
         self.problem(name, &given.origin, found, invalid);
     }
 
-    /// Notes a problem with these words.
+    /// Notes a problem with this description of the value found.
     pub fn problem(&mut self, name: &str, at: &ValueOrigin, found: String, invalid: InvalidValue) {
         let default = keys::find(name).map(|key| key.default);
         let origin = if *at == ValueOrigin::default() { None } else { Some(at.clone()) };
@@ -232,23 +232,24 @@ impl SettingReader {
         });
     }
 
-    /// Says what the setting comes to, where that is not the text as given.
+    /// Sets the text shown for a key, where it differs from the text given.
     pub fn show(&mut self, name: &'static str, text: impl Into<String>) {
         self.shown.insert(name, (text.into(), None));
     }
 
-    /// The same, for a value that came by way of another key.
+    /// Sets the text shown for a key and its origin, where another key gave the value.
     pub fn show_from(&mut self, name: &'static str, text: impl Into<String>, origin: ValueOrigin) {
         self.shown.insert(name, (text.into(), Some(origin)));
     }
 
-    /// Every setting, in the order of the table. A secret is shown only as [`Self::show`] said.
+    /// Returns the values in effect in the order of the table. A secret is redacted unless
+    /// [`Self::show`] set a text for it.
     pub fn settings(&self) -> Vec<EffectiveSetting> {
         KEYS.iter().map(|key| self.setting(key)).collect()
     }
 
     fn setting(&self, key: &ConfigKey) -> EffectiveSetting {
-        let given = self.merged.get(key.name);
+        let given = self.merged.get(key.name).cloned();
         let (given, at) = given.map(|given| (given.text, given.origin)).unwrap_or_default();
         let (text, origin) = match self.shown.get(key.name) {
             Some((text, origin)) => (text.clone(), origin.clone().unwrap_or(at)),

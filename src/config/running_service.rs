@@ -1,30 +1,30 @@
-//! Finds the running service that a configuration describes, for `status`: a mistake in the file
-//! must not hide a service that was started before it was made.
+//! Finds the running service that a configuration describes, for `status`. A mistake in the file must
+//! not hide a service that was started before the mistake was made.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::error::{ConfigError, ConfigProblem};
-use super::layers::{ConfigLayer, MergedLayers};
+use super::layers::ConfigLayer;
 use super::reader::SettingReader;
 use super::{DEFAULT_FILE, environment, file, read_text, sections, unreadable, values};
 
-/// Where the service listens and under which names it runs, as far as the configuration says.
+/// The address and the names of a service, as far as the configuration gives them.
 #[derive(Debug)]
 pub struct RunningService {
-    /// `admin.listen`; `None` where it is turned off.
+    /// `admin.listen`, or `None` where it is turned off.
     pub listen: Option<SocketAddr>,
     /// `tenant`, if it could be read.
     pub tenant: Option<String>,
     /// `mqtt.client_id`, if it could be read with certainty.
     pub client_id: Option<String>,
-    /// Mistakes that were passed over.
+    /// Problems of the configuration that were ignored.
     pub problems: Option<ConfigError>,
 }
 
-/// Reads the few keys that matter here from `file`, or [`DEFAULT_FILE`], and the environment. Fails
-/// where a named file does not exist, and where `admin.listen` itself is wrong.
+/// Reads the few keys needed from `file`, or [`DEFAULT_FILE`], and the environment. Fails where a named
+/// file does not exist, and where `admin.listen` itself is invalid.
 pub fn find_service(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
@@ -54,20 +54,17 @@ pub fn find_service(
     read(&path, [ConfigLayer::defaults(), layer, variables], &env, (problems, certain))
 }
 
-/// A file that is not `certain` may hold more than was read of it.
+/// Reads the keys of the layers. A file that is not `certain` may contain more than was read of it.
 fn read(
     path: &Path,
     layers: [ConfigLayer; 3],
     env: &[(String, String)],
     (problems, certain): (Vec<ConfigProblem>, bool),
 ) -> Result<RunningService, ConfigError> {
-    let Ok(merged) = MergedLayers::new(layers) else {
-        let problems = vec![super::unmerged(path)];
-        return Err(ConfigError { file: path.to_owned(), problems });
-    };
+    let merged = ConfigLayer::merged(layers);
     let mut reader = SettingReader::new(merged, path.to_owned(), env, problems);
     let listen = sections::admin(&mut reader);
-    // Absent is unknown here, no mistake to report.
+    // Without a tenant the service may still be found, so that its absence is not a problem here.
     let given = reader.given("tenant").is_some();
     let tenant = if given { reader.read("tenant", values::topic_part) } else { None };
     let sure = certain || reader.given("mqtt.client_id").is_some();

@@ -1,6 +1,6 @@
-//! Secrets: given in place or in a file of their own. What goes wrong with them is said without
-//! them.
+//! Secrets: given in place or in a file of their own. No error here contains one.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -15,7 +15,8 @@ use crate::files;
 /// More than any password (MQTT's 16-bit length) or URL: a larger file is the wrong file.
 const MAX_SECRET_BYTES: usize = MAX_MQTT_TEXT;
 
-/// A secret and which key gave it. No `Debug`: it is plain text on its way into `SecretString`.
+/// A secret and the key that gave it. It has no `Debug`, because it is plain text on its way into
+/// `SecretString`.
 pub(super) struct RawSecret {
     pub text: String,
     pub origin: ValueOrigin,
@@ -23,15 +24,17 @@ pub(super) struct RawSecret {
     pub key: &'static str,
     /// The file it was read from, if from one.
     pub file: Option<PathBuf>,
-    /// The file did not answer: the text is empty, and the file is to be read again.
+    /// The file did not answer: the text is empty, and the file is read again later.
     pub unread: bool,
 }
 
-/// Why a file gives no secret.
-struct SecretFileError {
+/// The reason why a file gives no secret. The text continues a sentence that begins with the file's
+/// name, as in "is empty, expected the secret; write the secret into it".
+#[derive(Debug)]
+pub struct SecretFileError {
     found: String,
     invalid: InvalidValue,
-    /// The file system did not answer, which may pass.
+    /// The file system did not answer, which may be temporary.
     no_answer: bool,
 }
 
@@ -41,43 +44,49 @@ impl SecretFileError {
     }
 }
 
+impl fmt::Display for SecretFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.found, self.invalid)
+    }
+}
+
+impl std::error::Error for SecretFileError {}
+
 impl SettingReader {
-    /// Reads a secret from one of its two keys. Outside `None`: a problem was noted; inside: not
-    /// given. Where it is read `again` later, a file that does not answer is no problem yet.
+    /// Reads a secret from one of its two keys. The outer `None` means that a problem was noted, the
+    /// inner one that no key gives the secret. With `read_again`, a file that does not answer is
+    /// only a warning, because it is read again while the service runs.
     #[allow(clippy::option_option, reason = "as the doc says")]
     pub fn secret(
         &mut self,
         inline: &'static str,
         file: &'static str,
-        again: bool,
+        read_again: bool,
     ) -> Option<Option<RawSecret>> {
-        if let Some(given) = self.given(inline) {
-            let RawValue { text, origin } = given;
+        if let Some(RawValue { text, origin }) = self.given(inline) {
             let secret = RawSecret { text, origin, key: inline, file: None, unread: false };
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
-        let Some(given) = self.given(file) else { return Some(None) };
+        let Some(RawValue { origin, .. }) = self.given(file) else { return Some(None) };
         let path = self.required_path(file)?;
+        let shown_path = path.display().to_string().escape_debug().to_string();
         match read_secret_file(&path) {
             Ok(text) => {
-                let (origin, path) = (given.origin, Some(path));
-                let secret = RawSecret { text, origin, key: file, file: path, unread: false };
+                let secret = RawSecret { text, origin, key: file, file: Some(path), unread: false };
                 self.warn_of_edges(&secret);
                 Some(Some(secret))
             }
-            Err(SecretFileError { no_answer: true, found, .. }) if again => {
+            Err(SecretFileError { no_answer: true, found, .. }) if read_again => {
                 self.warnings.push(format!(
-                    "{file} ({}): {} {found}; it is read again while the service runs",
-                    given.origin,
-                    path.display().to_string().escape_debug()
+                    "{file} ({origin}): {shown_path} {found}; it is read again while the service \
+                     runs"
                 ));
-                let (text, origin, file_path) = (String::new(), given.origin, Some(path));
+                let (text, file_path) = (String::new(), Some(path));
                 Some(Some(RawSecret { text, origin, key: file, file: file_path, unread: true }))
             }
             Err(SecretFileError { found, invalid, .. }) => {
-                let found = format!("{} {found}", path.display().to_string().escape_debug());
-                self.problem(file, &given.origin, found, invalid);
+                self.problem(file, &origin, format!("{shown_path} {found}"), invalid);
                 None
             }
         }
@@ -94,31 +103,24 @@ impl SettingReader {
     }
 }
 
-/// Reads a secret that may have changed since the configuration was read. The error goes after
-/// the file's name.
-pub fn read_secret(path: &Path) -> Result<SecretString, String> {
-    read_secret_file(path).map(SecretString::from).map_err(
-        |SecretFileError { found, invalid, .. }| {
-            format!("{found}, expected {}; {}", invalid.expected, invalid.hint)
-        },
-    )
+/// Reads a secret that may have changed since the configuration was loaded.
+pub fn read_secret(path: &Path) -> Result<SecretString, SecretFileError> {
+    read_secret_file(path).map(SecretString::from)
 }
 
-/// The text without one line end at its end; or what was found and what to do.
+/// Reads the text of the file without the line end at its end.
 fn read_secret_file(path: &Path) -> Result<String, SecretFileError> {
-    // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
+    // One byte more than allowed shows that a file is larger; the limit keeps /dev/zero out of memory.
     let bytes = files::read(path, MAX_SECRET_BYTES as u64 + 1).map_err(|error| {
         let no_answer = files::is_no_answer(&error);
         let hint = if no_answer {
-            "see whether the file system that holds it is there"
+            "check that the file system that holds it is mounted and answers"
         } else {
-            "create it, or let the user this runs as read it"
+            "create it, or make it readable by the user this runs as"
         };
         let invalid = InvalidValue::new("a readable file", hint);
-        SecretFileError {
-            no_answer,
-            ..SecretFileError::new(format!("cannot be read ({error})"), invalid)
-        }
+        let found = format!("cannot be read ({error})");
+        SecretFileError { found, invalid, no_answer }
     })?;
     if bytes.len() > MAX_SECRET_BYTES {
         let expected = format!("at most {MAX_SECRET_BYTES} bytes");
@@ -149,11 +151,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, content).unwrap();
-        read_secret_file(&path).map_err(|fault| fault.found)
+        read_secret_file(&path).map_err(|error| error.found)
     }
 
     #[test]
-    fn one_line_end_is_stripped_and_no_more() {
+    fn one_line_end_is_stripped() {
         assert_eq!(read(b"hunter2").unwrap(), "hunter2");
         assert_eq!(read(b"hunter2\n").unwrap(), "hunter2");
         assert_eq!(read(b"hunter2\r\n").unwrap(), "hunter2");
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_hold_no_secret_are_refused() {
+    fn files_without_a_secret_are_refused() {
         assert_eq!(read(b"").unwrap_err(), "is empty");
         assert_eq!(read(b"\n").unwrap_err(), "is empty");
         assert_eq!(read(b"\xff").unwrap_err(), "is not UTF-8");

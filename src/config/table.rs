@@ -1,7 +1,7 @@
 //! The one table of keys. Unknown-key detection, the defaults, the `config` command,
 //! `config.example.toml` and `docs/configuration.md` all follow from it, so they cannot disagree.
 
-use super::keys::{ConfigKey, DefaultValue, ValueKind};
+use super::key::{ConfigKey, DefaultValue, ValueKind};
 
 /// The vendor's broker, which asks for a user name and a password.
 pub const VENDOR_HOST: &str = "mqtt-client.centiloc.com";

@@ -1,5 +1,5 @@
-//! How single values are written: numbers, durations, sizes, words, names. Pure: text in, value or
-//! invalid value out. No error quotes the text.
+//! Parsers of single values: numbers, durations, sizes, words, names. They are pure, and no error
+//! quotes the text.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -12,29 +12,33 @@ use url::Host;
 
 use super::error::InvalidValue;
 
-/// A parsed value, or what is wrong with the text.
+/// A parsed value, or the reason why the text is invalid.
 pub(super) type ParseResult<T> = Result<T, InvalidValue>;
 
-/// MQTT texts carry a 16-bit length (MQTT-1.5.3).
+/// Most bytes of an MQTT text, which carries a 16-bit length (MQTT-1.5.3).
 pub(super) const MAX_MQTT_TEXT: usize = 65_535;
-/// Far longer than any tenantID, and short enough for every topic and filter made from it, with a
-/// share group of the same length, to stay well within [`MAX_MQTT_TEXT`].
+/// Most bytes of a tenant or share group. It is far longer than any tenantID, and every topic and
+/// filter made of two such names stays well within [`MAX_MQTT_TEXT`].
 pub(super) const MAX_NAME: usize = 1024;
 
-/// A year to `humantime`, in seconds, so that it writes a bound of whole years as such.
+/// Seconds of a year as `humantime` counts them, so that it writes a bound in whole years.
 pub(super) const YEAR: u64 = 31_557_600;
-/// Timers have no use for less, and `PostgreSQL` counts its statement timeout in milliseconds.
+/// Shortest wait: timers have no use for less, and `PostgreSQL` counts its statement timeout in
+/// milliseconds.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
-/// A longer wait is a typing error, and `PostgreSQL`'s statement timeout ends at 24 days.
+/// Longest wait: more is a typing error, and `PostgreSQL`'s statement timeout ends at 24 days.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 /// Bounds of a duration that a timer waits for.
 pub(super) const WAITS: RangeInclusive<Duration> = LEAST_WAIT..=LONGEST_WAIT;
 
-/// A whole number within `range`, which must fit `T`.
+/// Parses a whole number within `range`, which must fit `T`.
 pub(super) fn integer<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> ParseResult<T> {
     let invalid = || {
         let (least, most) = (range.start(), range.end());
-        InvalidValue::new(format!("a whole number from {least} to {most}"), "write such a number")
+        InvalidValue::new(
+            format!("a whole number from {least} to {most}"),
+            "write a number in this range",
+        )
     };
     let number = text.parse().map_err(|_| invalid())?;
     if !range.contains(&number) {
@@ -43,27 +47,27 @@ pub(super) fn integer<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -
     T::try_from(number).map_err(|_| invalid())
 }
 
-/// `true` or `false`.
+/// Parses `true` or `false`.
 pub(super) fn flag(text: &str) -> ParseResult<bool> {
     text.parse()
-        .map_err(|_| InvalidValue::new("true or false", "write one of the two, in small letters"))
+        .map_err(|_| InvalidValue::new("true or false", "write one of the two, in lower case"))
 }
 
-/// One of `words`, paired with its value.
+/// Parses one of `words`, each paired with its value.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> ParseResult<T> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
     let all: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-    let likeness = |word: &&&str| strsim::damerau_levenshtein(word, text);
-    let nearest = all.iter().min_by_key(likeness).copied().unwrap_or_default();
+    let similarity = |word: &&&str| strsim::damerau_levenshtein(word, text);
+    let nearest = all.iter().min_by_key(similarity).copied().unwrap_or_default();
     Err(InvalidValue::new(
         format!("one of {}", all.join(", ")),
         format!("write \"{nearest}\", say"),
     ))
 }
 
-/// A duration with units, within `range`.
+/// Parses a duration with units, within `range`.
 pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> ParseResult<Duration> {
     let expected = || {
         let (least, most) = (*range.start(), *range.end());
@@ -87,12 +91,12 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> ParseRes
     }
 }
 
-/// What to do about a bare number for a duration.
+/// Returns the hint for a duration without a unit.
 pub(super) fn unit_missing(number: &str) -> String {
     format!("add a unit, as in \"{number}s\" for seconds or \"{number}d\" for days")
 }
 
-/// A size with a unit, bytes, within `range`, which must fit `T`.
+/// Parses a size with a unit, in bytes, within `range`, which must fit `T`.
 pub(super) fn size<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> ParseResult<T> {
     let expected =
         || format!("a size from {} to {}", size_text(*range.start()), size_text(*range.end()));
@@ -114,7 +118,7 @@ fn is_bare_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Exact, unlike `bytesize`'s own display.
+/// Writes a size exactly. The `Display` of `bytesize` rounds.
 fn size_text(bytes: u64) -> String {
     let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     units
@@ -123,7 +127,7 @@ fn size_text(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
-/// A part of a topic: a tenant or the group of a share name.
+/// Parses a part of a topic: a tenant or the group of a share name.
 pub(super) fn topic_part(text: &str) -> ParseResult<String> {
     let bad = |c: char| "+#/".contains(c) || c.is_whitespace() || c.is_control();
     if text.is_empty() || text.len() > MAX_NAME || text.contains(bad) {
@@ -137,7 +141,7 @@ pub(super) fn topic_part(text: &str) -> ParseResult<String> {
     Ok(text.to_owned())
 }
 
-/// A text sent in CONNECT: no control characters, at most 65,535 bytes.
+/// Parses a text sent in CONNECT: no control characters, at most 65,535 bytes.
 pub(super) fn mqtt_text(text: &str) -> ParseResult<String> {
     if text.is_empty() || text.len() > MAX_MQTT_TEXT || text.contains(char::is_control) {
         let expected = format!("1 to {MAX_MQTT_TEXT} bytes without control characters");
@@ -146,7 +150,7 @@ pub(super) fn mqtt_text(text: &str) -> ParseResult<String> {
     Ok(text.to_owned())
 }
 
-/// A client identifier for `tenant`.
+/// Parses a client identifier, which begins with `tenant`.
 pub(super) fn client_id(text: &str, tenant: &str) -> ParseResult<String> {
     let text = mqtt_text(text)?;
     if text.starts_with(tenant) {
@@ -156,7 +160,7 @@ pub(super) fn client_id(text: &str, tenant: &str) -> ParseResult<String> {
     Err(InvalidValue::new(format!("a name that begins with the tenant, {tenant}"), hint))
 }
 
-/// A host name or address, without scheme, port or brackets.
+/// Parses a host name or address without scheme, port or brackets.
 pub(super) fn host(text: &str) -> ParseResult<String> {
     let address = text.parse::<IpAddr>().is_ok();
     if address || (!text.starts_with('[') && Host::parse(text).is_ok()) {
@@ -166,14 +170,14 @@ pub(super) fn host(text: &str) -> ParseResult<String> {
     Err(InvalidValue::new("a host name or an IP address", hint))
 }
 
-/// Whether connecting there never leaves this machine.
+/// Returns true if connections to this host never leave this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost")
         || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// A name a server certificate can bear.
+/// Parses a name that a server certificate can contain.
 pub(super) fn server_name(text: &str) -> ParseResult<String> {
     let invalid =
         |_| InvalidValue::new("a DNS name or an IP address", "write the name in the certificate");
@@ -181,7 +185,7 @@ pub(super) fn server_name(text: &str) -> ParseResult<String> {
     Ok(text.to_owned())
 }
 
-/// An address and port to listen on.
+/// Parses an address and port to listen on.
 pub(super) fn listen(text: &str) -> ParseResult<SocketAddr> {
     text.parse().map_err(|_| {
         let hint = "write \"127.0.0.1:9464\" or \"[::]:9464\", say, or \"\" to turn it off";
@@ -189,15 +193,15 @@ pub(super) fn listen(text: &str) -> ParseResult<SocketAddr> {
     })
 }
 
-/// Words that are levels by themselves.
+/// The log levels.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// A level, or directives for `tracing_subscriber`. A lone word that is no level is refused though
-/// it would be accepted there: as the name of a target, which turns everything else off.
+/// Parses a level, or directives for `tracing_subscriber`. It refuses a lone word that is not a level:
+/// `tracing_subscriber` would accept it as a target, and turn everything else off.
 pub(super) fn log_level(text: &str) -> ParseResult<String> {
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
     let clear = |part: &str| part.contains(['=', '[']) || is_level(part.trim());
-    // The parser slices at bytes and panics inside characters that have several.
+    // The parser of directives panics on characters of several bytes.
     let filter = || EnvFilter::builder().parse(text);
     if text.is_ascii() && text.split(',').all(clear) && filter().is_ok() {
         return Ok(text.to_owned());
@@ -217,7 +221,7 @@ mod tests {
     const ANY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400 * 365);
 
     #[test]
-    fn durations_need_a_unit_and_the_refusal_says_which() {
+    fn durations_need_a_unit() {
         assert_eq!(duration("500ms", &ANY).unwrap(), Duration::from_millis(500));
         assert_eq!(duration("2h", &ANY).unwrap(), Duration::from_secs(7200));
         assert_eq!(duration("60", &ANY).unwrap_err().hint, unit_missing("60"));
@@ -291,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_word_is_answered_with_the_right_ones() {
+    fn invalid_words_are_answered_with_the_valid_ones() {
         let words = [("protobuf", 1), ("json", 2)];
         assert_eq!(choice("json", &words).unwrap(), 2);
         let invalid = choice("jsno", &words).unwrap_err();
@@ -301,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_size_and_duration_that_is_written_is_read_back(
+        fn sizes_and_durations_parse_back(
             bytes in 0..=i64::MAX as u64, millis in 0u64..=86_400_000
         ) {
             prop_assert_eq!(size::<u64>(&size_text(bytes), 0..=u64::MAX).unwrap(), bytes);

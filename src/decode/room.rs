@@ -79,7 +79,7 @@ mod tests {
 
     /// An event that takes so many bytes, a few more or less.
     fn event(bytes: usize) -> Event {
-        let config = DecodeConfig { proto_file: None, keep_payload: KeepPayload::Never };
+        let config = DecodeConfig::new(None, KeepPayload::Never);
         let Message { payload, received_at, .. } = message();
         let event = Decoder::new(&config, "acme").unwrap().decode_as(
             Kind::Item,

@@ -70,7 +70,7 @@ pub(super) struct Link {
 impl Link {
     /// Reads `database.url`; opens nothing yet.
     pub fn new(config: &config::DatabaseConfig) -> Result<Self, Fault> {
-        let url = DatabaseUrl::read(config.url.expose_secret())
+        let url = DatabaseUrl::parse(config.url.expose_secret())
             .map_err(|why| Fault::stop(format!("database.url cannot be used: {why}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         let settings = [

@@ -172,7 +172,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn url(query: &str) -> DatabaseUrl {
-        DatabaseUrl::read(&format!("postgres://db.example/x?{query}")).unwrap()
+        DatabaseUrl::parse(&format!("postgres://db.example/x?{query}")).unwrap()
     }
 
     async fn listen(last: u8) -> (TcpListener, SocketAddr) {

@@ -68,7 +68,7 @@ async fn receive(subscriber: &mut Subscriber, messages: u64) -> Vec<(String, Byt
 
 fn decoder() -> Decoder {
     let keep_payload = config::KeepPayload::Never;
-    Decoder::new(&config::DecodeConfig { proto_file: None, keep_payload }, TENANT).unwrap()
+    Decoder::new(&config::DecodeConfig::new(None, keep_payload), TENANT).unwrap()
 }
 
 /// The decoder takes a momentum that is a day ahead for an error, so what is received is decoded

@@ -69,12 +69,8 @@ impl Bench {
 }
 
 pub fn config(url: &str) -> config::DatabaseConfig {
-    config::DatabaseConfig {
-        url: url.to_owned().into(),
-        max_connections: 4,
-        statement_timeout: Duration::from_secs(30),
-        migrate: true,
-    }
+    let folder = database_only(url);
+    config::load(Some(&folder.path().join("config.toml")), []).unwrap().config.database
 }
 
 /// How long the broker keeps the session.

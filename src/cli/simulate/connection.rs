@@ -87,12 +87,7 @@ fn is_vendors(host: &str) -> bool {
 }
 
 fn of_options(args: &Args) -> Option<TlsConfig> {
-    Some(TlsConfig {
-        ca_file: args.ca.clone(),
-        cert_file: args.cert.clone()?,
-        key_file: args.key.clone()?,
-        server_name: None,
-    })
+    Some(TlsConfig::of_files(args.ca.clone(), args.cert.clone()?, args.key.clone()?))
 }
 
 fn credentials(mqtt: &MqttConfig) -> Option<(String, SecretString)> {

@@ -1,5 +1,5 @@
-//! `database.url`, taken apart as libpq reads it, so that connection strings work as providers hand
-//! them out. What cannot be honoured is refused by name. No text made here ever holds a secret.
+//! `database.url`, parsed as libpq parses it, so that connection strings work as providers hand them
+//! out. Parameters that have no effect here are refused by name. No text built here contains a secret.
 
 mod parameters;
 #[cfg(test)]
@@ -17,61 +17,61 @@ use super::error::InvalidValue;
 use super::urls::{REDACTED, percent_decoded};
 use super::values::{self, ParseResult, is_loopback};
 
-/// The port where none is given.
+/// The port of a server whose port is not given.
 const DEFAULT_PORT: u16 = 5432;
 
 /// A `PostgreSQL` connection URL.
 #[derive(Debug, Clone)]
 pub struct DatabaseUrl {
-    /// Where servers are; never empty. Tried in this order.
+    /// The servers, at least one, in the order in which they are tried.
     pub endpoints: Vec<DatabaseEndpoint>,
-    /// `None`: the name of the operating system's user.
+    /// The role; `None` is the name of the operating system's user.
     pub user: Option<String>,
-    /// The password.
+    /// The password of the role, if the URL has one.
     pub password: Option<SecretString>,
-    /// `None`: named as the user.
+    /// The database; `None` is the one named as the role.
     pub database: Option<String>,
-    /// How TLS is used.
+    /// Verification and certificates of TLS.
     pub tls: DatabaseTls,
-    /// What the connections are called in `pg_stat_activity`.
+    /// Name of the connections in `pg_stat_activity`.
     pub application_name: Option<String>,
-    /// Bound on one attempt at one address.
+    /// Limit of one attempt at one address.
     pub connect_timeout: Option<Duration>,
-    /// Settings of the session, in order.
+    /// Settings of each session, name and value, in order.
     pub settings: Vec<(String, String)>,
-    /// Only a server that takes writes will do.
+    /// True if the server must accept writes.
     pub writable: bool,
-    /// The endpoints are tried in a random order.
+    /// True if the endpoints are tried in a random order.
     pub shuffled: bool,
-    /// Statements that stay prepared in a session.
+    /// Number of statements that stay prepared in a session.
     pub statement_cache: Option<usize>,
-    /// The URL as it may be shown.
+    /// The URL without its secrets, for messages.
     pub shown: String,
 }
 
-/// Where a server is.
+/// The location of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseEndpoint {
-    /// Its name, address or socket.
+    /// Its name, address or socket folder.
     pub host: DatabaseHost,
-    /// The address that stands for the name, so that no name is looked up.
+    /// The address used in place of a lookup of the name (`hostaddr`).
     pub address: Option<IpAddr>,
-    /// TCP port, or the number in the socket's name.
+    /// The TCP port, or the number in the name of the socket.
     pub port: u16,
 }
 
-/// The kinds of host.
+/// The host part of a server location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseHost {
-    /// None is named: the socket in the usual folder, else localhost.
+    /// No host is named: the socket in the usual folder, else localhost.
     Default,
-    /// The folder of a unix socket.
+    /// The folder that holds a unix socket.
     Socket(PathBuf),
     /// A name, or an address without brackets.
     Tcp(String),
 }
 
-/// Ways to use TLS, weakest first.
+/// The `sslmode` values, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "named as PostgreSQL names them")]
 pub enum SslMode {
@@ -98,31 +98,31 @@ impl SslMode {
     }
 }
 
-/// Authorities that are trusted beside the built-in ones.
+/// The `sslrootcert` values: authorities trusted in addition to the built-in ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCertificates {
-    /// None.
+    /// No further authority.
     BuiltIn,
-    /// Those of the operating system.
+    /// The authorities of the operating system.
     System,
-    /// Those of a file.
+    /// The authorities of a PEM file.
     File(PathBuf),
 }
 
-/// How TLS is used.
+/// Use of TLS on connections to the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseTls {
-    /// How much is proven.
+    /// The degree of verification.
     pub mode: SslMode,
-    /// `sslrootcert`.
+    /// Trusted authorities (`sslrootcert`).
     pub root: RootCertificates,
     /// `sslcert` and `sslkey`, which are given together.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
 impl DatabaseUrl {
-    /// Takes a URL apart.
-    pub(super) fn parse(text: &str) -> ParseResult<Self> {
+    /// Parses the URL.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let parts = UrlParts::split(text.trim())?;
         let parameters = UrlParameters::read(parts.query)?;
         let endpoints = endpoints(&parts, &parameters)?;
@@ -148,12 +148,7 @@ impl DatabaseUrl {
         })
     }
 
-    /// Takes apart a URL that was accepted before.
-    pub fn read(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|c| format!("expected {}; {}", c.expected, c.hint))
-    }
-
-    /// Returns the TLS mode, if a host is elsewhere and the mode does not prove which host answers.
+    /// Returns the TLS mode if a host is remote and the mode does not verify which host answers.
     pub(super) fn weak_tls(&self) -> Option<&'static str> {
         let elsewhere = |endpoint: &DatabaseEndpoint| match &endpoint.host {
             DatabaseHost::Tcp(name) => {
@@ -166,7 +161,7 @@ impl DatabaseUrl {
     }
 }
 
-/// The parts of the text, as they stand.
+/// The parts of the text, not decoded yet.
 struct UrlParts<'t> {
     scheme: &'t str,
     user: Option<&'t str>,
@@ -188,8 +183,8 @@ impl<'t> UrlParts<'t> {
             Some((authority, database)) => (authority, Some(database)),
             None => (rest, None),
         };
-        // A password with a bare / or ? ends the host part early and leaves its rest, up to the @,
-        // where it would be taken for a database name, and shown.
+        // A password with a bare / or ? ends the host part early. Its rest, up to the @, would be
+        // parsed as a database name, and shown.
         if query.contains('@') || database.is_some_and(|name| name.contains(['@', '/'])) {
             return Err(general());
         }
@@ -212,7 +207,7 @@ fn general() -> InvalidValue {
     )
 }
 
-/// The hosts of the authority, or of the parameters, which win.
+/// Pairs hosts, addresses and ports. Parameters take precedence over the host part.
 fn endpoints(
     text: &UrlParts<'_>,
     parameters: &UrlParameters,

@@ -1,4 +1,4 @@
-//! The parameters behind the `?` of `database.url`.
+//! The parameters after the `?` of `database.url`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use super::super::urls::percent_decoded;
 use super::super::values::ParseResult;
 use super::{DatabaseTls, RootCertificates, SslMode, general, port};
 
-/// What is honoured, for messages.
-const HONOURED: &str = "host, hostaddr, port, dbname, user, password, sslmode, sslrootcert, sslcert, \
+/// The supported parameters, for messages.
+const SUPPORTED: &str = "host, hostaddr, port, dbname, user, password, sslmode, sslrootcert, sslcert, \
     sslkey, application_name, connect_timeout, target_session_attrs, load_balance_hosts, \
     keepalives, keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout, options, \
     statement-cache-capacity";
 
-/// Parameters of libpq and of other drivers that are not honoured, and what to do instead. Other
-/// names are not repeated in messages: they might be a piece of a password.
+/// Parameters of libpq and of other drivers that are not supported, each with a hint. Messages name
+/// no other parameter, because its name might be part of a password.
 const REFUSED: [(&str, &str); 23] = [
     ("service", "write the service's settings into the URL"),
     ("passfile", "put the whole URL with its password into a file, as database.url_file"),
@@ -43,7 +43,7 @@ const REFUSED: [(&str, &str); 23] = [
     ("sslaccept", "write sslmode=verify-full"),
 ];
 
-/// What the parameters say.
+/// The values of the parameters.
 #[derive(Default)]
 pub(super) struct UrlParameters {
     pub hosts: Option<Vec<String>>,
@@ -63,7 +63,7 @@ pub(super) struct UrlParameters {
     root: Option<String>,
     cert: Option<String>,
     key: Option<String>,
-    /// Each as it may be shown; `None` hides the value.
+    /// Each parameter with the value to show; `None` hides a secret value.
     pub shown: Vec<(String, Option<String>)>,
 }
 
@@ -107,7 +107,7 @@ impl UrlParameters {
         Ok(())
     }
 
-    /// Parameters with few values, of which not all are honoured.
+    /// Applies a parameter of which only some values are supported.
     fn take_other(&mut self, name: &str, value: &str) -> ParseResult<()> {
         if let Some(setting) = name.strip_prefix("options[").and_then(|n| n.strip_suffix(']')) {
             self.settings.push((setting.to_owned(), value.to_owned()));
@@ -125,7 +125,7 @@ impl UrlParameters {
                 let amount: u32 = number(name, value)?;
                 self.settings.push((server_side(name), amount.to_string()));
             }
-            // These ask for no more than is done anyway.
+            // These values request the behaviour that is in place anyway.
             ("keepalives" | "sslsni", "1")
             | ("sslcompression" | "requiressl", "0")
             | ("channel_binding" | "gssencmode", "disable" | "prefer")
@@ -148,12 +148,12 @@ impl UrlParameters {
             (None, RootCertificates::System) => SslMode::VerifyFull,
             (Some(mode), RootCertificates::System) if mode != SslMode::VerifyFull => {
                 return Err(InvalidValue::new(
-                    "sslmode=verify-full beside sslrootcert=system",
-                    "anybody can have a certificate of an authority that the system trusts: write \
+                    "sslmode=verify-full with sslrootcert=system",
+                    "the authorities of the system sign certificates for any host: write \
                      sslmode=verify-full, or leave sslmode out",
                 ));
             }
-            // As libpq does: a root certificate that nothing is compared with would be no use.
+            // As in libpq: a root certificate without verification would have no use.
             (Some(SslMode::Require), RootCertificates::File(_)) => SslMode::VerifyCa,
             (mode, _) => mode.unwrap_or(SslMode::Prefer),
         };
@@ -168,8 +168,8 @@ impl UrlParameters {
     }
 }
 
-/// The setting of the server that does the same from its side. So a connection through a firewall
-/// is kept open, and both ends learn that it is gone.
+/// Returns the server's setting of the same effect. It keeps a connection through a firewall open,
+/// and lets both ends detect its loss.
 fn server_side(name: &str) -> String {
     if name == "tcp_user_timeout" { name.to_owned() } else { format!("tcp_{name}") }
 }
@@ -191,9 +191,9 @@ fn mode(value: &str) -> ParseResult<SslMode> {
     })
 }
 
-/// Zero and negative numbers leave the limit to this program.
+/// Parses the limit in seconds. Zero and negative numbers leave the limit to this program.
 fn connect_timeout(value: &str) -> ParseResult<Option<Duration>> {
-    // As libpq does: less is not enough for a name lookup and a handshake.
+    // As in libpq: less is not enough for a name lookup and a handshake.
     const LEAST: u64 = 2;
     let seconds: i64 = number("connect_timeout", value)?;
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
@@ -206,8 +206,8 @@ fn number<T: std::str::FromStr>(name: &str, value: &str) -> ParseResult<T> {
     })
 }
 
-/// Reads `-c name=value` and `--name=value`, separated by blanks; a backslash takes what follows
-/// it literally.
+/// Parses `-c name=value` and `--name=value`, separated by blanks. A backslash escapes the next
+/// character.
 fn options(value: &str) -> ParseResult<Vec<(String, String)>> {
     let invalid = || {
         InvalidValue::new(
@@ -242,21 +242,21 @@ fn options(value: &str) -> ParseResult<Vec<(String, String)>> {
 
 fn unknown() -> InvalidValue {
     InvalidValue::new(
-        format!("only the parameters {HONOURED}"),
-        "correct or remove the others behind the ? of the URL",
+        format!("only the parameters {SUPPORTED}"),
+        "correct or remove the others after the ? of the URL",
     )
 }
 
 fn refusal(name: &str) -> InvalidValue {
     let hint = match name {
         "channel_binding" => {
-            "the parameter channel_binding=require cannot be honoured: remove it, and write \
-             sslmode=verify-full, which keeps others from standing in between as well"
+            "the parameter channel_binding=require is not supported: remove it, and write \
+             sslmode=verify-full, which prevents interception as well"
         }
         "target_session_attrs" => {
             "write target_session_attrs=read-write or leave it out: this service writes"
         }
-        "keepalives" => "the parameter keepalives=0 cannot be honoured: remove it",
+        "keepalives" => "the parameter keepalives=0 is not supported: remove it",
         "load_balance_hosts" => "write load_balance_hosts=disable or random",
         "gssencmode" => "write gssencmode=disable or remove it: GSSAPI is not supported",
         "sslnegotiation" => "write sslnegotiation=postgres or remove it",
@@ -275,5 +275,5 @@ fn refusal(name: &str) -> InvalidValue {
             };
         }
     };
-    InvalidValue::new("parameters that can be honoured", hint)
+    InvalidValue::new("supported parameters", hint)
 }

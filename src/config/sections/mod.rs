@@ -1,5 +1,5 @@
-//! Builds [`Config`] section by section. Every value is read before any is used, so that one load
-//! names every problem.
+//! Builds [`Config`] section by section. Every value of a section is read before any is used, so that
+//! one load reports every problem.
 
 mod mqtt;
 
@@ -20,20 +20,21 @@ use crate::config::reader::{STATE, SettingReader};
 use crate::config::secret::RawSecret;
 use crate::config::values;
 
-/// The smallest partition is a day, so nothing shorter can be kept.
+/// Shortest retention: the smallest partition is a day.
 const LEAST_RETENTION: Duration = Duration::from_secs(86_400);
-/// Beyond this, "forever" is meant; keeps date arithmetic far from its limits.
+/// Longest retention: more means "forever". It keeps date arithmetic far from its limits.
 const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * values::YEAR);
-/// Smaller, and one large message fills the spool.
+/// Smallest spool: in a smaller one, a single large message fills it.
 const LEAST_SPOOL: u64 = 1 << 20;
-/// Metrics and file offsets are signed 64-bit numbers.
+/// Largest spool: metrics and file offsets are signed 64-bit numbers.
 const LARGEST_SPOOL: u64 = 1 << 62;
-/// MQTT packet ids: no more can be un-acknowledged, so no more can be in a batch.
+/// Largest batch: no more messages can be unacknowledged, because MQTT has no more packet ids.
 const MAX_BATCH: u64 = 65_535;
-/// `PostgreSQL`'s own default is 100 for all clients together; more than this is a typing error.
+/// Largest pool: the default of `PostgreSQL` is 100 for all clients together, and more than this is a
+/// typing error.
 const MAX_CONNECTIONS: u64 = 1000;
 
-/// Builds the whole; `None` where problems were noted.
+/// Builds the configuration. Returns `None` where problems were noted.
 pub(super) fn config(reader: &mut SettingReader) -> Option<Config> {
     let tenant = reader.read("tenant", values::topic_part);
     let mqtt = mqtt::mqtt(reader, tenant.as_deref());
@@ -83,7 +84,7 @@ fn database_url(reader: &mut SettingReader, secret: RawSecret) -> Option<SecretS
             if let Some(mode) = url.weak_tls() {
                 reader.warnings.push(format!(
                     "{} ({}) has sslmode {mode} for a host that is not this machine: events and \
-                     credentials may go to whoever answers there; add sslmode=verify-full",
+                     credentials may go to any server that answers; add sslmode=verify-full",
                     secret.key, secret.origin
                 ));
             }
@@ -169,7 +170,7 @@ pub(super) fn admin(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         reader.warnings.push(format!(
-            "admin.listen is {address}: whoever reaches it reads the state of the bridge, for it \
+            "admin.listen is {address}: anyone who can reach it can read the state of the bridge, for it \
              asks for no password; keep it on 127.0.0.1, or behind a firewall"
         ));
     }

@@ -1,4 +1,4 @@
-//! Builds the section `mqtt`, whose settings depend on each other most.
+//! Builds the section `mqtt`, the one whose keys depend on each other most.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::config::model::{
 use crate::config::reader::SettingReader;
 use crate::config::{urls, values};
 
-/// Brokers keep sessions for hours to weeks; a hundred years is for ever to them.
+/// Longest session: brokers keep sessions for hours to weeks, and a hundred years mean forever.
 const LONGEST_SESSION: Duration = Duration::from_secs(100 * values::YEAR);
-/// Below this not even a small event fits.
+/// Smallest packet limit, bytes: below this not even a small event fits.
 const LEAST_PACKET: u64 = 1024;
-/// MQTT's largest remaining length (MQTT-2.2.3) and the fixed header before it.
+/// Largest packet, bytes: the largest remaining length (MQTT-2.2.3) and the fixed header before it.
 const LARGEST_PACKET: u64 = 268_435_455 + 5;
-/// Less would hold a handful of events and stop intake at every commit.
+/// Smallest memory limit, bytes: less would hold a few events and pause intake at every commit.
 const LEAST_UNACKED: u64 = 1 << 20;
-/// More memory than there is; keeps sums of sizes far from overflow.
+/// Largest memory limit, bytes: more than any machine has. It keeps sums of sizes from overflowing.
 const LARGEST_UNACKED: u64 = 1 << 40;
-/// CONNECT carries the keep alive as 16 bits of whole seconds.
+/// Longest keep alive: CONNECT carries it as 16 bits of whole seconds.
 const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(65_535);
 
 const FORMATS: [(&str, SubscribedFormats); 4] = [
@@ -33,8 +33,8 @@ const FORMATS: [(&str, SubscribedFormats); 4] = [
     ("off", SubscribedFormats::Off),
 ];
 
-/// Builds the section; `None` where problems were noted. Without a valid tenant, what follows from
-/// it is not looked at: its own problem is enough.
+/// Builds the section. Returns `None` where problems were noted. Without a valid tenant, the keys
+/// that depend on it are not checked: the problem of the tenant is enough.
 pub(super) fn mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Option<MqttConfig> {
     let host = reader.read("mqtt.host", values::host);
     let port = reader.read("mqtt.port", |text| values::integer(text, 1..=u64::from(u16::MAX)));
@@ -102,7 +102,7 @@ fn credentials(reader: &mut SettingReader, host: Option<&str>) -> Option<BrokerL
     let (username, password) = (username?, password?);
     if let (None, Some(password)) = (&username, &password) {
         let invalid = InvalidValue::new(
-            "mqtt.username beside it (MQTT 3.1.1 forbids a password alone)",
+            "mqtt.username as well (MQTT 3.1.1 forbids a password alone)",
             "set mqtt.username, or remove the password",
         );
         let found = "a password without a user name".to_owned();
@@ -197,7 +197,7 @@ fn tls_files(reader: &mut SettingReader, host: Option<&str>) -> Option<TlsConfig
     let key_file = reader.required_path("mqtt.tls.key_file");
     let server_name = reader.optional("mqtt.tls.server_name", values::server_name)?;
     if server_name.is_none() {
-        // Without a name of its own, the host must be one a certificate can bear.
+        // Without a name of its own, the host must be a name that a certificate can contain.
         let host = host?;
         reader.read("mqtt.host", values::server_name)?;
         reader.show("mqtt.tls.server_name", host);
@@ -212,7 +212,7 @@ fn reconnect(reader: &mut SettingReader) -> Option<ReconnectConfig> {
     if min <= max {
         return Some(ReconnectConfig { min, max });
     }
-    // The defaults fit each other, so at least one of the two was given: that one is to blame.
+    // The defaults are in order, so at least one of the two was given, and that one is reported.
     let (name, expected) = match reader.given("mqtt.reconnect.min") {
         Some(given) if given.origin != ValueOrigin::default() => {
             let most = humantime::format_duration(max);

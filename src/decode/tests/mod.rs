@@ -25,7 +25,7 @@ const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 const MOMENTUM: i64 = 1_760_000_000;
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
-    Decoder::new(&DecodeConfig { proto_file: None, keep_payload }, "acme").unwrap()
+    Decoder::new(&DecodeConfig::new(None, keep_payload), "acme").unwrap()
 }
 
 fn decode(

@@ -19,12 +19,9 @@ impl Bench {
     fn new() -> Self {
         let (pki, files) = (TestPki::new(), TestFiles::new());
         write(&files, &pki.issue(&LeafSpec::client("acme")));
-        let section = TlsConfig {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.path("cert.pem"),
-            key_file: files.path("key.pem"),
-            server_name: None,
-        };
+        let authority = files.write("ca.pem", pki.authority_pem());
+        let section =
+            TlsConfig::of_files(Some(authority), files.path("cert.pem"), files.path("key.pem"));
         let password_file = files.write("password", "first\n");
         let sources = Sources {
             tenant: "acme".into(),

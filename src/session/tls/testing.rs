@@ -15,7 +15,7 @@ use rustls::{
 };
 use secrecy::SecretString;
 
-use crate::config::{MqttConfig, ReconnectConfig, SubscribedFormats, TlsConfig};
+use crate::config::{MqttConfig, SubscribedFormats, TlsConfig, testing};
 use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki, private_key};
 
 pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
@@ -39,12 +39,11 @@ impl Setting {
         let (server, client) = (pki.issue(server), pki.issue(client));
         files.write("server.pem", &server.pem);
         files.write("server-key.pem", server.key.to_sec1_pem().as_str());
-        let tls = TlsConfig {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.write("tls-cert.pem", &client.pem),
-            key_file: files.write("private-key.pem", client.key.to_sec1_pem().as_str()),
-            server_name: None,
-        };
+        let tls = TlsConfig::of_files(
+            Some(files.write("ca.pem", pki.authority_pem())),
+            files.write("tls-cert.pem", &client.pem),
+            files.write("private-key.pem", client.key.to_sec1_pem().as_str()),
+        );
         Self { pki, server, files, tls }
     }
 }
@@ -54,22 +53,15 @@ pub fn mqtt(host: &str, port: u16, tls: Option<TlsConfig>) -> MqttConfig {
     MqttConfig {
         host: host.to_owned(),
         port,
-        client_id: "acme-bridge".to_owned(),
         username: Some("user".to_owned()),
         password: Some(SecretString::from("hunter2".to_owned())),
-        password_file: None,
         keep_alive: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(5),
-        proxy: None,
         max_packet_size: 1024,
         max_unacked: 1024,
-        items: SubscribedFormats::Protobuf,
         boards: SubscribedFormats::Off,
-        share_group: None,
-        session_expiry: Duration::from_secs(7200),
-        queue_grace: Duration::from_secs(10),
         tls,
-        reconnect: ReconnectConfig { min: Duration::from_secs(1), max: Duration::from_secs(60) },
+        ..testing::mqtt()
     }
 }
 

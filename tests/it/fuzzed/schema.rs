@@ -20,8 +20,7 @@ const MESSAGES: [&[u8]; 5] = [
 /// Loads the schema and, where it is accepted, decodes with it.
 pub fn vendor_schema(bytes: &[u8]) -> bool {
     in_file("vendor.proto", bytes, |file| {
-        let config =
-            DecodeConfig { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Unknown };
+        let config = DecodeConfig::new(Some(file.to_owned()), KeepPayload::Unknown);
         match Decoder::new(&config, "acme") {
             Ok(decoder) => {
                 try_on_messages(&decoder);
