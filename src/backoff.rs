@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::ReconnectConfig;
+use crate::config::BackoffBounds;
 
 /// A connection counts as stable, and the backoff starts over, after it has been up this long.
 /// A flapping link therefore keeps its long waits.
@@ -11,14 +11,14 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Doubles from `min` to `max`. Knows no clock and no randomness: both are arguments.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    limits: ReconnectConfig,
+    limits: BackoffBounds,
     /// Invariant: `limits.min <= ceiling <= limits.max`.
     ceiling: Duration,
 }
 
 impl Backoff {
     /// Starts at `limits.min`.
-    pub fn new(limits: ReconnectConfig) -> Self {
+    pub fn new(limits: BackoffBounds) -> Self {
         Self { limits, ceiling: limits.min }
     }
 
@@ -37,7 +37,7 @@ impl Backoff {
     }
 
     /// New bounds; what was waited so far still counts.
-    pub fn set_limits(&mut self, limits: ReconnectConfig) {
+    pub fn set_limits(&mut self, limits: BackoffBounds) {
         self.limits = limits;
         self.ceiling = self.ceiling.clamp(limits.min, limits.max);
     }
@@ -55,52 +55,52 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits() -> impl Strategy<Value = ReconnectConfig> {
-        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| ReconnectConfig {
+    fn limits() -> impl Strategy<Value = BackoffBounds> {
+        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| BackoffBounds {
             min: Duration::from_millis(min),
             max: Duration::from_millis(min + more),
         })
     }
 
     #[derive(Debug, Clone)]
-    enum Happening {
+    enum BackoffStep {
         Wait(f64),
         Longest,
         Up(Duration),
-        Limits(ReconnectConfig),
+        Limits(BackoffBounds),
     }
 
-    fn happening() -> impl Strategy<Value = Happening> {
+    fn step() -> impl Strategy<Value = BackoffStep> {
         prop_oneof![
-            4 => (0.0f64..=1.0).prop_map(Happening::Wait),
-            1 => Just(Happening::Longest),
-            1 => (0u64..120).prop_map(|seconds| Happening::Up(Duration::from_secs(seconds))),
-            1 => limits().prop_map(Happening::Limits),
+            4 => (0.0f64..=1.0).prop_map(BackoffStep::Wait),
+            1 => Just(BackoffStep::Longest),
+            1 => (0u64..120).prop_map(|seconds| BackoffStep::Up(Duration::from_secs(seconds))),
+            1 => limits().prop_map(BackoffStep::Limits),
         ]
     }
 
     proptest! {
         #[test]
         fn whatever_happens_waits_follow_the_ceiling_of_the_simple_rule(
-            first in limits(), happenings in prop::collection::vec(happening(), 0..64)
+            first in limits(), steps in prop::collection::vec(step(), 0..64)
         ) {
             let (mut backoff, mut limits, mut ceiling) = (Backoff::new(first), first, first.min);
-            for happening in happenings {
-                match happening {
-                    Happening::Wait(jitter) => {
+            for step in steps {
+                match step {
+                    BackoffStep::Wait(jitter) => {
                         let wait = backoff.next(jitter);
                         prop_assert!(ceiling / 2 <= wait && wait <= ceiling, "{wait:?}");
                         ceiling = (ceiling * 2).min(limits.max);
                     }
-                    Happening::Longest => {
+                    BackoffStep::Longest => {
                         ceiling = limits.max;
                         prop_assert_eq!(backoff.longest(), ceiling);
                     }
-                    Happening::Up(uptime) => {
+                    BackoffStep::Up(uptime) => {
                         backoff.was_up(uptime);
                         if uptime >= STABLE_AFTER { ceiling = limits.min; }
                     }
-                    Happening::Limits(new) => {
+                    BackoffStep::Limits(new) => {
                         backoff.set_limits(new);
                         limits = new;
                         ceiling = ceiling.max(new.min).min(new.max);

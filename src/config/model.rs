@@ -70,7 +70,7 @@ pub struct MqttConfig {
     /// TLS, or `None` for plain TCP, which is allowed for loopback or on explicit request.
     pub tls: Option<TlsConfig>,
     /// Bounds of the reconnect backoff.
-    pub reconnect: ReconnectConfig,
+    pub reconnect: BackoffBounds,
 }
 
 /// The HTTP proxy of `mqtt.proxy`.
@@ -131,7 +131,7 @@ impl TlsConfig {
 
 /// Section `mqtt.reconnect`: `0 < min <= max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReconnectConfig {
+pub struct BackoffBounds {
     /// Delay before the first retry.
     pub min: Duration,
     /// Longest delay between retries.

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use centiloc_bridge::accounting::Accounting;
+use centiloc_bridge::accounting::MessageAccounting;
 use centiloc_bridge::config::keys::env_name;
-use centiloc_bridge::config::{self, KeepPayload, MqttConfig, ReconnectConfig};
+use centiloc_bridge::config::{self, BackoffBounds, KeepPayload, MqttConfig};
 use centiloc_bridge::decode::Decoder;
-use centiloc_bridge::decode::stage::Stage as DecodeStage;
-use centiloc_bridge::message::{Decoded, Feedback, GapCause};
-use centiloc_bridge::service::leadership::{Holder, Leadership};
+use centiloc_bridge::decode::stage::DecodeStage;
+use centiloc_bridge::gap::GapCause;
+use centiloc_bridge::message::{DecodedItem, Feedback};
+use centiloc_bridge::service::leadership::{Leadership, LockHolder};
 use centiloc_bridge::session::Session;
 use centiloc_bridge::session::credentials::{Material, Sources};
 use centiloc_bridge::session::gap_tracker::GapTracker;
@@ -20,7 +21,7 @@ use centiloc_bridge::session::intake_sender::{self, IntakeSender};
 use centiloc_bridge::session::orders::Orders;
 use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
 use centiloc_bridge::spool;
-use centiloc_bridge::spool::leftover::LeftoverParts;
+use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
 use centiloc_bridge::store::Condition;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
@@ -106,7 +107,7 @@ pub struct Process {
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
     max_events: watch::Sender<usize>,
-    reconnect: watch::Sender<ReconnectConfig>,
+    reconnect: watch::Sender<BackoffBounds>,
     connections: Arc<AtomicU64>,
     pipeline: Pipeline,
 }
@@ -140,7 +141,7 @@ impl Process {
             condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
-            leadership: watch::Sender::new(Leadership::Asking),
+            leadership: watch::Sender::new(Leadership::Pending),
             material: watch::Sender::new(material(around)),
             max_events: watch::Sender::new(settings.max_events),
             reconnect: watch::Sender::new(mqtt(settings).reconnect),
@@ -159,7 +160,7 @@ impl Process {
     fn start_pipeline(&mut self) {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
         let (to_decode, intake) = intake_sender::channel();
-        let (to_store, decoded) = mpsc::channel::<Decoded>(64);
+        let (to_store, decoded) = mpsc::channel::<DecodedItem>(64);
         let (to_session, from_stages) = mpsc::channel::<Feedback>(4);
         let (stored, from_store) = mpsc::channel::<Feedback>(4);
         let (rows, spooled) = spool::stage::channel();
@@ -213,14 +214,14 @@ impl Process {
             stages.spawn(spool::stage::run(parts));
             stages.spawn(decode.run([spooled], to_store));
         } else {
-            let parts = LeftoverParts {
+            let parts = DrainParts {
                 client_id: mqtt.client_id.clone(),
                 decode: rows,
                 store: from_store,
                 session: to_session,
                 stop: stop.clone(),
             };
-            stages.spawn(spool::leftover::run(parts, std::future::ready(None)));
+            stages.spawn(spool::drain::run(parts, std::future::ready(None)));
             stages.spawn(decode.run([spooled, intake], to_store));
         }
         let parts = WriterParts {
@@ -243,7 +244,7 @@ impl Process {
     }
 
     /// Returns the account of messages.
-    pub fn accounting(&self) -> &Accounting {
+    pub fn accounting(&self) -> &MessageAccounting {
         &self.state.accounting
     }
 
@@ -255,7 +256,7 @@ impl Process {
 
     /// Tells the process that another one holds the session.
     pub fn stand_by(&self) {
-        self.lead(Leadership::Elsewhere(Holder::default()));
+        self.lead(Leadership::HeldByOther(LockHolder::default()));
     }
 
     /// Puts new credentials in place.
@@ -339,12 +340,12 @@ fn mqtt(settings: &Settings) -> MqttConfig {
         max_packet_size: settings.max_packet_size,
         max_unacked: settings.max_unacked,
         queue_grace: settings.queue_grace,
-        reconnect: ReconnectConfig { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        reconnect: BackoffBounds { min: Duration::from_millis(200), max: Duration::from_secs(5) },
         ..DEFAULTS.get_or_init(defaults).clone()
     }
 }
 
-/// The keys that have no default, and one event format.
+/// Loads a configuration of defaults with one event format.
 fn defaults() -> MqttConfig {
     let keys = [
         ("tenant", "acme"),

@@ -7,9 +7,7 @@ use secrecy::SecretString;
 
 use crate::config::error::{InvalidValue, ValueOrigin};
 use crate::config::keys::VENDOR_HOST;
-use crate::config::model::{
-    MqttConfig, ProxyConfig, ReconnectConfig, SubscribedFormats, TlsConfig,
-};
+use crate::config::model::{BackoffBounds, MqttConfig, ProxyConfig, SubscribedFormats, TlsConfig};
 use crate::config::reader::SettingReader;
 use crate::config::{urls, values};
 
@@ -205,12 +203,12 @@ fn tls_files(reader: &mut SettingReader, host: Option<&str>) -> Option<TlsConfig
     Some(TlsConfig { ca_file: ca_file?, cert_file: cert_file?, key_file: key_file?, server_name })
 }
 
-fn reconnect(reader: &mut SettingReader) -> Option<ReconnectConfig> {
+fn reconnect(reader: &mut SettingReader) -> Option<BackoffBounds> {
     let min = reader.wait("mqtt.reconnect.min");
     let max = reader.wait("mqtt.reconnect.max");
     let (min, max) = (min?, max?);
     if min <= max {
-        return Some(ReconnectConfig { min, max });
+        return Some(BackoffBounds { min, max });
     }
     // The defaults are in order, so at least one of the two was given, and that one is reported.
     let (name, expected) = match reader.given("mqtt.reconnect.min") {

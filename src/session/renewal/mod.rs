@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::credentials::{Credentials, Fingerprint, Material, Sources};
 use crate::backoff::Backoff;
-use crate::config::ReconnectConfig;
+use crate::config::BackoffBounds;
 use crate::credentials::expiry::{self, ExpiryNotice, ExpiryReminder};
 use crate::credentials::identity::validity_note;
 use crate::files;
@@ -30,8 +30,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Bounds of the wait before a file that did not answer is read again. Each try may leave a thread
 /// behind.
-const RETRY: ReconnectConfig =
-    ReconnectConfig { min: Duration::from_secs(5), max: Duration::from_secs(600) };
+const RETRY: BackoffBounds =
+    BackoffBounds { min: Duration::from_secs(5), max: Duration::from_secs(600) };
 
 /// Where credentials come from and where they go.
 #[derive(Debug)]
