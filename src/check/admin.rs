@@ -1,4 +1,4 @@
-//! The admin endpoint's address: is it free, or held by the bridge that runs already?
+//! Check of the address of the admin endpoint: it is free, or the running bridge holds it.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -13,7 +13,7 @@ pub(super) async fn check(config: &Config) -> CheckLine {
     let Some(address) = config.admin_listen else {
         return CheckLine::ok(names::ADMIN_LISTEN, "turned off");
     };
-    // Asked before it is tried, so that a service that starts right now finds it free.
+    // Queried before it is bound, so that a service that starts right now finds the address free.
     match fetch(&address.into()).await {
         Ok(status) if status["client_id"] == config.mqtt.client_id.as_str() => {
             CheckLine::ok(names::ADMIN_LISTEN, format!("{address} is served by the running bridge"))
@@ -27,13 +27,13 @@ pub(super) async fn check(config: &Config) -> CheckLine {
         }
         Err(StatusError::NotRunning(_)) => bind(address).await,
         Err(error) => {
-            let see = "see which program holds the port, or set admin.listen to another";
+            let remedy = "find the program that holds the port, or set admin.listen to another";
             CheckLine::from_sentence_or(
                 names::ADMIN_LISTEN,
                 CheckStatus::Failed,
                 &error.to_string(),
                 EXPECTED,
-                see,
+                remedy,
             )
         }
     }

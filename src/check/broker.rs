@@ -1,4 +1,4 @@
-//! The broker: the findings of a probe as lines.
+//! Checks of the broker: the findings of a probe as lines.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -11,10 +11,10 @@ use crate::credentials::identity::date;
 use crate::session::failure::Failure;
 use crate::session::probe::{Finding, Probe, Step};
 
-/// Addresses shown of a name: enough to recognise it.
+/// Most addresses shown of a name: enough to recognise it.
 const SHOWN_ADDRESSES: usize = 4;
 
-/// The lines of a broker that lets us in.
+/// Returns the names of the lines of a broker that accepts the connection.
 pub(super) fn expected(config: &Config) -> Vec<&'static str> {
     let mut names = vec![names::BROKER_NAME, names::BROKER_TCP];
     names.extend(config.mqtt.proxy.as_ref().map(|_| names::BROKER_PROXY));
@@ -54,13 +54,13 @@ impl BrokerLines<'_> {
                 CheckStatus::Warning,
                 format!("{address} {problem}"),
                 "every address of the name to accept a connection",
-                "the others are used meanwhile; have the address repaired or taken out of the DNS",
+                "the others are used meanwhile; repair the address, or remove it from the DNS",
             ),
             Finding::Tunnelled => {
                 let (host, port) = (&self.mqtt.host, self.mqtt.port);
                 CheckLine::ok(
                     names::BROKER_PROXY,
-                    format!("the proxy lets CONNECT through to {host}:{port}"),
+                    format!("the proxy allows CONNECT to {host}:{port}"),
                 )
             }
             Finding::Secured { version, certificate } => {
@@ -92,8 +92,8 @@ impl BrokerLines<'_> {
             None => "no user name".to_owned(),
         };
         format!(
-            "accepted (CONNACK 0), {user}; asked under the client id {:?} and a clean session, \
-             apart from the live one",
+            "accepted (CONNACK 0), {user}; tried with the client id {:?} and a clean session, which \
+             does not affect the live one",
             self.client_id
         )
     }
@@ -102,32 +102,37 @@ impl BrokerLines<'_> {
         match &self.mqtt.share_group {
             None => format!("{filter} is granted at QoS 1"),
             Some(group) => format!(
-                "{filter} is granted at QoS 1; asked without $share/{group}, as one more member \
-                 of the group would take messages from the bridges in it"
+                "{filter} is granted at QoS 1; tried without $share/{group}, because one more \
+                 member of the group would take messages from the bridges in it"
             ),
         }
     }
 }
 
 fn not_granted(problem: &str) -> CheckLine {
-    let see = "ask Centiloc support for the topic";
-    CheckLine::from_sentence_or(names::SUBSCRIPTION, CheckStatus::Failed, problem, "QoS 1", see)
+    let remedy = "ask Centiloc support for the topic";
+    CheckLine::from_sentence_or(names::SUBSCRIPTION, CheckStatus::Failed, problem, "QoS 1", remedy)
 }
 
 fn failed(step: &Step, failure: &Failure, certificate: Option<&CertificateFacts>) -> CheckLine {
     let (name, expected) = match step {
         Step::Name => (names::BROKER_NAME, "a name that can be resolved"),
         Step::Tcp => (names::BROKER_TCP, "an answer on the port"),
-        Step::Proxy => (names::BROKER_PROXY, "a proxy that lets CONNECT through"),
+        Step::Proxy => (names::BROKER_PROXY, "a proxy that allows CONNECT"),
         Step::Tls => (names::BROKER_TLS, "TLS with a broker whose certificate can be trusted"),
         Step::Login => {
             (names::BROKER_LOGIN, "CONNACK 0: certificate, user, password and client id accepted")
         }
         Step::Subscription(_) => (names::SUBSCRIPTION, "QoS 1"),
     };
-    let see = format!("see {} in docs/connection-errors.md", failure.label());
-    let mut check =
-        CheckLine::from_sentence_or(name, CheckStatus::Failed, &failure.sentence, expected, &see);
+    let remedy = format!("see {} in docs/connection-errors.md", failure.label());
+    let mut check = CheckLine::from_sentence_or(
+        name,
+        CheckStatus::Failed,
+        &failure.sentence,
+        expected,
+        &remedy,
+    );
     if let Step::Subscription(filter) = step {
         check.found = format!("{filter}: {}", check.found);
     }

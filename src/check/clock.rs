@@ -1,5 +1,5 @@
-//! The clock of this machine, as far as can be told without another one. The certificates' validity
-//! and the database's clock say more, each in a line of its own.
+//! Check of the clock of this machine, without another clock to compare it with. The checks of
+//! certificate validity and of the database's clock are more precise.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -8,7 +8,7 @@ use time::macros::datetime;
 
 use crate::credentials::identity::date;
 
-/// No release of this program is older: a machine that says so has lost its clock.
+/// Date before the first release of this program: an earlier clock is wrong.
 const FIRST_RELEASE: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
 
 pub(super) fn check(now: OffsetDateTime) -> CheckLine {
@@ -19,8 +19,11 @@ pub(super) fn check(now: OffsetDateTime) -> CheckLine {
     CheckLine::problem(
         name,
         CheckStatus::Failed,
-        format!("this machine's clock says {}, before this program existed", date(now)),
-        "the time of day, without which no certificate is valid",
-        "set the clock, and let it be kept: timedatectl set-ntp true",
+        format!(
+            "the system clock is at {}, earlier than the first release of this program",
+            date(now)
+        ),
+        "the current time, without which no certificate is valid",
+        "set the clock, and keep it synchronised: timedatectl set-ntp true",
     )
 }

@@ -1,4 +1,4 @@
-//! The database: reachable, fit, prepared, and open to this role.
+//! Checks of the database: connection, server, schema, and the rights of the role.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -14,7 +14,7 @@ use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
 use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Rights, Server};
 use crate::store::schema::{SchemaError, Step};
 
-/// The lines of a database that answers.
+/// Names of the lines of a database that answers.
 pub(super) const EXPECTED: [&str; 12] = [
     names::DATABASE_CONNECTION,
     names::DATABASE_SESSIONS,
@@ -30,13 +30,13 @@ pub(super) const EXPECTED: [&str; 12] = [
     names::DATABASE_PARTITIONS,
 ];
 
-/// What to do where the server's own words have no better advice.
+/// The remedy where the error of the server has none.
 const SEE_LOG: &str = "see the database server's log";
 
 pub(super) async fn report(config: &Config) -> CheckReport {
     let limit = config.mqtt.connect_timeout;
     let mut report = CheckReport::default();
-    if tokio::time::timeout(limit, look(config, &mut report.checks)).await.is_err() {
+    if tokio::time::timeout(limit, run(config, &mut report.checks)).await.is_err() {
         report.checks.push(silent(config, limit, report.checks.is_empty()));
     }
     report.note_missing(&EXPECTED);
@@ -55,8 +55,8 @@ fn silent(config: &Config, limit: Duration, unreached: bool) -> CheckLine {
     )
 }
 
-/// Adds line after line, so that a server that stops answering leaves what it said before.
-async fn look(config: &Config, checks: &mut Vec<CheckLine>) {
+/// Adds each line when it is known, so that a server that stops answering leaves the earlier lines.
+async fn run(config: &Config, checks: &mut Vec<CheckLine>) {
     let fault = |name, fault: &dyn std::error::Error| {
         CheckLine::from_sentence_or(
             name,
@@ -93,12 +93,12 @@ async fn look(config: &Config, checks: &mut Vec<CheckLine>) {
         Err(error) => fault(names::DATABASE_CLOCK, &error),
     });
     match inspection.rights().await {
-        Ok(rights) => look_inside(config, &server, &rights, &mut inspection, checks).await,
+        Ok(rights) => check_schema(config, &server, &rights, &mut inspection, checks).await,
         Err(error) => checks.push(fault(names::DATABASE_RIGHTS, &error)),
     }
 }
 
-async fn look_inside(
+async fn check_schema(
     config: &Config,
     server: &Server,
     rights: &Rights,
@@ -106,7 +106,7 @@ async fn look_inside(
     checks: &mut Vec<CheckLine>,
 ) {
     if rights.schema_exists && !rights.use_schema {
-        // Every look into the schema would be refused for the same reason.
+        // Every query in the schema would be refused for the same reason.
         checks.push(no_usage(server));
         return;
     }
@@ -122,7 +122,7 @@ async fn look_inside(
     checks.push(match coverage {
         Ok(Some(coverage)) => partitions(&coverage, rights),
         Ok(None) => {
-            CheckLine::ok(names::DATABASE_PARTITIONS, "made by the migrations and the service")
+            CheckLine::ok(names::DATABASE_PARTITIONS, "created by the migrations and the service")
         }
         Err(error) => {
             let sentence = error.to_string();
@@ -205,7 +205,7 @@ fn encoding(server: &Server) -> CheckLine {
         CheckStatus::Failed,
         format!("the database's encoding is {}, which cannot hold every text", server.encoding),
         "UTF8",
-        "make the database anew: create database … encoding 'UTF8' template template0",
+        "create the database again: create database … encoding 'UTF8' template template0",
     )
 }
 
@@ -249,7 +249,7 @@ pub(super) fn clock(ahead: f64) -> CheckLine {
         return CheckLine::ok(names::DATABASE_CLOCK, found);
     }
     let expected = format!("a difference of at most {CLOCK_TOLERANCE_SECONDS} s");
-    let hint = "set the wrong one of the two, and let both be kept by NTP";
+    let hint = "set the clock that is wrong, and keep both synchronised by NTP";
     CheckLine::problem(names::DATABASE_CLOCK, CheckStatus::Warning, found, expected, hint)
 }
 
@@ -351,7 +351,7 @@ fn for_migrations(server: &Server, rights: &Rights) -> CheckLine {
     CheckLine::problem(
         names::DATABASE_RIGHTS,
         CheckStatus::Failed,
-        format!("the role {role:?} may not make what the migrations make in schema centiloc"),
+        format!("the role {role:?} may not create what the migrations create in schema centiloc"),
         "a role that may create the schema, or owns it",
         format!("as an administrator of the database: {hint}"),
     )
@@ -364,28 +364,29 @@ pub(super) fn partitions(coverage: &Coverage, rights: &Rights) -> CheckLine {
             names::DATABASE_PARTITIONS,
             CheckStatus::Warning,
             format!(
-                "{} events lie in item_event_default, whose momentum fits no partition",
-                at_most(coverage.in_default)
+                "{} events are in item_event_default, because their momentum fits no partition",
+                limited_count(coverage.in_default)
             ),
             "none",
-            "look at their momentum; with assumed protobuf numbers, set decode.proto_file",
+            "check their momentum; with assumed protobuf numbers, set decode.proto_file",
         );
     }
     match (until, rights.make_partitions) {
-        (Some(until), true) => {
-            CheckLine::ok(names::DATABASE_PARTITIONS, format!("made ahead until {}", date(until)))
-        }
+        (Some(until), true) => CheckLine::ok(
+            names::DATABASE_PARTITIONS,
+            format!("created ahead until {}", date(until)),
+        ),
         (None, true) => {
-            CheckLine::ok(names::DATABASE_PARTITIONS, "none for now yet; the service makes them")
+            CheckLine::ok(names::DATABASE_PARTITIONS, "none for now yet; the service creates them")
         }
         (until, false) => CheckLine::problem(
             names::DATABASE_PARTITIONS,
             CheckStatus::Warning,
             match until {
                 Some(until) => {
-                    format!("they end on {}, and the role may make no more", date(until))
+                    format!("they end on {}, and the role may not create more", date(until))
                 }
-                None => "there is none for now, and the role may make none".to_owned(),
+                None => "there is none for now, and the role may not create one".to_owned(),
             },
             "a role that owns item_event and may create in schema centiloc",
             "make the role the owner of the tables; until then events go to item_event_default",
@@ -393,7 +394,7 @@ pub(super) fn partitions(coverage: &Coverage, rights: &Rights) -> CheckLine {
     }
 }
 
-/// The count is cut off.
-fn at_most(count: i64) -> String {
+/// Formats the count, which is limited to [`inspect::COUNTED`].
+fn limited_count(count: i64) -> String {
     if count >= inspect::COUNTED { format!("{count} or more") } else { count.to_string() }
 }

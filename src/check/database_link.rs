@@ -1,4 +1,4 @@
-//! The way to the database: its addresses, and how many connections it takes.
+//! Checks of the addresses of the database and of its connection limits.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -13,7 +13,7 @@ pub(super) fn address(look: &Look) -> CheckLine {
             CheckStatus::Warning,
             format!("{address} {problem}"),
             "every address to accept connections",
-            "the others are used; take it out of DNS or database.url, or make it reachable",
+            "the others are used; remove it from DNS or database.url, or make it reachable",
         ),
     }
 }

@@ -1,42 +1,42 @@
-//! One line of `check`: its name, its status, and three texts.
+//! One line of `check`.
 
 use serde::Serialize;
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
-    /// As it should be.
+    /// The value is right.
     Ok,
-    /// Works, but wants attention.
+    /// The service works, but the value should be changed.
     Warning,
-    /// Does not work.
+    /// The service does not work with this value.
     Failed,
 }
 
-/// One line of `check`.
+/// A line of `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckLine {
-    /// What was checked; people script against it.
+    /// Name of the check, on which scripts match.
     pub name: &'static str,
-    /// How it came out.
+    /// Result of the check.
     pub status: CheckStatus,
-    /// What was found.
+    /// Description of the value found.
     pub found: String,
-    /// What was expected; empty where `found` is it.
+    /// Description of the value expected, or empty if `found` is right.
     pub expected: String,
-    /// The hint; empty where nothing is to be done.
+    /// The remedy, or empty if `found` is right.
     pub what_to_do: String,
 }
 
 impl CheckLine {
-    /// As it should be.
+    /// Creates the line of a check that passed.
     pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
         let (expected, what_to_do) = (String::new(), String::new());
         Self { name, status: CheckStatus::Ok, found: found.into(), expected, what_to_do }
     }
 
-    /// Not as it should be.
+    /// Creates the line of a check that did not pass.
     pub fn problem(
         name: &'static str,
         status: CheckStatus,
@@ -48,18 +48,19 @@ impl CheckLine {
         Self { name, status, found, expected, what_to_do }
     }
 
-    /// Failed with an error or warned with a note of the form "cause; hint".
+    /// Creates a line from an error or warning of the form "cause; remedy".
     pub fn from_sentence(
         name: &'static str,
         status: CheckStatus,
         sentence: &str,
         expected: impl Into<String>,
     ) -> Self {
-        let (found, hint) = sentence.split_once("; ").unwrap_or((sentence, ""));
-        let (found, what_to_do) = (found.to_owned(), hint.to_owned());
+        let (found, remedy) = sentence.split_once("; ").unwrap_or((sentence, ""));
+        let (found, what_to_do) = (found.to_owned(), remedy.to_owned());
         Self { name, status, found, expected: expected.into(), what_to_do }
     }
 
+    /// Creates a line that passes without a note and warns with one.
     pub(super) fn noted(
         name: &'static str,
         note: Option<&str>,
@@ -72,13 +73,14 @@ impl CheckLine {
         }
     }
 
-    /// A line from a sentence of the form "cause; hint", with a hint in any case.
+    /// Creates a line from a sentence of the form "cause; remedy" or "cause: imperative". Where the
+    /// sentence has no remedy, it is `default_remedy`.
     pub(super) fn from_sentence_or(
         name: &'static str,
         status: CheckStatus,
         sentence: &str,
         expected: &str,
-        else_do: &str,
+        default_remedy: &str,
     ) -> Self {
         let mut check = Self::from_sentence(name, status, sentence, expected);
         if check.what_to_do.is_empty() {
@@ -89,7 +91,7 @@ impl CheckLine {
                     check.what_to_do = check.found[at + 2..].to_owned();
                     check.found.truncate(at);
                 }
-                None => else_do.clone_into(&mut check.what_to_do),
+                None => default_remedy.clone_into(&mut check.what_to_do),
             }
         }
         check

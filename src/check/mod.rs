@@ -1,8 +1,9 @@
-//! Everything an operator wants to know before starting the service: what was found, what was
-//! expected, what to do. Nothing is changed anywhere, and the live session is left alone.
+//! Checks of configuration, files, broker and database before the service starts. Each line has the
+//! value found, the value expected and the remedy. Checks change nothing, and do not affect the live
+//! session.
 //!
-//! What can be known on this machine comes first ([`local`]); broker and database are asked at the
-//! same time ([`online`]), so that one that hangs does not hide the other.
+//! The checks of this machine come first ([`local`]). Broker and database are checked at the same
+//! time ([`online`]), so that one that hangs does not hide the other.
 
 mod admin;
 mod broker;
@@ -28,7 +29,7 @@ pub use report::{CheckReport, NotChecked};
 
 use crate::config::{Config, LoadedConfig};
 
-/// What can be known on this machine.
+/// Runs the checks that need neither broker nor database.
 pub async fn local(loaded: &LoadedConfig, now: OffsetDateTime) -> CheckReport {
     let config = &loaded.config;
     let mut checks = configuration::accepted(loaded);
@@ -45,14 +46,14 @@ pub async fn local(loaded: &LoadedConfig, now: OffsetDateTime) -> CheckReport {
     CheckReport { checks, not_checked: Vec::new() }
 }
 
-/// What broker and database say, each bounded by `mqtt.connect_timeout` a step.
+/// Runs the checks of broker and database. `mqtt.connect_timeout` limits each of their steps.
 pub async fn online(config: &Config) -> CheckReport {
     let (mut report, database) = tokio::join!(broker::report(config), database::report(config));
     report.append(database);
     report
 }
 
-/// What [`online`] would have told.
+/// Returns the report that stands for [`online`] where it is skipped.
 pub fn offline(config: &Config) -> CheckReport {
     let because = "--offline";
     let names = broker::expected(config).into_iter().chain(database::EXPECTED);

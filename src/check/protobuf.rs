@@ -1,5 +1,4 @@
-//! The schema that protobuf events are decoded by: does it load, and does it cover what is
-//! subscribed to?
+//! Check of the protobuf schema: it loads, and defines the events that are subscribed to.
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
@@ -7,22 +6,23 @@ use crate::config::Config;
 use crate::decode::Decoder;
 use crate::topic::Kind;
 
-const VENDORS: &str = "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
+const VENDOR_SCHEMA: &str =
+    "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
 
-/// One line, or one for each kind of event that the schema lacks.
+/// Returns one line, or one for each kind of event that the schema lacks.
 pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
     let (file, decode) = (config.decode.proto_file.as_deref(), &config.decode);
     let decoder = match Decoder::new(decode, &config.tenant) {
         Ok(decoder) => decoder,
         Err(error) => {
-            let see = "name another file in decode.proto_file";
+            let remedy = "name another file in decode.proto_file";
             let sentence = error.to_string();
             return vec![CheckLine::from_sentence_or(
                 names::PROTOBUF_SCHEMA,
                 CheckStatus::Failed,
                 &sentence,
-                VENDORS,
-                see,
+                VENDOR_SCHEMA,
+                remedy,
             )];
         }
     };
@@ -41,7 +41,7 @@ pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
     if lacking.is_empty() {
         return vec![CheckLine::ok(
             names::PROTOBUF_SCHEMA,
-            format!("{} covers what is subscribed to", file.display()),
+            format!("{} covers the subscribed events", file.display()),
         )];
     }
     lacking
@@ -51,9 +51,9 @@ fn assumed() -> CheckLine {
     CheckLine::problem(
         names::PROTOBUF_SCHEMA,
         CheckStatus::Warning,
-        "protobuf is subscribed to, and its field numbers are assumed ones",
-        VENDORS,
-        "set decode.proto_file to it; or take JSON: mqtt.items and mqtt.boards = \"json\"",
+        "protobuf is subscribed to, and its field numbers are assumed",
+        VENDOR_SCHEMA,
+        "set decode.proto_file to it; or use JSON: mqtt.items and mqtt.boards = \"json\"",
     )
 }
 
@@ -66,7 +66,7 @@ fn lacks(file: &str, kind: Kind) -> CheckLine {
         names::PROTOBUF_SCHEMA,
         CheckStatus::Failed,
         format!("{file} has no {kind} message, and {key} subscribes to protobuf"),
-        VENDORS,
+        VENDOR_SCHEMA,
         format!(
             "name the file that defines both events in decode.proto_file, or set {key} to json"
         ),

@@ -1,51 +1,51 @@
-//! The lines of a run of `check`, and the lines that it could not make.
+//! The lines of a run of `check`, and the checks it skipped.
 
 use serde::Serialize;
 
 use super::line::{CheckLine, CheckStatus};
 
-/// A line that could not be made.
+/// A check that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotChecked {
-    /// The line's name.
+    /// Name of the check.
     pub name: &'static str,
-    /// Why not.
+    /// The reason why it was skipped.
     pub because: String,
 }
 
-/// What was found.
+/// The result of a run of `check`.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
-    /// The lines.
+    /// The lines of the checks that ran.
     pub checks: Vec<CheckLine>,
-    /// The lines that are missing.
+    /// The checks that were skipped.
     pub not_checked: Vec<NotChecked>,
 }
 
 impl CheckReport {
-    /// How many lines came out so.
+    /// Returns the number of lines with this status.
     pub fn count(&self, status: CheckStatus) -> usize {
         self.checks.iter().filter(|check| check.status == status).count()
     }
 
-    /// Whether nothing failed.
+    /// Returns true if no check failed.
     pub fn passed(&self) -> bool {
         self.count(CheckStatus::Failed) == 0
     }
 
-    /// Adds what another part found.
+    /// Adds the lines of another report.
     pub fn append(&mut self, mut other: Self) {
         self.checks.append(&mut other.checks);
         self.not_checked.append(&mut other.not_checked);
     }
 
-    /// Notes which of the `expected` lines are missing, and the line that ended the series.
+    /// Adds the `expected` checks that have no line as skipped, because of the last line that failed.
     pub(super) fn note_missing(&mut self, expected: &[&'static str]) {
         let is_there = |name: &str| self.checks.iter().any(|check| check.name == name);
         let failed = self.checks.iter().rfind(|check| check.status == CheckStatus::Failed);
         let because = match failed {
             Some(check) => format!("{} failed", check.name),
-            None => "nothing was found out about it".to_owned(),
+            None => "no result".to_owned(),
         };
         let missing = expected.iter().filter(|name| !is_there(name));
         let missing: Vec<_> =

@@ -1,4 +1,4 @@
-//! What a machine of the tests cannot be made to show: servers of other kinds and clocks that are off.
+//! Checks of servers and clocks that the machine of the tests does not have.
 
 use std::path::Path;
 
@@ -27,11 +27,15 @@ fn remote() -> Place {
     Place::Remote("db.example.com:5432".into())
 }
 
-/// Names and outcomes of the lines that are not ok; each of those must have a hint.
+/// Names and statuses of the lines that did not pass. Each of them must have a remedy.
 fn troubles(checks: &[CheckLine]) -> Vec<(&'static str, CheckStatus)> {
     for check in checks {
-        let told = !check.what_to_do.is_empty() && !check.expected.is_empty();
-        assert_eq!(told, check.status != CheckStatus::Ok, "a trouble has a hint: {check:?}");
+        let has_remedy = !check.what_to_do.is_empty() && !check.expected.is_empty();
+        assert_eq!(
+            has_remedy,
+            check.status != CheckStatus::Ok,
+            "a line that did not pass has a remedy: {check:?}"
+        );
     }
     let bad = checks.iter().filter(|check| check.status != CheckStatus::Ok);
     bad.map(|check| (check.name, check.status)).collect()
@@ -48,7 +52,7 @@ fn every_name_is_its_own_and_documented() {
 }
 
 #[test]
-fn a_server_that_suits_passes_wherever_it_is() {
+fn suitable_servers_pass_everywhere() {
     for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
         assert_eq!(troubles(&of_server(&server(), &place)), []);
         let plain = Server { tls: None, ..server() };
@@ -59,7 +63,7 @@ fn a_server_that_suits_passes_wherever_it_is() {
 }
 
 #[test]
-fn a_server_that_does_not_suit_is_named_for_each_reason() {
+fn unsuitable_servers_fail_for_each_reason() {
     use CheckStatus::{Failed, Warning};
     let cases = [
         (Server { version_number: 130_012, ..server() }, "database_version", Failed),
@@ -74,7 +78,7 @@ fn a_server_that_does_not_suit_is_named_for_each_reason() {
 }
 
 #[test]
-fn clocks_may_differ_by_a_minute_and_the_wrong_direction_is_told() {
+fn clock_skew_above_a_minute_warns() {
     assert_eq!(troubles(&[clock(59.0), clock(-59.0)]), []);
     let (fast, slow) = (clock(3600.0), clock(-3600.0));
     assert!(fast.found.contains("3600.0 s ahead of the database's"), "{}", fast.found);
@@ -84,14 +88,14 @@ fn clocks_may_differ_by_a_minute_and_the_wrong_direction_is_told() {
 }
 
 #[test]
-fn a_machine_that_woke_up_in_1970_fails() {
+fn a_clock_of_1970_fails() {
     let lost = super::clock::check(datetime!(1970-01-01 00:05 UTC));
     assert_eq!(troubles(&[lost]), [("system_clock", CheckStatus::Failed)]);
     assert_eq!(troubles(&[super::clock::check(datetime!(2026-11-22 12:00 UTC))]), []);
 }
 
 #[test]
-fn partitions_that_end_matter_only_to_a_role_that_can_make_none() {
+fn missing_partitions_warn_without_create_rights() {
     let until = Some(datetime!(2027-01-01 00:00 UTC));
     let owner = Rights { make_partitions: true, ..Rights::default() };
     let warned = [("database_partitions", CheckStatus::Warning)];
@@ -106,7 +110,7 @@ fn partitions_that_end_matter_only_to_a_role_that_can_make_none() {
 }
 
 #[test]
-fn a_sentence_without_a_semicolon_still_ends_in_a_cure() {
+fn every_sentence_gets_a_remedy() {
     let line = |sentence| {
         CheckLine::from_sentence_or("spool", CheckStatus::Failed, sentence, "x", "see the log")
     };
@@ -124,7 +128,7 @@ fn load(folder: &Path, text: &str) -> LoadedConfig {
 }
 
 #[tokio::test]
-async fn every_remark_of_the_configuration_is_a_warning_that_says_what_was_expected() {
+async fn configuration_warnings_have_expected_values() {
     let files = TestFiles::new();
     let issued = TestPki::new().issue(&LeafSpec::client("acme"));
     files.write("tls-cert.pem", &issued.pem);
@@ -146,7 +150,7 @@ async fn every_remark_of_the_configuration_is_a_warning_that_says_what_was_expec
 }
 
 #[test]
-fn the_modes_of_the_files_that_hold_secrets_are_looked_at_and_of_no_others() {
+fn only_modes_of_secret_files_are_checked() {
     use std::os::unix::fs::PermissionsExt;
     let files = TestFiles::new();
     files.write("password", "secret");

@@ -1,5 +1,4 @@
-//! The part of `check` that needs neither broker nor database: everything that can be known about
-//! the client certificate, its key and the trust anchors from the files alone.
+//! Checks of the files in `mqtt.tls`: the client certificate, its key and the trust anchors.
 
 use std::path::Path;
 
@@ -18,8 +17,8 @@ use crate::credentials::inspect::{CertificateFacts, TenantMatch};
 use crate::credentials::key::EcKey;
 use crate::credentials::pem::PemFile;
 
-/// Every check of the files in `mqtt.tls`. What depends on a file that cannot be read is left
-/// out: the failure of the file is in the list.
+/// Runs every check of the files. Checks that depend on an unreadable file are omitted, because the
+/// list has the failure of the file.
 pub(super) fn checks(tenant: &str, tls: &TlsConfig, now: OffsetDateTime) -> Vec<CheckLine> {
     let mut checks = identity_checks(tenant, tls, now);
     checks.push(trust_anchor(tls.ca_file.as_deref(), now));
@@ -49,7 +48,7 @@ fn identity_checks(tenant: &str, tls: &TlsConfig, now: OffsetDateTime) -> Vec<Ch
                 names::KEY_FITS_CERTIFICATE,
                 "the key belongs to the certificate",
             ));
-            checks.extend(of_the_certificate(tenant, tls, identity, now));
+            checks.extend(certificate_checks(tenant, tls, identity, now));
         }
         Err(error @ CredentialError::KeyMismatch { .. }) => {
             checks.push(failed(names::KEY_FITS_CERTIFICATE, error, FileRole::Key));
@@ -79,11 +78,11 @@ fn private_key(read: &Result<EcKey, CredentialError>) -> CheckLine {
 
 fn key_file_mode(path: &Path) -> CheckLine {
     let note = files::exposure(path);
-    let found = "nobody can read the private key who should not".to_owned();
+    let found = "no other user can read the private key".to_owned();
     CheckLine::noted(names::KEY_FILE_MODE, note.as_deref(), found, "mode 0600 or 0400")
 }
 
-fn of_the_certificate(
+fn certificate_checks(
     tenant: &str,
     tls: &TlsConfig,
     identity: &ClientIdentity,
@@ -110,7 +109,7 @@ fn of_the_certificate(
 
 fn certificate_tenant(tenant: &str, facts: &CertificateFacts) -> CheckLine {
     let name = names::CERTIFICATE_TENANT;
-    let hint = match facts.fits_tenant(tenant) {
+    let remedy = match facts.fits_tenant(tenant) {
         TenantMatch::Exact => {
             return CheckLine::ok(name, format!("the certificate is the tenant {tenant:?}'s"));
         }
@@ -127,7 +126,7 @@ fn certificate_tenant(tenant: &str, facts: &CertificateFacts) -> CheckLine {
             None => "the certificate has no common name".to_owned(),
         },
         expected: format!("the tenant {tenant:?}"),
-        what_to_do: hint.to_owned(),
+        what_to_do: remedy.to_owned(),
     }
 }
 
@@ -183,8 +182,12 @@ mod tests {
     fn troubles(tls: &TlsConfig) -> Vec<(&'static str, CheckStatus)> {
         let checks = checks("acme", tls, OffsetDateTime::now_utc());
         for check in &checks {
-            let told = !check.what_to_do.is_empty() && !check.expected.is_empty();
-            assert_eq!(told, check.status != CheckStatus::Ok, "a trouble has a hint: {check:?}");
+            let has_remedy = !check.what_to_do.is_empty() && !check.expected.is_empty();
+            assert_eq!(
+                has_remedy,
+                check.status != CheckStatus::Ok,
+                "a line that did not pass has a remedy: {check:?}"
+            );
         }
         let bad = checks.iter().filter(|check| check.status != CheckStatus::Ok);
         bad.map(|check| (check.name, check.status)).collect()
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_fails_or_warns_in_its_own_check() {
+    fn each_problem_has_its_own_check() {
         use CheckStatus::{Failed, Warning};
         let cases: [(LeafSpec, &str, CheckStatus); 6] = [
             (LeafSpec::client("other"), "certificate_tenant", Failed),
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_key_an_open_key_and_a_wrong_anchor_are_reported_together() {
+    fn problems_of_tls_files_are_reported_together() {
         let (files, mut tls) = setting(&LeafSpec::client("acme"));
         files.write("private-key.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
         let open = std::fs::Permissions::from_mode(0o644);
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn swapped_files_are_one_trouble_and_two_missing_files_are_two() {
+    fn swapped_files_are_one_problem() {
         let (files, mut tls) = setting(&LeafSpec::client("acme"));
         std::mem::swap(&mut tls.cert_file, &mut tls.key_file);
         assert_eq!(troubles(&tls), [("client_certificate", CheckStatus::Failed)]);

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_layer_wins_and_says_where_it_stands() {
+    fn highest_layer_wins_with_its_origin() {
         let merged = merged(
             &[("mqtt.host", "a"), ("mqtt.tls.server_name", "b")],
             &[("mqtt.host", "c"), ("mqtt.username", "0012")],
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn either_half_of_a_pair_in_a_higher_layer_hides_the_other_below() {
+    fn a_half_hides_the_lower_other_half() {
         for (below, above) in PAIRS.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]) {
             let merged = merged(&[(below, "low")], &[(above, "high")]);
             assert_eq!(merged.get(above).unwrap().text, "high");
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_half_in_a_higher_layer_turns_the_pair_off() {
+    fn an_empty_half_turns_the_pair_off() {
         let merged = merged(&[("mqtt.password", "low")], &[("mqtt.password_file", "")]);
         assert!(merged.get("mqtt.password").is_none());
         assert_eq!(merged.get("mqtt.password_file").unwrap().text, "");
     }
 
     #[test]
-    fn both_halves_in_one_layer_are_refused_without_showing_the_secret() {
+    fn both_halves_in_a_layer_are_refused() {
         let given = [("mqtt.password", "hunter2"), ("mqtt.password_file", "/run/p")];
         let (layer, problems) = layer("file", &given);
         assert_eq!(problems.len(), 1);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_half_beside_a_given_one_is_no_conflict() {
+    fn an_empty_half_is_no_conflict() {
         let (layer, problems) = layer("env", &[("mqtt.password", ""), ("mqtt.password_file", "p")]);
         assert!(problems.is_empty());
         let merged = ConfigLayer::merged([layer]);

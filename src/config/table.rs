@@ -1,12 +1,12 @@
-//! The one table of keys. Unknown-key detection, the defaults, the `config` command,
-//! `config.example.toml` and `docs/configuration.md` all follow from it, so they cannot disagree.
+//! The table of keys. The detection of unknown keys, the defaults, the `config` command,
+//! `config.example.toml` and `docs/configuration.md` all follow from it, so that they agree.
 
 use super::key::{ConfigKey, DefaultValue, ValueKind};
 
-/// The vendor's broker, which asks for a user name and a password.
+/// The vendor's broker, which requires a user name and a password.
 pub const VENDOR_HOST: &str = "mqtt-client.centiloc.com";
 
-/// Words for [`SubscribedFormats`].
+/// Words for [`super::SubscribedFormats`].
 const FORMATS: &[&str] = &["protobuf", "json", "both", "off"];
 
 const fn key(
@@ -18,7 +18,7 @@ const fn key(
     ConfigKey { name, default, kind, doc }
 }
 
-/// Every setting, in the order in which it is shown.
+/// Every key, in the order in which keys are shown.
 pub const KEYS: &[ConfigKey] = &[
     key(
         "tenant",
@@ -38,8 +38,8 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.client_id",
         DefaultValue::Derived("<tenant>-bridge"),
         ValueKind::Text,
-        "MQTT client identifier; must begin with the tenant. Empty is <tenant>-bridge. Keep it for \
-         good: the broker queues under it what is missed.",
+        "MQTT client identifier; must begin with the tenant. Empty is <tenant>-bridge. Do not \
+         change it: the broker queues missed messages under it.",
     ),
     key(
         "mqtt.username",
@@ -65,8 +65,8 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.keep_alive",
         DefaultValue::Value("60s"),
         ValueKind::Duration,
-        "MQTT keep alive, whole seconds. PINGREQ is sent twice as often; a connection is dead when one \
-         stays unanswered this long.",
+        "MQTT keep alive, whole seconds. PINGREQ is sent twice as often; a connection is \
+         considered dead when one stays unanswered this long.",
     ),
     key(
         "mqtt.connect_timeout",
@@ -91,8 +91,8 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.max_unacked",
         DefaultValue::Value("64MiB"),
         ValueKind::Size,
-        "Most bytes received and not yet acknowledged that are held in memory. Reading pauses one packet \
-         below it, so that TCP holds the broker back.",
+        "Most bytes received and not yet acknowledged that are held in memory. Reading pauses \
+         one packet below it, so that TCP slows the broker down.",
     ),
     key(
         "mqtt.items",
@@ -117,15 +117,15 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.session_expiry",
         DefaultValue::Value("2h"),
         ValueKind::Duration,
-        "How long the broker keeps the session of an absent client. It decides only what is \
-         written down as a possible gap.",
+        "How long the broker keeps the session of an absent client. It only affects which \
+         absences are recorded as possible gaps.",
     ),
     key(
         "mqtt.queue_grace",
         DefaultValue::Value("10s"),
         ValueKind::Duration,
-        "How long acknowledgements may be held before the broker's queue may have overflowed. It \
-         decides only what is written down as a possible gap.",
+        "How long acknowledgements may be held before the broker's queue may have overflowed. \
+         It only affects what is recorded as a possible gap.",
     ),
     key(
         "mqtt.tls.enabled",
@@ -150,8 +150,8 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.tls.cert_file",
         DefaultValue::Required("tls-cert.pem"),
         ValueKind::Path,
-        "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed file \
-         is taken up without a restart.",
+        "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed \
+         file takes effect without a restart.",
     ),
     key(
         "mqtt.tls.key_file",
@@ -163,7 +163,7 @@ pub const KEYS: &[ConfigKey] = &[
         "mqtt.tls.server_name",
         DefaultValue::Derived("mqtt.host"),
         ValueKind::Text,
-        "Name the broker's certificate must bear. Empty is mqtt.host.",
+        "Name that the broker's certificate must contain. Empty is mqtt.host.",
     ),
     key(
         "mqtt.reconnect.min",
@@ -202,7 +202,7 @@ pub const KEYS: &[ConfigKey] = &[
         "database.statement_timeout",
         DefaultValue::Value("30s"),
         ValueKind::Duration,
-        "How long one statement may take before it is given up and tried again.",
+        "How long one statement may take before it is cancelled and tried again.",
     ),
     key(
         "database.migrate",
@@ -220,9 +220,10 @@ pub const KEYS: &[ConfigKey] = &[
         "spool.dir",
         DefaultValue::Derived("`$STATE_DIRECTORY/spool`, else off"),
         ValueKind::Path,
-        "Folder for store-and-forward on disk, so that events are acknowledged while the database \
-         is away. Not given, it is the folder spool in STATE_DIRECTORY, which the systemd unit and \
-         the container image set; without that it is off. Empty is off.",
+        "Folder for store-and-forward on disk, so that events are acknowledged while the \
+         database is unavailable. The default is the folder spool in STATE_DIRECTORY, which \
+         the systemd unit and the container image set; without that variable the spool is \
+         off. Empty is off.",
     ),
     key(
         "spool.max_size",
@@ -241,9 +242,9 @@ pub const KEYS: &[ConfigKey] = &[
         "decode.keep_payload",
         DefaultValue::Value("auto"),
         ValueKind::Choice(&["auto", "always", "unknown", "never"]),
-        "When the message is kept beside its row: always, unknown (it has fields that are not \
-         known here) or never. Auto is always while protobuf field numbers are the assumed ones, \
-         else unknown.",
+        "Which messages are kept with their rows: always, unknown (those with fields that are \
+         not known here) or never. Auto is always while protobuf field numbers are the \
+         assumed ones, else unknown.",
     ),
     key(
         "retention.events",
@@ -255,16 +256,16 @@ pub const KEYS: &[ConfigKey] = &[
         "retention.payloads",
         DefaultValue::Value("forever"),
         ValueKind::Duration,
-        "How long the message is kept beside its row (see decode.keep_payload): forever, which is as \
-         long as the row, or a duration such as 30d. A million protobuf messages take about 0.14 \
-         GB, a million JSON messages 0.45 GB.",
+        "How long a message is kept with its row (see decode.keep_payload): forever, which is \
+         as long as the row, or a duration such as 30d. A million protobuf messages take \
+         about 0.14 GB, a million JSON messages 0.45 GB.",
     ),
     key(
         "retention.partition",
         DefaultValue::Value("month"),
         ValueKind::Choice(&["day", "month"]),
-        "Span of one partition of item_event, and so the grain in which old events go: day or \
-         month.",
+        "Span of one partition of item_event, and so the granularity at which old events are \
+         deleted: day or month.",
     ),
     key(
         "admin.listen",
@@ -277,20 +278,20 @@ pub const KEYS: &[ConfigKey] = &[
         "log.format",
         DefaultValue::Value("text"),
         ValueKind::Choice(&["text", "json"]),
-        "Shape of a log line: text or json. Text has no timestamps under journald, which adds its \
-         own.",
+        "Format of a log line: text or json. Text has no timestamps under journald, which \
+         adds its own.",
     ),
     key(
         "log.level",
         DefaultValue::Value("info"),
         ValueKind::Text,
-        "Least level that is logged: error, warn, info, debug or trace; or directives such as \
-         info,centiloc_bridge::store=debug.",
+        "Lowest level that is logged: error, warn, info, debug or trace; or directives such \
+         as info,centiloc_bridge::store=debug.",
     ),
     key(
         "shutdown.grace",
         DefaultValue::Value("20s"),
         ValueKind::Duration,
-        "How long a stop may take to commit and acknowledge what was received.",
+        "How long a shutdown may take to commit and acknowledge received messages.",
     ),
 ];

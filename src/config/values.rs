@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn client_ids_begin_with_the_tenant_and_fit_mqtt() {
+    fn client_ids_begin_with_the_tenant() {
         assert!(client_id("acme-1", "acme").is_ok());
         assert!(client_id("other", "acme").unwrap_err().hint.contains("acme-bridge"));
         assert!(client_id("acme\u{7}", "acme").is_err());

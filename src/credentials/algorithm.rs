@@ -1,5 +1,4 @@
-//! Names for the key algorithms and curves that occur, so that a refusal can name what it
-//! refuses.
+//! Names of key algorithms and curves, so that an error can name the key it refuses.
 
 use std::fmt;
 
@@ -11,7 +10,7 @@ pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 /// Object identifier of an Ed25519 public key.
 const ED25519: &str = "1.3.101.112";
 
-/// The curves that ring signs with; both satisfy the vendor's 256 bits.
+/// A curve that ring signs with. Both satisfy the vendor's 256 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EcCurve {
     /// NIST P-256, also prime256v1 and secp256r1: the vendor's documented choice.
@@ -21,10 +20,10 @@ pub enum EcCurve {
 }
 
 impl EcCurve {
-    /// Every usable curve.
+    /// Every supported curve.
     pub const ALL: [Self; 2] = [Self::P256, Self::P384];
 
-    /// Dotted object identifier.
+    /// Returns the dotted object identifier.
     pub fn oid(self) -> &'static str {
         match self {
             Self::P256 => "1.2.840.10045.3.1.7",
@@ -45,19 +44,19 @@ impl fmt::Display for EcCurve {
 /// A public key algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyAlgorithm {
-    /// A curve we can sign with.
+    /// An elliptic curve key on a supported curve.
     Ec(EcCurve),
-    /// Any other, by name.
+    /// A key of any other algorithm or curve.
     Other {
-        /// Name for a person, such as `an RSA key` or `an EC key on secp256k1`.
+        /// Its name in messages, such as `an RSA key` or `an EC key on secp256k1`.
         name: String,
-        /// Why it is refused.
+        /// The reason why it is refused.
         reason: &'static str,
     },
 }
 
 impl KeyAlgorithm {
-    /// From the object identifiers of an algorithm and of its named curve.
+    /// Identifies the algorithm by its object identifier and that of its named curve.
     pub fn from_oids(algorithm: &str, curve: Option<&str>) -> Self {
         match (algorithm, curve) {
             (EC_PUBLIC_KEY, Some(curve)) => Self::from_curve(curve),
@@ -66,7 +65,7 @@ impl KeyAlgorithm {
         }
     }
 
-    /// From the object identifier of a named curve.
+    /// Identifies an elliptic curve algorithm by the object identifier of the curve.
     pub fn from_curve(oid: &str) -> Self {
         if let Some(curve) = EcCurve::ALL.into_iter().find(|c| c.oid() == oid) {
             return Self::Ec(curve);
@@ -91,12 +90,12 @@ impl KeyAlgorithm {
         Self::other(format!("an EC key on {name}"), reason)
     }
 
-    /// A curve spelled out by its parameters instead of its name.
+    /// Returns the algorithm of a key whose curve is given by parameters instead of a name.
     pub fn explicit_curve() -> Self {
         Self::other("an EC key with explicit curve parameters", EXPLICIT)
     }
 
-    /// An RSA key.
+    /// Returns the algorithm of an RSA key.
     pub fn rsa() -> Self {
         Self::other("an RSA key", NOT_EC)
     }
@@ -115,7 +114,7 @@ impl KeyAlgorithm {
         Self::other(name, NOT_EC)
     }
 
-    /// Returns true if signatures of such a key can be verified.
+    /// Returns true if rustls can verify signatures of such a key.
     pub fn can_be_verified(&self) -> bool {
         match self {
             Self::Ec(_) => true,
@@ -127,7 +126,7 @@ impl KeyAlgorithm {
         Self::Other { name: name.into(), reason }
     }
 
-    /// The algorithm of a certificate's public key.
+    /// Returns the algorithm of the public key of a certificate.
     pub fn of(key: &SubjectPublicKeyInfo<'_>) -> Self {
         let curve = key
             .algorithm
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_usable_curves_are_known_by_their_identifiers() {
+    fn supported_curves_are_known_by_identifier() {
         assert_eq!(
             KeyAlgorithm::from_curve("1.2.840.10045.3.1.7"),
             KeyAlgorithm::Ec(EcCurve::P256)
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_algorithm_is_still_named_by_its_identifier() {
+    fn unknown_algorithms_are_named_by_identifier() {
         assert_eq!(KeyAlgorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
         assert_eq!(
             KeyAlgorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),

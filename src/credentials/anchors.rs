@@ -1,4 +1,4 @@
-//! Trust anchors: whose signature on the broker's certificate counts.
+//! Trust anchors: the authorities that may sign the broker's certificate.
 
 use std::path::Path;
 
@@ -11,20 +11,20 @@ use super::identity::{date, read_certificates};
 use super::inspect::CertificateFacts;
 use super::pem::PemFile;
 
-/// The Centiloc public CA, a root, as published in the vendor's documentation.
+/// The Centiloc public CA in PEM, a root, as published in the vendor's documentation.
 pub const CENTILOC_CA: &str = include_str!("centiloc-ca.pem");
 
-/// Authorities to trust, at least one.
+/// The trusted authorities, at least one.
 #[derive(Debug)]
 pub struct TrustAnchors {
-    /// The certificates.
+    /// The certificates of the authorities.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// Their facts, in the same order.
+    /// The facts of the certificates, in the same order.
     pub facts: Vec<CertificateFacts>,
 }
 
 impl TrustAnchors {
-    /// Reads the bundle, or takes the built-in Centiloc CA.
+    /// Reads the bundle, or returns the built-in Centiloc CA.
     pub fn load(ca_file: Option<&Path>) -> Result<Self, CredentialError> {
         let Some(path) = ca_file else {
             return Ok(Self::built_in());
@@ -55,7 +55,7 @@ impl TrustAnchors {
         Self { certificates: vec![der], facts: vec![facts] }
     }
 
-    /// What works for now but wants attention, each with its hint.
+    /// Returns warnings about authorities that are expired or have no effect, each with a hint.
     pub fn warnings(&self, ca_file: Option<&Path>, now: OffsetDateTime) -> Vec<String> {
         let name = ca_file.map_or_else(|| "built-in CA".to_owned(), |p| p.display().to_string());
         let stale = self.facts.iter().filter(|facts| facts.expired(now)).map(|facts| {
@@ -68,7 +68,7 @@ impl TrustAnchors {
         });
         let servers = self.facts.iter().filter(|facts| is_server_certificate(facts)).map(|facts| {
             format!(
-                "{name}: {} is a server's own certificate and counts for nothing here; only \
+                "{name}: {} is a server's own certificate and has no effect here; only \
                  authorities do",
                 facts.subject
             )
@@ -76,8 +76,8 @@ impl TrustAnchors {
         let unverifiable = self.facts.iter().filter(|facts| !facts.algorithm.can_be_verified());
         let unverifiable = unverifiable.map(|facts| {
             format!(
-                "{name}: the authority {} has {}, whose signatures cannot be verified; it counts \
-                 for nothing here",
+                "{name}: the authority {} has {}, whose signatures cannot be verified; it has no \
+                 effect here",
                 facts.subject, facts.algorithm
             )
         });
@@ -85,8 +85,8 @@ impl TrustAnchors {
     }
 }
 
-/// Issued by somebody else and not allowed to issue: the server's own certificate, given in the
-/// hope of pinning it. A self-signed one without CA rights does work as its own anchor.
+/// Returns true for a certificate of another issuer that may not issue certificates: the server's
+/// own, given to pin it. A self-signed certificate without CA rights works as its own anchor.
 fn is_server_certificate(facts: &CertificateFacts) -> bool {
     !facts.authority && !facts.self_issued()
 }
@@ -97,7 +97,7 @@ mod tests {
     use crate::credentials::testing::{LeafSpec, TestFiles, TestPki, self_signed};
 
     #[test]
-    fn without_a_file_the_vendors_root_is_the_only_anchor() {
+    fn without_a_file_the_vendor_is_trusted() {
         let anchors = TrustAnchors::load(None).expect("built in");
         assert_eq!(anchors.facts.len(), 1);
         assert_eq!(anchors.facts[0].common_name.as_deref(), Some("Root CA Issuer"));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_certificate_as_the_only_anchor_is_refused_with_its_issuer_named() {
+    fn a_server_certificate_is_no_anchor() {
         let pki = TestPki::new();
         let files = TestFiles::new();
         let path = files.write("ca.pem", &pki.issue(&LeafSpec::server("localhost")).pem);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_may_hold_a_server_certificate_beside_authorities_with_a_warning() {
+    fn server_certificates_among_authorities_warn() {
         let pki = TestPki::new();
         let files = TestFiles::new();
         let leaf = pki.issue(&LeafSpec::server("localhost")).pem;
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(anchors.certificates.len(), 3);
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("counts for nothing"), "{warnings:?}");
+        assert!(warnings[0].contains("has no effect"), "{warnings:?}");
     }
 
     #[test]
@@ -148,6 +148,6 @@ mod tests {
         let path = files.write("ca.pem", issued.key.to_sec1_pem().as_str());
         let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("mqtt.tls.ca_file"), "{text}");
-        assert!(!text.contains("tls-cert.pem"), "the hint is not the client's: {text}");
+        assert!(!text.contains("tls-cert.pem"), "the hint concerns the authority: {text}");
     }
 }

@@ -1,11 +1,11 @@
-//! What can be wrong with a key or certificate file. Every message names the setting and the
-//! file, says what was found, and ends with the hint.
+//! Errors of key and certificate files. Every message names the key of the configuration and the file,
+//! describes the content found, and ends with a hint.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The setting that names a file. It decides what the file must hold.
+/// The key or option that names a file. It determines the required content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileRole {
     /// `mqtt.tls.ca_file`
@@ -37,7 +37,7 @@ impl FileRole {
         }
     }
 
-    /// What the file must hold, after "expected".
+    /// Returns a description of the required content, to follow "expected".
     pub(crate) fn expected(self) -> &'static str {
         match self {
             Self::Anchors => {
@@ -58,17 +58,17 @@ impl FileRole {
     }
 }
 
-/// A file together with the setting that names it: how every message begins.
+/// A file and the key that names it. Every message begins with the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfiguredFile {
-    /// The setting.
+    /// The key or option that names the file.
     pub role: FileRole,
     /// The path as configured.
     pub path: PathBuf,
 }
 
 impl ConfiguredFile {
-    /// The file `path` in the role of `role`.
+    /// Joins the file `path` with its role.
     pub fn new(role: FileRole, path: &Path) -> Self {
         Self { role, path: path.to_owned() }
     }
@@ -80,9 +80,12 @@ impl fmt::Display for ConfiguredFile {
     }
 }
 
-/// Why a key or certificate file cannot be used.
+/// The reason why a key or certificate file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it, and the fields are what they name")]
+#[allow(
+    missing_docs,
+    reason = "the messages describe the variants, and the fields are the parts they name"
+)]
 pub enum CredentialError {
     #[error("could not read {file}: {source}; {hint}")]
     Unreadable { file: ConfiguredFile, source: io::Error, hint: &'static str },
@@ -129,7 +132,7 @@ pub enum CredentialError {
         path = file.path.display()
     )]
     EncryptedKey { file: ConfiguredFile },
-    #[error("{file} holds {found} private keys and it is not clear which one counts; keep one")]
+    #[error("{file} holds {found} private keys and it is not clear which one to use; keep one")]
     SeveralKeys { file: ConfiguredFile, found: usize },
     #[error("{file} is damaged: {detail}; copy it again in full, from -----BEGIN to -----END")]
     Damaged { file: ConfiguredFile, detail: String },
@@ -147,7 +150,7 @@ pub enum CredentialError {
     #[error(
         "{file} holds a server's own certificate (subject {subject}), which cannot be a trust \
          anchor; set it to the certificate of the authority that signed it (issuer {issuer}), or \
-         leave mqtt.tls.ca_file out for the built-in Centiloc CA"
+         omit mqtt.tls.ca_file for the built-in Centiloc CA"
     )]
     AnchorIsServer { file: ConfiguredFile, subject: String, issuer: String },
     #[error(

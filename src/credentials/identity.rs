@@ -1,4 +1,4 @@
-//! The client's certificate chain with its key, known to fit together.
+//! The client certificate with its chain and private key.
 
 use std::path::Path;
 
@@ -11,27 +11,27 @@ use super::inspect::{CertificateFacts, chain_break, chain_order};
 use super::key::EcKey;
 use super::pem::PemFile;
 
-/// From this many days before the end of a certificate on we warn: renewal takes a person at
-/// the customer's and a working day at Centiloc's, and holidays come between.
+/// Days before the expiry of a certificate from which on a warning is given. Renewal takes work at
+/// the customer and a working day at Centiloc, and holidays may delay it.
 pub const RENEW_DAYS: i64 = 60;
 
-/// A client certificate with its private key.
+/// A client certificate and its private key, which fit each other.
 #[derive(Debug)]
 pub struct ClientIdentity {
-    /// The certificate and its intermediates, in the order TLS wants.
+    /// The certificate and its intermediates, in the order that TLS requires.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Facts of the certificate itself (the first of the chain).
+    /// Facts of the client certificate (the first of the chain).
     pub facts: CertificateFacts,
-    /// Invariant: `facts.belongs_to(&key)`.
+    /// The private key. Invariant: `facts.belongs_to(&key)`.
     pub key: EcKey,
-    /// What was wrong with the order of the file, if anything.
+    /// A warning about the order of the certificates in the file, if any.
     pub chain_note: Option<String>,
-    /// Whether group or others may read the key.
+    /// A warning that others may read the key file, if they may.
     pub key_exposed: Option<String>,
 }
 
 impl ClientIdentity {
-    /// Reads and matches the two files.
+    /// Reads the two files and checks that they fit each other.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, CredentialError> {
         let certificate = PemFile::read(FileRole::Certificate, cert_file);
         let key = PemFile::read(FileRole::Key, key_file);
@@ -63,7 +63,7 @@ impl ClientIdentity {
         })
     }
 
-    /// What works for now but wants attention, each with its hint.
+    /// Returns warnings about the files, each with a hint.
     pub fn warnings(&self, cert_file: &Path, now: OffsetDateTime) -> Vec<String> {
         let file = cert_file.display();
         let mut warnings: Vec<String> = self.key_exposed.iter().cloned().collect();
@@ -76,7 +76,7 @@ impl ClientIdentity {
     }
 }
 
-/// Both files hold one kind of thing only, and it is the other's.
+/// Returns true if each file holds only the content of the other.
 fn swapped(certificate: &PemFile, key: &PemFile) -> bool {
     certificate.has_private_key()
         && !certificate.has("CERTIFICATE")
@@ -84,7 +84,7 @@ fn swapped(certificate: &PemFile, key: &PemFile) -> bool {
         && !key.has_private_key()
 }
 
-/// Every certificate of a file with its facts.
+/// Reads every certificate of a file, and its facts.
 pub(crate) fn read_certificates(
     file: &PemFile,
 ) -> Result<(Vec<CertificateDer<'static>>, Vec<CertificateFacts>), CredentialError> {
@@ -121,7 +121,7 @@ fn chain_note(file: &PemFile, facts: &[CertificateFacts], order: &[usize]) -> Op
     })
 }
 
-/// Why a version 1 certificate deserves a remark.
+/// Returns the warning about a certificate of an old version.
 pub(crate) fn version_note(cert_file: &Path, facts: &CertificateFacts) -> String {
     format!(
         "{} is an X.509 version {} certificate (without extensions): it is used, but many \
@@ -131,13 +131,13 @@ pub(crate) fn version_note(cert_file: &Path, facts: &CertificateFacts) -> String
     )
 }
 
-/// What to say about a client certificate's validity, if anything.
+/// Returns a warning if a client certificate is not valid now, or expires soon.
 pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<String> {
     let days = facts.days_left(now);
     if facts.not_yet_valid(now) {
         Some(format!(
             "the certificate is not valid before {}, and it is {} by this machine's clock; set \
-             the clock right or wait",
+             the clock, or wait",
             date(facts.not_before),
             date(now)
         ))
@@ -153,7 +153,7 @@ pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<St
     }
 }
 
-/// How to renew: the key stays, the request is new.
+/// Hint for a renewal. The key stays the same.
 const RENEW: &str = "make a request with centiloc-bridge csr --key and send it to Centiloc's \
                      support";
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_are_loaded_in_either_key_format_and_curve() {
+    fn every_key_format_and_curve_loads() {
         for curve in EcCurve::ALL {
             let issued = TestPki::new().issue(&LeafSpec::client("acme").curve(curve));
             let files = TestFiles::new();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused_with_both_files_named() {
+    fn a_mismatched_key_names_both_files() {
         let files = TestFiles::new();
         files.write("cert.pem", &TestPki::new().issue(&LeafSpec::client("acme")).pem);
         files.write("key.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn swapped_files_are_recognised_as_such_and_single_mistakes_as_theirs() {
+    fn swapped_files_are_recognised() {
         let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         let files = TestFiles::new();
         files.write("cert.pem", &issued.pem);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_out_of_order_is_sent_in_order_with_a_warning() {
+    fn unordered_chains_are_sorted_with_a_warning() {
         let root = TestPki::new();
         let middle = root.intermediate("Middle");
         let issued = middle.issue(&LeafSpec::client("acme"));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exposed_key_and_a_version_1_certificate_are_warned_about() {
+    fn exposed_keys_and_old_certificates_warn() {
         let issued = TestPki::new().issue(&LeafSpec::client("acme").version_1());
         let files = TestFiles::new();
         let cert = files.write("cert.pem", &issued.pem);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_validity_is_remarked_on_before_during_the_last_two_months_and_after() {
+    fn validity_notes_cover_every_period() {
         let files = TestFiles::new();
         let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         files.write("cert.pem", &issued.pem);

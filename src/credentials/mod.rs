@@ -1,8 +1,8 @@
-//! Keys, certificates and certificate signing requests: reading them from files, telling what
-//! they hold, and saying in words what is wrong with them.
+//! Keys, certificates and certificate signing requests: reading their files, describing their
+//! contents, and explaining errors in them.
 //!
-//! Nothing here opens a connection: the TLS configuration made from these parts is
-//! [`crate::session::tls`].
+//! Nothing here opens a connection. [`crate::session::tls`] builds the TLS configuration from these
+//! parts.
 
 pub mod algorithm;
 pub mod anchors;

@@ -1,4 +1,4 @@
-//! Reads PEM files and, where a file is something else, says what it is and how to convert it.
+//! Reads PEM files. Where a file has another format, the error names it and how to convert the file.
 
 use std::io;
 use std::path::Path;
@@ -11,32 +11,32 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::error::{ConfiguredFile, CredentialError, FileRole};
 use crate::encoding::to_utf8;
 
-/// Largest file read. The bundle of a whole operating system is about 250 KiB; beyond a megabyte
-/// the setting names something that is no key or certificate at all (a device, a log).
+/// Largest file read, bytes. The bundle of a whole operating system has about 250 KiB. Beyond a
+/// megabyte the file is not a key or certificate at all, but a device or a log.
 const MAX_FILE: u64 = 1024 * 1024;
 
 const BEGIN: &str = "-----BEGIN ";
 
-/// The end of one section with the beginning of the next one in the same line.
+/// The end of one section and the start of the next one on the same line.
 const JOINT: &[u8] = b"----------BEGIN ";
 
 /// A PEM file in memory, wiped when dropped: it may hold a key.
 pub struct PemFile {
-    /// Where it came from.
+    /// The file and the key that names it.
     pub name: ConfiguredFile,
     text: Zeroizing<Vec<u8>>,
     labels: Vec<String>,
 }
 
 impl PemFile {
-    /// Reads a file that must hold PEM.
+    /// Reads a PEM file.
     pub fn read(role: FileRole, path: &Path) -> Result<Self, CredentialError> {
         let name = ConfiguredFile::new(role, path);
         let text = read_bounded(&name)?;
         Self::parse(name, &text)
     }
 
-    /// Takes the content of a file.
+    /// Parses the content of a PEM file.
     pub fn parse(name: ConfiguredFile, text: &[u8]) -> Result<Self, CredentialError> {
         let Ok(text) = to_utf8(text) else { return Err(CredentialError::Utf16 { file: name }) };
         if text.iter().all(u8::is_ascii_whitespace) {
@@ -50,32 +50,32 @@ impl PemFile {
         Ok(Self { name, text: normal, labels })
     }
 
-    /// The labels of its sections, in order.
+    /// Returns the labels of its sections, in order.
     pub fn labels(&self) -> &[String] {
         &self.labels
     }
 
-    /// Whether it has a section of this label.
+    /// Returns true if it has a section of this label.
     pub fn has(&self, label: &str) -> bool {
         self.labels.iter().any(|l| l == label)
     }
 
-    /// Whether it has a private key of whatever kind.
+    /// Returns true if it has a private key of any kind.
     pub fn has_private_key(&self) -> bool {
         self.labels.iter().any(|l| l.ends_with("PRIVATE KEY"))
     }
 
-    /// Whether its key is protected by a passphrase, in the old or the new style.
+    /// Returns true if its key is encrypted with a passphrase, in the traditional or PKCS#8 format.
     pub fn has_encrypted_key(&self) -> bool {
         self.has("ENCRYPTED PRIVATE KEY") || contains(&self.text, b"Proc-Type: 4,ENCRYPTED")
     }
 
-    /// The text, for the PEM readers.
+    /// Returns the text, for PEM readers.
     pub fn text(&self) -> &[u8] {
         &self.text
     }
 
-    /// Its certificates, at least one.
+    /// Returns its certificates, at least one.
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
         if !self.has("CERTIFICATE") {
             return Err(self.without_certificate());
@@ -85,7 +85,7 @@ impl PemFile {
             .map_err(|error| self.damaged(describe(&error)))
     }
 
-    /// The file, as damaged for the given reason.
+    /// Returns the error of a file that is damaged for this reason.
     pub fn damaged(&self, detail: impl Into<String>) -> CredentialError {
         CredentialError::Damaged { file: self.name.clone(), detail: detail.into() }
     }
@@ -103,7 +103,7 @@ impl PemFile {
         }
     }
 
-    /// The file holds PEM, but nothing its setting asks for.
+    /// Returns the error of a PEM file without the content that its role requires.
     pub fn wrong_content(&self) -> CredentialError {
         let found = self
             .labels
@@ -123,7 +123,7 @@ impl PemFile {
     }
 }
 
-/// What the PEM reader objects to, in words.
+/// Describes an error of the PEM reader.
 pub(crate) fn describe(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {
@@ -141,9 +141,11 @@ fn read_bounded(name: &ConfiguredFile) -> Result<Zeroizing<Vec<u8>>, CredentialE
         let hint = match source.kind() {
             io::ErrorKind::NotFound => "check the path",
             io::ErrorKind::PermissionDenied => {
-                "let the user the service runs as read it (chown, chmod)"
+                "make it readable by the user the service runs as (chown, chmod)"
             }
-            io::ErrorKind::TimedOut => "see whether the file system that holds it is there",
+            io::ErrorKind::TimedOut => {
+                "check that the file system that holds it is mounted and answers"
+            }
             _ => "the path must name a readable file",
         };
         CredentialError::Unreadable { file: name.clone(), source, hint }
@@ -155,9 +157,9 @@ fn read_bounded(name: &ConfiguredFile) -> Result<Zeroizing<Vec<u8>>, CredentialE
     Ok(text)
 }
 
-/// Brings the text into the form that PEM readers know, whatever it went through: line ends of any
-/// system, also written out as `\n` in one line, as JSON has them; indentation from a paste into YAML
-/// or a mail; files joined without a line end or with their byte order marks between.
+/// Normalises text for PEM readers. It converts line ends of any system, also the `\n` escapes of JSON,
+/// removes the indentation of YAML or a mail, and separates files that were joined without a line end
+/// or with their byte order marks.
 fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let text = replace(text, br"\r", b"");
     let text = replace(&text, br"\n", b"\n");
@@ -172,7 +174,7 @@ fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
     lines
 }
 
-/// Replaces every `pattern`.
+/// Replaces every occurrence of `pattern`.
 fn replace(text: &[u8], pattern: &[u8], by: &[u8]) -> Zeroizing<Vec<u8>> {
     let places = text.windows(pattern.len()).filter(|window| *window == pattern).count();
     let mut replaced = Zeroizing::new(Vec::with_capacity(text.len() + places * by.len()));
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_blank_files_are_told_apart_from_files_without_pem() {
+    fn empty_files_differ_from_files_without_pem() {
         assert!(matches!(parse(FileRole::Key, ""), Err(CredentialError::Empty { .. })));
         assert!(matches!(parse(FileRole::Key, " \r\n\n"), Err(CredentialError::Empty { .. })));
         assert!(matches!(parse(FileRole::Key, "hello"), Err(CredentialError::NoPem { .. })));
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_der_certificate_comes_with_the_command_that_converts_it() {
+    fn der_certificates_name_the_converting_command() {
         let pki = TestPki::new();
         // Binary data may hold anything that looks like a blank or a line's end.
         let der = pki.issue(&LeafSpec::client("a \n b")).der;
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_in_place_of_the_certificate_is_recognised() {
+    fn a_request_is_no_certificate() {
         let text = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----";
         let error = parse(FileRole::Certificate, text).and_then(|f| f.certificates().map(|_| ()));
         assert!(matches!(error, Err(CredentialError::RequestForCertificate { .. })));
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_certificate_is_damaged_and_not_silently_skipped() {
+    fn truncated_certificates_are_reported_damaged() {
         let pem = TestPki::new().authority_pem();
         let cut = &pem[..pem.len() / 2];
         let error = parse(FileRole::Anchors, cut).expect("has a label").certificates();
@@ -347,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_file_holds_reading_it_never_panics(
+        fn reading_files_never_panics(
             bytes in prop::collection::vec(any::<u8>(), 0..512), der in any::<bool>()
         ) {
             let bytes = if der { [&[0x30, 0x84][..], &bytes].concat() } else { bytes };

@@ -1,4 +1,4 @@
-//! A certificate authority for tests, and the `openssl` program as the independent opinion.
+//! A certificate authority for tests, and the `openssl` program as an independent implementation.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ impl TestFiles {
     }
 }
 
-/// What to issue.
+/// The certificate to issue.
 pub struct LeafSpec {
     params: CertificateParams,
     curve: EcCurve,
@@ -129,14 +129,14 @@ impl LeafSpec {
     }
 }
 
-/// A certificate with its key.
+/// An issued certificate with its key.
 pub struct IssuedCertificate {
     pub pem: String,
     pub der: CertificateDer<'static>,
     pub key: EcKey,
 }
 
-/// An authority.
+/// A certificate authority.
 pub struct TestPki {
     issuer: Issuer<'static, KeyPair>,
     key: EcKey,
@@ -212,12 +212,12 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-/// The key in rcgen's form.
+/// Converts the key for rcgen.
 pub fn pair(key: &EcKey) -> KeyPair {
     super::csr::key_pair(key).expect("a valid key")
 }
 
-/// The key in rustls' form.
+/// Converts the key for rustls.
 pub fn private_key(key: &EcKey) -> rustls_pki_types::PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()).into()
 }

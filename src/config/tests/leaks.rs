@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Everything a person or a log could be shown of a result.
-fn all_that_is_said(result: &Result<LoadedConfig, ConfigError>) -> String {
+fn all_output(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
         Ok(loaded) => {
@@ -55,7 +55,7 @@ fn places(secret: &str) -> Vec<(String, Vec<(String, String)>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_secret_is_ever_said(
+    fn secrets_never_appear_in_output(
         before in "[a-zA-Z0-9 /?#@:%&=+é\"\\\\]{0,8}",
         core in "Zq7[a-zA-Z0-9]{3,8}",
         after in "[ /?#@:%&=+]{0,3}",
@@ -66,7 +66,7 @@ proptest! {
             let file = folder.path().join("config.toml");
             std::fs::write(&file, &text).unwrap();
             let result = load(Some(&file), env.clone());
-            let said = all_that_is_said(&result);
+            let said = all_output(&result);
             // URLs put host names into small letters.
             let leaks = said.to_lowercase().contains(&core.to_lowercase());
             prop_assert!(!leaks, "{}\n{:?}\nsays\n{}", text, env, said);

@@ -85,7 +85,7 @@ fn the_smallest_configuration_loads_with_the_documented_defaults() {
 }
 
 #[test]
-fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
+fn the_environment_alone_suffices() {
     let env = [
         ("CENTILOC_BRIDGE__TENANT", "acme"),
         ("CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE", "client.crt"),
@@ -101,19 +101,19 @@ fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
 }
 
 #[test]
-fn an_absent_file_that_was_asked_for_is_a_problem_that_names_it() {
+fn an_absent_named_file_is_a_problem() {
     let text = problem(load(Some(Path::new("/nonexistent/my.toml")), vars(&[])));
     assert!(text.starts_with("/nonexistent/my.toml: ") && text.contains("after -c"), "{text}");
 }
 
 #[test]
-fn broken_toml_names_line_and_reason_and_quotes_nothing() {
+fn broken_toml_names_the_line_unquoted() {
     let text = problem(load_text("tenant = \"acme\"\n[mqtt]\npassword = hunter2\n", &[]));
     assert!(text.contains("(config.toml:3)") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
-fn every_problem_is_reported_at_once_with_its_place() {
+fn problems_are_reported_together_with_their_origins() {
     let text = "\
 tennant = \"acme\"
 [mqtt]
@@ -157,7 +157,7 @@ url = \"postgres://u:hunter2@db/x\"
 }
 
 #[test]
-fn problems_come_in_the_order_of_the_file_and_once_a_key() {
+fn problems_follow_the_file_once_a_key() {
     let problems = load_text("[spool]\nmax_size = 5\n[log]\nlevle = 1\n[database]\nurl = 1", &[]);
     let list = problems.unwrap_err().problems;
     let subjects: Vec<_> = list.iter().map(|problem| problem.subject.as_str()).collect();
@@ -177,7 +177,7 @@ fn sections_and_values_cannot_stand_for_each_other() {
 }
 
 #[test]
-fn a_number_in_toml_may_be_written_in_every_way_toml_has() {
+fn every_toml_notation_of_numbers_loads() {
     for port in ["8_883", "0x22b3", "+8883"] {
         let text = MINIMAL.replace("[mqtt.tls]", &format!("[mqtt]\nport = {port}\n[mqtt.tls]"));
         assert_eq!(load_text(&text, &[]).unwrap().config.mqtt.port, 8883, "{port}");
@@ -185,7 +185,7 @@ fn a_number_in_toml_may_be_written_in_every_way_toml_has() {
 }
 
 #[test]
-fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
+fn bounds_are_accepted_and_values_beyond_refused() {
     for (key, good, bad) in [
         ("mqtt.port", "65535", "0"),
         ("mqtt.keep_alive", "65535s", "65536s"),
@@ -223,7 +223,7 @@ fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
 }
 
 #[test]
-fn an_empty_text_turns_off_what_can_be_off() {
+fn an_empty_text_turns_optional_keys_off() {
     let given = "\
 [spool]
 dir = \"s\"
@@ -257,7 +257,7 @@ password = \"p\"
 }
 
 #[test]
-fn an_empty_text_for_a_required_key_is_as_good_as_none() {
+fn an_empty_required_key_counts_as_missing() {
     let text = problem(with("mqtt.tls.cert_file", ""));
     assert!(text.contains("(CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE): found nothing"), "{text}");
     let text = problem(with("database.url", ""));
@@ -265,7 +265,7 @@ fn an_empty_text_for_a_required_key_is_as_good_as_none() {
 }
 
 #[test]
-fn plain_tcp_needs_a_loopback_host_or_an_explicit_demand() {
+fn plain_tcp_needs_loopback_or_explicit_permission() {
     let text = "\
 tenant = \"acme\"
 [mqtt]
@@ -292,7 +292,7 @@ fn nothing_to_subscribe_to_is_refused() {
 }
 
 #[test]
-fn keep_payload_auto_follows_from_how_protobuf_is_decoded() {
+fn keep_payload_auto_depends_on_the_schema() {
     let kept = |env: &[(&str, &str)]| load_text(MINIMAL, env).unwrap().config.decode.keep_payload;
     let (items, boards) = ("CENTILOC_BRIDGE__MQTT__ITEMS", "CENTILOC_BRIDGE__MQTT__BOARDS");
     assert_eq!(kept(&[]), KeepPayload::Always);
@@ -303,7 +303,7 @@ fn keep_payload_auto_follows_from_how_protobuf_is_decoded() {
 }
 
 #[test]
-fn what_is_doubtful_warns_and_what_is_not_does_not() {
+fn only_doubtful_settings_warn() {
     let warned = |key, value, words: &str| {
         let warnings = with(key, value).unwrap().warnings;
         warnings.iter().any(|warning| warning.contains(words))
@@ -319,7 +319,7 @@ fn what_is_doubtful_warns_and_what_is_not_does_not() {
 }
 
 #[test]
-fn the_default_configuration_shows_the_default_of_every_key() {
+fn defaults_of_every_key_are_shown() {
     let loaded = load_text(MINIMAL, &[]).unwrap();
     assert_eq!(loaded.settings.len(), KEYS.len());
     for key in KEYS {

@@ -39,7 +39,7 @@ fn secrets_come_from_files_relative_to_the_configuration() {
 }
 
 #[test]
-fn a_secret_file_that_cannot_be_used_is_named() {
+fn unusable_secret_files_are_named() {
     let text = problem(with("database.url_file", "nowhere"));
     assert!(text.contains("/nowhere cannot be read"), "{text}");
 }
@@ -60,7 +60,7 @@ fn systemd_credentials_are_found_by_their_folder() {
 }
 
 #[test]
-fn both_forms_of_a_secret_in_one_layer_are_refused() {
+fn both_forms_of_a_secret_are_refused() {
     let text = MINIMAL.replace("url = ", "url_file = \"x\"\nurl = ");
     let text = problem(load_text(&text, &[]));
     assert!(text.contains("config.toml:7") && text.contains("config.toml:6"), "{text}");

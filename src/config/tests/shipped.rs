@@ -23,7 +23,7 @@ fn example_entries() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn the_example_shows_every_key_with_its_true_default_and_meaning() {
+fn example_shows_every_key_with_its_default() {
     let entries = example_entries();
     let expected: Vec<_> = KEYS
         .iter()
@@ -43,7 +43,7 @@ fn load_example(text: &str, url: &str) -> Result<LoadedConfig, ConfigError> {
 }
 
 #[test]
-fn the_example_loads_as_it_is_and_changes_no_default() {
+fn example_loads_and_changes_no_default() {
     let loaded = load_example(EXAMPLE, "postgres:///centiloc?host=/run/postgresql").unwrap();
     let plain = load_text(MINIMAL, &[]).unwrap();
     for (ours, theirs) in loaded.settings.iter().zip(&plain.settings) {
@@ -100,7 +100,7 @@ fn the_documentation_has_a_row_for_every_key() {
 }
 
 #[test]
-fn the_config_command_prints_toml_that_loads_to_the_same() {
+fn printed_configuration_loads_to_the_same() {
     let env = [("CENTILOC_BRIDGE__MQTT__USERNAME", "a \"quoted\" \\ name")];
     let loaded = load_text(MINIMAL, &env).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -157,7 +157,7 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
         Wrong {
             what: "a role that may not make the schema",
             config: config(&fresh),
-            lines: &[("database_rights", FAILED, "may not make what the migrations make")],
+            lines: &[("database_rights", FAILED, "may not create what the migrations create")],
         },
         Wrong {
             what: "a role that may not use the schema",
@@ -169,7 +169,7 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
             config: config(&no_gap),
             lines: &[
                 ("database_rights", FAILED, "lacks insert on gap"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         Wrong {
@@ -177,13 +177,13 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
             config: config(&no_delete),
             lines: &[
                 ("database_rights", WARNING, "lacks delete on connection"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         Wrong {
             what: "a role that owns no table",
             config: config(&no_owner),
-            lines: &[("database_partitions", WARNING, "the role may make none")],
+            lines: &[("database_partitions", WARNING, "the role may not create one")],
         },
     ])
     .await;
@@ -204,7 +204,7 @@ async fn events_in_the_default_partition_are_pointed_out() {
     assert_table(vec![Wrong {
         what: "an event without a partition",
         config,
-        lines: &[("database_partitions", WARNING, "1 events lie in item_event_default")],
+        lines: &[("database_partitions", WARNING, "1 events are in item_event_default")],
     }])
     .await;
 }
