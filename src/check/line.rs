@@ -48,7 +48,7 @@ impl CheckLine {
         Self { name, status, found, expected, what_to_do }
     }
 
-    /// Creates a line from an error or warning of the form "cause; remedy".
+    /// Creates a line from an error or warning, split at its "; " into cause and remedy.
     pub fn from_sentence(
         name: &'static str,
         status: CheckStatus,
@@ -73,8 +73,8 @@ impl CheckLine {
         }
     }
 
-    /// Creates a line from a sentence of the form "cause; remedy" or "cause: imperative". Where the
-    /// sentence has no remedy, it is `default_remedy`.
+    /// Creates a line from a sentence of the form "cause; remedy" or "cause: imperative", with
+    /// `default_remedy` for a sentence without a remedy.
     pub(super) fn from_sentence_or(
         name: &'static str,
         status: CheckStatus,

@@ -46,7 +46,7 @@ impl fmt::Display for ValueOrigin {
 pub struct ConfigProblem {
     /// The key, file or environment variable concerned.
     pub subject: String,
-    /// The origin of the value; `None` where nothing gave it.
+    /// The origin of the value, or `None` where nothing gave it.
     pub origin: Option<ValueOrigin>,
     /// Description of the value found.
     pub found: String,
@@ -76,7 +76,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// `EX_CONFIG` of sysexits(3).
+    /// Exit code of the program, `EX_CONFIG` of sysexits(3).
     pub const EXIT_CODE: u8 = 78;
 
     /// Returns true if a retry may succeed, because the only problem is a file system that does not
@@ -115,7 +115,7 @@ impl InvalidValue {
     }
 }
 
-/// Most characters of an invalid value that a message quotes; more does not help to find it.
+/// Most characters of an invalid value that a message quotes. More would not help to find it.
 const MAX_QUOTED_CHARS: usize = 80;
 
 /// Quotes a value that is not secret, on one line and at most [`MAX_QUOTED_CHARS`] long.

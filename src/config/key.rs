@@ -29,7 +29,7 @@ pub enum DefaultValue {
     /// None: the key, or the key of the same name with the suffix `_file`, is required. The example
     /// file sets the latter. The text is an example.
     RequiredUnlessFile(&'static str),
-    /// Off, written `""`.
+    /// The feature is off, written `""`.
     Off,
     /// A value derived from other keys as the text describes, written `""`.
     Derived(&'static str),
@@ -40,17 +40,17 @@ pub enum DefaultValue {
 /// The form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueKind {
-    /// Any text.
+    /// A text of any form.
     Text,
     /// A text that is never shown.
     Secret,
     /// A URL whose password is never shown.
     SecretUrl,
-    /// A path; a relative one starts from the configuration file's folder.
+    /// A path. A relative one starts from the folder of the configuration file.
     Path,
-    /// A whole number.
+    /// A whole number without a unit.
     Integer,
-    /// `true` or `false`.
+    /// The word `true` or `false`.
     Flag,
     /// A number with a unit of time.
     Duration,

@@ -51,7 +51,7 @@ pub struct LoadedConfig {
     pub settings: Vec<EffectiveSetting>,
     /// Settings that are valid but doubtful, one sentence each, for `check` and the start of `run`.
     pub warnings: Vec<String>,
-    /// The file that was read; `None` where the default file is absent.
+    /// The file that was read, or `None` where the default file is absent.
     pub file: Option<PathBuf>,
 }
 

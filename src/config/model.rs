@@ -14,13 +14,13 @@ pub struct Config {
     pub tenant: String,
     /// Connection to the broker.
     pub mqtt: MqttConfig,
-    /// Connection to PostgreSQL.
+    /// Connection to the PostgreSQL server.
     pub database: DatabaseConfig,
-    /// Sizes of batches.
+    /// Size of a batch.
     pub batch: BatchConfig,
     /// Store-and-forward on disk, or `None` for off.
     pub spool: Option<SpoolConfig>,
-    /// Decoding of messages.
+    /// Decoding of received messages.
     pub decode: DecodeConfig,
     /// Retention of events and payloads.
     pub retention: RetentionConfig,
@@ -37,13 +37,13 @@ pub struct Config {
 pub struct MqttConfig {
     /// Broker host name or address.
     pub host: String,
-    /// Broker TCP port.
+    /// TCP port of the broker.
     pub port: u16,
-    /// MQTT client identifier; begins with the tenant.
+    /// MQTT client identifier, which begins with the tenant.
     pub client_id: String,
     /// User name for the broker, if any.
     pub username: Option<String>,
-    /// Password, if any; never without a user name (MQTT-3.1.2-22).
+    /// Password, if any, and never without a user name (MQTT-3.1.2-22).
     pub password: Option<SecretString>,
     /// The file that holds the password, if any. It is read again while the service runs.
     pub password_file: Option<PathBuf>,
@@ -87,13 +87,13 @@ pub struct ProxyConfig {
 /// The event formats that are subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribedFormats {
-    /// Protobuf only.
+    /// The protobuf format only.
     Protobuf,
-    /// JSON only.
+    /// The JSON format only.
     Json,
     /// Both. One event in two formats is still one row.
     Both,
-    /// No subscription.
+    /// No subscription to these events.
     Off,
 }
 
@@ -141,7 +141,7 @@ pub struct BackoffBounds {
 /// Section `database` of the configuration.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
-    /// PostgreSQL connection URL.
+    /// Connection URL, which may contain a password.
     pub url: SecretString,
     /// Largest number of connections.
     pub max_connections: u32,
@@ -188,11 +188,11 @@ impl DecodeConfig {
 pub enum KeepPayload {
     /// `Always` while protobuf field numbers are assumed, else `Unknown`.
     Auto,
-    /// Every message.
+    /// Every message is kept.
     Always,
     /// Messages with fields that the schema does not define.
     Unknown,
-    /// No message.
+    /// No message is kept.
     Never,
 }
 

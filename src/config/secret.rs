@@ -28,8 +28,8 @@ pub(super) struct RawSecret {
     pub unread: bool,
 }
 
-/// The reason why a file gives no secret. The text continues a sentence that begins with the file's
-/// name, as in "is empty, expected the secret; write the secret into it".
+/// The reason why a file gives no secret. The text continues a sentence that begins with the name of
+/// the file, and ends with a hint.
 #[derive(Debug)]
 pub struct SecretFileError {
     found: String,
@@ -110,7 +110,7 @@ pub fn read_secret(path: &Path) -> Result<SecretString, SecretFileError> {
 
 /// Reads the text of the file without the line end at its end.
 fn read_secret_file(path: &Path) -> Result<String, SecretFileError> {
-    // One byte more than allowed shows that a file is larger; the limit keeps /dev/zero out of memory.
+    // One byte more than allowed shows that a file is larger. The limit also bounds /dev/zero.
     let bytes = files::read(path, MAX_SECRET_BYTES as u64 + 1).map_err(|error| {
         let no_answer = files::is_no_answer(&error);
         let hint = if no_answer {

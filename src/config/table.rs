@@ -6,7 +6,7 @@ use super::key::{ConfigKey, DefaultValue, ValueKind};
 /// The vendor's broker, which requires a user name and a password.
 pub const VENDOR_HOST: &str = "mqtt-client.centiloc.com";
 
-/// Words for [`super::SubscribedFormats`].
+/// The words for [`super::SubscribedFormats`].
 const FORMATS: &[&str] = &["protobuf", "json", "both", "off"];
 
 const fn key(

@@ -193,7 +193,7 @@ pub(super) fn listen(text: &str) -> ParseResult<SocketAddr> {
     })
 }
 
-/// The log levels.
+/// The words for log levels.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Parses a level, or directives for `tracing_subscriber`. It refuses a lone word that is not a level:
@@ -207,7 +207,7 @@ pub(super) fn log_level(text: &str) -> ParseResult<String> {
         return Ok(text.to_owned());
     }
     let mut expected = "a level (".to_owned();
-    // Unwrap safety: writing to a String does not fail, and the result says nothing.
+    // Unwrap safety: writing to a String never fails.
     let _ = write!(expected, "{}) or directives target=level", LEVELS.join(", "));
     Err(InvalidValue::new(expected, "write \"info\" or \"info,centiloc_bridge::store=debug\", say"))
 }

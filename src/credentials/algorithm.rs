@@ -20,7 +20,7 @@ pub enum EcCurve {
 }
 
 impl EcCurve {
-    /// Every supported curve.
+    /// All curves that are supported.
     pub const ALL: [Self; 2] = [Self::P256, Self::P384];
 
     /// Returns the dotted object identifier.

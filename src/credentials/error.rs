@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 /// The key or option that names a file. It determines the required content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileRole {
-    /// `mqtt.tls.ca_file`
+    /// The file named by `mqtt.tls.ca_file`.
     Anchors,
-    /// `mqtt.tls.cert_file`
+    /// The file named by `mqtt.tls.cert_file`.
     Certificate,
-    /// `mqtt.tls.key_file`
+    /// The file named by `mqtt.tls.key_file`.
     Key,
-    /// `--key` of the command `csr`
+    /// The file named by `--key` of the command `csr`.
     KeyOption,
-    /// `sslrootcert` of `database.url`
+    /// The file named by `sslrootcert` of `database.url`.
     DatabaseRoot,
-    /// `sslcert` of `database.url`
+    /// The file named by `sslcert` of `database.url`.
     DatabaseCertificate,
-    /// `sslkey` of `database.url`
+    /// The file named by `sslkey` of `database.url`.
     DatabaseKey,
 }
 

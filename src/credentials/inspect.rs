@@ -67,7 +67,7 @@ pub enum TenantMatch {
 }
 
 impl CertificateFacts {
-    /// Parses one certificate.
+    /// Parses one certificate in DER.
     pub fn from_der(der: &CertificateDer<'_>) -> Result<Self, InvalidCertificate> {
         let (rest, certificate) =
             X509Certificate::from_der(der).map_err(|_| InvalidCertificate::NotX509)?;

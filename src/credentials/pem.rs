@@ -1,4 +1,4 @@
-//! Reads PEM files. Where a file has another format, the error names it and how to convert the file.
+//! Reads PEM files. The error about a file of another format explains how to convert it.
 
 use std::io;
 use std::path::Path;
@@ -218,7 +218,7 @@ fn not_pem(file: ConfiguredFile, text: &[u8]) -> CredentialError {
     CredentialError::Binary { found, hint, file }
 }
 
-/// PKCS#12 begins with its version, 3; a PKCS#8 or SEC1 key with 0 or 1.
+/// Returns true for PKCS#12, which begins with its version, 3. PKCS#8 and SEC1 keys begin with 0 or 1.
 fn is_pkcs12(text: &[u8]) -> bool {
     let length_bytes = usize::from(text[1] & 0x7f);
     text.get(2 + length_bytes..).is_some_and(|body| body.starts_with(&[0x02, 0x01, 0x03]))

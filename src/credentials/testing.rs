@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 use super::algorithm::EcCurve;
 use super::key::EcKey;
 
-/// Runs `openssl` on `input` and returns what it prints; panics where it fails.
+/// Runs `openssl` on `input` and returns its output. Panics where it fails.
 pub fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("openssl")
         .args(args)
@@ -25,8 +25,8 @@ pub fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
         .expect("the openssl program is installed");
     child.stdin.take().expect("piped").write_all(input).expect("openssl reads");
     let output = child.wait_with_output().expect("openssl ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {args:?}: {said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {args:?}: {errors}");
     output.stdout
 }
 
@@ -136,7 +136,7 @@ pub struct IssuedCertificate {
     pub key: EcKey,
 }
 
-/// A certificate authority.
+/// A certificate authority with its key.
 pub struct TestPki {
     issuer: Issuer<'static, KeyPair>,
     key: EcKey,

@@ -25,11 +25,11 @@ const DEFAULT_PORT: u16 = 5432;
 pub struct DatabaseUrl {
     /// The servers, at least one, in the order in which they are tried.
     pub endpoints: Vec<DatabaseEndpoint>,
-    /// The role; `None` is the name of the operating system's user.
+    /// The role, or `None` for the name of the operating system's user.
     pub user: Option<String>,
     /// The password of the role, if the URL has one.
     pub password: Option<SecretString>,
-    /// The database; `None` is the one named as the role.
+    /// The database, or `None` for the one named as the role.
     pub database: Option<String>,
     /// Verification and certificates of TLS.
     pub tls: DatabaseTls,
@@ -101,7 +101,7 @@ impl SslMode {
 /// The `sslrootcert` values: authorities trusted in addition to the built-in ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCertificates {
-    /// No further authority.
+    /// No authority in addition.
     BuiltIn,
     /// The authorities of the operating system.
     System,
@@ -114,14 +114,14 @@ pub enum RootCertificates {
 pub struct DatabaseTls {
     /// The degree of verification.
     pub mode: SslMode,
-    /// Trusted authorities (`sslrootcert`).
+    /// Authorities trusted in addition (`sslrootcert`).
     pub root: RootCertificates,
     /// `sslcert` and `sslkey`, which are given together.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
 impl DatabaseUrl {
-    /// Parses the URL.
+    /// Parses a connection URL.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let parts = UrlParts::split(text.trim())?;
         let parameters = UrlParameters::read(parts.query)?;
@@ -297,7 +297,7 @@ fn shown(parts: &UrlParts<'_>, parameters: &UrlParameters) -> String {
     for (at, (name, value)) in parameters.shown.iter().enumerate() {
         let separator = if at == 0 { '?' } else { '&' };
         let value = value.as_deref().unwrap_or(REDACTED);
-        // Unwrap safety: writing to a String does not fail, and the result says nothing.
+        // Unwrap safety: writing to a String never fails.
         let _ = write!(shown, "{separator}{name}={value}");
     }
     shown

@@ -63,7 +63,7 @@ pub(super) struct UrlParameters {
     root: Option<String>,
     cert: Option<String>,
     key: Option<String>,
-    /// Each parameter with the value to show; `None` hides a secret value.
+    /// Each parameter with the value to show, or `None` for a secret value.
     pub shown: Vec<(String, Option<String>)>,
 }
 

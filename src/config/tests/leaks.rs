@@ -1,10 +1,10 @@
-//! Whatever is done wrong with a secret, nothing that is said holds it.
+//! No output contains a secret, whatever mistake was made with it.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Everything a person or a log could be shown of a result.
+/// Collects all output of a result: messages, `Debug`, settings, warnings.
 fn all_output(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
@@ -17,7 +17,7 @@ fn all_output(result: &Result<LoadedConfig, ConfigError>) -> String {
     }
 }
 
-/// Where a secret may end up, rightly or by mistake.
+/// Lists files and environments with a secret in every place, right or wrong.
 fn places(secret: &str) -> Vec<(String, Vec<(String, String)>)> {
     let in_file = |text: String| (text, Vec::new());
     let at = |line: String| {
@@ -66,10 +66,10 @@ proptest! {
             let file = folder.path().join("config.toml");
             std::fs::write(&file, &text).unwrap();
             let result = load(Some(&file), env.clone());
-            let said = all_output(&result);
-            // URLs put host names into small letters.
-            let leaks = said.to_lowercase().contains(&core.to_lowercase());
-            prop_assert!(!leaks, "{}\n{:?}\nsays\n{}", text, env, said);
+            let output = all_output(&result);
+            // URLs convert host names to lower case.
+            let leaks = output.to_lowercase().contains(&core.to_lowercase());
+            prop_assert!(!leaks, "{}\n{:?}\ngives\n{}", text, env, output);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Files that are not there.
+//! Absent files.
 
 use super::*;
 

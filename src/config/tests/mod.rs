@@ -1,4 +1,4 @@
-//! The configuration as a whole: files and environments in, configuration or problems out.
+//! Tests of loading as a whole: files and environments in, configuration or problems out.
 
 mod encodings;
 mod leaks;
@@ -38,12 +38,12 @@ fn vars(env: &[(&str, &str)]) -> Vec<(String, String)> {
     env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// [`MINIMAL`] with one key set or replaced through the environment.
+/// Loads [`MINIMAL`] with one key set or replaced by the environment.
 fn with(key: &str, value: &str) -> Result<LoadedConfig, ConfigError> {
     load_text(MINIMAL, &[(&keys::env_name(key), value)])
 }
 
-/// The only problem of a configuration that has one.
+/// Returns the only problem of a refused configuration.
 fn problem(result: Result<LoadedConfig, ConfigError>) -> String {
     let problems = result.unwrap_err();
     assert_eq!(problems.problems.len(), 1, "{problems}");
@@ -128,7 +128,7 @@ url = \"postgres://u:hunter2@db/x\"
 ";
     let env = [("CENTILOC_BRIDGE__MQTT__HOSTT", "x"), ("CENTILOC_BRIDGE__BATCH__MAX_EVENTS", "0")];
     let problems = load_text(text, &env).unwrap_err();
-    let said = problems.to_string();
+    let message = problems.to_string();
     for expected in [
         "tennant (config.toml:1): found an unknown key, expected a known one; did you mean tenant?",
         "mqtt.port (config.toml:3): found a text in quotes, expected a whole number; ",
@@ -150,10 +150,10 @@ url = \"postgres://u:hunter2@db/x\"
         "mqtt.tls.key_file: found nothing, ",
         "database.url: found nothing, ",
     ] {
-        assert!(said.contains(expected), "{expected}\nis not in\n{said}");
+        assert!(message.contains(expected), "{expected}\nis not in\n{message}");
     }
-    assert_eq!(problems.problems.len(), 13, "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    assert_eq!(problems.problems.len(), 13, "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]

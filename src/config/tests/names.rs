@@ -1,4 +1,4 @@
-//! Names that TOML allows and people do not expect.
+//! Unusual names that TOML allows.
 
 use super::*;
 

@@ -1,11 +1,11 @@
-//! What is shipped beside the program, and what it prints, follow the table of keys.
+//! The shipped example, the documentation and the `config` command follow the table of keys.
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const DOCUMENTATION: &str = include_str!("../../../docs/configuration.md");
 
-/// The lines of the example that set a key, commented or not: (dotted name, value, comment above).
+/// Lists the lines of the example that set a key, commented or not: dotted name, value, comment above.
 fn example_entries() -> Vec<(String, String, String)> {
     let (mut section, mut comment, mut entries) = (String::new(), Vec::new(), Vec::new());
     for line in EXAMPLE.lines() {
@@ -35,7 +35,7 @@ fn example_shows_every_key_with_its_default() {
     assert_eq!(entries.len(), expected.len());
 }
 
-/// Loads the example beside the one file it needs.
+/// Loads the example with the one file it needs.
 fn load_example(text: &str, url: &str) -> Result<LoadedConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("database.url"), url).unwrap();
@@ -47,7 +47,7 @@ fn example_loads_and_changes_no_default() {
     let loaded = load_example(EXAMPLE, "postgres:///centiloc?host=/run/postgresql").unwrap();
     let plain = load_text(MINIMAL, &[]).unwrap();
     for (ours, theirs) in loaded.settings.iter().zip(&plain.settings) {
-        // Each loads from a folder of its own.
+        // The folders differ, and with them the paths.
         if !theirs.key.ends_with("_file") {
             assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
         }
@@ -74,7 +74,7 @@ fn the_example_loads_with_everything_uncommented() {
         || ["mqtt.password", "mqtt.password_file", "database.url"].contains(&s.key)));
 }
 
-/// One row of the table in `docs/configuration.md`.
+/// Returns the row of a key in the table of `docs/configuration.md`.
 fn documented(key: &ConfigKey) -> String {
     let default = match key.default {
         DefaultValue::Required(example) if key.name == "database.url_file" => {
@@ -88,7 +88,7 @@ fn documented(key: &ConfigKey) -> String {
         DefaultValue::Derived(text) if text.contains(' ') => text.to_owned(),
         DefaultValue::Derived(text) | DefaultValue::Value(text) => format!("`{text}`"),
     };
-    // Markdown takes a bare <word> for HTML and drops it.
+    // Markdown parses a bare <word> as HTML and drops it.
     format!("| `{}` | {default} | {} |", key.name, key.doc.replace('<', "&lt;"))
 }
 

@@ -1,4 +1,4 @@
-//! The folder for state that a service manager makes.
+//! The folder for state that a service manager creates.
 
 use super::*;
 
