@@ -44,7 +44,7 @@ pub fn refused(error: &ConfigError) -> Vec<CheckLine> {
 pub(super) fn accepted(loaded: &LoadedConfig) -> Vec<CheckLine> {
     // The check of the protobuf schema reports this in more detail.
     let warnings = loaded.warnings.iter().filter(|text| !text.contains("decode.proto_file"));
-    let mut checks: Vec<CheckLine> = warnings.map(|warning| remark(warning)).collect();
+    let mut checks: Vec<CheckLine> = warnings.map(|warning| warning_line(warning)).collect();
     if checks.is_empty() {
         checks.push(CheckLine::ok(names::CONFIGURATION, source(loaded)));
     }
@@ -81,7 +81,7 @@ fn source(loaded: &LoadedConfig) -> String {
     }
 }
 
-fn remark(warning: &str) -> CheckLine {
+fn warning_line(warning: &str) -> CheckLine {
     let expected = EXPECTED.iter().find(|(words, _)| warning.contains(words));
     let expected = expected.map_or("no warnings", |(_, expected)| expected);
     let remedy = "see docs/configuration.md";

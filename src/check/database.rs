@@ -37,14 +37,15 @@ pub(super) async fn report(config: &Config) -> CheckReport {
     let limit = config.mqtt.connect_timeout;
     let mut report = CheckReport::default();
     if tokio::time::timeout(limit, run(config, &mut report.checks)).await.is_err() {
-        report.checks.push(silent(config, limit, report.checks.is_empty()));
+        report.checks.push(unanswered(config, limit, report.checks.is_empty()));
     }
     report.note_missing(&EXPECTED);
     report
 }
 
-fn silent(config: &Config, limit: Duration, unreached: bool) -> CheckLine {
-    let place = inspect::place(&config.database).map_or_else(|_| String::new(), |p| words(&p));
+fn unanswered(config: &Config, limit: Duration, unreached: bool) -> CheckLine {
+    let place =
+        inspect::place(&config.database).map_or_else(|_| String::new(), |p| describe_place(&p));
     let what = if unreached { "did not accept a connection" } else { "stopped answering" };
     CheckLine::problem(
         names::DATABASE_CONNECTION,
@@ -137,7 +138,7 @@ async fn check_schema(
     });
 }
 
-fn words(place: &Place) -> String {
+fn describe_place(place: &Place) -> String {
     match place {
         Place::Socket => "on the unix socket".to_owned(),
         Place::Loopback(address) | Place::Remote(address) => format!("at {address}"),
@@ -148,7 +149,7 @@ fn connection(server: &Server, place: &Place) -> CheckLine {
     let Server { database, role, .. } = server;
     CheckLine::ok(
         names::DATABASE_CONNECTION,
-        format!("database {database:?} {} as role {role:?}", words(place)),
+        format!("database {database:?} {} as role {role:?}", describe_place(place)),
     )
 }
 

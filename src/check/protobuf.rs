@@ -35,9 +35,10 @@ pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
             "not needed: only JSON is subscribed to",
         )];
     }
-    let Some(file) = file else { return vec![assumed()] };
+    let Some(file) = file else { return vec![assumed_numbers()] };
     let lacking = wanted.iter().filter(|kind| !decoder.covers(**kind));
-    let lacking: Vec<_> = lacking.map(|kind| lacks(&file.display().to_string(), *kind)).collect();
+    let lacking: Vec<_> =
+        lacking.map(|kind| missing_message(&file.display().to_string(), *kind)).collect();
     if lacking.is_empty() {
         return vec![CheckLine::ok(
             names::PROTOBUF_SCHEMA,
@@ -47,7 +48,7 @@ pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
     lacking
 }
 
-fn assumed() -> CheckLine {
+fn assumed_numbers() -> CheckLine {
     CheckLine::problem(
         names::PROTOBUF_SCHEMA,
         CheckStatus::Warning,
@@ -57,7 +58,7 @@ fn assumed() -> CheckLine {
     )
 }
 
-fn lacks(file: &str, kind: Kind) -> CheckLine {
+fn missing_message(file: &str, kind: Kind) -> CheckLine {
     let (kind, key) = match kind {
         Kind::Item => ("item", "mqtt.items"),
         Kind::Board => ("board", "mqtt.boards"),

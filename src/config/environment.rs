@@ -24,8 +24,8 @@ pub(super) fn layer(
     let mut layer = ConfigLayer::default();
     for (name, value) in environment {
         match strip_prefix(name) {
-            Some(rest) => take(&mut layer, name, rest, value, problems),
-            None => warnings.extend(nearly(name)),
+            Some(rest) => insert_variable(&mut layer, name, rest, value, problems),
+            None => warnings.extend(misspelt_variable(name)),
         }
     }
     layer.join_pairs(problems);
@@ -42,7 +42,7 @@ fn strip_prefix(name: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| &name[ENV_PREFIX.len()..])
 }
 
-fn take(
+fn insert_variable(
     layer: &mut ConfigLayer,
     name: &str,
     rest: &str,
@@ -77,7 +77,7 @@ fn take(
 }
 
 /// Returns a warning for a variable that is ignored because it has one underscore too few.
-fn nearly(name: &str) -> Option<String> {
+fn misspelt_variable(name: &str) -> Option<String> {
     let single = |name: &str| name.to_uppercase().replace(ENV_SEPARATOR, "_");
     let wanted = single(name);
     let key = keys::KEYS.iter().find(|key| single(&key.env_name()) == wanted)?;

@@ -108,11 +108,13 @@ impl FileWalk<'_> {
                 let hint = format!("write [{full}] on a line of its own and its keys below it");
                 self.refuse(full, line, found(value), InvalidValue::new("a section", hint));
             }
-            (None, value) => self.unknown(prefix, full, line, matches!(value, DeValue::Table(_))),
+            (None, value) => {
+                self.refuse_unknown(prefix, full, line, matches!(value, DeValue::Table(_)))
+            }
         }
     }
 
-    fn unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
+    fn refuse_unknown(&mut self, prefix: &str, full: &str, line: usize, table: bool) {
         let found = if table { "an unknown section" } else { "an unknown key" };
         let invalid = InvalidValue::new("a known one", suggestion(prefix, full, table));
         self.refuse(full, line, found.to_owned(), invalid);

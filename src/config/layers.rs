@@ -76,7 +76,7 @@ impl ConfigLayer {
         for (inline, file) in PAIRS {
             let given = |name| self.values.get(name).filter(|given| !given.text.is_empty());
             match (given(inline), given(file)) {
-                (Some(first), Some(second)) => problems.push(both(inline, first, file, second)),
+                (Some(first), Some(second)) => problems.push(conflict(inline, first, file, second)),
                 (Some(_), None) => self.hide(file),
                 (None, Some(_)) => self.hide(inline),
                 (None, None) if self.values.contains_key(inline) => self.hide(file),
@@ -92,7 +92,7 @@ impl ConfigLayer {
     }
 }
 
-fn both(inline: &str, first: &RawValue, file: &str, second: &RawValue) -> ConfigProblem {
+fn conflict(inline: &str, first: &RawValue, file: &str, second: &RawValue) -> ConfigProblem {
     ConfigProblem {
         subject: inline.to_owned(),
         origin: Some(first.origin.clone()),

@@ -126,7 +126,7 @@ impl DatabaseUrl {
         let parts = UrlParts::split(text.trim())?;
         let parameters = UrlParameters::read(parts.query)?;
         let endpoints = endpoints(&parts, &parameters)?;
-        let decoded = |part: &str| percent_decoded(part).ok_or_else(general);
+        let decoded = |part: &str| percent_decoded(part).ok_or_else(invalid_url);
         let given = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(decoded);
         let (user, password) = (given(parts.user), given(parts.password));
         let database = given(parts.database);
@@ -173,10 +173,10 @@ struct UrlParts<'t> {
 
 impl<'t> UrlParts<'t> {
     fn split(text: &'t str) -> ParseResult<Self> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(general)?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(invalid_url)?;
         let known = |name: &&str| scheme.eq_ignore_ascii_case(name);
         if !["postgres", "postgresql"].iter().any(known) || rest.contains('#') {
-            return Err(general());
+            return Err(invalid_url());
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = match rest.split_once('/') {
@@ -186,7 +186,7 @@ impl<'t> UrlParts<'t> {
         // A password with a bare / or ? ends the host part early. Its rest, up to the @, would be
         // parsed as a database name, and shown.
         if query.contains('@') || database.is_some_and(|name| name.contains(['@', '/'])) {
-            return Err(general());
+            return Err(invalid_url());
         }
         let (user, password, hosts) = match authority.rsplit_once('@') {
             None => (None, None, authority),
@@ -199,7 +199,7 @@ impl<'t> UrlParts<'t> {
     }
 }
 
-fn general() -> InvalidValue {
+fn invalid_url() -> InvalidValue {
     InvalidValue::new(
         "postgres://user:password@host:port/name or postgres:///name?host=/run/postgresql",
         "percent-encode / ? # @ : % in the password (@ is %40, / is %2F, # is %23, ? is %3F, % is \
@@ -256,7 +256,7 @@ fn host(name: String) -> ParseResult<DatabaseHost> {
         return Ok(DatabaseHost::Socket(name.into()));
     }
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
-    values::host(bare).map(DatabaseHost::Tcp).map_err(|_| general())
+    values::host(bare).map(DatabaseHost::Tcp).map_err(|_| invalid_url())
 }
 
 fn host_and_port(text: &str) -> ParseResult<(String, Option<u16>)> {
@@ -265,7 +265,7 @@ fn host_and_port(text: &str) -> ParseResult<(String, Option<u16>)> {
         Some((rest, port)) => (&text[..end_of_name + rest.len()], port),
         None => (text, ""),
     };
-    let name = percent_decoded(name).ok_or_else(general)?;
+    let name = percent_decoded(name).ok_or_else(invalid_url)?;
     Ok((name, self::port(port)?))
 }
 

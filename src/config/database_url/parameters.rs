@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::error::InvalidValue;
 use super::super::urls::percent_decoded;
 use super::super::values::ParseResult;
-use super::{DatabaseTls, RootCertificates, SslMode, general, port};
+use super::{DatabaseTls, RootCertificates, SslMode, invalid_url, port};
 
 /// The supported parameters, for messages.
 const SUPPORTED: &str = "host, hostaddr, port, dbname, user, password, sslmode, sslrootcert, sslcert, \
@@ -71,17 +71,17 @@ impl UrlParameters {
     pub fn read(query: &str) -> ParseResult<Self> {
         let mut parameters = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').ok_or_else(unknown)?;
-            let name = percent_decoded(name).ok_or_else(unknown)?;
-            let value = percent_decoded(value).ok_or_else(general)?;
-            parameters.take(&name, &value)?;
+            let (name, value) = pair.split_once('=').ok_or_else(unknown_parameter)?;
+            let name = percent_decoded(name).ok_or_else(unknown_parameter)?;
+            let value = percent_decoded(value).ok_or_else(invalid_url)?;
+            parameters.apply(&name, &value)?;
             let hidden = matches!(&*name, "password" | "options") || name.starts_with("options[");
             parameters.shown.push((name, (!hidden).then_some(value)));
         }
         Ok(parameters)
     }
 
-    fn take(&mut self, name: &str, value: &str) -> ParseResult<()> {
+    fn apply(&mut self, name: &str, value: &str) -> ParseResult<()> {
         let text = || Some(value.to_owned());
         match name {
             "host" => self.hosts = Some(value.split(',').map(str::to_owned).collect()),
@@ -102,13 +102,13 @@ impl UrlParameters {
                 self.statement_cache = usize::try_from(capacity).ok();
             }
             "options" => self.settings.extend(options(value)?),
-            _ => return self.take_other(name, value),
+            _ => return self.apply_other(name, value),
         }
         Ok(())
     }
 
     /// Applies a parameter of which only some values are supported.
-    fn take_other(&mut self, name: &str, value: &str) -> ParseResult<()> {
+    fn apply_other(&mut self, name: &str, value: &str) -> ParseResult<()> {
         if let Some(setting) = name.strip_prefix("options[").and_then(|n| n.strip_suffix(']')) {
             self.settings.push((setting.to_owned(), value.to_owned()));
             return Ok(());
@@ -133,7 +133,7 @@ impl UrlParameters {
             | ("sslcertmode", "allow")
             | ("ssl_min_protocol_version", "" | "TLSv1" | "TLSv1.1" | "TLSv1.2")
             | ("client_encoding", "auto" | "UTF8" | "utf8" | "UTF-8" | "utf-8") => {}
-            _ => return Err(refusal(name)),
+            _ => return Err(unsupported_value(name)),
         }
         Ok(())
     }
@@ -240,14 +240,14 @@ fn options(value: &str) -> ParseResult<Vec<(String, String)>> {
     Ok(settings)
 }
 
-fn unknown() -> InvalidValue {
+fn unknown_parameter() -> InvalidValue {
     InvalidValue::new(
         format!("only the parameters {SUPPORTED}"),
         "correct or remove the others after the ? of the URL",
     )
 }
 
-fn refusal(name: &str) -> InvalidValue {
+fn unsupported_value(name: &str) -> InvalidValue {
     let hint = match name {
         "channel_binding" => {
             "the parameter channel_binding=require is not supported: remove it, and write \
@@ -271,7 +271,7 @@ fn refusal(name: &str) -> InvalidValue {
                     format!("a URL without the parameter {known}, which is not supported"),
                     *hint,
                 ),
-                None => unknown(),
+                None => unknown_parameter(),
             };
         }
     };
