@@ -34,11 +34,11 @@ use crate::service::leadership::Leadership;
 use crate::service::reload::Source;
 use crate::service::signals::{Reloads, Signals, Stop};
 use crate::service::supervisor::Outcome;
-use crate::session::credentials::{Material, Sources};
-use crate::session::gap_state_file::GapStateFile;
-use crate::session::gap_tracker::GapTracker;
-use crate::session::renewal;
-use crate::session::shared::Process;
+use crate::session::context::ProcessContext;
+use crate::session::credentials::renewal;
+use crate::session::credentials::{CredentialSource, CredentialState};
+use crate::session::gaps::GapStateFile;
+use crate::session::gaps::GapTracker;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
 use crate::store::schema::SchemaError;
@@ -62,7 +62,7 @@ const BEST_EFFORT: Duration = Duration::from_secs(2);
 /// Everything that outlives a pipeline.
 struct Service {
     config: Config,
-    process: Process,
+    process: ProcessContext,
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
@@ -72,7 +72,7 @@ struct Service {
     progress: Arc<Registry>,
     dials: Dials,
     leadership: watch::Sender<Leadership>,
-    material: watch::Sender<Material>,
+    material: watch::Sender<CredentialState>,
     /// The session is to end for good; see [`retire`].
     retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
@@ -85,7 +85,7 @@ struct Dials {
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
-    sources: watch::Sender<Sources>,
+    sources: watch::Sender<CredentialSource>,
 }
 
 /// What reaches the service from outside.
@@ -149,7 +149,7 @@ impl Service {
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
         let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
-        let sources = Sources::new(&config.tenant, &config.mqtt);
+        let sources = CredentialSource::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let dials = Dials {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
@@ -159,7 +159,7 @@ impl Service {
             sources: watch::Sender::new(sources),
         };
         let gap_state = Arc::new(GapStateFile::within(state_dir.as_deref(), client_id));
-        let process = Process {
+        let process = ProcessContext {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),

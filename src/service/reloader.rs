@@ -9,7 +9,7 @@ use crate::config::{Loaded, Problems};
 use crate::files;
 use crate::service::notify;
 use crate::service::reload::{self, Changes, Source};
-use crate::session::credentials::Sources;
+use crate::session::credentials::CredentialSource;
 use crate::telemetry::logging::LogHandle;
 
 /// Reloads.
@@ -77,7 +77,7 @@ impl super::Dials {
         set(&self.keep_payloads, config.retention.payloads);
         // Sent in any case: whoever reloads wants the files looked at now.
         self.sources.send_modify(|sources| {
-            let mut new = Sources::new(&sources.tenant, &config.mqtt);
+            let mut new = CredentialSource::new(&sources.tenant, &config.mqtt);
             // TLS is turned on or off at a start only.
             if new.tls.is_some() != sources.tls.is_some() {
                 new.tls.clone_from(&sources.tls);

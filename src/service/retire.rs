@@ -15,8 +15,8 @@ use super::{LOOK_AGAIN, Service};
 use crate::config::Config;
 use crate::service::leadership::Leadership;
 use crate::service::signals::Signals;
-use crate::session::credentials::Material;
-use crate::session::ending::end_session;
+use crate::session::credentials::CredentialState;
+use crate::session::end_session::end_session;
 use crate::spool;
 
 /// A database that does not answer within this is not there.
@@ -153,10 +153,10 @@ impl Service {
         for _ in 0..TRIES {
             let material = self.material.borrow().clone();
             let ended = match &material {
-                Material::Ready(credentials) => {
+                CredentialState::Ready(credentials) => {
                     end_session(&self.config.tenant, &self.config.mqtt, credentials).await
                 }
-                Material::Unusable(problem) => Err(problem.clone()),
+                CredentialState::Unusable(problem) => Err(problem.clone()),
             };
             match ended {
                 Ok(()) => return Ok(()),

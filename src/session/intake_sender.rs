@@ -4,18 +4,18 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::ledger::MAX_MESSAGES;
-use super::transport::Publish;
+use super::transport::PublishPacket;
 use crate::ack::AckToken;
 use crate::message::{ConnectionNews, Intake, Message};
 
 /// Places in the channel kept for [`ConnectionNews`]: a few a connection, and the reconnect backoff
 /// makes connections rare.
-const EVENT_PLACES: usize = 1_024;
+const EVENT_CAPACITY: usize = 1_024;
 
 /// Makes the channel of a pipeline. Its bound follows from the ledger, which lets in no more than
 /// [`MAX_MESSAGES`]. Its memory grows with its content, not with its bound.
 pub fn channel() -> (mpsc::Sender<Intake>, mpsc::Receiver<Intake>) {
-    mpsc::channel(MAX_MESSAGES + EVENT_PLACES)
+    mpsc::channel(MAX_MESSAGES + EVENT_CAPACITY)
 }
 
 /// Hands messages and connection events to the next stage.
@@ -35,7 +35,7 @@ impl IntakeSender {
     /// Passes one PUBLISH on.
     pub fn send_message(
         &self,
-        publish: Publish,
+        publish: PublishPacket,
         ack: AckToken,
         received_at: OffsetDateTime,
     ) -> Result<(), PipelineClosed> {

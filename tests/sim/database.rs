@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use centiloc_bridge::message::{ConnectionName, ConnectionNews, GapCause};
-use centiloc_bridge::session::gap_state_file::{GapState, PendingGaps};
+use centiloc_bridge::session::gaps::{GapState, PendingGaps};
 use centiloc_bridge::store::database::Database;
 use centiloc_bridge::store::fault::{Class, classify};
 use centiloc_bridge::store::journal::Noted;

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::{Args, ConfigArgs, UsageError};
 use crate::config::{Config, Formats, Mqtt, Tls};
-use crate::session::tls;
+use crate::session::credentials::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::publish::Broker;
 use crate::telemetry::stderr;
