@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub use listen::{BindError, bind};
 
 use crate::config::Config;
-use crate::progress::Registry;
+use crate::progress::ProgressRegistry;
 use crate::telemetry::{Health, Metrics};
 use listen::Limited;
 use negotiation::Format;
@@ -57,7 +57,7 @@ pub struct AdminState {
     started: Instant,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    progress: Arc<Registry>,
+    progress: Arc<ProgressRegistry>,
 }
 
 impl AdminState {
@@ -67,7 +67,7 @@ impl AdminState {
         instance: Uuid,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
-        progress: Arc<Registry>,
+        progress: Arc<ProgressRegistry>,
     ) -> Self {
         Self {
             tenant: config.tenant.clone(),

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::AdminState;
 use crate::event::RejectReason;
-use crate::progress::Stuck;
+use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{Phase, Snapshot};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
@@ -16,12 +16,12 @@ pub struct Liveness {
     /// Whether all stages and background tasks make progress.
     pub live: bool,
     /// Those that do not, the one that is most overdue first.
-    pub stuck: Vec<Stuck>,
+    pub stuck: Vec<StuckTask>,
 }
 
 impl Liveness {
     /// Live is a process with no task stuck.
-    pub fn new(stuck: Vec<Stuck>) -> Self {
+    pub fn new(stuck: Vec<StuckTask>) -> Self {
         Self { live: stuck.is_empty(), stuck }
     }
 }
@@ -202,7 +202,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::GapCause;
+    use crate::gap::GapCause;
     use crate::telemetry::health::{SpoolHealth, TaskDown};
 
     fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {

@@ -115,7 +115,7 @@ async fn forgotten_message_is_not_ready() {
 #[tokio::test]
 async fn a_stuck_stage_is_not_live_and_named() {
     let mut state = state();
-    let progress = Arc::new(Registry::default());
+    let progress = Arc::new(ProgressRegistry::default());
     state.progress = Arc::clone(&progress);
     let watched = progress.watch("decode", std::future::pending::<()>());
     serving(state, async |address| {

@@ -23,9 +23,9 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
-use crate::decode::SchemaError;
+use crate::decode::ProtoSchemaError;
 use crate::exit;
-use crate::service::reload::Source;
+use crate::service::config_diff::ConfigSource;
 use crate::telemetry::stderr::{self, Stderr};
 use crate::version::VERSION;
 
@@ -138,7 +138,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         match command {
             Command::Run(config) => {
                 let loaded = config.load()?;
-                run::run(loaded, Source { file: config.file }).await
+                run::run(loaded, ConfigSource { file: config.file }).await
             }
             Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Config(with) => {
@@ -213,7 +213,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return exit::USAGE;
     }
     let problems = error.downcast_ref::<Problems>();
-    let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
+    let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<ProtoSchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }
 }
 

@@ -45,7 +45,7 @@ impl FeedbackHandler<'_> {
                 () = &mut enough => return WaitOutcome::Completed,
                 feedback = idle(self.feedback.recv()) => match feedback {
                     None => return WaitOutcome::Shutdown,
-                    Some(Feedback::Noted(event)) => {
+                    Some(Feedback::Persisted(event)) => {
                         self.gaps.persisted(&event);
                         save_gaps(self.context, self.gaps).await;
                     }

@@ -165,7 +165,7 @@ impl MqttSession {
     fn report_lock_state(&self, now: &Leadership) {
         let client_id = &self.context.mqtt.client_id;
         match now {
-            Leadership::Elsewhere(holder) => {
+            Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
                 tracing::warn!(holder = %holder, problem, "another process holds the client id");
                 self.context.enter(Phase::Standby, Some(problem));
@@ -173,7 +173,7 @@ impl MqttSession {
             Leadership::Refused(reason) => {
                 self.context.enter(Phase::Connecting, Some(refused(client_id, reason)));
             }
-            Leadership::Asking | Leadership::Unknown | Leadership::Held => {}
+            Leadership::Pending | Leadership::Unknown | Leadership::Held => {}
         }
     }
 
@@ -255,7 +255,7 @@ impl MqttSession {
                 }
             }
             (CredentialState::Ready(newest), None) => {
-                self.fallback = Some(CredentialFallback::new(newest))
+                self.fallback = Some(CredentialFallback::new(newest));
             }
             (CredentialState::Unusable(problem), None) => {
                 return Err(ConnectionFailure::new(FailureKind::TlsFiles, problem));

@@ -23,7 +23,7 @@ use super::transport::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
 use super::transport::{IncomingPacket, OutgoingPacket, Transport};
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
-use crate::race::{self, EVERY, FailedAttempt, Outcome, Reached};
+use crate::race::{self, EVERY, FailedAttempt, RaceOutcome, ReachedAddress};
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -193,14 +193,15 @@ impl Probe {
         deadline: Instant,
         findings: &mut Vec<ProbeFinding>,
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let Outcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
+        let RaceOutcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
         if reached.is_empty() {
             return Err(ConnectError::Unreachable(failed));
         }
         findings.extend(
-            reached
-                .iter()
-                .map(|&Reached { address, took, .. }| ProbeFinding::Reached { address, took }),
+            reached.iter().map(|&ReachedAddress { address, took, .. }| ProbeFinding::Reached {
+                address,
+                took,
+            }),
         );
         let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
         findings.extend(failed.map(|FailedAttempt { address, cause }| ProbeFinding::NotReached {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::message::ConnectionName;
+use crate::connection_event::ConnectionName;
 use crate::timestamp;
 
 /// A snapshot for `/readyz`, `/api/status` and `status`.

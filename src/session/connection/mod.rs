@@ -36,7 +36,8 @@ use super::intake_sender::IntakeSender;
 use super::ledger::{DeliveryLedger, LedgerBound};
 use super::transport::{AcceptedConnection, IncomingPacket, OutgoingPacket, Transport};
 use crate::ack::ConnectionId;
-use crate::message::{ConnectionNews, Feedback};
+use crate::connection_event::ConnectionEvent;
+use crate::message::Feedback;
 use crate::progress;
 
 /// How often metrics are refreshed and time limits checked.
@@ -196,7 +197,7 @@ impl<'a> BrokerConnection<'a> {
         let reported = gaps.opened(first, session_present, client_id, context.now_utc());
         intake.send_event(context.opened(self.id, session_present, reported))?;
         for gap in gaps.pending_gaps() {
-            intake.send_event(ConnectionNews::Gap(gap))?;
+            intake.send_event(ConnectionEvent::Gap(gap))?;
         }
         if self.retirement.is_none() {
             self.subscribe();

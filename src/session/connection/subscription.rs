@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::{BrokerConnection, DisconnectReason};
-use crate::message::ConnectionNews;
+use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::transport::OutgoingPacket;
 use crate::telemetry::health::Phase;
@@ -133,7 +133,7 @@ impl BrokerConnection<'_> {
         let Some(place) = place else { return Ok(()) };
         let (_, filter) = self.unsubscribing.remove(place);
         tracing::info!(filter, "unsubscribed from a filter that is no longer wanted");
-        self.send_event(ConnectionNews::Unsubscribed {
+        self.send_event(ConnectionEvent::Unsubscribed {
             connection: self.state.context.name(self.id),
             filters: vec![filter],
         })
