@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::client::{StatusError, fetch};
 use super::*;
-use crate::telemetry::health::{Phase, SpoolHealth};
+use crate::telemetry::health::{SessionPhase, SpoolHealth};
 
 /// Far more than loopback needs.
 const SOON: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ fn state() -> AdminState {
 fn healthy() -> AdminState {
     let state = state();
     state.health.update(|snapshot| {
-        snapshot.session.phase = Phase::Subscribed;
+        snapshot.session.phase = SessionPhase::Subscribed;
         snapshot.database.up = true;
     });
     state

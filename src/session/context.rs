@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::Mqtt;
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 use crate::gap::GapCause;
-use crate::telemetry::health::{CertificateHealth, Phase};
+use crate::telemetry::health::{CertificateHealth, SessionPhase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
@@ -158,7 +158,7 @@ impl SessionContext {
     }
 
     /// Enters a phase of the session, with what is wrong in it.
-    pub fn enter(&self, phase: Phase, problem: Option<String>) {
+    pub fn enter(&self, phase: SessionPhase, problem: Option<String>) {
         self.health.update(|snapshot| {
             let session = &mut snapshot.session;
             if session.phase != phase {

@@ -42,7 +42,7 @@ use crate::backoff::Backoff;
 use crate::message::Feedback;
 use crate::progress;
 use crate::service::leadership::{Leadership, refused, standing_by};
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.
 pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
@@ -168,17 +168,17 @@ impl MqttSession {
             Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
                 tracing::warn!(holder = %holder, problem, "another process holds the client id");
-                self.context.enter(Phase::Standby, Some(problem));
+                self.context.enter(SessionPhase::Standby, Some(problem));
             }
             Leadership::Refused(reason) => {
-                self.context.enter(Phase::Connecting, Some(refused(client_id, reason)));
+                self.context.enter(SessionPhase::Connecting, Some(refused(client_id, reason)));
             }
             Leadership::Pending | Leadership::Unknown | Leadership::Held => {}
         }
     }
 
     async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> ConnectOutcome {
-        self.context.enter(Phase::Connecting, None);
+        self.context.enter(SessionPhase::Connecting, None);
         self.backoff.set_limits(*self.control.reconnect.borrow());
         if gaps.needs_restore() {
             let pending = self.context.process().gap_state.read().await;

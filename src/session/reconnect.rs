@@ -8,7 +8,7 @@ use super::connection::{DisconnectReason, Disconnected};
 use super::credentials::AfterRefusal;
 use super::failure::{ConnectionFailure, FailureContext, FailureKind};
 use super::{MqttSession, PROTOCOL_MAX_PACKET};
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 use crate::telemetry::metrics::ReasonLabel;
 
 /// What to do after a connection ended.
@@ -110,7 +110,7 @@ impl MqttSession {
         } else {
             tracing::warn!(reason, problem, retry_in, "no connection to the broker");
         }
-        self.context.enter(Phase::Connecting, Some(problem.clone()));
+        self.context.enter(SessionPhase::Connecting, Some(problem.clone()));
         NextAction::Reconnect(wait)
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{BrokerConnection, DisconnectReason};
 use crate::session::control::SessionCommand;
 use crate::session::intake_sender::PipelineClosed;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// How long new credentials wait for a moment in which nothing is un-acknowledged. After that the
 /// broker delivers the un-acknowledged messages again, which makes no second rows.
@@ -34,7 +34,7 @@ impl BrokerConnection<'_> {
         if let Some(intake) = self.state.intake.take() {
             self.state.context.send_closed(&intake, self.id, "stopped");
         }
-        self.state.context.enter(Phase::Stopping, None);
+        self.state.context.enter(SessionPhase::Stopping, None);
         Ok(())
     }
 

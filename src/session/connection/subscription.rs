@@ -7,7 +7,7 @@ use super::{BrokerConnection, DisconnectReason};
 use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::transport::OutgoingPacket;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// The SUBACK beside the SUBSCRIBE it answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl BrokerConnection<'_> {
             tracing::info!(filters = ?grants.granted, "subscribed at QoS 1");
         }
         context.metrics.connected.set(i64::from(problem.is_none()));
-        context.enter(Phase::Subscribed, problem);
+        context.enter(SessionPhase::Subscribed, problem);
         context.health.update(|s| {
             s.session.filters = grants.granted.iter().chain(&grants.lowered).cloned().collect();
         });
