@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde::Serializer;
 
 /// Serializes microseconds in the form of an interval of PostgreSQL, or null.
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 pub(super) fn interval<S: Serializer>(
     micros: &Option<i64>,
     serializer: S,
@@ -16,6 +17,7 @@ pub(super) fn interval<S: Serializer>(
 }
 
 /// Serializes the size of a kept payload, or null. The bytes are the input of `decode`.
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 pub(super) fn payload_size<S: Serializer>(
     payload: &Option<Bytes>,
     serializer: S,

@@ -51,8 +51,8 @@ async fn exchange(address: (&str, u16), request: &[u8]) -> std::io::Result<[u8; 
     Ok(response)
 }
 
-/// Returns a ClientHello that any TLS server answers. The trust anchors do not matter, because the
-/// handshake goes no further.
+/// Returns a `ClientHello` that any TLS server answers. The trust anchors do not matter, because
+/// the handshake goes no further.
 fn client_hello() -> Option<Vec<u8>> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
