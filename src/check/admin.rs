@@ -1,9 +1,9 @@
 //! Check of the address of the admin endpoint: it is free, or the running bridge holds it.
 
-use super::line::{CheckLine, CheckStatus};
-use super::names;
 use std::net::SocketAddr;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::admin::client::{StatusError, fetch};
 use crate::config::Config;
 

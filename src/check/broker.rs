@@ -1,15 +1,15 @@
 //! Checks of the broker: the findings of a probe as lines.
 
+use std::net::SocketAddr;
+
 use super::line::{CheckLine, CheckStatus};
 use super::names;
 use super::report::CheckReport;
-use std::net::SocketAddr;
-
 use crate::config::{Config, MqttConfig};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::date;
-use crate::session::failure::Failure;
-use crate::session::probe::{Finding, Probe, Step};
+use crate::session::failure::ConnectionFailure;
+use crate::session::probe::{Probe, ProbeFinding, ProbeStep};
 
 /// Most addresses shown of a name: enough to recognise it.
 const SHOWN_ADDRESSES: usize = 4;
@@ -40,36 +40,38 @@ struct BrokerLines<'a> {
 }
 
 impl BrokerLines<'_> {
-    fn line(&self, finding: &Finding) -> CheckLine {
+    fn line(&self, finding: &ProbeFinding) -> CheckLine {
         match finding {
-            Finding::Resolved(addresses) => {
+            ProbeFinding::Resolved(addresses) => {
                 CheckLine::ok(names::BROKER_NAME, self.resolved(addresses))
             }
-            Finding::Reached { address, took } => CheckLine::ok(
+            ProbeFinding::Reached { address, took } => CheckLine::ok(
                 names::BROKER_TCP,
                 format!("{address} accepted after {} ms", took.as_millis()),
             ),
-            Finding::NotReached { address, problem } => CheckLine::problem(
+            ProbeFinding::NotReached { address, problem } => CheckLine::problem(
                 names::BROKER_TCP,
                 CheckStatus::Warning,
                 format!("{address} {problem}"),
                 "every address of the name to accept a connection",
                 "the others are used meanwhile; repair the address, or remove it from the DNS",
             ),
-            Finding::Tunnelled => {
+            ProbeFinding::Tunnelled => {
                 let (host, port) = (&self.mqtt.host, self.mqtt.port);
                 CheckLine::ok(
                     names::BROKER_PROXY,
                     format!("the proxy allows CONNECT to {host}:{port}"),
                 )
             }
-            Finding::Secured { version, certificate } => {
+            ProbeFinding::Secured { version, certificate } => {
                 CheckLine::ok(names::BROKER_TLS, format!("{version}, {}", presented(certificate)))
             }
-            Finding::Accepted => CheckLine::ok(names::BROKER_LOGIN, self.accepted()),
-            Finding::Granted(filter) => CheckLine::ok(names::SUBSCRIPTION, self.granted(filter)),
-            Finding::NotGranted { problem, .. } => not_granted(problem),
-            Finding::Failed { step, failure, presented } => {
+            ProbeFinding::Accepted => CheckLine::ok(names::BROKER_LOGIN, self.accepted()),
+            ProbeFinding::Granted(filter) => {
+                CheckLine::ok(names::SUBSCRIPTION, self.granted(filter))
+            }
+            ProbeFinding::NotGranted { problem, .. } => not_granted(problem),
+            ProbeFinding::Failed { step, failure, presented } => {
                 failed(step, failure, presented.as_deref())
             }
         }
@@ -114,26 +116,25 @@ fn not_granted(problem: &str) -> CheckLine {
     CheckLine::from_sentence_or(names::SUBSCRIPTION, CheckStatus::Failed, problem, "QoS 1", remedy)
 }
 
-fn failed(step: &Step, failure: &Failure, certificate: Option<&CertificateFacts>) -> CheckLine {
+fn failed(
+    step: &ProbeStep,
+    failure: &ConnectionFailure,
+    certificate: Option<&CertificateFacts>,
+) -> CheckLine {
     let (name, expected) = match step {
-        Step::Name => (names::BROKER_NAME, "a name that can be resolved"),
-        Step::Tcp => (names::BROKER_TCP, "an answer on the port"),
-        Step::Proxy => (names::BROKER_PROXY, "a proxy that allows CONNECT"),
-        Step::Tls => (names::BROKER_TLS, "TLS with a broker whose certificate can be trusted"),
-        Step::Login => {
+        ProbeStep::Name => (names::BROKER_NAME, "a name that can be resolved"),
+        ProbeStep::Tcp => (names::BROKER_TCP, "an answer on the port"),
+        ProbeStep::Proxy => (names::BROKER_PROXY, "a proxy that allows CONNECT"),
+        ProbeStep::Tls => (names::BROKER_TLS, "TLS with a broker whose certificate can be trusted"),
+        ProbeStep::Login => {
             (names::BROKER_LOGIN, "CONNACK 0: certificate, user, password and client id accepted")
         }
-        Step::Subscription(_) => (names::SUBSCRIPTION, "QoS 1"),
+        ProbeStep::Subscription(_) => (names::SUBSCRIPTION, "QoS 1"),
     };
     let remedy = format!("see {} in docs/connection-errors.md", failure.label());
-    let mut check = CheckLine::from_sentence_or(
-        name,
-        CheckStatus::Failed,
-        &failure.sentence,
-        expected,
-        &remedy,
-    );
-    if let Step::Subscription(filter) = step {
+    let mut check =
+        CheckLine::from_sentence_or(name, CheckStatus::Failed, &failure.message, expected, &remedy);
+    if let ProbeStep::Subscription(filter) = step {
         check.found = format!("{filter}: {}", check.found);
     }
     if let Some(certificate) = certificate {

@@ -1,11 +1,11 @@
 //! Check of the clock of this machine, without another clock to compare it with. The checks of
 //! certificate validity and of the database's clock are more precise.
 
-use super::line::{CheckLine, CheckStatus};
-use super::names;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::credentials::identity::date;
 
 /// Date before the first release of this program: an earlier clock is wrong.

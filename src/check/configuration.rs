@@ -1,9 +1,9 @@
 //! Checks of the configuration: its problems and warnings, and the modes of files with secrets.
 
-use super::line::{CheckLine, CheckStatus};
-use super::names;
 use std::path::PathBuf;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::config::{Config, ConfigError, EffectiveSetting, KeepPayload, LoadedConfig};
 use crate::credentials::files::exposure_of;
 

@@ -15,6 +15,7 @@ mod line;
 mod names;
 mod protobuf;
 mod report;
+mod schema;
 mod spool;
 #[cfg(test)]
 mod tests;

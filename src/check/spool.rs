@@ -1,11 +1,11 @@
 //! Check of the folder of the spool: one is configured, and it is writable.
 
-use super::line::{CheckLine, CheckStatus};
-use super::names;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::config::Config;
 use crate::credentials::files::{NewFile, PRIVATE};
 

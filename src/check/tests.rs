@@ -4,7 +4,8 @@ use std::path::Path;
 
 use time::macros::datetime;
 
-use super::database::{clock, of_server, partitions};
+use super::database::{clock, of_server};
+use super::schema::partitions;
 use super::*;
 use crate::credentials::testing::{LeafSpec, TestFiles, TestPki};
 use crate::store::inspect::{Coverage, Place, Rights, Server};

@@ -1,8 +1,8 @@
 //! Keys, certificates and certificate signing requests: reading their files, describing their
 //! contents, and explaining errors in them.
 //!
-//! Nothing here opens a connection. [`crate::session::tls`] builds the TLS configuration from these
-//! parts.
+//! Nothing here opens a connection. [`crate::session::credentials::tls`] builds the TLS configuration
+//! from these parts.
 
 pub mod algorithm;
 pub mod anchors;
