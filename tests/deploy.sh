@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Are the files under deploy/ what they are meant to be? Each check needs a program that may be absent;
-# what is skipped is said.
+# Checks the files under deploy/. Each check needs a program that may be absent. A skipped check is
+# reported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The most exposed that `systemd-analyze security` may find the unit, of 100.
+# Highest accepted exposure of the unit by `systemd-analyze security`, of 100.
 readonly exposure=20
 
 dir=$(mktemp -d)
@@ -34,7 +34,7 @@ if have systemd-sysusers 'the check of the user'; then
     grep -q '^centiloc-bridge:' "$dir/root/etc/passwd"
 fi
 
-# Parses every document; what it means is checked by those who run it.
+# Parses every document. Its meaning is checked by the tests that run it.
 if have python3 'YAML and JSON' && python3 -c 'import yaml' 2>/dev/null; then
     python3 - deploy/container/compose.yaml deploy/kubernetes/*.yaml <<'PYTHON'
 import sys, yaml
