@@ -16,7 +16,7 @@ use super::text::literal;
 use super::write::bounded;
 use super::{establish, limits};
 use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
-use crate::race::Suspects;
+use crate::race::SuspectAddresses;
 
 /// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
 /// one that does not answer leaves time for the others.
@@ -60,7 +60,7 @@ pub(super) struct Link {
     settings: Arc<[(String, String)]>,
     /// The endpoint that was reached last, which is tried first.
     preferred: Arc<AtomicUsize>,
-    suspects: Arc<Suspects>,
+    suspects: Arc<SuspectAddresses>,
     /// The number of connections that the service uses.
     needed: u32,
     /// Bound on one exchange with the server.

@@ -8,7 +8,7 @@ use super::journal::Noted;
 use super::rows::Entry;
 use super::schema::SchemaError;
 use super::{Outcome, Store};
-use crate::message::{ConnectionName, ConnectionNews};
+use crate::connection_event::{ConnectionEvent, ConnectionName};
 
 /// The operations of the database that the writer needs.
 pub trait Database: Send + Sync {
@@ -24,7 +24,7 @@ pub trait Database: Send + Sync {
         &self,
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> impl Future<Output = Result<Noted, StoreError>> + Send;
 }
 
@@ -41,7 +41,7 @@ impl Database for Store {
         &self,
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> Result<Noted, StoreError> {
         self.note(session_expiry, standing, news).await
     }

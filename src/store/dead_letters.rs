@@ -219,7 +219,7 @@ fn message(letter: Summary, payload: Bytes) -> Message {
         qos: 1,
         retain: false,
         ack: None,
-        hold: None,
+        permit: None,
     }
 }
 

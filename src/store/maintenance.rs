@@ -18,7 +18,7 @@ use super::payload_retention::PayloadSweep;
 use super::retention::Deleted;
 use super::write::bounded;
 use super::{Store, clocks};
-use crate::message::ConnectionName;
+use crate::connection_event::ConnectionName;
 use crate::progress::idle;
 use crate::telemetry::health::ClockReading;
 use crate::telemetry::{Health, Metrics};

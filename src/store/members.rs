@@ -13,7 +13,8 @@ use super::maintenance::MaintenanceParts;
 use super::timestamp::Timestamp;
 use super::write::bounded;
 use super::{Store, StoreError, lock};
-use crate::message::{Gap, GapCause, RETIRED};
+use crate::connection_event::RETIRED;
+use crate::gap::{Gap, GapCause};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(30);

@@ -19,11 +19,11 @@ use tokio::sync::OnceCell;
 use super::Store;
 use super::fault::Fault;
 use super::write::bounded;
-use crate::message::GapCause;
-use crate::state_file::{Purpose, StateFile};
+use crate::gap::GapCause;
+use crate::state_file::{FilePurpose, StateFile};
 use crate::telemetry::Metrics;
 
-const PURPOSE: Purpose = Purpose {
+const PURPOSE: FilePurpose = FilePurpose {
     suffix: ".position.json",
     consequence: "a database that is restored from a backup while this process does not run is \
                   not noticed",

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 
 use super::Noted;
 use super::opening::{Earlier, Opened, opening};
-use crate::message::{ConnectionName, Gap, RETIRED, WITHOUT_NOTICE};
+use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
+use crate::gap::Gap;
 use crate::store::fault::Fault;
 use crate::store::text::clean;
 use crate::store::timestamp::{Timestamp, time_of};

@@ -10,7 +10,7 @@ use centiloc_bridge::config;
 use centiloc_bridge::decode::{ClockTrust, Decoder};
 use centiloc_bridge::event::{BoardEvent, Event, ItemEvent};
 use centiloc_bridge::simulate::encode::FormatChoice;
-use centiloc_bridge::simulate::source::{Clock, Source, SourceSettings};
+use centiloc_bridge::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use centiloc_bridge::simulate::world::WorldSettings;
 use time::OffsetDateTime;
 
@@ -95,13 +95,13 @@ fn comparable(event: Event) -> Event {
 #[test]
 fn every_simulated_event_decodes_to_one_row() {
     let decoder = decoder();
-    let source = Source::new(SourceSettings {
+    let source = MessageSource::new(SourceSettings {
         tenant: TENANT.into(),
         world: WorldSettings { boards: 40, items: 300, seed: 11, board_events: true },
         format: FormatChoice::Both,
         count: Some(20_000),
         duplicates: 0.01,
-        clock: Clock::Wall,
+        clock: MomentumClock::Wall,
     });
     let mut rows: HashMap<u64, Event> = HashMap::new();
     let mut boards = 0;

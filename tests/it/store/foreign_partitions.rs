@@ -2,7 +2,7 @@
 //! server, the database and the role. The store's list of partitions does not depend on them.
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::message::ConnectionNews;
+use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::store::Store;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -156,7 +156,7 @@ async fn times_beyond_calendar_stop_no_connection() {
     let store = Store::new(&config(&bench.db.socket_url()), PartitionSpan::Month).unwrap();
     store.prepare_schema(false).await.unwrap();
     for (id, seen) in [(1, "infinity"), (2, "-infinity"), (3, "200000-01-01")] {
-        let opened = ConnectionNews::Opened {
+        let opened = ConnectionEvent::Opened {
             connection: Process::new().connection(id),
             at: at(100),
             session_present: false,

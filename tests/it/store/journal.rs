@@ -1,6 +1,7 @@
 //! Connections and gaps: the knowledge of a restarted process about the one before.
 
-use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
+use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::gap::{Gap, GapCause};
 use centiloc_bridge::store::journal::Noted;
 use time::OffsetDateTime;
 
@@ -12,8 +13,8 @@ fn opened(
     seconds: i64,
     session_present: bool,
     filters: &[&str],
-) -> ConnectionNews {
-    ConnectionNews::Opened {
+) -> ConnectionEvent {
+    ConnectionEvent::Opened {
         connection: process.connection(id),
         at: at(seconds),
         session_present,
@@ -22,12 +23,12 @@ fn opened(
     }
 }
 
-fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionNews {
+fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionEvent {
     let connection = process.connection(id);
-    ConnectionNews::Closed { connection, at: at(seconds), reason: "keepalive".into() }
+    ConnectionEvent::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(bench: &Bench, news: ConnectionNews) -> Noted {
+async fn note(bench: &Bench, news: ConnectionEvent) -> Noted {
     bench.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
@@ -106,7 +107,7 @@ async fn filters_are_remembered_until_unsubscribed() {
     let noted = note(&bench, opened(&me, 3, 20, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
     let (connection, filters_done) = (me.connection(3), vec!["old".into()]);
-    note(&bench, ConnectionNews::Unsubscribed { connection, filters: filters_done }).await;
+    note(&bench, ConnectionEvent::Unsubscribed { connection, filters: filters_done }).await;
     assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new"]);
     assert!(note(&bench, opened(&me, 4, 30, true, &["a", "new"])).await.stale_filters.is_empty());
 }
@@ -164,7 +165,7 @@ async fn only_gaps_of_dead_processes_are_closed() {
         cause: GapCause::Backpressure,
         detail: "held".into(),
     };
-    assert_eq!(note(&bench, ConnectionNews::Gap(gap)).await.gap, Some(GapCause::Backpressure));
+    assert_eq!(note(&bench, ConnectionEvent::Gap(gap)).await.gap, Some(GapCause::Backpressure));
     let lasting = "centiloc.gap where ended_at is null";
     note(&bench, opened(&me, 2, 10, true, &["a"])).await;
     assert_eq!(bench.db.count(lasting).await, 1);
@@ -175,8 +176,8 @@ async fn only_gaps_of_dead_processes_are_closed() {
 }
 
 /// Returns the same event from a process with a spool.
-fn spooled(mut news: ConnectionNews) -> ConnectionNews {
-    if let ConnectionNews::Opened { spool_dir, .. } = &mut news {
+fn spooled(mut news: ConnectionEvent) -> ConnectionEvent {
+    if let ConnectionEvent::Opened { spool_dir, .. } = &mut news {
         *spool_dir = Some("/var/lib/x".to_owned());
     }
     news

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::event::BoardEvent;
-use centiloc_bridge::message::ConnectionNews;
 use centiloc_bridge::store::condition::Source;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::members::Members;
@@ -45,7 +45,7 @@ async fn startup_maintenance_creates_and_expires_partitions() {
     let store = bench.another_store(PartitionSpan::Month);
     store.prepare_schema(true).await.unwrap();
     let connection = Process::new().connection(1);
-    let opened = ConnectionNews::Opened {
+    let opened = ConnectionEvent::Opened {
         connection: connection.clone(),
         at: OffsetDateTime::now_utc() - time::Duration::hours(1),
         session_present: true,

@@ -1,6 +1,7 @@
 //! Vanished members of a share group, as the other members record them.
 
-use centiloc_bridge::message::{ConnectionNews, GapCause};
+use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::gap::GapCause;
 use time::OffsetDateTime;
 
 use crate::support::store::{Bench, EXPIRY, Process, at};
@@ -10,7 +11,7 @@ const FILTER: &str = "$share/T-dock/centiloc/T";
 /// The member `T-bridge` connected at the start and was never seen again.
 async fn gone(filter: &str) -> Bench {
     let bench = Bench::new().await;
-    let opened = ConnectionNews::Opened {
+    let opened = ConnectionEvent::Opened {
         connection: Process::new().connection(1),
         at: at(0),
         session_present: false,

@@ -217,7 +217,8 @@ async fn board_health_shows_every_known_board() {
 
 #[tokio::test]
 async fn data_gap_shows_open_and_closed_gaps() {
-    use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
+    use centiloc_bridge::connection_event::ConnectionEvent;
+    use centiloc_bridge::gap::{Gap, GapCause};
     let bench = Bench::new().await;
     let mut gap = Gap {
         client_id: "T-bridge".into(),
@@ -227,7 +228,7 @@ async fn data_gap_shows_open_and_closed_gaps() {
         detail: "acks held".into(),
     };
     let note = async |gap: &Gap| {
-        bench.store.note(EXPIRY, None, &ConnectionNews::Gap(gap.clone())).await.unwrap()
+        bench.store.note(EXPIRY, None, &ConnectionEvent::Gap(gap.clone())).await.unwrap()
     };
     assert_eq!(note(&gap).await.gap, Some(GapCause::Backpressure));
     let open = "select duration > '1 day' and ended_at is null from centiloc.data_gap";

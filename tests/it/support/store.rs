@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use centiloc_bridge::ack::{AckToken, ConnectionId};
 use centiloc_bridge::config::{self, PartitionSpan};
+use centiloc_bridge::connection_event::ConnectionName;
 use centiloc_bridge::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
-use centiloc_bridge::message::{ConnectionName, Message};
+use centiloc_bridge::message::Message;
 use centiloc_bridge::store::{Entry, Outcome, Store};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -178,7 +179,7 @@ pub fn message(topic: &str, payload: &[u8]) -> Message {
         qos: 1,
         retain: false,
         ack: None,
-        hold: None,
+        permit: None,
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use centiloc_bridge::ack::DeliveryId;
 use centiloc_bridge::clock::Clock;
 use centiloc_bridge::config::{PartitionSpan, Reconnect};
-use centiloc_bridge::message::{ConnectionNews, Decoded, Feedback};
+use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::message::{DecodedItem, Feedback};
 use centiloc_bridge::store::schema::SchemaError;
 use centiloc_bridge::store::writer::{self, Waits, WriterParts};
 use centiloc_bridge::store::{Condition, Entry, Store};
@@ -27,7 +28,7 @@ use crate::support::wait::{SOON, until_true};
 
 /// The channels and handles around the stage.
 struct Rig {
-    decoded: mpsc::Sender<Decoded>,
+    decoded: mpsc::Sender<DecodedItem>,
     feedback: mpsc::Receiver<Feedback>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -65,11 +66,11 @@ fn movable<T: Send>(stage: T) -> T {
 
 impl Rig {
     async fn send(&self, entry: Entry) {
-        self.decoded.send(Decoded::Message(entry.0, entry.1)).await.unwrap();
+        self.decoded.send(DecodedItem::Message(entry.0, entry.1)).await.unwrap();
     }
 
-    async fn news(&self, news: ConnectionNews) {
-        self.decoded.send(Decoded::Connection(news, None)).await.unwrap();
+    async fn news(&self, news: ConnectionEvent) {
+        self.decoded.send(DecodedItem::Connection(news, None)).await.unwrap();
     }
 
     /// Waits until these are acknowledged. Panics if one is acknowledged twice.
@@ -82,7 +83,7 @@ impl Rig {
                         assert!(left.remove(&sequence), "{sequence} was not to be acknowledged");
                     }
                 }
-                Ok(Some(Feedback::Noted(_))) => {}
+                Ok(Some(Feedback::Persisted(_))) => {}
                 other => panic!("{other:?} while waiting for {left:?}"),
             }
         }
@@ -93,8 +94,8 @@ fn event(n: u64) -> Entry {
     with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
 }
 
-fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionNews {
-    ConnectionNews::Opened {
+fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionEvent {
+    ConnectionEvent::Opened {
         connection: Process::new().connection(1),
         at: at(seconds),
         session_present,

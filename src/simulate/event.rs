@@ -1,9 +1,9 @@
 //! What a simulated world brings forth: facts by number, ready to be written in any format.
 
 /// One event. Small and without text: boards and items are places in the
-/// [`Catalog`](super::catalog::Catalog).
+/// [`SiteCatalog`](super::catalog::SiteCatalog).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Happening {
+pub enum SimulatedEvent {
     /// An item came, moved, was seen again or left.
     Item(ItemMove),
     /// A board changed status.
@@ -13,9 +13,9 @@ pub enum Happening {
 /// An item event.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemMove {
-    /// Place in `Catalog::items`.
+    /// Index into `SiteCatalog::items`.
     pub item: u32,
-    /// Place in `Catalog::boards`.
+    /// Index into `SiteCatalog::boards`.
     pub board: u32,
     /// Nanoseconds since the Unix epoch; grows strictly for one item, whatever order the events
     /// are published in.
@@ -33,27 +33,27 @@ pub struct ItemMove {
     /// Computed, not measured.
     pub is_interpolated: bool,
     /// How the vendor's platform happens to write it.
-    pub habits: Habits,
+    pub quirks: EncodingQuirks,
 }
 
 /// A board status event.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoardChange {
-    /// Place in `Catalog::boards`.
+    /// Index into `SiteCatalog::boards`.
     pub board: u32,
     /// Nanoseconds since the Unix epoch; grows strictly for one board.
     pub momentum_ns: i64,
     /// The new status.
-    pub status: Status,
+    pub status: BoardStatus,
     /// Last dates, nanoseconds since the Unix epoch.
     pub dates: BoardDates,
     /// How the vendor's platform happens to write it.
-    pub habits: Habits,
+    pub quirks: EncodingQuirks,
 }
 
 /// The vendor's `BoardStatus`; the numbers are those of the enum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum BoardStatus {
     /// In service.
     Connected = 0,
     /// Without power or network.
@@ -66,7 +66,7 @@ pub enum Status {
     Degraded = 4,
 }
 
-impl Status {
+impl BoardStatus {
     /// Without the enum's prefix.
     pub fn name(self) -> &'static str {
         match self {
@@ -93,9 +93,9 @@ pub struct BoardDates {
 /// What varies in the vendor's encoding without changing the meaning. Drawn once an event, so
 /// that its two formats agree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Habits {
+pub struct EncodingQuirks {
     /// Fields that the subscription hides.
-    pub masked: Mask,
+    pub masked: FieldMask,
     /// An empty list is `[]` rather than `null`.
     pub empty_lists: bool,
     /// Zone of JSON times.
@@ -109,9 +109,9 @@ pub struct Habits {
 /// A set of item fields that are present, but empty or zero. Never the ones that tell who, when,
 /// where and whether.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mask(pub u8);
+pub struct FieldMask(pub u8);
 
-impl Mask {
+impl FieldMask {
     /// `pos_mm`, `pos_on_shelf_mm`, `pos_on_floor_mm`.
     pub const POSITIONS: Self = Self(1);
     /// `nb_hits`, `fill_ratio`.

@@ -7,25 +7,25 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::acks;
+use super::cursors::SpoolCursors;
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
-use super::folder::{Lock, sync_folder_of};
-use super::forward::Forwarder;
-use super::life::ended_without_notice;
-use super::progress::Progress;
-use super::route;
+use super::folder::{SpoolLock, sync_folder_of};
+use super::last_seen::ended_without_notice;
+use super::reader::SpoolReader;
 use super::salvage::{self, remove};
-use super::storage::{Changes, StorageFile as _};
-use crate::message::{Feedback, Intake};
+use super::storage::{SpoolChanges, StorageFile as _};
+use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, DISK_SCAN, during, idle, part};
 
 /// What the stage needs.
 #[derive(Debug)]
-pub struct LeftoverParts {
+pub struct DrainParts {
     /// For the gap of a damaged file.
     pub client_id: String,
     /// To decoding, ahead of what the session passes on. Closed when nothing is left to forward.
-    pub decode: mpsc::Sender<Intake>,
+    pub decode: mpsc::Sender<StreamItem>,
     /// From the store.
     pub store: mpsc::Receiver<Feedback>,
     /// To the session.
@@ -36,9 +36,9 @@ pub struct LeftoverParts {
 
 /// Runs until the store is gone. `find` tells, however long that takes, where the last run with a
 /// spool had it.
-pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf>>) {
-    let LeftoverParts { client_id, decode, store, session, stop } = parts;
-    let progress = Progress::new(0);
+pub async fn run(parts: DrainParts, find: impl Future<Output = Option<PathBuf>>) {
+    let DrainParts { client_id, decode, store, session, stop } = parts;
+    let progress = SpoolCursors::new(0);
     let finished = CancellationToken::new();
     let draining = async {
         let drained = tokio::select! {
@@ -58,14 +58,14 @@ pub async fn run(parts: LeftoverParts, find: impl Future<Output = Option<PathBuf
     tokio::select! {
         biased;
         () = draining => {}
-        () = part("spool route", route::run(store, session, &progress, &finished)) => {}
+        () = part("spool route", acks::run(store, session, &progress, &finished)) => {}
     }
 }
 
 async fn drain(
     client_id: &str,
-    decode: mpsc::Sender<Intake>,
-    progress: &Progress,
+    decode: mpsc::Sender<StreamItem>,
+    progress: &SpoolCursors,
     find: impl Future<Output = Option<PathBuf>>,
 ) -> Result<(), SpoolError> {
     let Some(dir) = find.await else { return Ok(()) };
@@ -73,9 +73,9 @@ async fn drain(
     if !path.exists() {
         return Ok(());
     }
-    let _lock = Lock::take(&dir)?;
+    let _lock = SpoolLock::take(&dir)?;
     salvage::finish(&dir)?;
-    let forwarder = Forwarder::new(decode, client_id.to_owned());
+    let reader = SpoolReader::new(decode, client_id.to_owned());
     let mut file = during(DISK_SCAN, open(&dir, client_id)).await?;
     let (depth, last) = file.depth().await?;
     tracing::info!(
@@ -84,7 +84,7 @@ async fn drain(
         "draining the spool of an earlier run"
     );
     progress.appended.send_replace(last);
-    while let Err(error) = forwarder.all(&mut file, progress).await {
+    while let Err(error) = reader.forward_remaining(&mut file, progress).await {
         let SpoolError::Damaged(problem) = error else { return Err(error) };
         let _ = file.close().await;
         let last_known = progress.forwarded().max(last);
@@ -95,15 +95,16 @@ async fn drain(
     if let Some(closed) =
         ended_without_notice(&mut file, client_id, OffsetDateTime::now_utc()).await?
     {
-        forwarder.tell(closed).await;
+        reader.send_event(closed).await;
     }
-    drop(forwarder);
+    drop(reader);
     // Dropped here at a stop: what was not deleted is sent again, and makes no second row.
     let mut done = progress.done.subscribe();
-    while !progress.has_drained() {
+    while !progress.is_drained() {
         let _ = idle(done.changed()).await;
         let delete_through = Some(*done.borrow_and_update());
-        during(DISK, file.write(&Changes { delete_through, ..Changes::default() })).await?;
+        during(DISK, file.write(&SpoolChanges { delete_through, ..SpoolChanges::default() }))
+            .await?;
     }
     file.close().await?;
     remove(&path)?;

@@ -123,7 +123,7 @@ fn offset(zone: &[u8]) -> Option<i64> {
 
 /// Why a duration could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DurationFlaw {
+pub(super) enum DurationError {
     /// Not Go's notation.
     Syntax,
     /// Beyond 64 bits of nanoseconds.
@@ -147,7 +147,7 @@ const UNITS: [(&str, u128); 8] = [
 const MAX_DECIMALS: usize = 25;
 
 /// Reads what Go's `time.ParseDuration` reads, such as `1m30.5s`; the result is in nanoseconds.
-pub(super) fn parse_duration(text: &str) -> Result<i64, DurationFlaw> {
+pub(super) fn parse_duration(text: &str) -> Result<i64, DurationError> {
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -157,41 +157,41 @@ pub(super) fn parse_duration(text: &str) -> Result<i64, DurationFlaw> {
         return Ok(0);
     }
     if rest.is_empty() {
-        return Err(DurationFlaw::Syntax);
+        return Err(DurationError::Syntax);
     }
     let mut total = 0u128;
     while !rest.is_empty() {
         let (part, after) = duration_part(rest)?;
-        total = total.checked_add(part).ok_or(DurationFlaw::Overflow)?;
+        total = total.checked_add(part).ok_or(DurationError::Overflow)?;
         rest = after;
     }
-    let total = i128::try_from(total).map_err(|_| DurationFlaw::Overflow)?;
-    i64::try_from(if negative { -total } else { total }).map_err(|_| DurationFlaw::Overflow)
+    let total = i128::try_from(total).map_err(|_| DurationError::Overflow)?;
+    i64::try_from(if negative { -total } else { total }).map_err(|_| DurationError::Overflow)
 }
 
 /// One number with its unit, in nanoseconds, and what follows.
-fn duration_part(text: &str) -> Result<(u128, &str), DurationFlaw> {
+fn duration_part(text: &str) -> Result<(u128, &str), DurationError> {
     let (whole, rest) = split_digits(text);
     let (decimals, rest) = match rest.strip_prefix('.') {
         Some(rest) => split_digits(rest),
         None => ("", rest),
     };
     if whole.is_empty() && decimals.is_empty() {
-        return Err(DurationFlaw::Syntax);
+        return Err(DurationError::Syntax);
     }
     // Go takes everything up to the next digit or point for the unit.
     let end = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
-    let unit = UNITS.iter().find(|(unit, _)| *unit == name).ok_or(DurationFlaw::Syntax)?.1;
+    let unit = UNITS.iter().find(|(unit, _)| *unit == name).ok_or(DurationError::Syntax)?.1;
     let whole = if whole.is_empty() { "0" } else { whole };
-    let whole: u128 = whole.parse().map_err(|_| DurationFlaw::Overflow)?;
+    let whole: u128 = whole.parse().map_err(|_| DurationError::Overflow)?;
     let below =
         decimals.bytes().take(MAX_DECIMALS).fold((0u128, 1u128), |(value, scale), digit| {
             (value * 10 + u128::from(digit - b'0'), scale * 10)
         });
     let below = below.0 * unit / below.1;
     let ns = whole.checked_mul(unit).and_then(|ns| ns.checked_add(below));
-    Ok((ns.ok_or(DurationFlaw::Overflow)?, rest))
+    Ok((ns.ok_or(DurationError::Overflow)?, rest))
 }
 
 fn split_digits(text: &str) -> (&str, &str) {

@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use rand::{RngCore as _, SeedableRng as _};
 use secrecy::SecretString;
 
-use super::{Args, ConfigArgs, UsageError};
+use super::{ConfigFileArgs, SimulateArgs, UsageError};
 use crate::config::{Config, Formats, Mqtt, Tls};
 use crate::session::tls;
 use crate::simulate::encode::FormatChoice;
-use crate::simulate::publish::Broker;
+use crate::simulate::publish::BrokerSettings;
 use crate::telemetry::stderr;
 
 /// Invented events have no business at the vendor's broker.
@@ -22,7 +22,7 @@ const TENANT: &str = "demo";
 const PORTS: [u16; 2] = [1883, 8883];
 
 /// What is known before files are read.
-pub(super) struct Connection {
+pub(super) struct PublishTarget {
     pub host: String,
     pub port: u16,
     pub tenant: String,
@@ -31,15 +31,15 @@ pub(super) struct Connection {
     tls: Option<Tls>,
 }
 
-impl Connection {
+impl PublishTarget {
     /// The configuration counts only where `-c` names one.
-    pub fn of(args: &Args) -> anyhow::Result<Self> {
-        let load = |file| ConfigArgs { file: Some(file) }.load();
+    pub fn of(args: &SimulateArgs) -> anyhow::Result<Self> {
+        let load = |file| ConfigFileArgs { file: Some(file) }.load();
         let config = args.config.clone().map(load).transpose()?.map(|loaded| loaded.config);
         Self::merged(args, config.as_ref())
     }
 
-    fn merged(args: &Args, config: Option<&Config>) -> anyhow::Result<Self> {
+    fn merged(args: &SimulateArgs, config: Option<&Config>) -> anyhow::Result<Self> {
         let mqtt = config.map(|config| &config.mqtt);
         let host = args.host.clone().or_else(|| Some(mqtt?.host.clone()));
         let host = host.unwrap_or_else(|| HOST.to_owned());
@@ -68,9 +68,9 @@ impl Connection {
     }
 
     /// Reads the TLS files.
-    pub fn broker(&self, args: &Args) -> anyhow::Result<Broker> {
+    pub fn broker(&self, args: &SimulateArgs) -> anyhow::Result<BrokerSettings> {
         let client_id = args.client_id.clone();
-        Ok(Broker {
+        Ok(BrokerSettings {
             host: self.host.clone(),
             port: self.port,
             client_id: client_id.unwrap_or_else(|| random_client_id(&self.tenant)),
@@ -86,7 +86,7 @@ fn is_vendors(host: &str) -> bool {
     host == VENDOR_DOMAIN || host.ends_with(&format!(".{VENDOR_DOMAIN}"))
 }
 
-fn of_options(args: &Args) -> Option<Tls> {
+fn of_options(args: &SimulateArgs) -> Option<Tls> {
     Some(Tls {
         ca_file: args.ca.clone(),
         cert_file: args.cert.clone()?,

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::error::SpoolError;
-use super::storage::Depth;
+use super::storage::SpoolDepth;
 
 /// Made when it is first needed: the tables of earlier versions are without it, and they take no
 /// notice of it.
@@ -26,59 +26,59 @@ const ENDS: &str = "select coalesce((select id from entry order by id limit 1), 
 
 /// What a marked file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Clean {
+pub(super) struct MarkedContent {
     /// The first id; 0 if it is empty.
     pub first: u64,
     /// The last id; 0 if it is empty.
     pub last: u64,
     /// Its rows.
-    pub depth: Depth,
+    pub depth: SpoolDepth,
 }
 
 /// The mark as found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(super) enum CloseMark {
     /// There is none.
     Absent,
     /// The rows are others: another version of this program, which does not know the mark, had the
     /// file since.
     Stale,
     /// The file is as it was left.
-    Valid(Clean),
+    Valid(MarkedContent),
 }
 
-impl Mark {
+impl CloseMark {
     /// Returns the content of a file that is as it was left.
-    pub fn valid(self) -> Option<Clean> {
+    pub fn valid(self) -> Option<MarkedContent> {
         if let Self::Valid(clean) = self { Some(clean) } else { None }
     }
 }
 
 /// Reads the mark.
-pub(super) async fn read(conn: &mut SqliteConnection) -> Result<Mark, SpoolError> {
+pub(super) async fn read(conn: &mut SqliteConnection) -> Result<CloseMark, SpoolError> {
     const KNOWN: &str =
         "select count(*) from sqlite_schema where type = 'table' and name = 'clean'";
     const MARK: &str = "select first, last, messages, bytes from clean";
     let known: i64 = sqlx::query_scalar(KNOWN).fetch_one(&mut *conn).await?;
     if known == 0 {
-        return Ok(Mark::Absent);
+        return Ok(CloseMark::Absent);
     }
     let row = sqlx::query(MARK).fetch_optional(&mut *conn).await?;
-    let Some(row) = row else { return Ok(Mark::Absent) };
+    let Some(row) = row else { return Ok(CloseMark::Absent) };
     let number = |column: usize| -> Result<u64, SpoolError> {
         Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
     };
     let (first, last) = (number(0)?, number(1)?);
     if ends(conn).await? != (first, last) {
-        return Ok(Mark::Stale);
+        return Ok(CloseMark::Stale);
     }
     let rows = rows_between(first, last);
-    let depth = Depth { rows, messages: number(2)?, bytes: number(3)? };
-    Ok(Mark::Valid(Clean { first, last, depth }))
+    let depth = SpoolDepth { rows, messages: number(2)?, bytes: number(3)? };
+    Ok(CloseMark::Valid(MarkedContent { first, last, depth }))
 }
 
 /// Marks the file, which holds `depth`, unless ids are missing: what a salvage left is scanned.
-pub(super) async fn mark(conn: &mut SqliteConnection, depth: Depth) -> Result<(), SpoolError> {
+pub(super) async fn mark(conn: &mut SqliteConnection, depth: SpoolDepth) -> Result<(), SpoolError> {
     const MARK: &str = "insert or replace into clean (one, first, last, messages, bytes)
                         values (1, ?, ?, ?, ?)";
     let (first, last) = ends(conn).await?;

@@ -6,38 +6,38 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::storage::Depth;
+use super::storage::SpoolDepth;
 
 /// Ids of rows, each no larger than the one before: `done <= forwarded <= appended`.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct SpoolCursors {
     /// The last row that is on disk.
     pub appended: watch::Sender<u64>,
     forwarded: AtomicU64,
     /// The last row that the database has.
     pub done: watch::Sender<u64>,
     /// Rows that are forwarded and not deleted yet. Bounded by what the stages behind hold.
-    in_hand: Mutex<VecDeque<(u64, Depth)>>,
+    forwarded_rows: Mutex<VecDeque<(u64, SpoolDepth)>>,
     /// Messages passed on without touching the disk, and not committed yet.
     bypassed: AtomicUsize,
 }
 
-impl Progress {
+impl SpoolCursors {
     /// With this row as the last on disk, and none forwarded.
     pub fn new(appended: u64) -> Self {
         Self {
             appended: watch::Sender::new(appended),
             forwarded: AtomicU64::new(0),
             done: watch::Sender::new(0),
-            in_hand: Mutex::default(),
+            forwarded_rows: Mutex::default(),
             bypassed: AtomicUsize::new(0),
         }
     }
 
     /// A row was handed to the next stage.
-    pub fn forward(&self, id: u64, depth: Depth) {
+    pub fn forward(&self, id: u64, depth: SpoolDepth) {
         self.forwarded.store(id, Ordering::Release);
-        self.in_hand().push_back((id, depth));
+        self.forwarded_rows().push_back((id, depth));
     }
 
     /// Nothing is left to forward up to this row.
@@ -65,19 +65,19 @@ impl Progress {
     }
 
     /// Whether the database has everything there is.
-    pub fn has_drained(&self) -> bool {
+    pub fn is_drained(&self) -> bool {
         *self.done.borrow() >= *self.appended.borrow()
     }
 
     /// Takes out the rows up to this one; returns what they amount to.
-    pub fn delete_through(&self, id: u64) -> Depth {
-        let mut in_hand = self.in_hand();
-        let mut deleted = Depth::default();
-        while let Some((row, depth)) = in_hand.front()
+    pub fn delete_through(&self, id: u64) -> SpoolDepth {
+        let mut forwarded_rows = self.forwarded_rows();
+        let mut deleted = SpoolDepth::default();
+        while let Some((row, depth)) = forwarded_rows.front()
             && *row <= id
         {
             deleted = deleted.plus(*depth);
-            in_hand.pop_front();
+            forwarded_rows.pop_front();
         }
         deleted
     }
@@ -97,7 +97,7 @@ impl Progress {
         self.bypassed.load(Ordering::Acquire)
     }
 
-    fn in_hand(&self) -> MutexGuard<'_, VecDeque<(u64, Depth)>> {
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    fn forwarded_rows(&self) -> MutexGuard<'_, VecDeque<(u64, SpoolDepth)>> {
+        self.forwarded_rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

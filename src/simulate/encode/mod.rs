@@ -1,4 +1,4 @@
-//! Writes a happening as the vendor's platform would: the topic, and the bytes in protobuf or in
+//! Writes a simulated event as the vendor's platform would: the topic, and the bytes in protobuf or in
 //! Go's JSON.
 
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use prost_types::{Duration, Timestamp};
 
-use super::catalog::{Board, Catalog, Item};
+use super::catalog::{CatalogBoard, CatalogItem, SiteCatalog};
+use super::event::{BoardChange, EncodingQuirks, FieldMask, ItemMove, SimulatedEvent};
 use super::go_json::GoObject;
-use super::happening::{BoardChange, Habits, Happening, ItemMove, Mask};
 use super::wire;
 
 const NS: i64 = 1_000_000_000;
@@ -19,7 +19,7 @@ const BLOCK: usize = 64 * 1024;
 
 /// A format the vendor publishes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum PayloadFormat {
     /// Protobuf with the assumed numbers.
     Protobuf,
     /// JSON.
@@ -39,25 +39,25 @@ pub enum FormatChoice {
 
 impl FormatChoice {
     /// In the order of publication.
-    pub fn formats(self) -> &'static [Format] {
+    pub fn formats(self) -> &'static [PayloadFormat] {
         match self {
-            Self::Protobuf => &[Format::Protobuf],
-            Self::Json => &[Format::Json],
-            Self::Both => &[Format::Protobuf, Format::Json],
+            Self::Protobuf => &[PayloadFormat::Protobuf],
+            Self::Json => &[PayloadFormat::Json],
+            Self::Both => &[PayloadFormat::Protobuf, PayloadFormat::Json],
         }
     }
 }
 
 /// The four topics of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topics {
+pub struct TenantTopics {
     item_protobuf: Arc<str>,
     item_json: Arc<str>,
     board_protobuf: Arc<str>,
     board_json: Arc<str>,
 }
 
-impl Topics {
+impl TenantTopics {
     /// Of this tenant.
     pub fn new(tenant: &str) -> Self {
         Self {
@@ -68,44 +68,49 @@ impl Topics {
         }
     }
 
-    /// Where this happening is published in this format.
-    pub fn of(&self, happening: &Happening, format: Format) -> &Arc<str> {
-        match (happening, format) {
-            (Happening::Item(_), Format::Protobuf) => &self.item_protobuf,
-            (Happening::Item(_), Format::Json) => &self.item_json,
-            (Happening::Board(_), Format::Protobuf) => &self.board_protobuf,
-            (Happening::Board(_), Format::Json) => &self.board_json,
+    /// Where this event is published in this format.
+    pub fn of(&self, event: &SimulatedEvent, format: PayloadFormat) -> &Arc<str> {
+        match (event, format) {
+            (SimulatedEvent::Item(_), PayloadFormat::Protobuf) => &self.item_protobuf,
+            (SimulatedEvent::Item(_), PayloadFormat::Json) => &self.item_json,
+            (SimulatedEvent::Board(_), PayloadFormat::Protobuf) => &self.board_protobuf,
+            (SimulatedEvent::Board(_), PayloadFormat::Json) => &self.board_json,
         }
     }
 }
 
 /// Encodes; keeps its buffers between events.
 #[derive(Debug, Default)]
-pub struct Encoder {
+pub struct EventEncoder {
     block: BytesMut,
     text: String,
-    item: wire::Item,
-    board: wire::Board,
+    item: wire::ItemMessage,
+    board: wire::BoardMessage,
 }
 
-impl Encoder {
-    /// The payload of a happening.
-    pub fn encode(&mut self, catalog: &Catalog, happening: &Happening, format: Format) -> Bytes {
-        match (happening, format) {
-            (Happening::Item(event), Format::Protobuf) => {
+impl EventEncoder {
+    /// The payload of an event.
+    pub fn encode(
+        &mut self,
+        catalog: &SiteCatalog,
+        event: &SimulatedEvent,
+        format: PayloadFormat,
+    ) -> Bytes {
+        match (event, format) {
+            (SimulatedEvent::Item(event), PayloadFormat::Protobuf) => {
                 fill_item(&mut self.item, catalog, event);
                 cut(&mut self.block, &self.item)
             }
-            (Happening::Board(event), Format::Protobuf) => {
+            (SimulatedEvent::Board(event), PayloadFormat::Protobuf) => {
                 fill_board(&mut self.board, catalog, event);
                 cut(&mut self.block, &self.board)
             }
-            (Happening::Item(event), Format::Json) => {
+            (SimulatedEvent::Item(event), PayloadFormat::Json) => {
                 self.text.clear();
                 write_item(&mut self.text, catalog, event);
                 self.cut_text()
             }
-            (Happening::Board(event), Format::Json) => {
+            (SimulatedEvent::Board(event), PayloadFormat::Json) => {
                 self.text.clear();
                 write_board(&mut self.text, catalog, event);
                 self.cut_text()
@@ -134,46 +139,46 @@ fn reserve(block: &mut BytesMut, length: usize) {
 }
 
 /// An item event with its mask applied: what both formats say.
-struct View<'a> {
+struct ItemView<'a> {
     event: &'a ItemMove,
-    board: &'a Board,
-    item: &'a Item,
-    catalog: &'a Catalog,
+    board: &'a CatalogBoard,
+    item: &'a CatalogItem,
+    catalog: &'a SiteCatalog,
 }
 
-impl<'a> View<'a> {
-    fn new(catalog: &'a Catalog, event: &'a ItemMove) -> Self {
+impl<'a> ItemView<'a> {
+    fn new(catalog: &'a SiteCatalog, event: &'a ItemMove) -> Self {
         let board = &catalog.boards[event.board as usize];
         let item = &catalog.items[event.item as usize];
         Self { event, board, item, catalog }
     }
 
-    fn shows(&self, fields: Mask) -> bool {
-        !self.event.habits.masked.hides(fields)
+    fn shows(&self, fields: FieldMask) -> bool {
+        !self.event.quirks.masked.hides(fields)
     }
 
-    fn text<'t>(&self, fields: Mask, value: &'t str) -> &'t str {
+    fn text<'t>(&self, fields: FieldMask, value: &'t str) -> &'t str {
         if self.shows(fields) { value } else { "" }
     }
 
-    fn number(&self, fields: Mask, value: i32) -> i32 {
+    fn number(&self, fields: FieldMask, value: i32) -> i32 {
         if self.shows(fields) { value } else { 0 }
     }
 
     fn fill_ratio(&self) -> f32 {
-        if self.shows(Mask::FIGURES) { self.event.fill_ratio } else { 0.0 }
+        if self.shows(FieldMask::FIGURES) { self.event.fill_ratio } else { 0.0 }
     }
 
     fn hold_ns(&self) -> Option<i64> {
-        self.shows(Mask::HOLD_TIME).then_some(self.event.hold_ns)
+        self.shows(FieldMask::HOLD_TIME).then_some(self.event.hold_ns)
     }
 
     fn labels<'t>(&self, labels: &'t [String]) -> &'t [String] {
-        if self.shows(Mask::LABELS) { labels } else { &[] }
+        if self.shows(FieldMask::LABELS) { labels } else { &[] }
     }
 
     fn on_board(&self) -> Option<[i32; 2]> {
-        self.shows(Mask::POSITIONS).then_some(self.event.pos_mm)
+        self.shows(FieldMask::POSITIONS).then_some(self.event.pos_mm)
     }
 
     fn on_shelf(&self) -> Option<[i32; 2]> {
@@ -188,60 +193,60 @@ impl<'a> View<'a> {
     }
 }
 
-fn fill_item(out: &mut wire::Item, catalog: &Catalog, event: &ItemMove) {
-    let view = View::new(catalog, event);
+fn fill_item(out: &mut wire::ItemMessage, catalog: &SiteCatalog, event: &ItemMove) {
+    let view = ItemView::new(catalog, event);
     out.momentum = Some(timestamp(event.momentum_ns));
     set(&mut out.uid, &view.item.uid);
     out.is_in = event.is_in;
     set_position(&mut out.pos_mm, view.on_board());
     set(&mut out.board_sn, &view.board.sn);
-    out.nb_hits = view.number(Mask::FIGURES, event.nb_hits);
+    out.nb_hits = view.number(FieldMask::FIGURES, event.nb_hits);
     out.hold_time = view.hold_ns().map(duration);
     out.fill_ratio = view.fill_ratio();
-    set(&mut out.product_reference, view.text(Mask::PRODUCT, &view.item.product_reference));
-    set(&mut out.shelf_sn, view.text(Mask::FURNITURE, &view.board.shelf_sn));
-    set(&mut out.furniture_sn, view.text(Mask::FURNITURE, &view.board.furniture_sn));
+    set(&mut out.product_reference, view.text(FieldMask::PRODUCT, &view.item.product_reference));
+    set(&mut out.shelf_sn, view.text(FieldMask::FURNITURE, &view.board.shelf_sn));
+    set(&mut out.furniture_sn, view.text(FieldMask::FURNITURE, &view.board.furniture_sn));
     set_position(&mut out.pos_on_shelf_mm, view.on_shelf());
-    set(&mut out.tenant, view.text(Mask::TENANT, &catalog.tenant));
-    set(&mut out.loc_reference, view.text(Mask::LOCATION, &view.board.loc_reference));
+    set(&mut out.tenant, view.text(FieldMask::TENANT, &catalog.tenant));
+    set(&mut out.loc_reference, view.text(FieldMask::LOCATION, &view.board.loc_reference));
     set_labels(&mut out.loc_labels, view.labels(&view.board.loc_labels));
     set_labels(&mut out.item_labels, view.labels(&view.item.labels));
     set_position(&mut out.pos_on_floor_mm, view.on_floor());
-    out.floor = view.number(Mask::FURNITURE, view.board.floor);
+    out.floor = view.number(FieldMask::FURNITURE, view.board.floor);
     out.is_interpolated = event.is_interpolated;
 }
 
-fn write_item(out: &mut String, catalog: &Catalog, event: &ItemMove) {
-    let view = View::new(catalog, event);
-    let habits = event.habits;
+fn write_item(out: &mut String, catalog: &SiteCatalog, event: &ItemMove) {
+    let view = ItemView::new(catalog, event);
+    let quirks = event.quirks;
     let mut object = GoObject::new(out);
-    object.time("momentum", Some(event.momentum_ns), habits.offset_minutes);
+    object.time("momentum", Some(event.momentum_ns), quirks.offset_minutes);
     object.string("uid", &view.item.uid);
     object.bool("is_in", event.is_in);
-    object.ints("pos_mm", list(view.on_board().as_ref(), habits));
+    object.ints("pos_mm", list(view.on_board().as_ref(), quirks));
     object.string("board_sn", &view.board.sn);
-    object.int("nb_hits", i64::from(view.number(Mask::FIGURES, event.nb_hits)));
+    object.int("nb_hits", i64::from(view.number(FieldMask::FIGURES, event.nb_hits)));
     object.int("hold_time", view.hold_ns().unwrap_or(0));
     object.float32("fill_ratio", view.fill_ratio());
-    object.string("product_reference", view.text(Mask::PRODUCT, &view.item.product_reference));
-    object.string("shelf_sn", view.text(Mask::FURNITURE, &view.board.shelf_sn));
-    object.string("furniture_sn", view.text(Mask::FURNITURE, &view.board.furniture_sn));
-    object.ints("pos_on_shelf_mm", list(view.on_shelf().as_ref(), habits));
-    object.string("tenant", view.text(Mask::TENANT, &view.catalog.tenant));
-    object.string("loc_reference", view.text(Mask::LOCATION, &view.board.loc_reference));
-    object.strings("loc_labels", labels(view.labels(&view.board.loc_labels), habits));
-    object.strings("item_labels", labels(view.labels(&view.item.labels), habits));
-    object.ints("pos_on_floor_mm", list(view.on_floor().as_ref(), habits));
-    object.int("floor", i64::from(view.number(Mask::FURNITURE, view.board.floor)));
+    object.string("product_reference", view.text(FieldMask::PRODUCT, &view.item.product_reference));
+    object.string("shelf_sn", view.text(FieldMask::FURNITURE, &view.board.shelf_sn));
+    object.string("furniture_sn", view.text(FieldMask::FURNITURE, &view.board.furniture_sn));
+    object.ints("pos_on_shelf_mm", list(view.on_shelf().as_ref(), quirks));
+    object.string("tenant", view.text(FieldMask::TENANT, &view.catalog.tenant));
+    object.string("loc_reference", view.text(FieldMask::LOCATION, &view.board.loc_reference));
+    object.strings("loc_labels", labels(view.labels(&view.board.loc_labels), quirks));
+    object.strings("item_labels", labels(view.labels(&view.item.labels), quirks));
+    object.ints("pos_on_floor_mm", list(view.on_floor().as_ref(), quirks));
+    object.int("floor", i64::from(view.number(FieldMask::FURNITURE, view.board.floor)));
     object.bool("is_interpolated", event.is_interpolated);
     object.close();
 }
 
-fn fill_board(out: &mut wire::Board, catalog: &Catalog, event: &BoardChange) {
+fn fill_board(out: &mut wire::BoardMessage, catalog: &SiteCatalog, event: &BoardChange) {
     let board = &catalog.boards[event.board as usize];
     let date = |ns: Option<i64>| match ns {
         Some(ns) => Some(timestamp(ns)),
-        None if event.habits.zero_dates => Some(Timestamp { seconds: GO_ZERO_SECONDS, nanos: 0 }),
+        None if event.quirks.zero_dates => Some(Timestamp { seconds: GO_ZERO_SECONDS, nanos: 0 }),
         None => None,
     };
     out.momentum = Some(timestamp(event.momentum_ns));
@@ -253,13 +258,13 @@ fn fill_board(out: &mut wire::Board, catalog: &Catalog, event: &BoardChange) {
     out.last_error_date = date(event.dates.error_ns);
 }
 
-fn write_board(out: &mut String, catalog: &Catalog, event: &BoardChange) {
+fn write_board(out: &mut String, catalog: &SiteCatalog, event: &BoardChange) {
     let board = &catalog.boards[event.board as usize];
-    let zone = event.habits.offset_minutes;
+    let zone = event.quirks.offset_minutes;
     let mut object = GoObject::new(out);
     object.time("Momentum", Some(event.momentum_ns), zone);
     object.string("BoardSN", &board.sn);
-    if event.habits.prefixed_status {
+    if event.quirks.prefixed_status {
         object.string("Status", &format!("BOARDSTATUS_{}", event.status.name()));
     } else {
         object.string("Status", event.status.name());
@@ -272,15 +277,15 @@ fn write_board(out: &mut String, catalog: &Catalog, event: &BoardChange) {
 }
 
 /// Absent is nil, or empty where the platform has that habit now.
-fn list(position: Option<&[i32; 2]>, habits: Habits) -> Option<&[i32]> {
+fn list(position: Option<&[i32; 2]>, quirks: EncodingQuirks) -> Option<&[i32]> {
     match position {
         Some(position) => Some(position),
-        None => habits.empty_lists.then_some(&[]),
+        None => quirks.empty_lists.then_some(&[]),
     }
 }
 
-fn labels(labels: &[String], habits: Habits) -> Option<&[String]> {
-    (!labels.is_empty() || habits.empty_lists).then_some(labels)
+fn labels(labels: &[String], quirks: EncodingQuirks) -> Option<&[String]> {
+    (!labels.is_empty() || quirks.empty_lists).then_some(labels)
 }
 
 fn set(out: &mut String, value: &str) {
@@ -311,5 +316,4 @@ fn nanos(rest: i64) -> i32 {
 }
 
 #[cfg(test)]
-#[path = "encode_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
+use super::cursors::SpoolCursors;
 use crate::message::Feedback;
 use crate::progress::{HAND_OVER, during, idle};
 
@@ -13,7 +13,7 @@ use crate::progress::{HAND_OVER, during, idle};
 pub(super) async fn run(
     mut store: mpsc::Receiver<Feedback>,
     session: mpsc::Sender<Feedback>,
-    progress: &Progress,
+    progress: &SpoolCursors,
     finished: &CancellationToken,
 ) {
     let mut session = Some(session);

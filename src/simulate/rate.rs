@@ -7,14 +7,14 @@ const MAX_BURST: Duration = Duration::from_secs(1);
 
 /// Spreads events evenly.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub struct RateLimiter {
     /// Events a second; 0 is no limit.
     rate: u64,
     /// Where the even line begins: elapsed time, and events published by then.
     from: (Duration, u64),
 }
 
-impl Pace {
+impl RateLimiter {
     /// Begins with the first event at once.
     pub fn new(rate: u64) -> Self {
         Self { rate, from: (Duration::ZERO, 0) }
@@ -52,11 +52,11 @@ mod tests {
         fn never_more_than_the_rate_and_one_burst(
             rate in 1u64..5_000, pauses in prop::collection::vec(0u64..3_000, 1..100)
         ) {
-            let (mut pace, mut published, mut ms) = (Pace::new(rate), 0u64, 0u64);
+            let (mut limiter, mut published, mut ms) = (RateLimiter::new(rate), 0u64, 0u64);
             for pause in pauses {
                 ms += pause;
                 let before = published;
-                while pace.wait(Duration::from_millis(ms), published).is_none() {
+                while limiter.wait(Duration::from_millis(ms), published).is_none() {
                     published += 1;
                 }
                 let burst = published - before;
@@ -67,12 +67,12 @@ mod tests {
 
         #[test]
         fn waiting_as_told_keeps_the_rate(rate in 1u64..5_000) {
-            let (mut pace, mut elapsed) = (Pace::new(rate), Duration::ZERO);
+            let (mut limiter, mut elapsed) = (RateLimiter::new(rate), Duration::ZERO);
             for published in 0..rate {
-                if let Some(wait) = pace.wait(elapsed, published) {
+                if let Some(wait) = limiter.wait(elapsed, published) {
                     elapsed += wait;
                 }
-                prop_assert!(pace.wait(elapsed, published).is_none());
+                prop_assert!(limiter.wait(elapsed, published).is_none());
             }
             prop_assert!(elapsed <= Duration::from_secs(1));
             let last = Duration::from_secs(1) / u32::try_from(rate).expect("small");
@@ -82,6 +82,6 @@ mod tests {
 
     #[test]
     fn no_rate_is_no_wait() {
-        assert_eq!(Pace::new(0).wait(Duration::ZERO, u64::MAX), None);
+        assert_eq!(RateLimiter::new(0).wait(Duration::ZERO, u64::MAX), None);
     }
 }

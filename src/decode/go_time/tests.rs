@@ -85,20 +85,20 @@ fn durations_are_read_as_go_reads_them() {
         ("0.3333333333333333333333333333333333333h", Ok(1_199_999_999_999)),
         ("9223372036854775807ns", Ok(i64::MAX)),
         ("-9223372036854775808ns", Ok(i64::MIN)),
-        ("9223372036854775808ns", Err(DurationFlaw::Overflow)),
-        ("340282366920938463463374607431768211455h", Err(DurationFlaw::Overflow)),
-        ("340282366920938463463374607431768211455.9ns", Err(DurationFlaw::Overflow)),
-        ("99999999999999999999999999999999999999999s", Err(DurationFlaw::Overflow)),
-        ("", Err(DurationFlaw::Syntax)),
-        ("-", Err(DurationFlaw::Syntax)),
-        ("3", Err(DurationFlaw::Syntax)),
-        (".s", Err(DurationFlaw::Syntax)),
-        ("1d", Err(DurationFlaw::Syntax)),
-        ("1 s", Err(DurationFlaw::Syntax)),
-        ("1s-1s", Err(DurationFlaw::Syntax)),
-        ("s", Err(DurationFlaw::Syntax)),
-        ("1.2.3s", Err(DurationFlaw::Syntax)),
-        ("é", Err(DurationFlaw::Syntax)),
+        ("9223372036854775808ns", Err(DurationError::Overflow)),
+        ("340282366920938463463374607431768211455h", Err(DurationError::Overflow)),
+        ("340282366920938463463374607431768211455.9ns", Err(DurationError::Overflow)),
+        ("99999999999999999999999999999999999999999s", Err(DurationError::Overflow)),
+        ("", Err(DurationError::Syntax)),
+        ("-", Err(DurationError::Syntax)),
+        ("3", Err(DurationError::Syntax)),
+        (".s", Err(DurationError::Syntax)),
+        ("1d", Err(DurationError::Syntax)),
+        ("1 s", Err(DurationError::Syntax)),
+        ("1s-1s", Err(DurationError::Syntax)),
+        ("s", Err(DurationError::Syntax)),
+        ("1.2.3s", Err(DurationError::Syntax)),
+        ("é", Err(DurationError::Syntax)),
     ] {
         assert_eq!(parse_duration(text), expected, "{text}");
     }
@@ -190,7 +190,7 @@ proptest! {
             total += i128::from(whole) * ns + i128::from(thousandths) * ns / 1000;
         }
         let total = if negative { -total } else { total };
-        let model = i64::try_from(total).map_err(|_| DurationFlaw::Overflow);
+        let model = i64::try_from(total).map_err(|_| DurationError::Overflow);
         prop_assert_eq!(parse_duration(&text), model);
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::super::event::BoardChange;
 use super::*;
 
 const NOW: i64 = 1_760_000_000_000_000_000;
@@ -14,8 +15,8 @@ fn settings() -> impl Strategy<Value = WorldSettings> {
     )
 }
 
-fn run(settings: WorldSettings, events: usize, start_ns: i64, step_ns: i64) -> Vec<Happening> {
-    let mut world = World::new(settings);
+fn run(settings: WorldSettings, events: usize, start_ns: i64, step_ns: i64) -> Vec<SimulatedEvent> {
+    let mut world = SimulatedWorld::new(settings);
     let mut out: Vec<_> = (0..events)
         .map(|index| world.next(start_ns + step_ns * i64::try_from(index).expect("small")))
         .collect();
@@ -24,20 +25,20 @@ fn run(settings: WorldSettings, events: usize, start_ns: i64, step_ns: i64) -> V
     out
 }
 
-fn moves(happenings: &[Happening]) -> Vec<ItemMove> {
-    let item = |h: &Happening| match h {
-        Happening::Item(item) => Some(*item),
-        Happening::Board(_) => None,
+fn moves(events: &[SimulatedEvent]) -> Vec<ItemMove> {
+    let item = |h: &SimulatedEvent| match h {
+        SimulatedEvent::Item(item) => Some(*item),
+        SimulatedEvent::Board(_) => None,
     };
-    happenings.iter().filter_map(item).collect()
+    events.iter().filter_map(item).collect()
 }
 
-fn changes(happenings: &[Happening]) -> Vec<BoardChange> {
-    let board = |h: &Happening| match h {
-        Happening::Board(board) => Some(*board),
-        Happening::Item(_) => None,
+fn changes(events: &[SimulatedEvent]) -> Vec<BoardChange> {
+    let board = |h: &SimulatedEvent| match h {
+        SimulatedEvent::Board(board) => Some(*board),
+        SimulatedEvent::Item(_) => None,
     };
-    happenings.iter().filter_map(board).collect()
+    events.iter().filter_map(board).collect()
 }
 
 fn identity(item: &ItemMove) -> (u32, i64, u32, bool) {
@@ -70,11 +71,11 @@ proptest! {
 
     #[test]
     fn every_event_has_its_own_identity(settings in settings(), step in 0i64..1_000_000) {
-        let happenings = run(settings, 2_000, NOW, step);
-        let items = moves(&happenings);
+        let events = run(settings, 2_000, NOW, step);
+        let items = moves(&events);
         let identities: HashSet<_> = items.iter().map(identity).collect();
         prop_assert_eq!(identities.len(), items.len());
-        let boards = changes(&happenings);
+        let boards = changes(&events);
         let identities: HashSet<_> = boards.iter().map(|b| (b.board, b.momentum_ns)).collect();
         prop_assert_eq!(identities.len(), boards.len());
     }
@@ -95,55 +96,59 @@ proptest! {
 
     #[test]
     fn values_are_ones_a_board_could_measure(settings in settings(), step in 1i64..1_000_000_000) {
-        let happenings = run(settings, 1_000, NOW, step);
+        let events = run(settings, 1_000, NOW, step);
         let end = NOW + 1_000 * step + 1_000;
-        for item in moves(&happenings) {
+        for item in moves(&events) {
             prop_assert!(item.momentum_ns >= NOW && item.momentum_ns <= end);
             prop_assert!(item.hold_ns >= 0);
             prop_assert!((0.0..=1.0).contains(&item.fill_ratio));
             prop_assert!(item.pos_mm.iter().zip(board_size()).all(|(p, max)| (0..=max).contains(p)));
         }
-        prop_assert!(settings.board_events || changes(&happenings).is_empty());
+        prop_assert!(settings.board_events || changes(&events).is_empty());
     }
 }
 
 #[test]
 fn a_busy_world_shows_everything_a_real_site_does() {
     let settings = WorldSettings { boards: 20, items: 100, seed: 1, board_events: true };
-    let happenings = run(settings, 50_000, NOW, 1_000_000);
-    let items = moves(&happenings);
+    let events = run(settings, 50_000, NOW, 1_000_000);
+    let items = moves(&events);
     let late = items.windows(2).any(|pair| {
         pair[0].item == pair[1].item && pair[0].momentum_ns > pair[1].momentum_ns && !pair[1].is_in
     });
     assert!(late, "no leave was published after the arrival it made way for");
-    assert!(items.iter().any(|i| i.habits.masked != Mask::default()));
+    assert!(items.iter().any(|i| i.quirks.masked != FieldMask::default()));
     assert!(items.iter().any(|i| i.momentum_ns % 1_000 != 0));
     assert!(items.iter().any(|i| i.momentum_ns % 1_000_000 == 0));
-    let boards = changes(&happenings);
+    let boards = changes(&events);
     for status in [
-        Status::Connected,
-        Status::Disconnected,
-        Status::OnError,
-        Status::Maintenance,
-        Status::Degraded,
+        BoardStatus::Connected,
+        BoardStatus::Disconnected,
+        BoardStatus::OnError,
+        BoardStatus::Maintenance,
+        BoardStatus::Degraded,
     ] {
         assert!(boards.iter().any(|b| b.status == status), "no board was ever {status:?}");
     }
-    let lost = boards.iter().filter(|b| b.status == Status::Disconnected);
+    let lost = boards.iter().filter(|b| b.status == BoardStatus::Disconnected);
     assert!(lost.clone().any(|b| b.dates.disconnection_ns < Some(b.momentum_ns)));
 }
 
 #[test]
 fn a_board_that_is_down_reports_no_items() {
     let settings = WorldSettings { boards: 8, items: 60, seed: 5, board_events: true };
-    let mut world = World::new(settings);
+    let mut world = SimulatedWorld::new(settings);
     let mut down: HashSet<u32> = HashSet::new();
     for index in 0..20_000 {
         match world.next(NOW + index * 1_000_000) {
-            Happening::Board(b) if b.status == Status::Connected => drop(down.remove(&b.board)),
-            Happening::Board(b) => drop(down.insert(b.board)),
+            SimulatedEvent::Board(b) if b.status == BoardStatus::Connected => {
+                down.remove(&b.board);
+            }
+            SimulatedEvent::Board(b) => {
+                down.insert(b.board);
+            }
             // A leave may be published late.
-            Happening::Item(i) => assert!(!i.is_in || !down.contains(&i.board)),
+            SimulatedEvent::Item(i) => assert!(!i.is_in || !down.contains(&i.board)),
         }
     }
 }

@@ -3,16 +3,16 @@
 
 /// `SplitMix64`.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub struct SeededRng(u64);
 
-impl Dice {
+impl SeededRng {
     /// The same seed rolls the same numbers, for ever.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// 64 even bits.
-    pub fn roll(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -21,13 +21,13 @@ impl Dice {
     }
 
     /// 32 even bits.
-    pub fn half_roll(&mut self) -> u32 {
-        (self.roll() >> 32) as u32
+    pub fn next_u32(&mut self) -> u32 {
+        (self.next_u64() >> 32) as u32
     }
 
     /// A number in `0..end`; 0 where `end` is 0.
     pub fn below(&mut self, end: u32) -> u32 {
-        let wide = u64::from(self.half_roll()) * u64::from(end);
+        let wide = u64::from(self.next_u32()) * u64::from(end);
         (wide >> 32) as u32
     }
 
@@ -44,7 +44,7 @@ impl Dice {
 
     /// True with this probability, `0.0..=1.0`.
     pub fn chance(&mut self, probability: f64) -> bool {
-        f64::from(self.half_roll()) < probability * (f64::from(u32::MAX) + 1.0)
+        f64::from(self.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
     }
 }
 
@@ -55,20 +55,20 @@ mod tests {
 
     #[test]
     fn a_seed_means_the_same_numbers_for_ever() {
-        let mut dice = Dice::new(1_234_567);
-        assert_eq!(dice.roll(), 6_457_827_717_110_365_317);
-        assert_eq!(dice.roll(), 3_203_168_211_198_807_973);
+        let mut rng = SeededRng::new(1_234_567);
+        assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
+        assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);
     }
 
     proptest! {
         #[test]
         fn numbers_stay_in_their_range(seed: u64, end in 1u32.., low in -1000i32..0, high in 0i32..1000) {
-            let mut dice = Dice::new(seed);
-            prop_assert!(dice.below(end) < end);
-            let between = dice.between(low, high);
+            let mut rng = SeededRng::new(seed);
+            prop_assert!(rng.below(end) < end);
+            let between = rng.between(low, high);
             prop_assert!(between >= low && between <= high);
-            prop_assert!(dice.chance(1.0));
-            prop_assert!(!dice.chance(0.0));
+            prop_assert!(rng.chance(1.0));
+            prop_assert!(!rng.chance(0.0));
         }
     }
 }

@@ -14,14 +14,14 @@ use crate::event::Reject;
 const USUAL_KEYS: usize = 24;
 
 /// An object's keys, in quotes and with their escapes, and values, in order.
-pub(super) struct Pairs<'a> {
+pub(super) struct ObjectPairs<'a> {
     /// The first [`MAX_KEYS`].
     pub(super) first: Vec<(&'a RawValue, &'a RawValue)>,
     /// How many there are.
     pub(super) count: usize,
 }
 
-impl<'de> Deserialize<'de> for Pairs<'de> {
+impl<'de> Deserialize<'de> for ObjectPairs<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(PairsVisitor)
     }
@@ -30,14 +30,14 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
 struct PairsVisitor;
 
 impl<'de> Visitor<'de> for PairsVisitor {
-    type Value = Pairs<'de>;
+    type Value = ObjectPairs<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut pairs = Pairs { first: Vec::with_capacity(USUAL_KEYS), count: 0 };
+        let mut pairs = ObjectPairs { first: Vec::with_capacity(USUAL_KEYS), count: 0 };
         while let Some(pair) = map.next_entry()? {
             pairs.count += 1;
             if pairs.count <= MAX_KEYS {
@@ -55,12 +55,12 @@ pub(super) fn each<'a>(
     take: impl FnMut(&'a str) -> Result<(), Reject>,
 ) -> serde_json::Result<Result<(), Reject>> {
     let mut deserializer = serde_json::Deserializer::from_str(list);
-    Elements(take).deserialize(&mut deserializer)
+    ListElements(take).deserialize(&mut deserializer)
 }
 
-struct Elements<F>(F);
+struct ListElements<F>(F);
 
-impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> DeserializeSeed<'de> for Elements<F> {
+impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> DeserializeSeed<'de> for ListElements<F> {
     type Value = Result<(), Reject>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -68,7 +68,7 @@ impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> DeserializeSeed<'de> for Ele
     }
 }
 
-impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> Visitor<'de> for Elements<F> {
+impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> Visitor<'de> for ListElements<F> {
     type Value = Result<(), Reject>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {

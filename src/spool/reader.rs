@@ -1,14 +1,16 @@
-//! Reads behind the appender and hands rows to the next stage, at its pace.
+//! Reads behind the writer and hands rows to the next stage, at its pace.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::cursors::SpoolCursors;
 use super::error::SpoolError;
-use super::progress::Progress;
-use super::storage::{Depth, StorageFile};
-use crate::message::{ConnectionNews, InFlight, Intake};
+use super::storage::{SpoolDepth, StorageFile};
+use crate::connection_event::ConnectionEvent;
+use crate::in_flight::InFlight;
+use crate::message::StreamItem;
 use crate::progress::{DISK, during, idle};
 
 /// Rows read at once: as many as a batch holds by default.
@@ -19,15 +21,15 @@ const READ_AHEAD: usize = 16 * 1024 * 1024;
 
 /// The reading part.
 #[derive(Debug)]
-pub(super) struct Forwarder {
-    decode: mpsc::Sender<Intake>,
+pub(super) struct SpoolReader {
+    decode: mpsc::Sender<StreamItem>,
     client_id: String,
     in_flight: Arc<InFlight>,
 }
 
-impl Forwarder {
+impl SpoolReader {
     /// `client_id` names the client in the gap of an event that cannot be read.
-    pub fn new(decode: mpsc::Sender<Intake>, client_id: String) -> Self {
+    pub fn new(decode: mpsc::Sender<StreamItem>, client_id: String) -> Self {
         Self { decode, client_id, in_flight: Arc::default() }
     }
 
@@ -36,38 +38,38 @@ impl Forwarder {
     pub async fn run(
         &self,
         file: &mut impl StorageFile,
-        progress: &Progress,
+        progress: &SpoolCursors,
     ) -> Result<Infallible, SpoolError> {
         let mut appended = progress.appended.subscribe();
         loop {
             // The sender lives as long as the stage.
             let _ = idle(appended.wait_for(|last| *last > progress.forwarded())).await;
-            self.some(file, progress).await?;
+            self.forward_batch(file, progress).await?;
         }
     }
 
     /// Forwards what a file holds, and returns.
-    pub async fn all(
+    pub async fn forward_remaining(
         &self,
         file: &mut impl StorageFile,
-        progress: &Progress,
+        progress: &SpoolCursors,
     ) -> Result<(), SpoolError> {
         while !progress.has_caught_up() {
-            self.some(file, progress).await?;
+            self.forward_batch(file, progress).await?;
         }
         Ok(())
     }
 
     /// Says something that is in no row, behind what was forwarded.
-    pub async fn tell(&self, news: ConnectionNews) {
+    pub async fn send_event(&self, news: ConnectionEvent) {
         // A stage that is gone is being taken down.
-        let _ = idle(self.decode.send(Intake::Connection(news, None))).await;
+        let _ = idle(self.decode.send(StreamItem::Connection(news, None))).await;
     }
 
-    async fn some(
+    async fn forward_batch(
         &self,
         file: &mut impl StorageFile,
-        progress: &Progress,
+        progress: &SpoolCursors,
     ) -> Result<(), SpoolError> {
         let last = *progress.appended.borrow();
         let read = file.read(progress.forwarded(), ROWS, READ_AHEAD);
@@ -77,10 +79,10 @@ impl Forwarder {
         }
         for (id, row) in rows {
             let size = row.size();
-            let depth = Depth::of(&row);
-            idle(self.in_flight.until_room_for(size, READ_AHEAD)).await;
-            let hold = self.in_flight.hold(size);
-            let intake = row.into_intake(id, Some(hold), &self.client_id);
+            let depth = SpoolDepth::of(&row);
+            idle(self.in_flight.wait_for_room(size, READ_AHEAD)).await;
+            let permit = self.in_flight.acquire(size);
+            let intake = row.into_item(id, Some(permit), &self.client_id);
             if idle(self.decode.send(intake)).await.is_err() {
                 // The pipeline is being taken down, and this part with it.
                 idle(std::future::pending::<()>()).await;

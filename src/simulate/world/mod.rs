@@ -5,19 +5,20 @@
 //! In *published* order a leave may come after the arrival it made way for, as it does at sites
 //! where two boards report over different networks.
 
+mod boards;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use super::dice::Dice;
-use super::happening::{BoardChange, BoardDates, Habits, Happening, ItemMove, Mask, Status};
+use self::boards::{BoardPower, BoardState};
+use super::event::{BoardDates, BoardStatus, EncodingQuirks, FieldMask, ItemMove, SimulatedEvent};
+use super::rng::SeededRng;
 
 /// Draws for which a delayed leave is held back.
 const LEAVE_HELD_FOR: u32 = 12;
-/// Draws after which the platform notices that a board has lost power.
-const POWER_LOSS_NOTICED_AFTER: u32 = 40;
 /// Other items tried when one lies on a board that is down.
 const TRIES: u32 = 8;
-/// At most one board in this many is down at a time.
-const BOARDS_A_BOARD_DOWN: usize = 4;
 /// How long an item is in a hand between two boards, at most.
 const MAX_TRANSIT_NS: i64 = 3_000_000_000;
 
@@ -34,27 +35,8 @@ pub struct WorldSettings {
     pub board_events: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Power {
-    On(Status),
-    /// Lost; the platform does not know yet.
-    Lost,
-}
-
-#[derive(Debug, Clone)]
-struct BoardState {
-    power: Power,
-    /// Whether its first CONNECTED went out.
-    announced: bool,
-    /// Items lying on it.
-    load: i32,
-    dates: BoardDates,
-    /// Invariant: no event of this board has a later momentum.
-    last_ns: i64,
-}
-
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct ItemPlace {
     board: u32,
     pos_mm: [i32; 2],
     since_ns: i64,
@@ -63,33 +45,33 @@ struct Place {
 #[derive(Debug, Clone)]
 struct ItemState {
     /// Invariant: at most one place.
-    place: Option<Place>,
+    place: Option<ItemPlace>,
     /// Invariant: no event of this item has a later momentum.
     last_ns: i64,
 }
 
 /// The state of everything, and what is about to be published.
 #[derive(Debug)]
-pub struct World {
-    dice: Dice,
+pub struct SimulatedWorld {
+    rng: SeededRng,
     board_events: bool,
     boards: Vec<BoardState>,
     items: Vec<ItemState>,
     /// No momentum lies before it: a later run never repeats an event of an earlier one.
     origin_ns: Option<i64>,
     draws: u64,
-    ready: VecDeque<Happening>,
+    ready: VecDeque<SimulatedEvent>,
     /// Events that come late, by the draw they are due at. The second number keeps keys apart.
-    held: BTreeMap<(u64, u64), Happening>,
+    held: BTreeMap<(u64, u64), SimulatedEvent>,
     /// Boards whose loss of power is noticed at a draw.
     notices: BTreeMap<(u64, u64), u32>,
 }
 
-impl World {
+impl SimulatedWorld {
     /// Empty boards, all items outside.
     pub fn new(settings: WorldSettings) -> Self {
         let board = BoardState {
-            power: Power::On(Status::Connected),
+            power: BoardPower::On(BoardStatus::Connected),
             announced: !settings.board_events,
             load: 0,
             dates: BoardDates::default(),
@@ -97,7 +79,7 @@ impl World {
         };
         let item = ItemState { place: None, last_ns: i64::MIN };
         Self {
-            dice: Dice::new(settings.seed ^ 0xC0FF_EE00_C0FF_EE00),
+            rng: SeededRng::new(settings.seed ^ 0xC0FF_EE00_C0FF_EE00),
             board_events: settings.board_events,
             boards: vec![board; settings.boards.max(1) as usize],
             items: vec![item; settings.items.max(1) as usize],
@@ -110,7 +92,7 @@ impl World {
     }
 
     /// The next event in published order, at this time (nanoseconds since the Unix epoch).
-    pub fn next(&mut self, now_ns: i64) -> Happening {
+    pub fn next(&mut self, now_ns: i64) -> SimulatedEvent {
         self.origin_ns.get_or_insert(now_ns);
         self.draws += 1;
         if let Some(entry) = self.held.first_entry()
@@ -119,8 +101,8 @@ impl World {
             return entry.remove();
         }
         loop {
-            if let Some(happening) = self.ready.pop_front() {
-                return happening;
+            if let Some(event) = self.ready.pop_front() {
+                return event;
             }
             self.stir(now_ns);
         }
@@ -132,8 +114,8 @@ impl World {
     }
 
     /// One of them, due or not; for the end of a run.
-    pub fn next_pending(&mut self) -> Option<Happening> {
-        self.ready.pop_front().or_else(|| self.held.pop_first().map(|(_, happening)| happening))
+    pub fn next_pending(&mut self) -> Option<SimulatedEvent> {
+        self.ready.pop_front().or_else(|| self.held.pop_first().map(|(_, event)| event))
     }
 
     /// Makes something happen. Puts at least one event in `ready`, or gets nearer to it.
@@ -144,12 +126,12 @@ impl World {
             let board = entry.remove();
             return self.notice_power_loss(board, now_ns);
         }
-        if self.board_events && self.dice.percent(1) && self.disturb_a_board(now_ns) {
+        if self.board_events && self.rng.percent(1) && self.disturb_a_board(now_ns) {
             return;
         }
         let mut blocked = 0;
         for _ in 0..TRIES {
-            let item = self.dice.below(count(self.items.len()));
+            let item = self.rng.below(count(self.items.len()));
             match self.items[item as usize].place {
                 None => return self.arrive(item, None, now_ns),
                 Some(place) if self.is_up(place.board) => return self.act(item, place, now_ns),
@@ -159,8 +141,8 @@ impl World {
         self.bring_back(blocked, now_ns);
     }
 
-    fn act(&mut self, item: u32, place: Place, now_ns: i64) {
-        match self.dice.below(100) {
+    fn act(&mut self, item: u32, place: ItemPlace, now_ns: i64) {
+        match self.rng.below(100) {
             0..70 => self.shift(item, place, now_ns),
             70..82 => self.report(item, place, now_ns),
             82..92 => self.transfer(item, place, now_ns),
@@ -172,43 +154,43 @@ impl World {
     }
 
     /// The item slides on its board.
-    fn shift(&mut self, item: u32, mut place: Place, now_ns: i64) {
+    fn shift(&mut self, item: u32, mut place: ItemPlace, now_ns: i64) {
         for (position, limit) in place.pos_mm.iter_mut().zip(board_size()) {
-            *position = (*position + self.dice.between(-60, 60)).clamp(0, limit);
+            *position = (*position + self.rng.between(-60, 60)).clamp(0, limit);
         }
         self.items[item as usize].place = Some(place);
         self.report(item, place, now_ns);
     }
 
     /// The item is seen where it lies.
-    fn report(&mut self, item: u32, place: Place, now_ns: i64) {
+    fn report(&mut self, item: u32, place: ItemPlace, now_ns: i64) {
         let momentum_ns = self.stamp_item(item, now_ns, now_ns);
-        let happening = self.item_event(item, place, momentum_ns, true);
-        self.ready.push_back(happening);
+        let event = self.item_event(item, place, momentum_ns, true);
+        self.ready.push_back(event);
     }
 
     fn arrive(&mut self, item: u32, avoid: Option<u32>, now_ns: i64) {
         let board = self.board_that_is_up(avoid);
         if !self.boards[board as usize].announced {
-            self.switch(board, Status::Connected, now_ns);
+            self.switch(board, BoardStatus::Connected, now_ns);
         }
         let momentum_ns = self.stamp_item(item, now_ns, now_ns);
         let [width, depth] = board_size();
-        let pos_mm = [self.dice.between(0, width), self.dice.between(0, depth)];
-        let place = Place { board, pos_mm, since_ns: momentum_ns };
+        let pos_mm = [self.rng.between(0, width), self.rng.between(0, depth)];
+        let place = ItemPlace { board, pos_mm, since_ns: momentum_ns };
         self.items[item as usize].place = Some(place);
         self.boards[board as usize].load += 1;
-        let happening = self.item_event(item, place, momentum_ns, true);
-        self.ready.push_back(happening);
+        let event = self.item_event(item, place, momentum_ns, true);
+        self.ready.push_back(event);
     }
 
     /// From one board to another: the leave is older, and yet may be published later.
-    fn transfer(&mut self, item: u32, place: Place, now_ns: i64) {
-        let transit = i64::from(self.dice.below(1_000_000)) * (MAX_TRANSIT_NS / 1_000_000);
+    fn transfer(&mut self, item: u32, place: ItemPlace, now_ns: i64) {
+        let transit = i64::from(self.rng.below(1_000_000)) * (MAX_TRANSIT_NS / 1_000_000);
         let leave = self.leave(item, place, now_ns - transit, now_ns);
-        match self.dice.below(100) {
+        match self.rng.below(100) {
             0..8 => {
-                let due = self.draws + u64::from(1 + self.dice.below(LEAVE_HELD_FOR));
+                let due = self.draws + u64::from(1 + self.rng.below(LEAVE_HELD_FOR));
                 self.held.insert((due, self.draws), leave);
                 self.arrive(item, Some(place.board), now_ns);
             }
@@ -223,42 +205,54 @@ impl World {
         }
     }
 
-    fn leave(&mut self, item: u32, place: Place, wanted_ns: i64, now_ns: i64) -> Happening {
+    fn leave(
+        &mut self,
+        item: u32,
+        place: ItemPlace,
+        wanted_ns: i64,
+        now_ns: i64,
+    ) -> SimulatedEvent {
         let momentum_ns = self.stamp_item(item, wanted_ns, now_ns);
         self.items[item as usize].place = None;
         self.boards[place.board as usize].load -= 1;
         self.item_event(item, place, momentum_ns, false)
     }
 
-    fn item_event(&mut self, item: u32, place: Place, momentum_ns: i64, is_in: bool) -> Happening {
+    fn item_event(
+        &mut self,
+        item: u32,
+        place: ItemPlace,
+        momentum_ns: i64,
+        is_in: bool,
+    ) -> SimulatedEvent {
         let load = self.boards[place.board as usize].load;
         // A hundred items fill a board; four digits are what the sensor is good for.
         let fill_ratio = f32::from(i16::try_from(load.clamp(0, 100)).unwrap_or(100)) / 100.0;
-        Happening::Item(ItemMove {
+        SimulatedEvent::Item(ItemMove {
             item,
             board: place.board,
             momentum_ns,
             is_in,
             pos_mm: place.pos_mm,
-            nb_hits: self.dice.between(1, 40),
+            nb_hits: self.rng.between(1, 40),
             hold_ns: momentum_ns - place.since_ns,
             fill_ratio,
-            is_interpolated: self.dice.percent(4),
-            habits: self.habits(),
+            is_interpolated: self.rng.percent(4),
+            quirks: self.quirks(),
         })
     }
 
-    fn habits(&mut self) -> Habits {
-        Habits {
-            masked: if self.dice.percent(3) {
-                Mask(u8::try_from(1 + self.dice.below(255)).unwrap_or(u8::MAX))
+    fn quirks(&mut self) -> EncodingQuirks {
+        EncodingQuirks {
+            masked: if self.rng.percent(3) {
+                FieldMask(u8::try_from(1 + self.rng.below(255)).unwrap_or(u8::MAX))
             } else {
-                Mask::default()
+                FieldMask::default()
             },
-            empty_lists: self.dice.percent(30),
-            offset_minutes: if self.dice.percent(5) { 120 } else { 0 },
-            prefixed_status: self.dice.percent(40),
-            zero_dates: self.dice.percent(20),
+            empty_lists: self.rng.percent(30),
+            offset_minutes: if self.rng.percent(5) { 120 } else { 0 },
+            prefixed_status: self.rng.percent(40),
+            zero_dates: self.rng.percent(20),
         }
     }
 
@@ -275,7 +269,7 @@ impl World {
     fn stamp(&mut self, last_ns: i64, wanted_ns: i64, now_ns: i64) -> i64 {
         let least = self.origin_ns.unwrap_or(now_ns).max(last_ns.saturating_add(1));
         let wanted = wanted_ns.max(least);
-        let tick = match self.dice.below(100) {
+        let tick = match self.rng.below(100) {
             0..60 => 1,
             60..80 => 1_000,
             80..95 => 1_000_000,
@@ -283,95 +277,6 @@ impl World {
         };
         let rounded = wanted - wanted.rem_euclid(tick);
         if rounded >= least { rounded } else { wanted }
-    }
-
-    fn is_up(&self, board: u32) -> bool {
-        self.boards[board as usize].power == Power::On(Status::Connected)
-    }
-
-    /// A board that is up; another than `avoid` where there is one. One always is up.
-    fn board_that_is_up(&mut self, avoid: Option<u32>) -> u32 {
-        let total = count(self.boards.len());
-        let first = self.dice.below(total);
-        let candidates = (0..total).map(|step| (first + step) % total);
-        let up = |board: &u32| self.is_up(*board);
-        candidates
-            .clone()
-            .find(|board| Some(*board) != avoid && up(board))
-            .or_else(|| candidates.clone().find(up))
-            .unwrap_or(first)
-    }
-
-    /// A board fails, is taken out of service, or returns. False if chance picked one that does
-    /// nothing now.
-    fn disturb_a_board(&mut self, now_ns: i64) -> bool {
-        let board = self.dice.below(count(self.boards.len()));
-        match self.boards[board as usize].power {
-            Power::Lost => return false,
-            Power::On(Status::Connected) if !self.may_go_down() => return false,
-            Power::On(Status::Connected) => match self.dice.below(4) {
-                0 => self.switch(board, Status::OnError, now_ns),
-                1 => self.switch(board, Status::Maintenance, now_ns),
-                2 => self.switch(board, Status::Degraded, now_ns),
-                _ => {
-                    self.lose_power(board, now_ns);
-                    return false;
-                }
-            },
-            Power::On(_) => self.switch(board, Status::Connected, now_ns),
-        }
-        true
-    }
-
-    fn may_go_down(&self) -> bool {
-        let down = self.boards.iter().filter(|b| b.power != Power::On(Status::Connected)).count();
-        (down + 1) * BOARDS_A_BOARD_DOWN <= self.boards.len()
-    }
-
-    /// Nothing is published: a board without power cannot say so.
-    fn lose_power(&mut self, board: u32, now_ns: i64) {
-        let state = &mut self.boards[board as usize];
-        state.power = Power::Lost;
-        state.dates.disconnection_ns = Some(now_ns);
-        let due = self.draws + u64::from(1 + self.dice.below(POWER_LOSS_NOTICED_AFTER));
-        self.notices.insert((due, self.draws), board);
-    }
-
-    fn notice_power_loss(&mut self, board: u32, now_ns: i64) {
-        if self.boards[board as usize].power == Power::Lost {
-            self.switch(board, Status::Disconnected, now_ns);
-        }
-    }
-
-    /// Called when everything tried lies on boards that are down.
-    fn bring_back(&mut self, board: u32, now_ns: i64) {
-        self.notice_power_loss(board, now_ns);
-        if !self.is_up(board) {
-            self.switch(board, Status::Connected, now_ns);
-        }
-    }
-
-    fn switch(&mut self, board: u32, status: Status, now_ns: i64) {
-        let last_ns = self.boards[board as usize].last_ns;
-        let momentum_ns = self.stamp(last_ns, now_ns, now_ns);
-        let state = &mut self.boards[board as usize];
-        state.last_ns = momentum_ns;
-        state.power = Power::On(status);
-        state.announced = true;
-        match status {
-            Status::Connected => state.dates.connection_ns = Some(momentum_ns),
-            Status::OnError => state.dates.error_ns = Some(momentum_ns),
-            Status::Disconnected | Status::Maintenance | Status::Degraded => {}
-        }
-        let dates = state.dates;
-        let habits = self.habits();
-        self.ready.push_back(Happening::Board(BoardChange {
-            board,
-            momentum_ns,
-            status,
-            dates,
-            habits,
-        }));
     }
 }
 
@@ -382,7 +287,3 @@ fn board_size() -> [i32; 2] {
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
-
-#[cfg(test)]
-#[path = "world_tests.rs"]
-mod tests;

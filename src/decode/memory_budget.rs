@@ -1,4 +1,4 @@
-//! Room for events that are decoded and not yet stored. Their messages are counted where they are
+//! Memory budget of events that are decoded and not yet stored. Their messages are counted where they are
 //! received, by the bytes of payload; a decoded event may take many times as much.
 
 use std::sync::Arc;
@@ -19,9 +19,9 @@ const LIGHT: usize = 4 * 1024;
 
 /// The room that is left.
 #[derive(Debug)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(super) struct MemoryBudget(Arc<Semaphore>);
 
-impl Room {
+impl MemoryBudget {
     pub(super) fn new() -> Self {
         Self(Arc::new(Semaphore::new(MAX_BYTES as usize)))
     }
@@ -37,18 +37,18 @@ impl Room {
         // The semaphore is never closed.
         if let Ok(permit) = Arc::clone(&self.0).acquire_many_owned(size).await {
             let bytes = std::mem::take(&mut message.payload);
-            message.payload = Bytes::from_owner(Accounted { bytes, _permit: permit });
+            message.payload = Bytes::from_owner(PermittedBytes { bytes, _permit: permit });
         }
     }
 }
 
 /// The bytes of a message, which give the room back when they are dropped.
-struct Accounted {
+struct PermittedBytes {
     bytes: Bytes,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Accounted {
+impl AsRef<[u8]> for PermittedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -73,7 +73,7 @@ mod tests {
             qos: 1,
             retain: false,
             ack: None,
-            hold: None,
+            permit: None,
         }
     }
 
@@ -93,25 +93,25 @@ mod tests {
         Event::Item(item)
     }
 
-    fn left(room: &Room) -> usize {
+    fn left(room: &MemoryBudget) -> usize {
         room.0.available_permits()
     }
 
-    async fn is_taken_at_once(room: &Room, message: &mut Message, event: &Event) -> bool {
+    async fn is_taken_at_once(room: &MemoryBudget, message: &mut Message, event: &Event) -> bool {
         // Polled once before the time is looked at.
         tokio::time::timeout(Duration::ZERO, room.take(message, event)).await.is_ok()
     }
 
     #[tokio::test]
     async fn an_ordinary_event_takes_no_room() {
-        let (room, mut message) = (Room::new(), message());
+        let (room, mut message) = (MemoryBudget::new(), message());
         assert!(is_taken_at_once(&room, &mut message, &event(20)).await);
         assert_eq!(left(&room), MAX_BYTES as usize);
     }
 
     #[tokio::test]
     async fn room_is_given_back_with_the_last_bytes() {
-        let (room, mut message) = (Room::new(), message());
+        let (room, mut message) = (MemoryBudget::new(), message());
         let before = message.payload.clone();
         let event = event(100_000);
         room.take(&mut message, &event).await;
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_huge_event_waits_to_be_alone() {
-        let (room, mut first, mut second) = (Room::new(), message(), message());
+        let (room, mut first, mut second) = (MemoryBudget::new(), message(), message());
         let (large, huge) = (event(10_000_000), event(20_000_000));
         room.take(&mut first, &large).await;
         assert!(!is_taken_at_once(&room, &mut second, &large).await);

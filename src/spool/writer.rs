@@ -9,14 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cursors::SpoolCursors;
 use super::error::SpoolError;
-use super::life::{Standing, ended_without_notice};
-use super::progress::Progress;
-use super::row::{Row, time as at};
-use super::storage::{Changes, Depth, LifeChange, StorageFile};
+use super::last_seen::{ConnectionMarker, ended_without_notice};
+use super::row::{SpoolRow, time as at};
+use super::storage::{LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 use crate::ack::{AckToken, Committed};
 use crate::clock::Clock;
-use crate::message::{Feedback, Intake};
+use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, HAND_OVER, during, idle, tick};
 use crate::telemetry::{Health, Metrics};
 
@@ -35,34 +35,34 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The appending part.
 #[derive(Debug)]
-pub(super) struct Appender {
+pub(super) struct SpoolWriter {
     client_id: String,
-    intake: mpsc::Receiver<Intake>,
+    intake: mpsc::Receiver<StreamItem>,
     /// `None` once everything is done.
-    outlets: Option<Outlets>,
+    outlets: Option<WriterOutputs>,
     max_size: u64,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     clock: Clock,
     /// Taken in and not durable yet, in order. Invariant: nothing leaves it before it is on disk
     /// or, where the disk is of no use, with the next stage.
-    pending: VecDeque<Intake>,
+    pending: VecDeque<StreamItem>,
     /// Nothing more comes.
     closed: bool,
-    depth: Depth,
+    depth: SpoolDepth,
     next_id: u64,
     /// Rows up to this one are deleted.
     deleted: u64,
-    standing: Standing,
+    marker: ConnectionMarker,
     /// Whether the end of an earlier process' connection was told.
-    predecessor_closed: bool,
+    predecessor_reported: bool,
 }
 
 /// Where things go.
 #[derive(Debug)]
-pub(super) struct Outlets {
+pub(super) struct WriterOutputs {
     /// What passes the disk by.
-    pub decode: mpsc::Sender<Intake>,
+    pub decode: mpsc::Sender<StreamItem>,
     /// What may be acknowledged.
     pub session: mpsc::Sender<Feedback>,
 }
@@ -71,20 +71,20 @@ pub(super) struct Outlets {
 #[derive(Debug)]
 pub struct SyncProof(());
 
-/// Why [`Appender::run`] returned.
+/// Why [`SpoolWriter::run`] returned.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum WriterEnd {
     /// Everything that came is durable, and nothing more comes.
     Finished,
     /// Asked to.
     Interrupted,
 }
 
-impl Appender {
+impl SpoolWriter {
     pub fn new(
         client_id: String,
-        intake: mpsc::Receiver<Intake>,
-        outlets: Outlets,
+        intake: mpsc::Receiver<StreamItem>,
+        outlets: WriterOutputs,
         max_size: u64,
         (health, metrics): (Arc<Health>, Arc<Metrics>),
         clock: Clock,
@@ -99,16 +99,16 @@ impl Appender {
             clock,
             pending: VecDeque::new(),
             closed: false,
-            depth: Depth::default(),
+            depth: SpoolDepth::default(),
             next_id: 1,
             deleted: 0,
-            standing: Standing::default(),
-            predecessor_closed: false,
+            marker: ConnectionMarker::default(),
+            predecessor_reported: false,
         }
     }
 
     /// Lets the stages behind end.
-    pub fn let_go(&mut self) {
+    pub fn close_outputs(&mut self) {
         self.outlets = None;
     }
 
@@ -118,12 +118,12 @@ impl Appender {
         let (depth, last) = file.depth().await?;
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
-        if !self.predecessor_closed {
+        if !self.predecessor_reported {
             let now = self.clock.now_utc();
             if let Some(closed) = ended_without_notice(file, &self.client_id, now).await? {
-                self.pending.push_front(Intake::Connection(closed, None));
+                self.pending.push_front(StreamItem::Connection(closed, None));
             }
-            self.predecessor_closed = true;
+            self.predecessor_reported = true;
         }
         self.publish(file).await?;
         Ok(last)
@@ -134,20 +134,20 @@ impl Appender {
     pub async fn run(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &Progress,
+        progress: &SpoolCursors,
         interrupt: &CancellationToken,
-    ) -> Result<Ended, SpoolError> {
+    ) -> Result<WriterEnd, SpoolError> {
         let mut done = progress.done.subscribe();
         let mut published = Instant::now();
         loop {
             tick();
             if interrupt.is_cancelled() {
-                return Ok(Ended::Interrupted);
+                return Ok(WriterEnd::Interrupted);
             }
             if self.pending.is_empty() {
                 if self.closed {
                     self.publish(file).await?;
-                    return Ok(Ended::Finished);
+                    return Ok(WriterEnd::Finished);
                 }
                 self.receive(interrupt).await;
             }
@@ -163,17 +163,17 @@ impl Appender {
                 Ok(true) => self.is_well(),
                 Ok(false) if self.pending.is_empty() => {}
                 Ok(false) => {
-                    say(&self.health, self.full());
-                    moved_or(RETRY, &mut done).await;
+                    report_problem(&self.health, self.full());
+                    wait_for_commit(RETRY, &mut done).await;
                 }
                 Err(error @ (SpoolError::NoSpace | SpoolError::Unavailable(_))) => {
-                    say(&self.health, error.to_string());
-                    let passed = self.pass_by(progress).await;
+                    report_problem(&self.health, error.to_string());
+                    let passed = self.bypass(progress).await;
                     if !passed && error != SpoolError::NoSpace {
                         return Err(error);
                     }
                     if !passed {
-                        moved_or(RETRY, &mut done).await;
+                        wait_for_commit(RETRY, &mut done).await;
                     }
                 }
                 Err(damaged) => return Err(damaged),
@@ -190,8 +190,8 @@ impl Appender {
     pub async fn finish(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &Progress,
-    ) -> Result<Depth, SpoolError> {
+        progress: &SpoolCursors,
+    ) -> Result<SpoolDepth, SpoolError> {
         self.write_some(file, progress).await?;
         self.publish(file).await?;
         Ok(self.depth)
@@ -228,7 +228,7 @@ impl Appender {
     async fn write_some(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &Progress,
+        progress: &SpoolCursors,
     ) -> Result<bool, SpoolError> {
         let done = *progress.done.borrow();
         let freed = progress.delete_through(done);
@@ -236,15 +236,16 @@ impl Appender {
         let (rows, depth) = self.group();
         let now = Instant::now();
         let at = self.clock.now_utc();
-        let database_tells = self.depth.messages == 0 && self.health.read(|s| s.database.up);
-        let life =
-            self.standing.change(self.pending.range(..rows.len()), database_tells, (now, at));
-        let changes = Changes {
+        let database_records = self.depth.messages == 0 && self.health.read(|s| s.database.up);
+        let last_seen =
+            self.marker.change(self.pending.range(..rows.len()), database_records, (now, at));
+        let changes = SpoolChanges {
             append: &rows,
             delete_through: (done > self.deleted).then_some(done),
-            life: life.clone(),
+            last_seen: last_seen.clone(),
         };
-        if rows.is_empty() && changes.delete_through.is_none() && life == LifeChange::None {
+        if rows.is_empty() && changes.delete_through.is_none() && last_seen == LastSeenChange::None
+        {
             return Ok(false);
         }
         during(DISK, file.write(&changes)).await?;
@@ -253,25 +254,25 @@ impl Appender {
         self.deleted = done;
         if done + 1 >= self.next_id {
             // Also where an earlier delete failed, and its rows were counted out already.
-            self.depth = Depth::default();
+            self.depth = SpoolDepth::default();
         }
         self.depth = self.depth.plus(depth);
-        self.standing.wrote(life, now);
-        self.pass_on(count, progress).await;
-        if self.depth == Depth::default() {
+        self.marker.wrote(last_seen, now);
+        self.acknowledge(count, progress).await;
+        if self.depth == SpoolDepth::default() {
             during(DISK, file.shrink()).await?;
         }
         Ok(count > 0)
     }
 
     /// The longest run of what is pending that may be written together.
-    fn group(&self) -> (Vec<(u64, Row<'_>)>, Depth) {
+    fn group(&self) -> (Vec<(u64, SpoolRow<'_>)>, SpoolDepth) {
         let at = self.clock.now_utc();
         let mut rows = Vec::new();
-        let mut depth = Depth::default();
+        let mut depth = SpoolDepth::default();
         let mut size = 0;
         for (id, intake) in (self.next_id..).zip(self.pending.iter().take(GROUP)) {
-            let row = Row::of(intake, at);
+            let row = SpoolRow::from_item(intake, at);
             let held = self.depth.bytes + depth.bytes;
             // One that is larger than the whole spool gets in alone, or it never would.
             let fits = held == 0 || held + row.cost() <= self.max_size;
@@ -279,32 +280,32 @@ impl Appender {
             if !fits || (size > GROUP_BYTES && !rows.is_empty()) {
                 break;
             }
-            depth = depth.plus(Depth::of(&row));
+            depth = depth.plus(SpoolDepth::of(&row));
             rows.push((id, row));
         }
         (rows, depth)
     }
 
     /// The first `count` of what was pending are durable.
-    async fn pass_on(&mut self, count: usize, progress: &Progress) {
+    async fn acknowledge(&mut self, count: usize, progress: &SpoolCursors) {
         if count == 0 {
             return;
         }
         self.next_id += count as u64;
         progress.appended.send_replace(self.next_id - 1);
         let mut tokens: Vec<AckToken> = Vec::with_capacity(count);
-        let mut news = Vec::new();
+        let mut feedbacks = Vec::new();
         for intake in self.pending.drain(..count) {
             match intake {
-                Intake::Message(message) => tokens.extend(message.ack),
-                Intake::Connection(told, _) => news.push(Feedback::Noted(told)),
+                StreamItem::Message(message) => tokens.extend(message.ack),
+                StreamItem::Connection(event, _) => feedbacks.push(Feedback::Persisted(event)),
             }
         }
         if !tokens.is_empty() {
-            news.push(Feedback::Committed(Committed::new(tokens, &SyncProof(()))));
+            feedbacks.push(Feedback::Committed(Committed::new(tokens, &SyncProof(()))));
         }
-        let Some(Outlets { session, .. }) = &self.outlets else { return };
-        for feedback in news {
+        let Some(WriterOutputs { session, .. }) = &self.outlets else { return };
+        for feedback in feedbacks {
             // A session that is gone needs no answer: the broker delivers again.
             let _ = during(HAND_OVER, session.send(feedback)).await;
         }
@@ -312,17 +313,17 @@ impl Appender {
 
     /// The disk is of no use: what came goes straight to the database, if that is well and has no
     /// earlier rows to be handed. It is acknowledged after its commit, as without a spool.
-    async fn pass_by(&mut self, progress: &Progress) -> bool {
+    async fn bypass(&mut self, progress: &SpoolCursors) -> bool {
         if !progress.has_caught_up() || !self.health.read(|s| s.database.up) {
             return false;
         }
-        let Some(Outlets { decode, .. }) = &self.outlets else { return false };
+        let Some(WriterOutputs { decode, .. }) = &self.outlets else { return false };
         while !self.pending.is_empty() {
             let reserved = idle(tokio::time::timeout(RETRY, decode.reserve())).await;
             let Ok(Ok(place)) = reserved else { return false };
             let Some(intake) = self.pending.pop_front() else { break };
-            self.standing.passed_by(&intake, self.clock.now_utc());
-            if let Intake::Message(message) = &intake
+            self.marker.bypassed(&intake, self.clock.now_utc());
+            if let StreamItem::Message(message) = &intake
                 && message.ack.is_some()
             {
                 progress.bypass(1);
@@ -333,13 +334,13 @@ impl Appender {
     }
 
     /// While there is no file: takes in what comes, and passes it by where that is possible.
-    pub async fn do_without(&mut self, progress: &Progress) {
+    pub async fn run_without_disk(&mut self, progress: &SpoolCursors) {
         tick();
         if self.pending.is_empty() && !self.closed {
             self.receive(&CancellationToken::new()).await;
         }
         self.top_up();
-        if self.pending.is_empty() || !self.pass_by(progress).await {
+        if self.pending.is_empty() || !self.bypass(progress).await {
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -365,7 +366,7 @@ impl Appender {
 
     async fn publish(&self, file: &mut impl StorageFile) -> Result<(), SpoolError> {
         let oldest_at = file.oldest().await?.map(at);
-        let Depth { messages, bytes, .. } = self.depth;
+        let SpoolDepth { messages, bytes, .. } = self.depth;
         self.metrics.spool_events.set(i64::try_from(messages).unwrap_or(i64::MAX));
         self.metrics.spool_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let age = oldest_at.map_or(0.0, |at| (self.clock.now_utc() - at).as_seconds_f64());
@@ -379,7 +380,7 @@ impl Appender {
 }
 
 /// Says once what is wrong with the spool.
-pub(super) fn say(health: &Health, problem: String) {
+pub(super) fn report_problem(health: &Health, problem: String) {
     // The figures in it grow; it is the same trouble.
     let begins = |text: &str| text.chars().take(32).collect::<String>();
     let known = health.read(|s| Some(begins(s.spool.as_ref()?.problem.as_deref()?)));
@@ -390,6 +391,6 @@ pub(super) fn say(health: &Health, problem: String) {
 }
 
 /// Waits until the database has taken more, at most for so long.
-async fn moved_or(limit: Duration, done: &mut watch::Receiver<u64>) {
+async fn wait_for_commit(limit: Duration, done: &mut watch::Receiver<u64>) {
     let _ = tokio::time::timeout(limit, done.changed()).await;
 }

@@ -53,25 +53,25 @@ const LAYOUT: [(&str, &str, &[&str]); 8] = [
 
 /// A titled table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Section {
+pub struct ViewSection {
     /// For a heading.
     pub title: String,
     /// Label and value.
     pub rows: Vec<(String, String)>,
 }
 
-/// The document as an outline.
+/// The document as a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outline {
+pub struct StatusView {
     /// Whether the service says it is ready.
     pub ready: bool,
     /// Why not: part and problem.
     pub obstacles: Vec<(String, String)>,
     /// Everything else.
-    pub sections: Vec<Section>,
+    pub sections: Vec<ViewSection>,
 }
 
-impl Outline {
+impl StatusView {
     /// Arranges a status document.
     pub fn new(status: &Value) -> Self {
         let empty = Map::new();
@@ -112,7 +112,7 @@ fn obstacles(status: &Map<String, Value>) -> Vec<(String, String)> {
     list.into_iter().flatten().map(|o| (text(o, "part"), text(o, "problem"))).collect()
 }
 
-fn section(title: &str, object: &Map<String, Value>, order: &[&str]) -> Section {
+fn section(title: &str, object: &Map<String, Value>, order: &[&str]) -> ViewSection {
     let known = order.iter().filter_map(|key| object.get_key_value(*key));
     let unknown = object.iter().filter(|(key, _)| !order.contains(&key.as_str()));
     let rows = known.chain(unknown).filter_map(|(key, value)| {
@@ -120,7 +120,7 @@ fn section(title: &str, object: &Map<String, Value>, order: &[&str]) -> Section 
         // A problem that is none is not worth a line.
         (key != "problem" || !value.is_null()).then(|| (label(key), shown))
     });
-    Section { title: title.to_owned(), rows: rows.collect() }
+    ViewSection { title: title.to_owned(), rows: rows.collect() }
 }
 
 fn label(key: &str) -> String {
@@ -170,17 +170,17 @@ mod tests {
 
     #[test]
     fn known_keys_come_in_order_and_unknown_ones_after_them() {
-        let outline = Outline::new(&json!({
+        let view = StatusView::new(&json!({
             "ready": true, "not_ready": [], "version": "1", "spool": null, "novel": {"a_b": 1},
             "database": {"zeal": 2, "last_commit_at": null, "up": true, "problem": null},
         }));
-        assert!(outline.ready && outline.obstacles.is_empty());
-        let titles: Vec<_> = outline.sections.iter().map(|s| s.title.as_str()).collect();
+        assert!(view.ready && view.obstacles.is_empty());
+        let titles: Vec<_> = view.sections.iter().map(|s| s.title.as_str()).collect();
         assert_eq!(titles, ["Service", "Database", "Novel"]);
         let rows: Vec<_> =
-            outline.sections[1].rows.iter().map(|(l, v)| (l.as_str(), v.as_str())).collect();
+            view.sections[1].rows.iter().map(|(l, v)| (l.as_str(), v.as_str())).collect();
         assert_eq!(rows, [("Up", "yes"), ("Last commit at", "none yet"), ("Zeal", "2")]);
-        assert_eq!(outline.sections[2].rows, [("A b".to_owned(), "1".to_owned())]);
+        assert_eq!(view.sections[2].rows, [("A b".to_owned(), "1".to_owned())]);
     }
 
     #[test]
@@ -212,8 +212,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_document_can_be_shown(document in any_json()) {
-            let outline = Outline::new(&document);
-            prop_assert!(outline.sections.iter().all(|section| !section.rows.is_empty()));
+            let view = StatusView::new(&document);
+            prop_assert!(view.sections.iter().all(|section| !section.rows.is_empty()));
         }
     }
 }

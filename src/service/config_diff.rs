@@ -27,12 +27,12 @@ pub const LIVE: [&str; 14] = [
 
 /// Where the configuration is read from again.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ConfigSource {
     /// What `-c` named, if anything.
     pub file: Option<PathBuf>,
 }
 
-impl Source {
+impl ConfigSource {
     /// The configuration as it is now. The environment of a process never changes.
     pub fn load(&self) -> Result<Loaded, Problems> {
         load(self.file.as_deref(), process_environment())
@@ -41,7 +41,7 @@ impl Source {
 
 /// What a new configuration changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ConfigChanges {
     /// Keys that count now.
     pub applied: Vec<&'static str>,
     /// Keys that count after a restart.
@@ -50,8 +50,8 @@ pub struct Changes {
 
 /// Compares with what is in force. Keys are sorted by what becomes of them, never by value, so that
 /// no secret is shown.
-pub fn changes(in_force: &Loaded, new: &Loaded) -> Changes {
-    let mut changes = Changes::default();
+pub fn changes(in_force: &Loaded, new: &Loaded) -> ConfigChanges {
+    let mut changes = ConfigChanges::default();
     for (old, new) in in_force.settings.iter().zip(&new.settings) {
         debug_assert_eq!(old.key, new.key, "settings are in the order of the table");
         if old.shown != new.shown {
@@ -66,7 +66,7 @@ pub fn changes(in_force: &Loaded, new: &Loaded) -> Changes {
     changes
 }
 
-impl Changes {
+impl ConfigChanges {
     fn add(&mut self, key: &'static str) {
         let list = if LIVE.contains(&key) { &mut self.applied } else { &mut self.needs_restart };
         if !list.contains(&key) {
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn nothing_changed_is_no_change() {
-        assert_eq!(changes(&loaded(""), &loaded("")), Changes::default());
+        assert_eq!(changes(&loaded(""), &loaded("")), ConfigChanges::default());
     }
 
     #[test]
@@ -180,6 +180,6 @@ mod tests {
         let again = changes(&now, &new);
         assert_eq!((again.applied.len(), again.needs_restart), (0, vec!["admin.listen"]));
         let back = changes(&now, &loaded("batch.max_events = 5"));
-        assert_eq!(back, Changes::default());
+        assert_eq!(back, ConfigChanges::default());
     }
 }
