@@ -167,8 +167,8 @@ impl Proxy {
         self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
     }
 
-    /// Stops forwarding on the existing connections without telling either end. New ones pass. A
-    /// middlebox does this when it forgets its connections.
+    /// Stops forwarding on the existing connections without telling either end, as a middlebox that
+    /// forgets them. New ones pass.
     pub async fn half_open(&self) {
         let below = self.accepted();
         self.change(|rules| rules.silent_below = below).await;
