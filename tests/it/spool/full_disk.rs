@@ -38,7 +38,7 @@ async fn full_disk_bypasses_the_spool() {
     disk.free();
     platform.publish_json(&events[700..]).await;
     bench.rig.until_rows("item_event", 900).await;
-    bridge.until_logged(&["the spool takes messages again"]).await;
+    bridge.until_logged(&["the spool accepts messages again"]).await;
     bench.rig.until_acked(900).await;
     until_spooled(&bridge, 0).await;
     assert_eq!(bridge.terminate().await, 0);
