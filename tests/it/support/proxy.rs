@@ -167,8 +167,7 @@ impl Proxy {
         self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
     }
 
-    /// Stops forwarding on the existing connections without telling either end, as a middlebox that
-    /// forgets them. New ones pass.
+    /// Silences the existing connections on both sides, as a middlebox that forgets them.
     pub async fn half_open(&self) {
         let below = self.accepted();
         self.change(|rules| rules.silent_below = below).await;
