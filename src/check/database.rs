@@ -8,7 +8,6 @@ use super::names;
 use super::report::CheckReport;
 use super::schema::{self, SEE_LOG};
 use crate::config::Config;
-use crate::credentials::identity::date;
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
 use crate::store::inspect::{self, OLDEST_SERVER, Place, Server};
 

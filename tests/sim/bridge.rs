@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use centiloc_bridge::accounting::MessageAccounting;
 use centiloc_bridge::config::keys::env_name;
-use centiloc_bridge::config::{self, KeepPayload, MqttConfig, ReconnectConfig};
+use centiloc_bridge::config::{self, BackoffBounds, KeepPayload, MqttConfig};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::decode::stage::DecodeStage;
 use centiloc_bridge::gap::GapCause;
@@ -335,7 +335,7 @@ fn mqtt(settings: &Settings) -> MqttConfig {
         max_packet_size: settings.max_packet_size,
         max_unacked: settings.max_unacked,
         queue_grace: settings.queue_grace,
-        reconnect: ReconnectConfig { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        reconnect: BackoffBounds { min: Duration::from_millis(200), max: Duration::from_secs(5) },
         ..DEFAULTS.get_or_init(defaults).clone()
     }
 }
