@@ -1,26 +1,27 @@
-//! `centiloc-bridge config`: the effective configuration and where each value came from.
+//! `config`: shows the effective configuration and the origin of each value.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
 use super::output;
-use crate::config::{Loaded, Setting, keys};
+use crate::config::{EffectiveSetting, LoadedConfig, keys};
 
-/// Arguments of `config`.
+/// Command-line arguments of `config`.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     pub json: bool,
 }
 
-/// Values wider than this push their own comment out, not everybody's.
+/// Widest value, in characters, that the comments are aligned to. The comment after a wider value
+/// moves to the right alone.
 const MAX_VALUE_WIDTH: usize = 44;
 
 /// Writes the settings to `out` as TOML, section by section, each with its origin as a comment, and
-/// the warnings to `err`. Secrets are left out already.
-pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io::Result<()> {
+/// the warnings to `err`. The settings hold no secrets.
+pub fn show<O: Write, E: Write>(loaded: &LoadedConfig, out: &mut O, err: &mut E) -> io::Result<()> {
     match &loaded.file {
         Some(file) => writeln!(out, "# {}", file.display())?,
         None => writeln!(out, "# no file, only defaults and the environment")?,
@@ -33,10 +34,14 @@ pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io
     loaded.warnings.iter().try_for_each(|warning| writeln!(err, "warning: {warning}"))
 }
 
-/// Writes the same as one JSON document: `file`, `settings` (each `key`, `value` and `origin`) and
-/// `warnings`.
-pub fn show_json<O: Write, E: Write>(loaded: &Loaded, out: &mut O, _: &mut E) -> io::Result<()> {
-    let setting = |setting: &Setting| {
+/// Writes the configuration as one JSON document with `file`, `settings` (each with `key`, `value`
+/// and `origin`) and `warnings`.
+pub fn show_json<O: Write, E: Write>(
+    loaded: &LoadedConfig,
+    out: &mut O,
+    _: &mut E,
+) -> io::Result<()> {
+    let setting = |setting: &EffectiveSetting| {
         json!({
             "key": setting.key,
             "value": value(&setting.shown),
@@ -59,25 +64,26 @@ fn value(shown: &str) -> Value {
     value.unwrap_or_else(|| shown.into())
 }
 
-fn write_section(settings: &[Setting], out: &mut impl Write) -> io::Result<()> {
+fn write_section(settings: &[EffectiveSetting], out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     if let Some((section, _)) =
         settings.first().map(split).filter(|(section, _)| !section.is_empty())
     {
         writeln!(out, "[{section}]")?;
     }
-    let width = |of: fn(&Setting) -> usize| settings.iter().map(of).max().unwrap_or_default();
+    let width =
+        |of: fn(&EffectiveSetting) -> usize| settings.iter().map(of).max().unwrap_or_default();
     let name_width = width(|setting| split(setting).1.len());
     let value_width = width(|setting| setting.shown.chars().count()).min(MAX_VALUE_WIDTH);
     for setting in settings {
-        let Setting { shown, origin, .. } = setting;
+        let EffectiveSetting { shown, origin, .. } = setting;
         let name = split(setting).1;
         writeln!(out, "{name:<name_width$} = {shown:<value_width$}  # {origin}")?;
     }
     Ok(())
 }
 
-/// Section and name inside it.
-fn split(setting: &Setting) -> (&'static str, &'static str) {
+/// Returns the section of a key and its name inside the section.
+fn split(setting: &EffectiveSetting) -> (&'static str, &'static str) {
     keys::find(setting.key).map_or(("", setting.key), |key| (key.section(), key.leaf()))
 }

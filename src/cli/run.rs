@@ -1,24 +1,24 @@
-//! `run`: the service.
+//! `run`: runs the service until a signal stops it.
 
 use std::process::ExitCode;
 
-use crate::config::Loaded;
+use crate::config::LoadedConfig;
 use crate::service::config_diff::ConfigSource;
 use crate::telemetry::logging;
 use crate::version::VERSION;
 
-/// Runs until a signal stops it.
-pub async fn run(loaded: Loaded, source: ConfigSource) -> anyhow::Result<ExitCode> {
+/// Starts logging and runs the service.
+pub async fn run(loaded: LoadedConfig, source: ConfigSource) -> anyhow::Result<ExitCode> {
     let log = logging::init(&loaded.config.log)?;
     log_start(&loaded);
     for warning in &loaded.warnings {
-        tracing::warn!(warning, "check the configuration");
+        tracing::warn!(error = warning, "configuration warning");
     }
     crate::service::run(loaded, source, log).await
 }
 
 /// Logs the line that identifies a run: program, configuration and peers.
-fn log_start(loaded: &Loaded) {
+fn log_start(loaded: &LoadedConfig) {
     let config = &loaded.config;
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let spool = config.spool.as_ref().map(|spool| spool.dir.display().to_string());

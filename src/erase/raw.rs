@@ -141,7 +141,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-06-01 0:00 UTC);
 
     fn matches(selector: &Selector, payload: &[u8]) -> bool {
-        let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Unknown };
+        let config = config::DecodeConfig::new(None, KeepPayload::Unknown);
         let decoder = Decoder::new(&config, "acme").unwrap();
         let payload = Bytes::copy_from_slice(payload);
         RawMatcher::new(selector, &decoder).matches(TOPIC, &payload, NOW)

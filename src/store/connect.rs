@@ -15,7 +15,7 @@ use super::route::{self, Look};
 use super::text::literal;
 use super::write::bounded;
 use super::{establish, limits};
-use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
+use crate::config::{self, DatabaseEndpoint, DatabaseHost, DatabaseUrl};
 use crate::race::SuspectAddresses;
 
 /// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
@@ -69,8 +69,8 @@ pub(super) struct Link {
 
 impl Link {
     /// Reads `database.url`; opens nothing yet.
-    pub fn new(config: &config::Database) -> Result<Self, Fault> {
-        let url = DatabaseUrl::read(config.url.expose_secret())
+    pub fn new(config: &config::DatabaseConfig) -> Result<Self, Fault> {
+        let url = DatabaseUrl::parse(config.url.expose_secret())
             .map_err(|why| Fault::stop(format!("database.url cannot be used: {why}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         let settings = [
@@ -169,7 +169,7 @@ impl Link {
         Err(of_all(faults))
     }
 
-    async fn open_at(&self, endpoint: &Endpoint) -> Result<PgConnection, Fault> {
+    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<PgConnection, Fault> {
         let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
         let name = &self.application_name;
         let options = establish::options(&self.url, endpoint, found.route, name).await?;
@@ -234,7 +234,7 @@ fn is_ours<const N: usize>(settings: &[(&str, &str); N], name: &str) -> bool {
     settings.iter().any(|(ours, _)| *ours == name)
 }
 
-fn place_of(endpoint: &Endpoint) -> Place {
+fn place_of(endpoint: &DatabaseEndpoint) -> Place {
     let DatabaseHost::Tcp(name) = &endpoint.host else { return Place::Socket };
     let ip = endpoint.address.or(name.parse::<IpAddr>().ok());
     let loopback = name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback());
@@ -243,7 +243,7 @@ fn place_of(endpoint: &Endpoint) -> Place {
 }
 
 /// Names an endpoint for a person.
-fn address_of(endpoint: &Endpoint) -> String {
+fn address_of(endpoint: &DatabaseEndpoint) -> String {
     match &endpoint.host {
         DatabaseHost::Default => format!("the default socket, port {}", endpoint.port),
         DatabaseHost::Socket(folder) => format!("{}/.s.PGSQL.{}", folder.display(), endpoint.port),
@@ -263,7 +263,7 @@ fn at_address(fault: Fault, address: Option<SocketAddr>) -> Fault {
 }
 
 /// The one fault, or all of them with the host of each.
-fn of_all(mut faults: Vec<(&Endpoint, Fault)>) -> Fault {
+fn of_all(mut faults: Vec<(&DatabaseEndpoint, Fault)>) -> Fault {
     if faults.len() == 1
         && let Some((_, fault)) = faults.pop()
     {

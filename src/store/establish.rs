@@ -9,8 +9,10 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::fault::Fault;
 use super::route::Route;
-use crate::config::{DatabaseHost, DatabaseTls, DatabaseUrl, Endpoint, RootCertificates, SslMode};
-use crate::credentials::error::Role;
+use crate::config::{
+    DatabaseEndpoint, DatabaseHost, DatabaseTls, DatabaseUrl, RootCertificates, SslMode,
+};
+use crate::credentials::error::FileRole;
 use crate::credentials::pem::PemFile;
 use crate::files;
 
@@ -29,7 +31,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 /// ones are used.
 pub(super) async fn options(
     url: &DatabaseUrl,
-    endpoint: &Endpoint,
+    endpoint: &DatabaseEndpoint,
     route: Route,
     application_name: &str,
 ) -> Result<PgConnectOptions, Fault> {
@@ -104,16 +106,16 @@ fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), 
         RootCertificates::BuiltIn => Vec::new(),
         RootCertificates::System => system_roots(),
         RootCertificates::File(path) => {
-            let file = pem(Role::DatabaseRoot, path)?;
+            let file = pem(FileRole::DatabaseRoot, path)?;
             file.certificates().map_err(|error| Fault::stop(error.to_string()))?;
             file.text().to_vec()
         }
     };
     let client = match &tls.client {
         Some((cert, key)) => {
-            let cert = pem(Role::DatabaseCertificate, cert)?;
+            let cert = pem(FileRole::DatabaseCertificate, cert)?;
             cert.certificates().map_err(|error| Fault::stop(error.to_string()))?;
-            let key = pem(Role::DatabaseKey, key)?;
+            let key = pem(FileRole::DatabaseKey, key)?;
             if !key.has_private_key() {
                 return Err(Fault::stop(key.wrong_content().to_string()));
             }
@@ -124,7 +126,7 @@ fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), 
     Ok((roots, client))
 }
 
-fn pem(role: Role, path: &Path) -> Result<PemFile, Fault> {
+fn pem(role: FileRole, path: &Path) -> Result<PemFile, Fault> {
     PemFile::read(role, path).map_err(|error| Fault::stop(error.to_string()))
 }
 

@@ -122,19 +122,19 @@ pub struct Coverage {
 }
 
 /// Connects, under the same settings as the service.
-pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
+pub async fn open(config: &config::DatabaseConfig) -> Result<Inspection, Fault> {
     let link = Link::new(config)?;
     let conn = link.open().await?;
     Ok(Inspection { limit: link.answer_within, place: link.place(), link, conn })
 }
 
 /// Tries every address of the configured servers by TCP, where there are several.
-pub async fn look_at_addresses(config: &config::Database) -> Result<Vec<Look>, Fault> {
+pub async fn look_at_addresses(config: &config::DatabaseConfig) -> Result<Vec<Look>, Fault> {
     Ok(Link::new(config)?.look_at_addresses().await)
 }
 
 /// Where the configured server is, without connecting.
-pub fn place(config: &config::Database) -> Result<Place, Fault> {
+pub fn place(config: &config::DatabaseConfig) -> Result<Place, Fault> {
     Ok(Link::new(config)?.place())
 }
 

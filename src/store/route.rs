@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fault::Fault;
 use super::relay;
-use crate::config::{DatabaseHost, DatabaseUrl, Endpoint, SslMode};
+use crate::config::{DatabaseEndpoint, DatabaseHost, DatabaseUrl, SslMode};
 use crate::race::{
     self, EVERY, FIRST, FailedAttempt, RaceOutcome, RacePace, ReachedAddress, SuspectAddresses,
 };
@@ -35,7 +35,7 @@ pub(super) struct Found {
 /// Finds the way to an endpoint.
 pub(super) async fn find(
     url: &DatabaseUrl,
-    endpoint: &Endpoint,
+    endpoint: &DatabaseEndpoint,
     suspects: &SuspectAddresses,
     limit: Duration,
 ) -> Result<Found, Fault> {
@@ -169,12 +169,12 @@ mod tests {
     use tokio::net::{TcpListener, UnixStream};
 
     use super::*;
-    use crate::session::tls::testing::BlackHole;
+    use crate::session::credentials::tls::testing::BlackHole;
 
     const LONG: Duration = Duration::from_secs(30);
 
     fn url(query: &str) -> DatabaseUrl {
-        DatabaseUrl::read(&format!("postgres://db.example/x?{query}")).unwrap()
+        DatabaseUrl::parse(&format!("postgres://db.example/x?{query}")).unwrap()
     }
 
     async fn listen(last: u8) -> (TcpListener, SocketAddr) {
