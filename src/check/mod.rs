@@ -54,7 +54,7 @@ pub async fn online(config: &Config) -> CheckReport {
     report
 }
 
-/// Returns the report that stands for [`online`] where it is skipped.
+/// Returns the report that replaces the one of [`online`] where it is skipped.
 pub fn offline(config: &Config) -> CheckReport {
     let because = "--offline";
     let names = broker::expected(config).into_iter().chain(database::EXPECTED);
