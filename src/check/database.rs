@@ -9,8 +9,11 @@ use crate::config::Config;
 use crate::credentials::identity::date;
 use crate::credentials::preflight::{Check, Status};
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
-use crate::store::inspect::{self, Coverage, Inspection, OLDEST_SERVER, Place, Rights, Server};
-use crate::store::schema::{SchemaError, Step};
+use crate::store::inspect::{
+    self, DatabaseInspection, OLDEST_SERVER, PartitionCoverage, RolePrivileges, ServerInfo,
+    ServerLocation,
+};
+use crate::store::schema::{MigrationError, MigrationStatus};
 
 pub(super) const CONNECTION: &str = "database_connection";
 pub(super) const ADDRESS: &str = "database_address";
@@ -106,9 +109,9 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
 
 async fn look_inside(
     config: &Config,
-    server: &Server,
-    rights: &Rights,
-    inspection: &mut Inspection,
+    server: &ServerInfo,
+    rights: &RolePrivileges,
+    inspection: &mut DatabaseInspection,
     checks: &mut Vec<Check>,
 ) {
     if rights.schema_exists && !rights.use_schema {
@@ -135,19 +138,21 @@ async fn look_inside(
     });
 }
 
-fn words(place: &Place) -> String {
+fn words(place: &ServerLocation) -> String {
     match place {
-        Place::Socket => "on the unix socket".to_owned(),
-        Place::Loopback(address) | Place::Remote(address) => format!("at {address}"),
+        ServerLocation::Socket => "on the unix socket".to_owned(),
+        ServerLocation::Loopback(address) | ServerLocation::Remote(address) => {
+            format!("at {address}")
+        }
     }
 }
 
-fn connection(server: &Server, place: &Place) -> Check {
-    let Server { database, role, .. } = server;
+fn connection(server: &ServerInfo, place: &ServerLocation) -> Check {
+    let ServerInfo { database, role, .. } = server;
     Check::ok(CONNECTION, format!("database {database:?} {} as role {role:?}", words(place)))
 }
 
-pub(super) fn of_server(server: &Server, place: &Place) -> Vec<Check> {
+pub(super) fn of_server(server: &ServerInfo, place: &ServerLocation) -> Vec<Check> {
     vec![
         tls(server, place),
         version(server),
@@ -157,12 +162,14 @@ pub(super) fn of_server(server: &Server, place: &Place) -> Vec<Check> {
     ]
 }
 
-fn tls(server: &Server, place: &Place) -> Check {
+fn tls(server: &ServerInfo, place: &ServerLocation) -> Check {
     match (&server.tls, place) {
         (Some((version, cipher)), _) => Check::ok(TLS, format!("{version}, {cipher}")),
-        (None, Place::Socket) => Check::ok(TLS, "not needed on a unix socket"),
-        (None, Place::Loopback(_)) => Check::ok(TLS, "not in use, and not needed on this machine"),
-        (None, Place::Remote(address)) => Check::trouble(
+        (None, ServerLocation::Socket) => Check::ok(TLS, "not needed on a unix socket"),
+        (None, ServerLocation::Loopback(_)) => {
+            Check::ok(TLS, "not in use, and not needed on this machine")
+        }
+        (None, ServerLocation::Remote(address)) => Check::trouble(
             TLS,
             Status::Warning,
             format!("events and credentials travel readable to {address}"),
@@ -172,7 +179,7 @@ fn tls(server: &Server, place: &Place) -> Check {
     }
 }
 
-fn version(server: &Server) -> Check {
+fn version(server: &ServerInfo) -> Check {
     let found = format!("PostgreSQL {}", server.version);
     if server.version_number >= OLDEST_SERVER {
         return Check::ok(VERSION, found);
@@ -181,7 +188,7 @@ fn version(server: &Server) -> Check {
     Check::trouble(VERSION, Status::Failed, found, expected, "upgrade the server, or use another")
 }
 
-fn encoding(server: &Server) -> Check {
+fn encoding(server: &ServerInfo) -> Check {
     if server.encoding == "UTF8" {
         return Check::ok(ENCODING, "UTF8");
     }
@@ -194,7 +201,7 @@ fn encoding(server: &Server) -> Check {
     )
 }
 
-fn writable(server: &Server) -> Check {
+fn writable(server: &ServerInfo) -> Check {
     let found = if server.in_recovery {
         "the server is a standby, which takes no writes"
     } else if server.read_only {
@@ -211,7 +218,7 @@ fn writable(server: &Server) -> Check {
     )
 }
 
-fn durability(server: &Server) -> Check {
+fn durability(server: &ServerInfo) -> Check {
     if server.fsync {
         return Check::ok(DURABILITY, "what is committed is on disk (fsync is on)");
     }
@@ -235,7 +242,7 @@ pub(super) fn clock(ahead: f64) -> Check {
     Check::trouble(CLOCK, Status::Warning, found, expected, cure)
 }
 
-fn no_usage(server: &Server) -> Check {
+fn no_usage(server: &ServerInfo) -> Check {
     let role = &server.role;
     Check::trouble(
         RIGHTS,
@@ -254,7 +261,7 @@ fn grant_tables(role: &str) -> String {
     format!("grant select, insert, update, delete on all tables in schema centiloc to \"{role}\"")
 }
 
-fn schema(steps: &Result<Vec<Step>, SchemaError>, migrate: bool) -> Check {
+fn schema(steps: &Result<Vec<MigrationStatus>, MigrationError>, migrate: bool) -> Check {
     let expected = "the schema of this program";
     let steps = match steps {
         Ok(steps) => steps,
@@ -281,7 +288,7 @@ fn schema(steps: &Result<Vec<Step>, SchemaError>, migrate: bool) -> Check {
     }
 }
 
-fn role(server: &Server, rights: &Rights, pending: bool, migrate: bool) -> Check {
+fn role(server: &ServerInfo, rights: &RolePrivileges, pending: bool, migrate: bool) -> Check {
     let role = &server.role;
     if pending && migrate {
         return for_migrations(server, rights);
@@ -307,8 +314,8 @@ fn role(server: &Server, rights: &Rights, pending: bool, migrate: bool) -> Check
     Check::ok(RIGHTS, format!("the role {role:?} may write events"))
 }
 
-fn for_migrations(server: &Server, rights: &Rights) -> Check {
-    let Server { role, database, .. } = server;
+fn for_migrations(server: &ServerInfo, rights: &RolePrivileges) -> Check {
+    let ServerInfo { role, database, .. } = server;
     let (may, cure) = if rights.schema_exists {
         (rights.migrate, format!("alter schema centiloc owner to \"{role}\""))
     } else {
@@ -327,7 +334,7 @@ fn for_migrations(server: &Server, rights: &Rights) -> Check {
     )
 }
 
-pub(super) fn partitions(coverage: &Coverage, rights: &Rights) -> Check {
+pub(super) fn partitions(coverage: &PartitionCoverage, rights: &RolePrivileges) -> Check {
     let until = coverage.until;
     if coverage.in_default > 0 {
         return Check::trouble(

@@ -2,10 +2,10 @@
 
 use super::database::{ADDRESS, CONNECTIONS};
 use crate::credentials::preflight::{Check, Status};
-use crate::store::inspect::{Limits, Look};
+use crate::store::inspect::{AddressProbe, ConnectionLimits};
 
-pub(super) fn address(look: &Look) -> Check {
-    let Look { address, problem } = look;
+pub(super) fn address(look: &AddressProbe) -> Check {
+    let AddressProbe { address, problem } = look;
     match problem {
         None => Check::ok(ADDRESS, format!("{address} accepts connections")),
         Some(problem) => Check::trouble(
@@ -18,8 +18,8 @@ pub(super) fn address(look: &Look) -> Check {
     }
 }
 
-pub(super) fn connections(limits: &Limits) -> Check {
-    let Limits { needed, role, database, server, in_use } = *limits;
+pub(super) fn connections(limits: &ConnectionLimits) -> Check {
+    let ConnectionLimits { needed, role, database, server, in_use } = *limits;
     let least = [
         (role, "the role", "alter role … connection limit"),
         (database, "the database", "alter database … connection limit"),

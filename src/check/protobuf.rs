@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::credentials::preflight::{Check, Status};
 use crate::decode::Decoder;
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
 const NAME: &str = "protobuf_schema";
 const VENDORS: &str = "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
@@ -21,8 +21,11 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
         }
     };
     let (items, boards) = (config.mqtt.items.protobuf(), config.mqtt.boards.protobuf());
-    let wanted: Vec<Kind> =
-        [(items, Kind::Item), (boards, Kind::Board)].iter().filter(|w| w.0).map(|w| w.1).collect();
+    let wanted: Vec<EventKind> = [(items, EventKind::Item), (boards, EventKind::Board)]
+        .iter()
+        .filter(|w| w.0)
+        .map(|w| w.1)
+        .collect();
     if wanted.is_empty() {
         return vec![Check::ok(NAME, "not needed: only JSON is subscribed to")];
     }
@@ -45,10 +48,10 @@ fn assumed() -> Check {
     )
 }
 
-fn lacks(file: &str, kind: Kind) -> Check {
+fn lacks(file: &str, kind: EventKind) -> Check {
     let (kind, key) = match kind {
-        Kind::Item => ("item", "mqtt.items"),
-        Kind::Board => ("board", "mqtt.boards"),
+        EventKind::Item => ("item", "mqtt.items"),
+        EventKind::Board => ("board", "mqtt.boards"),
     };
     Check::trouble(
         NAME,

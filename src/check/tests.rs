@@ -7,10 +7,10 @@ use time::macros::datetime;
 use super::database::{clock, of_server, partitions};
 use super::*;
 use crate::credentials::testing::{Files, Leaf, Pki};
-use crate::store::inspect::{Coverage, Place, Rights, Server};
+use crate::store::inspect::{PartitionCoverage, RolePrivileges, ServerInfo, ServerLocation};
 
-fn server() -> Server {
-    Server {
+fn server() -> ServerInfo {
+    ServerInfo {
         database: "centiloc".into(),
         role: "bridge".into(),
         version: "15.4".into(),
@@ -23,8 +23,8 @@ fn server() -> Server {
     }
 }
 
-fn remote() -> Place {
-    Place::Remote("db.example.com:5432".into())
+fn remote() -> ServerLocation {
+    ServerLocation::Remote("db.example.com:5432".into())
 }
 
 /// Names and outcomes of the lines that are not ok; each of those must have a cure.
@@ -49,9 +49,11 @@ fn every_name_is_its_own_and_documented() {
 
 #[test]
 fn a_server_that_suits_passes_wherever_it_is() {
-    for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
+    for place in
+        [ServerLocation::Socket, ServerLocation::Loopback("localhost:5432".into()), remote()]
+    {
         assert_eq!(troubles(&of_server(&server(), &place)), []);
-        let plain = Server { tls: None, ..server() };
+        let plain = ServerInfo { tls: None, ..server() };
         let expected: &[_] =
             if place == remote() { &[("database_tls", Status::Warning)] } else { &[] };
         assert_eq!(troubles(&of_server(&plain, &place)), expected, "{place:?}");
@@ -62,14 +64,18 @@ fn a_server_that_suits_passes_wherever_it_is() {
 fn a_server_that_does_not_suit_is_named_for_each_reason() {
     use Status::{Failed, Warning};
     let cases = [
-        (Server { version_number: 130_012, ..server() }, "database_version", Failed),
-        (Server { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
-        (Server { in_recovery: true, read_only: true, ..server() }, "database_writable", Failed),
-        (Server { read_only: true, ..server() }, "database_writable", Failed),
-        (Server { fsync: false, ..server() }, "database_durability", Warning),
+        (ServerInfo { version_number: 130_012, ..server() }, "database_version", Failed),
+        (ServerInfo { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
+        (
+            ServerInfo { in_recovery: true, read_only: true, ..server() },
+            "database_writable",
+            Failed,
+        ),
+        (ServerInfo { read_only: true, ..server() }, "database_writable", Failed),
+        (ServerInfo { fsync: false, ..server() }, "database_durability", Warning),
     ];
     for (server, name, status) in cases {
-        assert_eq!(troubles(&of_server(&server, &Place::Socket)), [(name, status)]);
+        assert_eq!(troubles(&of_server(&server, &ServerLocation::Socket)), [(name, status)]);
     }
 }
 
@@ -93,14 +99,14 @@ fn a_machine_that_woke_up_in_1970_fails() {
 #[test]
 fn partitions_that_end_matter_only_to_a_role_that_can_make_none() {
     let until = Some(datetime!(2027-01-01 00:00 UTC));
-    let owner = Rights { make_partitions: true, ..Rights::default() };
+    let owner = RolePrivileges { make_partitions: true, ..RolePrivileges::default() };
     let warned = [("database_partitions", Status::Warning)];
     for until in [until, None] {
-        let coverage = Coverage { until, in_default: 0 };
+        let coverage = PartitionCoverage { until, in_default: 0 };
         assert_eq!(troubles(&[partitions(&coverage, &owner)]), []);
-        assert_eq!(troubles(&[partitions(&coverage, &Rights::default())]), warned);
+        assert_eq!(troubles(&[partitions(&coverage, &RolePrivileges::default())]), warned);
     }
-    let many = partitions(&Coverage { until, in_default: 1000 }, &owner);
+    let many = partitions(&PartitionCoverage { until, in_default: 1000 }, &owner);
     assert!(many.found.starts_with("1000 or more events"), "{}", many.found);
     assert_eq!(troubles(&[many]), warned);
 }

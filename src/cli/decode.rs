@@ -16,17 +16,17 @@ use crate::decode::{ClockTrust, Decoder};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
 use crate::exit;
 use crate::telemetry::stderr;
-use crate::topic::{Encoding, Kind};
+use crate::topic::{EventEncoding, EventKind};
 
 /// The tenant shown where neither the topic nor a configuration names one.
 const NO_TENANT: &str = "unknown";
 
 /// Everything that a payload may be.
-const KINDS: [(Kind, Encoding); 4] = [
-    (Kind::Item, Encoding::Json),
-    (Kind::Board, Encoding::Json),
-    (Kind::Item, Encoding::Protobuf),
-    (Kind::Board, Encoding::Protobuf),
+const KINDS: [(EventKind, EventEncoding); 4] = [
+    (EventKind::Item, EventEncoding::Json),
+    (EventKind::Board, EventEncoding::Json),
+    (EventKind::Item, EventEncoding::Protobuf),
+    (EventKind::Board, EventEncoding::Protobuf),
 ];
 
 /// Arguments of `decode`.
@@ -91,7 +91,7 @@ fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn name(kind: Kind, encoding: Encoding) -> String {
+fn name(kind: EventKind, encoding: EventEncoding) -> String {
     format!("a {} {} event", encoding.as_str(), kind.as_str())
 }
 
@@ -126,16 +126,24 @@ fn tenant_of(topic: &str) -> Option<&str> {
 
 /// Returns everything that the payload can be read as. The two protobuf messages have their first
 /// fields alike, so that some payloads are events of both kinds.
-pub fn fitting(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> Vec<(Kind, Encoding)> {
-    let fits = |(kind, encoding): &(Kind, Encoding)| {
+pub fn fitting(
+    decoder: &Decoder,
+    payload: &Bytes,
+    now: OffsetDateTime,
+) -> Vec<(EventKind, EventEncoding)> {
+    let fits = |(kind, encoding): &(EventKind, EventEncoding)| {
         decoder.decode_as(*kind, *encoding, payload, now, ClockTrust::Unknown).is_ok()
     };
     KINDS.into_iter().filter(fits).collect()
 }
 
 /// Returns the format whose complaints are worth reading.
-fn format(payload: &[u8]) -> Encoding {
-    if payload.trim_ascii_start().starts_with(b"{") { Encoding::Json } else { Encoding::Protobuf }
+fn format(payload: &[u8]) -> EventEncoding {
+    if payload.trim_ascii_start().starts_with(b"{") {
+        EventEncoding::Json
+    } else {
+        EventEncoding::Protobuf
+    }
 }
 
 /// An event as the columns of its row, null ones included.
@@ -296,13 +304,13 @@ mod tests {
     #[test]
     fn every_sample_fits_what_it_is() {
         for (name, kind, encoding) in [
-            ("item-0.pb", Kind::Item, Encoding::Protobuf),
-            ("item-unknown-field.pb", Kind::Item, Encoding::Protobuf),
-            ("item-masked.pb", Kind::Item, Encoding::Protobuf),
-            ("item-0.json", Kind::Item, Encoding::Json),
-            ("item-unknown-field.json", Kind::Item, Encoding::Json),
-            ("board.pb", Kind::Board, Encoding::Protobuf),
-            ("board.json", Kind::Board, Encoding::Json),
+            ("item-0.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-unknown-field.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-masked.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-0.json", EventKind::Item, EventEncoding::Json),
+            ("item-unknown-field.json", EventKind::Item, EventEncoding::Json),
+            ("board.pb", EventKind::Board, EventEncoding::Protobuf),
+            ("board.json", EventKind::Board, EventEncoding::Json),
         ] {
             let fitting = fitting(&decoder(), &sample(name), NOW);
             assert!(fitting.contains(&(kind, encoding)), "{name}: {fitting:?}");
@@ -318,7 +326,10 @@ mod tests {
             ..Default::default()
         };
         let payload = Bytes::from(item.encode_to_vec());
-        let both = [(Kind::Item, Encoding::Protobuf), (Kind::Board, Encoding::Protobuf)];
+        let both = [
+            (EventKind::Item, EventEncoding::Protobuf),
+            (EventKind::Board, EventEncoding::Protobuf),
+        ];
         assert_eq!(fitting(&decoder(), &payload, NOW), both);
     }
 

@@ -11,10 +11,10 @@ use time::{Date, OffsetDateTime, Time};
 
 use super::ConfigArgs;
 use super::status::printable;
-use crate::erase::{self, Report, Selector};
+use crate::erase::{self, ErasureReport, TraceSelector};
 use crate::exit;
 use crate::store::Store;
-use crate::store::erase::Counts;
+use crate::store::erase::ErasedCounts;
 use crate::telemetry::stderr;
 
 /// Between two lines about a step that takes long.
@@ -44,15 +44,15 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let selector = match (args.uid, args.board, args.before) {
-        (Some(uid), _, _) => Selector::Uid(uid),
-        (_, Some(board), _) => Selector::Board(board),
-        (_, _, Some(before)) => Selector::Before(before),
+        (Some(uid), _, _) => TraceSelector::Uid(uid),
+        (_, Some(board), _) => TraceSelector::Board(board),
+        (_, _, Some(before)) => TraceSelector::Before(before),
         // Unwrap safety: the group of arguments is required.
         (None, None, None) => unreachable!("a selector is required"),
     };
     let store = Store::new(&config.database, config.retention.partition)?;
     let mut said = (String::new(), Instant::now());
-    let mut progress = |step: &str, counts: &Counts| {
+    let mut progress = |step: &str, counts: &ErasedCounts| {
         let begins = said.0 != step;
         if begins || said.1.elapsed() >= REPORT_EVERY {
             said = (step.to_owned(), Instant::now());
@@ -71,7 +71,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
+fn text(report: &ErasureReport, selector: &TraceSelector, dry_run: bool) -> String {
     use std::fmt::Write as _;
     let counts = &report.counts;
     let mut text = String::new();
@@ -102,9 +102,9 @@ fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
 }
 
 /// A uid of hex digits with its bytes in reverse.
-fn reversed(selector: &Selector) -> Option<String> {
+fn reversed(selector: &TraceSelector) -> Option<String> {
     const DIGITS: usize = 16;
-    let Selector::Uid(uid) = selector else { return None };
+    let TraceSelector::Uid(uid) = selector else { return None };
     let is_hex = uid.len() == DIGITS && uid.bytes().all(|b| b.is_ascii_hexdigit());
     let bytes = || uid.as_bytes().chunks(2).rev().flatten().map(|b| char::from(*b));
     is_hex.then(|| bytes().collect())
@@ -168,9 +168,9 @@ mod tests {
 
     #[test]
     fn the_report_counts_and_names_what_is_left() {
-        let counts = Counts { item_events: 12, spooled: 3, ..Counts::default() };
-        let report = Report { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
-        let tag = Selector::Uid("263aea3c080104e0".into());
+        let counts = ErasedCounts { item_events: 12, spooled: 3, ..ErasedCounts::default() };
+        let report = ErasureReport { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
+        let tag = TraceSelector::Uid("263aea3c080104e0".into());
         let dry = text(&report, &tag, true);
         assert!(dry.contains("item_event           12\n"), "{dry}");
         assert!(dry.contains("15 would be erased") && !dry.contains('\u{1b}'), "{dry}");
@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_uid_read_by_a_phone_is_recognised() {
-        let text = |uid: &str| text(&Report::default(), &Selector::Uid(uid.into()), true);
+        let text =
+            |uid: &str| text(&ErasureReport::default(), &TraceSelector::Uid(uid.into()), true);
         assert!(text("263aea3c080104e0").contains("try --uid e00401083cea3a26"));
         assert!(!text("a tag of our own").contains("try"));
     }

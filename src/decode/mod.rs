@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 
 use crate::config::{self, KeepPayload};
 use crate::event::{Event, Reject, RejectReason};
-use crate::topic::{self, Encoding, Kind};
+use crate::topic::{self, EventEncoding, EventKind};
 use load::Problem;
 pub use load::SchemaError;
 use schema::Table;
@@ -91,14 +91,16 @@ impl Decoder {
     }
 
     /// Whether protobuf events of a kind can be decoded: a vendor's file may define only one.
-    pub fn covers(&self, kind: Kind) -> bool {
+    pub fn covers(&self, kind: EventKind) -> bool {
         self.table(kind).is_some()
     }
 
     /// Refuses a schema that lacks a message which `mqtt` subscribes to.
     pub fn require(&self, decode: &config::Decode, mqtt: &config::Mqtt) -> Result<(), SchemaError> {
-        let wanted =
-            [(Kind::Item, mqtt.items, "mqtt.items"), (Kind::Board, mqtt.boards, "mqtt.boards")];
+        let wanted = [
+            (EventKind::Item, mqtt.items, "mqtt.items"),
+            (EventKind::Board, mqtt.boards, "mqtt.boards"),
+        ];
         match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
             None => Ok(()),
             Some((kind, _, key)) => {
@@ -108,10 +110,10 @@ impl Decoder {
         }
     }
 
-    fn table(&self, kind: Kind) -> Option<&Table> {
+    fn table(&self, kind: EventKind) -> Option<&Table> {
         match kind {
-            Kind::Item => self.item.as_ref(),
-            Kind::Board => self.board.as_ref(),
+            EventKind::Item => self.item.as_ref(),
+            EventKind::Board => self.board.as_ref(),
         }
     }
 
@@ -133,21 +135,21 @@ impl Decoder {
     /// Decodes a message whose kind and encoding are known.
     pub fn decode_as(
         &self,
-        kind: Kind,
-        encoding: Encoding,
+        kind: EventKind,
+        encoding: EventEncoding,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
         let result = match encoding {
-            Encoding::Json => self.json(kind, payload, received_at),
-            Encoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
+            EventEncoding::Json => self.json(kind, payload, received_at),
+            EventEncoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
         };
         result.map_err(|mut reject| {
             if let Some(mismatch) = format::mismatch(&self.tenant, kind, encoding, payload) {
                 return mismatch;
             }
-            if self.assumed && encoding == Encoding::Protobuf {
+            if self.assumed && encoding == EventEncoding::Protobuf {
                 reject.detail = format!("{}; {HINT}", reject.detail);
             }
             reject
@@ -156,13 +158,13 @@ impl Decoder {
 
     fn json(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
         let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD_JSON,
+            EventKind::Item => field::ITEM,
+            EventKind::Board => field::BOARD_JSON,
         };
         let mut draft = json::read(names, payload)?;
         self.event(kind, &mut draft, names, payload, received_at)
@@ -170,14 +172,14 @@ impl Decoder {
 
     fn protobuf(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
         let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD,
+            EventKind::Item => field::ITEM,
+            EventKind::Board => field::BOARD,
         };
         let table = self.table(kind).ok_or_else(|| {
             let kind = kind.as_str();
@@ -194,7 +196,7 @@ impl Decoder {
 
     fn event(
         &self,
-        kind: Kind,
+        kind: EventKind,
         draft: &mut field::Draft,
         names: &field::Names,
         payload: &Bytes,
@@ -211,8 +213,8 @@ impl Decoder {
         let payload = keep.then(|| payload.clone());
         let receipt = row::Receipt { tenant: &self.tenant, received_at, payload, names };
         match kind {
-            Kind::Item => row::item(draft, receipt).map(Event::Item),
-            Kind::Board => row::board(draft, receipt).map(Event::Board),
+            EventKind::Item => row::item(draft, receipt).map(Event::Item),
+            EventKind::Board => row::board(draft, receipt).map(Event::Board),
         }
     }
 

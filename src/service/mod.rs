@@ -25,7 +25,7 @@ use self::pipeline::Pipeline;
 use self::reloader::Reloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
@@ -41,8 +41,8 @@ use crate::session::renewal;
 use crate::session::shared::Process;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
-use crate::store::schema::SchemaError;
-use crate::store::{Condition, Store};
+use crate::store::schema::MigrationError;
+use crate::store::{DatabaseStatus, Store};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
@@ -66,7 +66,7 @@ struct Service {
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<Registry>,
@@ -148,7 +148,7 @@ impl Service {
         let state_dir = state_file::folder(config.spool.as_ref().map(|spool| &*spool.dir));
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
-        let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
+        let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = Sources::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let dials = Dials {
@@ -166,7 +166,7 @@ impl Service {
             gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
             connector: Arc::new(NetworkConnector::default()),
-            clock: Clock::system(),
+            clock: WallClock::system(),
         };
         Ok(Self {
             dials,
@@ -225,7 +225,7 @@ impl Service {
         edge: &mut Edge,
         reloads: &mut Reloads,
         reloader: &mut Reloader,
-    ) -> (&'static str, Outcome<SchemaError>) {
+    ) -> (&'static str, Outcome<MigrationError>) {
         loop {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,

@@ -18,8 +18,8 @@ use crate::session::shared::Shared;
 use crate::spool::leftover::LeftoverParts;
 use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
-use crate::store::schema::SchemaError;
-use crate::store::writer::{self, Waits, WriterParts};
+use crate::store::schema::MigrationError;
+use crate::store::writer::{self, RetryWaits, WriterParts};
 use crate::{spool, topic};
 
 /// Acknowledgements on their way back. The session always takes them, so few are enough; each
@@ -35,7 +35,7 @@ pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
 
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
-    pub group: Group<SchemaError>,
+    pub group: Group<MigrationError>,
     /// Stop taking in; finish what is inside.
     pub stop: CancellationToken,
     /// Stop retrying; what is not committed stays with the broker.
@@ -142,7 +142,7 @@ impl Service {
             decoded,
             feedback,
             max_events: self.dials.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

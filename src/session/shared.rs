@@ -18,7 +18,7 @@ use super::ledger::Bound;
 use super::transport::{Connect, Publish};
 use crate::accounting::Accounting;
 use crate::ack::ConnectionId;
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::Mqtt;
 use crate::message::{ConnectionName, ConnectionNews, GapCause};
 use crate::telemetry::health::{CertificateHealth, Phase};
@@ -41,7 +41,7 @@ pub struct Process {
     /// Makes connections to the broker.
     pub connector: Arc<dyn Connect>,
     /// Tells the time of day.
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
 /// Settings and figures, the same for all connections.

@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::row::{Row, time as at};
 use super::storage::{Changes, Depth, LifeChange, StorageFile};
 use crate::ack::{AckToken, Committed};
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::message::{Feedback, Intake};
 use crate::progress::{DISK, HAND_OVER, during, idle, tick};
 use crate::telemetry::{Health, Metrics};
@@ -43,7 +43,7 @@ pub(super) struct Appender {
     max_size: u64,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    clock: Clock,
+    clock: WallClock,
     /// Taken in and not durable yet, in order. Invariant: nothing leaves it before it is on disk
     /// or, where the disk is of no use, with the next stage.
     pending: VecDeque<Intake>,
@@ -87,7 +87,7 @@ impl Appender {
         outlets: Outlets,
         max_size: u64,
         (health, metrics): (Arc<Health>, Arc<Metrics>),
-        clock: Clock,
+        clock: WallClock,
     ) -> Self {
         Self {
             client_id,

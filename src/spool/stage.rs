@@ -12,7 +12,7 @@ use super::forward::Forwarder;
 use super::progress::Progress;
 use super::route;
 use super::storage::{Opened, Storage, StorageFile as _};
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::message::{Feedback, Intake};
 use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
@@ -50,7 +50,7 @@ pub struct SpoolParts<S> {
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// Tells the time of day.
-    pub clock: Clock,
+    pub clock: WallClock,
     /// Ends everything at once: what is not on disk is dropped, and delivered again later.
     pub abandon: CancellationToken,
 }

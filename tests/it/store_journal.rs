@@ -1,7 +1,7 @@
 //! Connections and gaps: what a restarted process knows about the one before.
 
 use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
-use centiloc_bridge::store::journal::Noted;
+use centiloc_bridge::store::journal::JournalOutcome;
 use time::OffsetDateTime;
 
 use crate::store_kit::{Bench, EXPIRY, Process, at};
@@ -27,7 +27,7 @@ fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionNews {
     ConnectionNews::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(bench: &Bench, news: ConnectionNews) -> Noted {
+async fn note(bench: &Bench, news: ConnectionNews) -> JournalOutcome {
     bench.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
@@ -35,7 +35,7 @@ async fn note(bench: &Bench, news: ConnectionNews) -> Noted {
 async fn a_first_start_leaves_a_connection_and_no_gap() {
     let bench = Bench::new().await;
     let noted = note(&bench, opened(&Process::new(), 1, 0, false, &["a"])).await;
-    assert_eq!(noted, Noted::default());
+    assert_eq!(noted, JournalOutcome::default());
     assert_eq!(bench.db.count("centiloc.connection where disconnected_at is null").await, 1);
     assert_eq!(bench.db.count("centiloc.gap").await, 0);
 }
@@ -192,7 +192,10 @@ async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_con
     other.note(EXPIRY, None, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
     // Between, the first had lost the session and could tell only its spool.
     let noted = note(&bench, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
-    assert_eq!(noted, Noted { gap: Some(GapCause::SessionLost), ..Noted::default() });
+    assert_eq!(
+        noted,
+        JournalOutcome { gap: Some(GapCause::SessionLost), ..JournalOutcome::default() }
+    );
     note(&bench, closed(&first, 2, 200)).await;
     let gap: Vec<OffsetDateTime> =
         bench.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
@@ -223,7 +226,7 @@ async fn what_a_spool_tells_twice_is_there_once_and_ends_no_later_connection() {
     for from in 0..told.len() {
         let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
         for news in &told[from..] {
-            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), Noted::default());
+            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), JournalOutcome::default());
         }
         let after = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
         assert_eq!(after, before);

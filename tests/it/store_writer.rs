@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
-use centiloc_bridge::clock::Clock;
+use centiloc_bridge::clock::WallClock;
 use centiloc_bridge::config::{PartitionSpan, Reconnect};
 use centiloc_bridge::message::{ConnectionNews, Decoded, Feedback};
-use centiloc_bridge::store::schema::SchemaError;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
-use centiloc_bridge::store::{Condition, Entry, Store};
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
+use centiloc_bridge::store::{DatabaseStatus, DecodedMessage, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -45,11 +45,11 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         decoded,
         feedback,
         max_events: tokio::sync::watch::channel(50).1,
-        waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
-        condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+        waits: RetryWaits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
+        condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
-        clock: Clock::system(),
+        clock: WallClock::system(),
         rng: StdRng::from_os_rng(),
         abandon: abandon.clone(),
     };
@@ -62,7 +62,7 @@ fn movable<T: Send>(stage: T) -> T {
 }
 
 impl Rig {
-    async fn send(&self, entry: Entry) {
+    async fn send(&self, entry: DecodedMessage) {
         self.decoded.send(Decoded::Message(entry.0, entry.1)).await.unwrap();
     }
 
@@ -87,7 +87,7 @@ impl Rig {
     }
 }
 
-fn event(n: u64) -> Entry {
+fn event(n: u64) -> DecodedMessage {
     with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
 }
 
@@ -377,7 +377,7 @@ async fn a_schema_newer_than_the_program_ends_the_stage() {
         )
         .await;
     let (parts, _rig) = rig(bench.another_store(PartitionSpan::Month));
-    assert!(matches!(writer::run(parts).await, Err(SchemaError::Newer { .. })));
+    assert!(matches!(writer::run(parts).await, Err(MigrationError::Newer { .. })));
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::leftover::LeftoverParts;
 use centiloc_bridge::spool::stage::SpoolParts;
-use centiloc_bridge::store::Condition;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::store::DatabaseStatus;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use centiloc_bridge::topic;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -100,7 +100,7 @@ pub struct Process {
     state: ProcessState,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
     max_events: watch::Sender<usize>,
@@ -135,7 +135,7 @@ impl Process {
         };
         let mut process = Self {
             state,
-            condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+            condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
             leadership: watch::Sender::new(Leadership::Asking),
@@ -228,7 +228,7 @@ impl Process {
             decoded,
             feedback: stored,
             max_events: self.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

@@ -22,7 +22,7 @@ use crate::decode::{ClockTrust, Decoder};
 use crate::event::RejectReason;
 use crate::exit;
 use crate::store::Store;
-use crate::store::dead_letters::{Filter, Replay};
+use crate::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
 use crate::telemetry::stderr;
 
 /// Arguments of `dead-letters`.
@@ -59,7 +59,7 @@ enum Action {
     },
     /// Decode and store them again
     #[command(arg_required_else_help = true)]
-    Replay {
+    ReplayOutcome {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
@@ -132,8 +132,8 @@ struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn filter(&self, replayed: bool) -> Filter {
-        Filter {
+    fn filter(&self, replayed: bool) -> DeadLetterFilter {
+        DeadLetterFilter {
             replayed,
             reason: self.reason.clone(),
             topic: self.topic.clone(),
@@ -158,7 +158,7 @@ impl Action {
         match self {
             Self::List { common, .. }
             | Self::Show { common, .. }
-            | Self::Replay { common, .. }
+            | Self::ReplayOutcome { common, .. }
             | Self::Purge { common, .. } => &common.config,
             Self::Export { config, .. } => config,
         }
@@ -179,7 +179,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             true
         }
         Action::Show { common, id, raw } => show(&store, id, raw, common.json, out).await?,
-        Action::Replay { common, filter, chosen: Ids { ids }, all: _ } => {
+        Action::ReplayOutcome { common, filter, chosen: Ids { ids }, all: _ } => {
             let ids = chosen(&store, ids, &filter.filter(false)).await?;
             replay(&config, &store, &ids, common.json, out).await?
         }
@@ -200,7 +200,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The numbers given, or else all that the filter means.
-async fn chosen(store: &Store, ids: Vec<i64>, filter: &Filter) -> anyhow::Result<Vec<i64>> {
+async fn chosen(
+    store: &Store,
+    ids: Vec<i64>,
+    filter: &DeadLetterFilter,
+) -> anyhow::Result<Vec<i64>> {
     if ids.is_empty() { Ok(store.dead_letter_ids(filter).await?) } else { Ok(ids) }
 }
 
@@ -243,13 +247,13 @@ async fn replay(
         };
         let replay = store.replay(*id, decode).await;
         let why = match replay.with_context(|| format!("could not replay dead letter {id}"))? {
-            Replay::Stored | Replay::Duplicate => {
+            ReplayOutcome::Stored | ReplayOutcome::Duplicate => {
                 stored += 1;
                 continue;
             }
-            Replay::Rejected(reject) => reject.to_string(),
-            Replay::Refused(detail) => format!("refused_by_database: {detail}"),
-            Replay::Unknown => "there is none with this number".to_owned(),
+            ReplayOutcome::Rejected(reject) => reject.to_string(),
+            ReplayOutcome::Refused(detail) => format!("refused_by_database: {detail}"),
+            ReplayOutcome::Unknown => "there is none with this number".to_owned(),
         };
         if !json {
             writeln!(out, "{id:6}  {}", printable(&why))?;
