@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo` to see it work, `make test` to trust it.
+# Entry points: `make demo` shows the program at work, `make test` runs every test.
 # CARGO_TARGET_DIR is respected.
 
 CARGO ?= cargo
@@ -10,7 +10,7 @@ MODE =
 SEEDS =
 VARIANT =
 BRIDGE_BIN =
-# Bash takes SECONDS for its own clock.
+# Bash uses SECONDS as its clock.
 unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
 
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh .ci/run
@@ -18,32 +18,32 @@ SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain deps
 
-help: ## Show the targets
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: deps ## Own broker, database, bridge and boards, live. SECONDS=20 [EVENTS=20000]: end by itself and compare
+demo: deps ## Start broker, database, bridge and simulated boards. SECONDS=20 [EVENTS=20000]: end and compare
 	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
 
-# The integration tests last, so that the last count is theirs.
-test: deps ## Every test, against a PostgreSQL and a Mosquitto of their own
+# The integration tests run last, so that the last count is theirs.
+test: deps ## Run every test, against a private PostgreSQL and Mosquitto
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --test sim
 	$(CARGO) test --locked --lib --bins --test it
 
-chaos: deps ## Everything breaks at random under load. SECONDS=900 SEED=7 MODE=direct, spool or broker-kill
+chaos: deps ## Inject random faults under load. SECONDS=900 SEED=7 MODE=direct, spool or broker-kill
 	CHAOS_SECONDS='$(or $(SECONDS),60)' CHAOS_SEED='$(SEED)' CHAOS_MODE='$(MODE)' \
 	 $(CARGO) test --locked --test it chaos:: -- --nocapture --test-threads=8
 
-# Without SEED the schedules are others each time.
-simulate-faults: ## The stages between a model broker and a model database. SECONDS=60 or SEEDS=10000, SEED=first
+# Without SEED each run has new schedules.
+simulate-faults: ## Run the stages between a model broker and a model database. SECONDS=60 or SEEDS=10000, SEED=first
 	SIM_SECONDS='$(or $(SECONDS),$(if $(SEEDS),86400,60))' SIM_SEEDS='$(SEEDS)' \
 	 SIM_FIRST="$(or $(SEED),$$(date +%s)000)" \
 	 $(CARGO) test --locked --test sim -- --nocapture
 
-simulate-bugs: ## Put old bugs back, one at a time, and see that simulate-faults finds each
+simulate-bugs: ## Reintroduce former bugs, one at a time, and verify that simulate-faults finds each
 	@CARGO='$(CARGO)' bash tests/sim/bugs.sh
 
-lint: deps ## Formatting, clippy without warnings, scripts and shipped files
+lint: deps ## Check formatting, clippy, scripts, shipped files and the words of comments and documents
 	$(CARGO) fmt --all -- --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml -- --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -55,7 +55,7 @@ lint: deps ## Formatting, clippy without warnings, scripts and shipped files
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi
 
-# What is found is added to fuzz/corpus, which is not committed; the seeds only begin it.
+# New inputs are added to fuzz/corpus, which is not committed. The seeds are its starting point.
 FUZZ_TARGETS = $(sort $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))))
 
 fuzz: ## Fuzz decoders, schemas and configuration, on nightly. SECONDS=30 for each of them, or for TARGET=json
@@ -68,19 +68,19 @@ fuzz: ## Fuzz decoders, schemas and configuration, on nightly. SECONDS=30 for ea
 	 $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	 -max_total_time=$(or $(SECONDS),30) -timeout=10 -print_final_stats=1 || exit 1; done
 
-# The yardstick of the drain is a Python script, with libraries of its own.
+# The baseline of the drain benchmark is a Python script with its libraries in a virtual environment.
 BENCH_VENV = $(abspath $(or $(CARGO_TARGET_DIR),target))/bench-venv
 
-bench: deps ## Benchmarks: decoding, and draining a backlog beside a script. EVENTS=100000 ROUNDS=2
+bench: deps ## Run benchmarks: decoding, and draining a backlog compared with a script. EVENTS=100000 ROUNDS=2
 	@test -x $(BENCH_VENV)/bin/pip || python3 -m venv $(BENCH_VENV) || \
 	 { rm -rf $(BENCH_VENV); echo 'install python3-venv: the benchmark compares with a Python script' >&2; exit 1; }
 	@$(BENCH_VENV)/bin/pip install --quiet 'paho-mqtt==2.*' 'psycopg[binary]==3.*' protobuf
 	BENCH_PYTHON=$(BENCH_VENV)/bin/python EVENTS='$(or $(EVENTS),100000)' $(CARGO) bench --locked --bench decode --bench drain
 
-# With BRIDGE_BIN the backlog is drained by another build, for a comparison.
-drain: deps ## Drain a backlog, one line a variant: connections, deliveries, speed. EVENTS=250000 VARIANT=tls BRIDGE_BIN=FILE
+# With BRIDGE_BIN another build drains the backlog, for comparison.
+drain: deps ## Drain a backlog, one line per variant: connections, deliveries, speed. EVENTS=250000 VARIANT=tls BRIDGE_BIN=FILE
 	$(if $(BRIDGE_BIN),BRIDGE_BIN='$(abspath $(BRIDGE_BIN))') EVENTS='$(or $(EVENTS),250000)' VARIANT='$(VARIANT)' \
 	 $(CARGO) bench --locked --bench drain -- backlog
 
-deps: ## Install what is missing (Debian, Ubuntu), or say what to install
+deps: ## Install missing packages (Debian, Ubuntu), or list them
 	@CARGO='$(CARGO)' bash deploy/demo/deps.sh

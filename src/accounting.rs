@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts what became of the messages received since the start of the process.
 #[derive(Debug, Default)]
-pub struct Accounting {
-    counts: Mutex<Counts>,
+pub struct MessageAccounting {
+    counts: Mutex<MessageCounts>,
     in_pipeline: Arc<AtomicU64>,
 }
 
 /// Messages by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct MessageCounts {
     /// PUBLISH packets read.
     pub received: u64,
     /// Made durable: a row, a duplicate of one, a dead letter, or synced in the spool.
@@ -28,7 +28,7 @@ pub struct Counts {
     pub in_pipeline: u64,
 }
 
-impl Counts {
+impl MessageCounts {
     /// Returns how many messages nothing accounts for, negative if some are accounted for twice.
     pub fn unaccounted(&self) -> i64 {
         let known = self.durable + self.repeated + self.refused + self.dropped + self.in_pipeline;
@@ -45,12 +45,12 @@ impl Counts {
 
 /// What becomes of a message when it is received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposal {
-    /// See [`Counts::repeated`].
+pub enum MessageDisposal {
+    /// See [`MessageCounts::repeated`].
     Repeated,
-    /// See [`Counts::refused`].
+    /// See [`MessageCounts::refused`].
     Refused,
-    /// See [`Counts::dropped`].
+    /// See [`MessageCounts::dropped`].
     Dropped,
 }
 
@@ -64,7 +64,7 @@ impl Drop for InPipeline {
     }
 }
 
-impl Accounting {
+impl MessageAccounting {
     /// Counts a message that enters the pipeline.
     pub fn admit(&self) -> InPipeline {
         let mut counts = self.lock();
@@ -75,13 +75,13 @@ impl Accounting {
     }
 
     /// Counts a message that does not enter the pipeline.
-    pub fn dispose(&self, disposal: Disposal) {
+    pub fn dispose(&self, disposal: MessageDisposal) {
         let mut counts = self.lock();
         counts.received += 1;
         match disposal {
-            Disposal::Repeated => counts.repeated += 1,
-            Disposal::Refused => counts.refused += 1,
-            Disposal::Dropped => counts.dropped += 1,
+            MessageDisposal::Repeated => counts.repeated += 1,
+            MessageDisposal::Refused => counts.refused += 1,
+            MessageDisposal::Dropped => counts.dropped += 1,
         }
     }
 
@@ -102,12 +102,12 @@ impl Accounting {
     }
 
     /// Returns the counts of one moment.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> MessageCounts {
         let counts = self.lock();
-        Counts { in_pipeline: self.in_pipeline.load(Ordering::Acquire), ..*counts }
+        MessageCounts { in_pipeline: self.in_pipeline.load(Ordering::Acquire), ..*counts }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, MessageCounts> {
         // Each change is whole, also after a panic of its caller.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

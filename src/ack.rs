@@ -33,7 +33,7 @@ impl DeliveryId {
 }
 
 /// Accompanies one message through the pipeline. Invariant: there is one token a delivery, so a token
-/// that is dropped anywhere but in the session shows in [`crate::accounting::Accounting`].
+/// that is dropped anywhere but in the session shows in [`crate::accounting::MessageAccounting`].
 #[derive(Debug)]
 pub struct AckToken {
     id: DeliveryId,

@@ -63,44 +63,44 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Happening {
+    enum BackoffStep {
         Wait(f64),
         Longest,
         Up(Duration),
         Limits(Reconnect),
     }
 
-    fn happening() -> impl Strategy<Value = Happening> {
+    fn step() -> impl Strategy<Value = BackoffStep> {
         prop_oneof![
-            4 => (0.0f64..=1.0).prop_map(Happening::Wait),
-            1 => Just(Happening::Longest),
-            1 => (0u64..120).prop_map(|seconds| Happening::Up(Duration::from_secs(seconds))),
-            1 => limits().prop_map(Happening::Limits),
+            4 => (0.0f64..=1.0).prop_map(BackoffStep::Wait),
+            1 => Just(BackoffStep::Longest),
+            1 => (0u64..120).prop_map(|seconds| BackoffStep::Up(Duration::from_secs(seconds))),
+            1 => limits().prop_map(BackoffStep::Limits),
         ]
     }
 
     proptest! {
         #[test]
         fn whatever_happens_waits_follow_the_ceiling_of_the_simple_rule(
-            first in limits(), happenings in prop::collection::vec(happening(), 0..64)
+            first in limits(), steps in prop::collection::vec(step(), 0..64)
         ) {
             let (mut backoff, mut limits, mut ceiling) = (Backoff::new(first), first, first.min);
-            for happening in happenings {
-                match happening {
-                    Happening::Wait(jitter) => {
+            for step in steps {
+                match step {
+                    BackoffStep::Wait(jitter) => {
                         let wait = backoff.next(jitter);
                         prop_assert!(ceiling / 2 <= wait && wait <= ceiling, "{wait:?}");
                         ceiling = (ceiling * 2).min(limits.max);
                     }
-                    Happening::Longest => {
+                    BackoffStep::Longest => {
                         ceiling = limits.max;
                         prop_assert_eq!(backoff.longest(), ceiling);
                     }
-                    Happening::Up(uptime) => {
+                    BackoffStep::Up(uptime) => {
                         backoff.was_up(uptime);
                         if uptime >= STABLE_AFTER { ceiling = limits.min; }
                     }
-                    Happening::Limits(new) => {
+                    BackoffStep::Limits(new) => {
                         backoff.set_limits(new);
                         limits = new;
                         ceiling = ceiling.max(new.min).min(new.max);

@@ -4,7 +4,7 @@
 //! One event passes the modules in this order:
 //!
 //! ```text
-//! session  --Intake-->  decode  --Decoded-->  store  --Feedback-->  session
+//! session  --StreamItem-->  decode  --DecodedItem-->  store  --Feedback-->  session
 //!    ^ MQTT                                      | COMMIT              | PUBACK
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection_event;
 pub mod credentials;
 pub mod decode;
 pub mod encoding;
@@ -27,6 +28,8 @@ pub mod erase;
 pub mod event;
 pub mod exit;
 pub mod files;
+pub mod gap;
+pub mod in_flight;
 pub mod message;
 pub mod progress;
 pub mod race;

@@ -1,7 +1,7 @@
 //! Shows that each stage and background task makes progress of its own. A task records until when
 //! its present wait is lawful; one that is past it is stuck.
 //!
-//! The record belongs to the task that [`Registry::watch`] runs, so that code deep inside a stage can
+//! The record belongs to the task that [`ProgressRegistry::watch`] runs, so that code deep inside a stage can
 //! name the limit of a wait. Outside of such a task the functions here do nothing.
 
 use std::future::Future;
@@ -29,46 +29,46 @@ pub const DISK_SCAN: Duration = Duration::from_secs(60 * 60);
 pub const HAND_OVER: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
-    static CURRENT: Current;
+    static CURRENT: CurrentTask;
 }
 
 /// The tasks that run.
 #[derive(Debug)]
-pub struct Registry {
+pub struct ProgressRegistry {
     origin: Instant,
-    records: Mutex<Vec<Weak<Record>>>,
+    records: Mutex<Vec<Weak<TaskRecord>>>,
 }
 
 /// The record of one task, dropped with it.
 #[derive(Debug)]
-struct Record {
+struct TaskRecord {
     name: &'static str,
     /// Milliseconds since the registry's origin.
     lawful_until: AtomicU64,
 }
 
 #[derive(Clone)]
-struct Current {
-    registry: Arc<Registry>,
-    record: Arc<Record>,
+struct CurrentTask {
+    registry: Arc<ProgressRegistry>,
+    record: Arc<TaskRecord>,
 }
 
 /// A task that is past its longest lawful wait.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stuck {
+pub struct StuckTask {
     /// Its name.
     pub task: &'static str,
     /// Seconds since it should have shown progress.
     pub overdue_seconds: f64,
 }
 
-impl Default for Registry {
+impl Default for ProgressRegistry {
     fn default() -> Self {
         Self { origin: Instant::now(), records: Mutex::default() }
     }
 }
 
-impl Registry {
+impl ProgressRegistry {
     /// Runs a task under a name. It counts as stuck if it does not call [`tick`], [`during`] or
     /// [`idle`] in time.
     pub fn watch<F: Future>(
@@ -76,8 +76,8 @@ impl Registry {
         name: &'static str,
         task: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        let record = Arc::new(Record { name, lawful_until: AtomicU64::new(0) });
-        let current = Current { registry: Arc::clone(self), record };
+        let record = Arc::new(TaskRecord { name, lawful_until: AtomicU64::new(0) });
+        let current = CurrentTask { registry: Arc::clone(self), record };
         current.allow(Duration::ZERO);
         let mut records = self.records();
         records.retain(|record| record.strong_count() > 0);
@@ -86,10 +86,10 @@ impl Registry {
     }
 
     /// Returns the stuck tasks, the one that is most overdue first.
-    pub fn stuck(&self) -> Vec<Stuck> {
+    pub fn stuck(&self) -> Vec<StuckTask> {
         let now = self.now_ms();
         let records = self.records();
-        let overdue = |record: Arc<Record>| {
+        let overdue = |record: Arc<TaskRecord>| {
             let late = now.checked_sub(record.lawful_until.load(Ordering::Relaxed))?;
             (late > 0).then_some((late, record.name))
         };
@@ -98,7 +98,7 @@ impl Registry {
         stuck.sort_unstable_by(|a, b| b.cmp(a));
         let in_seconds = |(late, task)| {
             let overdue_seconds = Duration::from_millis(late).as_secs_f64();
-            Stuck { task, overdue_seconds }
+            StuckTask { task, overdue_seconds }
         };
         stuck.into_iter().map(in_seconds).collect()
     }
@@ -107,13 +107,13 @@ impl Registry {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn records(&self) -> MutexGuard<'_, Vec<Weak<Record>>> {
+    fn records(&self) -> MutexGuard<'_, Vec<Weak<TaskRecord>>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
-impl Registry {
+impl ProgressRegistry {
     /// Makes all tasks look as if they had shown nothing for `age`.
     pub(crate) fn set_back(&self, age: Duration) {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -124,7 +124,7 @@ impl Registry {
     }
 }
 
-impl Current {
+impl CurrentTask {
     fn allow(&self, wait: Duration) {
         let wait = u64::try_from((wait + SLACK).as_millis()).unwrap_or(u64::MAX);
         let until = self.registry.now_ms().saturating_add(wait);
@@ -182,13 +182,13 @@ mod tests {
 
     use super::*;
 
-    fn names(registry: &Registry) -> Vec<&'static str> {
+    fn names(registry: &ProgressRegistry) -> Vec<&'static str> {
         registry.stuck().iter().map(|stuck| stuck.task).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_task_is_never_stuck() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(ProgressRegistry::default());
         let idle = tokio::spawn(registry.watch("idle", idle(pending::<()>())));
         sleep(SLACK * 100).await;
         assert_eq!(names(&registry), [""; 0]);
@@ -197,7 +197,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_task_is_stuck_and_named() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(ProgressRegistry::default());
         let silent = tokio::spawn(registry.watch("silent", pending::<()>()));
         let busy = tokio::spawn(registry.watch("busy", idle(pending::<()>())));
         sleep(SLACK).await;
@@ -213,7 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_is_lawful_up_to_its_limit() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(ProgressRegistry::default());
         let limit = Duration::from_secs(100);
         let commit = registry.watch("store", async move {
             during(limit, sleep(limit + SLACK + TICK)).await;
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_part_does_not_hide_another() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(ProgressRegistry::default());
         let task = tokio::spawn(registry.watch("spool", async {
             tokio::join!(idle(pending::<()>()), part("spool route", pending::<()>()));
         }));
@@ -241,26 +241,26 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Event {
+    enum TaskAction {
         Tick(usize),
         Wait(usize, u64),
         Pass(u64),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = TaskAction> {
         prop_oneof![
-            (0usize..3).prop_map(Event::Tick),
-            (0usize..3, 0u64..100_000).prop_map(|(task, limit)| Event::Wait(task, limit)),
-            (0u64..60_000).prop_map(Event::Pass),
+            (0usize..3).prop_map(TaskAction::Tick),
+            (0usize..3, 0u64..100_000).prop_map(|(task, limit)| TaskAction::Wait(task, limit)),
+            (0u64..60_000).prop_map(TaskAction::Pass),
         ]
     }
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
 
-    fn record(registry: &Arc<Registry>, name: &'static str) -> Current {
-        let record = Arc::new(Record { name, lawful_until: AtomicU64::new(0) });
+    fn record(registry: &Arc<ProgressRegistry>, name: &'static str) -> CurrentTask {
+        let record = Arc::new(TaskRecord { name, lawful_until: AtomicU64::new(0) });
         registry.records().push(Arc::downgrade(&record));
-        let current = Current { registry: Arc::clone(registry), record };
+        let current = CurrentTask { registry: Arc::clone(registry), record };
         current.allow(Duration::ZERO);
         current
     }
@@ -273,22 +273,22 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
-                let registry = Arc::new(Registry::default());
+                let registry = Arc::new(ProgressRegistry::default());
                 let tasks = NAMES.map(|name| record(&registry, name));
                 let slack = u64::try_from(SLACK.as_millis()).unwrap();
                 let (mut now, mut limits) = (0, [slack; 3]);
                 for event in events {
                     match event {
-                        Event::Tick(task) => {
+                        TaskAction::Tick(task) => {
                             CURRENT.sync_scope(tasks[task].clone(), tick);
                             limits[task] = now + slack;
                         }
-                        Event::Wait(task, limit) => {
+                        TaskAction::Wait(task, limit) => {
                             let wait = Duration::from_millis(limit);
                             CURRENT.sync_scope(tasks[task].clone(), || allow(wait));
                             limits[task] = now + limit + slack;
                         }
-                        Event::Pass(ms) => {
+                        TaskAction::Pass(ms) => {
                             advance(Duration::from_millis(ms)).await;
                             now += ms;
                         }

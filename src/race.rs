@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// When attempts begin and end.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct RacePace {
     /// Time from the beginning of one attempt to the next, unless one fails before. RFC 8305 calls
     /// it the Connection Attempt Delay.
     pub delay: Duration,
@@ -23,23 +23,24 @@ pub struct Pace {
 }
 
 /// Takes the first connection. The delay is the one that RFC 8305 recommends in section 5.
-pub const FIRST: Pace = Pace { delay: Duration::from_millis(250), patience: Duration::ZERO };
+pub const FIRST: RacePace =
+    RacePace { delay: Duration::from_millis(250), patience: Duration::ZERO };
 
 /// Tries every address, with time for a SYN to be repeated twice where one has succeeded.
-pub const EVERY: Pace = Pace { delay: Duration::ZERO, patience: Duration::from_secs(5) };
+pub const EVERY: RacePace = RacePace { delay: Duration::ZERO, patience: Duration::from_secs(5) };
 
 /// The result of the attempts.
 #[derive(Debug)]
-pub struct Outcome<S> {
+pub struct RaceOutcome<S> {
     /// Connections, in the order of success.
-    pub reached: Vec<Reached<S>>,
+    pub reached: Vec<ReachedAddress<S>>,
     /// Attempts without one. Addresses that were not tried are in neither.
     pub failed: Vec<FailedAttempt>,
 }
 
 /// A connection.
 #[derive(Debug)]
-pub struct Reached<S> {
+pub struct ReachedAddress<S> {
     /// The connection itself.
     pub stream: S,
     /// The address that accepted it.
@@ -106,9 +107,9 @@ pub fn order(addresses: &[SocketAddr], suspects: &[SocketAddr]) -> Vec<SocketAdd
 /// Addresses that accepted a TCP connection, but not the session, when they were last tried. They
 /// are tried after the others, the one that failed last at the very end.
 #[derive(Debug, Default)]
-pub struct Suspects(Mutex<Vec<SocketAddr>>);
+pub struct SuspectAddresses(Mutex<Vec<SocketAddr>>);
 
-impl Suspects {
+impl SuspectAddresses {
     /// Records how the session at an address began.
     pub fn note(&self, address: SocketAddr, works: bool) {
         let mut suspects = self.lock();
@@ -138,9 +139,9 @@ impl Suspects {
 /// Connects by TCP.
 pub async fn connect_tcp(
     addresses: &[SocketAddr],
-    pace: Pace,
+    pace: RacePace,
     deadline: Instant,
-) -> Outcome<TcpStream> {
+) -> RaceOutcome<TcpStream> {
     race(addresses, pace, deadline, |address| async move {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -149,7 +150,7 @@ pub async fn connect_tcp(
     .await
 }
 
-struct Attempt<F> {
+struct ConnectAttempt<F> {
     address: SocketAddr,
     began: Instant,
     future: Pin<Box<F>>,
@@ -158,25 +159,25 @@ struct Attempt<F> {
 /// Connects with `dial`, at most until the deadline.
 pub async fn race<S, F>(
     addresses: &[SocketAddr],
-    pace: Pace,
+    pace: RacePace,
     deadline: Instant,
     dial: impl Fn(SocketAddr) -> F,
-) -> Outcome<S>
+) -> RaceOutcome<S>
 where
     F: Future<Output = io::Result<S>>,
 {
-    let mut outcome = Outcome { reached: Vec::new(), failed: Vec::new() };
+    let mut outcome = RaceOutcome { reached: Vec::new(), failed: Vec::new() };
     let mut waiting = addresses.iter().copied();
-    let mut attempts: Vec<Attempt<F>> = Vec::new();
+    let mut attempts: Vec<ConnectAttempt<F>> = Vec::new();
     let (mut end, mut next) = (deadline, Instant::now());
     while !(attempts.is_empty() && waiting.len() == 0) {
         tokio::select! {
             biased;
             (attempt, result) = poll_fn(|context| poll_any(&mut attempts, context)) => {
-                let Attempt { address, began, .. } = attempt;
+                let ConnectAttempt { address, began, .. } = attempt;
                 match result {
                     Ok(stream) => {
-                        outcome.reached.push(Reached { stream, address, took: began.elapsed() });
+                        outcome.reached.push(ReachedAddress { stream, address, took: began.elapsed() });
                         if pace.patience.is_zero() {
                             break;
                         }
@@ -194,7 +195,7 @@ where
                 next = began + pace.delay;
                 // One is left, and an array or slice iterator keeps count.
                 let Some(address) = waiting.next() else { break };
-                attempts.push(Attempt { address, began, future: Box::pin(dial(address)) });
+                attempts.push(ConnectAttempt { address, began, future: Box::pin(dial(address)) });
             }
         }
     }
@@ -206,9 +207,9 @@ where
 }
 
 fn poll_any<S, F: Future<Output = io::Result<S>>>(
-    attempts: &mut Vec<Attempt<F>>,
+    attempts: &mut Vec<ConnectAttempt<F>>,
     context: &mut Context<'_>,
-) -> Poll<(Attempt<F>, io::Result<S>)> {
+) -> Poll<(ConnectAttempt<F>, io::Result<S>)> {
     let ready = attempts.iter_mut().enumerate().find_map(|(place, attempt)| {
         match attempt.future.as_mut().poll(context) {
             Poll::Ready(result) => Some((place, result)),
@@ -249,13 +250,16 @@ mod tests {
         }
     }
 
-    async fn raced(addresses: &[SocketAddr], pace: Pace) -> (Outcome<SocketAddr>, Duration) {
+    async fn raced(
+        addresses: &[SocketAddr],
+        pace: RacePace,
+    ) -> (RaceOutcome<SocketAddr>, Duration) {
         let began = Instant::now();
         let outcome = race(addresses, pace, began + LIMIT, dial).await;
         (outcome, began.elapsed())
     }
 
-    fn reached(outcome: &Outcome<SocketAddr>) -> Vec<SocketAddr> {
+    fn reached(outcome: &RaceOutcome<SocketAddr>) -> Vec<SocketAddr> {
         outcome.reached.iter().map(|reached| reached.stream).collect()
     }
 

@@ -37,7 +37,7 @@ pub fn folder(otherwise: Option<&Path>) -> Option<PathBuf> {
 
 /// Names a file and says what is lost without it.
 #[derive(Debug, Clone, Copy)]
-pub struct Purpose {
+pub struct FilePurpose {
     /// The file's name after the client id.
     pub suffix: &'static str,
     /// What the process does worse while it cannot use the file.
@@ -47,12 +47,12 @@ pub struct Purpose {
 /// A value that is kept in a file while it differs from the default.
 #[derive(Debug)]
 pub struct StateFile<T> {
-    jobs: Option<SyncSender<Job<T>>>,
-    purpose: Purpose,
+    jobs: Option<SyncSender<FileJob<T>>>,
+    purpose: FilePurpose,
 }
 
 #[derive(Debug)]
-enum Job<T> {
+enum FileJob<T> {
     Read(oneshot::Sender<T>),
     Keep(Box<T>, oneshot::Sender<bool>),
 }
@@ -62,7 +62,7 @@ where
     T: Default + PartialEq + Serialize + DeserializeOwned + Send + 'static,
 {
     /// Opens the file of a client id in a folder.
-    pub fn within(folder: Option<&Path>, client_id: &str, purpose: Purpose) -> Self {
+    pub fn within(folder: Option<&Path>, client_id: &str, purpose: FilePurpose) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
         let name = client_id.chars().map(plain).collect::<String>() + purpose.suffix;
         let Some(path) = folder.map(|folder| folder.join(name)) else {
@@ -78,24 +78,24 @@ where
     /// Returns the value that an earlier process left; the default if there is none, or the disk does
     /// not answer.
     pub async fn read(&self) -> T {
-        self.ask(Job::Read).await
+        self.ask(FileJob::Read).await
     }
 
     /// Replaces the value. Returns once that is durable or has failed, within a bounded time; false if
     /// it has failed.
     pub async fn keep(&self, value: T) -> bool {
-        self.ask(|answer| Job::Keep(Box::new(value), answer)).await
+        self.ask(|answer| FileJob::Keep(Box::new(value), answer)).await
     }
 
     /// Replaces the value without waiting for the disk.
     pub fn keep_soon(&self, value: T) {
         if let Some(jobs) = &self.jobs {
             // A disk that is far behind gets a later value.
-            let _ = jobs.try_send(Job::Keep(Box::new(value), oneshot::channel().0));
+            let _ = jobs.try_send(FileJob::Keep(Box::new(value), oneshot::channel().0));
         }
     }
 
-    async fn ask<A: Default>(&self, job: impl FnOnce(oneshot::Sender<A>) -> Job<T>) -> A {
+    async fn ask<A: Default>(&self, job: impl FnOnce(oneshot::Sender<A>) -> FileJob<T>) -> A {
         let Some(jobs) = &self.jobs else { return A::default() };
         let (answer, answered) = oneshot::channel();
         if jobs.try_send(job(answer)).is_ok()
@@ -110,21 +110,21 @@ where
 }
 
 /// Does the jobs, one after the other, until the sender is gone.
-fn serve<T>(path: &Path, jobs: &Receiver<Job<T>>, purpose: Purpose)
+fn serve<T>(path: &Path, jobs: &Receiver<FileJob<T>>, purpose: FilePurpose)
 where
     T: Default + PartialEq + Serialize + DeserializeOwned,
 {
     for job in jobs {
         match job {
-            Job::Read(answer) => _ = answer.send(read(path, purpose)),
-            Job::Keep(value, answer) => {
+            FileJob::Read(answer) => _ = answer.send(read(path, purpose)),
+            FileJob::Keep(value, answer) => {
                 let _ = answer.send(keep(path, &*value, purpose));
             }
         }
     }
 }
 
-fn read<T: Default + DeserializeOwned>(path: &Path, purpose: Purpose) -> T {
+fn read<T: Default + DeserializeOwned>(path: &Path, purpose: FilePurpose) -> T {
     let read = match fs::read(path) {
         Ok(content) => serde_json::from_slice(&content).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return T::default(),
@@ -136,7 +136,7 @@ fn read<T: Default + DeserializeOwned>(path: &Path, purpose: Purpose) -> T {
     })
 }
 
-fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: Purpose) -> bool {
+fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: FilePurpose) -> bool {
     let nothing = *value == T::default();
     let once = || if nothing { remove(path) } else { write(path, value) };
     // A sync may fail once: what it was to write has to be written again.
@@ -147,7 +147,7 @@ fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: Pur
     done.is_ok()
 }
 
-fn warn_unusable(path: &Path, error: &io::Error, purpose: Purpose) {
+fn warn_unusable(path: &Path, error: &io::Error, purpose: FilePurpose) {
     tracing::warn!(
         path = %path.display(),
         %error,
@@ -178,7 +178,7 @@ fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const PURPOSE: Purpose = Purpose { suffix: ".state.json", consequence: "none" };
+    const PURPOSE: FilePurpose = FilePurpose { suffix: ".state.json", consequence: "none" };
 
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_is_not_waited_for() {

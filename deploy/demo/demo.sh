@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The whole way of an event on one machine: simulated boards -> Mosquitto with mutual TLS and a
-# password -> centiloc-bridge -> PostgreSQL -> SQL. Everything lives in a scratch folder, on loopback
-# ports of its own, and is gone when this ends.
+# The whole path of an event on one machine: simulated boards -> Mosquitto with mutual TLS and a
+# password -> centiloc-bridge -> PostgreSQL -> SQL. Everything is in a scratch directory, on free
+# loopback ports, and is removed when the script ends.
 #
-# DEMO_SECONDS  publish for so long, then compare and end; empty: until Ctrl-C
-# DEMO_EVENTS   publish so many events; alone: as fast as the broker takes them
+# DEMO_SECONDS  publish for this many seconds, then compare and end (empty: until Ctrl-C)
+# DEMO_EVENTS   publish this many events (without DEMO_SECONDS: as fast as the broker accepts them)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly seconds=${DEMO_SECONDS:-} events=${DEMO_EVENTS:-}
 readonly tenant=acme boards=12 items=400
-# Events a second where nothing else is said: far more than a busy shop has.
+# Default events per second: far more than a busy shop has.
 readonly default_rate=1000
-# How long the bridge may take to commit what is published.
+# Limit for the bridge to commit the published events.
 readonly settle_seconds=60
 
 number() { [[ $2 =~ ^([1-9][0-9]*)?$ ]] || { echo "$1 must be a whole number, not '$2'" >&2; exit 64; }; }
@@ -28,14 +28,14 @@ else
     rate=$default_rate count=
 fi
 
-# --- processes and folders, ended and removed on every way out ------------------------------------
+# --- processes and folders, ended and removed on every exit ---------------------------------------
 
 umask 077
 dir=$(mktemp -d "${TMPDIR:-/tmp}/centiloc-demo.XXXXXX")
 postgres_pid='' mosquitto_pid='' bridge_pid='' simulate_pid=''
 
-# For the background. The program gets a session of its own, so that Ctrl-C reaches this script alone,
-# which ends things in order; and it gets SIGNAL, should this script be killed.
+# Starts a background program in a separate session, so that Ctrl-C reaches only this script, which
+# ends the programs in order. If this script is killed, the program gets SIGNAL.
 start() { exec setsid setpriv --pdeathsig "$@"; } # SIGNAL [SETPRIV-OPTION...] PROGRAM...
 
 end() { # PID SIGNAL SECONDS
@@ -72,7 +72,7 @@ fail() {
     exit 1
 }
 
-# Below the ports that outgoing connections are given.
+# Returns a port below the range of outgoing connections.
 free_port() {
     local port
     while :; do
@@ -111,7 +111,7 @@ echo "building (release)"
 "${CARGO:-cargo}" build --release --locked --quiet --bin centiloc-bridge
 bridge=$(realpath "${CARGO_TARGET_DIR:-target}/release/centiloc-bridge")
 
-# --- certificates: a CA in Centiloc's stead, a server, and the customer's key and request ----------
+# --- certificates: a stand-in for Centiloc's CA, a server, and the customer's key and request ------
 
 certificates() {
     local pki=$dir/pki
@@ -133,8 +133,8 @@ sign() { # REQUEST CERTIFICATE EXTENSION...
         -CAcreateserial -days 30 -extfile "$dir/pki/extensions" -out "$dir/pki/$certificate"
 }
 
-echo "making certificates"
-certificates >"$dir/certificates.log" 2>&1 || fail "the certificates could not be made" "$dir/certificates.log"
+echo "creating certificates"
+certificates >"$dir/certificates.log" 2>&1 || fail "creating certificates failed" "$dir/certificates.log"
 
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
@@ -179,8 +179,8 @@ openssl rand -hex 16 >"$dir/mqtt.password"
 touch "$dir/mqtt.passwords"
 mosquitto_passwd -b "$dir/mqtt.passwords" demo "$(cat "$dir/mqtt.password")"
 mkdir "$dir/mosquitto"
-# The queue is unbounded here: with EVENTS alone the demo publishes faster than any real tenant.
-# No delay on TCP: else the lag shown would be the simulator's wait for its PUBACKs.
+# The queue is unbounded, because with EVENTS only, the demo publishes faster than any real tenant.
+# TCP_NODELAY is set, because otherwise the lag shown would be the simulator's wait for its PUBACKs.
 cat >"$dir/mosquitto.conf" <<CONF
 user root
 persistence true
@@ -226,14 +226,14 @@ url_file = "$dir/database.url"
 [admin]
 listen = "127.0.0.1:$admin_port"
 CONF
-echo "starting centiloc-bridge, state at http://127.0.0.1:$admin_port/"
+echo "starting centiloc-bridge, status page at http://127.0.0.1:$admin_port/"
 start TERM "$bridge" run -c "$dir/config.toml" >"$dir/bridge.log" 2>&1 </dev/null &
 bridge_pid=$!
 wait_for centiloc-bridge $bridge_pid "$dir/bridge.log" is_ready
 
 # --- boards and items -----------------------------------------------------------------------------
 
-if [ "$rate" = 0 ]; then pace='as fast as the broker takes them'; else pace="at $rate events a second"; fi
+if [ "$rate" = 0 ]; then pace='as fast as the broker accepts them'; else pace="at $rate events per second"; fi
 echo "simulating $boards boards and $items items, protobuf and JSON, $pace"
 start TERM "$bridge" simulate --host localhost --port "$broker_port" --tenant "$tenant" \
     --ca "$dir/pki/ca.crt" --cert "$dir/pki/tls-cert.pem" --key "$dir/pki/private-key.pem" \
@@ -242,10 +242,10 @@ start TERM "$bridge" simulate --host localhost --port "$broker_port" --tenant "$
     >"$dir/simulate.out" 2>"$dir/simulate.log" </dev/null &
 simulate_pid=$!
 
-# --- what a person watches ------------------------------------------------------------------------
+# --- progress -------------------------------------------------------------------------------------
 
 # Sums of the metrics over their labels: received committed lag-sum lag-count
-figures() {
+metrics() {
     http "$admin_port" /metrics | awk '
         { name = $1; sub(/\{.*/, "", name); sum[name] += $2 }
         END {
@@ -258,7 +258,7 @@ figures() {
 last_lag='0 0'
 line() {
     local received committed lag_sum lag_count lag items_in up
-    read -r received committed lag_sum lag_count < <(figures) || return 0
+    read -r received committed lag_sum lag_count < <(metrics) || return 0
     lag=$(echo "$last_lag $lag_sum $lag_count" | awk '
         $4 > $2 { printf "%.0f ms", 1000 * ($3 - $1) / ($4 - $2); next } { printf "-" }')
     last_lag="$lag_sum $lag_count"
@@ -272,7 +272,7 @@ line() {
 
 queries() {
     echo
-    echo "Queries to paste, and what they say now. All of them in:"
+    echo "Sample queries and their results. To run your own:"
     echo "  psql '$database_url'"
     sql -f deploy/demo/queries.sql -v ECHO=queries -P pager=off
     echo
@@ -287,7 +287,7 @@ while runs $simulate_pid; do
     runs $bridge_pid || fail "centiloc-bridge ended" "$dir/bridge.log"
     if [ -z "$count" ] && [ $shown = no ] && [ $((SECONDS - began)) -ge 5 ]; then
         queries
-        echo "Ctrl-C ends everything and leaves nothing behind."
+        echo "Ctrl-C ends everything and removes all files."
         shown=yes
     fi
 done
@@ -296,8 +296,8 @@ simulate_pid=''
 
 # --- the comparison -------------------------------------------------------------------------------
 
-said=$(tail -n 1 "$dir/simulate.out")
-[[ $said =~ published=([0-9]+)\ acknowledged=([0-9]+) ]] || fail "simulate said '$said'" "$dir/simulate.log"
+summary=$(tail -n 1 "$dir/simulate.out")
+[[ $summary =~ published=([0-9]+)\ acknowledged=([0-9]+) ]] || fail "unexpected output of simulate: '$summary'" "$dir/simulate.log"
 published=${BASH_REMATCH[1]} acknowledged=${BASH_REMATCH[2]}
 rows() {
     sql -At -c 'select (select count(*) from centiloc.item_event)

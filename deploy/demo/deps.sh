@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what demo and tests need and is missing, where it may: Debian and Ubuntu, as root or with
-# a sudo that asks for no password. Elsewhere says what to install. The packages' own cluster and
-# broker are not started, nor the pooler: nothing here uses, or occupies, ports 5432, 6432 and 1883.
+# Installs missing packages for demo and tests, on Debian and Ubuntu as root or with passwordless
+# sudo. Elsewhere lists the packages to install. The default cluster, broker and pooler of the packages
+# are not started: nothing here uses or occupies ports 5432, 6432 and 1883.
 set -euo pipefail
 
 cargo=${CARGO:-cargo}
@@ -39,7 +39,7 @@ as_root=()
 if [ "$(id -u)" != 0 ]; then as_root=(sudo -n); fi
 if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
     {
-        echo "These are missing, and may not be installed from here: ${missing[*]}"
+        echo "These packages are missing, and this script may not install them: ${missing[*]}"
         echo "On Debian or Ubuntu:  sudo apt-get install ${missing[*]}"
         echo "Elsewhere: a PostgreSQL server (14 or newer) with initdb, psql, PgBouncer, Mosquitto (2 or"
         echo "newer) with mosquitto_passwd, openssl, a C compiler and util-linux, all in PATH."
@@ -48,11 +48,11 @@ if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
 fi
 
 echo "Installing: ${missing[*]}"
-# What follows is undone on exit. An existing cluster or a configuration of one's own stays as it is.
+# The following is undone on exit. An existing cluster or configuration is not changed.
 no_cluster=/etc/postgresql-common/createcluster.d/centiloc-bridge-demo.conf
 has_systemd=no
 [ -d /run/systemd/system ] && has_systemd=yes
-# The services of what is installed here, which are not to run.
+# Services of the installed packages, which must not run.
 services=()
 for service in mosquitto pgbouncer; do
     case " ${missing[*]} " in *" $service "*) services+=("$service.service") ;; esac
@@ -72,12 +72,12 @@ if keeps_down; then
     "${as_root[@]}" systemctl mask --runtime --quiet "${services[@]}"
 fi
 
-# RUNLEVEL=1 keeps invoke-rc.d from starting services where there is no systemd.
+# RUNLEVEL=1 prevents invoke-rc.d from starting services without systemd.
 install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
 }
-# The lists may be absent or old.
+# The package lists may be absent or old.
 install || { "${as_root[@]}" apt-get update -qq && install; }
 
 if keeps_down; then

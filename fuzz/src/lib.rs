@@ -1,6 +1,6 @@
 //! What the fuzz targets assert: the functions that the integration tests run on the seeds.
 
-#[path = "../../tests/it/fuzzed/mod.rs"]
-mod fuzzed;
+#[path = "../../tests/it/fuzz_corpus/mod.rs"]
+mod fuzz_corpus;
 
-pub use fuzzed::*;
+pub use fuzz_corpus::*;

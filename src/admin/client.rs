@@ -26,12 +26,12 @@ pub enum StatusError {
         "the service is not running: nothing listens on {0}; start it with `centiloc-bridge run` \
          or through its service manager"
     )]
-    NotRunning(Target),
+    NotRunning(AdminTarget),
     /// Another failure on the way.
     #[error("could not ask {target}: {source}")]
     Unreachable {
         /// Asked address.
-        target: Target,
+        target: AdminTarget,
         /// What failed.
         source: std::io::Error,
     },
@@ -40,7 +40,7 @@ pub enum StatusError {
         "{0} does not answer within {TIMEOUT:?}: the service may be stuck; see its log, and \
          restart it if this lasts"
     )]
-    Silent(Target),
+    Silent(AdminTarget),
     /// Someone else answers.
     #[error(
         "{target} is answered by something other than centiloc-bridge ({detail}); see which \
@@ -48,7 +48,7 @@ pub enum StatusError {
     )]
     Foreign {
         /// Asked address.
-        target: Target,
+        target: AdminTarget,
         /// What was wrong.
         detail: String,
     },
@@ -56,7 +56,7 @@ pub enum StatusError {
 
 /// The admin endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct AdminTarget {
     /// Host and port.
     address: String,
     /// Of the status document.
@@ -65,13 +65,13 @@ pub struct Target {
     given_by: &'static str,
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for AdminTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.address, self.given_by)
     }
 }
 
-impl From<SocketAddr> for Target {
+impl From<SocketAddr> for AdminTarget {
     /// The service that listens on this `admin.listen`. An address that means "every interface" is
     /// reached through loopback.
     fn from(listen: SocketAddr) -> Self {
@@ -85,7 +85,7 @@ impl From<SocketAddr> for Target {
     }
 }
 
-impl FromStr for Target {
+impl FromStr for AdminTarget {
     type Err = String;
 
     /// Parses `http://host:port`, with a path where a reverse proxy serves the endpoint below one.
@@ -102,7 +102,7 @@ impl FromStr for Target {
 }
 
 /// Fetches the status document of a service.
-pub async fn fetch(target: &Target) -> Result<Value, StatusError> {
+pub async fn fetch(target: &AdminTarget) -> Result<Value, StatusError> {
     let owned = || target.clone();
     let answer = timeout(TIMEOUT, ask(target)).await.map_err(|_| StatusError::Silent(owned()))?;
     let answer = answer.map_err(|source| match source.kind() {
@@ -112,8 +112,8 @@ pub async fn fetch(target: &Target) -> Result<Value, StatusError> {
     parse(&answer).map_err(|detail| StatusError::Foreign { target: owned(), detail })
 }
 
-async fn ask(target: &Target) -> std::io::Result<Vec<u8>> {
-    let Target { address, path, .. } = target;
+async fn ask(target: &AdminTarget) -> std::io::Result<Vec<u8>> {
+    let AdminTarget { address, path, .. } = target;
     let mut stream = TcpStream::connect(address).await?;
     // HTTP/1.0: the answer ends with the connection, and is never chunked.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_interface_is_asked_through_loopback() {
-        let reach = |text: &str| Target::from(text.parse::<SocketAddr>().expect("an address"));
+        let reach = |text: &str| AdminTarget::from(text.parse::<SocketAddr>().expect("an address"));
         assert_eq!(reach("0.0.0.0:9464").address, "127.0.0.1:9464");
         assert_eq!(reach("[::]:9464").address, "[::1]:9464");
         assert_eq!(reach("192.0.2.1:9464").address, "192.0.2.1:9464");
@@ -178,13 +178,15 @@ mod tests {
             ("http://proxy:8080/bridge/", "proxy:8080", "/bridge/api/status"),
             ("http://bridge:9464/api/status", "bridge:9464", "/api/status"),
         ] {
-            let target: Target = url.parse().expect(url);
+            let target: AdminTarget = url.parse().expect(url);
             assert_eq!((target.address.as_str(), target.path.as_str()), (address, path), "{url}");
         }
         for url in
             ["127.0.0.1:9464", "https://bridge:9464", "http://", "http://u:p@b", "http://b/?q"]
         {
-            assert!(url.parse::<Target>().expect_err(url).contains("expected http://HOST:PORT"));
+            assert!(
+                url.parse::<AdminTarget>().expect_err(url).contains("expected http://HOST:PORT")
+            );
         }
     }
 

@@ -54,7 +54,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 
 /// Hands out connections with a limited life.
 #[derive(Debug)]
-pub struct Limited {
+pub struct LimitedListener {
     listener: TcpListener,
     /// Ends every connection.
     all: CancellationToken,
@@ -63,7 +63,7 @@ pub struct Limited {
     newest: VecDeque<CancellationToken>,
 }
 
-impl Limited {
+impl LimitedListener {
     /// `all` ends every connection.
     pub fn new(listener: TcpListener, all: CancellationToken) -> Self {
         Self { listener, all, newest: VecDeque::with_capacity(MAX_CONNECTIONS) }
@@ -82,15 +82,15 @@ impl Limited {
     }
 }
 
-impl Listener for Limited {
-    type Io = Connection;
+impl Listener for LimitedListener {
+    type Io = LimitedConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (LimitedConnection, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    return (Connection::new(stream, self.admit()), peer);
+                    return (LimitedConnection::new(stream, self.admit()), peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin endpoint could not accept a connection");
@@ -107,13 +107,13 @@ impl Listener for Limited {
 
 /// A connection that fails once its time is up or it is told to end.
 #[derive(Debug)]
-pub struct Connection {
+pub struct LimitedConnection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Connection {
+impl LimitedConnection {
     fn new(stream: TcpStream, end: CancellationToken) -> Self {
         Self { stream, deadline: Box::pin(sleep(MAX_LIFE)), ended: Box::pin(end.cancelled_owned()) }
     }
@@ -128,7 +128,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for LimitedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -141,7 +141,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for LimitedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

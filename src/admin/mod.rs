@@ -5,9 +5,9 @@ pub mod client;
 mod host;
 mod listen;
 mod negotiation;
-pub mod outline;
 mod page;
 pub mod report;
+pub mod status_view;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +28,11 @@ use uuid::Uuid;
 pub use listen::{BindError, bind};
 
 use crate::config::Config;
-use crate::progress::Registry;
+use crate::progress::ProgressRegistry;
 use crate::telemetry::{Health, Metrics};
-use listen::Limited;
-use negotiation::Format;
-use report::{Liveness, Readiness, Status, unaccounted};
+use listen::LimitedListener;
+use negotiation::MetricsFormat;
+use report::{LivenessReport, ReadinessReport, ServiceStatus, unaccounted};
 
 /// Requests under way get this long to finish once the endpoint stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub struct AdminState {
     started: Instant,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    progress: Arc<Registry>,
+    progress: Arc<ProgressRegistry>,
 }
 
 impl AdminState {
@@ -67,7 +67,7 @@ impl AdminState {
         instance: Uuid,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
-        progress: Arc<Registry>,
+        progress: Arc<ProgressRegistry>,
     ) -> Self {
         Self {
             tenant: config.tenant.clone(),
@@ -94,7 +94,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let server = axum::serve(Limited::new(listener, connections), router)
+    let server = axum::serve(LimitedListener::new(listener, connections), router)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
@@ -120,36 +120,36 @@ fn router(state: AdminState) -> Router {
         .with_state(Arc::new(state))
 }
 
-type Shared = State<Arc<AdminState>>;
+type SharedAdminState = State<Arc<AdminState>>;
 
-async fn page(State(state): Shared) -> Response {
+async fn page(State(state): SharedAdminState) -> Response {
     // Unwrap safety: a struct of text, numbers and dates of this century.
-    let status = serde_json::to_value(Status::new(&state)).expect("a status is JSON");
+    let status = serde_json::to_value(ServiceStatus::new(&state)).expect("a status is JSON");
     (HEADERS, Html(page::render(&status))).into_response()
 }
 
-async fn livez(State(state): Shared) -> Response {
-    let liveness = Liveness::new(state.progress.stuck());
+async fn livez(State(state): SharedAdminState) -> Response {
+    let liveness = LivenessReport::new(state.progress.stuck());
     (code(liveness.live), HEADERS, Json(liveness)).into_response()
 }
 
-async fn readyz(State(state): Shared) -> Response {
-    let readiness = Readiness::new(&state.health.snapshot(), unaccounted(&state.metrics));
+async fn readyz(State(state): SharedAdminState) -> Response {
+    let readiness = ReadinessReport::new(&state.health.snapshot(), unaccounted(&state.metrics));
     (code(readiness.ready), HEADERS, Json(readiness)).into_response()
 }
 
-async fn metrics(State(state): Shared, headers: HeaderMap) -> Response {
-    let format = Format::accepted_by(&headers);
+async fn metrics(State(state): SharedAdminState, headers: HeaderMap) -> Response {
+    let format = MetricsFormat::accepted_by(&headers);
     let text = match format {
-        Format::Text => state.metrics.encode_text(),
-        Format::OpenMetrics => state.metrics.encode_openmetrics(),
+        MetricsFormat::Text => state.metrics.encode_text(),
+        MetricsFormat::OpenMetrics => state.metrics.encode_openmetrics(),
     };
     let answer = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
     (HEADERS, answer, text).into_response()
 }
 
-async fn status(State(state): Shared) -> Response {
-    (HEADERS, Json(Status::new(&state))).into_response()
+async fn status(State(state): SharedAdminState) -> Response {
+    (HEADERS, Json(ServiceStatus::new(&state))).into_response()
 }
 
 async fn elsewhere() -> Response {

@@ -5,14 +5,14 @@ use axum::http::header::ACCEPT;
 
 /// A format of `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum MetricsFormat {
     /// Prometheus text format 0.0.4: what every collector reads.
     Text,
     /// OpenMetrics 1.0.0, for clients that name it.
     OpenMetrics,
 }
 
-impl Format {
+impl MetricsFormat {
     /// Returns OpenMetrics where the client names it and prefers no other text format.
     pub fn accepted_by(headers: &HeaderMap) -> Self {
         let (mut openmetrics, mut text) = (0.0, 0.0);
@@ -54,44 +54,47 @@ mod tests {
 
     use super::*;
 
-    fn accepted(values: &[&str]) -> Format {
+    fn accepted(values: &[&str]) -> MetricsFormat {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(ACCEPT, HeaderValue::from_str(value).expect("a header"));
         }
-        Format::accepted_by(&headers)
+        MetricsFormat::accepted_by(&headers)
     }
 
     #[test]
     fn openmetrics_goes_only_to_clients_naming_it() {
         for (values, expected) in [
-            (&[][..], Format::Text),
-            (&["*/*"], Format::Text),
-            (&["application/*;q=0.9"], Format::Text),
+            (&[][..], MetricsFormat::Text),
+            (&["*/*"], MetricsFormat::Text),
+            (&["application/*;q=0.9"], MetricsFormat::Text),
             // Prometheus 2 and 3, in this order of versions.
             (
                 &["application/openmetrics-text;version=1.0.0;q=0.5,\
                    application/openmetrics-text;version=0.0.1;q=0.4,\
                    text/plain;version=0.0.4;q=0.3,*/*;q=0.2"],
-                Format::OpenMetrics,
+                MetricsFormat::OpenMetrics,
             ),
             (
                 &["application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
                    encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;\
                    escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2"],
-                Format::OpenMetrics,
+                MetricsFormat::OpenMetrics,
             ),
             // Telegraf before 1.21.
             (
                 &["application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
                    encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3"],
-                Format::Text,
+                MetricsFormat::Text,
             ),
-            (&["Application/OpenMetrics-Text; Version=\"1.0.0\""], Format::OpenMetrics),
-            (&["application/openmetrics-text;version=0.0.1"], Format::Text),
-            (&["application/openmetrics-text;q=0"], Format::Text),
-            (&["application/openmetrics-text;q=0.1, text/plain"], Format::Text),
-            (&["text/plain;q=0.5", "application/openmetrics-text;q=0.5"], Format::OpenMetrics),
+            (&["Application/OpenMetrics-Text; Version=\"1.0.0\""], MetricsFormat::OpenMetrics),
+            (&["application/openmetrics-text;version=0.0.1"], MetricsFormat::Text),
+            (&["application/openmetrics-text;q=0"], MetricsFormat::Text),
+            (&["application/openmetrics-text;q=0.1, text/plain"], MetricsFormat::Text),
+            (
+                &["text/plain;q=0.5", "application/openmetrics-text;q=0.5"],
+                MetricsFormat::OpenMetrics,
+            ),
         ] {
             assert_eq!(accepted(values), expected, "{values:?}");
         }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-use super::outline::{Outline, Section};
+use super::status_view::{StatusView, ViewSection};
 
 /// The page loads itself again after this many seconds.
 const REFRESH_SECONDS: u32 = 5;
@@ -45,11 +45,11 @@ impl fmt::Display for Escaped<'_> {
 pub fn render(status: &Value) -> String {
     let mut html = String::with_capacity(8 * 1024);
     // Unwrap safety: writing to a String does not fail.
-    write(&mut html, &Outline::new(status)).expect("a String takes everything");
+    write(&mut html, &StatusView::new(status)).expect("a String takes everything");
     html
 }
 
-fn write(out: &mut String, outline: &Outline) -> fmt::Result {
+fn write(out: &mut String, view: &StatusView) -> fmt::Result {
     write!(
         out,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -57,10 +57,10 @@ fn write(out: &mut String, outline: &Outline) -> fmt::Result {
          <meta http-equiv=\"refresh\" content=\"{REFRESH_SECONDS}\">\
          <title>centiloc-bridge: {}</title><style>{STYLE}</style></head><body>\
          <h1>centiloc-bridge</h1>",
-        in_words(outline.ready)
+        in_words(view.ready)
     )?;
-    write_state(out, outline)?;
-    for section in &outline.sections {
+    write_state(out, view)?;
+    for section in &view.sections {
         write_section(out, section)?;
     }
     out.push_str(
@@ -75,17 +75,17 @@ fn in_words(ready: bool) -> &'static str {
     if ready { "ready" } else { "not ready" }
 }
 
-fn write_state(out: &mut String, outline: &Outline) -> fmt::Result {
-    let class = if outline.ready { "good" } else { "bad" };
+fn write_state(out: &mut String, view: &StatusView) -> fmt::Result {
+    let class = if view.ready { "good" } else { "bad" };
     write!(out, "<div class=\"state {class}\"><strong>The service is ")?;
-    write!(out, "{}.</strong>", in_words(outline.ready))?;
-    for (part, problem) in &outline.obstacles {
+    write!(out, "{}.</strong>", in_words(view.ready))?;
+    for (part, problem) in &view.obstacles {
         write!(out, "<br>{}: {}", Escaped(part), Escaped(problem))?;
     }
     out.write_str("</div>")
 }
 
-fn write_section(out: &mut String, section: &Section) -> fmt::Result {
+fn write_section(out: &mut String, section: &ViewSection) -> fmt::Result {
     write!(out, "<h2>{}</h2><table>", Escaped(&section.title))?;
     for (label, value) in &section.rows {
         write!(

@@ -5,79 +5,80 @@ use time::OffsetDateTime;
 
 use super::AdminState;
 use crate::event::RejectReason;
-use crate::progress::Stuck;
+use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
-use crate::telemetry::health::{Phase, Snapshot};
+use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
 
 /// `/livez`.
 #[derive(Debug, Serialize)]
-pub struct Liveness {
+pub struct LivenessReport {
     /// Whether all stages and background tasks make progress.
     pub live: bool,
     /// Those that do not, the one that is most overdue first.
-    pub stuck: Vec<Stuck>,
+    pub stuck: Vec<StuckTask>,
 }
 
-impl Liveness {
+impl LivenessReport {
     /// Live is a process with no task stuck.
-    pub fn new(stuck: Vec<Stuck>) -> Self {
+    pub fn new(stuck: Vec<StuckTask>) -> Self {
         Self { live: stuck.is_empty(), stuck }
     }
 }
 
 /// `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Readiness {
+pub struct ReadinessReport {
     /// Whether events are received and can be made durable.
     pub ready: bool,
     /// Why not; empty while ready.
-    pub not_ready: Vec<Obstacle>,
+    pub not_ready: Vec<ReadinessProblem>,
 }
 
 /// One reason not to be ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Obstacle {
+pub struct ReadinessProblem {
     /// `session`, `database`, `spool`, `accounting` or `task`.
     pub part: &'static str,
     /// What is wrong, with the cure.
     pub problem: String,
 }
 
-impl Readiness {
+impl ReadinessReport {
     /// Ready is subscribed to everything at QoS 1, with a database that answers and, where it is on, a
     /// spool that takes what comes.
     ///
     /// `unaccounted` messages were received and forgotten: a service that does so is not ready.
-    pub fn new(snapshot: &Snapshot, unaccounted: i64) -> Self {
+    pub fn new(snapshot: &HealthSnapshot, unaccounted: i64) -> Self {
         let mut not_ready = Vec::new();
-        if snapshot.session.phase != Phase::Subscribed || snapshot.session.problem.is_some() {
+        if snapshot.session.phase != SessionPhase::Subscribed || snapshot.session.problem.is_some()
+        {
             let problem = snapshot.session.problem.clone();
             let problem = problem.unwrap_or_else(|| phase_in_words(snapshot.session.phase));
-            not_ready.push(Obstacle { part: "session", problem });
+            not_ready.push(ReadinessProblem { part: "session", problem });
         }
         if !snapshot.database.up {
             let problem = snapshot.database.problem.clone().unwrap_or_else(|| {
                 "not connected yet; if this lasts, see the log and database.url".to_owned()
             });
-            not_ready.push(Obstacle { part: "database", problem });
+            not_ready.push(ReadinessProblem { part: "database", problem });
         }
         if let Some(problem) = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone()) {
-            not_ready.push(Obstacle { part: "spool", problem });
+            not_ready.push(ReadinessProblem { part: "spool", problem });
         }
         for down in &snapshot.tasks_down {
             let problem = format!(
                 "the task {} failed and is restarted; if this lasts, see the log: {}",
                 down.task, down.problem
             );
-            not_ready.push(Obstacle { part: "task", problem });
+            not_ready.push(ReadinessProblem { part: "task", problem });
         }
         if unaccounted != 0 {
             let problem = format!(
                 "{unaccounted} received messages are neither stored nor with the broker; restart \
                  the service, so that the broker delivers them again, and report this as a bug"
             );
-            not_ready.push(Obstacle { part: "accounting", problem });
+            not_ready.push(ReadinessProblem { part: "accounting", problem });
         }
         Self { ready: not_ready.is_empty(), not_ready }
     }
@@ -88,23 +89,25 @@ pub fn unaccounted(metrics: &Metrics) -> i64 {
     metrics.accounting().counts().unaccounted()
 }
 
-fn phase_in_words(phase: Phase) -> String {
+fn phase_in_words(phase: SessionPhase) -> String {
     match phase {
-        Phase::Starting => "starting",
-        Phase::Standby => {
+        SessionPhase::Starting => "starting",
+        SessionPhase::Standby => {
             "standing by: another process holds the client id; stop that one, or give this one \
              its own mqtt.client_id"
         }
-        Phase::Connecting => "connecting to the broker; if this lasts, see the log and mqtt.host",
-        Phase::Subscribed => "subscribed",
-        Phase::Stopping => "stopping",
+        SessionPhase::Connecting => {
+            "connecting to the broker; if this lasts, see the log and mqtt.host"
+        }
+        SessionPhase::Subscribed => "subscribed",
+        SessionPhase::Stopping => "stopping",
     }
     .to_owned()
 }
 
 /// `/api/status`.
 #[derive(Debug, Serialize)]
-pub struct Status {
+pub struct ServiceStatus {
     /// Version of the program.
     pub version: &'static str,
     /// Identifies this run of it.
@@ -122,15 +125,15 @@ pub struct Status {
     pub live: bool,
     /// As `/readyz`.
     #[serde(flatten)]
-    pub readiness: Readiness,
+    pub readiness: ReadinessReport,
     /// The state of the parts.
     #[serde(flatten)]
-    pub parts: Snapshot,
+    pub parts: HealthSnapshot,
     /// Counted since the start.
-    pub figures: Figures,
+    pub figures: StatusCounters,
 }
 
-impl Status {
+impl ServiceStatus {
     /// The present state.
     pub fn new(state: &AdminState) -> Self {
         let parts = state.health.snapshot();
@@ -142,16 +145,16 @@ impl Status {
             started_at: state.started_at,
             uptime_seconds: state.started.elapsed().as_secs(),
             live: state.progress.stuck().is_empty(),
-            readiness: Readiness::new(&parts, unaccounted(&state.metrics)),
+            readiness: ReadinessReport::new(&parts, unaccounted(&state.metrics)),
             parts,
-            figures: Figures::new(&state.metrics),
+            figures: StatusCounters::new(&state.metrics),
         }
     }
 }
 
 /// Key figures out of the metrics.
 #[derive(Debug, Default, PartialEq, Serialize)]
-pub struct Figures {
+pub struct StatusCounters {
     /// PUBLISH packets received.
     pub received: u64,
     /// Item events that became a row.
@@ -174,7 +177,7 @@ pub struct Figures {
     pub default_partition_rows: u64,
 }
 
-impl Figures {
+impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
         let committed =
             |kind| metrics.committed.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
@@ -202,11 +205,11 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::GapCause;
+    use crate::gap::GapCause;
     use crate::telemetry::health::{SpoolHealth, TaskDown};
 
-    fn snapshot(phase: Phase, database_up: bool, spool: Option<bool>) -> Snapshot {
-        let mut snapshot = Snapshot::default();
+    fn snapshot(phase: SessionPhase, database_up: bool, spool: Option<bool>) -> HealthSnapshot {
+        let mut snapshot = HealthSnapshot::default();
         snapshot.session.phase = phase;
         snapshot.database.up = database_up;
         snapshot.spool = spool.map(|well| SpoolHealth {
@@ -219,17 +222,17 @@ mod tests {
     #[test]
     fn ready_is_subscribed_with_database_and_spool_well() {
         for (phase, database_up, spool, ready) in [
-            (Phase::Subscribed, true, None, true),
-            (Phase::Subscribed, true, Some(true), true),
-            (Phase::Subscribed, true, Some(false), false),
-            (Phase::Subscribed, false, Some(true), false),
-            (Phase::Subscribed, false, None, false),
-            (Phase::Connecting, true, Some(true), false),
-            (Phase::Standby, true, None, false),
-            (Phase::Starting, false, None, false),
-            (Phase::Stopping, true, None, false),
+            (SessionPhase::Subscribed, true, None, true),
+            (SessionPhase::Subscribed, true, Some(true), true),
+            (SessionPhase::Subscribed, true, Some(false), false),
+            (SessionPhase::Subscribed, false, Some(true), false),
+            (SessionPhase::Subscribed, false, None, false),
+            (SessionPhase::Connecting, true, Some(true), false),
+            (SessionPhase::Standby, true, None, false),
+            (SessionPhase::Starting, false, None, false),
+            (SessionPhase::Stopping, true, None, false),
         ] {
-            let readiness = Readiness::new(&snapshot(phase, database_up, spool), 0);
+            let readiness = ReadinessReport::new(&snapshot(phase, database_up, spool), 0);
             assert_eq!(readiness.ready, ready, "{phase:?} {database_up} {spool:?}");
             assert_eq!(readiness.not_ready.is_empty(), ready);
         }
@@ -237,11 +240,11 @@ mod tests {
 
     #[test]
     fn every_obstacle_is_named_with_what_the_parts_know() {
-        let mut snapshot = snapshot(Phase::Connecting, false, None);
+        let mut snapshot = snapshot(SessionPhase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
         let down = TaskDown { task: "lock", problem: "it panicked: x".into() };
         snapshot.tasks_down.push(down);
-        let readiness = Readiness::new(&snapshot, 3);
+        let readiness = ReadinessReport::new(&snapshot, 3);
         let parts: Vec<_> = readiness.not_ready.iter().map(|o| o.part).collect();
         assert_eq!(parts, ["session", "database", "task", "accounting"]);
         assert!(readiness.not_ready[2].problem.contains("task lock"));
@@ -264,15 +267,15 @@ mod tests {
         metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);
         metrics.duplicates.get_or_create(&KindLabel { kind: "board" }).inc_by(2);
         metrics.unacked.set(3);
-        let expected = Figures {
+        let expected = StatusCounters {
             received: 102,
             items_committed: 7,
             duplicates: 2,
             dead_letters: RejectReason::ALL.len() as u64,
             unacked: 3,
             gaps: GapCause::ALL.len() as u64,
-            ..Figures::default()
+            ..StatusCounters::default()
         };
-        assert_eq!(Figures::new(&metrics), expected);
+        assert_eq!(StatusCounters::new(&metrics), expected);
     }
 }

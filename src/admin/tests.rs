@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::client::{StatusError, fetch};
 use super::*;
-use crate::telemetry::health::{Phase, SpoolHealth};
+use crate::telemetry::health::{SessionPhase, SpoolHealth};
 
 /// Far more than loopback needs.
 const SOON: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ fn state() -> AdminState {
 fn healthy() -> AdminState {
     let state = state();
     state.health.update(|snapshot| {
-        snapshot.session.phase = Phase::Subscribed;
+        snapshot.session.phase = SessionPhase::Subscribed;
         snapshot.database.up = true;
     });
     state
@@ -115,7 +115,7 @@ async fn forgotten_message_is_not_ready() {
 #[tokio::test]
 async fn a_stuck_stage_is_not_live_and_named() {
     let mut state = state();
-    let progress = Arc::new(Registry::default());
+    let progress = Arc::new(ProgressRegistry::default());
     state.progress = Arc::clone(&progress);
     let watched = progress.watch("decode", std::future::pending::<()>());
     serving(state, async |address| {

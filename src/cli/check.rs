@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::ConfigArgs;
+use super::ConfigFileArgs;
 use super::status::printable;
 use crate::check::{self, Check, NAMES, NotChecked, Report, Status};
 use crate::config::{Loaded, Problems};
@@ -16,9 +16,9 @@ use crate::exit;
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct CheckArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Look at this machine only: neither broker nor database is asked
     #[arg(long)]
     offline: bool,
@@ -28,14 +28,14 @@ pub struct Args {
 }
 
 /// Exit code 0, or 1 where anything failed.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut screen = Screen::new(args.json);
+pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let mut output = CheckOutput::new(args.json);
     let mut report = Report::default();
     match args.config.load() {
-        Err(problems) => screen.show(&mut report, of_refused(&problems))?,
-        Ok(loaded) => of_accepted(&loaded, args.offline, &mut screen, &mut report).await?,
+        Err(problems) => output.show(&mut report, of_refused(&problems))?,
+        Ok(loaded) => of_accepted(&loaded, args.offline, &mut output, &mut report).await?,
     }
-    screen.finish(&report)?;
+    output.finish(&report)?;
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
@@ -49,22 +49,22 @@ fn of_refused(problems: &Problems) -> Report {
 async fn of_accepted(
     loaded: &Loaded,
     offline: bool,
-    screen: &mut Screen,
+    output: &mut CheckOutput,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    screen.show(report, check::local(loaded, OffsetDateTime::now_utc()).await)?;
+    output.show(report, check::local(loaded, OffsetDateTime::now_utc()).await)?;
     let rest =
         if offline { check::offline(&loaded.config) } else { check::online(&loaded.config).await };
-    screen.show(report, rest)
+    output.show(report, rest)
 }
 
 /// Where the lines go: at once for a person, at the end for a program.
-struct Screen {
+struct CheckOutput {
     json: bool,
     colours: bool,
 }
 
-impl Screen {
+impl CheckOutput {
     fn new(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { json, colours: !json && wanted && io::stdout().is_terminal() }

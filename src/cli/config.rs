@@ -9,7 +9,7 @@ use crate::config::{Loaded, Setting, keys};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ConfigArgs {
     /// Write one JSON document, for programs
     #[arg(long)]
     pub json: bool,

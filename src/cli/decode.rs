@@ -31,7 +31,7 @@ const KINDS: [(EventKind, EventEncoding); 4] = [
 
 /// Arguments of `decode`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DecodeArgs {
     /// Topic the payload was published on; needed where it could be an event of either kind
     #[arg(long)]
     pub topic: Option<String>,
@@ -45,7 +45,7 @@ pub struct Args {
 /// Decodes one payload: the row goes to standard output as JSON, everything else to standard
 /// error. `settings` and `tenant` are the configuration's, where there is one.
 pub fn run(
-    args: &Args,
+    args: &DecodeArgs,
     settings: &config::Decode,
     tenant: Option<&str>,
 ) -> anyhow::Result<ExitCode> {

@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime, Time};
 
-use super::ConfigArgs;
+use super::ConfigFileArgs;
 use super::status::printable;
 use crate::erase::{self, ErasureReport, TraceSelector};
 use crate::exit;
@@ -23,9 +23,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Arguments of `erase`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("selector").required(true)))]
-pub struct Args {
+pub struct EraseArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Everything about the tag with this uid, as it stands in the events
     #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
     uid: Option<String>,
@@ -41,7 +41,7 @@ pub struct Args {
 }
 
 /// Exit code 1 if something was left: rows that could not be erased, or a place that was not reached.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let selector = match (args.uid, args.board, args.before) {
         (Some(uid), _, _) => TraceSelector::Uid(uid),
@@ -136,14 +136,14 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Command {
+    struct EraseCommandLine {
         #[command(flatten)]
-        args: Args,
+        args: EraseArgs,
     }
 
-    fn parse(line: &str) -> Result<Args, String> {
+    fn parse(line: &str) -> Result<EraseArgs, String> {
         let words = std::iter::once("erase").chain(line.split_whitespace());
-        Command::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
+        EraseCommandLine::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
-use super::ConfigArgs;
+use super::ConfigFileArgs;
 use super::output::{self, printable};
 use crate::exit;
 use crate::store::Store;
@@ -17,17 +17,17 @@ use crate::timestamp::shown;
 
 /// Arguments of `gaps`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct GapsArgs {
     #[command(subcommand)]
-    action: Action,
+    action: GapsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum GapsCommand {
     /// List those that nobody has acknowledged, newest first
     List {
         #[command(flatten)]
-        config: ConfigArgs,
+        config: ConfigFileArgs,
         /// Also those that were acknowledged
         #[arg(long)]
         all: bool,
@@ -42,7 +42,7 @@ enum Action {
     #[command(visible_alias = "ack")]
     Acknowledge {
         #[command(flatten)]
-        config: ConfigArgs,
+        config: ConfigFileArgs,
         /// Their numbers
         #[arg(required = true)]
         ids: Vec<i64>,
@@ -56,16 +56,16 @@ enum Action {
 }
 
 /// Exit code 1 if there is no such gap.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (Action::List { config, .. } | Action::Acknowledge { config, .. }) = &args.action;
+pub async fn run(args: GapsArgs) -> anyhow::Result<ExitCode> {
+    let (GapsCommand::List { config, .. } | GapsCommand::Acknowledge { config, .. }) = &args.action;
     let config = config.load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
     let (text, complete) = match args.action {
-        Action::List { all, limit, json, .. } => {
+        GapsCommand::List { all, limit, json, .. } => {
             let gaps = store.gaps(all, limit).await?;
             (if json { output::json(&gaps)? } else { list(&gaps)? }, true)
         }
-        Action::Acknowledge { ids, note, json, .. } => {
+        GapsCommand::Acknowledge { ids, note, json, .. } => {
             let mut found = store.acknowledge_gaps(&ids, &note).await?;
             found.sort_unstable();
             let unknown: Vec<i64> = ids.into_iter().filter(|id| !found.contains(id)).collect();

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, output};
+use super::{ConfigFileArgs, output};
 use crate::exit;
 use crate::store::Store;
 use crate::store::schema::{MigrationError, MigrationStatus};
@@ -15,9 +15,9 @@ use crate::timestamp::shown;
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct MigrateArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Only list the migrations, and which are applied
     #[arg(long)]
     status: bool,
@@ -27,7 +27,7 @@ pub struct Args {
 }
 
 /// Exit code 78 for a schema that this program cannot use, 1 where the database fails.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
     let steps = if args.status { store.schema_status().await } else { store.migrate().await };

@@ -23,51 +23,51 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
-use crate::decode::SchemaError;
+use crate::decode::ProtoSchemaError;
 use crate::exit;
-use crate::service::reload::Source;
-use crate::telemetry::stderr::{self, Stderr};
+use crate::service::config_diff::ConfigSource;
+use crate::telemetry::stderr::{self, StderrWriter};
 use crate::version::VERSION;
 
 /// Lands Centiloc events in PostgreSQL, losing none.
 #[derive(Debug, Parser)]
 #[command(name = "centiloc-bridge", version = VERSION, about, arg_required_else_help = true)]
-pub struct Cli {
+pub struct CommandLine {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the service
-    Run(ConfigArgs),
+    Run(ConfigFileArgs),
     /// Check everything that must be right before the service starts
-    Check(check::Args),
+    Check(check::CheckArgs),
     /// Show the effective configuration and where each value comes from
-    Config(WithConfig<config::Args>),
+    Config(WithConfig<config::ConfigArgs>),
     /// Make a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
     /// Show the state of the running service
-    Status(status::Args),
+    Status(status::StatusArgs),
     /// Show what one payload decodes to, or why it does not
-    Decode(WithConfig<decode::Args>),
+    Decode(WithConfig<decode::DecodeArgs>),
     /// Apply or list database migrations
-    Migrate(migrate::Args),
+    Migrate(migrate::MigrateArgs),
     /// Look at messages that were set aside, and try them again
-    DeadLetters(dead_letters::Args),
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// List periods of possible loss, and acknowledge them with a note
-    Gaps(gaps::Args),
+    Gaps(gaps::GapsArgs),
     /// End the durable session at the broker for good, after storing what it holds
-    Retire(retire::Args),
+    Retire(retire::RetireArgs),
     /// Erase the trace of a tag or board, or everything before a date
-    Erase(erase::Args),
+    Erase(erase::EraseArgs),
     /// Publish events of imaginary boards to a broker of yours
-    Simulate(simulate::Args),
+    Simulate(simulate::SimulateArgs),
 }
 
 /// `-c FILE`, the same for every command that reads the configuration.
 #[derive(Debug, clap::Args)]
-pub struct ConfigArgs {
+pub struct ConfigFileArgs {
     /// Configuration file [default: /etc/centiloc-bridge/config.toml]
     #[arg(id = "config_file", short = 'c', long = "config", value_name = "FILE")]
     // Commands have a positional `file` of their own.
@@ -79,12 +79,12 @@ pub struct ConfigArgs {
 #[derive(Debug, clap::Args)]
 struct WithConfig<A: clap::Args> {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     #[command(flatten)]
     args: A,
 }
 
-impl ConfigArgs {
+impl ConfigFileArgs {
     /// The effective configuration.
     pub fn load(&self) -> Result<Loaded, Problems> {
         load(self.file.as_deref(), process_environment())
@@ -109,7 +109,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command_line() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match CommandLine::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::USAGE } else { 0 };
@@ -131,19 +131,19 @@ fn run_command_line() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let runtime = Abandoned(Some(runtime));
+    let runtime = DetachedRuntime(Some(runtime));
     runtime.block_on(async {
         match command {
-            Command::Run(config) => {
+            CliCommand::Run(config) => {
                 let loaded = config.load()?;
-                run::run(loaded, Source { file: config.file }).await
+                run::run(loaded, ConfigSource { file: config.file }).await
             }
-            Command::Check(args) => Box::pin(check::run(args)).await,
-            Command::Config(with) => {
+            CliCommand::Check(args) => Box::pin(check::run(args)).await,
+            CliCommand::Config(with) => {
                 let loaded = with.config.load()?;
-                let err = &mut LineWriter::new(Stderr);
+                let err = &mut LineWriter::new(StderrWriter);
                 if with.args.json {
                     config::show_json(&loaded, &mut stdout(), err)?;
                 } else {
@@ -151,27 +151,27 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Csr(args) => {
+            CliCommand::Csr(args) => {
                 csr::run(&args, &mut stdout())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Status(args) => status::run(args).await,
-            Command::Decode(with) => decode_with(&with),
-            Command::Migrate(args) => migrate::run(args).await,
-            Command::DeadLetters(args) => dead_letters::run(args).await,
-            Command::Gaps(args) => gaps::run(args).await,
-            Command::Retire(args) => Box::pin(retire::run(args)).await,
-            Command::Erase(args) => erase::run(args).await,
-            Command::Simulate(args) => simulate::run(args).await,
+            CliCommand::Status(args) => status::run(args).await,
+            CliCommand::Decode(with) => decode_with(&with),
+            CliCommand::Migrate(args) => migrate::run(args).await,
+            CliCommand::DeadLetters(args) => dead_letters::run(args).await,
+            CliCommand::Gaps(args) => gaps::run(args).await,
+            CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
+            CliCommand::Erase(args) => erase::run(args).await,
+            CliCommand::Simulate(args) => simulate::run(args).await,
         }
     })
 }
 
 /// A runtime that ends without waiting for its threads: one may be in a name lookup, which cannot be
 /// interrupted and takes up to a minute where name servers do not answer.
-struct Abandoned(Option<Runtime>);
+struct DetachedRuntime(Option<Runtime>);
 
-impl Deref for Abandoned {
+impl Deref for DetachedRuntime {
     type Target = Runtime;
 
     fn deref(&self) -> &Runtime {
@@ -180,7 +180,7 @@ impl Deref for Abandoned {
     }
 }
 
-impl Drop for Abandoned {
+impl Drop for DetachedRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -188,7 +188,7 @@ impl Drop for Abandoned {
     }
 }
 
-fn decode_with(with: &WithConfig<decode::Args>) -> anyhow::Result<ExitCode> {
+fn decode_with(with: &WithConfig<decode::DecodeArgs>) -> anyhow::Result<ExitCode> {
     let config = with.config.load_if_any()?.map(|loaded| loaded.config);
     let tenant = config.as_ref().map(|config| config.tenant.clone());
     let settings = config.map_or(
@@ -213,7 +213,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return exit::USAGE;
     }
     let problems = error.downcast_ref::<Problems>();
-    let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<SchemaError>();
+    let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<ProtoSchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }
 }
 
@@ -224,6 +224,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::ConfigArgs;
+use super::ConfigFileArgs;
 use crate::telemetry::logging;
 
 /// Arguments of `retire`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct RetireArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// How long it may take
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
 /// Exit code 1 if the session could not be ended: it stays as it is then.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: RetireArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let _log = logging::init(&config.log)?;
     let client_id = config.mqtt.client_id.clone();

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use crate::config::Loaded;
-use crate::service::reload::Source;
+use crate::service::config_diff::ConfigSource;
 use crate::telemetry::logging;
 use crate::version::VERSION;
 
 /// Runs until a signal stops it.
-pub async fn run(loaded: Loaded, source: Source) -> anyhow::Result<ExitCode> {
+pub async fn run(loaded: Loaded, source: ConfigSource) -> anyhow::Result<ExitCode> {
     let log = logging::init(&loaded.config.log)?;
     log_start(&loaded);
     for warning in &loaded.warnings {

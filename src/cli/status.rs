@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::ConfigArgs;
-use crate::admin::client::{Target, fetch};
-use crate::admin::outline::Outline;
+use super::ConfigFileArgs;
+use crate::admin::client::{AdminTarget, fetch};
+use crate::admin::status_view::StatusView;
 use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
 use crate::exit;
 use crate::telemetry::stderr;
@@ -22,13 +22,13 @@ use crate::telemetry::stderr;
     service of another client id; 64 wrong usage; 78 the configuration does not say where the \
     service listens."
 )]
-pub struct Args {
+pub struct StatusArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Admin endpoint to ask in place of admin.listen, `http://HOST:PORT`; without -c, no
     /// configuration is read
     #[arg(long, value_name = "URL")]
-    url: Option<Target>,
+    url: Option<AdminTarget>,
     /// Exit with 0 as soon as the service makes progress, ready or not: for health checks that
     /// restart it
     #[arg(long)]
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// Asks the service that the configuration describes, and exits with 0 if it is ready.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let file = args.config.file.clone();
     let expected = match (&args.url, &file) {
         (Some(_), None) => None,
@@ -50,14 +50,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the status. Returns whether the service is as it should be.
-async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
+async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<bool> {
     if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
         stderr::line(format_args!(
             "{problems}\nA running service keeps the configuration it was started or reloaded with; \
              asking it all the same."
         ));
     }
-    let listen = expected.and_then(|service| service.listen).map(Target::from);
+    let listen = expected.and_then(|service| service.listen).map(AdminTarget::from);
     let Some(target) = args.url.clone().or(listen) else {
         stderr::line(format_args!(
             "the admin endpoint is turned off (admin.listen = \"\"), so a running service cannot \
@@ -87,7 +87,7 @@ async fn show(args: &Args, expected: Option<&Service>) -> anyhow::Result<bool> {
 }
 
 /// Describes the difference where a service of other names answers.
-fn other_service(status: &Value, service: &Service, target: &Target) -> Option<String> {
+fn other_service(status: &Value, service: &Service, target: &AdminTarget) -> Option<String> {
     let differs = |key: &str, configured: &Option<String>| {
         let running = status.get(key)?.as_str()?;
         let configured = configured.as_deref()?;
@@ -110,21 +110,21 @@ fn print(status: &Value, json: bool) -> anyhow::Result<()> {
 }
 
 fn render(status: &Value) -> String {
-    let outline = Outline::new(status);
+    let view = StatusView::new(status);
     let mut text = String::new();
     // Unwrap safety: writing to a String does not fail.
-    write_outline(&mut text, &outline).expect("a String takes everything");
+    write_view(&mut text, &view).expect("a String takes everything");
     text
 }
 
-fn write_outline(out: &mut String, outline: &Outline) -> std::fmt::Result {
-    writeln!(out, "The service is {}.", if outline.ready { "ready" } else { "NOT ready" })?;
-    for (part, problem) in &outline.obstacles {
+fn write_view(out: &mut String, view: &StatusView) -> std::fmt::Result {
+    writeln!(out, "The service is {}.", if view.ready { "ready" } else { "NOT ready" })?;
+    for (part, problem) in &view.obstacles {
         writeln!(out, "  {part}: {}", printable(problem))?;
     }
-    let labels = outline.sections.iter().flat_map(|section| &section.rows);
+    let labels = view.sections.iter().flat_map(|section| &section.rows);
     let width = labels.map(|(label, _)| label.chars().count()).max().unwrap_or(0);
-    for section in &outline.sections {
+    for section in &view.sections {
         writeln!(out, "\n{}", section.title)?;
         for (label, value) in &section.rows {
             writeln!(out, "  {label:width$}  {}", printable(value))?;

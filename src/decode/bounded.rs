@@ -129,13 +129,13 @@ impl LabelList {
 
 /// What a JSON object holds that no column takes.
 #[derive(Debug, Default)]
-pub(super) struct Extra {
+pub(super) struct ExtraKeys {
     /// As far as the maximum allows.
     kept: Map<String, Value>,
     bytes: usize,
 }
 
-impl Extra {
+impl ExtraKeys {
     /// Adds a key with the JSON text of its value. A value that is valid JSON but too large or too
     /// deep to be read (Go's decoder skips it as well) is kept as text.
     pub(super) fn add(&mut self, key: Cow<str>, json: &str) {

@@ -1,27 +1,27 @@
 //! The documented fields, their names in each format, and where a decoded value goes. Both
-//! formats fill one [`Draft`], so that one set of rules makes the row.
+//! formats fill one [`EventDraft`], so that one set of rules makes the row.
 
 use std::borrow::Cow;
 
-use super::bounded::{Coordinates, Extra, LabelList, MAX_KEYS, MAX_TEXT_BYTES};
-use super::gotime::Moment;
+use super::bounded::{Coordinates, ExtraKeys, LabelList, MAX_KEYS, MAX_TEXT_BYTES};
+use super::go_time::Moment;
 
 /// A documented field, by the shape of its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    Text(Text),
-    Time(Time),
-    Int(Int),
-    Flag(Flag),
-    Position(Position),
-    Labels(Labels),
+pub(super) enum EventField {
+    Text(TextField),
+    Time(TimeField),
+    Int(IntField),
+    Flag(FlagField),
+    Position(PositionField),
+    Labels(LabelsField),
     HoldTime,
     FillRatio,
 }
 
-/// Single strings. The discriminant is the place in [`Draft::texts`]; so for the enums below.
+/// Single strings. The discriminant is the place in [`EventDraft::texts`]; so for the enums below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Text {
+pub(super) enum TextField {
     Uid,
     BoardSn,
     ProductReference,
@@ -35,7 +35,7 @@ pub(super) enum Text {
 
 /// Points in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Time {
+pub(super) enum TimeField {
     Momentum,
     LastConnection,
     LastDisconnection,
@@ -44,21 +44,21 @@ pub(super) enum Time {
 
 /// Whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Int {
+pub(super) enum IntField {
     NbHits,
     Floor,
 }
 
 /// Truth values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flag {
+pub(super) enum FlagField {
     IsIn,
     IsInterpolated,
 }
 
 /// Positions in millimetres, on the thing named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Position {
+pub(super) enum PositionField {
     Board,
     Shelf,
     Floor,
@@ -66,73 +66,73 @@ pub(super) enum Position {
 
 /// Lists of strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Labels {
+pub(super) enum LabelsField {
     Location,
     Item,
 }
 
-/// The names of [`Draft::positions`], in order; `extra` keeps whole lists under them.
+/// The names of [`EventDraft::positions`], in order; `extra` keeps whole lists under them.
 pub(super) const POSITION_NAMES: [&str; 3] = ["pos_mm", "pos_on_shelf_mm", "pos_on_floor_mm"];
 
-/// Names as documented, with what they mean.
-pub(super) type Names = [(&'static str, Field)];
+/// Documented names, each with its field.
+pub(super) type FieldNames = [(&'static str, EventField)];
 
 /// Item events, protobuf and JSON alike.
-pub(super) const ITEM: &Names = &[
-    ("momentum", Field::Time(Time::Momentum)),
-    ("uid", Field::Text(Text::Uid)),
-    ("is_in", Field::Flag(Flag::IsIn)),
-    ("pos_mm", Field::Position(Position::Board)),
-    ("board_sn", Field::Text(Text::BoardSn)),
-    ("nb_hits", Field::Int(Int::NbHits)),
-    ("hold_time", Field::HoldTime),
-    ("fill_ratio", Field::FillRatio),
-    ("product_reference", Field::Text(Text::ProductReference)),
-    ("shelf_sn", Field::Text(Text::ShelfSn)),
-    ("furniture_sn", Field::Text(Text::FurnitureSn)),
-    ("pos_on_shelf_mm", Field::Position(Position::Shelf)),
-    ("tenant", Field::Text(Text::Tenant)),
-    ("loc_reference", Field::Text(Text::LocReference)),
-    ("loc_labels", Field::Labels(Labels::Location)),
-    ("item_labels", Field::Labels(Labels::Item)),
-    ("pos_on_floor_mm", Field::Position(Position::Floor)),
-    ("floor", Field::Int(Int::Floor)),
-    ("is_interpolated", Field::Flag(Flag::IsInterpolated)),
+pub(super) const ITEM: &FieldNames = &[
+    ("momentum", EventField::Time(TimeField::Momentum)),
+    ("uid", EventField::Text(TextField::Uid)),
+    ("is_in", EventField::Flag(FlagField::IsIn)),
+    ("pos_mm", EventField::Position(PositionField::Board)),
+    ("board_sn", EventField::Text(TextField::BoardSn)),
+    ("nb_hits", EventField::Int(IntField::NbHits)),
+    ("hold_time", EventField::HoldTime),
+    ("fill_ratio", EventField::FillRatio),
+    ("product_reference", EventField::Text(TextField::ProductReference)),
+    ("shelf_sn", EventField::Text(TextField::ShelfSn)),
+    ("furniture_sn", EventField::Text(TextField::FurnitureSn)),
+    ("pos_on_shelf_mm", EventField::Position(PositionField::Shelf)),
+    ("tenant", EventField::Text(TextField::Tenant)),
+    ("loc_reference", EventField::Text(TextField::LocReference)),
+    ("loc_labels", EventField::Labels(LabelsField::Location)),
+    ("item_labels", EventField::Labels(LabelsField::Item)),
+    ("pos_on_floor_mm", EventField::Position(PositionField::Floor)),
+    ("floor", EventField::Int(IntField::Floor)),
+    ("is_interpolated", EventField::Flag(FlagField::IsInterpolated)),
 ];
 
 /// Board events in protobuf. `board_sn` is what a schema may well call `sn`; where both exist, the
 /// first counts.
-pub(super) const BOARD: &Names = &[
-    ("momentum", Field::Time(Time::Momentum)),
-    ("sn", Field::Text(Text::BoardSn)),
-    ("board_sn", Field::Text(Text::BoardSn)),
-    ("status", Field::Text(Text::Status)),
-    ("fw_version", Field::Text(Text::FwVersion)),
-    ("last_connection_date", Field::Time(Time::LastConnection)),
-    ("last_disconnection_date", Field::Time(Time::LastDisconnection)),
-    ("last_error_date", Field::Time(Time::LastError)),
+pub(super) const BOARD: &FieldNames = &[
+    ("momentum", EventField::Time(TimeField::Momentum)),
+    ("sn", EventField::Text(TextField::BoardSn)),
+    ("board_sn", EventField::Text(TextField::BoardSn)),
+    ("status", EventField::Text(TextField::Status)),
+    ("fw_version", EventField::Text(TextField::FwVersion)),
+    ("last_connection_date", EventField::Time(TimeField::LastConnection)),
+    ("last_disconnection_date", EventField::Time(TimeField::LastDisconnection)),
+    ("last_error_date", EventField::Time(TimeField::LastError)),
 ];
 
 /// Board events in JSON.
-pub(super) const BOARD_JSON: &Names = &[
-    ("Momentum", Field::Time(Time::Momentum)),
-    ("BoardSN", Field::Text(Text::BoardSn)),
-    ("Status", Field::Text(Text::Status)),
-    ("FwVersion", Field::Text(Text::FwVersion)),
-    ("LastConnectionDate", Field::Time(Time::LastConnection)),
-    ("LastDisconnectionDate", Field::Time(Time::LastDisconnection)),
-    ("LastErrorDate", Field::Time(Time::LastError)),
+pub(super) const BOARD_JSON: &FieldNames = &[
+    ("Momentum", EventField::Time(TimeField::Momentum)),
+    ("BoardSN", EventField::Text(TextField::BoardSn)),
+    ("Status", EventField::Text(TextField::Status)),
+    ("FwVersion", EventField::Text(TextField::FwVersion)),
+    ("LastConnectionDate", EventField::Time(TimeField::LastConnection)),
+    ("LastDisconnectionDate", EventField::Time(TimeField::LastDisconnection)),
+    ("LastErrorDate", EventField::Time(TimeField::LastError)),
 ];
 
 /// The name under which a field is documented.
-pub(super) fn name_of(names: &Names, field: Field) -> &'static str {
+pub(super) fn name_of(names: &FieldNames, field: EventField) -> &'static str {
     names.iter().find(|(_, known)| *known == field).map_or("", |(name, _)| name)
 }
 
 /// What a message said, before the rules of the tables apply. Texts borrow from the message; an
 /// empty one is an absent one.
 #[derive(Debug, Default)]
-pub(super) struct Draft<'a> {
+pub(super) struct EventDraft<'a> {
     pub(super) texts: [Cow<'a, str>; 9],
     pub(super) times: [Option<Moment>; 4],
     pub(super) ints: [Option<i32>; 2],
@@ -146,20 +146,20 @@ pub(super) struct Draft<'a> {
     /// Keys of the JSON object, repeated ones counted as well.
     pub(super) keys: usize,
     /// JSON keys that no column takes.
-    pub(super) extra: Extra,
+    pub(super) extra: ExtraKeys,
 }
 
-impl<'a> Draft<'a> {
-    pub(super) fn text(&self, text: Text) -> &str {
+impl<'a> EventDraft<'a> {
+    pub(super) fn text(&self, text: TextField) -> &str {
         &self.texts[text as usize]
     }
 
-    pub(super) fn set_text(&mut self, text: Text, value: Cow<'a, str>) {
+    pub(super) fn set_text(&mut self, text: TextField, value: Cow<'a, str>) {
         self.texts[text as usize] = value;
     }
 
     /// The text as a column: an empty one is NULL.
-    pub(super) fn take_text(&mut self, text: Text) -> Option<String> {
+    pub(super) fn take_text(&mut self, text: TextField) -> Option<String> {
         let value = std::mem::take(&mut self.texts[text as usize]);
         (!value.is_empty()).then(|| value.into_owned())
     }
@@ -174,11 +174,11 @@ impl<'a> Draft<'a> {
             && self.extra.fits()
     }
 
-    pub(super) fn time(&self, time: Time) -> Option<Moment> {
+    pub(super) fn time(&self, time: TimeField) -> Option<Moment> {
         self.times[time as usize]
     }
 
-    pub(super) fn position(&self, position: Position) -> &Coordinates {
+    pub(super) fn position(&self, position: PositionField) -> &Coordinates {
         &self.positions[position as usize]
     }
 }

@@ -7,25 +7,25 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::bounded::{self, MAX_ESCAPED_BYTES};
-use super::field::{Draft, Field, Names};
-use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
-use super::parts::{self, Pairs};
+use super::field::{EventDraft, EventField, FieldNames};
+use super::go_time::{DurationError, Moment, parse_duration, parse_time};
+use super::json_parts::{self, ObjectPairs};
 use crate::event::{Reject, RejectReason};
 
 /// Longest piece of a message that a refusal quotes, in characters.
 const MAX_QUOTE: usize = 60;
 
 /// Reads one event.
-pub(super) fn read<'a>(names: &Names, message: &'a [u8]) -> Result<Draft<'a>, Reject> {
+pub(super) fn read<'a>(names: &FieldNames, message: &'a [u8]) -> Result<EventDraft<'a>, Reject> {
     let text = std::str::from_utf8(message)
         .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     let start = text.trim_ascii_start();
     if !start.starts_with('{') {
         return Err(malformed(format!("expected a JSON object, found {}", type_name(start))));
     }
-    let pairs: Pairs = serde_json::from_str(text)
+    let pairs: ObjectPairs = serde_json::from_str(text)
         .map_err(|error| malformed(format!("expected a JSON object: {error}")))?;
-    let mut draft = Draft { keys: pairs.count, ..Draft::default() };
+    let mut draft = EventDraft { keys: pairs.count, ..EventDraft::default() };
     for (name, field, value) in sort(names, pairs.first, &mut draft)? {
         set(&mut draft, name, field, value.get())?;
     }
@@ -33,15 +33,15 @@ pub(super) fn read<'a>(names: &Names, message: &'a [u8]) -> Result<Draft<'a>, Re
 }
 
 /// A documented key with its value.
-type Known<'a> = (&'static str, Field, &'a RawValue);
+type KnownValue<'a> = (&'static str, EventField, &'a RawValue);
 
 /// Picks one value for each documented key, and keeps the rest in `extra`. A key spelled as
 /// documented goes before one that differs in case; among equals the last counts.
 fn sort<'a>(
-    names: &Names,
+    names: &FieldNames,
     pairs: Vec<(&'a RawValue, &'a RawValue)>,
-    draft: &mut Draft,
-) -> Result<Vec<Known<'a>>, Reject> {
+    draft: &mut EventDraft,
+) -> Result<Vec<KnownValue<'a>>, Reject> {
     let mut known: Vec<Option<(Cow<str>, &RawValue)>> = vec![None; names.len()];
     for (key, value) in pairs {
         let key = string(key.get(), key.get())?;
@@ -72,33 +72,38 @@ fn sort<'a>(
 }
 
 /// Keeps what no column takes.
-fn keep(draft: &mut Draft, key: Cow<str>, value: &RawValue) {
+fn keep(draft: &mut EventDraft, key: Cow<str>, value: &RawValue) {
     draft.extra.add(key, value.get());
     draft.unknown = true;
 }
 
-fn set<'a>(draft: &mut Draft<'a>, key: &str, field: Field, raw: &'a str) -> Result<(), Reject> {
+fn set<'a>(
+    draft: &mut EventDraft<'a>,
+    key: &str,
+    field: EventField,
+    raw: &'a str,
+) -> Result<(), Reject> {
     match field {
-        Field::Text(text) => draft.set_text(text, string(key, raw)?),
-        Field::Time(time) => draft.times[time as usize] = moment(key, raw)?,
-        Field::Int(int) => draft.ints[int as usize] = Some(int32(key, raw)?),
-        Field::Flag(flag) => draft.flags[flag as usize] = Some(boolean(key, raw)?),
-        Field::Position(position) => {
+        EventField::Text(text) => draft.set_text(text, string(key, raw)?),
+        EventField::Time(time) => draft.times[time as usize] = moment(key, raw)?,
+        EventField::Int(int) => draft.ints[int as usize] = Some(int32(key, raw)?),
+        EventField::Flag(flag) => draft.flags[flag as usize] = Some(boolean(key, raw)?),
+        EventField::Position(position) => {
             let coordinates = &mut draft.positions[position as usize];
             each(key, raw, |value| {
                 coordinates.push(int32(key, value)?);
                 Ok(())
             })?;
         }
-        Field::Labels(labels) => {
+        EventField::Labels(labels) => {
             let labels = &mut draft.labels[labels as usize];
             each(key, raw, |value| {
                 labels.push(string(key, value)?);
                 Ok(())
             })?;
         }
-        Field::HoldTime => draft.hold_time = duration(key, raw)?,
-        Field::FillRatio => draft.fill_ratio = Some(float32(key, raw)?),
+        EventField::HoldTime => draft.hold_time = duration(key, raw)?,
+        EventField::FillRatio => draft.fill_ratio = Some(float32(key, raw)?),
     }
     Ok(())
 }
@@ -134,7 +139,7 @@ fn each<'a>(
     if !raw.starts_with('[') {
         return Err(wrong_type(key, "a list", raw));
     }
-    parts::each(raw, take).map_err(|error| malformed(format!("key {key}: {error}")))?
+    json_parts::each(raw, take).map_err(|error| malformed(format!("key {key}: {error}")))?
 }
 
 fn moment(key: &str, raw: &str) -> Result<Option<Moment>, Reject> {
@@ -158,11 +163,11 @@ fn duration(key: &str, raw: &str) -> Result<Option<Moment>, Reject> {
         return Ok(None);
     }
     parse_duration(&text).map(|ns| Some(Moment::from_ns(ns))).map_err(|flaw| match flaw {
-        DurationFlaw::Syntax => {
+        DurationError::Syntax => {
             let quote = quote(&text);
             malformed(format!("key {key}: expected a duration like 1m30.5s, found \"{quote}\""))
         }
-        DurationFlaw::Overflow => out_of_range(key, raw, "a duration of 64 bits of nanoseconds"),
+        DurationError::Overflow => out_of_range(key, raw, "a duration of 64 bits of nanoseconds"),
     })
 }
 

@@ -12,14 +12,14 @@ const SHIPPED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/transtream.binp
 /// The schema of `decode.proto_file` cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("decode.proto_file {}: {problem}", path.display())]
-pub struct SchemaError {
+pub struct ProtoSchemaError {
     /// The file named in the configuration.
     pub path: PathBuf,
-    problem: Problem,
+    problem: SchemaProblem,
 }
 
-impl SchemaError {
-    pub(super) fn new(path: Option<&Path>, problem: Problem) -> Self {
+impl ProtoSchemaError {
+    pub(super) fn new(path: Option<&Path>, problem: SchemaProblem) -> Self {
         let path = path.unwrap_or(Path::new("(built in) proto/transtream.proto"));
         Self { path: path.to_owned(), problem }
     }
@@ -27,7 +27,7 @@ impl SchemaError {
 
 /// What is wrong with a schema.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Problem {
+pub(super) enum SchemaProblem {
     #[error(
         "could not read it: {0}; check that the file exists and the service's user may read it"
     )]
@@ -70,19 +70,19 @@ pub(super) enum Problem {
 }
 
 /// The schema with the assumed numbers.
-pub(super) fn shipped() -> Result<DescriptorPool, Problem> {
-    DescriptorPool::decode(SHIPPED).map_err(|error| Problem::Descriptors(error.to_string()))
+pub(super) fn shipped() -> Result<DescriptorPool, SchemaProblem> {
+    DescriptorPool::decode(SHIPPED).map_err(|error| SchemaProblem::Descriptors(error.to_string()))
 }
 
 /// The vendor's schema. What the file is shows in its content, whatever its name.
-pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, Problem> {
+pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
     let content = std::fs::read(path)?;
     if let Some(set) = descriptor_set(&content) {
         check_syntax(&set)?;
         // The well-known types are there already, for sets made without imports.
         let mut pool = DescriptorPool::global();
         pool.decode_file_descriptor_set(content.as_slice())
-            .map_err(|error| Problem::Descriptors(error.to_string()))?;
+            .map_err(|error| SchemaProblem::Descriptors(error.to_string()))?;
         return Ok(pool);
     }
     compile(path)
@@ -96,24 +96,25 @@ fn descriptor_set(content: &[u8]) -> Option<FileDescriptorSet> {
 }
 
 /// Refuses editions, which prost-reflect panics at rather than refusing them.
-fn check_syntax(set: &FileDescriptorSet) -> Result<(), Problem> {
+fn check_syntax(set: &FileDescriptorSet) -> Result<(), SchemaProblem> {
     let is_known = |syntax: &str| matches!(syntax, "" | "proto2" | "proto3");
     match set.file.iter().find(|file| !is_known(file.syntax())) {
         None => Ok(()),
-        Some(file) => {
-            Err(Problem::Syntax(file.name().to_owned(), file.syntax().escape_debug().to_string()))
-        }
+        Some(file) => Err(SchemaProblem::Syntax(
+            file.name().to_owned(),
+            file.syntax().escape_debug().to_string(),
+        )),
     }
 }
 
-fn compile(path: &Path) -> Result<DescriptorPool, Problem> {
+fn compile(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
     // protox writes `file:line:column: what` in its Debug form, made for people; Display leaves
     // the place out.
-    let explain = |error: protox::Error| Problem::Compile(format!("{error:?}"));
+    let explain = |error: protox::Error| SchemaProblem::Compile(format!("{error:?}"));
     let mut compiler = protox::Compiler::new([folder]).map_err(explain)?;
     compiler.open_file(path).map_err(explain)?;
     Ok(compiler.descriptor_pool())

@@ -1,17 +1,17 @@
 //! From bytes on a topic to an event, or to a reason why not.
 //!
-//! Protobuf and JSON messages are read into one draft ([`field::Draft`]), from which one set of
+//! Protobuf and JSON messages are read into one draft ([`field::EventDraft`]), from which one set of
 //! rules makes the row ([`row`]): the two forms of one event are one row. Decoding knows no clock
 //! and does no I/O; the schema is loaded once.
 
 mod bounded;
 mod field;
 mod format;
-mod gotime;
+mod go_time;
 mod json;
+mod json_parts;
 mod load;
-mod parts;
-mod room;
+mod memory_budget;
 mod row;
 mod schema;
 pub mod stage;
@@ -26,10 +26,10 @@ use time::OffsetDateTime;
 use crate::config::{self, KeepPayload};
 use crate::event::{Event, Reject, RejectReason};
 use crate::topic::{self, EventEncoding, EventKind};
-use load::Problem;
-pub use load::SchemaError;
-use schema::Table;
-use wire::{Fault, Flaw};
+pub use load::ProtoSchemaError;
+use load::SchemaProblem;
+use schema::FieldTable;
+use wire::{FieldError, WireError};
 
 /// Structs generated from `proto/transtream.proto`, for encoding messages. The bridge decodes
 /// without them.
@@ -56,8 +56,8 @@ pub enum ClockTrust {
 #[derive(Debug)]
 pub struct Decoder {
     tenant: String,
-    item: Option<Table>,
-    board: Option<Table>,
+    item: Option<FieldTable>,
+    board: Option<FieldTable>,
     /// The protobuf numbers are the assumed ones.
     assumed: bool,
     /// Never [`KeepPayload::Auto`].
@@ -66,17 +66,17 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the schema that the configuration names, or the shipped one.
-    pub fn new(config: &config::Decode, tenant: &str) -> Result<Self, SchemaError> {
+    pub fn new(config: &config::Decode, tenant: &str) -> Result<Self, ProtoSchemaError> {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
-            let tables = (Table::item(&pool)?, Table::board(&pool)?);
+            let tables = (FieldTable::item(&pool)?, FieldTable::board(&pool)?);
             if let (None, None) = tables {
-                return Err(Problem::NoMessage(schema::message_names(&pool)));
+                return Err(SchemaProblem::NoMessage(schema::message_names(&pool)));
             }
             Ok(tables)
         };
-        let (item, board) = tables().map_err(|problem| SchemaError::new(path, problem))?;
+        let (item, board) = tables().map_err(|problem| ProtoSchemaError::new(path, problem))?;
         let keep = match config.keep_payload {
             KeepPayload::Auto if path.is_none() => KeepPayload::Always,
             KeepPayload::Auto => KeepPayload::Unknown,
@@ -96,7 +96,11 @@ impl Decoder {
     }
 
     /// Refuses a schema that lacks a message which `mqtt` subscribes to.
-    pub fn require(&self, decode: &config::Decode, mqtt: &config::Mqtt) -> Result<(), SchemaError> {
+    pub fn require(
+        &self,
+        decode: &config::Decode,
+        mqtt: &config::Mqtt,
+    ) -> Result<(), ProtoSchemaError> {
         let wanted = [
             (EventKind::Item, mqtt.items, "mqtt.items"),
             (EventKind::Board, mqtt.boards, "mqtt.boards"),
@@ -104,13 +108,13 @@ impl Decoder {
         match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
             None => Ok(()),
             Some((kind, _, key)) => {
-                let problem = Problem::Uncovered(kind.as_str(), key);
-                Err(SchemaError::new(decode.proto_file.as_deref(), problem))
+                let problem = SchemaProblem::Uncovered(kind.as_str(), key);
+                Err(ProtoSchemaError::new(decode.proto_file.as_deref(), problem))
             }
         }
     }
 
-    fn table(&self, kind: EventKind) -> Option<&Table> {
+    fn table(&self, kind: EventKind) -> Option<&FieldTable> {
         match kind {
             EventKind::Item => self.item.as_ref(),
             EventKind::Board => self.board.as_ref(),
@@ -197,8 +201,8 @@ impl Decoder {
     fn event(
         &self,
         kind: EventKind,
-        draft: &mut field::Draft,
-        names: &field::Names,
+        draft: &mut field::EventDraft,
+        names: &field::FieldNames,
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
@@ -211,7 +215,7 @@ impl Decoder {
             KeepPayload::Never => false,
         };
         let payload = keep.then(|| payload.clone());
-        let receipt = row::Receipt { tenant: &self.tenant, received_at, payload, names };
+        let receipt = row::EventReceipt { tenant: &self.tenant, received_at, payload, names };
         match kind {
             EventKind::Item => row::item(draft, receipt).map(Event::Item),
             EventKind::Board => row::board(draft, receipt).map(Event::Board),
@@ -220,11 +224,11 @@ impl Decoder {
 
     /// A wire type that does not fit says, while numbers are assumed, more about the numbers than
     /// about the message.
-    fn explain(&self, fault: Fault) -> Reject {
+    fn explain(&self, fault: WireError) -> Reject {
         let (reason, what) = match fault.flaw {
-            Flaw::Broken(what) => (RejectReason::Malformed, what),
-            Flaw::OutOfRange(what) => (RejectReason::OutOfRange, what),
-            Flaw::WireType { found, expected } => {
+            FieldError::Broken(what) => (RejectReason::Malformed, what),
+            FieldError::OutOfRange(what) => (RejectReason::OutOfRange, what),
+            FieldError::WireType { found, expected } => {
                 let (found, expected) = (wire::words(found), wire::words(expected));
                 let what = format!("it is written as {found}, the schema says {expected}");
                 let reason =

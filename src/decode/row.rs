@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use super::ClockTrust;
 use super::bounded::{self, MAX_KEYS, MAX_TEXT_BYTES};
 use super::field::{
-    Draft, Field, Flag, Int, Labels, Names, POSITION_NAMES, Position, Text, Time, name_of,
+    EventDraft, EventField, FieldNames, FlagField, IntField, LabelsField, POSITION_NAMES,
+    PositionField, TextField, TimeField, name_of,
 };
 use super::status;
 use crate::event::plausibility::{self, EARLIEST};
@@ -20,32 +21,35 @@ const FIRST_PLAUSIBLE_NS: i128 = EARLIEST.unix_timestamp_nanos();
 const MAX_QUOTE: usize = 60;
 
 /// What is known of a message besides its content.
-pub(super) struct Receipt<'r> {
+pub(super) struct EventReceipt<'r> {
     pub(super) tenant: &'r str,
     pub(super) received_at: OffsetDateTime,
     /// The message, if it is to be kept.
     pub(super) payload: Option<Bytes>,
     /// The names of the format it came in.
-    pub(super) names: &'r Names,
+    pub(super) names: &'r FieldNames,
 }
 
 /// Makes the row of an item event.
 #[expect(clippy::similar_names, reason = "the names of the columns")]
-pub(super) fn item(draft: &mut Draft, receipt: Receipt) -> Result<ItemEvent, Reject> {
+pub(super) fn item(draft: &mut EventDraft, receipt: EventReceipt) -> Result<ItemEvent, Reject> {
     let names = receipt.names;
     let momentum_ns = required_ns(draft, names)?;
-    let momentum = required(time(draft, names, Time::Momentum)?, "momentum")?;
-    let uid = required(draft.take_text(Text::Uid), name_of(names, Field::Text(Text::Uid)))?;
-    let tenant = draft.take_text(Text::Tenant).unwrap_or_else(|| receipt.tenant.to_owned());
-    let board_sn = draft.take_text(Text::BoardSn);
-    let is_in = draft.flags[Flag::IsIn as usize].unwrap_or(false);
+    let momentum = required(time(draft, names, TimeField::Momentum)?, "momentum")?;
+    let uid = required(
+        draft.take_text(TextField::Uid),
+        name_of(names, EventField::Text(TextField::Uid)),
+    )?;
+    let tenant = draft.take_text(TextField::Tenant).unwrap_or_else(|| receipt.tenant.to_owned());
+    let board_sn = draft.take_text(TextField::BoardSn);
+    let is_in = draft.flags[FlagField::IsIn as usize].unwrap_or(false);
     let position = |position| {
         let coordinates = draft.position(position);
         (coordinates.x, coordinates.y)
     };
-    let (x_mm, y_mm) = position(Position::Board);
-    let (shelf_x_mm, shelf_y_mm) = position(Position::Shelf);
-    let (floor_x_mm, floor_y_mm) = position(Position::Floor);
+    let (x_mm, y_mm) = position(PositionField::Board);
+    let (shelf_x_mm, shelf_y_mm) = position(PositionField::Shelf);
+    let (floor_x_mm, floor_y_mm) = position(PositionField::Floor);
     Ok(ItemEvent {
         event_id: item_event_id(
             &tenant,
@@ -66,31 +70,31 @@ pub(super) fn item(draft: &mut Draft, receipt: Receipt) -> Result<ItemEvent, Rej
         shelf_y_mm,
         floor_x_mm,
         floor_y_mm,
-        floor: draft.ints[Int::Floor as usize],
-        nb_hits: draft.ints[Int::NbHits as usize],
+        floor: draft.ints[IntField::Floor as usize],
+        nb_hits: draft.ints[IntField::NbHits as usize],
         hold_time_us: hold_time(draft)?,
         fill_ratio: draft.fill_ratio,
-        product_reference: draft.take_text(Text::ProductReference),
-        shelf_sn: draft.take_text(Text::ShelfSn),
-        furniture_sn: draft.take_text(Text::FurnitureSn),
-        loc_reference: draft.take_text(Text::LocReference),
-        loc_labels: draft.labels[Labels::Location as usize].take(),
-        item_labels: draft.labels[Labels::Item as usize].take(),
-        is_interpolated: draft.flags[Flag::IsInterpolated as usize],
+        product_reference: draft.take_text(TextField::ProductReference),
+        shelf_sn: draft.take_text(TextField::ShelfSn),
+        furniture_sn: draft.take_text(TextField::FurnitureSn),
+        loc_reference: draft.take_text(TextField::LocReference),
+        loc_labels: draft.labels[LabelsField::Location as usize].take(),
+        item_labels: draft.labels[LabelsField::Item as usize].take(),
+        is_interpolated: draft.flags[FlagField::IsInterpolated as usize],
         extra: extra(draft),
         payload: receipt.payload,
     })
 }
 
 /// Makes the row of a board event.
-pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, Reject> {
+pub(super) fn board(draft: &mut EventDraft, receipt: EventReceipt) -> Result<BoardEvent, Reject> {
     let names = receipt.names;
     let momentum_ns = required_ns(draft, names)?;
-    let momentum_name = name_of(names, Field::Time(Time::Momentum));
-    let momentum = required(time(draft, names, Time::Momentum)?, momentum_name)?;
-    let sn_name = name_of(names, Field::Text(Text::BoardSn));
-    let board_sn = required(draft.take_text(Text::BoardSn), sn_name)?;
-    let status = Some(status::canonical(draft.text(Text::Status)))
+    let momentum_name = name_of(names, EventField::Time(TimeField::Momentum));
+    let momentum = required(time(draft, names, TimeField::Momentum)?, momentum_name)?;
+    let sn_name = name_of(names, EventField::Text(TextField::BoardSn));
+    let board_sn = required(draft.take_text(TextField::BoardSn), sn_name)?;
+    let status = Some(status::canonical(draft.text(TextField::Status)))
         .filter(|status| !status.is_empty())
         .map(str::to_owned);
     Ok(BoardEvent {
@@ -105,10 +109,10 @@ pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, R
         tenant: receipt.tenant.to_owned(),
         board_sn,
         status,
-        fw_version: draft.take_text(Text::FwVersion),
-        last_connection_at: time(draft, names, Time::LastConnection)?,
-        last_disconnection_at: time(draft, names, Time::LastDisconnection)?,
-        last_error_at: time(draft, names, Time::LastError)?,
+        fw_version: draft.take_text(TextField::FwVersion),
+        last_connection_at: time(draft, names, TimeField::LastConnection)?,
+        last_disconnection_at: time(draft, names, TimeField::LastDisconnection)?,
+        last_error_at: time(draft, names, TimeField::LastError)?,
         extra: extra(draft),
         payload: receipt.payload,
     })
@@ -117,21 +121,21 @@ pub(super) fn board(draft: &mut Draft, receipt: Receipt) -> Result<BoardEvent, R
 /// Refuses what exceeds a maximum, before the row takes memory for it. For a draft that does not
 /// fit.
 #[cold]
-pub(super) fn check_bounds(draft: &Draft, names: &Names) -> Result<(), Reject> {
+pub(super) fn check_bounds(draft: &EventDraft, names: &FieldNames) -> Result<(), Reject> {
     bounded::check("the object", draft.keys, "keys", MAX_KEYS)?;
     draft.extra.check()?;
     for (name, field) in names {
         match *field {
-            Field::Text(text) => {
+            EventField::Text(text) => {
                 bounded::check(name, draft.text(text).len(), "bytes", MAX_TEXT_BYTES)?;
             }
-            Field::Position(position) => draft.position(position).check(name)?,
-            Field::Labels(labels) => draft.labels[labels as usize].check(name)?,
-            Field::Time(_)
-            | Field::Int(_)
-            | Field::Flag(_)
-            | Field::HoldTime
-            | Field::FillRatio => {}
+            EventField::Position(position) => draft.position(position).check(name)?,
+            EventField::Labels(labels) => draft.labels[labels as usize].check(name)?,
+            EventField::Time(_)
+            | EventField::Int(_)
+            | EventField::Flag(_)
+            | EventField::HoldTime
+            | EventField::FillRatio => {}
         }
     }
     Ok(())
@@ -139,9 +143,14 @@ pub(super) fn check_bounds(draft: &Draft, names: &Names) -> Result<(), Reject> {
 
 /// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
 /// that is absent is not judged here.
-pub(super) fn plausible(draft: &Draft, names: &Names, clock: ClockTrust) -> Result<(), Reject> {
+pub(super) fn plausible(
+    draft: &EventDraft,
+    names: &FieldNames,
+    clock: ClockTrust,
+) -> Result<(), Reject> {
     let refuse = |detail| Err(Reject::new(RejectReason::Implausible, detail));
-    if let Some(momentum) = draft.time(Time::Momentum).filter(|moment| !moment.is_zero_time()) {
+    if let Some(momentum) = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time())
+    {
         // Compared as numbers: an event that passes needs no date made for this.
         let ns = momentum.total_ns();
         let what = if ns < FIRST_PLAUSIBLE_NS {
@@ -160,10 +169,10 @@ pub(super) fn plausible(draft: &Draft, names: &Names, clock: ClockTrust) -> Resu
             });
         }
     }
-    for text in [Text::Uid, Text::BoardSn] {
+    for text in [TextField::Uid, TextField::BoardSn] {
         let value = draft.text(text);
         if !is_printable(value) {
-            let name = name_of(names, Field::Text(text));
+            let name = name_of(names, EventField::Text(text));
             let quote: String = value.escape_debug().take(MAX_QUOTE).collect();
             return refuse(format!("{name} is not printable text: \"{quote}\""));
         }
@@ -184,25 +193,29 @@ fn required<T>(value: Option<T>, name: &str) -> Result<T, Reject> {
 }
 
 /// The momentum at full resolution.
-fn required_ns(draft: &Draft, names: &Names) -> Result<i128, Reject> {
-    let momentum = draft.time(Time::Momentum).filter(|moment| !moment.is_zero_time());
-    Ok(required(momentum, name_of(names, Field::Time(Time::Momentum)))?.total_ns())
+fn required_ns(draft: &EventDraft, names: &FieldNames) -> Result<i128, Reject> {
+    let momentum = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time());
+    Ok(required(momentum, name_of(names, EventField::Time(TimeField::Momentum)))?.total_ns())
 }
 
 /// A time as a column: the zero time is NULL.
-fn time(draft: &Draft, names: &Names, time: Time) -> Result<Option<OffsetDateTime>, Reject> {
+fn time(
+    draft: &EventDraft,
+    names: &FieldNames,
+    time: TimeField,
+) -> Result<Option<OffsetDateTime>, Reject> {
     let Some(moment) = draft.time(time).filter(|moment| !moment.is_zero_time()) else {
         return Ok(None);
     };
     moment.to_utc().map(Some).ok_or_else(|| {
-        let name = name_of(names, Field::Time(time));
+        let name = name_of(names, EventField::Time(time));
         let detail =
             format!("{name}: {} seconds since 1970 are not in the years 0 to 9999", moment.seconds);
         Reject::new(RejectReason::OutOfRange, detail)
     })
 }
 
-fn hold_time(draft: &Draft) -> Result<Option<i64>, Reject> {
+fn hold_time(draft: &EventDraft) -> Result<Option<i64>, Reject> {
     let Some(moment) = draft.hold_time else { return Ok(None) };
     moment.to_micros().map(Some).ok_or_else(|| {
         let detail =
@@ -212,7 +225,7 @@ fn hold_time(draft: &Draft) -> Result<Option<i64>, Reject> {
 }
 
 /// Unknown keys, and positions that are no pair.
-fn extra(draft: &mut Draft) -> Option<Map<String, Value>> {
+fn extra(draft: &mut EventDraft) -> Option<Map<String, Value>> {
     let mut extra = draft.extra.take();
     for (name, coordinates) in POSITION_NAMES.into_iter().zip(&draft.positions) {
         if let Some(list) = coordinates.odd() {

@@ -6,20 +6,20 @@ use std::cmp::Ordering;
 use prost::encoding::WireType;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::field::{BOARD, Draft, Field, ITEM, Names, Text};
-use super::load::Problem;
+use super::field::{BOARD, EventDraft, EventField, FieldNames, ITEM, TextField};
+use super::load::SchemaProblem;
 use super::status;
 
 /// Numbers below this are looked up by index. Documented messages have 19 fields; larger numbers
 /// are looked through one by one.
 const DIRECT: usize = 64;
-/// Marks a number without an entry in [`Table::direct`]. Fewer entries than this exist.
+/// Marks a number without an entry in [`FieldTable::direct`]. Fewer entries than this exist.
 const NONE: u8 = u8::MAX;
 
 /// How a message's fields are numbered and written.
 #[derive(Debug)]
-pub(super) struct Table {
-    entries: Vec<Entry>,
+pub(super) struct FieldTable {
+    entries: Vec<TableEntry>,
     /// Index into `entries` by field number, `NONE` where there is none.
     direct: [u8; DIRECT],
     /// What an absent number means, for the fields that the schema has.
@@ -28,15 +28,15 @@ pub(super) struct Table {
     fill_ratio: Option<f32>,
     hold_time_is_number: bool,
     /// What an absent enum means.
-    texts: Vec<(Text, String)>,
+    texts: Vec<(TextField, String)>,
 }
 
 /// One field of a message.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     pub(super) number: u32,
-    pub(super) field: Field,
-    pub(super) scalar: Scalar,
+    pub(super) field: EventField,
+    pub(super) scalar: ScalarType,
     /// How `scalar` shows in a field's key.
     pub(super) wire: WireType,
     /// As the schema spells it.
@@ -45,8 +45,8 @@ pub(super) struct Entry {
 
 /// How a value is written.
 #[derive(Debug)]
-pub(super) enum Scalar {
-    Int(IntKind),
+pub(super) enum ScalarType {
+    Int(IntEncoding),
     Bool,
     Float,
     Double,
@@ -60,7 +60,7 @@ pub(super) enum Scalar {
 
 /// How a whole number is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IntKind {
+pub(super) enum IntEncoding {
     Int32,
     Int64,
     Uint32,
@@ -73,10 +73,10 @@ pub(super) enum IntKind {
     Sfixed64,
 }
 
-impl Table {
+impl FieldTable {
     /// The entry of a field number.
     #[inline]
-    pub(super) fn get(&self, number: u32) -> Option<&Entry> {
+    pub(super) fn get(&self, number: u32) -> Option<&TableEntry> {
         match self.direct.get(number as usize) {
             Some(&index) => self.entries.get(usize::from(index)),
             None => self.entries.iter().find(|entry| entry.number == number),
@@ -84,13 +84,13 @@ impl Table {
     }
 
     /// What an empty message says.
-    pub(super) fn draft(&self) -> Draft<'_> {
-        let mut draft = Draft {
+    pub(super) fn draft(&self) -> EventDraft<'_> {
+        let mut draft = EventDraft {
             ints: self.ints,
             flags: self.flags,
             fill_ratio: self.fill_ratio,
             hold_time: self.hold_time_is_number.then(Default::default),
-            ..Draft::default()
+            ..EventDraft::default()
         };
         for (text, value) in &self.texts {
             draft.set_text(*text, value.as_str().into());
@@ -99,7 +99,7 @@ impl Table {
     }
 
     /// Finds the item message; `None` if the schema has none.
-    pub(super) fn item(pool: &DescriptorPool) -> Result<Option<Self>, Problem> {
+    pub(super) fn item(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
         let eligible =
             |message: &_| ["momentum", "uid"].iter().all(|name| find(message, name).is_some());
         let message = best(pool, "item", ITEM, eligible)?;
@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Finds the board message; `None` if the schema has none.
-    pub(super) fn board(pool: &DescriptorPool) -> Result<Option<Self>, Problem> {
+    pub(super) fn board(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
         let eligible = |message: &_| {
             let has = |name| find(message, name).is_some();
             has("momentum") && (has("sn") || has("board_sn")) && has("status") && !has("uid")
@@ -116,7 +116,7 @@ impl Table {
         message.map(|message| Self::of(&message, BOARD)).transpose()
     }
 
-    fn of(message: &MessageDescriptor, names: &Names) -> Result<Self, Problem> {
+    fn of(message: &MessageDescriptor, names: &FieldNames) -> Result<Self, SchemaProblem> {
         let mut table = Self {
             entries: Vec::new(),
             direct: [NONE; DIRECT],
@@ -139,20 +139,20 @@ impl Table {
         &mut self,
         message: &MessageDescriptor,
         descriptor: &FieldDescriptor,
-        field: Field,
-    ) -> Result<(), Problem> {
-        let scalar = Scalar::of(field, descriptor).ok_or_else(|| Problem::FieldType {
+        field: EventField,
+    ) -> Result<(), SchemaProblem> {
+        let scalar = ScalarType::of(field, descriptor).ok_or_else(|| SchemaProblem::FieldType {
             message: message.full_name().to_owned(),
             field: descriptor.name().to_owned(),
             found: spell(descriptor),
             accepted: accepted(field),
         })?;
         match (field, &scalar) {
-            (Field::Int(int), _) => self.ints[int as usize] = Some(0),
-            (Field::Flag(flag), _) => self.flags[flag as usize] = Some(false),
-            (Field::FillRatio, _) => self.fill_ratio = Some(0.0),
-            (Field::HoldTime, Scalar::Int(_)) => self.hold_time_is_number = true,
-            (Field::Text(text), Scalar::Enum(values)) => {
+            (EventField::Int(int), _) => self.ints[int as usize] = Some(0),
+            (EventField::Flag(flag), _) => self.flags[flag as usize] = Some(false),
+            (EventField::FillRatio, _) => self.fill_ratio = Some(0.0),
+            (EventField::HoldTime, ScalarType::Int(_)) => self.hold_time_is_number = true,
+            (EventField::Text(text), ScalarType::Enum(values)) => {
                 let default = values.iter().find(|(number, _)| *number == 0);
                 self.texts.push((text, default.map_or("0", |(_, name)| name).to_owned()));
             }
@@ -165,53 +165,64 @@ impl Table {
         }
         let (number, name) = (descriptor.number(), descriptor.name().to_owned());
         let wire = scalar.wire_type();
-        self.entries.push(Entry { number, field, scalar, wire, name });
+        self.entries.push(TableEntry { number, field, scalar, wire, name });
         Ok(())
     }
 }
 
-impl Scalar {
+impl ScalarType {
     /// How the descriptor writes the field; `None` if we cannot read it so.
-    fn of(field: Field, descriptor: &FieldDescriptor) -> Option<Self> {
-        let is_list = matches!(field, Field::Position(_) | Field::Labels(_));
+    fn of(field: EventField, descriptor: &FieldDescriptor) -> Option<Self> {
+        let is_list = matches!(field, EventField::Position(_) | EventField::Labels(_));
         if descriptor.is_map() || descriptor.is_group() || (descriptor.is_list() && !is_list) {
             return None;
         }
         let kind = descriptor.kind();
         let int = int_kind(&kind).map(Self::Int);
         match (field, &kind) {
-            (Field::Flag(_), Kind::Bool) => Some(Self::Bool),
-            (Field::FillRatio, Kind::Float) => Some(Self::Float),
-            (Field::FillRatio, Kind::Double) => Some(Self::Double),
-            (Field::Text(_) | Field::Labels(_), Kind::Bytes)
+            (EventField::Flag(_), Kind::Bool) => Some(Self::Bool),
+            (EventField::FillRatio, Kind::Float) => Some(Self::Float),
+            (EventField::FillRatio, Kind::Double) => Some(Self::Double),
+            (EventField::Text(_) | EventField::Labels(_), Kind::Bytes)
             | (
-                Field::Text(_) | Field::Labels(_) | Field::Time(_) | Field::HoldTime,
+                EventField::Text(_)
+                | EventField::Labels(_)
+                | EventField::Time(_)
+                | EventField::HoldTime,
                 Kind::String,
             ) => Some(Self::Text),
-            (Field::Text(_) | Field::Labels(_), Kind::Enum(values)) => {
+            (EventField::Text(_) | EventField::Labels(_), Kind::Enum(values)) => {
                 Some(Self::Enum(enum_values(values)))
             }
-            (Field::Time(_), Kind::Message(message))
+            (EventField::Time(_), Kind::Message(message))
                 if message.full_name() == "google.protobuf.Timestamp" =>
             {
                 Some(Self::Timestamp)
             }
-            (Field::HoldTime, Kind::Message(message))
+            (EventField::HoldTime, Kind::Message(message))
                 if message.full_name() == "google.protobuf.Duration" =>
             {
                 Some(Self::Duration)
             }
-            (Field::Int(_) | Field::Position(_) | Field::Time(_) | Field::HoldTime, _) => int,
+            (
+                EventField::Int(_)
+                | EventField::Position(_)
+                | EventField::Time(_)
+                | EventField::HoldTime,
+                _,
+            ) => int,
             _ => None,
         }
     }
 }
 
-impl Scalar {
+impl ScalarType {
     fn wire_type(&self) -> WireType {
         match self {
-            Self::Float | Self::Int(IntKind::Fixed32 | IntKind::Sfixed32) => WireType::ThirtyTwoBit,
-            Self::Double | Self::Int(IntKind::Fixed64 | IntKind::Sfixed64) => {
+            Self::Float | Self::Int(IntEncoding::Fixed32 | IntEncoding::Sfixed32) => {
+                WireType::ThirtyTwoBit
+            }
+            Self::Double | Self::Int(IntEncoding::Fixed64 | IntEncoding::Sfixed64) => {
                 WireType::SixtyFourBit
             }
             Self::Text | Self::Timestamp | Self::Duration => WireType::LengthDelimited,
@@ -220,18 +231,18 @@ impl Scalar {
     }
 }
 
-fn int_kind(kind: &Kind) -> Option<IntKind> {
+fn int_kind(kind: &Kind) -> Option<IntEncoding> {
     Some(match kind {
-        Kind::Int32 => IntKind::Int32,
-        Kind::Int64 => IntKind::Int64,
-        Kind::Uint32 => IntKind::Uint32,
-        Kind::Uint64 => IntKind::Uint64,
-        Kind::Sint32 => IntKind::Sint32,
-        Kind::Sint64 => IntKind::Sint64,
-        Kind::Fixed32 => IntKind::Fixed32,
-        Kind::Fixed64 => IntKind::Fixed64,
-        Kind::Sfixed32 => IntKind::Sfixed32,
-        Kind::Sfixed64 => IntKind::Sfixed64,
+        Kind::Int32 => IntEncoding::Int32,
+        Kind::Int64 => IntEncoding::Int64,
+        Kind::Uint32 => IntEncoding::Uint32,
+        Kind::Uint64 => IntEncoding::Uint64,
+        Kind::Sint32 => IntEncoding::Sint32,
+        Kind::Sint64 => IntEncoding::Sint64,
+        Kind::Fixed32 => IntEncoding::Fixed32,
+        Kind::Fixed64 => IntEncoding::Fixed64,
+        Kind::Sfixed32 => IntEncoding::Sfixed32,
+        Kind::Sfixed64 => IntEncoding::Sfixed64,
         _ => return None,
     })
 }
@@ -245,21 +256,21 @@ fn enum_values(values: &EnumDescriptor) -> Vec<(i32, String)> {
         .collect()
 }
 
-/// What [`Scalar::of`] takes, in words.
-fn accepted(field: Field) -> &'static str {
+/// What [`ScalarType::of`] takes, in words.
+fn accepted(field: EventField) -> &'static str {
     match field {
-        Field::Text(_) => "string, bytes or an enum",
-        Field::Labels(_) => "repeated string, bytes or an enum",
-        Field::Time(_) => {
+        EventField::Text(_) => "string, bytes or an enum",
+        EventField::Labels(_) => "repeated string, bytes or an enum",
+        EventField::Time(_) => {
             "google.protobuf.Timestamp, an integer (nanoseconds since 1970) or string (RFC 3339)"
         }
-        Field::HoldTime => {
+        EventField::HoldTime => {
             "google.protobuf.Duration, an integer (nanoseconds) or string (such as 1m30s)"
         }
-        Field::Int(_) => "an integer",
-        Field::Position(_) => "repeated integers",
-        Field::Flag(_) => "bool",
-        Field::FillRatio => "float or double",
+        EventField::Int(_) => "an integer",
+        EventField::Position(_) => "repeated integers",
+        EventField::Flag(_) => "bool",
+        EventField::FillRatio => "float or double",
     }
 }
 
@@ -295,9 +306,9 @@ fn same_name(left: &str, right: &str) -> bool {
 fn best(
     pool: &DescriptorPool,
     kind: &'static str,
-    names: &Names,
+    names: &FieldNames,
     eligible: impl Fn(&MessageDescriptor) -> bool,
-) -> Result<Option<MessageDescriptor>, Problem> {
+) -> Result<Option<MessageDescriptor>, SchemaProblem> {
     let mut best: Option<(usize, MessageDescriptor)> = None;
     let mut rival = None;
     for message in pool.all_messages().filter(eligible) {
@@ -309,7 +320,7 @@ fn best(
         }
     }
     match (best, rival) {
-        (Some((_, first)), Some(second)) => Err(Problem::Ambiguous {
+        (Some((_, first)), Some(second)) => Err(SchemaProblem::Ambiguous {
             kind,
             first: first.full_name().to_owned(),
             second: second.full_name().to_owned(),
@@ -331,7 +342,7 @@ pub(super) fn message_names(pool: &DescriptorPool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::field::Int;
+    use crate::decode::field::IntField;
     use crate::decode::load;
 
     #[test]
@@ -344,7 +355,7 @@ mod tests {
     #[test]
     fn every_item_number_of_the_shipped_schema_is_looked_up() {
         let pool = load::shipped().expect("the shipped schema loads");
-        let table = Table::item(&pool).expect("it fits").expect("it has items");
+        let table = FieldTable::item(&pool).expect("it fits").expect("it has items");
         for (number, (name, field)) in (1u32..).zip(ITEM) {
             let entry = table.get(number).unwrap_or_else(|| panic!("{name} has a number"));
             assert_eq!((entry.name.as_str(), entry.field), (*name, *field));
@@ -352,6 +363,6 @@ mod tests {
         for number in [0, 20, 63, 64, 1000, u32::MAX] {
             assert!(table.get(number).is_none());
         }
-        assert_eq!(table.ints[Int::Floor as usize], Some(0));
+        assert_eq!(table.ints[IntField::Floor as usize], Some(0));
     }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use super::room::Room;
+use super::memory_budget::MemoryBudget;
 use super::{ClockTrust, Decoder};
 use crate::event::{Event, Reject, RejectReason};
-use crate::message::{Decoded, Intake, Message};
+use crate::message::{DecodedItem, Message, StreamItem};
 use crate::progress::idle;
 use crate::telemetry::Health;
 
@@ -21,7 +21,7 @@ const CHUNK: usize = 128;
 pub const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
 
 /// Decodes what the session passes on.
-pub struct Stage {
+pub struct DecodeStage {
     /// The decoder.
     pub decoder: Arc<Decoder>,
     /// Larger messages are set aside undecoded: they only got in because the session raised its
@@ -31,38 +31,38 @@ pub struct Stage {
     pub health: Arc<Health>,
 }
 
-impl Stage {
+impl DecodeStage {
     /// Runs until every source is closed and empty, one after the other, or the next stage is gone.
     pub async fn run<const N: usize>(
         self,
-        sources: [mpsc::Receiver<Intake>; N],
-        decoded: mpsc::Sender<Decoded>,
+        sources: [mpsc::Receiver<StreamItem>; N],
+        decoded: mpsc::Sender<DecodedItem>,
     ) {
-        let room = Room::new();
+        let budget = MemoryBudget::new();
         for source in sources {
-            self.decode_all(source, &room, &decoded).await;
+            self.decode_all(source, &budget, &decoded).await;
         }
     }
 
     async fn decode_all(
         &self,
-        mut intake: mpsc::Receiver<Intake>,
-        room: &Room,
-        decoded: &mpsc::Sender<Decoded>,
+        mut intake: mpsc::Receiver<StreamItem>,
+        budget: &MemoryBudget,
+        decoded: &mpsc::Sender<DecodedItem>,
     ) {
         let mut chunk = Vec::with_capacity(CHUNK);
         while idle(intake.recv_many(&mut chunk, CHUNK)).await > 0 {
             let clock = self.clock_trust();
             for intake in chunk.drain(..) {
                 let next = match intake {
-                    Intake::Message(mut message) => {
+                    StreamItem::Message(mut message) => {
                         let outcome = self.decode(&message, clock);
                         if let Ok(event) = &outcome {
-                            idle(room.take(&mut message, event)).await;
+                            idle(budget.take(&mut message, event)).await;
                         }
-                        Decoded::Message(message, outcome)
+                        DecodedItem::Message(message, outcome)
                     }
-                    Intake::Connection(news, token) => Decoded::Connection(news, token),
+                    StreamItem::Connection(news, token) => DecodedItem::Connection(news, token),
                 };
                 if idle(decoded.send(next)).await.is_err() {
                     return;

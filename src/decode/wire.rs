@@ -1,4 +1,4 @@
-//! Reads a protobuf message by a [`Table`] of numbers. One reader serves the shipped schema and
+//! Reads a protobuf message by a [`FieldTable`] of numbers. One reader serves the shipped schema and
 //! the vendor's; it borrows texts from the message and notices what the schema does not know,
 //! which generated decoders drop silently.
 
@@ -8,15 +8,15 @@ use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::bounded::LabelList;
-use super::field::{Draft, Field};
-use super::gotime::{DurationFlaw, Moment, parse_duration, parse_time};
-use super::schema::{Entry, IntKind, Scalar, Table};
+use super::field::{EventDraft, EventField};
+use super::go_time::{DurationError, Moment, parse_duration, parse_time};
+use super::schema::{FieldTable, IntEncoding, ScalarType, TableEntry};
 
 /// Why a message could not be read, and where.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct WireError {
     /// What kind of trouble.
-    pub(super) flaw: Flaw,
+    pub(super) flaw: FieldError,
     /// Offset of the field's key in the message.
     pub(super) offset: usize,
     /// Name of the field, if the schema has it.
@@ -25,7 +25,7 @@ pub(super) struct Fault {
 
 /// What is wrong with a field.
 #[derive(Debug)]
-pub(super) enum Flaw {
+pub(super) enum FieldError {
     /// The bytes are no protobuf, or no such value.
     Broken(Cow<'static, str>),
     /// Written as another type than the schema says.
@@ -39,7 +39,7 @@ pub(super) enum Flaw {
     OutOfRange(Cow<'static, str>),
 }
 
-impl From<DecodeError> for Flaw {
+impl From<DecodeError> for FieldError {
     fn from(error: DecodeError) -> Self {
         let text = error.to_string();
         let bare = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
@@ -47,18 +47,19 @@ impl From<DecodeError> for Flaw {
     }
 }
 
-const ENDS_EARLY: Flaw = Flaw::Broken(Cow::Borrowed("the message ends within the field"));
+const ENDS_EARLY: FieldError =
+    FieldError::Broken(Cow::Borrowed("the message ends within the field"));
 
 /// Reads one message into a draft of the table's.
 pub(super) fn read<'a>(
-    draft: &mut Draft<'a>,
-    table: &'a Table,
+    draft: &mut EventDraft<'a>,
+    table: &'a FieldTable,
     message: &'a [u8],
-) -> Result<(), Fault> {
+) -> Result<(), WireError> {
     let mut rest = message;
     while !rest.is_empty() {
         let offset = message.len() - rest.len();
-        let fault = |flaw, field| Fault { flaw, offset, field };
+        let fault = |flaw, field| WireError { flaw, offset, field };
         let (number, wire) = decode_key(&mut rest).map_err(|e| fault(e.into(), None))?;
         if let Some(entry) = table.get(number) {
             merge(draft, entry, wire, &mut rest)
@@ -74,20 +75,20 @@ pub(super) fn read<'a>(
 
 /// Reads one occurrence of a field: single values replace, lists grow, sub-messages merge.
 fn merge<'a>(
-    draft: &mut Draft<'a>,
-    entry: &'a Entry,
+    draft: &mut EventDraft<'a>,
+    entry: &'a TableEntry,
     wire: WireType,
     rest: &mut &'a [u8],
-) -> Result<(), Flaw> {
+) -> Result<(), FieldError> {
     match entry.field {
-        Field::Text(text) => draft.set_text(text, read_text(entry, wire, rest)?),
-        Field::Labels(labels) => {
+        EventField::Text(text) => draft.set_text(text, read_text(entry, wire, rest)?),
+        EventField::Labels(labels) => {
             read_labels(&mut draft.labels[labels as usize], entry, wire, rest)?;
         }
-        Field::Time(time) => merge_moment(&mut draft.times[time as usize], entry, wire, rest)?,
-        Field::HoldTime => merge_moment(&mut draft.hold_time, entry, wire, rest)?,
-        Field::Int(int) => draft.ints[int as usize] = Some(read_i32(entry, wire, rest)?),
-        Field::Position(position) => {
+        EventField::Time(time) => merge_moment(&mut draft.times[time as usize], entry, wire, rest)?,
+        EventField::HoldTime => merge_moment(&mut draft.hold_time, entry, wire, rest)?,
+        EventField::Int(int) => draft.ints[int as usize] = Some(read_i32(entry, wire, rest)?),
+        EventField::Position(position) => {
             let coordinates = &mut draft.positions[position as usize];
             if wire == WireType::LengthDelimited {
                 let mut packed = take_delimited(rest)?;
@@ -98,18 +99,18 @@ fn merge<'a>(
                 coordinates.push(read_i32(entry, wire, rest)?);
             }
         }
-        Field::Flag(flag) => {
+        EventField::Flag(flag) => {
             expect(WireType::Varint, wire)?;
             draft.flags[flag as usize] = Some(decode_varint(rest)? != 0);
         }
-        Field::FillRatio => draft.fill_ratio = Some(read_float(entry, wire, rest)?),
+        EventField::FillRatio => draft.fill_ratio = Some(read_float(entry, wire, rest)?),
     }
     Ok(())
 }
 
 #[inline]
-fn expect(expected: WireType, found: WireType) -> Result<(), Flaw> {
-    if found == expected { Ok(()) } else { Err(Flaw::WireType { found, expected }) }
+fn expect(expected: WireType, found: WireType) -> Result<(), FieldError> {
+    if found == expected { Ok(()) } else { Err(FieldError::WireType { found, expected }) }
 }
 
 /// A wire type in words.
@@ -124,14 +125,14 @@ pub(super) fn words(wire: WireType) -> &'static str {
 }
 
 #[inline]
-fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Flaw> {
+fn take_delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FieldError> {
     let length = usize::try_from(decode_varint(rest)?).map_err(|_| ENDS_EARLY)?;
     let (value, after) = rest.split_at_checked(length).ok_or(ENDS_EARLY)?;
     *rest = after;
     Ok(value)
 }
 
-fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Flaw> {
+fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], FieldError> {
     let (value, after) = rest.split_first_chunk::<N>().ok_or(ENDS_EARLY)?;
     *rest = after;
     Ok(*value)
@@ -139,28 +140,29 @@ fn take_fixed<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Flaw> {
 
 #[inline]
 fn read_text<'a>(
-    entry: &'a Entry,
+    entry: &'a TableEntry,
     wire: WireType,
     rest: &mut &'a [u8],
-) -> Result<Cow<'a, str>, Flaw> {
+) -> Result<Cow<'a, str>, FieldError> {
     expect(entry.wire, wire)?;
-    if let Scalar::Enum(values) = &entry.scalar {
+    if let ScalarType::Enum(values) = &entry.scalar {
         return Ok(enum_name(values, decode_varint(rest)?));
     }
     let bytes = take_delimited(rest)?;
-    let text = std::str::from_utf8(bytes).map_err(|_| Flaw::Broken("it is not UTF-8".into()))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| FieldError::Broken("it is not UTF-8".into()))?;
     Ok(Cow::Borrowed(text))
 }
 
 /// Reads one label, or the packed values of a repeated enum.
 fn read_labels<'a>(
     labels: &mut LabelList,
-    entry: &'a Entry,
+    entry: &'a TableEntry,
     wire: WireType,
     rest: &mut &'a [u8],
-) -> Result<(), Flaw> {
+) -> Result<(), FieldError> {
     match &entry.scalar {
-        Scalar::Enum(values) if wire == WireType::LengthDelimited => {
+        ScalarType::Enum(values) if wire == WireType::LengthDelimited => {
             let mut numbers = take_delimited(rest)?;
             while !numbers.is_empty() {
                 labels.push(enum_name(values, decode_varint(&mut numbers)?));
@@ -187,48 +189,51 @@ fn enum_name(values: &[(i32, String)], varint: u64) -> Cow<'_, str> {
     clippy::cast_possible_wrap,
     reason = "protobuf defines 32-bit varints as the low 32 bits, and signs as two's complement"
 )]
-fn read_int(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i64, Flaw> {
+fn read_int(entry: &TableEntry, wire: WireType, rest: &mut &[u8]) -> Result<i64, FieldError> {
     expect(entry.wire, wire)?;
-    let Scalar::Int(kind) = entry.scalar else {
-        return Err(Flaw::Broken("the schema has no whole number here".into()));
+    let ScalarType::Int(kind) = entry.scalar else {
+        return Err(FieldError::Broken("the schema has no whole number here".into()));
     };
     let unsigned = match kind {
-        IntKind::Int32 => return Ok(i64::from(decode_varint(rest)? as i32)),
-        IntKind::Int64 => return Ok(decode_varint(rest)? as i64),
-        IntKind::Uint32 => u64::from(decode_varint(rest)? as u32),
-        IntKind::Uint64 => decode_varint(rest)?,
-        IntKind::Sint32 => {
+        IntEncoding::Int32 => return Ok(i64::from(decode_varint(rest)? as i32)),
+        IntEncoding::Int64 => return Ok(decode_varint(rest)? as i64),
+        IntEncoding::Uint32 => u64::from(decode_varint(rest)? as u32),
+        IntEncoding::Uint64 => decode_varint(rest)?,
+        IntEncoding::Sint32 => {
             let zigzag = decode_varint(rest)? as u32;
             return Ok(i64::from((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32)));
         }
-        IntKind::Sint64 => {
+        IntEncoding::Sint64 => {
             let zigzag = decode_varint(rest)?;
             return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
         }
-        IntKind::Fixed32 => u64::from(u32::from_le_bytes(take_fixed(rest)?)),
-        IntKind::Fixed64 => u64::from_le_bytes(take_fixed(rest)?),
-        IntKind::Sfixed32 => return Ok(i64::from(i32::from_le_bytes(take_fixed(rest)?))),
-        IntKind::Sfixed64 => return Ok(i64::from_le_bytes(take_fixed(rest)?)),
+        IntEncoding::Fixed32 => u64::from(u32::from_le_bytes(take_fixed(rest)?)),
+        IntEncoding::Fixed64 => u64::from_le_bytes(take_fixed(rest)?),
+        IntEncoding::Sfixed32 => return Ok(i64::from(i32::from_le_bytes(take_fixed(rest)?))),
+        IntEncoding::Sfixed64 => return Ok(i64::from_le_bytes(take_fixed(rest)?)),
     };
-    i64::try_from(unsigned)
-        .map_err(|_| Flaw::OutOfRange(format!("{unsigned} exceeds 64 bits with a sign").into()))
+    i64::try_from(unsigned).map_err(|_| {
+        FieldError::OutOfRange(format!("{unsigned} exceeds 64 bits with a sign").into())
+    })
 }
 
-fn read_i32(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<i32, Flaw> {
+fn read_i32(entry: &TableEntry, wire: WireType, rest: &mut &[u8]) -> Result<i32, FieldError> {
     let value = read_int(entry, wire, rest)?;
     i32::try_from(value)
-        .map_err(|_| Flaw::OutOfRange(format!("{value} exceeds 32 bits with a sign").into()))
+        .map_err(|_| FieldError::OutOfRange(format!("{value} exceeds 32 bits with a sign").into()))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the column is real; doubles are rounded")]
-fn read_float(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<f32, Flaw> {
+fn read_float(entry: &TableEntry, wire: WireType, rest: &mut &[u8]) -> Result<f32, FieldError> {
     expect(entry.wire, wire)?;
     match entry.scalar {
-        Scalar::Double => {
+        ScalarType::Double => {
             let double = f64::from_le_bytes(take_fixed(rest)?);
             let value = double as f32;
             if value.is_infinite() && double.is_finite() {
-                return Err(Flaw::OutOfRange(format!("{double} exceeds single precision").into()));
+                return Err(FieldError::OutOfRange(
+                    format!("{double} exceeds single precision").into(),
+                ));
             }
             Ok(value)
         }
@@ -240,19 +245,19 @@ fn read_float(entry: &Entry, wire: WireType, rest: &mut &[u8]) -> Result<f32, Fl
 /// into what an earlier occurrence said.
 fn merge_moment<'a>(
     moment: &mut Option<Moment>,
-    entry: &'a Entry,
+    entry: &'a TableEntry,
     wire: WireType,
     rest: &mut &'a [u8],
-) -> Result<(), Flaw> {
+) -> Result<(), FieldError> {
     expect(entry.wire, wire)?;
     match &entry.scalar {
-        Scalar::Timestamp | Scalar::Duration => {
+        ScalarType::Timestamp | ScalarType::Duration => {
             merge_seconds_and_nanos(moment.get_or_insert_default(), take_delimited(rest)?)?;
         }
-        Scalar::Int(_) => {
+        ScalarType::Int(_) => {
             let ns = read_int(entry, wire, rest)?;
             // As a number cannot be absent, a time of 0 is one that is not set.
-            let is_unset = ns == 0 && entry.field != Field::HoldTime;
+            let is_unset = ns == 0 && entry.field != EventField::HoldTime;
             *moment = (!is_unset).then(|| Moment::from_ns(ns));
         }
         _ => {
@@ -263,21 +268,21 @@ fn merge_moment<'a>(
     Ok(())
 }
 
-fn parse_moment(field: Field, text: &str) -> Result<Option<Moment>, Flaw> {
+fn parse_moment(field: EventField, text: &str) -> Result<Option<Moment>, FieldError> {
     if text.is_empty() {
         return Ok(None);
     }
-    if field != Field::HoldTime {
-        let flaw = || Flaw::Broken("it is not an RFC 3339 time".into());
+    if field != EventField::HoldTime {
+        let flaw = || FieldError::Broken("it is not an RFC 3339 time".into());
         return parse_time(text).map(Some).ok_or_else(flaw);
     }
     match parse_duration(text) {
         Ok(ns) => Ok(Some(Moment::from_ns(ns))),
-        Err(DurationFlaw::Syntax) => {
-            Err(Flaw::Broken("it is not a duration such as 1m30.5s".into()))
+        Err(DurationError::Syntax) => {
+            Err(FieldError::Broken("it is not a duration such as 1m30.5s".into()))
         }
-        Err(DurationFlaw::Overflow) => {
-            Err(Flaw::OutOfRange("it exceeds 64 bits of nanoseconds".into()))
+        Err(DurationError::Overflow) => {
+            Err(FieldError::OutOfRange("it exceeds 64 bits of nanoseconds".into()))
         }
     }
 }
@@ -288,7 +293,7 @@ fn parse_moment(field: Field, text: &str) -> Result<Option<Moment>, Flaw> {
     clippy::cast_possible_wrap,
     reason = "protobuf defines int32 as the low 32 bits, and signs as two's complement"
 )]
-fn merge_seconds_and_nanos(moment: &mut Moment, mut message: &[u8]) -> Result<(), Flaw> {
+fn merge_seconds_and_nanos(moment: &mut Moment, mut message: &[u8]) -> Result<(), FieldError> {
     while !message.is_empty() {
         let (number, wire) = decode_key(&mut message)?;
         match number {

@@ -13,7 +13,7 @@ pub use self::raw::RawMatcher;
 pub use self::selector::TraceSelector;
 pub use self::spooled::SpoolEraseError;
 use crate::config::Config;
-use crate::decode::{Decoder, SchemaError};
+use crate::decode::{Decoder, ProtoSchemaError};
 use crate::store::erase::{EraseMode, ErasedCounts, Eraser};
 use crate::store::{Store, StoreError};
 
@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 pub enum EraseError {
     /// Messages in the decoded form of `decode.proto_file` cannot be recognised.
     #[error(transparent)]
-    Schema(#[from] SchemaError),
+    Schema(#[from] ProtoSchemaError),
     /// A spool holds messages that could not be looked at.
     #[error(transparent)]
     Spool(#[from] SpoolEraseError),

@@ -8,12 +8,12 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{REBUILD, Service, TAKE_DOWN};
+use super::{BridgeService, REBUILD, TAKE_DOWN_TIMEOUT};
 use crate::admin::{self, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::service::notify;
-use crate::service::supervisor::Group;
+use crate::service::supervisor::TaskGroup;
 use crate::session::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
@@ -21,8 +21,8 @@ use crate::store::maintenance::{self, MaintenanceParts};
 use crate::topic;
 
 /// The tasks.
-pub(super) struct Edge {
-    group: Group<anyhow::Error>,
+pub(super) struct BackgroundTasks {
+    group: TaskGroup<anyhow::Error>,
     tasks: Vec<Task>,
     stop: CancellationToken,
 }
@@ -60,12 +60,12 @@ impl Task {
     }
 }
 
-impl Edge {
+impl BackgroundTasks {
     /// Starts them all. An admin endpoint that cannot listen is tried again later: events matter more
     /// than the sight of them.
-    pub async fn start(service: &Service) -> Self {
-        let mut edge = Self {
-            group: Group::new(Arc::clone(&service.progress)),
+    pub async fn start(service: &BridgeService) -> Self {
+        let mut background = Self {
+            group: TaskGroup::new(Arc::clone(&service.progress)),
             tasks: Vec::new(),
             stop: CancellationToken::new(),
         };
@@ -74,17 +74,17 @@ impl Edge {
             None => None,
         };
         for name in TASKS {
-            edge.tasks.push(Task::started(name));
+            background.tasks.push(Task::started(name));
             match listener.take_if(|_| name == "admin").transpose() {
-                Ok(listener) => edge.start_one(service, name, listener),
-                Err(error) => edge.failed(service, name, &error.to_string()),
+                Ok(listener) => background.start_one(service, name, listener),
+                Err(error) => background.failed(service, name, &error.to_string()),
             }
         }
-        edge
+        background
     }
 
     /// Starts fallen ones again, each after its backoff, for ever. May be dropped at any point.
-    pub async fn keep_running(&mut self, service: &Service) {
+    pub async fn keep_running(&mut self, service: &BridgeService) {
         loop {
             let due = self.tasks.iter().filter_map(|task| task.due).min();
             let next_due = async {
@@ -106,11 +106,11 @@ impl Edge {
     /// Ends them all. The lock is freed here, after the session has said goodbye.
     pub async fn take_down(&mut self) {
         self.stop.cancel();
-        self.group.finish(TAKE_DOWN).await;
+        self.group.finish(TAKE_DOWN_TIMEOUT).await;
     }
 
     /// Logs the first of equal failures as an error: a port that stays taken is one line, not thousands.
-    fn failed(&mut self, service: &Service, name: &'static str, error: &str) {
+    fn failed(&mut self, service: &BridgeService, name: &'static str, error: &str) {
         let Some(task) = self.tasks.iter_mut().find(|task| task.name == name) else { return };
         let (wait, is_new) = task.failed(error, rand::random());
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
@@ -128,7 +128,7 @@ impl Edge {
         service.health.task_is_down(name, error);
     }
 
-    fn start_due(&mut self, service: &Service) {
+    fn start_due(&mut self, service: &BridgeService) {
         let now = Instant::now();
         for at in 0..self.tasks.len() {
             let task = &mut self.tasks[at];
@@ -142,7 +142,12 @@ impl Edge {
     }
 
     /// Starts a task. `listener` is the admin endpoint's, where there is one already.
-    fn start_one(&mut self, service: &Service, name: &'static str, listener: Option<TcpListener>) {
+    fn start_one(
+        &mut self,
+        service: &BridgeService,
+        name: &'static str,
+        listener: Option<TcpListener>,
+    ) {
         let stop = self.stop.clone();
         match name {
             "lock" => self.spawn(name, lock::run(service.lock(stop))),
@@ -175,7 +180,7 @@ impl Edge {
     }
 }
 
-impl Service {
+impl BridgeService {
     fn lock(&self, stop: CancellationToken) -> LockParts {
         LockParts {
             store: Arc::clone(&self.store),
@@ -188,7 +193,7 @@ impl Service {
 
     fn renewal(&self, stop: CancellationToken) -> RenewalParts {
         RenewalParts {
-            sources: self.dials.sources.subscribe(),
+            sources: self.settings.sources.subscribe(),
             material: self.material.clone(),
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
@@ -199,8 +204,8 @@ impl Service {
     fn maintenance(&self, stop: CancellationToken) -> MaintenanceParts {
         MaintenanceParts {
             store: Arc::clone(&self.store),
-            keep_events: self.dials.keep_events.subscribe(),
-            keep_payloads: self.dials.keep_payloads.subscribe(),
+            keep_events: self.settings.keep_events.subscribe(),
+            keep_payloads: self.settings.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

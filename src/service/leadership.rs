@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Leadership {
     /// The database has not answered yet: wait, it takes seconds at most.
     #[default]
-    Asking,
+    Pending,
     /// The database answers, but does not give the lock: a limit on connections, credentials, a
     /// pooler that shares sessions. Why, for a person. Then the session waits: another process may
     /// hold the lock.
@@ -19,7 +19,7 @@ pub enum Leadership {
     /// Ours.
     Held,
     /// Another process has it.
-    Elsewhere(Holder),
+    HeldByOther(LockHolder),
 }
 
 impl Leadership {
@@ -29,22 +29,22 @@ impl Leadership {
     }
 
     /// The other process, if one holds the right.
-    pub fn holder(&self) -> Option<&Holder> {
+    pub fn holder(&self) -> Option<&LockHolder> {
         match self {
-            Self::Elsewhere(holder) => Some(holder),
-            Self::Asking | Self::Refused(_) | Self::Unknown | Self::Held => None,
+            Self::HeldByOther(holder) => Some(holder),
+            Self::Pending | Self::Refused(_) | Self::Unknown | Self::Held => None,
         }
     }
 
     /// Returns whether a session that is connected has to end.
     pub fn must_leave(&self) -> bool {
-        matches!(self, Self::Elsewhere(_) | Self::Refused(_))
+        matches!(self, Self::HeldByOther(_) | Self::Refused(_))
     }
 }
 
 /// The process that holds the right, as far as PostgreSQL tells.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Holder {
+pub struct LockHolder {
     /// What it calls itself; holds host and instance.
     pub name: Option<String>,
     /// Where its connection to PostgreSQL comes from; `None` over a unix socket, or without the
@@ -52,7 +52,7 @@ pub struct Holder {
     pub address: Option<String>,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, &self.address) {
             (Some(name), Some(address)) => write!(f, "{name} (from {address})"),
@@ -64,7 +64,7 @@ impl fmt::Display for Holder {
 }
 
 /// Why the session stands by, for a person.
-pub fn standing_by(client_id: &str, holder: &Holder) -> String {
+pub fn standing_by(client_id: &str, holder: &LockHolder) -> String {
     format!(
         "standing by: {holder} holds the client id {client_id:?} and receives the events; this \
          process takes over within seconds when that one goes; if two are meant to receive at \
@@ -88,15 +88,16 @@ mod tests {
     fn only_a_right_that_another_holds_or_that_is_not_decided_keeps_from_connecting() {
         assert!(Leadership::Held.may_connect());
         assert!(Leadership::Unknown.may_connect());
-        assert!(!Leadership::Asking.may_connect());
-        assert!(!Leadership::Elsewhere(Holder::default()).may_connect());
+        assert!(!Leadership::Pending.may_connect());
+        assert!(!Leadership::HeldByOther(LockHolder::default()).may_connect());
         let refused = Leadership::Refused("a limit".into());
         assert!(!refused.may_connect() && refused.must_leave());
     }
 
     #[test]
     fn standing_by_names_the_holder_the_client_id_and_the_way_to_run_two() {
-        let holder = Holder { name: Some("bridge on a".into()), address: Some("10.0.0.1".into()) };
+        let holder =
+            LockHolder { name: Some("bridge on a".into()), address: Some("10.0.0.1".into()) };
         let text = standing_by("acme-bridge", &holder);
         assert!(text.contains("bridge on a (from 10.0.0.1) holds"), "{text}");
         assert!(text.contains("\"acme-bridge\"") && text.contains("mqtt.share_group"), "{text}");

@@ -2,10 +2,10 @@
 //! them when one falls, and takes them down in order when told to stop.
 
 mod background;
+pub mod config_diff;
 pub mod leadership;
 mod notify;
 mod pipeline;
-pub mod reload;
 mod reloader;
 mod retire;
 pub mod signals;
@@ -20,20 +20,20 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::background::Edge;
+use self::background::BackgroundTasks;
 use self::pipeline::Pipeline;
-use self::reloader::Reloader;
+use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
 use crate::config::{Config, Loaded, Reconnect};
 use crate::decode::Decoder;
 use crate::exit;
-use crate::progress::{Registry, idle};
+use crate::progress::{ProgressRegistry, idle};
+use crate::service::config_diff::ConfigSource;
 use crate::service::leadership::Leadership;
-use crate::service::reload::Source;
-use crate::service::signals::{Reloads, Signals, Stop};
-use crate::service::supervisor::Outcome;
+use crate::service::signals::{ReloadSignals, StopSignal, StopSignals};
+use crate::service::supervisor::TaskOutcome;
 use crate::session::credentials::{Material, Sources};
 use crate::session::gap_state_file::GapStateFile;
 use crate::session::gap_tracker::GapTracker;
@@ -51,16 +51,16 @@ const REBUILD: Reconnect =
     Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// How long the stages left over from a fallen pipeline may take to end.
-const TAKE_DOWN: Duration = Duration::from_secs(5);
+const TAKE_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a stop looks whether everything is on disk.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// With everything safe, how long a stop waits for the writes that the next process can do without.
-const BEST_EFFORT: Duration = Duration::from_secs(2);
+const BEST_EFFORT_WAIT: Duration = Duration::from_secs(2);
 
 /// Everything that outlives a pipeline.
-struct Service {
+struct BridgeService {
     config: Config,
     process: Process,
     gap_state: Arc<GapStateFile>,
@@ -69,8 +69,8 @@ struct Service {
     condition: Arc<DatabaseStatus>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    progress: Arc<Registry>,
-    dials: Dials,
+    progress: Arc<ProgressRegistry>,
+    settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
     /// The session is to end for good; see [`retire`].
@@ -80,7 +80,7 @@ struct Service {
 }
 
 /// What a reload turns.
-struct Dials {
+struct LiveSettings {
     reconnect: watch::Sender<Reconnect>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
@@ -89,20 +89,20 @@ struct Dials {
 }
 
 /// What reaches the service from outside.
-struct Control {
-    signals: Signals,
-    reloads: Reloads,
-    reloader: Reloader,
+struct ServiceInputs {
+    signals: StopSignals,
+    reloads: ReloadSignals,
+    reloader: ConfigReloader,
 }
 
 /// How the service ended.
-enum End {
+enum ServiceEnd {
     Stopped { complete: bool },
-    Forced(Stop),
+    Forced(StopSignal),
     Refused(String),
 }
 
-impl End {
+impl ServiceEnd {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Stopped { complete: true } => ExitCode::SUCCESS,
@@ -114,20 +114,20 @@ impl End {
 }
 
 /// Runs the service until it is told to stop.
-pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Result<ExitCode> {
-    let (signals, reloads) = (Signals::listen()?, Reloads::listen()?);
-    let service = Service::new(loaded.config.clone())?;
-    let reloader = Reloader { source, log, in_force: loaded };
-    let mut control = Control { signals, reloads, reloader };
-    let mut edge = Edge::start(&service).await;
+pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow::Result<ExitCode> {
+    let (signals, reloads) = (StopSignals::listen()?, ReloadSignals::listen()?);
+    let service = BridgeService::new(loaded.config.clone())?;
+    let reloader = ConfigReloader { source, log, in_force: loaded };
+    let mut control = ServiceInputs { signals, reloads, reloader };
+    let mut background = BackgroundTasks::start(&service).await;
     notify::ready();
-    let supervise = service.supervise(&mut control, &mut edge);
+    let supervise = service.supervise(&mut control, &mut background);
     let mut end = service.progress.watch("supervisor", idle(supervise)).await;
-    if !matches!(end, End::Forced(_)) {
+    if !matches!(end, ServiceEnd::Forced(_)) {
         notify::stopping();
         tokio::select! {
-            () = edge.take_down() => {}
-            again = control.signals.stop() => end = End::Forced(again),
+            () = background.take_down() => {}
+            again = control.signals.stop() => end = ServiceEnd::Forced(again),
         }
     }
     // The last thing that happens: who reads that the service stopped finds it gone.
@@ -135,7 +135,7 @@ pub async fn run(loaded: Loaded, source: Source, log: LogHandle) -> anyhow::Resu
     Ok(end.exit_code())
 }
 
-impl Service {
+impl BridgeService {
     fn new(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
         for task in background::TASKS.iter().chain(&pipeline::STAGES) {
@@ -151,7 +151,7 @@ impl Service {
         let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = Sources::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
-        let dials = Dials {
+        let settings = LiveSettings {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
             max_events: watch::Sender::new(config.batch.max_events),
             keep_events: watch::Sender::new(config.retention.events),
@@ -169,7 +169,7 @@ impl Service {
             clock: WallClock::system(),
         };
         Ok(Self {
-            dials,
+            settings,
             material,
             leadership: watch::Sender::new(Leadership::default()),
             progress: Arc::default(),
@@ -187,20 +187,24 @@ impl Service {
     }
 
     /// Keeps a pipeline running until a signal comes or the database refuses the program.
-    async fn supervise(&self, control: &mut Control, edge: &mut Edge) -> End {
+    async fn supervise(
+        &self,
+        control: &mut ServiceInputs,
+        background: &mut BackgroundTasks,
+    ) -> ServiceEnd {
         let mut backoff = Backoff::new(REBUILD);
         loop {
             let started = Instant::now();
             let mut pipeline = self.start_pipeline();
-            let Control { signals, reloads, reloader } = control;
+            let ServiceInputs { signals, reloads, reloader } = control;
             let (stage, outcome) = tokio::select! {
                 stop = signals.stop() => return self.drain(pipeline, stop, signals, reloader.grace()).await,
-                fallen = self.watch(&mut pipeline, edge, reloads, reloader) => fallen,
+                fallen = self.watch(&mut pipeline, background, reloads, reloader) => fallen,
             };
             pipeline.take_down().await;
             self.process.accounting.write_off();
-            if let Outcome::Failed(_) = &outcome {
-                return End::Refused(outcome.to_string());
+            if let TaskOutcome::Failed(_) = &outcome {
+                return ServiceEnd::Refused(outcome.to_string());
             }
             backoff.was_up(started.elapsed());
             let wait = backoff.next(rand::random());
@@ -211,8 +215,8 @@ impl Service {
             self.health.task_is_down(stage, &error);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = edge.keep_running(self) => {}
-                _ = control.signals.stop() => return End::Stopped { complete: true },
+                () = background.keep_running(self) => {}
+                _ = control.signals.stop() => return ServiceEnd::Stopped { complete: true },
             }
             self.health.task_is_up(stage);
         }
@@ -222,14 +226,14 @@ impl Service {
     async fn watch(
         &self,
         pipeline: &mut Pipeline,
-        edge: &mut Edge,
-        reloads: &mut Reloads,
-        reloader: &mut Reloader,
-    ) -> (&'static str, Outcome<MigrationError>) {
+        background: &mut BackgroundTasks,
+        reloads: &mut ReloadSignals,
+        reloader: &mut ConfigReloader,
+    ) -> (&'static str, TaskOutcome<MigrationError>) {
         loop {
             tokio::select! {
                 Some(fallen) = pipeline.group.next() => return fallen,
-                () = edge.keep_running(self) => {}
+                () = background.keep_running(self) => {}
                 () = reloads.next() => reloader.reload(self).await,
             }
         }
@@ -238,23 +242,23 @@ impl Service {
     async fn drain(
         &self,
         mut pipeline: Pipeline,
-        stop: Stop,
-        signals: &mut Signals,
+        stop: StopSignal,
+        signals: &mut StopSignals,
         grace: Duration,
-    ) -> End {
+    ) -> ServiceEnd {
         notify::stopping();
         tracing::info!(signal = stop.name(), ?grace, "stopping: committing what was received");
         pipeline.stop.cancel();
         let abandon = pipeline.abandon.clone();
         let finish = async {
-            let last_call = async {
-                self.until_last_call(grace).await;
+            let deadline = async {
+                self.wait_for_drain_deadline(grace).await;
                 abandon.cancel();
                 std::future::pending::<()>().await;
             };
             tokio::select! {
                 result = pipeline.group.finish(grace) => result,
-                () = last_call => unreachable!("last call never ends"),
+                () = deadline => unreachable!("last call never ends"),
             }
         };
         tokio::select! {
@@ -262,27 +266,27 @@ impl Service {
                 for (stage, cause) in &fallen {
                     tracing::error!(stage, %cause, "a stage fell while stopping");
                 }
-                let complete = self.all_is_safe() || !abandon.is_cancelled();
-                End::Stopped { complete: in_time && complete && fallen.is_empty() }
+                let complete = self.is_everything_durable() || !abandon.is_cancelled();
+                ServiceEnd::Stopped { complete: in_time && complete && fallen.is_empty() }
             }
-            again = signals.stop() => End::Forced(again),
+            again = signals.stop() => ServiceEnd::Forced(again),
         }
     }
 
     /// Returns true if nothing received and no possible loss would be missing after the end of this
     /// process, whatever becomes of the database.
-    fn all_is_safe(&self) -> bool {
+    fn is_everything_durable(&self) -> bool {
         self.process.accounting.counts().uncommitted() == 0 && self.gap_state.is_complete()
     }
 
     /// Waits until the stages have had their time to finish. The last tenth of the grace is for the
     /// DISCONNECT; and where all is safe, a database that does not answer is not waited for.
-    async fn until_last_call(&self, grace: Duration) {
+    async fn wait_for_drain_deadline(&self, grace: Duration) {
         let safe = async {
             let mut since = Instant::now();
-            while since.elapsed() < BEST_EFFORT {
-                tokio::time::sleep(LOOK_AGAIN).await;
-                if !self.all_is_safe() {
+            while since.elapsed() < BEST_EFFORT_WAIT {
+                tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
+                if !self.is_everything_durable() {
                     since = Instant::now();
                 }
             }
@@ -294,30 +298,30 @@ impl Service {
     }
 
     /// Logs how the service ended.
-    fn report(&self, end: &End) {
+    fn report(&self, end: &ServiceEnd) {
         let uncommitted = self.process.accounting.counts().uncommitted();
         let spooled = self.health.read(|s| s.spool.as_ref().map_or(0, |spool| spool.events));
         match end {
-            End::Stopped { complete: true } if spooled > 0 => tracing::info!(
+            ServiceEnd::Stopped { complete: true } if spooled > 0 => tracing::info!(
                 spooled,
                 "stopped: everything received is acknowledged; the next start goes on with what is \
                  left in the spool"
             ),
-            End::Stopped { complete: true } => {
+            ServiceEnd::Stopped { complete: true } => {
                 tracing::info!("stopped: everything received is committed and acknowledged");
             }
-            End::Stopped { complete: false } => tracing::error!(
+            ServiceEnd::Stopped { complete: false } => tracing::error!(
                 uncommitted,
                 gaps_recorded = self.gap_state.is_complete(),
                 "stopped at the deadline of shutdown.grace: what is not committed was not \
                  acknowledged, and the broker will deliver it again"
             ),
-            End::Forced(signal) => tracing::warn!(
+            ServiceEnd::Forced(signal) => tracing::warn!(
                 signal = signal.name(),
                 uncommitted,
                 "stopped by a second signal: the broker will deliver again what is not committed"
             ),
-            End::Refused(error) => tracing::error!(error, "the service cannot run"),
+            ServiceEnd::Refused(error) => tracing::error!(error, "the service cannot run"),
         }
     }
 }

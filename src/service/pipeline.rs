@@ -7,15 +7,15 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, TAKE_DOWN};
-use crate::decode::stage::Stage as DecodeStage;
-use crate::message::{Decoded, Feedback, Intake};
-use crate::service::supervisor::Group;
+use super::{BridgeService, TAKE_DOWN_TIMEOUT};
+use crate::decode::stage::DecodeStage;
+use crate::message::{DecodedItem, Feedback, StreamItem};
+use crate::service::supervisor::TaskGroup;
 use crate::session::Session;
 use crate::session::intake_sender::{self, IntakeSender};
 use crate::session::orders::Orders;
 use crate::session::shared::Shared;
-use crate::spool::leftover::LeftoverParts;
+use crate::spool::drain::DrainParts;
 use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
 use crate::store::schema::MigrationError;
@@ -28,32 +28,32 @@ const FEEDBACK_CAPACITY: usize = 64;
 
 /// Batches of at least this many events find room between decode and store, so that
 /// `batch.max_events` can be raised while the service runs; further than that at the next start.
-const LEAST_BATCH_ROOM: usize = 1_000;
+const MIN_DECODED_CAPACITY: usize = 1_000;
 
 /// The stages by name.
 pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
 
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
-    pub group: Group<MigrationError>,
+    pub group: TaskGroup<MigrationError>,
     /// Stop taking in; finish what is inside.
     pub stop: CancellationToken,
     /// Stop retrying; what is not committed stays with the broker.
     pub abandon: CancellationToken,
 }
 
-impl Service {
+impl BridgeService {
     pub(super) fn start_pipeline(&self) -> Pipeline {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
         let (intake_sender, intake) = intake_sender::channel();
         // One batch in the writer's hands and one decoded ahead.
-        let room = (*self.dials.max_events.borrow()).max(LEAST_BATCH_ROOM) * 2;
-        let (decoded_sender, decoded) = mpsc::channel::<Decoded>(room);
+        let room = (*self.settings.max_events.borrow()).max(MIN_DECODED_CAPACITY) * 2;
+        let (decoded_sender, decoded) = mpsc::channel::<DecodedItem>(room);
         let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
         let (stored, from_store) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
 
         let mut pipeline = Pipeline {
-            group: Group::new(Arc::clone(&self.progress)),
+            group: TaskGroup::new(Arc::clone(&self.progress)),
             stop: stop.clone(),
             abandon: abandon.clone(),
         };
@@ -83,7 +83,7 @@ impl Service {
             pipeline.spawn("spool", spool::stage::run(parts));
             pipeline.spawn("decode", decode.run([spooled], decoded_sender));
         } else {
-            let parts = LeftoverParts {
+            let parts = DrainParts {
                 client_id: client_id.clone(),
                 decode: rows,
                 store: from_store,
@@ -92,7 +92,7 @@ impl Service {
             };
             let store = Arc::clone(&self.store);
             let leftover = async move {
-                Box::pin(spool::leftover::run(parts, store.find_spool(&client_id))).await;
+                Box::pin(spool::drain::run(parts, store.find_spool(&client_id))).await;
             };
             pipeline.spawn("spool", leftover);
             pipeline.spawn("decode", decode.run([spooled, intake], decoded_sender));
@@ -104,7 +104,7 @@ impl Service {
 
     fn session(
         &self,
-        intake: mpsc::Sender<Intake>,
+        intake: mpsc::Sender<StreamItem>,
         feedback: mpsc::Receiver<Feedback>,
         stop: CancellationToken,
     ) -> Session {
@@ -122,7 +122,7 @@ impl Service {
             stop,
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
-            reconnect: self.dials.reconnect.subscribe(),
+            reconnect: self.settings.reconnect.subscribe(),
             retire: self.retire.clone(),
         };
         let connections = Arc::clone(&self.connections);
@@ -131,7 +131,7 @@ impl Service {
 
     fn writer(
         &self,
-        decoded: mpsc::Receiver<Decoded>,
+        decoded: mpsc::Receiver<DecodedItem>,
         feedback: mpsc::Sender<Feedback>,
         abandon: CancellationToken,
     ) -> WriterParts {
@@ -141,7 +141,7 @@ impl Service {
             migrate: self.config.database.migrate,
             decoded,
             feedback,
-            max_events: self.dials.max_events.subscribe(),
+            max_events: self.settings.max_events.subscribe(),
             waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
@@ -166,6 +166,6 @@ impl Pipeline {
     pub async fn take_down(&mut self) {
         self.stop.cancel();
         self.abandon.cancel();
-        self.group.finish(TAKE_DOWN).await;
+        self.group.finish(TAKE_DOWN_TIMEOUT).await;
     }
 }

@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::Service;
+use super::BridgeService;
 use crate::config::{Loaded, Problems};
 use crate::files;
+use crate::service::config_diff::{self, ConfigChanges, ConfigSource};
 use crate::service::notify;
-use crate::service::reload::{self, Changes, Source};
 use crate::session::credentials::Sources;
 use crate::telemetry::logging::LogHandle;
 
-/// Reloads.
-pub(super) struct Reloader {
-    pub source: Source,
+/// Reloads the configuration on SIGHUP.
+pub(super) struct ConfigReloader {
+    pub source: ConfigSource,
     pub log: LogHandle,
     /// What the service works with: what it started with, and what was applied since.
     pub in_force: Loaded,
 }
 
-impl Reloader {
+impl ConfigReloader {
     /// `shutdown.grace`, as it is at the moment.
     pub fn grace(&self) -> Duration {
         self.in_force.config.shutdown_grace
     }
 
     /// Reads and applies. A configuration with a problem is refused whole.
-    pub async fn reload(&mut self, service: &Service) {
+    pub async fn reload(&mut self, service: &BridgeService) {
         notify::reloading();
         let source = self.source.clone();
         match files::apart(move || source.load()).await {
@@ -47,13 +47,13 @@ impl Reloader {
         new
     }
 
-    fn apply(&mut self, new: &Loaded, service: &Service) {
-        let changes = reload::changes(&self.in_force, new);
+    fn apply(&mut self, new: &Loaded, service: &BridgeService) {
+        let changes = config_diff::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
             tracing::error!(%error, "the log level stays as it was");
         }
-        service.dials.apply(new);
-        self.in_force = reload::in_force(self.in_force.clone(), new);
+        service.settings.apply(new);
+        self.in_force = config_diff::in_force(self.in_force.clone(), new);
         for warning in &new.warnings {
             tracing::warn!(warning, "check the configuration");
         }
@@ -68,7 +68,7 @@ impl Reloader {
     }
 }
 
-impl super::Dials {
+impl super::LiveSettings {
     fn apply(&self, new: &Loaded) {
         let config = &new.config;
         set(&self.reconnect, config.mqtt.reconnect);
@@ -87,15 +87,15 @@ impl super::Dials {
     }
 }
 
-fn set<T: PartialEq>(dial: &tokio::sync::watch::Sender<T>, value: T) {
-    dial.send_if_modified(|known| {
+fn set<T: PartialEq>(setting: &tokio::sync::watch::Sender<T>, value: T) {
+    setting.send_if_modified(|known| {
         let changed = *known != value;
         *known = value;
         changed
     });
 }
 
-fn report(changes: &Changes) {
+fn report(changes: &ConfigChanges) {
     let applied = changes.applied.join(", ");
     if changes.needs_restart.is_empty() {
         tracing::info!(applied, "the configuration was reloaded");
@@ -109,7 +109,7 @@ fn report(changes: &Changes) {
     }
 }
 
-fn refuse(problems: &Problems, service: &Service) {
+fn refuse(problems: &Problems, service: &BridgeService) {
     for problem in &problems.list {
         tracing::error!(problem = %problem, "the new configuration is refused; the earlier one stays");
     }

@@ -9,71 +9,71 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::background::Edge;
+use super::background::BackgroundTasks;
 use super::pipeline::Pipeline;
-use super::{LOOK_AGAIN, Service};
+use super::{BridgeService, DRAIN_POLL_INTERVAL};
 use crate::config::Config;
 use crate::service::leadership::Leadership;
-use crate::service::signals::Signals;
+use crate::service::signals::StopSignals;
 use crate::session::credentials::Material;
 use crate::session::ending::end_session;
 use crate::spool;
 
 /// A database that does not answer within this is not there.
-const LOCK_WITHIN: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Tries to end the session at the broker, and the wait between them.
 const TRIES: u32 = 5;
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retired {
+pub struct RetiredSession {
     /// Messages that the broker delivered.
     pub received: u64,
 }
 
 /// Retires `mqtt.client_id` within `limit`. Until it succeeds, the session stays at the broker, and what
 /// it holds with it.
-pub async fn retire(mut config: Config, limit: Duration) -> anyhow::Result<Retired> {
-    let mut signals = Signals::listen()?;
+pub async fn retire(mut config: Config, limit: Duration) -> anyhow::Result<RetiredSession> {
+    let mut signals = StopSignals::listen()?;
     // Another service on this machine may have the port.
     config.admin_listen = None;
-    let mut service = Service::new(config)?;
+    let mut service = BridgeService::new(config)?;
     let empty = watch::Sender::new(false);
     service.retire = Some(empty.clone());
-    let mut edge = Edge::start(&service).await;
+    let mut background = BackgroundTasks::start(&service).await;
     let outcome = tokio::select! {
-        outcome = timeout(limit, service.retire_session(&mut edge, &empty)) => {
-            outcome.unwrap_or_else(|_| Err(service.too_late(limit)))
+        outcome = timeout(limit, service.retire_session(&mut background, &empty)) => {
+            outcome.unwrap_or_else(|_| Err(service.timeout_error(limit)))
         }
         stop = signals.stop() => Err(anyhow!("interrupted by {}", stop.name())),
     };
-    edge.take_down().await;
+    background.take_down().await;
     outcome
 }
 
-impl Service {
+impl BridgeService {
     async fn retire_session(
         &self,
-        edge: &mut Edge,
+        background: &mut BackgroundTasks,
         empty: &watch::Sender<bool>,
-    ) -> anyhow::Result<Retired> {
+    ) -> anyhow::Result<RetiredSession> {
         tokio::select! {
-            locked = timeout(LOCK_WITHIN, self.take_lock()) => {
-                locked.unwrap_or_else(|_| Err(self.no_database()))?;
+            locked = timeout(LOCK_TIMEOUT, self.take_lock()) => {
+                locked.unwrap_or_else(|_| Err(self.database_error()))?;
             }
-            () = edge.keep_running(self) => {}
+            () = background.keep_running(self) => {}
         }
         let mut pipeline = self.start_pipeline();
         tokio::select! {
-            () = self.until_drained(empty) => {}
+            () = self.wait_until_drained(empty) => {}
             fallen = pipeline.group.next() => match fallen {
                 Some((stage, outcome)) => bail!("the stage {stage} failed: {outcome}"),
                 None => bail!("the pipeline ended"),
             },
-            holder = self.lost_lock() => bail!("{holder} took over the client id"),
-            () = edge.keep_running(self) => {}
+            holder = self.wait_for_lock_loss() => bail!("{holder} took over the client id"),
+            () = background.keep_running(self) => {}
         }
         self.finish(pipeline).await?;
         let client_id = &self.config.mqtt.client_id;
@@ -81,7 +81,7 @@ impl Service {
         self.store.retire(client_id).await.context("could not write down the retirement")?;
         self.end_session().await?;
         let counts = self.process.accounting.counts();
-        Ok(Retired { received: counts.received })
+        Ok(RetiredSession { received: counts.received })
     }
 
     /// Waits until this process holds the single-writer lock.
@@ -90,20 +90,20 @@ impl Service {
         loop {
             match &*leadership.borrow_and_update() {
                 Leadership::Held => return Ok(()),
-                Leadership::Elsewhere(holder) => bail!(
+                Leadership::HeldByOther(holder) => bail!(
                     "{holder} holds the client id {:?}: stop and disable that service first, and one \
                      that stands by on another machine, which would take over; then run this again",
                     self.config.mqtt.client_id
                 ),
                 Leadership::Refused(problem) => bail!("{problem}"),
-                Leadership::Asking | Leadership::Unknown => {}
+                Leadership::Pending | Leadership::Unknown => {}
             }
             leadership.changed().await?;
         }
     }
 
     /// Waits until another process holds the lock.
-    async fn lost_lock(&self) -> String {
+    async fn wait_for_lock_loss(&self) -> String {
         let mut leadership = self.leadership.subscribe();
         match leadership.wait_for(|now| now.holder().is_some()).await {
             Ok(now) => now.holder().map(ToString::to_string).unwrap_or_default(),
@@ -112,13 +112,13 @@ impl Service {
     }
 
     /// Waits until neither broker nor spool holds anything for this client.
-    async fn until_drained(&self, empty: &watch::Sender<bool>) {
+    async fn wait_until_drained(&self, empty: &watch::Sender<bool>) {
         loop {
             let received_all = *empty.borrow() && self.process.accounting.counts().in_pipeline == 0;
             if received_all && self.spool_is_empty().await {
                 return;
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(DRAIN_POLL_INTERVAL).await;
         }
     }
 
@@ -162,7 +162,7 @@ impl Service {
                 Ok(()) => return Ok(()),
                 Err(now) => problem = now,
             }
-            sleep(TRY_AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
         bail!(
             "everything is stored and the session is empty and unsubscribed, but the broker still has \
@@ -170,13 +170,13 @@ impl Service {
         )
     }
 
-    fn no_database(&self) -> anyhow::Error {
+    fn database_error(&self) -> anyhow::Error {
         let problem = self.health.read(|s| s.database.problem.clone());
         let problem = problem.unwrap_or_else(|| "it does not answer".to_owned());
         anyhow!("what the broker holds could not be stored, for want of the database: {problem}")
     }
 
-    fn too_late(&self, limit: Duration) -> anyhow::Error {
+    fn timeout_error(&self, limit: Duration) -> anyhow::Error {
         let (session, database) =
             self.health.read(|s| (s.session.problem.clone(), s.database.problem.clone()));
         let limit = humantime::format_duration(limit);

@@ -4,14 +4,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopSignal {
     /// SIGINT, Ctrl-C.
     Interrupt,
     /// SIGTERM, the service manager.
     Terminate,
 }
 
-impl Stop {
+impl StopSignal {
     /// The signal's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -31,9 +31,9 @@ impl Stop {
 
 /// Listens to the signal that asks for a reload.
 #[derive(Debug)]
-pub struct Reloads(Signal);
+pub struct ReloadSignals(Signal);
 
-impl Reloads {
+impl ReloadSignals {
     /// From now on SIGHUP no longer kills the process.
     pub fn listen() -> std::io::Result<Self> {
         signal(SignalKind::hangup()).map(Self)
@@ -47,12 +47,12 @@ impl Reloads {
 
 /// Listens to the signals that stop the service.
 #[derive(Debug)]
-pub struct Signals {
+pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Signals {
+impl StopSignals {
     /// From now on the signals no longer kill the process.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
@@ -62,10 +62,10 @@ impl Signals {
     }
 
     /// The next request to stop.
-    pub async fn stop(&mut self) -> Stop {
+    pub async fn stop(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.interrupt.recv() => Stop::Interrupt,
-            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
         }
     }
 }

@@ -7,22 +7,22 @@ use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
 
-use crate::progress::Registry;
+use crate::progress::ProgressRegistry;
 
 /// How a task ended.
 #[derive(Debug)]
-pub enum Outcome<E> {
+pub enum TaskOutcome<E> {
     /// By itself, without complaint.
     Done,
     /// With an error.
     Failed(E),
     /// With a panic, whose message this is.
     Panicked(String),
-    /// Ended by [`Group::abort_all`].
+    /// Ended by [`TaskGroup::abort_all`].
     Aborted,
 }
 
-impl<E: Display> Display for Outcome<E> {
+impl<E: Display> Display for TaskOutcome<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Done => f.write_str("it ended"),
@@ -35,15 +35,15 @@ impl<E: Display> Display for Outcome<E> {
 
 /// Tasks that live and fall together. Dropping the group aborts what still runs.
 #[derive(Debug)]
-pub struct Group<E> {
+pub struct TaskGroup<E> {
     tasks: JoinSet<Result<(), E>>,
     names: Vec<(Id, &'static str)>,
-    progress: Arc<Registry>,
+    progress: Arc<ProgressRegistry>,
 }
 
-impl<E: Send + 'static> Group<E> {
+impl<E: Send + 'static> TaskGroup<E> {
     /// Makes an empty group whose tasks show their progress in a registry.
-    pub fn new(progress: Arc<Registry>) -> Self {
+    pub fn new(progress: Arc<ProgressRegistry>) -> Self {
         Self { tasks: JoinSet::new(), names: Vec::new(), progress }
     }
 
@@ -58,15 +58,15 @@ impl<E: Send + 'static> Group<E> {
     }
 
     /// The next task to end; `None` when none is left.
-    pub async fn next(&mut self) -> Option<(&'static str, Outcome<E>)> {
+    pub async fn next(&mut self) -> Option<(&'static str, TaskOutcome<E>)> {
         let (id, outcome) = match self.tasks.join_next_with_id().await? {
-            Ok((id, Ok(()))) => (id, Outcome::Done),
-            Ok((id, Err(error))) => (id, Outcome::Failed(error)),
+            Ok((id, Ok(()))) => (id, TaskOutcome::Done),
+            Ok((id, Err(error))) => (id, TaskOutcome::Failed(error)),
             Err(error) => {
                 let id = error.id();
                 let outcome = match error.try_into_panic() {
-                    Ok(panic) => Outcome::Panicked(panic_message(panic.as_ref())),
-                    Err(_) => Outcome::Aborted,
+                    Ok(panic) => TaskOutcome::Panicked(panic_message(panic.as_ref())),
+                    Err(_) => TaskOutcome::Aborted,
                 };
                 (id, outcome)
             }
@@ -78,11 +78,11 @@ impl<E: Send + 'static> Group<E> {
 
     /// Waits for all tasks; those that outlast `limit` are aborted. Returns the failures by
     /// name, and whether all ended by themselves in time.
-    pub async fn finish(&mut self, limit: Duration) -> (Vec<(&'static str, Outcome<E>)>, bool) {
+    pub async fn finish(&mut self, limit: Duration) -> (Vec<(&'static str, TaskOutcome<E>)>, bool) {
         let mut failures = Vec::new();
         let all = async {
             while let Some((name, outcome)) = self.next().await {
-                if !matches!(outcome, Outcome::Done) {
+                if !matches!(outcome, TaskOutcome::Done) {
                     failures.push((name, outcome));
                 }
             }
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_reported_under_the_name_of_its_task() {
-        let mut group = Group::<String>::new(Arc::default());
+        let mut group = TaskGroup::<String>::new(Arc::default());
         group.spawn("quiet", std::future::pending());
         group.spawn("loud", async { panic!("no more {}", "room") });
         let (name, outcome) = group.next().await.unwrap();
@@ -127,7 +127,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn tasks_that_outlast_the_limit_are_aborted() {
-        let mut group = Group::<String>::new(Arc::default());
+        let mut group = TaskGroup::<String>::new(Arc::default());
         group.spawn("quick", async { Err("broken".to_owned()) });
         group.spawn("endless", std::future::pending());
         let (failures, in_time) = group.finish(Duration::from_secs(5)).await;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::message::Gap;
-use crate::state_file::{Purpose, StateFile};
+use crate::gap::Gap;
+use crate::state_file::{FilePurpose, StateFile};
 
 /// Possible losses that were noticed and are not durable elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub trait GapState: Debug + Send + Sync {
     fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-const PURPOSE: Purpose = Purpose {
+const PURPOSE: FilePurpose = FilePurpose {
     suffix: ".unsaid.json",
     consequence: "a possible loss noticed while the database is away is forgotten if this process \
                   dies before it is back",
@@ -91,7 +91,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::message::GapCause;
+    use crate::gap::GapCause;
 
     fn pending() -> PendingGaps {
         let gap = Gap {

@@ -51,7 +51,7 @@ use crate::backoff::Backoff;
 use crate::message::Feedback;
 use crate::progress;
 use crate::service::leadership::{Leadership, refused, standing_by};
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.
 pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
@@ -174,20 +174,20 @@ impl Session {
     fn say_who_holds_it(&self, now: &Leadership) {
         let client_id = &self.shared.mqtt.client_id;
         match now {
-            Leadership::Elsewhere(holder) => {
+            Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
                 tracing::warn!(holder = %holder, problem, "another process holds the client id");
-                self.shared.enter(Phase::Standby, Some(problem));
+                self.shared.enter(SessionPhase::Standby, Some(problem));
             }
             Leadership::Refused(reason) => {
-                self.shared.enter(Phase::Connecting, Some(refused(client_id, reason)));
+                self.shared.enter(SessionPhase::Connecting, Some(refused(client_id, reason)));
             }
-            Leadership::Asking | Leadership::Unknown | Leadership::Held => {}
+            Leadership::Pending | Leadership::Unknown | Leadership::Held => {}
         }
     }
 
     async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Attempt {
-        self.shared.enter(Phase::Connecting, None);
+        self.shared.enter(SessionPhase::Connecting, None);
         self.backoff.set_limits(*self.orders.reconnect.borrow());
         if gaps.needs_recall() {
             let pending = self.shared.process().gap_state.read().await;

@@ -23,7 +23,7 @@ use super::transport::mqtt::{Login, NetworkTransport, Stream};
 use super::transport::{Incoming, Outgoing, Transport};
 use crate::config::Mqtt;
 use crate::credentials::CertificateFacts;
-use crate::race::{self, EVERY, FailedAttempt, Outcome, Reached};
+use crate::race::{self, EVERY, FailedAttempt, RaceOutcome, ReachedAddress};
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -186,12 +186,14 @@ impl Probe {
         deadline: Instant,
         findings: &mut Vec<Finding>,
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let Outcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
+        let RaceOutcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
         if reached.is_empty() {
             return Err(ConnectError::Unreachable(failed));
         }
         findings.extend(
-            reached.iter().map(|&Reached { address, took, .. }| Finding::Reached { address, took }),
+            reached
+                .iter()
+                .map(|&ReachedAddress { address, took, .. }| Finding::Reached { address, took }),
         );
         let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
         findings.extend(failed.map(|FailedAttempt { address, cause }| Finding::NotReached {

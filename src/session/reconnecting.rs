@@ -8,7 +8,7 @@ use super::choice::AfterRefusal;
 use super::connection::{DisconnectReason, Disconnected};
 use super::failure::{Context, Failure, FailureKind};
 use super::{PROTOCOL_MAX_PACKET, Session};
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 use crate::telemetry::metrics::ReasonLabel;
 
 /// What to do after a connection ended.
@@ -102,7 +102,7 @@ impl Session {
         } else {
             tracing::warn!(reason, problem, retry_in, "no connection to the broker");
         }
-        self.shared.enter(Phase::Connecting, Some(problem.clone()));
+        self.shared.enter(SessionPhase::Connecting, Some(problem.clone()));
         Next::Reconnect(wait)
     }
 

@@ -41,7 +41,7 @@ impl Settling<'_> {
                 () = &mut enough => return Waited::Enough,
                 feedback = idle(self.feedback.recv()) => match feedback {
                     None => return Waited::ToEnd,
-                    Some(Feedback::Noted(event)) => {
+                    Some(Feedback::Persisted(event)) => {
                         self.gaps.persisted(&event);
                         save_gaps(self.shared, self.gaps).await;
                     }

@@ -16,12 +16,13 @@ use super::gap_tracker::GapTracker;
 use super::intake_sender::IntakeSender;
 use super::ledger::Bound;
 use super::transport::{Connect, Publish};
-use crate::accounting::Accounting;
+use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
 use crate::clock::WallClock;
 use crate::config::Mqtt;
-use crate::message::{ConnectionName, ConnectionNews, GapCause};
-use crate::telemetry::health::{CertificateHealth, Phase};
+use crate::connection_event::{ConnectionEvent, ConnectionName};
+use crate::gap::GapCause;
+use crate::telemetry::health::{CertificateHealth, SessionPhase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
@@ -37,7 +38,7 @@ pub struct Process {
     /// Keeps them beyond the process.
     pub gap_state: Arc<dyn GapState>,
     /// Counts what became of each message.
-    pub accounting: Arc<Accounting>,
+    pub accounting: Arc<MessageAccounting>,
     /// Makes connections to the broker.
     pub connector: Arc<dyn Connect>,
     /// Tells the time of day.
@@ -123,14 +124,14 @@ impl Shared {
         id: ConnectionId,
         session_present: bool,
         reported: bool,
-    ) -> ConnectionNews {
+    ) -> ConnectionEvent {
         let connection = self.name(id);
         self.metrics.session_present.set(i64::from(session_present));
         self.health.update(|snapshot| {
             snapshot.session.session_present = session_present;
             snapshot.session.connection = Some(connection.clone());
         });
-        ConnectionNews::Opened {
+        ConnectionEvent::Opened {
             connection,
             at: self.now_utc(),
             session_present: reported,
@@ -157,7 +158,7 @@ impl Shared {
     }
 
     /// Enters a phase of the session, with what is wrong in it.
-    pub fn enter(&self, phase: Phase, problem: Option<String>) {
+    pub fn enter(&self, phase: SessionPhase, problem: Option<String>) {
         self.health.update(|snapshot| {
             let session = &mut snapshot.session;
             if session.phase != phase {
@@ -250,7 +251,7 @@ impl Shared {
     pub fn announce_closed(&self, intake: &IntakeSender, id: ConnectionId, reason: &str) {
         let at = self.now_utc();
         let (connection, reason) = (self.name(id), reason.to_owned());
-        let _ = intake.send_event(ConnectionNews::Closed { connection, at, reason });
+        let _ = intake.send_event(ConnectionEvent::Closed { connection, at, reason });
     }
 }
 

@@ -1,7 +1,7 @@
 //! What does not change while a simulation runs: where the boards are mounted, which tags are
 //! enrolled to which product.
 
-use super::dice::Dice;
+use super::rng::SeededRng;
 
 /// Boards side by side on one shelf.
 const BOARDS_A_SHELF: u32 = 4;
@@ -18,7 +18,7 @@ const BOARD_PITCH_MM: i32 = 420;
 
 /// A mounted board.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Board {
+pub struct CatalogBoard {
     /// Serial number.
     pub sn: String,
     /// Shelf it lies on.
@@ -41,7 +41,7 @@ pub struct Board {
 
 /// A tagged item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub struct CatalogItem {
     /// Tag identifier.
     pub uid: String,
     /// Product it is enrolled to, empty where it is not.
@@ -52,35 +52,35 @@ pub struct Item {
 
 /// Every board and item of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalog {
+pub struct SiteCatalog {
     /// The tenant all of them belong to.
     pub tenant: String,
     /// At least one.
-    pub boards: Vec<Board>,
+    pub boards: Vec<CatalogBoard>,
     /// At least one, each with its own uid.
-    pub items: Vec<Item>,
+    pub items: Vec<CatalogItem>,
 }
 
-impl Catalog {
+impl SiteCatalog {
     /// At least one board and one item are made. The same arguments give the same catalog.
     pub fn new(tenant: &str, boards: u32, items: u32, seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
-        let first_tag = dice.half_roll();
+        let mut rng = SeededRng::new(seed);
+        let first_tag = rng.next_u32();
         Self {
             tenant: tenant.to_owned(),
             boards: (0..boards.max(1)).map(board).collect(),
-            items: (0..items.max(1)).map(|index| item(index, first_tag, &mut dice)).collect(),
+            items: (0..items.max(1)).map(|index| item(index, first_tag, &mut rng)).collect(),
         }
     }
 }
 
-fn board(index: u32) -> Board {
+fn board(index: u32) -> CatalogBoard {
     let shelf = index / BOARDS_A_SHELF;
     let furniture = shelf / SHELVES_A_FURNITURE;
     let slot = signed(index % BOARDS_A_SHELF);
     let located = shelf % SHELVES_A_FURNITURE != SHELVES_A_FURNITURE - 1;
     let surveyed = furniture < SURVEYED_FURNITURES;
-    Board {
+    CatalogBoard {
         sn: format!("CB{:06}", index + 1),
         shelf_sn: format!("SH-{:03}", shelf + 1),
         furniture_sn: format!("FU-{:02}", furniture + 1),
@@ -97,15 +97,15 @@ fn board(index: u32) -> Board {
     }
 }
 
-fn item(index: u32, first_tag: u32, dice: &mut Dice) -> Item {
+fn item(index: u32, first_tag: u32, rng: &mut SeededRng) -> CatalogItem {
     // An odd factor permutes the 32 bits, so that no two items share a tag.
     let tag = index.wrapping_mul(0x9E37_79B1).wrapping_add(first_tag);
-    let enrolled = dice.percent(90);
-    let reference = dice.below(500) + 1;
-    Item {
+    let enrolled = rng.percent(90);
+    let reference = rng.below(500) + 1;
+    CatalogItem {
         uid: format!("E0040150{tag:08X}"),
         product_reference: if enrolled { format!("REF-{reference:04}") } else { String::new() },
-        labels: match dice.below(4) {
+        labels: match rng.below(4) {
             0 => vec!["fragile".to_owned()],
             1 => vec!["fragile".to_owned(), "sterile".to_owned()],
             _ => Vec::new(),
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn serials_and_tags_are_distinct_and_shaped_like_real_ones() {
-        let catalog = Catalog::new("acme", 200, 5_000, 7);
+        let catalog = SiteCatalog::new("acme", 200, 5_000, 7);
         let uids: HashSet<_> = catalog.items.iter().map(|i| i.uid.as_str()).collect();
         let serials: HashSet<_> = catalog.boards.iter().map(|b| b.sn.as_str()).collect();
         assert_eq!(uids.len(), 5_000);
@@ -135,19 +135,19 @@ mod tests {
 
     #[test]
     fn the_catalog_follows_from_its_seed() {
-        assert_eq!(Catalog::new("acme", 9, 50, 1), Catalog::new("acme", 9, 50, 1));
-        assert_ne!(Catalog::new("acme", 9, 50, 1), Catalog::new("acme", 9, 50, 2));
+        assert_eq!(SiteCatalog::new("acme", 9, 50, 1), SiteCatalog::new("acme", 9, 50, 1));
+        assert_ne!(SiteCatalog::new("acme", 9, 50, 1), SiteCatalog::new("acme", 9, 50, 2));
     }
 
     #[test]
     fn nothing_still_makes_one_board_and_one_item() {
-        let catalog = Catalog::new("acme", 0, 0, 1);
+        let catalog = SiteCatalog::new("acme", 0, 0, 1);
         assert_eq!((catalog.boards.len(), catalog.items.len()), (1, 1));
     }
 
     #[test]
     fn some_items_and_boards_are_not_enrolled_or_located() {
-        let catalog = Catalog::new("acme", 40, 200, 3);
+        let catalog = SiteCatalog::new("acme", 40, 200, 3);
         assert!(catalog.items.iter().any(|i| i.product_reference.is_empty()));
         assert!(catalog.items.iter().any(|i| i.labels.is_empty()));
         assert!(catalog.boards.iter().any(|b| b.loc_reference.is_empty()));

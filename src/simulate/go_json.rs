@@ -1,5 +1,5 @@
 //! JSON as Go's `encoding/json` writes it: its escapes, its floats, its times. The decoder is
-//! tried against these habits, so they are spelled out here rather than left to serde's.
+//! tried against these quirks, so they are spelled out here rather than left to serde's.
 
 use std::fmt::Write as _;
 

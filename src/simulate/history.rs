@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::{OffsetDateTime, Weekday};
 
-use super::dice::Dice;
+use super::rng::SeededRng;
 use super::source::unix_ns;
 
 /// Activity by hour of the day, UTC, relative to each other: quiet nights, busy mornings and
@@ -20,7 +20,7 @@ const SCALE: u64 = 1 << 16;
 
 /// When each event of a run happened.
 #[derive(Debug, PartialEq, Eq)]
-pub struct History {
+pub struct EventHistory {
     /// Nanoseconds since the Unix epoch.
     start_ns: i64,
     end_ns: i64,
@@ -30,7 +30,7 @@ pub struct History {
     seed: u64,
 }
 
-impl History {
+impl EventHistory {
     /// The `over` before `end`, with this many events.
     pub fn new(end: OffsetDateTime, over: Duration, events: u64, seed: u64) -> Self {
         let start = end - over;
@@ -56,7 +56,7 @@ impl History {
     /// Time of an event, nanoseconds since the Unix epoch; never earlier than the event before.
     pub(super) fn at(&self, event: u64) -> i64 {
         let total = u128::from(self.cumulative.last().copied().unwrap_or(1));
-        let jitter = Dice::new(self.seed ^ event.rotate_left(32)).half_roll();
+        let jitter = SeededRng::new(self.seed ^ event.rotate_left(32)).next_u32();
         // Both in units of 2^-32 of the activity.
         let position =
             ((u128::from(event) << 32) + u128::from(jitter)) * total / u128::from(self.events);
@@ -90,7 +90,7 @@ mod tests {
     const END: OffsetDateTime = datetime!(2026-03-02 00:00 UTC);
 
     fn times(over: Duration, events: u64) -> Vec<i64> {
-        let history = History::new(END, over, events, 1);
+        let history = EventHistory::new(END, over, events, 1);
         (0..events).map(|event| history.at(event)).collect()
     }
 
@@ -100,7 +100,7 @@ mod tests {
             seconds in 60u64..100_000_000, events in 1u64..2_000, seed: u64
         ) {
             let over = Duration::from_secs(seconds);
-            let history = History::new(END, over, events, seed);
+            let history = EventHistory::new(END, over, events, seed);
             let mut last = unix_ns(END - over);
             for event in 0..events + 3 {
                 let at = history.at(event);

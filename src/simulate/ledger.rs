@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::source::Message;
+use super::source::SimulatedMessage;
 
 /// What came of a run. Written as the command's last line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct PublishReport {
     /// Distinct events handed to the broker at least once.
     pub published: u64,
     /// Distinct events of which the broker acknowledged every message.
@@ -18,7 +18,7 @@ pub struct Report {
     pub messages: u64,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PublishReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { published, acknowledged, messages } = self;
         write!(f, "published={published} acknowledged={acknowledged} messages={messages}")
@@ -27,23 +27,23 @@ impl fmt::Display for Report {
 
 /// The account.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct PublishLedger {
     /// Lost with a connection; sent first on the next.
-    unsent: VecDeque<(u64, Message)>,
+    unsent: VecDeque<(u64, SimulatedMessage)>,
     /// Given to the client, which has not named a packet id yet; in the order given.
-    queued: VecDeque<(u64, Message)>,
+    queued: VecDeque<(u64, SimulatedMessage)>,
     /// By packet id.
-    in_flight: Vec<Option<(u64, Message)>>,
+    in_flight: Vec<Option<(u64, SimulatedMessage)>>,
     /// Messages in `queued` and `in_flight`.
     outstanding: usize,
     /// Messages still to be acknowledged for each event from `first_open` on.
     open: VecDeque<u8>,
     first_open: u64,
     next_sequence: u64,
-    report: Report,
+    report: PublishReport,
 }
 
-impl Ledger {
+impl PublishLedger {
     /// `window` is the most messages that wait for a PUBACK, and the largest packet id.
     pub fn new(window: u16) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Ledger {
             open: VecDeque::new(),
             first_open: 0,
             next_sequence: 0,
-            report: Report::default(),
+            report: PublishReport::default(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Ledger {
     }
 
     /// What is known so far.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> PublishReport {
         self.report
     }
 
@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// A message of a lost connection, to be sent again.
-    pub fn resend(&mut self) -> Option<&Message> {
+    pub fn resend(&mut self) -> Option<&SimulatedMessage> {
         let entry = self.unsent.pop_front()?;
         self.outstanding += 1;
         self.queued.push_back(entry);
@@ -92,7 +92,7 @@ impl Ledger {
     }
 
     /// A message is given to the client for the first time.
-    pub fn send(&mut self, message: Message) {
+    pub fn send(&mut self, message: SimulatedMessage) {
         if message.event >= self.first_open + self.open.len() as u64 {
             self.open.push_back(message.siblings);
             self.report.published += 1;
@@ -155,31 +155,31 @@ mod tests {
 
     /// What may happen to a ledger.
     #[derive(Debug, Clone)]
-    enum Step {
+    enum LedgerStep {
         Send,
         Sent,
         Acknowledge(u16),
         Lose,
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = LedgerStep> {
         prop_oneof![
-            4 => Just(Step::Send),
-            4 => Just(Step::Sent),
-            3 => (1..=WINDOW).prop_map(Step::Acknowledge),
-            1 => Just(Step::Lose),
+            4 => Just(LedgerStep::Send),
+            4 => Just(LedgerStep::Sent),
+            3 => (1..=WINDOW).prop_map(LedgerStep::Acknowledge),
+            1 => Just(LedgerStep::Lose),
         ]
     }
 
     /// A client and broker of the simplest kind.
-    struct Peer {
-        ledger: Ledger,
+    struct LedgerPeer {
+        ledger: PublishLedger,
         messages: u64,
         given: VecDeque<()>,
         ids: Vec<u16>,
     }
 
-    impl Peer {
+    impl LedgerPeer {
         fn send(&mut self, total: u64) {
             if self.ledger.room() == 0 {
                 return;
@@ -188,7 +188,7 @@ mod tests {
                 if self.messages == total {
                     return;
                 }
-                let message = Message {
+                let message = SimulatedMessage {
                     event: self.messages / 2,
                     siblings: 2,
                     topic: Arc::from("t"),
@@ -213,12 +213,12 @@ mod tests {
             self.ledger.acknowledged(id);
         }
 
-        fn apply(&mut self, step: &Step, total: u64) {
+        fn apply(&mut self, step: &LedgerStep, total: u64) {
             match step {
-                Step::Send => self.send(total),
-                Step::Sent => self.sent(),
-                Step::Acknowledge(id) => self.acknowledge(*id),
-                Step::Lose => {
+                LedgerStep::Send => self.send(total),
+                LedgerStep::Sent => self.sent(),
+                LedgerStep::Acknowledge(id) => self.acknowledge(*id),
+                LedgerStep::Lose => {
                     self.ledger.connection_lost();
                     self.given.clear();
                     self.ids.clear();
@@ -232,8 +232,8 @@ mod tests {
         fn whatever_is_lost_every_message_is_acknowledged_once(
             steps in prop::collection::vec(step(), 0..400), events in 0u64..40
         ) {
-            let ledger = Ledger::new(WINDOW);
-            let mut peer = Peer { ledger, messages: 0, given: VecDeque::new(), ids: Vec::new() };
+            let ledger = PublishLedger::new(WINDOW);
+            let mut peer = LedgerPeer { ledger, messages: 0, given: VecDeque::new(), ids: Vec::new() };
             for step in &steps {
                 peer.apply(step, events * 2);
                 prop_assert!(peer.ledger.outstanding() <= usize::from(WINDOW));
@@ -247,7 +247,7 @@ mod tests {
                 (1..=WINDOW).for_each(|id| peer.acknowledge(id));
             }
             let expected =
-                Report { published: events, acknowledged: events, messages: events * 2 };
+                PublishReport { published: events, acknowledged: events, messages: events * 2 };
             prop_assert_eq!(peer.ledger.report(), expected);
             prop_assert_eq!(peer.ledger.outstanding(), 0);
             prop_assert!(!peer.ledger.has_unsent());
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_last_line_is_machine_readable() {
-        let report = Report { published: 3, acknowledged: 2, messages: 5 };
+        let report = PublishReport { published: 3, acknowledged: 2, messages: 5 };
         assert_eq!(report.to_string(), "published=3 acknowledged=2 messages=5");
     }
 }

@@ -2,15 +2,15 @@
 //! dashboards, for load, and as an encoder that the decoder is checked against.
 
 pub mod catalog;
-pub mod dice;
 pub mod encode;
+pub mod event;
 mod go_json;
-pub mod happening;
 pub mod history;
 pub mod ledger;
 mod mismatch;
-mod pace;
 pub mod publish;
+mod rate;
+pub mod rng;
 pub mod source;
 pub mod wire;
 pub mod world;

@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, Report};
+use super::ledger::{PublishLedger, PublishReport};
 use super::mismatch;
-use super::pace::Pace;
-use super::source::{Message, Source};
+use super::rate::RateLimiter;
+use super::source::{MessageSource, SimulatedMessage};
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 
@@ -43,7 +43,7 @@ const STRETCH: usize = 256;
 
 /// Where to publish, and as whom.
 #[derive(Debug, Clone)]
-pub struct Broker {
+pub struct BrokerSettings {
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -69,15 +69,15 @@ pub struct PublishError {
 }
 
 /// Both sides of a connection see it.
-struct Link {
-    ledger: Mutex<Ledger>,
+struct PublishState {
+    ledger: Mutex<PublishLedger>,
     connected: AtomicBool,
     /// There is room, or a connection.
     changed: Notify,
 }
 
 /// How a connection ended.
-enum Ended {
+enum PublishEnd {
     /// Everything is acknowledged, or enough.
     Finished,
     Lost(ConnectionError),
@@ -86,30 +86,30 @@ enum Ended {
 /// Publishes the source to its end, or until told to stop. `rate` is distinct events a second,
 /// 0 as fast as they are acknowledged. `progress` is called every few seconds.
 pub async fn publish(
-    mut source: Source,
-    broker: &Broker,
+    mut source: MessageSource,
+    broker: &BrokerSettings,
     rate: u64,
     stop: CancellationToken,
-    progress: impl Fn(Report),
-) -> Result<Report, PublishError> {
-    let link = Link {
-        ledger: Mutex::new(Ledger::new(broker.max_inflight.max(1))),
+    progress: impl Fn(PublishReport),
+) -> Result<PublishReport, PublishError> {
+    let state = PublishState {
+        ledger: Mutex::new(PublishLedger::new(broker.max_inflight.max(1))),
         connected: AtomicBool::new(false),
         changed: Notify::new(),
     };
-    let work = run(&mut source, broker, rate, &stop, &link);
+    let work = run(&mut source, broker, rate, &stop, &state);
     tokio::select! {
         result = work => result?,
-        () = tell(&link, progress) => {}
+        () = tell(&state, progress) => {}
         () = grace(&stop) => {}
     }
-    Ok(link.ledger().report())
+    Ok(state.ledger().report())
 }
 
-async fn tell(link: &Link, progress: impl Fn(Report)) {
+async fn tell(state: &PublishState, progress: impl Fn(PublishReport)) {
     loop {
         sleep(PROGRESS_EVERY).await;
-        let report = link.ledger().report();
+        let report = state.ledger().report();
         progress(report);
     }
 }
@@ -120,28 +120,34 @@ async fn grace(stop: &CancellationToken) {
 }
 
 async fn run(
-    source: &mut Source,
-    broker: &Broker,
+    source: &mut MessageSource,
+    broker: &BrokerSettings,
     rate: u64,
     stop: &CancellationToken,
-    link: &Link,
+    state: &PublishState,
 ) -> Result<(), PublishError> {
     let mut backoff = Backoff::new(RECONNECT);
-    let mut feeder = Feeder { source, pace: Pace::new(rate), started: Instant::now(), stop, link };
+    let mut feeder = MessageFeeder {
+        source,
+        limiter: RateLimiter::new(rate),
+        started: Instant::now(),
+        stop,
+        state,
+    };
     let mut ever_connected = false;
     loop {
         let (client, mut event_loop) = connect(broker);
         let since = Instant::now();
         let ended = tokio::select! {
-            ended = drive(&mut event_loop, link) => ended,
-            () = feeder.feed(&client) => Ended::Finished,
+            ended = drive(&mut event_loop, state) => ended,
+            () = feeder.feed(&client) => PublishEnd::Finished,
         };
-        ever_connected |= link.connected.swap(false, Ordering::AcqRel);
-        let Ended::Lost(error) = ended else { return Ok(()) };
+        ever_connected |= state.connected.swap(false, Ordering::AcqRel);
+        let PublishEnd::Lost(error) = ended else { return Ok(()) };
         if !ever_connected {
             return Err(refused(broker, &error).await);
         }
-        link.ledger().connection_lost();
+        state.ledger().connection_lost();
         backoff.was_up(since.elapsed());
         let wait = backoff.next(rand::rngs::StdRng::from_os_rng().random());
         tracing::warn!(cause = explain(&error).0, ?wait, "connection lost; connecting again");
@@ -152,7 +158,7 @@ async fn run(
     }
 }
 
-fn connect(broker: &Broker) -> (AsyncClient, EventLoop) {
+fn connect(broker: &BrokerSettings) -> (AsyncClient, EventLoop) {
     let mut options = MqttOptions::new(&broker.client_id, &broker.host, broker.port);
     options
         .set_clean_session(true)
@@ -178,24 +184,24 @@ fn connect(broker: &Broker) -> (AsyncClient, EventLoop) {
 
 /// Polls until the connection ends. Never cancelled while it may go on: the whole event loop is
 /// dropped with it.
-async fn drive(event_loop: &mut EventLoop, link: &Link) -> Ended {
+async fn drive(event_loop: &mut EventLoop, state: &PublishState) -> PublishEnd {
     loop {
         match event_loop.poll().await {
-            Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => link.ledger().sent(packet_id),
-            Ok(Event::Incoming(Packet::PubAck(ack))) => link.acknowledged(ack.pkid),
+            Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => state.ledger().sent(packet_id),
+            Ok(Event::Incoming(Packet::PubAck(ack))) => state.acknowledged(ack.pkid),
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                link.connected.store(true, Ordering::Release);
-                link.changed.notify_one();
+                state.connected.store(true, Ordering::Release);
+                state.changed.notify_one();
             }
-            Ok(Event::Outgoing(Outgoing::Disconnect)) => return Ended::Finished,
+            Ok(Event::Outgoing(Outgoing::Disconnect)) => return PublishEnd::Finished,
             Ok(_) => {}
-            Err(error) => return Ended::Lost(error),
+            Err(error) => return PublishEnd::Lost(error),
         }
     }
 }
 
-impl Link {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+impl PublishState {
+    fn ledger(&self) -> MutexGuard<'_, PublishLedger> {
         // Nothing panics while the lock is held, and a count that is off by one harms nobody.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,17 +215,17 @@ impl Link {
 }
 
 /// Gives the client what there is to send. Outlives connections.
-struct Feeder<'a> {
-    source: &'a mut Source,
-    pace: Pace,
+struct MessageFeeder<'a> {
+    source: &'a mut MessageSource,
+    limiter: RateLimiter,
     started: Instant,
     stop: &'a CancellationToken,
-    link: &'a Link,
+    state: &'a PublishState,
 }
 
 /// What the feeder does next.
-enum Next {
-    Send(Message),
+enum FeedStep {
+    Send(SimulatedMessage),
     Wait(Duration),
     /// The window is full.
     Full,
@@ -227,7 +233,7 @@ enum Next {
     End,
 }
 
-impl Feeder<'_> {
+impl MessageFeeder<'_> {
     /// Ends at once if told to stop without a connection; otherwise asks for the DISCONNECT and
     /// leaves the end to the event loop.
     async fn feed(&mut self, client: &AsyncClient) {
@@ -237,23 +243,23 @@ impl Feeder<'_> {
         let mut stretch = 0;
         loop {
             match self.next() {
-                Next::Send(message) => {
+                FeedStep::Send(message) => {
                     send(client, &message).await;
                     stretch += 1;
                     if stretch % STRETCH == 0 {
                         tokio::task::yield_now().await;
                     }
                 }
-                Next::Wait(wait) => tokio::select! {
+                FeedStep::Wait(wait) => tokio::select! {
                     () = sleep(wait) => {}
                     () = self.stop.cancelled() => {}
                 },
-                Next::Full => self.link.changed.notified().await,
-                Next::End => break,
+                FeedStep::Full => self.state.changed.notified().await,
+                FeedStep::End => break,
             }
         }
-        while self.link.ledger().outstanding() > 0 {
-            self.link.changed.notified().await;
+        while self.state.ledger().outstanding() > 0 {
+            self.state.changed.notified().await;
         }
         // The channel has room, and an event loop that is gone ends this future anyway.
         let _ = client.disconnect().await;
@@ -261,48 +267,49 @@ impl Feeder<'_> {
     }
 
     async fn wait_for_connection(&self) -> bool {
-        while !self.link.connected.load(Ordering::Acquire) {
+        while !self.state.connected.load(Ordering::Acquire) {
             tokio::select! {
-                () = self.link.changed.notified() => {}
+                () = self.state.changed.notified() => {}
                 () = self.stop.cancelled() => return false,
             }
         }
         true
     }
 
-    fn next(&mut self) -> Next {
-        let mut ledger = self.link.ledger();
+    fn next(&mut self) -> FeedStep {
+        let mut ledger = self.state.ledger();
         if ledger.room() == 0 {
-            return Next::Full;
+            return FeedStep::Full;
         }
         if let Some(message) = ledger.resend() {
-            return Next::Send(message.clone());
+            return FeedStep::Send(message.clone());
         }
         if self.source.at_event_start() {
             if self.stop.is_cancelled() {
                 self.source.finish();
-            } else if let Some(wait) = self.pace.wait(self.started.elapsed(), self.source.events())
+            } else if let Some(wait) =
+                self.limiter.wait(self.started.elapsed(), self.source.events())
             {
-                return Next::Wait(wait);
+                return FeedStep::Wait(wait);
             }
         }
         match self.source.next() {
             Some(message) => {
                 ledger.send(message.clone());
-                Next::Send(message)
+                FeedStep::Send(message)
             }
-            None => Next::End,
+            None => FeedStep::End,
         }
     }
 }
 
-async fn send(client: &AsyncClient, message: &Message) {
+async fn send(client: &AsyncClient, message: &SimulatedMessage) {
     let (topic, payload) = (message.topic.to_string(), message.payload.clone());
     // An error says that the event loop is gone: the ledger still holds the message.
     let _ = client.publish_bytes(topic, QoS::AtLeastOnce, false, payload).await;
 }
 
-async fn refused(broker: &Broker, error: &ConnectionError) -> PublishError {
+async fn refused(broker: &BrokerSettings, error: &ConnectionError) -> PublishError {
     let mismatch = match error {
         ConnectionError::ConnectionRefused(_) => None,
         _ => mismatch::explain(&broker.host, broker.port, broker.tls.is_some()).await,

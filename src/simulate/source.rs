@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::catalog::Catalog;
-use super::dice::Dice;
-use super::encode::{Encoder, FormatChoice, Topics};
-use super::happening::Happening;
-use super::history::History;
-use super::world::{World, WorldSettings};
+use super::catalog::SiteCatalog;
+use super::encode::{EventEncoder, FormatChoice, TenantTopics};
+use super::event::SimulatedEvent;
+use super::history::EventHistory;
+use super::rng::SeededRng;
+use super::world::{SimulatedWorld, WorldSettings};
 
 /// Second copies wait behind at most this many others, as redeliveries do.
 const ECHOES_HELD: usize = 32;
@@ -31,12 +31,12 @@ pub struct SourceSettings {
     /// Probability that a message is sent a second time, `0.0..=1.0`.
     pub duplicates: f64,
     /// Where momenta come from.
-    pub clock: Clock,
+    pub clock: MomentumClock,
 }
 
 /// Where momenta come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Clock {
+pub enum MomentumClock {
     /// The time of publication.
     Wall,
     /// An invented time, so that a seed gives the same bytes again.
@@ -47,14 +47,14 @@ pub enum Clock {
         step_ns: i64,
     },
     /// Spread over a stretch of the past.
-    History(Arc<History>),
+    EventHistory(Arc<EventHistory>),
 }
 
 /// Without a rate, invented time runs as if this many events happened a second: about what a
 /// broker takes, so that a long run does not wander into the future.
 const INVENTED_RATE: u64 = 50_000;
 
-impl Clock {
+impl MomentumClock {
     /// Invented time beginning at `start`, at `rate` events a second (0 is as fast as it goes).
     pub fn invented(start: OffsetDateTime, rate: u64) -> Self {
         let rate = if rate == 0 { INVENTED_RATE } else { rate };
@@ -72,7 +72,7 @@ impl Clock {
                 let event = i64::try_from(event).unwrap_or(i64::MAX);
                 start_ns.saturating_add(step_ns.saturating_mul(event))
             }
-            Self::History(history) => history.at(event),
+            Self::EventHistory(history) => history.at(event),
         }
     }
 }
@@ -85,7 +85,7 @@ pub(super) fn unix_ns(time: OffsetDateTime) -> i64 {
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct SimulatedMessage {
     /// Number of the event it tells, from 0.
     pub event: u64,
     /// Messages that tell this event, copies included.
@@ -98,29 +98,29 @@ pub struct Message {
 
 /// Yields the messages of a run.
 #[derive(Debug)]
-pub struct Source {
+pub struct MessageSource {
     settings: SourceSettings,
-    catalog: Catalog,
-    world: World,
-    encoder: Encoder,
-    topics: Topics,
+    catalog: SiteCatalog,
+    world: SimulatedWorld,
+    encoder: EventEncoder,
+    topics: TenantTopics,
     /// Decides about copies only: the events of a seed are the same with and without them.
-    dice: Dice,
+    rng: SeededRng,
     events: u64,
-    ready: VecDeque<Message>,
-    echoes: VecDeque<Message>,
+    ready: VecDeque<SimulatedMessage>,
+    echoes: VecDeque<SimulatedMessage>,
 }
 
-impl Source {
+impl MessageSource {
     /// Nothing is told yet.
     pub fn new(settings: SourceSettings) -> Self {
         let WorldSettings { boards, items, seed, .. } = settings.world;
         Self {
-            catalog: Catalog::new(&settings.tenant, boards, items, seed),
-            world: World::new(settings.world),
-            encoder: Encoder::default(),
-            topics: Topics::new(&settings.tenant),
-            dice: Dice::new(!seed),
+            catalog: SiteCatalog::new(&settings.tenant, boards, items, seed),
+            world: SimulatedWorld::new(settings.world),
+            encoder: EventEncoder::default(),
+            topics: TenantTopics::new(&settings.tenant),
+            rng: SeededRng::new(!seed),
             events: 0,
             ready: VecDeque::new(),
             echoes: VecDeque::new(),
@@ -152,31 +152,31 @@ impl Source {
         self.settings.count.is_some_and(|count| self.events >= count)
     }
 
-    fn next_happening(&mut self) -> Option<Happening> {
+    fn next_event(&mut self) -> Option<SimulatedEvent> {
         if self.is_told() {
             return None;
         }
         let left = self.settings.count.map_or(u64::MAX, |count| count - self.events);
         // What is held back belongs to the run: a leave left out would be a loss.
-        let happening =
+        let event =
             if left <= self.world.pending() as u64 { self.world.next_pending() } else { None };
         let now_ns = self.settings.clock.at(self.events);
-        Some(happening.unwrap_or_else(|| self.world.next(now_ns)))
+        Some(event.unwrap_or_else(|| self.world.next(now_ns)))
     }
 
-    fn tell(&mut self, happening: &Happening) {
+    fn tell(&mut self, event: &SimulatedEvent) {
         let formats = self.settings.format.formats();
         let mut copies = [1u8; 2];
         for copy in copies.iter_mut().take(formats.len()) {
-            *copy += u8::from(self.dice.chance(self.settings.duplicates));
+            *copy += u8::from(self.rng.chance(self.settings.duplicates));
         }
         let siblings = copies.iter().take(formats.len()).sum();
         for (format, copies) in formats.iter().zip(copies) {
-            let message = Message {
+            let message = SimulatedMessage {
                 event: self.events,
                 siblings,
-                topic: Arc::clone(self.topics.of(happening, *format)),
-                payload: self.encoder.encode(&self.catalog, happening, *format),
+                topic: Arc::clone(self.topics.of(event, *format)),
+                payload: self.encoder.encode(&self.catalog, event, *format),
             };
             if copies > 1 {
                 self.echoes.push_back(message.clone());
@@ -187,18 +187,18 @@ impl Source {
     }
 }
 
-impl Iterator for Source {
-    type Item = Message;
+impl Iterator for MessageSource {
+    type Item = SimulatedMessage;
 
-    fn next(&mut self) -> Option<Message> {
+    fn next(&mut self) -> Option<SimulatedMessage> {
         if let Some(message) = self.ready.pop_front() {
             return Some(message);
         }
         if self.echo_is_due() {
             return self.echoes.pop_front();
         }
-        let happening = self.next_happening()?;
-        self.tell(&happening);
+        let event = self.next_event()?;
+        self.tell(&event);
         self.ready.pop_front()
     }
 }
@@ -219,7 +219,7 @@ mod tests {
             format,
             count: Some(count),
             duplicates,
-            clock: Clock::invented(datetime!(2026-03-01 10:00 UTC), 1_000),
+            clock: MomentumClock::invented(datetime!(2026-03-01 10:00 UTC), 1_000),
         }
     }
 
@@ -234,7 +234,7 @@ mod tests {
         fn every_event_is_told_in_every_format_and_counted_once(
             seed: u64, count in 0u64..300, format in format(), duplicates in 0.0f64..=1.0
         ) {
-            let mut source = Source::new(settings(seed, count, format, duplicates));
+            let mut source = MessageSource::new(settings(seed, count, format, duplicates));
             let messages: Vec<_> = source.by_ref().collect();
             prop_assert_eq!(source.events(), count);
             let distinct: HashSet<_> = messages.iter().map(|m| (&m.topic, &m.payload)).collect();
@@ -247,14 +247,14 @@ mod tests {
 
         #[test]
         fn a_fixed_start_gives_the_same_bytes_again(seed: u64, format in format()) {
-            let run = || Source::new(settings(seed, 200, format, 0.3)).collect::<Vec<_>>();
+            let run = || MessageSource::new(settings(seed, 200, format, 0.3)).collect::<Vec<_>>();
             prop_assert_eq!(run(), run());
         }
 
         #[test]
         fn copies_do_not_change_what_is_told(seed: u64) {
             let run = |duplicates| {
-                let source = Source::new(settings(seed, 200, FormatChoice::Both, duplicates));
+                let source = MessageSource::new(settings(seed, 200, FormatChoice::Both, duplicates));
                 source.map(|m| (m.event, m.payload)).collect::<HashSet<_>>()
             };
             prop_assert_eq!(run(0.0), run(0.5));
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn no_copies_means_one_message_an_event() {
-        let source = Source::new(settings(1, 500, FormatChoice::Protobuf, 0.0));
+        let source = MessageSource::new(settings(1, 500, FormatChoice::Protobuf, 0.0));
         assert_eq!(source.count(), 500);
     }
 
@@ -271,7 +271,7 @@ mod tests {
     fn told_to_finish_it_owes_no_copy_and_no_late_event() {
         let mut settings = settings(3, 0, FormatChoice::Both, 0.5);
         settings.count = None;
-        let mut source = Source::new(settings);
+        let mut source = MessageSource::new(settings);
         let mut messages: Vec<_> = source.by_ref().take(5_000).collect();
         source.finish();
         messages.extend(source.by_ref());
@@ -289,15 +289,15 @@ mod tests {
     fn without_an_end_it_goes_on() {
         let mut settings = settings(1, 0, FormatChoice::Json, 0.0);
         settings.count = None;
-        assert_eq!(Source::new(settings).take(10_000).count(), 10_000);
+        assert_eq!(MessageSource::new(settings).take(10_000).count(), 10_000);
     }
 
     #[test]
     fn a_second_run_by_the_wall_clock_repeats_nothing() {
         let mut settings = settings(1, 2_000, FormatChoice::Protobuf, 0.0);
-        settings.clock = Clock::Wall;
-        let first: HashSet<_> = Source::new(settings.clone()).map(|m| m.payload).collect();
-        let second: HashSet<_> = Source::new(settings).map(|m| m.payload).collect();
+        settings.clock = MomentumClock::Wall;
+        let first: HashSet<_> = MessageSource::new(settings.clone()).map(|m| m.payload).collect();
+        let second: HashSet<_> = MessageSource::new(settings).map(|m| m.payload).collect();
         assert_eq!(first.len() + second.len(), 4_000);
         assert!(first.is_disjoint(&second));
     }

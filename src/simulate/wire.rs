@@ -5,7 +5,7 @@ use prost_types::{Duration, Timestamp};
 
 /// An item event.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Item {
+pub struct ItemMessage {
     /// When it happened.
     #[prost(message, optional, tag = "1")]
     pub momentum: Option<Timestamp>,
@@ -67,14 +67,14 @@ pub struct Item {
 
 /// A board status event.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Board {
+pub struct BoardMessage {
     /// When it happened.
     #[prost(message, optional, tag = "1")]
     pub momentum: Option<Timestamp>,
     /// Serial number.
     #[prost(string, tag = "2")]
     pub sn: String,
-    /// `BoardStatus`, see [`super::world::Status`].
+    /// `BoardStatus`, see [`super::event::BoardStatus`].
     #[prost(int32, tag = "3")]
     pub status: i32,
     /// Firmware version.
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn an_item_has_the_bytes_of_an_independent_encoder() {
-        let item = Item {
+        let item = ItemMessage {
             momentum: Some(at(1_760_000_000, 41_005_043)),
             uid: "E004015000001247".into(),
             is_in: true,
@@ -139,20 +139,20 @@ mod tests {
             loc_reference: "LOC-69".into(),
             loc_labels: vec!["cold".into(), "bay-1".into()],
             item_labels: vec!["fragile".into()],
-            ..Item::default()
+            ..ItemMessage::default()
         };
         assert_eq!(item.encode_to_vec(), bytes(ITEM));
     }
 
     #[test]
     fn a_board_has_the_bytes_of_an_independent_encoder() {
-        let board = Board {
+        let board = BoardMessage {
             momentum: Some(at(1_760_000_000, 0)),
             sn: "CB000007".into(),
             status: 2,
             fw_version: "5.1.2".into(),
             last_error_date: Some(at(1_759_999_940, 0)),
-            ..Board::default()
+            ..BoardMessage::default()
         };
         assert_eq!(board.encode_to_vec(), bytes(BOARD));
     }

@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use time::OffsetDateTime;
 
-use super::clean::{self, Mark};
+use super::close_mark::{self, CloseMark};
 use super::error::SpoolError;
 use super::file::{BUSY, SpoolFile, path_in, signed, unsigned};
-use super::folder::Lock;
-use super::row::{Row, nanoseconds, time as at};
+use super::folder::SpoolLock;
+use super::row::{SpoolRow, nanoseconds, time as at};
 use super::salvage::{self, ASIDE};
 use super::storage::StorageFile as _;
 
@@ -23,7 +23,7 @@ const ROWS: i64 = 1000;
 const READ_AHEAD: usize = 16 * 1024 * 1024;
 
 /// Decides by topic, payload and time of receipt.
-pub type Matches<'a> = dyn Fn(&str, &Bytes, OffsetDateTime) -> bool + Send + Sync + 'a;
+pub type MessageMatcher<'a> = dyn Fn(&str, &Bytes, OffsetDateTime) -> bool + Send + Sync + 'a;
 
 /// Returns true if there is a spool in this folder.
 pub fn exists(dir: &Path) -> bool {
@@ -31,8 +31,8 @@ pub fn exists(dir: &Path) -> bool {
 }
 
 /// Returns how many messages match, whether or not a process has the spool.
-pub async fn count(dir: &Path, matches: &Matches<'_>) -> Result<u64, SpoolError> {
-    let mut file = SpoolFile::look(&path_in(dir)).await?;
+pub async fn count(dir: &Path, matches: &MessageMatcher<'_>) -> Result<u64, SpoolError> {
+    let mut file = SpoolFile::open_read_only(&path_in(dir)).await?;
     let ids = matching(&mut file, matches).await?;
     file.close().await?;
     Ok(ids.len() as u64)
@@ -40,8 +40,8 @@ pub async fn count(dir: &Path, matches: &Matches<'_>) -> Result<u64, SpoolError>
 
 /// Removes the messages that match, and returns how many they were; `None` if a process has the spool.
 /// What they held is overwritten.
-pub async fn erase(dir: &Path, matches: &Matches<'_>) -> Result<Option<u64>, SpoolError> {
-    let Some(_lock) = Lock::try_take(dir)? else { return Ok(None) };
+pub async fn erase(dir: &Path, matches: &MessageMatcher<'_>) -> Result<Option<u64>, SpoolError> {
+    let Some(_lock) = SpoolLock::try_take(dir)? else { return Ok(None) };
     salvage::finish(dir)?;
     let mut file = SpoolFile::open(&path_in(dir)).await?;
     let ids = matching(&mut file, matches).await?;
@@ -55,7 +55,7 @@ pub async fn erase(dir: &Path, matches: &Matches<'_>) -> Result<Option<u64>, Spo
 
 /// Returns how many messages a spool that a process has still holds from before this time.
 pub async fn received_before(dir: &Path, time: OffsetDateTime) -> Result<u64, SpoolError> {
-    let mut file = SpoolFile::look(&path_in(dir)).await?;
+    let mut file = SpoolFile::open_read_only(&path_in(dir)).await?;
     let messages = file.received_before(nanoseconds(time)).await?;
     file.close().await?;
     Ok(messages)
@@ -70,13 +70,13 @@ pub fn damaged_copies(dir: &Path) -> Vec<PathBuf> {
 
 impl SpoolFile {
     /// Opens it for reading, beside the process that has it.
-    async fn look(path: &Path) -> Result<Self, SpoolError> {
+    async fn open_read_only(path: &Path) -> Result<Self, SpoolError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
             .busy_timeout(BUSY)
             .disable_statement_logging();
-        Ok(Self { conn: options.connect().await?, mark: Mark::Absent, dense_from: None })
+        Ok(Self { conn: options.connect().await?, mark: CloseMark::Absent, dense_from: None })
     }
 
     /// Deletes single rows in one transaction, and overwrites what they held. Ids are missing after
@@ -84,15 +84,15 @@ impl SpoolFile {
     async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
         self.run("pragma secure_delete = on").await?;
         let mut transaction = self.conn.begin().await?;
-        if self.mark != Mark::Absent {
-            clean::clear(&mut transaction).await?;
+        if self.mark != CloseMark::Absent {
+            close_mark::clear(&mut transaction).await?;
         }
         for id in ids {
             let query = sqlx::query("delete from entry where id = ?").bind(signed(*id));
             query.execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        self.mark = Mark::Absent;
+        self.mark = CloseMark::Absent;
         Ok(())
     }
 
@@ -103,7 +103,10 @@ impl SpoolFile {
     }
 }
 
-async fn matching(file: &mut SpoolFile, matches: &Matches<'_>) -> Result<Vec<u64>, SpoolError> {
+async fn matching(
+    file: &mut SpoolFile,
+    matches: &MessageMatcher<'_>,
+) -> Result<Vec<u64>, SpoolError> {
     let (mut ids, mut last) = (Vec::new(), 0);
     loop {
         let rows = file.read(last, ROWS, READ_AHEAD).await?;
@@ -114,21 +117,21 @@ async fn matching(file: &mut SpoolFile, matches: &Matches<'_>) -> Result<Vec<u64
 }
 
 /// A row without a topic is about a connection.
-fn is_match(row: Row<'static>, matches: &Matches<'_>) -> bool {
+fn is_match(row: SpoolRow<'static>, matches: &MessageMatcher<'_>) -> bool {
     let Some(topic) = row.topic else { return false };
     matches(&topic, &Bytes::from(row.payload.into_owned()), at(row.received_at))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::storage::Changes;
+    use super::super::storage::SpoolChanges;
     use super::*;
 
     #[tokio::test]
     async fn erased_rows_are_no_damage_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-        let row = |topic: &'static str| Row {
+        let row = |topic: &'static str| SpoolRow {
             received_at: 1,
             topic: Some(topic.into()),
             payload: vec![0; 10].into(),
@@ -136,7 +139,7 @@ mod tests {
             retain: false,
         };
         let append = [(1, row("keep")), (2, row("erase")), (3, row("keep"))];
-        file.write(&Changes { append: &append, ..Changes::default() }).await.unwrap();
+        file.write(&SpoolChanges { append: &append, ..SpoolChanges::default() }).await.unwrap();
         let (depth, _) = file.depth().await.unwrap();
         file.close_in_order(depth).await.unwrap();
         let erased = erase(dir.path(), &|topic, _, _| topic == "erase").await.unwrap();

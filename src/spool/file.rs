@@ -13,11 +13,11 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Connection, Row as _, Sqlite};
 
-use super::clean::{self, Mark};
+use super::close_mark::{self, CloseMark};
 use super::error::SpoolError;
 use super::folder::{renew_log, sync_folder_of};
-use super::row::Row;
-use super::storage::{Changes, Depth, Life, LifeChange, StorageFile};
+use super::row::SpoolRow;
+use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 
 /// Name of the file in `spool.dir`. `SQLite` keeps two more beside it, `-wal` and `-shm`.
 pub(super) const NAME: &str = "spool.db";
@@ -72,7 +72,7 @@ static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 pub struct SpoolFile {
     pub(super) conn: SqliteConnection,
     /// The mark of an orderly end, until the first change.
-    pub(super) mark: Mark,
+    pub(super) mark: CloseMark,
     /// Rows that are read have no holes between their ids, and the first has this id. `None` where
     /// nobody knows.
     pub(super) dense_from: Option<u64>,
@@ -84,7 +84,7 @@ impl SpoolFile {
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         renew_log(path).await?;
         let mut file = Self::connect(path, true).await?;
-        file.mark = clean::read(&mut file.conn).await?;
+        file.mark = close_mark::read(&mut file.conn).await?;
         if file.mark.valid().is_none() {
             file.check().await?;
         }
@@ -135,7 +135,7 @@ impl SpoolFile {
             .busy_timeout(BUSY)
             .pragma("journal_size_limit", WAL_LIMIT)
             .disable_statement_logging();
-        Ok(Self { conn: options.connect().await?, mark: Mark::Absent, dense_from: None })
+        Ok(Self { conn: options.connect().await?, mark: CloseMark::Absent, dense_from: None })
     }
 
     async fn check(&mut self) -> Result<(), SpoolError> {
@@ -144,9 +144,9 @@ impl SpoolFile {
         if found == "ok" { Ok(()) } else { Err(SpoolError::Damaged(found)) }
     }
 
-    async fn write_all(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
-        if self.mark != Mark::Absent {
-            clean::clear(&mut self.conn).await?;
+    async fn write_all(&mut self, changes: &SpoolChanges<'_>) -> Result<(), SpoolError> {
+        if self.mark != CloseMark::Absent {
+            close_mark::clear(&mut self.conn).await?;
         }
         if let Some(id) = changes.delete_through {
             let query = sqlx::query("delete from entry where id <= ?").bind(signed(id));
@@ -161,13 +161,13 @@ impl SpoolFile {
                 rest = later;
             }
         }
-        match &changes.life {
-            LifeChange::None => {}
-            LifeChange::Ended => self.run("delete from life").await?,
-            LifeChange::Stands(life) => {
+        match &changes.last_seen {
+            LastSeenChange::None => {}
+            LastSeenChange::Cleared => self.run("delete from life").await?,
+            LastSeenChange::Set(seen) => {
                 const SQL: &str =
                     "insert or replace into life (one, connection, seen_at) values (1, ?, ?)";
-                let query = sqlx::query(SQL).bind(life.connection.as_str()).bind(life.seen_at);
+                let query = sqlx::query(SQL).bind(seen.connection.as_str()).bind(seen.seen_at);
                 query.execute(&mut self.conn).await?;
             }
         }
@@ -177,7 +177,7 @@ impl SpoolFile {
     async fn insert(
         &mut self,
         sql: &'static str,
-        rows: &[(u64, Row<'_>)],
+        rows: &[(u64, SpoolRow<'_>)],
     ) -> Result<(), SpoolError> {
         let mut query = sqlx::query::<Sqlite>(sql);
         for (id, row) in rows {
@@ -195,7 +195,7 @@ impl SpoolFile {
     }
 
     /// One row.
-    pub async fn read_one(&mut self, id: u64) -> Result<Option<Row<'static>>, SpoolError> {
+    pub async fn read_one(&mut self, id: u64) -> Result<Option<SpoolRow<'static>>, SpoolError> {
         static ONE: LazyLock<String> =
             LazyLock::new(|| format!("select {COLUMNS} from entry where id = ?"));
         let query = sqlx::query(ONE.as_str()).bind(signed(id));
@@ -245,7 +245,7 @@ impl SpoolFile {
 }
 
 impl StorageFile for SpoolFile {
-    async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
+    async fn depth(&mut self) -> Result<(SpoolDepth, u64), SpoolError> {
         const SQL: &str = "
             select count(*), count(topic), coalesce(sum(case when n > 4096 then (n + 4095) / 4096 * 4096 else n end), 0),
                    coalesce(max(id), 0)
@@ -256,7 +256,7 @@ impl StorageFile for SpoolFile {
         }
         let row = sqlx::query(SQL).fetch_one(&mut self.conn).await?;
         let (rows, messages, bytes) = (unsigned(&row, 0)?, unsigned(&row, 1)?, unsigned(&row, 2)?);
-        Ok((Depth { rows, messages, bytes }, unsigned(&row, 3)?))
+        Ok((SpoolDepth { rows, messages, bytes }, unsigned(&row, 3)?))
     }
 
     async fn oldest(&mut self) -> Result<Option<i64>, SpoolError> {
@@ -269,22 +269,25 @@ impl StorageFile for SpoolFile {
         Ok(sqlx::query_scalar(SQL).fetch_optional(&mut self.conn).await?)
     }
 
-    async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
+    async fn last_seen(&mut self) -> Result<Option<LastSeen>, SpoolError> {
         const SQL: &str = "select connection, seen_at from life";
         let row = sqlx::query(SQL).fetch_optional(&mut self.conn).await?;
         row.map(|row| {
-            Ok(Life { connection: row.try_get("connection")?, seen_at: row.try_get("seen_at")? })
+            Ok(LastSeen {
+                connection: row.try_get("connection")?,
+                seen_at: row.try_get("seen_at")?,
+            })
         })
         .transpose()
     }
 
-    async fn write(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+    async fn write(&mut self, changes: &SpoolChanges<'_>) -> Result<(), SpoolError> {
         self.run("begin immediate").await?;
         let written = self.write_all(changes).await;
         match written {
             Ok(()) => {
                 self.run("commit").await?;
-                self.mark = Mark::Absent;
+                self.mark = CloseMark::Absent;
                 Ok(())
             }
             Err(error) => {
@@ -300,7 +303,7 @@ impl StorageFile for SpoolFile {
         after: u64,
         rows: i64,
         bytes: usize,
-    ) -> Result<Vec<(u64, Row<'static>)>, SpoolError> {
+    ) -> Result<Vec<(u64, SpoolRow<'static>)>, SpoolError> {
         const LENGTHS: &str =
             "select id, length(payload) from entry where id > ? order by id limit ?";
         static ROWS: LazyLock<String> = LazyLock::new(|| {
@@ -319,7 +322,7 @@ impl StorageFile for SpoolFile {
         let found = query.fetch_all(&mut self.conn).await?;
         let rows = found.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
         if let Some(first) = self.dense_from {
-            clean::without_hole(first.max(after + 1), rows.iter().map(|(id, _)| *id))?;
+            close_mark::without_hole(first.max(after + 1), rows.iter().map(|(id, _)| *id))?;
         }
         Ok(rows)
     }
@@ -353,8 +356,8 @@ impl StorageFile for SpoolFile {
         Ok(self.conn.close().await?)
     }
 
-    async fn close_in_order(mut self, depth: Depth) -> Result<(), SpoolError> {
-        if let Err(error) = clean::mark(&mut self.conn, depth).await {
+    async fn close_in_order(mut self, depth: SpoolDepth) -> Result<(), SpoolError> {
+        if let Err(error) = close_mark::mark(&mut self.conn, depth).await {
             tracing::debug!(%error, "could not mark the spool as closed; it will be scanned");
         }
         self.close().await
@@ -362,11 +365,11 @@ impl StorageFile for SpoolFile {
 }
 
 /// The row, if it is what was written.
-fn checked(row: &SqliteRow) -> Result<(u64, Row<'static>), SpoolError> {
+fn checked(row: &SqliteRow) -> Result<(u64, SpoolRow<'static>), SpoolError> {
     let id = unsigned(row, 0)?;
     let topic: Option<String> = row.try_get(2)?;
     let payload: Vec<u8> = row.try_get(3)?;
-    let read = Row {
+    let read = SpoolRow {
         received_at: row.try_get(1)?,
         topic: topic.map(Into::into),
         payload: payload.into(),

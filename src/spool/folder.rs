@@ -17,9 +17,9 @@ const CHUNK: usize = 1024 * 1024;
 
 /// The right to have the spool, for as long as it lives.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it frees the lock")] File);
+pub struct SpoolLock(#[expect(dead_code, reason = "closing it frees the lock")] File);
 
-impl Lock {
+impl SpoolLock {
     /// Makes the folder if need be.
     pub fn take(dir: &Path) -> Result<Self, SpoolError> {
         make_folder(dir).map_err(|e| SpoolError::io(dir, &e))?;

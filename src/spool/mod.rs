@@ -2,9 +2,9 @@
 //! hours costs nothing although a broker keeps only about 1,000 messages.
 //!
 //! ```text
-//! session --Intake--> append --COMMIT, fsync--> file --read--> forward --Intake--> decode
-//!    ^                   |                        ^                                  |
-//!    +--- Committed -----+                        +----- delete <--- route <--- Feedback
+//! session --StreamItem--> writer --COMMIT, fsync--> file --read--> reader --StreamItem--> decode
+//!    ^                       |                       ^                                      |
+//!    +----- Committed -------+                       +----- delete <--- acks <--- Feedback
 //! ```
 //!
 //! Everything passes through the file, raw and in order, before it is decoded. [`append`] takes what
@@ -14,17 +14,16 @@
 //! a damaged file, [`clean`] for a file closed in order, and [`folder`] for what a power cut leaves; [`leftover`] is what remains of it while the
 //! spool is switched off. [`storage`] is all that these need of the disk.
 
-mod append;
-mod clean;
+mod acks;
+mod close_mark;
+mod cursors;
+pub mod drain;
 pub mod erase;
 mod error;
 mod file;
 mod folder;
-mod forward;
-pub mod leftover;
-mod life;
-mod progress;
-mod route;
+mod last_seen;
+mod reader;
 mod row;
 mod salvage;
 pub mod sqlite;
@@ -32,6 +31,7 @@ pub mod stage;
 pub mod storage;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-pub use self::append::SyncProof;
 pub use self::error::SpoolError;
+pub use self::writer::SyncProof;

@@ -8,11 +8,14 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::ack::{AckToken, ConnectionId};
-use crate::message::{ConnectionNews, Gap, GapCause, Hold, Intake, Message};
+use crate::connection_event::ConnectionEvent;
+use crate::gap::{Gap, GapCause};
+use crate::in_flight::InFlightPermit;
+use crate::message::{Message, StreamItem};
 
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct SpoolRow<'a> {
     /// Unix time in nanoseconds.
     pub received_at: i64,
     /// MQTT topic; `None` for news, whose JSON form is the payload.
@@ -31,26 +34,26 @@ const ROW_OVERHEAD: u64 = 64;
 /// Size of a page of the file; what does not fit into one is rounded up to whole ones.
 pub(super) const PAGE: u64 = 4096;
 
-impl<'a> Row<'a> {
+impl<'a> SpoolRow<'a> {
     /// Makes the row of what the session passed on, at this time.
-    pub fn of(intake: &'a Intake, at: OffsetDateTime) -> Self {
+    pub fn from_item(intake: &'a StreamItem, at: OffsetDateTime) -> Self {
         match intake {
-            Intake::Message(message) => Self {
+            StreamItem::Message(message) => Self {
                 received_at: nanoseconds(message.received_at),
                 topic: Some(Cow::Borrowed(&message.topic)),
                 payload: Cow::Borrowed(&message.payload),
                 qos: message.qos.into(),
                 retain: message.retain,
             },
-            Intake::Connection(news, _) => Self::of_news(news, at),
+            StreamItem::Connection(news, _) => Self::from_event(news, at),
         }
     }
 
     /// News.
-    pub fn of_news(news: &ConnectionNews, at: OffsetDateTime) -> Row<'static> {
+    pub fn from_event(news: &ConnectionEvent, at: OffsetDateTime) -> SpoolRow<'static> {
         // Unwrap safety: texts, numbers and times of this millennium always have a JSON form.
         let json = serde_json::to_vec(news).expect("news have a JSON form");
-        Row {
+        SpoolRow {
             received_at: nanoseconds(at),
             topic: None,
             payload: Cow::Owned(json),
@@ -60,7 +63,7 @@ impl<'a> Row<'a> {
     }
 
     /// Returns what the next stage gets, with the right to delete the row once it is committed.
-    pub fn into_intake(self, id: u64, hold: Option<Hold>, client_id: &str) -> Intake {
+    pub fn into_item(self, id: u64, permit: Option<InFlightPermit>, client_id: &str) -> StreamItem {
         let ack = Some(AckToken::new(ConnectionId::SPOOL, id));
         let received_at = time(self.received_at);
         let Some(topic) = self.topic else {
@@ -68,16 +71,16 @@ impl<'a> Row<'a> {
                 let place = format!("row {id} of the spool");
                 unreadable_event(client_id, &place, (received_at, received_at))
             });
-            return Intake::Connection(event, ack);
+            return StreamItem::Connection(event, ack);
         };
-        Intake::Message(Message {
+        StreamItem::Message(Message {
             topic: topic.into_owned(),
             payload: Bytes::from(self.payload.into_owned()),
             received_at,
             qos: u8::try_from(self.qos).unwrap_or(1),
             retain: self.retain,
             ack,
-            hold,
+            permit,
         })
     }
 
@@ -115,13 +118,13 @@ pub(super) fn unreadable_event(
     client_id: &str,
     place: &str,
     (started_at, ended_at): (OffsetDateTime, OffsetDateTime),
-) -> ConnectionNews {
+) -> ConnectionEvent {
     tracing::error!(
         place,
         "a connection event in the spool has an unknown form, written by another version of this \
          program; recording a possible loss"
     );
-    ConnectionNews::Gap(Gap {
+    ConnectionEvent::Gap(Gap {
         client_id: client_id.to_owned(),
         started_at,
         ended_at: Some(ended_at),
@@ -149,12 +152,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::message::ConnectionName;
+    use crate::connection_event::ConnectionName;
 
-    fn row() -> impl Strategy<Value = Row<'static>> {
+    fn row() -> impl Strategy<Value = SpoolRow<'static>> {
         let topic = prop::option::of("\\PC{0,8}");
         (any::<i64>(), topic, prop::collection::vec(any::<u8>(), 0..16), 0i64..3, any::<bool>())
-            .prop_map(|(received_at, topic, payload, qos, retain)| Row {
+            .prop_map(|(received_at, topic, payload, qos, retain)| SpoolRow {
                 received_at,
                 topic: topic.map(Cow::Owned),
                 payload: Cow::Owned(payload),
@@ -175,7 +178,7 @@ mod tests {
             let mut payload = row.payload.to_vec();
             let place = place.index(payload.len());
             payload[place] ^= 1u8 << bit;
-            let flipped = Row { payload: Cow::Owned(payload), ..row.clone() };
+            let flipped = SpoolRow { payload: Cow::Owned(payload), ..row.clone() };
             prop_assert_ne!(flipped.checksum(), row.checksum());
         }
     }
@@ -190,12 +193,16 @@ mod tests {
             qos: 1,
             retain: true,
             ack,
-            hold: None,
+            permit: None,
         };
-        let intake = Intake::Message(message(None));
-        let out = Row::of(&intake, OffsetDateTime::UNIX_EPOCH).into_intake(7, None, "acme-bridge");
+        let intake = StreamItem::Message(message(None));
+        let out = SpoolRow::from_item(&intake, OffsetDateTime::UNIX_EPOCH).into_item(
+            7,
+            None,
+            "acme-bridge",
+        );
         let token = AckToken::new(ConnectionId::SPOOL, 7);
-        assert_eq!(format!("{out:?}"), format!("{:?}", Intake::Message(message(Some(token)))));
+        assert_eq!(format!("{out:?}"), format!("{:?}", StreamItem::Message(message(Some(token)))));
     }
 
     #[test]
@@ -213,22 +220,23 @@ mod tests {
             cause: GapCause::SpoolFull,
             detail: "\u{e9}\0\"".into(),
         };
-        let opened = ConnectionNews::Opened {
+        let opened = ConnectionEvent::Opened {
             connection: connection.clone(),
             at,
             session_present: false,
             filters: vec!["centiloc/acme".into()],
             spool_dir: Some("/spool".into()),
         };
-        let closed = ConnectionNews::Closed {
+        let closed = ConnectionEvent::Closed {
             connection: connection.clone(),
             at,
             reason: "closed_by_broker".into(),
         };
-        let unsubscribed = ConnectionNews::Unsubscribed { connection, filters: vec!["old".into()] };
-        for news in [opened, closed, unsubscribed, ConnectionNews::Gap(gap)] {
-            match Row::of_news(&news, at).into_intake(1, None, "acme-bridge") {
-                Intake::Connection(out, Some(token)) => {
+        let unsubscribed =
+            ConnectionEvent::Unsubscribed { connection, filters: vec!["old".into()] };
+        for news in [opened, closed, unsubscribed, ConnectionEvent::Gap(gap)] {
+            match SpoolRow::from_event(&news, at).into_item(1, None, "acme-bridge") {
+                StreamItem::Connection(out, Some(token)) => {
                     assert_eq!(out, news);
                     assert!(token.id().is_spooled());
                 }
@@ -239,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_into_a_page_counts_in_whole_pages() {
-        let row = |size| Row {
+        let row = |size| SpoolRow {
             received_at: 0,
             topic: Some("t".into()),
             payload: Cow::Owned(vec![0; size]),

@@ -10,9 +10,10 @@ use time::OffsetDateTime;
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
 use super::folder::{sync_folder_of, with_suffix};
-use super::row::{Row, time};
-use super::storage::{Changes, LifeChange, StorageFile as _};
-use crate::message::{ConnectionNews, Gap, GapCause};
+use super::row::{SpoolRow, time};
+use super::storage::{LastSeenChange, SpoolChanges, StorageFile as _};
+use crate::connection_event::ConnectionEvent;
+use crate::gap::{Gap, GapCause};
 
 /// What is being written.
 const IN_WORK: &str = "spool.db.salvage";
@@ -30,7 +31,7 @@ const END: u64 = 1 << 62;
 
 /// What was found.
 #[derive(Debug, Default)]
-struct Found {
+struct SalvageCounts {
     rows: u64,
     first: Option<u64>,
     last: u64,
@@ -41,8 +42,8 @@ struct Found {
     newest: Option<i64>,
 }
 
-impl Found {
-    fn note(&mut self, rows: &[(u64, Row<'_>)]) {
+impl SalvageCounts {
+    fn note(&mut self, rows: &[(u64, SpoolRow<'_>)]) {
         for (id, row) in rows {
             let expected = if self.first.is_some() { self.last + 1 } else { *id };
             if *id != expected && self.hole_after.is_none() {
@@ -79,14 +80,14 @@ pub(super) async fn salvage(
             let _ = old.close().await;
             copied
         }
-        Err(SpoolError::Damaged(_)) => (Found::default(), None),
+        Err(SpoolError::Damaged(_)) => (SalvageCounts::default(), None),
         Err(error) => return Err(error),
     };
     let gap = gap(dir, client_id, problem, &found, last_id);
     tracing::error!(detail = gap.detail, "the spool was damaged; what could be read of it is kept");
-    let news = Row::of_news(&ConnectionNews::Gap(gap), OffsetDateTime::now_utc());
+    let news = SpoolRow::from_event(&ConnectionEvent::Gap(gap), OffsetDateTime::now_utc());
     let next = last_id.unwrap_or(0).max(found.last).max(last_known) + 1;
-    new.write(&Changes { append: &[(next, news)], ..Changes::default() }).await?;
+    new.write(&SpoolChanges { append: &[(next, news)], ..SpoolChanges::default() }).await?;
     new.settle().await?;
     new.close().await?;
     rename(&work, &dir.join(COMPLETE))?;
@@ -118,13 +119,13 @@ pub(super) fn finish(dir: &Path) -> Result<(), SpoolError> {
 async fn copy(
     old: &mut SpoolFile,
     new: &mut SpoolFile,
-) -> Result<(Found, Option<u64>), SpoolError> {
+) -> Result<(SalvageCounts, Option<u64>), SpoolError> {
     let last_id = old.last_id().await.ok();
-    if let Ok(Some(life)) = old.life().await {
-        let life = LifeChange::Stands(life);
-        new.write(&Changes { life, ..Changes::default() }).await?;
+    if let Ok(Some(seen)) = old.last_seen().await {
+        let last_seen = LastSeenChange::Set(seen);
+        new.write(&SpoolChanges { last_seen, ..SpoolChanges::default() }).await?;
     }
-    let mut found = Found::default();
+    let mut found = SalvageCounts::default();
     let mut cursor = 0;
     loop {
         if last_id.is_some_and(|last| cursor >= last) {
@@ -154,7 +155,7 @@ async fn copy(
             }
         };
         found.note(&rows);
-        new.write(&Changes { append: &rows, ..Changes::default() }).await?;
+        new.write(&SpoolChanges { append: &rows, ..SpoolChanges::default() }).await?;
     }
 }
 
@@ -177,7 +178,7 @@ async fn behind_the_damage(old: &mut SpoolFile, cursor: u64) -> Option<u64> {
     Some(good)
 }
 
-async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, Row<'static>)> {
+async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, SpoolRow<'static>)> {
     let mut rows = Vec::new();
     for id in after + 1..=after + CHUNK {
         if let Ok(Some(row)) = old.read_one(id).await {
@@ -187,7 +188,13 @@ async fn one_by_one(old: &mut SpoolFile, after: u64) -> Vec<(u64, Row<'static>)>
     rows
 }
 
-fn gap(dir: &Path, client_id: &str, problem: &str, found: &Found, last_id: Option<u64>) -> Gap {
+fn gap(
+    dir: &Path,
+    client_id: &str,
+    problem: &str,
+    found: &SalvageCounts,
+    last_id: Option<u64>,
+) -> Gap {
     let detail = match found.missing(last_id) {
         Some(0) if !found.blind => format!("all {} rows of it could be read", found.rows),
         Some(missing) if found.blind => {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
-use super::folder::Lock;
+use super::folder::SpoolLock;
 use super::salvage;
-use super::storage::{Opened, Storage, StorageFile as _};
+use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
 
 /// Opens the `SQLite` database in a folder.
 #[derive(Debug)]
@@ -17,18 +17,18 @@ pub struct SqliteStorage {
     pub client_id: String,
 }
 
-impl Storage for SqliteStorage {
+impl SpoolStorage for SqliteStorage {
     type File = SpoolFile;
-    type Lock = Lock;
+    type Lock = SpoolLock;
 
-    async fn open(&self) -> Result<Opened<Self>, SpoolError> {
-        let lock = Lock::take(&self.dir)?;
+    async fn open(&self) -> Result<OpenSpool<Self>, SpoolError> {
+        let lock = SpoolLock::take(&self.dir)?;
         salvage::finish(&self.dir)?;
         let path = path_in(&self.dir);
         let mut writer = SpoolFile::open(&path).await?;
         writer.keep_log().await?;
         match writer.reader(&path).await {
-            Ok(reader) => Ok(Opened { writer, reader, lock }),
+            Ok(reader) => Ok(OpenSpool { writer, reader, lock }),
             Err(error) => {
                 let _ = writer.close().await;
                 Err(error)
@@ -37,7 +37,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn salvage(&self, problem: &str, last_known: u64) -> Result<(), SpoolError> {
-        let _lock = Lock::take(&self.dir)?;
+        let _lock = SpoolLock::take(&self.dir)?;
         salvage::salvage(&self.dir, &self.client_id, problem, last_known).await
     }
 }

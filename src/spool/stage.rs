@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::append::{Appender, Ended, Outlets, say};
+use super::acks;
+use super::cursors::SpoolCursors;
 use super::error::SpoolError;
-use super::forward::Forwarder;
-use super::progress::Progress;
-use super::route;
-use super::storage::{Opened, Storage, StorageFile as _};
+use super::reader::SpoolReader;
+use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
+use super::writer::{SpoolWriter, WriterEnd, WriterOutputs, report_problem};
 use crate::clock::WallClock;
-use crate::message::{Feedback, Intake};
+use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
 
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const DECODE_CAPACITY: usize = 256;
 
 /// The channel to decoding.
-pub fn channel() -> (mpsc::Sender<Intake>, mpsc::Receiver<Intake>) {
+pub fn channel() -> (mpsc::Sender<StreamItem>, mpsc::Receiver<StreamItem>) {
     mpsc::channel(DECODE_CAPACITY)
 }
 
@@ -38,9 +38,9 @@ pub struct SpoolParts<S> {
     /// `spool.max_size`, bytes.
     pub max_size: u64,
     /// What the session passes on.
-    pub intake: mpsc::Receiver<Intake>,
+    pub intake: mpsc::Receiver<StreamItem>,
     /// To decoding.
-    pub decode: mpsc::Sender<Intake>,
+    pub decode: mpsc::Sender<StreamItem>,
     /// From the store.
     pub store: mpsc::Receiver<Feedback>,
     /// To the session. It must keep receiving whatever it does with `intake`.
@@ -57,7 +57,7 @@ pub struct SpoolParts<S> {
 
 /// Runs until the intake is closed, everything from it is on disk and the store is gone. Once
 /// `abandon` is cancelled, it waits for nothing but the store.
-pub async fn run<S: Storage>(parts: SpoolParts<S>) {
+pub async fn run<S: SpoolStorage>(parts: SpoolParts<S>) {
     let SpoolParts {
         storage,
         client_id,
@@ -73,33 +73,33 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
     } = parts;
     health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
     metrics.spool_max_bytes.set(i64::try_from(max_size).unwrap_or(i64::MAX));
-    let outlets = Outlets { decode: decode.clone(), session: session.clone() };
+    let outlets = WriterOutputs { decode: decode.clone(), session: session.clone() };
     let telemetry = (Arc::clone(&health), metrics);
-    let mut appender =
-        Appender::new(client_id.clone(), intake, outlets, max_size, telemetry, clock);
+    let mut writer =
+        SpoolWriter::new(client_id.clone(), intake, outlets, max_size, telemetry, clock);
     let finished = CancellationToken::new();
-    let progress = Progress::new(0);
+    let progress = SpoolCursors::new(0);
     let spooling = async {
-        let forwarder = Forwarder::new(decode, client_id);
+        let reader = SpoolReader::new(decode, client_id);
         let file = tokio::select! {
             biased;
             () = abandon.cancelled() => None,
-            file = spool(&storage, &mut appender, &forwarder, &progress, &health)
+            file = spool(&storage, &mut writer, &reader, &progress, &health)
                 => Some(file),
         };
         // Ends decoding and the store; what they do not take any more stays on disk.
-        drop(forwarder);
-        appender.let_go();
+        drop(reader);
+        writer.close_outputs();
         finished.cancel();
         file
     };
     let (file, ()) = {
-        let routing = route::run(store, session, &progress, &finished);
+        let routing = acks::run(store, session, &progress, &finished);
         tokio::join!(spooling, part("spool route", routing))
     };
     let Some(mut file) = file else { return };
     let closed = async {
-        let left = appender.finish(&mut file.writer, &progress).await?;
+        let left = writer.finish(&mut file.writer, &progress).await?;
         file.reader.close().await?;
         file.writer.close_in_order(left).await
     };
@@ -113,39 +113,39 @@ pub async fn run<S: Storage>(parts: SpoolParts<S>) {
 }
 
 /// Spools until nothing more comes.
-async fn spool<S: Storage>(
+async fn spool<S: SpoolStorage>(
     storage: &S,
-    appender: &mut Appender,
-    forwarder: &Forwarder,
-    progress: &Progress,
+    writer: &mut SpoolWriter,
+    reader: &SpoolReader,
+    progress: &SpoolCursors,
     health: &Health,
-) -> Opened<S> {
+) -> OpenSpool<S> {
     loop {
         tick();
-        let mut file = open(storage, appender, progress, health).await;
+        let mut file = open(storage, writer, progress, health).await;
         let interrupt = CancellationToken::new();
         let ended = {
-            let appending = appender.run(&mut file.writer, progress, &interrupt);
+            let appending = writer.run(&mut file.writer, progress, &interrupt);
             tokio::pin!(appending);
             tokio::select! {
                 biased;
                 ended = &mut appending => ended,
-                unreadable = part("spool read", forwarder.run(&mut file.reader, progress)) => {
+                unreadable = part("spool read", reader.run(&mut file.reader, progress)) => {
                     interrupt.cancel();
                     let ended = appending.await;
                     match (ended, unreadable) {
-                        (Ok(Ended::Interrupted), Err(error)) => Err(error),
+                        (Ok(WriterEnd::Interrupted), Err(error)) => Err(error),
                         (ended, _) => ended,
                     }
                 }
             }
         };
         match ended {
-            Ok(Ended::Finished) => return file,
-            Ok(Ended::Interrupted) => {}
+            Ok(WriterEnd::Finished) => return file,
+            Ok(WriterEnd::Interrupted) => {}
             Err(error) => {
-                say(health, error.to_string());
-                leave(file).await;
+                report_problem(health, error.to_string());
+                close_all(file).await;
                 if let SpoolError::Damaged(problem) = error {
                     salvage_damaged(storage, &problem, progress, health).await;
                 } else {
@@ -157,60 +157,60 @@ async fn spool<S: Storage>(
 }
 
 /// Opens the file, however long that takes.
-async fn open<S: Storage>(
+async fn open<S: SpoolStorage>(
     storage: &S,
-    appender: &mut Appender,
-    progress: &Progress,
+    writer: &mut SpoolWriter,
+    progress: &SpoolCursors,
     health: &Health,
-) -> Opened<S> {
+) -> OpenSpool<S> {
     loop {
-        match try_open(storage, appender, progress).await {
+        match try_open(storage, writer, progress).await {
             Ok(file) => return file,
             Err(SpoolError::Damaged(problem)) => {
                 salvage_damaged(storage, &problem, progress, health).await;
             }
             Err(error) => {
-                say(health, error.to_string());
-                appender.do_without(progress).await;
+                report_problem(health, error.to_string());
+                writer.run_without_disk(progress).await;
             }
         }
     }
 }
 
-async fn try_open<S: Storage>(
+async fn try_open<S: SpoolStorage>(
     storage: &S,
-    appender: &mut Appender,
-    progress: &Progress,
-) -> Result<Opened<S>, SpoolError> {
+    writer: &mut SpoolWriter,
+    progress: &SpoolCursors,
+) -> Result<OpenSpool<S>, SpoolError> {
     let mut file = during(DISK_SCAN, storage.open()).await?;
-    match appender.take_over(&mut file.writer).await {
+    match writer.take_over(&mut file.writer).await {
         Ok(last) => {
             progress.appended.send_replace(last);
             Ok(file)
         }
         Err(error) => {
-            leave(file).await;
+            close_all(file).await;
             Err(error)
         }
     }
 }
 
 /// Closes what is of no more use, in order: `SQLite` removes by name what lies beside a file.
-async fn leave<S: Storage>(file: Opened<S>) {
+async fn close_all<S: SpoolStorage>(file: OpenSpool<S>) {
     let _ = file.reader.close().await;
     let _ = file.writer.close().await;
 }
 
 /// Sets a damaged file aside, once that is possible.
 async fn salvage_damaged(
-    storage: &impl Storage,
+    storage: &impl SpoolStorage,
     problem: &str,
-    progress: &Progress,
+    progress: &SpoolCursors,
     health: &Health,
 ) {
     let last_known = progress.forwarded().max(*progress.appended.borrow());
     if let Err(error) = during(DISK_SCAN, storage.salvage(problem, last_known)).await {
-        say(health, format!("could not set the damaged spool aside: {error}"));
+        report_problem(health, format!("could not set the damaged spool aside: {error}"));
         tokio::time::sleep(RETRY).await;
     }
 }

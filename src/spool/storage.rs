@@ -4,17 +4,17 @@
 use std::future::Future;
 
 use super::error::SpoolError;
-pub use super::row::Row;
+pub use super::row::SpoolRow;
 
 /// Opens the file of one `spool.dir`.
-pub trait Storage: Send + Sync {
+pub trait SpoolStorage: Send + Sync {
     /// A connection to the file.
     type File: StorageFile;
     /// Keeps every other process from the file for as long as it lives.
     type Lock: Send;
 
     /// Opens the file, made if there is none, for one connection that writes and one that reads.
-    fn open(&self) -> impl Future<Output = Result<Opened<Self>, SpoolError>> + Send;
+    fn open(&self) -> impl Future<Output = Result<OpenSpool<Self>, SpoolError>> + Send;
 
     /// Sets a damaged file aside, and puts what can be read of it in its place. What may be lost is
     /// told in a row after `last_known`.
@@ -27,7 +27,7 @@ pub trait Storage: Send + Sync {
 
 /// The file, open for writing and for reading.
 #[derive(Debug)]
-pub struct Opened<S: Storage + ?Sized> {
+pub struct OpenSpool<S: SpoolStorage + ?Sized> {
     /// Writes, and makes durable what it wrote.
     pub writer: S::File,
     /// Reads what was written.
@@ -39,7 +39,7 @@ pub struct Opened<S: Storage + ?Sized> {
 /// A connection to the file.
 pub trait StorageFile: Send {
     /// Returns what the file holds, and the last id; 0 if it is empty.
-    fn depth(&mut self) -> impl Future<Output = Result<(Depth, u64), SpoolError>> + Send;
+    fn depth(&mut self) -> impl Future<Output = Result<(SpoolDepth, u64), SpoolError>> + Send;
 
     /// Returns when the oldest row was received, Unix time in nanoseconds.
     fn oldest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
@@ -48,12 +48,12 @@ pub trait StorageFile: Send {
     fn newest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
 
     /// Returns the connection of a process that ended without notice.
-    fn life(&mut self) -> impl Future<Output = Result<Option<Life>, SpoolError>> + Send;
+    fn last_seen(&mut self) -> impl Future<Output = Result<Option<LastSeen>, SpoolError>> + Send;
 
     /// Makes the changes durable, or none of them.
     fn write(
         &mut self,
-        changes: &Changes<'_>,
+        changes: &SpoolChanges<'_>,
     ) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
     /// Returns rows after this id, in order: at most `rows`, and not many more than `bytes` of payload.
@@ -62,7 +62,7 @@ pub trait StorageFile: Send {
         after: u64,
         rows: i64,
         bytes: usize,
-    ) -> impl Future<Output = Result<Vec<(u64, Row<'static>)>, SpoolError>> + Send;
+    ) -> impl Future<Output = Result<Vec<(u64, SpoolRow<'static>)>, SpoolError>> + Send;
 
     /// Keeps the write-ahead log short. After an error other than a full disk the file is to be closed
     /// and opened again.
@@ -79,23 +79,26 @@ pub trait StorageFile: Send {
 
     /// Closes it at the end of the process, and marks that it holds this, so that the next process need
     /// not look at all of it.
-    fn close_in_order(self, depth: Depth) -> impl Future<Output = Result<(), SpoolError>> + Send;
+    fn close_in_order(
+        self,
+        depth: SpoolDepth,
+    ) -> impl Future<Output = Result<(), SpoolError>> + Send;
 }
 
 /// What the file holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct SpoolDepth {
     /// Rows: messages, and news of connections.
     pub rows: u64,
     /// Messages.
     pub messages: u64,
-    /// As [`Row::cost`] counts them.
+    /// As [`SpoolRow::cost`] counts them.
     pub bytes: u64,
 }
 
-impl Depth {
+impl SpoolDepth {
     /// Returns what one row counts for.
-    pub fn of(row: &Row<'_>) -> Self {
+    pub fn of(row: &SpoolRow<'_>) -> Self {
         Self { rows: 1, messages: row.topic.is_some().into(), bytes: row.cost() }
     }
 
@@ -122,7 +125,7 @@ impl Depth {
 
 /// The connection that was standing when the process was last known to live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
+pub struct LastSeen {
     /// The connection's name, as JSON.
     pub connection: String,
     /// Unix time in nanoseconds.
@@ -131,23 +134,23 @@ pub struct Life {
 
 /// One transaction.
 #[derive(Debug, Default)]
-pub struct Changes<'a> {
+pub struct SpoolChanges<'a> {
     /// Rows with their ids.
-    pub append: &'a [(u64, Row<'a>)],
+    pub append: &'a [(u64, SpoolRow<'a>)],
     /// Everything up to this id is committed in the database.
     pub delete_through: Option<u64>,
     /// What becomes of the connection that is written down.
-    pub life: LifeChange,
+    pub last_seen: LastSeenChange,
 }
 
-/// What becomes of the [`Life`] that is written down.
+/// What becomes of the [`LastSeen`] that is written down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum LifeChange {
+pub enum LastSeenChange {
     /// Nothing.
     #[default]
     None,
-    /// No connection stands any more.
-    Ended,
-    /// This one stands.
-    Stands(Life),
+    /// No connection is open any more.
+    Cleared,
+    /// This connection is open.
+    Set(LastSeen),
 }

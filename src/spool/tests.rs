@@ -6,19 +6,21 @@ use std::path::Path;
 
 use ::time::OffsetDateTime;
 
+use super::cursors::SpoolCursors;
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
-use super::folder::Lock;
-use super::forward::Forwarder;
-use super::life::ended_without_notice;
-use super::progress::Progress;
-use super::row::{Row, time};
+use super::folder::SpoolLock;
+use super::last_seen::ended_without_notice;
+use super::reader::SpoolReader;
+use super::row::{SpoolRow, time};
 use super::salvage;
-use super::storage::{Changes, Depth, Life, LifeChange, StorageFile as _};
-use crate::message::{ConnectionNews, GapCause, Intake};
+use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile as _};
+use crate::connection_event::ConnectionEvent;
+use crate::gap::GapCause;
+use crate::message::StreamItem;
 
-fn row(id: u64) -> (u64, Row<'static>) {
-    let row = Row {
+fn row(id: u64) -> (u64, SpoolRow<'static>) {
+    let row = SpoolRow {
         received_at: i64::try_from(id).unwrap(),
         topic: Some("centiloc/acme".into()),
         payload: Cow::Owned(format!("payload {id} {}", "x".repeat(300)).into_bytes()),
@@ -39,7 +41,7 @@ impl SpoolFile {
 
 async fn append(file: &mut SpoolFile, ids: std::ops::RangeInclusive<u64>) {
     let append: Vec<_> = ids.map(row).collect();
-    file.write(&Changes { append: &append, ..Changes::default() }).await.unwrap();
+    file.write(&SpoolChanges { append: &append, ..SpoolChanges::default() }).await.unwrap();
 }
 
 async fn ids(file: &mut SpoolFile) -> Vec<u64> {
@@ -57,9 +59,9 @@ async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is(
     append(&mut file, 1..=1500).await;
     let (depth, last) = file.depth().await.unwrap();
     let bytes = (1..=1500).map(|id| row(id).1.cost()).sum();
-    assert_eq!((depth, last), (Depth { rows: 1500, messages: 1500, bytes }, 1500));
+    assert_eq!((depth, last), (SpoolDepth { rows: 1500, messages: 1500, bytes }, 1500));
     let delete_through = Some(700);
-    file.write(&Changes { delete_through, ..Changes::default() }).await.unwrap();
+    file.write(&SpoolChanges { delete_through, ..SpoolChanges::default() }).await.unwrap();
     assert_eq!(file.read(700, 2, usize::MAX).await.unwrap(), [row(701), row(702)]);
     // Bounded in bytes, but never to nothing.
     assert_eq!(file.read(700, 1000, 1).await.unwrap(), [row(701)]);
@@ -210,34 +212,36 @@ async fn a_salvage_that_was_interrupted_is_finished_or_begun_anew_and_never_half
 async fn unknown_connection_events_become_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    let strange = Row { topic: None, payload: Cow::Borrowed(b"{\"later\": 1}"), ..row(1).1 };
-    let life = Life { connection: "{\"later\": 1}".into(), seen_at: 5 };
-    let life = LifeChange::Stands(life);
-    let changes = Changes { append: &[(1, strange), row(2)], life, ..Changes::default() };
+    let strange = SpoolRow { topic: None, payload: Cow::Borrowed(b"{\"later\": 1}"), ..row(1).1 };
+    let seen = LastSeen { connection: "{\"later\": 1}".into(), seen_at: 5 };
+    let last_seen = LastSeenChange::Set(seen);
+    let changes =
+        SpoolChanges { append: &[(1, strange), row(2)], last_seen, ..SpoolChanges::default() };
     file.write(&changes).await.unwrap();
-    let progress = Progress::new(2);
+    let progress = SpoolCursors::new(2);
     let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
-    let forwarder = Forwarder::new(sender, "acme-bridge".into());
-    forwarder.all(&mut file, &progress).await.unwrap();
-    drop(forwarder);
+    let reader = SpoolReader::new(sender, "acme-bridge".into());
+    reader.forward_remaining(&mut file, &progress).await.unwrap();
+    drop(reader);
     assert!(progress.has_caught_up());
-    let Some(Intake::Connection(ConnectionNews::Gap(gap), token)) = receiver.recv().await else {
+    let Some(StreamItem::Connection(ConnectionEvent::Gap(gap), token)) = receiver.recv().await
+    else {
         panic!("no gap")
     };
     assert_eq!(token.map(|token| token.id().sequence), Some(1), "it is deleted once it is stored");
     assert_eq!((gap.client_id.as_str(), gap.cause), ("acme-bridge", GapCause::SpoolDamaged));
     assert!(gap.detail.contains("row 1 of the spool"), "{}", gap.detail);
-    let Some(Intake::Message(message)) = receiver.recv().await else { panic!("a message") };
+    let Some(StreamItem::Message(message)) = receiver.recv().await else { panic!("a message") };
     assert_eq!(message.ack.map(|token| token.id().sequence), Some(2));
     assert!(receiver.recv().await.is_none());
     let now = OffsetDateTime::now_utc();
     let ended = ended_without_notice(&mut file, "acme-bridge", now).await.unwrap();
-    let Some(ConnectionNews::Gap(gap)) = ended else { panic!("{ended:?}") };
+    let Some(ConnectionEvent::Gap(gap)) = ended else { panic!("{ended:?}") };
     assert_eq!((gap.started_at, gap.ended_at), (time(5), Some(now)));
 }
 
 /// Leaves a file with these rows, closed as at the end of the process.
-async fn closed_in_order(dir: &Path, rows: u64) -> Depth {
+async fn closed_in_order(dir: &Path, rows: u64) -> SpoolDepth {
     let mut file = SpoolFile::open(&path_in(dir)).await.unwrap();
     append(&mut file, 1..=rows).await;
     let (depth, _) = file.depth().await.unwrap();
@@ -342,11 +346,11 @@ async fn a_file_of_a_newer_version_is_left_alone() {
 #[test]
 fn only_one_process_has_the_spool() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Lock::take(&dir.path().join("spool")).unwrap();
-    let second = Lock::take(&dir.path().join("spool")).unwrap_err();
+    let first = SpoolLock::take(&dir.path().join("spool")).unwrap();
+    let second = SpoolLock::take(&dir.path().join("spool")).unwrap_err();
     assert!(second.to_string().contains("in use by another process"), "{second}");
     drop(first);
-    Lock::take(&dir.path().join("spool")).unwrap();
+    SpoolLock::take(&dir.path().join("spool")).unwrap();
 }
 
 #[cfg(unix)]
@@ -355,7 +359,7 @@ async fn what_it_holds_is_nobody_elses_business() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
-    let _lock = Lock::take(&spool).unwrap();
+    let _lock = SpoolLock::take(&spool).unwrap();
     let mut file = SpoolFile::open(&path_in(&spool)).await.unwrap();
     append(&mut file, 1..=1).await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;

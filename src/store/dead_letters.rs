@@ -229,7 +229,7 @@ fn message(letter: DeadLetterSummary, payload: Bytes) -> Message {
         qos: 1,
         retain: false,
         ack: None,
-        hold: None,
+        permit: None,
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::journal::JournalOutcome;
 use super::schema::MigrationError;
 use super::{CommitOutcome, Store};
-use crate::message::{ConnectionName, ConnectionNews};
+use crate::connection_event::{ConnectionEvent, ConnectionName};
 
 /// The operations of the database that the writer needs.
 pub trait EventStore: Send + Sync {
@@ -29,7 +29,7 @@ pub trait EventStore: Send + Sync {
         &self,
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> impl Future<Output = Result<JournalOutcome, StoreError>> + Send;
 }
 
@@ -46,7 +46,7 @@ impl EventStore for Store {
         &self,
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         self.note(session_expiry, standing, news).await
     }

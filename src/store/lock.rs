@@ -21,7 +21,7 @@ use super::error::{DbError, ErrorClass};
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 use crate::progress::idle;
-use crate::service::leadership::{Holder, Leadership};
+use crate::service::leadership::{Leadership, LockHolder};
 
 /// Sets our keys apart from those of other programs in the same database.
 const NAMESPACE: &str = "centiloc-bridge single writer of client id ";
@@ -204,13 +204,13 @@ impl WriterLock {
         // Between the two questions the holder may have gone: then the next look takes it.
         match self.holder(conn).await? {
             Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(conn, pid).await?,
-            Some((_, holder)) => self.publish(Leadership::Elsewhere(holder)),
+            Some((_, holder)) => self.publish(Leadership::HeldByOther(holder)),
             None => {}
         }
         Ok(false)
     }
 
-    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, Holder)>, DbError> {
+    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, LockHolder)>, DbError> {
         let sql = format!(
             "select held.pid, a.application_name, host(a.client_addr) as address
                from (select l.pid {LOCKS_OF_KEY}) held
@@ -224,10 +224,10 @@ impl WriterLock {
         let name: Option<String> = row.try_get("application_name")?;
         let name = name.filter(|name| !name.is_empty());
         let address = row.try_get("address")?;
-        Ok(Some((row.try_get("pid")?, Holder { name, address })))
+        Ok(Some((row.try_get("pid")?, LockHolder { name, address })))
     }
 
-    fn is_ours(&self, holder: &Holder) -> bool {
+    fn is_ours(&self, holder: &LockHolder) -> bool {
         let ours = short(self.instance);
         holder.name.as_deref().is_some_and(|name| name.contains(&ours))
     }
@@ -258,12 +258,12 @@ impl WriterLock {
                 "the connection that holds the single-writer lock broke; keeping the session and \
                  taking the lock again"
             ),
-            Leadership::Asking if !error.is_answer() => tracing::warn!(
+            Leadership::Pending if !error.is_answer() => tracing::warn!(
                 reason = %error,
                 "the database is away and cannot be asked for the single-writer lock; connecting \
                  to the broker without the lock"
             ),
-            Leadership::Asking | Leadership::Refused(_) if error.is_answer() => {
+            Leadership::Pending | Leadership::Refused(_) if error.is_answer() => {
                 return self.refuse(error);
             }
             _ => {

@@ -72,7 +72,7 @@ fn message(topic: &str, payload: &[u8], received_at: OffsetDateTime) -> Message 
         qos: 1,
         retain: false,
         ack: None,
-        hold: None,
+        permit: None,
     }
 }
 

@@ -25,9 +25,10 @@ use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
 use crate::config::Reconnect;
+use crate::connection_event::ConnectionEvent;
 use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
-use crate::message::{ConnectionNews, Decoded, Feedback, Message};
+use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
@@ -42,7 +43,7 @@ pub struct WriterParts<D = Store> {
     /// Whether to apply pending migrations.
     pub migrate: bool,
     /// Decoded messages and news, in order.
-    pub decoded: Receiver<Decoded>,
+    pub decoded: Receiver<DecodedItem>,
     /// Back to the session. It must keep receiving whatever it does with `decoded`.
     pub feedback: Sender<Feedback>,
     /// `batch.max_events`, as it is at the moment.
@@ -83,8 +84,7 @@ impl Default for RetryWaits {
 }
 
 /// Runs until `decoded` is closed and everything from it that matters is durable, or `abandon` is
-/// cancelled.
-/// Fails only for a schema that this program cannot use.
+/// cancelled. Fails only for a schema that this program cannot use.
 pub async fn run<D: EventStore>(parts: WriterParts<D>) -> Result<(), MigrationError> {
     let abandon = parts.abandon.clone();
     let mut writer = BatchWriter::new(parts);
@@ -115,7 +115,7 @@ struct BatchWriter<D> {
     parts: WriterParts<D>,
     /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events` when
     /// something was last taken.
-    queue: VecDeque<Decoded>,
+    queue: VecDeque<DecodedItem>,
     size: BatchSize,
     backoff: Backoff,
     /// Since when the database has worked; `None` while it does not.
@@ -246,12 +246,12 @@ impl<D: EventStore> BatchWriter<D> {
 
     fn put_back(&mut self, entries: Vec<DecodedMessage>) {
         for (message, result) in entries.into_iter().rev() {
-            self.queue.push_front(Decoded::Message(message, result));
+            self.queue.push_front(DecodedItem::Message(message, result));
         }
     }
 
     async fn write_news(&mut self) -> Result<(), StoreError> {
-        let Some(Decoded::Connection(news, _)) = self.queue.front() else { return Ok(()) };
+        let Some(DecodedItem::Connection(news, _)) = self.queue.front() else { return Ok(()) };
         let standing = self.parts.health.read(|s| s.session.connection.clone());
         let expiry = self.parts.session_expiry;
         let JournalOutcome { stale_filters, gap } =
@@ -261,10 +261,12 @@ impl<D: EventStore> BatchWriter<D> {
             let cause = cause.as_str();
             tracing::warn!(cause, "messages may have been lost; see the view data_gap");
         }
-        let Some(Decoded::Connection(news, token)) = self.queue.pop_front() else { return Ok(()) };
+        let Some(DecodedItem::Connection(news, token)) = self.queue.pop_front() else {
+            return Ok(());
+        };
         let durable = match token {
             Some(token) => Feedback::Committed(Committed::new(vec![token], &CommitProof(()))),
-            None => Feedback::Noted(news),
+            None => Feedback::Persisted(news),
         };
         if !stale_filters.is_empty() {
             self.tell(Feedback::Unsubscribe(stale_filters)).await;
@@ -374,24 +376,25 @@ fn news(entries: &[DecodedMessage]) -> impl Iterator<Item = OffsetDateTime> {
 
 /// Whether the next process does without it: it has it in the spool, or finds the session and the
 /// earlier connection as they are. A session that was lost it would not find lost again.
-fn is_farewell(decoded: &Decoded) -> bool {
-    let (Decoded::Message(Message { ack: token, .. }, _) | Decoded::Connection(_, token)) = decoded;
-    if token.as_ref().is_some_and(|token| token.id().is_spooled()) {
+fn is_farewell(decoded: &DecodedItem) -> bool {
+    if decoded.token().is_some_and(|token| token.id().is_spooled()) {
         return true;
     }
     match decoded {
-        Decoded::Message(..) | Decoded::Connection(ConnectionNews::Gap(_), _) => false,
-        Decoded::Connection(ConnectionNews::Opened { session_present, .. }, _) => *session_present,
-        Decoded::Connection(
-            ConnectionNews::Closed { .. } | ConnectionNews::Unsubscribed { .. },
+        DecodedItem::Message(..) | DecodedItem::Connection(ConnectionEvent::Gap(_), _) => false,
+        DecodedItem::Connection(ConnectionEvent::Opened { session_present, .. }, _) => {
+            *session_present
+        }
+        DecodedItem::Connection(
+            ConnectionEvent::Closed { .. } | ConnectionEvent::Unsubscribed { .. },
             _,
         ) => true,
     }
 }
 
-fn into_entry(decoded: Decoded) -> Option<DecodedMessage> {
+fn into_entry(decoded: DecodedItem) -> Option<DecodedMessage> {
     match decoded {
-        Decoded::Message(message, result) => Some((message, result)),
-        Decoded::Connection(..) => None,
+        DecodedItem::Message(message, result) => Some((message, result)),
+        DecodedItem::Connection(..) => None,
     }
 }

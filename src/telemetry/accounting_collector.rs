@@ -9,11 +9,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::accounting::Accounting;
+use crate::accounting::MessageAccounting;
 
-/// Exposes an [`Accounting`] as metrics.
+/// Exposes an [`MessageAccounting`] as metrics.
 #[derive(Debug)]
-pub(super) struct AccountingCollector(pub Arc<Accounting>);
+pub(super) struct AccountingCollector(pub Arc<MessageAccounting>);
 
 impl Collector for AccountingCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

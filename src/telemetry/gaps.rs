@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 
-use crate::message::GapCause;
+use crate::gap::GapCause;
 
 /// Label `cause`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]

@@ -7,12 +7,12 @@ use std::time::Instant;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::message::ConnectionName;
+use crate::connection_event::ConnectionName;
 use crate::timestamp;
 
 /// A snapshot for `/readyz`, `/api/status` and `status`.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Snapshot {
+pub struct HealthSnapshot {
     /// The broker.
     pub session: SessionHealth,
     /// PostgreSQL.
@@ -46,7 +46,7 @@ pub struct SessionHealth {
     #[serde(skip)]
     pub connection: Option<ConnectionName>,
     /// What the session is doing.
-    pub phase: Phase,
+    pub phase: SessionPhase,
     /// Why it is not subscribed, with the cure; empty while it is.
     pub problem: Option<String>,
     /// Since when the phase lasts.
@@ -64,7 +64,7 @@ pub struct SessionHealth {
 /// What the session is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum SessionPhase {
     /// Not started yet.
     #[default]
     Starting,
@@ -191,21 +191,21 @@ pub struct ConfigurationHealth {
 
 /// Shared between the stages and the admin endpoint.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<Snapshot>);
+pub struct Health(Mutex<HealthSnapshot>);
 
 impl Health {
     /// A copy of the present state.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> HealthSnapshot {
         self.lock().clone()
     }
 
     /// One figure of the present state, without copying the rest.
-    pub fn read<T>(&self, figure: impl FnOnce(&Snapshot) -> T) -> T {
+    pub fn read<T>(&self, figure: impl FnOnce(&HealthSnapshot) -> T) -> T {
         figure(&self.lock())
     }
 
     /// Changes the state.
-    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+    pub fn update(&self, change: impl FnOnce(&mut HealthSnapshot)) {
         change(&mut self.lock());
     }
 
@@ -222,7 +222,7 @@ impl Health {
         self.update(|snapshot| snapshot.tasks_down.retain(|down| down.task != task));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+    fn lock(&self) -> MutexGuard<'_, HealthSnapshot> {
         // A stage that panicked mid-update left a snapshot that is at worst half new.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
-use super::stderr::Stderr;
+use super::stderr::StderrWriter;
 use crate::config::{Log, LogFormat};
 use crate::timestamp;
 
@@ -44,12 +44,12 @@ pub enum LogError {
     Gone(#[from] reload::Error),
 }
 
-type SetFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+type FilterSetter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
 
 /// Changes the running log.
 #[derive(Clone)]
 pub struct LogHandle {
-    set: Arc<SetFilter>,
+    set: Arc<FilterSetter>,
 }
 
 impl std::fmt::Debug for LogHandle {
@@ -69,7 +69,7 @@ impl LogHandle {
 /// Sets up the log of the process. To be called once.
 pub fn init(log: &Log) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
-    let layer = layer(log.format, Style::of_stderr(), || Stderr);
+    let layer = layer(log.format, TextStyle::of_stderr(), || StderrWriter);
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
 }
@@ -109,12 +109,12 @@ fn directives(level: &str) -> String {
 
 /// How text lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Style {
+struct TextStyle {
     colour: bool,
     time: bool,
 }
 
-impl Style {
+impl TextStyle {
     fn of_stderr() -> Self {
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let journal = std::env::var("JOURNAL_STREAM").ok();
@@ -141,20 +141,20 @@ fn device_and_inode_of_stderr() -> Option<(u64, u64)> {
 }
 
 /// Writes the time of a line.
-struct Timer;
+struct UtcTimer;
 
-impl FormatTime for Timer {
+impl FormatTime for UtcTimer {
     fn format_time(&self, writer: &mut fmt::format::Writer<'_>) -> std::fmt::Result {
         writer.write_str(&timestamp::aligned(OffsetDateTime::now_utc()))
     }
 }
 
-fn layer<S, W>(format: LogFormat, style: Style, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+fn layer<S, W>(format: LogFormat, style: TextStyle, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let layer = fmt::layer().with_writer(writer).with_timer(Timer);
+    let layer = fmt::layer().with_writer(writer).with_timer(UtcTimer);
     match format {
         LogFormat::Json => {
             Box::new(layer.json().flatten_event(true).with_current_span(false).with_ansi(false))
@@ -172,9 +172,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Page {
+    impl io::Write for LogBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -185,19 +185,19 @@ mod tests {
         }
     }
 
-    fn written(format: LogFormat, style: Style, level: &str, log: impl FnOnce()) -> String {
-        let page = Page::default();
+    fn written(format: LogFormat, style: TextStyle, level: &str, log: impl FnOnce()) -> String {
+        let buffer = LogBuffer::default();
         let writer = {
-            let page = page.clone();
-            move || page.clone()
+            let buffer = buffer.clone();
+            move || buffer.clone()
         };
         let layer = layer(format, style, writer).with_filter(filter(level).expect("a level"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
-        let bytes = page.0.lock().expect("unpoisoned").clone();
+        let bytes = buffer.0.lock().expect("unpoisoned").clone();
         String::from_utf8(bytes).expect("text")
     }
 
-    const PLAIN: Style = Style { colour: false, time: false };
+    const PLAIN: TextStyle = TextStyle { colour: false, time: false };
 
     #[test]
     fn text_under_journald_is_the_bare_line() {
@@ -212,20 +212,20 @@ mod tests {
 
     #[test]
     fn text_elsewhere_begins_with_the_time() {
-        let style = Style { colour: false, time: true };
+        let style = TextStyle { colour: false, time: true };
         let line = written(LogFormat::Text, style, "info", || tracing::info!("started"));
         let time = line.split_whitespace().next().expect("a word");
         time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339)
             .expect("RFC 3339");
         assert_eq!(time.len(), "2026-11-27T06:24:12.963Z".len(), "to the millisecond: {time}");
         assert!(!line.contains('\u{1b}'));
-        let style = Style { colour: true, time: true };
+        let style = TextStyle { colour: true, time: true };
         assert!(written(LogFormat::Text, style, "info", || tracing::info!("x")).contains('\u{1b}'));
     }
 
     #[test]
     fn json_is_one_object_a_line_with_the_fields_beside_the_message() {
-        let text = written(LogFormat::Json, Style { colour: true, time: true }, "info", || {
+        let text = written(LogFormat::Json, TextStyle { colour: true, time: true }, "info", || {
             tracing::warn!(topic = "a\nb", "message set aside");
             tracing::info!("second");
         });
@@ -272,10 +272,10 @@ mod tests {
 
     #[test]
     fn the_level_can_change_while_running() {
-        let page = Page::default();
+        let buffer = LogBuffer::default();
         let writer = {
-            let page = page.clone();
-            move || page.clone()
+            let buffer = buffer.clone();
+            move || buffer.clone()
         };
         let (filter, handle) = reload::Layer::new(filter("warn").expect("a level"));
         let layer = layer(LogFormat::Text, PLAIN, writer).with_filter(filter);
@@ -287,7 +287,7 @@ mod tests {
             say("after");
             handle.set_level("l0ud=x").expect_err("no level");
         });
-        let text = String::from_utf8(page.0.lock().expect("unpoisoned").clone()).expect("text");
+        let text = String::from_utf8(buffer.0.lock().expect("unpoisoned").clone()).expect("text");
         assert!(!text.contains("before") && text.contains("after"), "{text}");
     }
 

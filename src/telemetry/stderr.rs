@@ -37,9 +37,9 @@ pub fn dropped() -> Counter {
 
 /// Writes to standard error by way of the queue: whole lines, since each write may be dropped.
 #[derive(Debug, Clone, Copy)]
-pub struct Stderr;
+pub struct StderrWriter;
 
-impl Write for Stderr {
+impl Write for StderrWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         queue().push(line.to_vec());
         Ok(line.len())
@@ -72,18 +72,18 @@ fn queue() -> &'static LineQueue {
 /// Lines on their way to a writer that may block.
 #[derive(Debug)]
 struct LineQueue {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<QueueState>,
     changed: Condvar,
     dropped: Counter,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     /// Bytes in `lines`. Invariant: at most [`MAX_QUEUED_BYTES`].
     bytes: usize,
@@ -94,7 +94,7 @@ struct State {
 impl LineQueue {
     /// Starts the thread that writes. Without it, all lines are dropped and counted.
     fn start(mut writer: impl Write + Send + 'static) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedQueue::default());
         let of_thread = Arc::clone(&shared);
         let started = thread::Builder::new()
             .name("stderr".to_owned())
@@ -119,14 +119,14 @@ impl LineQueue {
     /// Returns false if some lines are not written within `limit`.
     fn flush(&self, limit: Duration) -> bool {
         let state = self.shared.state();
-        let busy = |state: &mut State| state.writing || !state.lines.is_empty();
+        let busy = |state: &mut QueueState| state.writing || !state.lines.is_empty();
         let waited = self.shared.changed.wait_timeout_while(state, limit, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedQueue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -185,12 +185,12 @@ mod tests {
     const SOON: Duration = Duration::from_secs(30);
 
     /// Takes one write for each result that it is given; blocks meanwhile.
-    struct Gate {
+    struct GatedWriter {
         results: Receiver<io::Result<usize>>,
         written: Sender<Vec<u8>>,
     }
 
-    impl Write for Gate {
+    impl Write for GatedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let count = self.results.recv().expect("the test is over")?.min(bytes.len());
             let _ = self.written.send(bytes[..count].to_vec());
@@ -205,7 +205,7 @@ mod tests {
     fn gated() -> (LineQueue, Sender<io::Result<usize>>, Receiver<Vec<u8>>) {
         let (allow, results) = channel();
         let (written, writes) = channel();
-        (LineQueue::start(Gate { results, written }), allow, writes)
+        (LineQueue::start(GatedWriter { results, written }), allow, writes)
     }
 
     #[test]

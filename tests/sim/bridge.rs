@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use centiloc_bridge::accounting::Accounting;
+use centiloc_bridge::accounting::MessageAccounting;
 use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
 use centiloc_bridge::decode::Decoder;
-use centiloc_bridge::decode::stage::Stage as DecodeStage;
-use centiloc_bridge::message::{Decoded, Feedback, GapCause};
-use centiloc_bridge::service::leadership::{Holder, Leadership};
+use centiloc_bridge::decode::stage::DecodeStage;
+use centiloc_bridge::gap::GapCause;
+use centiloc_bridge::message::{DecodedItem, Feedback};
+use centiloc_bridge::service::leadership::{Leadership, LockHolder};
 use centiloc_bridge::session::Session;
 use centiloc_bridge::session::credentials::{Material, Sources};
 use centiloc_bridge::session::gap_tracker::GapTracker;
@@ -18,7 +19,7 @@ use centiloc_bridge::session::intake_sender::{self, IntakeSender};
 use centiloc_bridge::session::orders::Orders;
 use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
 use centiloc_bridge::spool;
-use centiloc_bridge::spool::leftover::LeftoverParts;
+use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
 use centiloc_bridge::store::DatabaseStatus;
 use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
@@ -138,7 +139,7 @@ impl Process {
             condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
-            leadership: watch::Sender::new(Leadership::Asking),
+            leadership: watch::Sender::new(Leadership::Pending),
             material: watch::Sender::new(material(around)),
             max_events: watch::Sender::new(settings.max_events),
             reconnect: watch::Sender::new(mqtt(settings).reconnect),
@@ -157,7 +158,7 @@ impl Process {
     fn start_pipeline(&mut self) {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
         let (to_decode, intake) = intake_sender::channel();
-        let (to_store, decoded) = mpsc::channel::<Decoded>(64);
+        let (to_store, decoded) = mpsc::channel::<DecodedItem>(64);
         let (to_session, from_stages) = mpsc::channel::<Feedback>(4);
         let (stored, from_store) = mpsc::channel::<Feedback>(4);
         let (rows, spooled) = spool::stage::channel();
@@ -211,14 +212,14 @@ impl Process {
             stages.spawn(spool::stage::run(parts));
             stages.spawn(decode.run([spooled], to_store));
         } else {
-            let parts = LeftoverParts {
+            let parts = DrainParts {
                 client_id: mqtt.client_id.clone(),
                 decode: rows,
                 store: from_store,
                 session: to_session,
                 stop: stop.clone(),
             };
-            stages.spawn(spool::leftover::run(parts, std::future::ready(None)));
+            stages.spawn(spool::drain::run(parts, std::future::ready(None)));
             stages.spawn(decode.run([spooled, intake], to_store));
         }
         let parts = WriterParts {
@@ -241,7 +242,7 @@ impl Process {
     }
 
     /// Returns the account of messages.
-    pub fn accounting(&self) -> &Accounting {
+    pub fn accounting(&self) -> &MessageAccounting {
         &self.state.accounting
     }
 
@@ -253,7 +254,7 @@ impl Process {
 
     /// Tells the process that another one holds the session.
     pub fn stand_by(&self) {
-        self.lead(Leadership::Elsewhere(Holder::default()));
+        self.lead(Leadership::HeldByOther(LockHolder::default()));
     }
 
     /// Puts new credentials in place.

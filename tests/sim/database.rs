@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use centiloc_bridge::message::{ConnectionName, ConnectionNews, GapCause};
+use centiloc_bridge::connection_event::{ConnectionEvent, ConnectionName};
+use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::session::gap_state_file::{GapState, PendingGaps};
 use centiloc_bridge::store::error::{ErrorClass, classify};
 use centiloc_bridge::store::event_store::EventStore;
@@ -203,12 +204,12 @@ impl ModelDatabase {
         outcome
     }
 
-    fn note_now(&self, news: &ConnectionNews) -> JournalOutcome {
+    fn note_now(&self, news: &ConnectionEvent) -> JournalOutcome {
         let mut state = self.lock();
         let losses = state.losses;
         self.world.note(format_args!("database notes {}", describe(news)));
         match news {
-            ConnectionNews::Opened { connection, at, session_present, .. } => {
+            ConnectionEvent::Opened { connection, at, session_present, .. } => {
                 self.world.news_in_memory(false);
                 if state.connections.contains(connection) {
                     return JournalOutcome::default();
@@ -230,13 +231,16 @@ impl ModelDatabase {
                     if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
                 JournalOutcome { stale_filters, gap }
             }
-            ConnectionNews::Gap(gap) => {
+            ConnectionEvent::Gap(gap) => {
                 let key = (gap.cause.as_str(), gap.started_at.unix_timestamp_nanos());
                 let row = GapRow { open: gap.ended_at.is_none(), covers: losses };
                 let new = state.gaps.insert(key, row).is_none();
                 JournalOutcome { gap: new.then_some(gap.cause), ..JournalOutcome::default() }
             }
-            ConnectionNews::Unsubscribed { .. } | ConnectionNews::Closed { .. } => {
+            ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
+                JournalOutcome::default()
+            }
+            ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
                 JournalOutcome::default()
             }
         }
@@ -253,16 +257,16 @@ impl ModelDatabase {
 }
 
 /// Describes news in a line of the trace.
-pub fn describe(news: &ConnectionNews) -> String {
+pub fn describe(news: &ConnectionEvent) -> String {
     match news {
-        ConnectionNews::Opened { connection, session_present, .. } => {
+        ConnectionEvent::Opened { connection, session_present, .. } => {
             format!("connection {} opened, session present {session_present}", connection.id.0)
         }
-        ConnectionNews::Unsubscribed { .. } => "unsubscribed".into(),
-        ConnectionNews::Closed { connection, reason, .. } => {
+        ConnectionEvent::Unsubscribed { .. } => "unsubscribed".into(),
+        ConnectionEvent::Closed { connection, reason, .. } => {
             format!("connection {} closed: {reason}", connection.id.0)
         }
-        ConnectionNews::Gap(gap) => {
+        ConnectionEvent::Gap(gap) => {
             format!("gap {} until {:?}: {}", gap.cause.as_str(), gap.ended_at, gap.detail)
         }
     }
@@ -296,7 +300,7 @@ impl EventStore for ModelDatabase {
         &self,
         _session_expiry: Duration,
         _standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         self.answer().await?;
         let noted = self.note_now(news);

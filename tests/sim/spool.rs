@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use centiloc_bridge::message::{ConnectionNews, Gap, GapCause};
+use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::gap::{Gap, GapCause};
 use centiloc_bridge::spool::SpoolError;
 use centiloc_bridge::spool::storage::{
-    Changes, Depth, Life, LifeChange, Opened, Row, Storage, StorageFile,
+    LastSeen, LastSeenChange, OpenSpool, SpoolChanges, SpoolDepth, SpoolRow, SpoolStorage,
+    StorageFile,
 };
 
 use crate::message::identify;
@@ -36,8 +38,8 @@ pub struct ModelSpool {
 struct State {
     mood: DiskMood,
     locked: bool,
-    rows: BTreeMap<u64, Row<'static>>,
-    life: Option<Life>,
+    rows: BTreeMap<u64, SpoolRow<'static>>,
+    life: Option<LastSeen>,
     /// A row that does not match its checksum.
     damaged: Option<u64>,
     /// Events that were lost with such rows.
@@ -117,8 +119,8 @@ impl ModelSpool {
     /// Returns true if news of a gap, or of a new session, are in the file.
     pub fn has_gap(&self, causes: &[GapCause]) -> bool {
         self.lock().rows.values().any(|row| match news_in(row) {
-            Some(ConnectionNews::Gap(gap)) => causes.contains(&gap.cause),
-            Some(ConnectionNews::Opened { session_present, .. }) => {
+            Some(ConnectionEvent::Gap(gap)) => causes.contains(&gap.cause),
+            Some(ConnectionEvent::Opened { session_present, .. }) => {
                 !session_present && causes.contains(&GapCause::SessionLost)
             }
             _ => false,
@@ -146,7 +148,7 @@ impl ModelSpool {
         }
     }
 
-    fn apply(&self, changes: &Changes<'_>) {
+    fn apply(&self, changes: &SpoolChanges<'_>) {
         let mut state = self.lock();
         if let Some(id) = changes.delete_through {
             state.rows = state.rows.split_off(&(id + 1));
@@ -157,23 +159,23 @@ impl ModelSpool {
                 |news| format!("news {}", crate::database::describe(&news)),
             );
             self.world.note(format_args!("spool row {id}: {text}"));
-            if news_in(row).is_some_and(|n| matches!(n, ConnectionNews::Opened { .. })) {
+            if news_in(row).is_some_and(|n| matches!(n, ConnectionEvent::Opened { .. })) {
                 self.world.news_in_memory(false);
             }
             if state.rows.insert(*id, owned(row)).is_some() {
                 self.world.violated(format_args!("row {id} of the spool is written twice"));
             }
         }
-        match &changes.life {
-            LifeChange::None => {}
-            LifeChange::Ended => state.life = None,
-            LifeChange::Stands(life) => state.life = Some(life.clone()),
+        match &changes.last_seen {
+            LastSeenChange::None => {}
+            LastSeenChange::Cleared => state.life = None,
+            LastSeenChange::Set(life) => state.life = Some(life.clone()),
         }
     }
 }
 
-fn owned(row: &Row<'_>) -> Row<'static> {
-    Row {
+fn owned(row: &SpoolRow<'_>) -> SpoolRow<'static> {
+    SpoolRow {
         received_at: row.received_at,
         topic: row.topic.as_ref().map(|topic| topic.to_string().into()),
         payload: row.payload.to_vec().into(),
@@ -182,11 +184,11 @@ fn owned(row: &Row<'_>) -> Row<'static> {
     }
 }
 
-fn event_in(row: &Row<'_>) -> Option<u64> {
+fn event_in(row: &SpoolRow<'_>) -> Option<u64> {
     row.topic.as_ref().map(|_| identify(&row.payload).0)
 }
 
-fn news_in(row: &Row<'_>) -> Option<ConnectionNews> {
+fn news_in(row: &SpoolRow<'_>) -> Option<ConnectionEvent> {
     row.topic.is_none().then(|| serde_json::from_slice(&row.payload).unwrap())
 }
 
@@ -217,18 +219,18 @@ impl Drop for ModelLock {
 #[derive(Debug)]
 pub struct ModelFile(Arc<ModelSpool>);
 
-impl Storage for ModelStorage {
+impl SpoolStorage for ModelStorage {
     type File = ModelFile;
     type Lock = ModelLock;
 
-    async fn open(&self) -> Result<Opened<Self>, SpoolError> {
+    async fn open(&self) -> Result<OpenSpool<Self>, SpoolError> {
         let lock = self.lock()?;
         self.0.take_time().await;
         if let Some(trouble) = self.0.trouble().filter(|trouble| *trouble != SpoolError::NoSpace) {
             return Err(trouble);
         }
         let file = || ModelFile(Arc::clone(&self.0));
-        Ok(Opened { writer: file(), reader: file(), lock })
+        Ok(OpenSpool { writer: file(), reader: file(), lock })
     }
 
     async fn salvage(&self, problem: &str, last_known: u64) -> Result<(), SpoolError> {
@@ -238,7 +240,7 @@ impl Storage for ModelStorage {
             return Err(trouble);
         }
         let now = self.0.world.now_utc();
-        let gap = ConnectionNews::Gap(Gap {
+        let gap = ConnectionEvent::Gap(Gap {
             client_id: "acme-bridge".into(),
             started_at: now,
             ended_at: Some(now),
@@ -252,16 +254,17 @@ impl Storage for ModelStorage {
         state.lost_news |= row.is_some() && event.is_none();
         state.lost.extend(event);
         let last = state.rows.keys().next_back().copied().unwrap_or(0).max(id).max(last_known);
-        state.rows.insert(last + 1, Row::of_news(&gap, now));
+        state.rows.insert(last + 1, SpoolRow::from_event(&gap, now));
         self.0.world.note(format_args!("spool is salvaged without row {id}, event {event:?}"));
         Ok(())
     }
 }
 
 impl StorageFile for ModelFile {
-    async fn depth(&mut self) -> Result<(Depth, u64), SpoolError> {
+    async fn depth(&mut self) -> Result<(SpoolDepth, u64), SpoolError> {
         let state = self.0.lock();
-        let depth = state.rows.values().map(Depth::of).fold(Depth::default(), Depth::plus);
+        let depth =
+            state.rows.values().map(SpoolDepth::of).fold(SpoolDepth::default(), SpoolDepth::plus);
         Ok((depth, state.rows.keys().next_back().copied().unwrap_or(0)))
     }
 
@@ -273,11 +276,11 @@ impl StorageFile for ModelFile {
         Ok(self.0.lock().rows.values().next_back().map(|row| row.received_at))
     }
 
-    async fn life(&mut self) -> Result<Option<Life>, SpoolError> {
+    async fn last_seen(&mut self) -> Result<Option<LastSeen>, SpoolError> {
         Ok(self.0.lock().life.clone())
     }
 
-    async fn write(&mut self, changes: &Changes<'_>) -> Result<(), SpoolError> {
+    async fn write(&mut self, changes: &SpoolChanges<'_>) -> Result<(), SpoolError> {
         self.0.take_time().await;
         if let Some(trouble) = self.0.trouble() {
             return Err(trouble);
@@ -292,7 +295,7 @@ impl StorageFile for ModelFile {
         after: u64,
         rows: i64,
         bytes: usize,
-    ) -> Result<Vec<(u64, Row<'static>)>, SpoolError> {
+    ) -> Result<Vec<(u64, SpoolRow<'static>)>, SpoolError> {
         self.0.world.step_aside(0..=3).await;
         let state = self.0.lock();
         let mut read = Vec::new();
@@ -315,7 +318,7 @@ impl StorageFile for ModelFile {
     }
 
     async fn touch(&mut self) -> Result<(), SpoolError> {
-        self.write(&Changes::default()).await
+        self.write(&SpoolChanges::default()).await
     }
 
     async fn shrink(&mut self) -> Result<(), SpoolError> {
@@ -326,7 +329,7 @@ impl StorageFile for ModelFile {
         Ok(())
     }
 
-    async fn close_in_order(self, _: Depth) -> Result<(), SpoolError> {
+    async fn close_in_order(self, _: SpoolDepth) -> Result<(), SpoolError> {
         Ok(())
     }
 }

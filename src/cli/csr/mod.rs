@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
-use self::report::Report;
+use self::report::CsrReport;
 use super::UsageError;
 
 use crate::credentials::csr::{Subject, request_pem};
@@ -90,7 +90,7 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     write_files(&directory, new_key, &request)?;
 
     let warning = existing.as_deref().and_then(files::exposure);
-    let report = Report {
+    let report = CsrReport {
         subject: &subject,
         directory: &directory,
         key: &key_path,
@@ -170,7 +170,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[derive(Parser)]
-    struct Cli {
+    struct CsrCommandLine {
         #[command(flatten)]
         csr: CsrArgs,
     }
@@ -181,7 +181,7 @@ mod tests {
             ["csr", "--tenant", "acme", "--organization", "Acme", "--email", "it@example.com"];
         let args = fixed.iter().chain(more).copied().chain(["--out", &out]);
         let mut printed = Vec::new();
-        run(&Cli::try_parse_from(args)?.csr, &mut printed)?;
+        run(&CsrCommandLine::try_parse_from(args)?.csr, &mut printed)?;
         Ok(String::from_utf8(printed)?)
     }
 

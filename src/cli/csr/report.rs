@@ -15,7 +15,7 @@ const CERTIFICATE_FILE: &str = "tls-cert.pem";
 const PASSWORD_FILE: &str = "mqtt.password";
 
 /// What was made.
-pub(super) struct Report<'a> {
+pub(super) struct CsrReport<'a> {
     pub subject: &'a Subject,
     pub directory: &'a Path,
     pub key: &'a Path,
@@ -27,7 +27,7 @@ pub(super) struct Report<'a> {
     pub warning: Option<String>,
 }
 
-impl Report<'_> {
+impl CsrReport<'_> {
     /// The report for a person.
     pub fn text(&self) -> anyhow::Result<String> {
         let (path, key) = (self.directory.join(REQUEST_FILE), self.key.display());
@@ -39,7 +39,7 @@ impl Report<'_> {
         };
         let warning =
             self.warning.as_ref().map(|text| format!("Warning: {text}\n")).unwrap_or_default();
-        let Contents { subject, public_key } = contents(self.request)?;
+        let RequestContents { subject, public_key } = contents(self.request)?;
         Ok(format!(
             "{made}\n{warning}\nThe request says\n   Subject:    {subject}\n   Public key: \
              {public_key}\n\nThe same from OpenSSL: openssl req -in {path} -noout -text \
@@ -50,7 +50,7 @@ impl Report<'_> {
 
     /// The report for a program. `configuration` is null for a renewal.
     pub fn json(&self) -> anyhow::Result<String> {
-        let Contents { subject, public_key } = contents(self.request)?;
+        let RequestContents { subject, public_key } = contents(self.request)?;
         output::json(&json!({
             "key_file": self.key,
             "key_created": self.new,
@@ -117,20 +117,20 @@ key_file = {key}
     }
 }
 
-struct Contents {
+struct RequestContents {
     subject: String,
     public_key: String,
 }
 
 /// Reads the request back from its bytes.
-fn contents(request: &str) -> anyhow::Result<Contents> {
+fn contents(request: &str) -> anyhow::Result<RequestContents> {
     let unreadable = || anyhow!("the request just made cannot be read back");
     let (_, pem) =
         x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|_| unreadable())?;
     let (_, parsed) =
         X509CertificationRequest::from_der(&pem.contents).map_err(|_| unreadable())?;
     let info = parsed.certification_request_info;
-    Ok(Contents {
+    Ok(RequestContents {
         subject: crate::credentials::inspect::name(&info.subject),
         public_key: crate::credentials::algorithm::Algorithm::of(&info.subject_pki).to_string(),
     })

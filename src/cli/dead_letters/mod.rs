@@ -15,7 +15,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::ConfigArgs;
+use super::ConfigFileArgs;
 use super::output::{self, printable};
 use crate::config::Config;
 use crate::decode::{ClockTrust, Decoder};
@@ -27,17 +27,17 @@ use crate::telemetry::stderr;
 
 /// Arguments of `dead-letters`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DeadLettersArgs {
     #[command(subcommand)]
-    action: Action,
+    action: DeadLettersCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum DeadLettersCommand {
     /// List them, newest first
     List {
         #[command(flatten)]
-        common: Common,
+        common: CommonArgs,
         #[command(flatten)]
         filter: FilterArgs,
         /// Also those that a replay has brought in
@@ -50,7 +50,7 @@ enum Action {
     /// Show one with its payload
     Show {
         #[command(flatten)]
-        common: Common,
+        common: CommonArgs,
         /// Its number
         id: i64,
         /// Write the payload alone, as it was received
@@ -61,11 +61,11 @@ enum Action {
     #[command(arg_required_else_help = true)]
     ReplayOutcome {
         #[command(flatten)]
-        common: Common,
+        common: CommonArgs,
         #[command(flatten)]
         filter: FilterArgs,
         #[command(flatten)]
-        chosen: Ids,
+        chosen: IdArgs,
         /// Everything that no replay has brought in yet
         #[arg(long)]
         all: bool,
@@ -73,7 +73,7 @@ enum Action {
     /// Write them to a file, one JSON document a line, oldest first
     Export {
         #[command(flatten)]
-        config: ConfigArgs,
+        config: ConfigFileArgs,
         #[command(flatten)]
         filter: FilterArgs,
         /// Also those that a replay has brought in
@@ -87,11 +87,11 @@ enum Action {
     #[command(arg_required_else_help = true)]
     Purge {
         #[command(flatten)]
-        common: Common,
+        common: CommonArgs,
         #[command(flatten)]
         filter: FilterArgs,
         #[command(flatten)]
-        chosen: Ids,
+        chosen: IdArgs,
         /// Also those that a replay has brought in; alone, everything
         #[arg(long)]
         all: bool,
@@ -102,7 +102,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Ids {
+struct IdArgs {
     /// Their numbers
     #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
     #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
@@ -110,9 +110,9 @@ struct Ids {
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+struct CommonArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ConfigFileArgs,
     /// Write one JSON document, for programs
     #[arg(long)]
     json: bool,
@@ -153,8 +153,8 @@ fn since(text: &str) -> Result<OffsetDateTime, String> {
     })
 }
 
-impl Action {
-    fn config(&self) -> &ConfigArgs {
+impl DeadLettersCommand {
+    fn config(&self) -> &ConfigFileArgs {
         match self {
             Self::List { common, .. }
             | Self::Show { common, .. }
@@ -166,29 +166,31 @@ impl Action {
 }
 
 /// Exit code 1 if there is no such dead letter, or some could not be brought in.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
     let config = args.action.config().load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
     let out = &mut std::io::stdout();
     let complete = match args.action {
-        Action::List { common, filter, all, limit } => {
+        DeadLettersCommand::List { common, filter, all, limit } => {
             let letters = store.dead_letters(&filter.filter(all), limit).await?;
             let json = common.json;
             let text = if json { output::json(&letters)? } else { render::list(&letters)? };
             out.write_all(text.as_bytes())?;
             true
         }
-        Action::Show { common, id, raw } => show(&store, id, raw, common.json, out).await?,
-        Action::ReplayOutcome { common, filter, chosen: Ids { ids }, all: _ } => {
+        DeadLettersCommand::Show { common, id, raw } => {
+            show(&store, id, raw, common.json, out).await?
+        }
+        DeadLettersCommand::ReplayOutcome { common, filter, chosen: IdArgs { ids }, all: _ } => {
             let ids = chosen(&store, ids, &filter.filter(false)).await?;
             replay(&config, &store, &ids, common.json, out).await?
         }
-        Action::Export { filter, all, out: file, .. } => {
+        DeadLettersCommand::Export { filter, all, out: file, .. } => {
             let ids = store.dead_letter_ids(&filter.filter(all)).await?;
             export(&store, &ids, file.as_deref()).await?;
             true
         }
-        Action::Purge { common, filter, chosen: Ids { ids }, all, dry_run } => {
+        DeadLettersCommand::Purge { common, filter, chosen: IdArgs { ids }, all, dry_run } => {
             let asked = ids.len();
             let ids = chosen(&store, ids, &filter.filter(all)).await?;
             let purged = purge(&store, &ids, dry_run, common.json, out).await?;

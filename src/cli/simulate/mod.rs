@@ -1,6 +1,6 @@
 //! `simulate`: boards and items that behave like real ones, published to a broker of yours.
 
-mod connection;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +16,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::connection::Connection;
-use super::{ConfigArgs, UsageError};
+use self::target::PublishTarget;
+use super::{ConfigFileArgs, UsageError};
 use crate::config::{Log, LogFormat};
 use crate::simulate::encode::FormatChoice;
-use crate::simulate::history::History;
-use crate::simulate::ledger::Report;
+use crate::simulate::history::EventHistory;
+use crate::simulate::ledger::PublishReport;
 use crate::simulate::publish::publish;
-use crate::simulate::source::{Clock, Source, SourceSettings};
+use crate::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use crate::simulate::world::WorldSettings;
 use crate::telemetry::{logging, stderr};
 
@@ -43,7 +43,7 @@ const TERMINATED: u8 = 143;
 
 /// Arguments of `simulate`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct SimulateArgs {
     /// Take broker, tenant, user, TLS and format from this configuration; the options below win.
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -112,12 +112,12 @@ pub struct Args {
 }
 
 /// Publishes, tells progress on stderr, and ends with one line on stdout.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     // Lost connections are told as warnings.
     let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
-    let connection = Connection::of(&args)?;
-    let broker = connection.broker(&args)?;
-    let source = Source::new(source_settings(&args, &connection, OffsetDateTime::now_utc()));
+    let target = PublishTarget::of(&args)?;
+    let broker = target.broker(&args)?;
+    let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));
     let stop = CancellationToken::new();
     stderr::line(format_args!(
         "publishing to {}:{} as {}",
@@ -151,16 +151,20 @@ async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
     }
 }
 
-fn print_last_line(report: Report) -> anyhow::Result<()> {
+fn print_last_line(report: PublishReport) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{report}").and_then(|()| out.flush()).context("could not write to stdout")
 }
 
-fn rate(args: &Args) -> u64 {
+fn rate(args: &SimulateArgs) -> u64 {
     args.rate.unwrap_or(if args.over.is_some() { HISTORY_RATE } else { RATE })
 }
 
-fn source_settings(args: &Args, connection: &Connection, now: OffsetDateTime) -> SourceSettings {
+fn source_settings(
+    args: &SimulateArgs,
+    target: &PublishTarget,
+    now: OffsetDateTime,
+) -> SourceSettings {
     let count = match (args.count, args.over) {
         (None, Some(over)) => Some(usual_events(args.items, over)),
         (count, _) => count,
@@ -168,20 +172,20 @@ fn source_settings(args: &Args, connection: &Connection, now: OffsetDateTime) ->
     let clock = match (args.over, args.start) {
         (Some(over), _) => {
             let events = count.unwrap_or_default();
-            Clock::History(Arc::new(History::new(now, over, events, args.seed)))
+            MomentumClock::EventHistory(Arc::new(EventHistory::new(now, over, events, args.seed)))
         }
-        (None, Some(start)) => Clock::invented(start, rate(args)),
-        (None, None) => Clock::Wall,
+        (None, Some(start)) => MomentumClock::invented(start, rate(args)),
+        (None, None) => MomentumClock::Wall,
     };
     SourceSettings {
-        tenant: connection.tenant.clone(),
+        tenant: target.tenant.clone(),
         world: WorldSettings {
             boards: args.boards,
             items: args.items,
             seed: args.seed,
             board_events: args.board_events || args.over.is_some(),
         },
-        format: connection.format,
+        format: target.format,
         count,
         duplicates: args.duplicates,
         clock,

@@ -1,42 +1,42 @@
 use clap::Parser;
 
-use super::connection::password;
+use super::target::password;
 use super::*;
 
 #[derive(Debug, Parser)]
-struct Command {
+struct SimulateCommandLine {
     #[command(flatten)]
-    args: Args,
+    args: SimulateArgs,
 }
 
-fn parse(line: &str) -> Result<Args, String> {
+fn parse(line: &str) -> Result<SimulateArgs, String> {
     let words = std::iter::once("simulate").chain(line.split_whitespace());
-    Command::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
+    SimulateCommandLine::try_parse_from(words).map(|c| c.args).map_err(|e| e.to_string())
 }
 
 #[test]
 fn nothing_given_is_a_small_site_on_this_host() {
     let args = parse("").expect("defaults");
-    let connection = Connection::of(&args).expect("settings");
-    let broker = connection.broker(&args).expect("a broker");
+    let target = PublishTarget::of(&args).expect("settings");
+    let broker = target.broker(&args).expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("127.0.0.1", 1883));
     assert!(broker.client_id.starts_with("demo-simulator-"));
     assert!(broker.tls.is_none() && broker.credentials.is_none());
     let now = OffsetDateTime::now_utc();
-    assert_eq!(source_settings(&args, &connection, now).clock, Clock::Wall);
+    assert_eq!(source_settings(&args, &target, now).clock, MomentumClock::Wall);
 }
 
 #[test]
 fn the_vendors_broker_is_refused() {
     for host in ["mqtt-client.centiloc.com", "centiloc.com", "MQTT-client.Centiloc.com."] {
         let args = parse(&format!("--host {host}")).expect("parses");
-        let error = Connection::of(&args).err().expect("refused");
+        let error = PublishTarget::of(&args).err().expect("refused");
         assert!(error.is::<UsageError>());
         let error = error.to_string();
         assert!(error.contains("broker of your own"), "{error}");
     }
     let other = parse("--host notcentiloc.com").expect("parses");
-    assert!(Connection::of(&other).is_ok(), "another's domain");
+    assert!(PublishTarget::of(&other).is_ok(), "another's domain");
 }
 
 #[test]
@@ -83,16 +83,16 @@ fn one_trailing_newline_of_the_password_is_stripped() {
 fn history_has_a_count_a_rate_and_boards() {
     let args = parse("--over 30d --items 100").expect("parses");
     let now = time::macros::datetime!(2026-03-01 10:00 UTC);
-    let connection = Connection::of(&args).expect("settings");
-    let settings = source_settings(&args, &connection, now);
+    let target = PublishTarget::of(&args).expect("settings");
+    let settings = source_settings(&args, &target, now);
     assert_eq!(
         (rate(&args), settings.count),
         (HISTORY_RATE, Some(100 * 30 * EVENTS_AN_ITEM_A_DAY))
     );
     assert!(settings.world.board_events);
-    assert!(matches!(settings.clock, Clock::History(_)));
+    assert!(matches!(settings.clock, MomentumClock::EventHistory(_)));
     let args = parse("--over 30d --items 100 --count 7 --rate 3").expect("parses");
-    assert_eq!((rate(&args), source_settings(&args, &connection, now).count), (3, Some(7)));
+    assert_eq!((rate(&args), source_settings(&args, &target, now).count), (3, Some(7)));
 }
 
 #[test]
@@ -106,13 +106,13 @@ fn options_win_over_the_configuration() {
     std::fs::write(&file, text).expect("written");
     let of = |more: &str| {
         let args = parse(&format!("-c {} {more}", file.display())).expect("parses");
-        Connection::of(&args).expect("settings").broker(&args).map(|broker| (broker, args))
+        PublishTarget::of(&args).expect("settings").broker(&args).map(|broker| (broker, args))
     };
     let (broker, args) = of("").expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("broker.example", 1884));
     assert!(broker.client_id.starts_with("acme-simulator-") && broker.tls.is_none());
     assert_eq!(broker.credentials.map(|(user, _)| user).as_deref(), Some("u"));
-    let format = Connection::of(&args).expect("settings").format;
+    let format = PublishTarget::of(&args).expect("settings").format;
     assert_eq!(format, FormatChoice::Json);
     let (broker, _) = of("--host localhost --port 1 --tenant other").expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("localhost", 1));

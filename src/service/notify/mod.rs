@@ -7,12 +7,12 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use self::socket::notify;
-use crate::progress::{self, Registry};
+use crate::progress::{self, ProgressRegistry};
 
 mod socket;
 
 /// Looks this often; systemd's watchdog may ask for more.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// True while the service manager is to learn that the service is ready and could not be notified.
 static READY_IS_DUE: AtomicBool = AtomicBool::new(false);
@@ -37,10 +37,10 @@ pub fn stopping() {
 }
 
 /// Feeds systemd's watchdog while no stage and no background task is stuck, until `stop`.
-pub async fn run(tasks: &Registry, stop: CancellationToken) {
+pub async fn run(tasks: &ProgressRegistry, stop: CancellationToken) {
     // Zero turns it off.
     let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
-    let period = watchdog.map_or(LOOK_EVERY, |limit| LOOK_EVERY.min(limit / 3));
+    let period = watchdog.map_or(POLL_INTERVAL, |limit| POLL_INTERVAL.min(limit / 3));
     let mut interval = tokio::time::interval(period);
     let mut reported = None;
     loop {

@@ -3,7 +3,8 @@
 use tokio::time::Instant;
 
 use super::{Connection, DisconnectReason};
-use crate::message::{ConnectionNews, Feedback};
+use crate::connection_event::ConnectionEvent;
+use crate::message::Feedback;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::ledger::Answer;
 use crate::session::settling::settle;
@@ -21,7 +22,7 @@ impl Connection<'_> {
                 self.note_stall()?;
                 settle(self.state.shared, self.state.ledger, committed);
             }
-            Some(Feedback::Noted(event)) => self.state.gaps.persisted(&event),
+            Some(Feedback::Persisted(event)) => self.state.gaps.persisted(&event),
             Some(Feedback::Unsubscribe(filters)) => self.unsubscribe(filters),
             None => {}
         }
@@ -61,7 +62,7 @@ impl Connection<'_> {
             detail = gap.detail,
             "the broker's queue may overflow"
         );
-        self.send_event(ConnectionNews::Gap(gap))
+        self.send_event(ConnectionEvent::Gap(gap))
     }
 
     /// Counts acknowledgements that left, and reports the end of a gap with the first.
@@ -72,13 +73,13 @@ impl Connection<'_> {
         self.state.shared.metrics.acks.inc_by(count);
         let (unacked, now) = (self.unacked(), Instant::now());
         match self.state.gaps.acknowledged(unacked, now, self.state.shared.now_utc()) {
-            Some(gap) => self.send_event(ConnectionNews::Gap(gap)),
+            Some(gap) => self.send_event(ConnectionEvent::Gap(gap)),
             None => Ok(()),
         }
     }
 
     /// Passes an event on, unless the session is stopping.
-    pub(super) fn send_event(&self, event: ConnectionNews) -> Result<(), PipelineClosed> {
+    pub(super) fn send_event(&self, event: ConnectionEvent) -> Result<(), PipelineClosed> {
         self.state.intake.as_ref().map_or(Ok(()), |intake| intake.send_event(event))
     }
 }

@@ -33,9 +33,10 @@ use super::settling::{publish_unacked, save_gaps};
 use super::shared::Shared;
 use super::transport::{Accepted, Incoming, Outgoing, Transport};
 use crate::ack::ConnectionId;
-use crate::message::{ConnectionNews, Feedback};
+use crate::connection_event::ConnectionEvent;
+use crate::message::Feedback;
 use crate::progress;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 /// How often metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -210,7 +211,7 @@ impl<'a> Connection<'a> {
         let reported = gaps.opened(first, session_present, client_id, shared.now_utc());
         intake.send_event(shared.opened(self.id, session_present, reported))?;
         for gap in gaps.pending_gaps() {
-            intake.send_event(ConnectionNews::Gap(gap))?;
+            intake.send_event(ConnectionEvent::Gap(gap))?;
         }
         if self.retirement.is_none() {
             self.subscribe();
@@ -248,7 +249,7 @@ impl<'a> Connection<'a> {
         if let Some(intake) = self.state.intake.take() {
             self.state.shared.announce_closed(&intake, self.id, "stopped");
         }
-        self.state.shared.enter(Phase::Stopping, None);
+        self.state.shared.enter(SessionPhase::Stopping, None);
         Ok(())
     }
 

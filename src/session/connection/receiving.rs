@@ -5,9 +5,9 @@ use tokio::time::Instant;
 
 use super::pause::{Decision, Pause};
 use super::{Connection, DisconnectReason, Subscription};
-use crate::accounting::Disposal;
+use crate::accounting::MessageDisposal;
 use crate::ack::AckToken;
-use crate::message::ConnectionNews;
+use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::ledger::{Answer, Arrival, Bound, DeliveryOutcome};
 use crate::session::transport::Publish;
@@ -38,15 +38,15 @@ impl Connection<'_> {
                 self.send_message(publish, token, received_at)?;
             }
             DeliveryOutcome::Repeated => {
-                accounting.dispose(Disposal::Repeated);
+                accounting.dispose(MessageDisposal::Repeated);
                 return Ok(());
             }
             DeliveryOutcome::Refused => {
-                accounting.dispose(Disposal::Refused);
+                accounting.dispose(MessageDisposal::Refused);
                 self.refused += 1;
             }
             DeliveryOutcome::IdReused => {
-                accounting.dispose(Disposal::Refused);
+                accounting.dispose(MessageDisposal::Refused);
                 return Err(DisconnectReason::PacketIdReused(publish.packet_id));
             }
         }
@@ -69,12 +69,12 @@ impl Connection<'_> {
             self.pause_or_resume();
             return Ok(());
         }
-        accounting.dispose(Disposal::Dropped);
+        accounting.dispose(MessageDisposal::Dropped);
         let client_id = &self.state.shared.mqtt.client_id;
         match self.state.gaps.drop_message(client_id, received_at) {
             Some(gap) => {
                 self.state.shared.warn_of_dropped_qos0(&publish.topic);
-                self.send_event(ConnectionNews::Gap(gap))
+                self.send_event(ConnectionEvent::Gap(gap))
             }
             None => Ok(()),
         }
@@ -93,7 +93,7 @@ impl Connection<'_> {
     /// Reports a row of dropped QoS-0 messages as ended.
     pub(super) fn end_drops(&mut self) -> Result<(), PipelineClosed> {
         match self.state.gaps.end_drops(self.state.shared.now_utc()) {
-            Some(gap) => self.send_event(ConnectionNews::Gap(gap)),
+            Some(gap) => self.send_event(ConnectionEvent::Gap(gap)),
             None => Ok(()),
         }
     }

@@ -3,11 +3,11 @@
 use tokio::time::Instant;
 
 use super::{Connection, DisconnectReason, Subscription};
-use crate::message::ConnectionNews;
+use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::subscription::Verdict;
 use crate::session::transport::Outgoing;
-use crate::telemetry::health::Phase;
+use crate::telemetry::health::SessionPhase;
 
 impl Connection<'_> {
     fn next_packet_id(&mut self) -> u16 {
@@ -54,7 +54,7 @@ impl Connection<'_> {
             tracing::info!(filters = ?verdict.granted, "subscribed at QoS 1");
         }
         shared.metrics.connected.set(i64::from(problem.is_none()));
-        shared.enter(Phase::Subscribed, problem);
+        shared.enter(SessionPhase::Subscribed, problem);
         shared.health.update(|s| {
             s.session.filters = verdict.granted.iter().chain(&verdict.lowered).cloned().collect();
         });
@@ -66,7 +66,7 @@ impl Connection<'_> {
         let Some(place) = place else { return Ok(()) };
         let (_, filter) = self.unsubscribing.remove(place);
         tracing::info!(filter, "unsubscribed from a filter that is no longer wanted");
-        self.send_event(ConnectionNews::Unsubscribed {
+        self.send_event(ConnectionEvent::Unsubscribed {
             connection: self.state.shared.name(self.id),
             filters: vec![filter],
         })

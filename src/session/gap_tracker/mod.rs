@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::ack_stall::AckStallDetector;
 use super::gap_state_file::PendingGaps;
-use crate::message::{ConnectionNews, Gap, GapCause};
+use crate::connection_event::ConnectionEvent;
+use crate::gap::{Gap, GapCause};
 
 /// Tracks the gaps of one session.
 #[derive(Debug)]
@@ -244,10 +245,10 @@ impl GapTracker {
     }
 
     /// Notes that an event is durable.
-    pub fn persisted(&mut self, event: &ConnectionNews) {
+    pub fn persisted(&mut self, event: &ConnectionEvent) {
         match event {
-            ConnectionNews::Gap(gap) => self.gap_persisted(gap),
-            ConnectionNews::Opened { session_present, .. } => {
+            ConnectionEvent::Gap(gap) => self.gap_persisted(gap),
+            ConnectionEvent::Opened { session_present, .. } => {
                 let reported_new = usize::from(!session_present);
                 self.new_sessions = self.new_sessions.saturating_sub(reported_new);
                 (self.known, self.unknown_since) = (true, None);

@@ -18,9 +18,9 @@ fn held() -> (GapTracker, Gap, Instant) {
     (tracker, gap, late)
 }
 
-fn opened_lost() -> ConnectionNews {
-    ConnectionNews::Opened {
-        connection: crate::message::ConnectionName {
+fn opened_lost() -> ConnectionEvent {
+    ConnectionEvent::Opened {
+        connection: crate::connection_event::ConnectionName {
             client_id: "acme-bridge".into(),
             instance: uuid::Uuid::nil(),
             id: crate::ack::ConnectionId(1),
@@ -39,9 +39,9 @@ fn acks_wait_for_the_gap_row() {
     assert!(!tracker.acks_may_leave());
     assert_eq!(overdue(&mut tracker, late), None, "reported once");
     let other = Gap { started_at: AT, ..gap.clone() };
-    tracker.persisted(&ConnectionNews::Gap(other));
+    tracker.persisted(&ConnectionEvent::Gap(other));
     assert!(!tracker.acks_may_leave(), "another gap is not this one");
-    tracker.persisted(&ConnectionNews::Gap(gap));
+    tracker.persisted(&ConnectionEvent::Gap(gap));
     assert!(tracker.acks_may_leave());
 }
 
@@ -57,7 +57,7 @@ fn acks_wait_until_a_new_session_is_stored() {
 #[test]
 fn the_first_acknowledgement_ends_the_gap() {
     let (mut tracker, gap, late) = held();
-    tracker.persisted(&ConnectionNews::Gap(gap.clone()));
+    tracker.persisted(&ConnectionEvent::Gap(gap.clone()));
     assert_eq!(tracker.acknowledged(0, late, AT), Some(Gap { ended_at: Some(AT), ..gap }));
     assert_eq!(tracker.acknowledged(0, late, AT), None);
 }
@@ -66,7 +66,7 @@ fn the_first_acknowledgement_ends_the_gap() {
 fn an_unstored_gap_is_pending() {
     let (mut tracker, gap, _) = held();
     assert_eq!(tracker.pending_gaps(), std::slice::from_ref(&gap));
-    tracker.persisted(&ConnectionNews::Gap(gap));
+    tracker.persisted(&ConnectionEvent::Gap(gap));
     assert_eq!(tracker.pending_gaps(), []);
 }
 
@@ -83,7 +83,7 @@ fn the_next_process_reports_unstored_gaps() {
     assert!(!next.opened(true, true, "acme-bridge", AT));
     assert!(!next.acks_may_leave());
     assert_eq!(next.pending_gaps(), std::slice::from_ref(&gap));
-    next.persisted(&ConnectionNews::Gap(gap));
+    next.persisted(&ConnectionEvent::Gap(gap));
     next.persisted(&opened_lost());
     assert_eq!(next.unsaved(), Some(PendingGaps::default()));
     assert!(next.opened(true, true, "acme-bridge", AT), "everything is stored");
@@ -133,7 +133,7 @@ fn session_new_twice_was_lost_between() {
     assert!(!third.opened(true, true, "acme-bridge", later), "nothing was stored yet");
     assert_eq!(third.pending_gaps(), std::slice::from_ref(&gap));
     third.persisted(&opened_lost());
-    third.persisted(&ConnectionNews::Gap(gap));
+    third.persisted(&ConnectionEvent::Gap(gap));
     assert_eq!(third.unsaved(), Some(PendingGaps::default()));
     assert!(third.acks_may_leave());
 }
@@ -144,13 +144,13 @@ fn dropped_messages_are_one_gap_until_it_ends() {
     let first = tracker.drop_message("acme-bridge", AT).unwrap();
     assert_eq!(tracker.drop_message("acme-bridge", AT), None);
     assert!(!tracker.acks_may_leave());
-    tracker.persisted(&ConnectionNews::Gap(first));
+    tracker.persisted(&ConnectionEvent::Gap(first));
     assert!(tracker.acks_may_leave());
     let ended = tracker.end_drops(AT).unwrap();
     assert!(ended.detail.starts_with("2 QoS-0 messages"), "{}", ended.detail);
     assert!(!tracker.acks_may_leave(), "their number is not stored yet");
     assert_eq!(tracker.end_drops(AT), None);
-    tracker.persisted(&ConnectionNews::Gap(ended));
+    tracker.persisted(&ConnectionEvent::Gap(ended));
     assert!(tracker.acks_may_leave());
     assert!(tracker.drop_message("acme-bridge", AT).is_some(), "a new row of drops");
 }

@@ -181,7 +181,7 @@ impl Store {
         }
         if self.trouble().refusals.blame_tables(sorted.accepted(), &sorted.refused) {
             let error = DbError::stop(format!(
-                "PostgreSQL refuses every event alike, so the tables must be at error: {}; \
+                "PostgreSQL refuses every event alike, so the tables must be at fault: {}; \
                  undo what was changed on schema centiloc",
                 example.detail
             ));

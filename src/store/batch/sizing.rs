@@ -3,7 +3,7 @@
 //! when the broker's window is smaller than the batch.
 
 use crate::event::Event;
-use crate::message::Decoded;
+use crate::message::DecodedItem;
 
 /// Most bytes (topics, payloads and decoded events) in one batch. Far below PostgreSQL's limit of 1 GiB a message,
 /// and short enough that one statement stays well within its time limit. A larger message goes
@@ -27,7 +27,7 @@ pub trait BatchItem {
     fn message_bytes(&self) -> Option<usize>;
 }
 
-impl BatchItem for Decoded {
+impl BatchItem for DecodedItem {
     fn message_bytes(&self) -> Option<usize> {
         match self {
             Self::Message(message, outcome) => {
@@ -146,7 +146,7 @@ mod tests {
         let event = event.unwrap();
         let expected = message.topic.len() + message.payload.len() + event.heap_bytes();
         assert!(event.heap_bytes() > 1);
-        assert_eq!(Decoded::Message(message, Ok(event)).message_bytes(), Some(expected));
+        assert_eq!(DecodedItem::Message(message, Ok(event)).message_bytes(), Some(expected));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::{limits, options};
 use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
-use crate::race::Suspects;
+use crate::race::SuspectAddresses;
 use crate::store::batch::write::bounded;
 use crate::store::connection::route::{self, AddressProbe};
 use crate::store::error::{DbError, ErrorClass};
@@ -60,7 +60,7 @@ pub(in crate::store) struct Connector {
     settings: Arc<[(String, String)]>,
     /// The endpoint that was reached last, which is tried first.
     preferred: Arc<AtomicUsize>,
-    suspects: Arc<Suspects>,
+    suspects: Arc<SuspectAddresses>,
     /// The number of connections that the service uses.
     needed: u32,
     /// Bound on one exchange with the server.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{DatabaseHost, DatabaseUrl, Endpoint, SslMode};
-use crate::race::{self, EVERY, FIRST, FailedAttempt, Outcome, Pace, Reached, Suspects};
+use crate::race::{
+    self, EVERY, FIRST, FailedAttempt, RaceOutcome, RacePace, ReachedAddress, SuspectAddresses,
+};
 use crate::store::connection::relay;
 use crate::store::error::DbError;
 
@@ -34,7 +36,7 @@ pub(in crate::store) struct FoundRoute {
 pub(in crate::store) async fn find(
     url: &DatabaseUrl,
     endpoint: &Endpoint,
-    suspects: &Suspects,
+    suspects: &SuspectAddresses,
     limit: Duration,
 ) -> Result<FoundRoute, DbError> {
     let as_named = FoundRoute { route: ConnectRoute::AsNamed, address: None };
@@ -58,12 +60,12 @@ async fn choose(
     url: &DatabaseUrl,
     name: &str,
     addresses: &[SocketAddr],
-    suspects: &Suspects,
+    suspects: &SuspectAddresses,
     deadline: Instant,
 ) -> Result<FoundRoute, DbError> {
     let order = suspects.order(addresses);
-    let Outcome { mut reached, failed } = race::connect_tcp(&order, FIRST, deadline).await;
-    let Some(Reached { stream, address, .. }) = reached.pop() else {
+    let RaceOutcome { mut reached, failed } = race::connect_tcp(&order, FIRST, deadline).await;
+    let Some(ReachedAddress { stream, address, .. }) = reached.pop() else {
         return Err(unreachable(name, &failed));
     };
     for FailedAttempt { address: dead, cause } in failed.iter().filter(|f| f.is_noteworthy()) {
@@ -153,8 +155,8 @@ pub(in crate::store) async fn look_at_all(url: &DatabaseUrl, limit: Duration) ->
     look_at(&race::order(&addresses, &[]), EVERY, deadline).await
 }
 
-async fn look_at(addresses: &[SocketAddr], pace: Pace, deadline: Instant) -> Vec<AddressProbe> {
-    let Outcome { reached, failed } = race::connect_tcp(addresses, pace, deadline).await;
+async fn look_at(addresses: &[SocketAddr], pace: RacePace, deadline: Instant) -> Vec<AddressProbe> {
+    let RaceOutcome { reached, failed } = race::connect_tcp(addresses, pace, deadline).await;
     let good = reached.into_iter().map(|one| AddressProbe { address: one.address, problem: None });
     let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
     let bad = failed
@@ -184,7 +186,11 @@ mod tests {
         (listener, address)
     }
 
-    async fn chosen(query: &str, addresses: &[SocketAddr], suspects: &Suspects) -> FoundRoute {
+    async fn chosen(
+        query: &str,
+        addresses: &[SocketAddr],
+        suspects: &SuspectAddresses,
+    ) -> FoundRoute {
         let deadline = Instant::now() + LONG;
         choose(&url(query), "db.example", addresses, suspects, deadline).await.unwrap()
     }
@@ -194,7 +200,7 @@ mod tests {
         let hole = BlackHole::on(2).await;
         let (listener, address) = listen(3).await;
         let addresses = [hole.address, address];
-        let found = chosen("sslmode=verify-full", &addresses, &Suspects::default()).await;
+        let found = chosen("sslmode=verify-full", &addresses, &SuspectAddresses::default()).await;
         assert_eq!(found.address, Some(address));
         // What sqlx would do with the folder.
         let ConnectRoute::Relay(folder) = found.route else { panic!("{:?}", found.route) };
@@ -212,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_without_a_session_comes_last() {
         let ((_one, first), (_two, second)) = (listen(2).await, listen(3).await);
-        let suspects = Suspects::default();
+        let suspects = SuspectAddresses::default();
         let addresses = [first, second];
         let found = chosen("sslmode=disable", &addresses, &suspects).await;
         assert!(matches!(found.route, ConnectRoute::Address(ip) if ip == first.ip()), "{found:?}");

@@ -23,7 +23,8 @@ use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::PgTimestamp;
 use super::query::{Db, Transaction};
 use super::text::clean;
-use crate::message::{ConnectionName, ConnectionNews, GapCause, RETIRED, WITHOUT_NOTICE};
+use crate::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
+use crate::gap::GapCause;
 use crate::progress::idle;
 use crate::telemetry::NewestGap;
 
@@ -117,12 +118,12 @@ impl Store {
         &self,
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
-        news: &ConnectionNews,
+        news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         let mut writer = self.writer.take().await?;
         let conn = writer.conn();
         let result = match news {
-            ConnectionNews::Opened { connection, at, session_present, filters, spool_dir } => {
+            ConnectionEvent::Opened { connection, at, session_present, filters, spool_dir } => {
                 let opened = OpenedConnection {
                     connection,
                     at: *at,
@@ -133,13 +134,13 @@ impl Store {
                 };
                 self.opened(conn, session_expiry, opened).await
             }
-            ConnectionNews::Unsubscribed { connection, filters } => {
+            ConnectionEvent::Unsubscribed { connection, filters } => {
                 self.unsubscribed(conn, connection, filters).await
             }
-            ConnectionNews::Closed { connection, at, reason } => {
+            ConnectionEvent::Closed { connection, at, reason } => {
                 self.closed(conn, connection, *at, reason).await
             }
-            ConnectionNews::Gap(gap) => {
+            ConnectionEvent::Gap(gap) => {
                 insert_gap(conn, self.link.answer_within, gap).await.map(|new| JournalOutcome {
                     gap: new.then_some(gap.cause),
                     ..JournalOutcome::default()

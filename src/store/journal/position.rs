@@ -16,14 +16,14 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
-use crate::message::GapCause;
-use crate::state_file::{Purpose, StateFile};
+use crate::gap::GapCause;
+use crate::state_file::{FilePurpose, StateFile};
 use crate::store::Store;
 use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
 use crate::telemetry::Metrics;
 
-const PURPOSE: Purpose = Purpose {
+const PURPOSE: FilePurpose = FilePurpose {
     suffix: ".position.json",
     consequence: "a database that is restored from a backup while this process does not run is \
                   not noticed",

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::message::{ConnectionName, Gap, GapCause};
+use crate::connection_event::ConnectionName;
+use crate::gap::{Gap, GapCause};
 
 /// The newest row of the client id before this connection.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(super) struct EarlierConnection {
     pub retired: bool,
 }
 
-/// What [`ConnectionNews::Opened`] says.
+/// What [`ConnectionEvent::Opened`] says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OpenedConnection<'n> {
     pub connection: &'n ConnectionName,

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 
 use super::JournalOutcome;
 use super::reconnect::{EarlierConnection, OpenedConnection, opening};
-use crate::message::{ConnectionName, Gap, RETIRED, WITHOUT_NOTICE};
+use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
+use crate::gap::Gap;
 use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
 use crate::store::pg_timestamp::{PgTimestamp, time_of};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use crate::message::{Gap, GapCause, RETIRED};
+use crate::connection_event::RETIRED;
+use crate::gap::{Gap, GapCause};
 use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
 use crate::store::journal::insert_gap;

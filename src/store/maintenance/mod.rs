@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::message::ConnectionName;
+use crate::connection_event::ConnectionName;
 use crate::progress::idle;
 use crate::store::batch::write::bounded;
 use crate::store::database_status::{DatabaseStatus, StatusSource};

@@ -17,7 +17,7 @@ use super::gaps::GapMetrics;
 use super::optional_gauge::OptionalGauge;
 use super::process::ProcessCollector;
 use super::stderr;
-use crate::accounting::Accounting;
+use crate::accounting::MessageAccounting;
 use crate::event::RejectReason;
 use crate::version::COMMIT;
 
@@ -78,7 +78,7 @@ const MAX_TOPICS: usize = 64;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    accounting: Arc<Accounting>,
+    accounting: Arc<MessageAccounting>,
     topics: Mutex<Vec<String>>,
     /// PUBLISH packets received.
     pub received: Family<ReceivedLabels, Counter>,
@@ -199,7 +199,7 @@ impl Metrics {
     }
 
     /// Returns the account of the messages received, which is encoded with the metrics.
-    pub fn accounting(&self) -> &Arc<Accounting> {
+    pub fn accounting(&self) -> &Arc<MessageAccounting> {
         &self.accounting
     }
 

@@ -1,7 +1,7 @@
 //! Names and values as a scrape shows them.
 
 use super::*;
-use crate::message::GapCause;
+use crate::gap::GapCause;
 use crate::telemetry::NewestGap;
 
 /// The value of the sample that begins with `name`.

@@ -4,24 +4,24 @@
 //! environment: see `make chaos`. The seed decides on the faults and on the load; what the machine
 //! makes of them is never quite the same again.
 
-mod chronicle;
-mod judge;
+mod actual;
+mod environment;
+mod expected;
+mod fault_log;
+mod faults;
 mod plan;
-mod platform;
+mod publisher;
 mod report;
 mod source;
-mod stage;
-mod stored;
-mod troubles;
-mod world;
+mod verify;
 
 use std::env;
 use std::time::Duration;
 
-use self::judge::Verdict;
+use self::environment::Environment;
 use self::plan::{DRAIN, Mode, Phase, Plan};
 use self::report::Report;
-use self::stage::Stage;
+use self::verify::Verdict;
 
 /// Without `CHAOS_SECONDS`, backlogs aside.
 const SHORT: Duration = Duration::from_secs(18);
@@ -56,14 +56,18 @@ impl Settings {
 }
 
 /// On a slow machine the plan takes longer than it should; then it has fewer storms.
-async fn play(stage: &mut Stage, phases: &[Phase], lasts: Duration) -> Result<(), String> {
+async fn play(
+    environment: &mut Environment,
+    phases: &[Phase],
+    lasts: Duration,
+) -> Result<(), String> {
     for phase in phases {
-        let late = stage.chronicle.started().elapsed() > lasts;
+        let late = environment.fault_log.started().elapsed() > lasts;
         if !(late && matches!(phase, Phase::Storm(_) | Phase::Calm(_))) {
-            stage.play(phase).await?;
+            environment.play(phase).await?;
         }
     }
-    stage.settle().await
+    environment.settle().await
 }
 
 async fn run(mode: Mode) {
@@ -71,9 +75,9 @@ async fn run(mode: Mode) {
     let Settings { seed, lasts, .. } = settings;
     println!("chaos, {mode}: seed {seed}, {} s", lasts.as_secs());
     let Plan(phases) = Plan::new(mode, seed, lasts);
-    let mut report = Report::new(settings, Stage::set(mode, seed).await);
-    let played = play(&mut report.stage, &phases, lasts).await;
-    let mut verdict = Verdict::on(&report.stage).await;
+    let mut report = Report::new(settings, Environment::set(mode, seed).await);
+    let played = play(&mut report.environment, &phases, lasts).await;
+    let mut verdict = Verdict::on(&report.environment).await;
     verdict.complain("", played.err().into_iter().collect());
     let complaints = verdict.complaints.join("\n");
     report.verdict = Some(verdict);

@@ -3,31 +3,31 @@
 use std::fmt;
 
 use super::Settings;
-use super::judge::Verdict;
-use super::stage::Stage;
-use super::world::Publication;
+use super::environment::Environment;
+use super::expected::Publication;
+use super::verify::Verdict;
 
 /// Prints when dropped, so also when a test gives up.
 pub struct Report {
     settings: Settings,
     /// All that was played with.
-    pub stage: Stage,
+    pub environment: Environment,
     /// Once there is one.
     pub verdict: Option<Verdict>,
 }
 
 impl Report {
     /// On a run that begins.
-    pub fn new(settings: Settings, stage: Stage) -> Self {
-        Self { settings, stage, verdict: None }
+    pub fn new(settings: Settings, environment: Environment) -> Self {
+        Self { settings, environment, verdict: None }
     }
 
     fn publishing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (platform, tally) = (&self.stage.platform, self.stage.tap.tally());
-        let world = platform.world();
-        let [items, boards, letters] = world.rows();
-        let messages = world.publications.len();
-        writeln!(f, "  published   {} messages, {messages} acknowledged", platform.attempts())?;
+        let (publisher, tally) = (&self.environment.publisher, self.environment.tap.tally());
+        let expected = publisher.expected();
+        let [items, boards, letters] = expected.rows();
+        let messages = expected.publications.len();
+        writeln!(f, "  published   {} messages, {messages} acknowledged", publisher.attempts())?;
         writeln!(f, "  they mean   {items} item events, {boards} board events, {letters} garbage")?;
         writeln!(
             f,
@@ -62,10 +62,10 @@ impl Report {
     /// What happened around the first losses, or last.
     fn schedule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lost_at = self.verdict.as_ref().map_or(&[][..], |verdict| &verdict.lost_at);
-        writeln!(f, "  the schedule around:\n{}", self.stage.chronicle.around(lost_at))?;
-        let world = self.stage.platform.world();
-        let last = world.publications.last().map(|p: &Publication| p.acked_at);
-        let last = last.map_or(0.0, |at| self.stage.chronicle.at(at));
+        writeln!(f, "  the schedule around:\n{}", self.environment.fault_log.around(lost_at))?;
+        let expected = self.environment.publisher.expected();
+        let last = expected.publications.last().map(|p: &Publication| p.acked_at);
+        let last = last.map_or(0.0, |at| self.environment.fault_log.at(at));
         writeln!(f, "  the broker last took something over at {last:.3}")
     }
 }
@@ -73,17 +73,17 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { mode, seed, lasts } = self.settings;
-        let chronicle = &self.stage.chronicle;
-        let took = chronicle.started().elapsed().as_secs_f64();
+        let fault_log = &self.environment.fault_log;
+        let took = fault_log.started().elapsed().as_secs_f64();
         writeln!(
             f,
             "chaos, {mode}: seed {seed}, {} s planned, {took:.1} s taken",
             lasts.as_secs()
         )?;
-        writeln!(f, "  faults      {}", chronicle.faults())?;
+        writeln!(f, "  faults      {}", fault_log.faults())?;
         self.publishing(f)?;
         self.judgement(f)?;
-        let peak = chronicle.peak_memory().div_ceil(1024 * 1024);
+        let peak = fault_log.peak_memory().div_ceil(1024 * 1024);
         writeln!(f, "  peak memory of the bridge {peak} MiB")?;
         let well = self.verdict.as_ref().is_some_and(|verdict| verdict.complaints.is_empty());
         if well { Ok(()) } else { self.schedule(f) }

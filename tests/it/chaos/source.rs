@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::world::{BoardEvent, Item, Meaning};
+use super::expected::{BoardEvent, Item, Meaning};
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::mosquitto::TENANT;
 

@@ -5,18 +5,19 @@
 //! A test runs every block that is marked with its name. Blocks of `text` are output and need none.
 
 mod fresh_machine;
+mod shipped_files;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::shipped_files::assert_accepted;
-use crate::store_kit::{Bench, malformed};
+use self::shipped_files::assert_accepted;
 use crate::support::bridge::{command, finish};
 use crate::support::config::database_only;
 use crate::support::postgres::Postgres;
 use crate::support::process::Scratch;
+use crate::support::store::{Bench, malformed};
 
 /// The tests that run blocks.
 const TESTS: [&str; 6] =

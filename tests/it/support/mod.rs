@@ -27,6 +27,7 @@ pub mod publisher;
 pub mod rig;
 pub mod slow;
 pub mod small_disk;
+pub mod store;
 pub mod subscriber;
 pub mod tap;
 pub mod wait;

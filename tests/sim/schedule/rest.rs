@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use centiloc_bridge::message::GapCause;
+use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::service::leadership::Leadership;
 
 use super::Schedule;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::mqtt::{Login, NetworkTransport, Stream};
 use super::{Accepted, Connect, ConnectRequest, Connecting};
 use crate::config::{Mqtt, Proxy};
-use crate::race::{self, FIRST, FailedAttempt, Outcome, Reached, Suspects};
+use crate::race::{self, FIRST, FailedAttempt, RaceOutcome, ReachedAddress, SuspectAddresses};
 use crate::session::tls::Loaded;
 
 /// Why there is no connection.
@@ -43,7 +43,7 @@ pub enum ConnectError {
 /// Connects over TCP and TLS to whichever address of the broker answers first.
 #[derive(Debug, Default)]
 pub struct NetworkConnector {
-    suspects: Suspects,
+    suspects: SuspectAddresses,
 }
 
 impl Connect for NetworkConnector {
@@ -76,8 +76,9 @@ impl NetworkConnector {
         deadline: Instant,
     ) -> Result<Accepted, ConnectError> {
         let addresses = self.suspects.order(resolved);
-        let Outcome { mut reached, failed } = race::connect_tcp(&addresses, FIRST, deadline).await;
-        let Some(Reached { stream, address, .. }) = reached.pop() else {
+        let RaceOutcome { mut reached, failed } =
+            race::connect_tcp(&addresses, FIRST, deadline).await;
+        let Some(ReachedAddress { stream, address, .. }) = reached.pop() else {
             return Err(ConnectError::Unreachable(failed));
         };
         report_failed(&failed, address);

@@ -1,0 +1,185 @@
+//! What may change while the service runs, and what a new configuration comes to. Pure but for
+//! reading the configuration: applying it is the composition root's.
+
+use std::path::PathBuf;
+
+use secrecy::ExposeSecret;
+
+use crate::config::{Config, Loaded, Problems, load, process_environment};
+
+/// Keys that count at once. Credentials count from the next connection on, which is made for them.
+pub const LIVE: [&str; 14] = [
+    "mqtt.username",
+    "mqtt.password",
+    "mqtt.password_file",
+    "mqtt.tls.ca_file",
+    "mqtt.tls.cert_file",
+    "mqtt.tls.key_file",
+    "mqtt.tls.server_name",
+    "mqtt.reconnect.min",
+    "mqtt.reconnect.max",
+    "batch.max_events",
+    "retention.events",
+    "retention.payloads",
+    "log.level",
+    "shutdown.grace",
+];
+
+/// Where the configuration is read from again.
+#[derive(Debug, Clone)]
+pub struct ConfigSource {
+    /// What `-c` named, if anything.
+    pub file: Option<PathBuf>,
+}
+
+impl ConfigSource {
+    /// The configuration as it is now. The environment of a process never changes.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        load(self.file.as_deref(), process_environment())
+    }
+}
+
+/// What a new configuration changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigChanges {
+    /// Keys that count now.
+    pub applied: Vec<&'static str>,
+    /// Keys that count after a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Compares with what is in force. Keys are sorted by what becomes of them, never by value, so that
+/// no secret is shown.
+pub fn changes(in_force: &Loaded, new: &Loaded) -> ConfigChanges {
+    let mut changes = ConfigChanges::default();
+    for (old, new) in in_force.settings.iter().zip(&new.settings) {
+        debug_assert_eq!(old.key, new.key, "settings are in the order of the table");
+        if old.shown != new.shown {
+            changes.add(new.key);
+        }
+    }
+    for (key, same) in secrets(&in_force.config, &new.config) {
+        if !same {
+            changes.add(key);
+        }
+    }
+    changes
+}
+
+impl ConfigChanges {
+    fn add(&mut self, key: &'static str) {
+        let list = if LIVE.contains(&key) { &mut self.applied } else { &mut self.needs_restart };
+        if !list.contains(&key) {
+            list.push(key);
+        }
+    }
+}
+
+/// What is shown redacted is compared as it is.
+fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 3] {
+    let password = |config: &Config| config.mqtt.password.as_ref().map(reveal);
+    let proxy = |config: &Config| {
+        let proxy = config.mqtt.proxy.as_ref()?;
+        proxy.credentials.as_ref().map(|(user, password)| (user.clone(), reveal(password)))
+    };
+    [
+        ("mqtt.password", password(old) == password(new)),
+        ("mqtt.proxy", proxy(old) == proxy(new)),
+        ("database.url", reveal(&old.database.url) == reveal(&new.database.url)),
+    ]
+}
+
+fn reveal(secret: &secrecy::SecretString) -> String {
+    secret.expose_secret().to_owned()
+}
+
+/// What is in force once `new` was applied: its live settings, and the rest as it was.
+pub fn in_force(mut old: Loaded, new: &Loaded) -> Loaded {
+    for (old, new) in old.settings.iter_mut().zip(&new.settings) {
+        if LIVE.contains(&new.key) {
+            *old = new.clone();
+        }
+    }
+    let (old_mqtt, new_mqtt) = (&mut old.config.mqtt, &new.config.mqtt);
+    old_mqtt.username.clone_from(&new_mqtt.username);
+    old_mqtt.password.clone_from(&new_mqtt.password);
+    old_mqtt.password_file.clone_from(&new_mqtt.password_file);
+    if let (Some(old), Some(new)) = (&mut old_mqtt.tls, &new_mqtt.tls) {
+        old.clone_from(new);
+    }
+    old_mqtt.reconnect = new_mqtt.reconnect;
+    old.config.batch = new.config.batch;
+    old.config.retention.events = new.config.retention.events;
+    old.config.retention.payloads = new.config.retention.payloads;
+    old.config.log.level.clone_from(&new.config.log.level);
+    old.config.shutdown_grace = new.config.shutdown_grace;
+    old
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::KEYS;
+
+    fn loaded(extra: &str) -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let text = format!(
+            "tenant = \"acme\"\nmqtt.host = \"localhost\"\nmqtt.tls.enabled = false\n{extra}"
+        );
+        let text = if extra.contains("database.url") {
+            text
+        } else {
+            format!("{text}\ndatabase.url = \"postgres://u:secret@localhost/db\"\n")
+        };
+        std::fs::write(&file, text).unwrap();
+        load(Some(&file), []).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn every_live_key_is_a_key() {
+        for live in LIVE {
+            assert!(KEYS.iter().any(|key| key.name == live), "{live}");
+        }
+    }
+
+    #[test]
+    fn nothing_changed_is_no_change() {
+        assert_eq!(changes(&loaded(""), &loaded("")), ConfigChanges::default());
+    }
+
+    #[test]
+    fn live_keys_are_applied_and_others_listed() {
+        let new = loaded(
+            "batch.max_events = 5\nlog.level = \"debug\"\nadmin.listen = \"127.0.0.1:1\"\n\
+             mqtt.client_id = \"acme-2\"",
+        );
+        let changes = changes(&loaded(""), &new);
+        assert_eq!(changes.applied, ["batch.max_events", "log.level"]);
+        assert_eq!(changes.needs_restart, ["mqtt.client_id", "admin.listen"]);
+    }
+
+    #[test]
+    fn a_changed_secret_is_noticed_though_it_is_never_shown() {
+        let old = loaded("mqtt.username = \"u\"\nmqtt.password = \"one\"");
+        let new = loaded(
+            "mqtt.username = \"u\"\nmqtt.password = \"two\"\n\
+             database.url = \"postgres://u:other@localhost/db\"",
+        );
+        let changes = changes(&old, &new);
+        assert_eq!(changes.applied, ["mqtt.password"]);
+        assert_eq!(changes.needs_restart, ["database.url"]);
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_listed_until_it_is_taken_back() {
+        let start = loaded("");
+        let new = loaded("batch.max_events = 5\nadmin.listen = \"127.0.0.1:1\"");
+        let now = in_force(start, &new);
+        assert_eq!(now.config.batch.max_events, 5);
+        let again = changes(&now, &new);
+        assert_eq!((again.applied.len(), again.needs_restart), (0, vec!["admin.listen"]));
+        let back = changes(&now, &loaded("batch.max_events = 5"));
+        assert_eq!(back, ConfigChanges::default());
+    }
+}

@@ -1,0 +1,102 @@
+//! What is done to each victim during a storm: one thing after the other, each with its end.
+
+use tokio::time::sleep;
+
+use super::fault_log::FaultLog;
+use super::plan::{Fault, Step, Victim, Way};
+use crate::support::bridge::Bridge;
+use crate::support::database::Database;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::postgres::Postgres;
+use crate::support::proxy::Proxy;
+use crate::support::slow;
+
+/// How much slower a slow database is.
+const SLOWER: u32 = 10;
+
+/// The process.
+pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
+    for step in steps {
+        sleep(step.after).await;
+        bridge.assert_running();
+        fault_log.suffers(Victim::Bridge, step);
+        fault_log.weighed(bridge.peak_memory());
+        if step.fault == Fault::Kill {
+            bridge.kill();
+        } else {
+            // 1: what could not be committed in time stays with the broker.
+            let code = bridge.terminate().await;
+            assert!([0, 1].contains(&code), "the bridge stopped with {code}");
+        }
+        sleep(step.lasts).await;
+        bridge.start_again();
+    }
+}
+
+/// The server.
+pub async fn postgres(
+    server: &mut Postgres,
+    database: &Database,
+    steps: &[Step],
+    fault_log: &FaultLog,
+) {
+    for step in steps {
+        sleep(step.after).await;
+        fault_log.suffers(Victim::Postgres, step);
+        if step.fault == Fault::Slow {
+            slow::slow_down(database, SLOWER).await;
+            sleep(step.lasts).await;
+            slow::slow_down(database, 1).await;
+            continue;
+        }
+        server.kill();
+        sleep(step.lasts).await;
+        server.start().await;
+    }
+}
+
+/// Mosquitto.
+pub async fn broker(broker: &mut Mosquitto, steps: &[Step], fault_log: &FaultLog) {
+    for step in steps {
+        sleep(step.after).await;
+        fault_log.suffers(Victim::Broker, step);
+        match step.fault {
+            Fault::Save => {
+                fault_log.broker_saves();
+                broker.save().await;
+                continue;
+            }
+            Fault::Kill => {
+                broker.kill();
+                fault_log.broker_forgets();
+            }
+            _ => {
+                fault_log.broker_saves();
+                broker.stop().await;
+            }
+        }
+        sleep(step.lasts).await;
+        broker.start_again().await;
+    }
+}
+
+/// One of the two links.
+pub async fn link(link: &Proxy, victim: Victim, steps: &[Step], fault_log: &FaultLog) {
+    for step in steps {
+        sleep(step.after).await;
+        fault_log.suffers(victim, step);
+        match step.fault {
+            Fault::Refuse => link.refuse().await,
+            Fault::Stall(Way::Both) => link.stall_both().await,
+            Fault::Stall(Way::One(direction)) => link.stall(direction).await,
+            Fault::HalfOpen => link.half_open().await,
+            Fault::Tear(direction, bytes) => link.limit(direction, bytes),
+            _ => link.cut().await,
+        }
+        sleep(step.lasts).await;
+        if step.fault == Fault::HalfOpen {
+            link.reset_half_open().await;
+        }
+        link.pass().await;
+    }
+}

@@ -1,0 +1,288 @@
+//! Compares what is stored with what must be.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
+use std::time::Instant;
+
+use super::actual::{ActualState, Gap};
+use super::environment::Environment;
+use super::expected::{
+    ExpectedState, Item, Key, Publication, board_states, item_locations, item_states,
+};
+use super::fault_log::{FaultLog, Provoked};
+use super::plan::Mode;
+use crate::support::tap::Packet;
+
+/// Of each kind of complaint, so many are told in full.
+const TOLD: usize = 5;
+
+/// What became of a run.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Item events, board events, dead letters.
+    pub rows: [usize; 3],
+    /// Rows of `gap` by cause.
+    pub gaps: BTreeMap<String, usize>,
+    /// Published and acknowledged, and not stored.
+    pub losses: usize,
+    /// When the first of them were acknowledged.
+    pub lost_at: Vec<Instant>,
+    /// As [`Verdict::losses`], but the broker was killed and may have forgotten them.
+    pub forgotten: usize,
+    /// Those of them that were under way to the bridge at least once.
+    pub forgotten_under_way: usize,
+    /// Rows beyond the first of one event or message.
+    pub doubles: usize,
+    /// Acknowledgements that broke the rules.
+    pub violations: usize,
+    /// All that is not as it must be, in words.
+    pub complaints: Vec<String>,
+}
+
+impl Verdict {
+    /// On a run that has settled.
+    pub async fn on(environment: &Environment) -> Self {
+        let stored = ActualState::read(&environment.database).await;
+        let violations = environment.tap.violations();
+        let mut verdict = Self {
+            rows: [stored.items.len(), stored.boards.len(), stored.letters.len()],
+            violations: violations.len(),
+            ..Self::default()
+        };
+        verdict.complain("", violations);
+        verdict.look_for_the_lost(environment, &stored);
+        let expected = environment.publisher.expected();
+        verdict.look_for_doubles(&stored);
+        verdict.compare_rows(&expected, &stored);
+        verdict.compare_states(environment.mode, &expected, &stored);
+        verdict.judge_gaps(environment.mode, &environment.fault_log, &stored.gaps);
+        verdict
+    }
+
+    /// Adds complaints, of many alike only the first.
+    pub fn complain(&mut self, what: &str, complaints: Vec<String>) {
+        let count = complaints.len();
+        let told = complaints.into_iter().take(TOLD);
+        self.complaints.extend(told.map(|complaint| format!("{what}{complaint}")));
+        if count > TOLD {
+            self.complaints.push(format!("{what}and {} more", count - TOLD));
+        }
+    }
+
+    fn look_for_the_lost(&mut self, environment: &Environment, stored: &ActualState) {
+        let expected = environment.publisher.expected();
+        let missing = missing(&expected, stored);
+        if missing.is_empty() {
+            return;
+        }
+        let passage = Passage::through(&environment.tap.timed_packets());
+        let mut lost = Vec::new();
+        for (key, publications) in missing {
+            let trace = Trace::of(&publications, &passage);
+            if environment.mode == Mode::BrokerKill
+                && trace.may_be_forgotten(&environment.fault_log)
+            {
+                self.forgotten += 1;
+                self.forgotten_under_way += usize::from(!trace.delivered.is_empty());
+            } else {
+                self.losses += 1;
+                self.lost_at.extend(publications.first().map(|p| p.acked_at));
+                lost.push(format!("{key:?}, {}", trace.tell(&environment.fault_log)));
+            }
+        }
+        self.lost_at.truncate(TOLD);
+        self.complain("lost: ", lost);
+    }
+
+    fn look_for_doubles(&mut self, stored: &ActualState) {
+        let items = stored.items.iter().map(|item| Key::Event(item.event_id));
+        let boards = stored.boards.iter().map(|board| Key::Event(board.event_id));
+        let letters = stored.letters.iter().map(|(t, p, _)| Key::Letter(t.clone(), p.clone()));
+        let mut seen = HashSet::new();
+        let doubles: Vec<_> = items
+            .chain(boards)
+            .chain(letters)
+            .filter(|key| !seen.insert(key.clone()))
+            .map(|key| format!("{key:?}"))
+            .collect();
+        self.doubles = doubles.len();
+        self.complain("doubled: ", doubles);
+    }
+
+    /// Each row is what was published.
+    fn compare_rows(&mut self, expected: &ExpectedState, stored: &ActualState) {
+        let items = stored.items.iter().map(|row| (expected.items.get(&row.event_id), row));
+        self.complain("item_event: ", unlike(items));
+        let boards = stored.boards.iter().map(|row| (expected.boards.get(&row.event_id), row));
+        self.complain("board_event: ", unlike(boards));
+        let letters: Vec<_> = stored
+            .letters
+            .iter()
+            .map(|(t, p, reason)| (expected.letters.get(&(t.clone(), p.clone())), reason))
+            .map(|(expected, reason)| (expected.copied(), reason.as_str()))
+            .collect();
+        let letters = letters.iter().map(|(expected, reason)| (expected.as_ref(), reason));
+        self.complain("dead_letter: ", unlike(letters));
+    }
+
+    /// Where the broker forgot events, the states need not know of them.
+    fn compare_states(&mut self, mode: Mode, expected: &ExpectedState, stored: &ActualState) {
+        let stored_ids: HashSet<_> = stored.items.iter().map(|item| item.event_id).collect();
+        let stored_boards: HashSet<_> = stored.boards.iter().map(|board| board.event_id).collect();
+        let all = mode != Mode::BrokerKill;
+        let items: Vec<&Item> = expected
+            .items
+            .values()
+            .filter(|item| all || stored_ids.contains(&item.event_id))
+            .collect();
+        let boards =
+            expected.boards.values().filter(|board| all || stored_boards.contains(&board.event_id));
+        let states = item_states(items);
+        let locations = item_locations(states.values().map(|(item, _)| item));
+        self.complain("item_state: ", differences(&states, &stored.item_states));
+        self.complain("item_location: ", differences(&locations, &stored.item_locations));
+        self.complain("board_state: ", differences(&board_states(boards), &stored.board_states));
+    }
+
+    fn judge_gaps(&mut self, mode: Mode, fault_log: &FaultLog, gaps: &[Gap]) {
+        for gap in gaps {
+            *self.gaps.entry(gap.cause.clone()).or_default() += 1;
+        }
+        let of = |cause: &str| gaps.iter().filter(|g| g.cause == cause).collect::<Vec<_>>();
+        let (provoked, told) = (fault_log.all_provoked("session_lost"), of("session_lost"));
+        let covered = provoked.iter().all(|p| told.iter().any(|gap| covers(gap, p)));
+        if told.len() != provoked.len() || !covered {
+            self.complaints.push(format!("session_lost: provoked {provoked:?}, told {told:?}"));
+        }
+        for cause in ["absence", "spool_full", "spool_damaged"] {
+            let unprovoked = of(cause).into_iter().map(|gap| format!("{gap:?}")).collect();
+            self.complain("a gap that was none: ", unprovoked);
+        }
+        if mode == Mode::Direct {
+            let told = of("backpressure");
+            let untold = fault_log.all_provoked("backpressure").into_iter();
+            let untold = untold.filter(|p| !told.iter().any(|gap| overlaps(gap, p)));
+            let untold = untold.map(|p| format!("{p:?}; told {told:?}")).collect();
+            self.complain("an outage without a gap: ", untold);
+        }
+    }
+}
+
+/// What was published and is not stored, with all its publications.
+fn missing(expected: &ExpectedState, stored: &ActualState) -> HashMap<Key, Vec<Publication>> {
+    let events = stored.items.iter().map(|item| item.event_id);
+    let events = events.chain(stored.boards.iter().map(|board| board.event_id));
+    let letters = stored.letters.iter().map(|(t, p, _)| Key::Letter(t.clone(), p.clone()));
+    let present: HashSet<Key> = events.map(Key::Event).chain(letters).collect();
+    let mut missing: HashMap<Key, Vec<Publication>> = HashMap::new();
+    for publication in expected.publications.iter().filter(|p| !present.contains(&p.key)) {
+        missing.entry(publication.key.clone()).or_default().push(publication.clone());
+    }
+    missing
+}
+
+/// Payloads that the tap saw.
+#[derive(Debug, Default)]
+struct Passage {
+    /// When.
+    delivered: HashMap<Vec<u8>, Vec<Instant>>,
+    acknowledged: HashSet<Vec<u8>>,
+}
+
+impl Passage {
+    fn through(packets: &[(Instant, Packet)]) -> Self {
+        let mut passage = Self::default();
+        let mut under_way: HashMap<(u64, u16), &[u8]> = HashMap::new();
+        for (at, packet) in packets {
+            match packet {
+                Packet::Publish(publish) => {
+                    passage.delivered.entry(publish.payload.clone()).or_default().push(*at);
+                    under_way.insert((publish.connection, publish.packet_id), &publish.payload);
+                }
+                Packet::Puback(connection, packet_id) => {
+                    let payload = under_way.remove(&(*connection, *packet_id));
+                    passage.acknowledged.extend(payload.map(<[u8]>::to_vec));
+                }
+                Packet::Disconnect(_) => {}
+            }
+        }
+        passage
+    }
+}
+
+/// How far something missing has come, over all its publications.
+#[derive(Debug)]
+struct Trace<'a> {
+    publications: &'a [Publication],
+    /// When.
+    delivered: Vec<Instant>,
+    /// By the bridge.
+    acknowledged: bool,
+}
+
+impl<'a> Trace<'a> {
+    fn of(publications: &'a [Publication], passage: &Passage) -> Self {
+        let payloads = || publications.iter().map(|p| p.payload.as_slice());
+        Self {
+            publications,
+            delivered: payloads()
+                .filter_map(|p| passage.delivered.get(p))
+                .flatten()
+                .copied()
+                .collect(),
+            acknowledged: payloads().any(|p| passage.acknowledged.contains(p)),
+        }
+    }
+
+    /// Whether a broker that was killed took it along, for want of a save; what it had delivered
+    /// before counts only if that did not come to anything for another reason.
+    fn may_be_forgotten(&self, fault_log: &FaultLog) -> bool {
+        let forgotten = |p: &Publication| fault_log.may_be_forgotten(p.sent_at, p.acked_at);
+        !self.acknowledged
+            && self.publications.iter().all(forgotten)
+            && self.delivered.iter().all(|at| fault_log.may_be_lost_on_delivery(*at))
+    }
+
+    fn tell(&self, fault_log: &FaultLog) -> String {
+        let taken: Vec<_> = self.publications.iter().map(|p| fault_log.at(p.acked_at)).collect();
+        let delivered: Vec<_> = self.delivered.iter().map(|at| fault_log.at(*at)).collect();
+        format!(
+            "taken over by the broker at {taken:.3?}, delivered at {delivered:.3?}; acknowledged \
+             by the bridge: {}",
+            self.acknowledged
+        )
+    }
+}
+
+/// Rows that are not what they must be, or that nobody asked for.
+fn unlike<'a, T>(rows: impl Iterator<Item = (Option<&'a T>, &'a T)>) -> Vec<String>
+where
+    T: PartialEq + Debug + 'a,
+{
+    rows.filter(|(expected, row)| *expected != Some(*row))
+        .map(|(expected, row)| match expected {
+            Some(expected) => format!("{row:?} instead of {expected:?}"),
+            None => format!("{row:?}, which was not published"),
+        })
+        .collect()
+}
+
+fn differences<K, V>(expected: &BTreeMap<K, V>, found: &BTreeMap<K, V>) -> Vec<String>
+where
+    K: Ord + Debug,
+    V: PartialEq + Debug,
+{
+    let keys: std::collections::BTreeSet<&K> = expected.keys().chain(found.keys()).collect();
+    keys.into_iter()
+        .filter(|key| expected.get(key) != found.get(key))
+        .map(|key| format!("{key:?}: {:?} instead of {:?}", found.get(key), expected.get(key)))
+        .collect()
+}
+
+fn covers(gap: &Gap, provoked: &Provoked) -> bool {
+    gap.started_at <= provoked.from && gap.ended_at.is_none_or(|end| end >= provoked.to)
+}
+
+fn overlaps(gap: &Gap, provoked: &Provoked) -> bool {
+    gap.started_at <= provoked.to && gap.ended_at.is_none_or(|end| end >= provoked.from)
+}

@@ -1,0 +1,12 @@
+//! The commands around the service.
+
+mod check;
+mod commands;
+mod csr;
+mod dead_letter_commands;
+mod erase;
+mod gap_commands;
+mod retire;
+mod secrets;
+mod simulate;
+mod status;

@@ -1,0 +1,276 @@
+//! One process at a time holds the session, whatever goes away: the process, its connection to the
+//! database, or the peace with somebody else who uses the client id.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::service::leadership::Leadership;
+use centiloc_bridge::store::Store;
+use centiloc_bridge::store::lock::{self, LockParts};
+use rumqttc::{AsyncClient, EventLoop, MqttOptions};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::database::Database;
+use crate::support::event::ItemEvent;
+use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
+use crate::support::postgres::Postgres;
+use crate::support::proxy::{Direction, Observer, Proxy};
+use crate::support::publisher::Publisher;
+use crate::support::store;
+use crate::support::wait::{SOON, until, until_eq, until_true};
+
+/// What `/readyz` says of a bridge that stands by.
+const STANDS_BY: &str = "standing by: centiloc-bridge on ";
+
+/// As it follows from the tenant.
+const CLIENT_ID: &str = "acme-bridge";
+
+async fn services() -> (Mosquitto, Database) {
+    tokio::join!(Mosquitto::start(), async { Postgres::shared().await.database().await })
+}
+
+async fn until_rows(database: &Database, rows: usize) {
+    let rows = i64::try_from(rows).unwrap();
+    until_eq("every event in a row", SOON, rows, || database.count("centiloc.item_event")).await;
+}
+
+async fn until_standing_by(bridge: &Bridge) {
+    until("the bridge to stand by", SOON, || async {
+        match bridge.get("/readyz").await {
+            Ok((503, text)) if text.contains(STANDS_BY) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(bridge.metric("centiloc_bridge_standby", "").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_second_bridge_stands_by_and_takes_over_within_seconds_of_a_kill() {
+    let (broker, database) = services().await;
+    let (one, two) = (Config::new(&broker, &database), Config::new(&broker, &database));
+    let mut first = Bridge::ready(&one).await;
+    let mut second = Bridge::start(&two);
+    until_standing_by(&second).await;
+    second.until_logged(&["another process holds the client id", "holder=centiloc-bridge"]).await;
+
+    let platform = Publisher::connect(&broker).await;
+    let events = ItemEvent::series(TENANT, 60);
+    platform.publish_json(&events[..20]).await;
+    until_rows(&database, 20).await;
+    assert_eq!(second.log().count("another process holds"), 1, "said once");
+
+    first.kill();
+    let killed = Instant::now();
+    platform.publish_json(&events[20..40]).await;
+    second.until_ready().await;
+    assert!(killed.elapsed() < Duration::from_secs(10), "it took {:?}", killed.elapsed());
+    until_rows(&database, 40).await;
+    assert_eq!(second.metric("centiloc_bridge_session_present", "").await, Some(1.0));
+    assert_eq!(second.metric("centiloc_bridge_standby", "").await, Some(0.0));
+
+    // The first comes back and finds its place taken.
+    first.start_again();
+    until_standing_by(&first).await;
+    platform.publish_json(&events[40..]).await;
+    until_rows(&database, 60).await;
+    assert_eq!(database.count("centiloc.gap").await, 0);
+    assert_eq!(first.terminate().await, 0, "one that stands by stops as well as any");
+}
+
+#[tokio::test]
+async fn a_holder_whose_connection_to_the_database_is_cut_keeps_the_session_and_takes_the_lock_again()
+ {
+    let (broker, database) = services().await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
+    let bridge = Bridge::ready(&config).await;
+    bridge.until_logged(&["holds the single-writer lock"]).await;
+    proxy.cut().await;
+    bridge.until_logged(&["the connection that holds the single-writer lock broke"]).await;
+    let log = bridge.log();
+    until_true("the lock again", SOON, || log.count("this process holds the single-writer") == 2)
+        .await;
+    let platform = Publisher::connect(&broker).await;
+    platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
+    until_rows(&database, 10).await;
+    assert_eq!(log.count("the broker accepted the connection"), 1, "the session was kept");
+}
+
+#[tokio::test]
+async fn one_that_finds_the_lock_taken_when_its_database_returns_leaves_the_session_to_the_other() {
+    let (broker, database) = services().await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let cut_off =
+        Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
+    let first = Bridge::ready(&cut_off).await;
+    let other = Config::new(&broker, &database);
+    let mut second = Bridge::start(&other);
+    until_standing_by(&second).await;
+    proxy.refuse().await;
+    second.until_logged(&["this process holds the single-writer lock"]).await;
+    proxy.pass().await;
+    until_standing_by(&first).await;
+    second.until_ready().await;
+    let platform = Publisher::connect(&broker).await;
+    platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
+    until_rows(&database, 10).await;
+}
+
+#[tokio::test]
+async fn without_a_database_the_session_is_opened_all_the_same() {
+    let (broker, database) = services().await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    proxy.refuse().await;
+    let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
+    let bridge = Bridge::start(&config);
+    bridge.until_logged(&["connecting to the broker without the lock"]).await;
+    bridge.until_logged(&["subscribed at QoS 1"]).await;
+    proxy.pass().await;
+    bridge.until_logged(&["this process holds the single-writer lock"]).await;
+    assert_eq!(bridge.log().count("the broker accepted the connection"), 1);
+}
+
+/// A lock task in this process, to be polled or left alone.
+fn lock_task(
+    database: &Database,
+    instance: Uuid,
+) -> (impl Future<Output = ()> + use<>, watch::Receiver<Leadership>) {
+    lock_task_at(&database.url(), instance)
+}
+
+fn lock_task_at(
+    url: &str,
+    instance: Uuid,
+) -> (impl Future<Output = ()> + use<>, watch::Receiver<Leadership>) {
+    let config = store::config(url);
+    let store = Store::new(&config, PartitionSpan::Month).unwrap();
+    let (leadership, word) = watch::channel(Leadership::default());
+    let parts = LockParts {
+        store: Arc::new(store),
+        client_id: CLIENT_ID.to_owned(),
+        instance,
+        leadership,
+        stop: CancellationToken::new(),
+    };
+    (lock::run(parts), word)
+}
+
+/// Polls the task until it says what is awaited.
+async fn poll_until(
+    task: &mut (impl Future<Output = ()> + Unpin),
+    word: &mut watch::Receiver<Leadership>,
+    wanted: impl FnMut(&Leadership) -> bool,
+) {
+    tokio::select! {
+        () = task => panic!("the task ended"),
+        found = tokio::time::timeout(SOON, word.wait_for(wanted)) => { found.unwrap().unwrap(); }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_of_ones_own_that_still_holds_the_lock_is_ended() {
+    let database = Postgres::shared().await.database().await;
+    let instance = Uuid::new_v4();
+    let (old, mut old_word) = lock_task(&database, instance);
+    let mut old = Box::pin(old);
+    poll_until(&mut old, &mut old_word, |word| *word == Leadership::Held).await;
+    // No longer polled, it holds the lock and says nothing, as after a cut that the server has not
+    // noticed.
+    let (new, mut new_word) = lock_task(&database, instance);
+    poll_until(&mut Box::pin(new), &mut new_word, |word| *word == Leadership::Held).await;
+}
+
+#[tokio::test]
+async fn another_process_is_named_and_never_ended() {
+    let database = Postgres::shared().await.database().await;
+    let (holder, mut holder_word) = lock_task(&database, Uuid::new_v4());
+    let mut holder = Box::pin(holder);
+    poll_until(&mut holder, &mut holder_word, |word| *word == Leadership::Held).await;
+    let (standby, mut word) = lock_task(&database, Uuid::new_v4());
+    let mut standby = Box::pin(standby);
+    poll_until(&mut standby, &mut word, |word| word.holder().is_some()).await;
+    let named = word.borrow().holder().unwrap().to_string();
+    assert!(named.contains("centiloc-bridge") && named.contains("127.0.0.1"), "{named}");
+    drop(holder);
+    poll_until(&mut standby, &mut word, |word| *word == Leadership::Held).await;
+}
+
+/// Keeps what the client sends.
+#[derive(Default)]
+struct Sent(Mutex<Vec<u8>>);
+
+impl Observer for Sent {
+    fn bytes<'a>(
+        &'a self,
+        _connection: u64,
+        direction: Direction,
+        bytes: &'a [u8],
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            if direction == Direction::Up {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+            }
+        })
+    }
+}
+
+/// No host can be cut off on loopback, so this looks at what the server is asked to do about one.
+#[tokio::test]
+async fn the_server_is_asked_to_notice_a_vanished_host_within_25_seconds() {
+    let postgres = Postgres::shared().await;
+    let sent = Arc::new(Sent::default());
+    let observer: Arc<dyn Observer> = Arc::<Sent>::clone(&sent);
+    let proxy = Proxy::observed(postgres.port(), Some(observer)).await;
+    let database = postgres.database().await;
+    let (holder, mut word) = lock_task_at(&database.url_at(proxy.port()), Uuid::new_v4());
+    poll_until(&mut Box::pin(holder), &mut word, |word| *word == Leadership::Held).await;
+    let sent = String::from_utf8_lossy(&sent.0.lock().unwrap()).into_owned();
+    for (name, value) in [
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "25000"),
+    ] {
+        let wanted = format!("set_config(E'{name}', E'{value}', false)");
+        assert!(sent.contains(&wanted), "{name}");
+    }
+}
+
+/// Somebody else who has the client id, and connects again whenever thrown out.
+async fn intruder(port: u16) {
+    let mut options = MqttOptions::new(CLIENT_ID, "127.0.0.1", port);
+    options.set_credentials(USERNAME, PASSWORD).set_clean_session(false);
+    options.set_keep_alive(Duration::from_secs(30));
+    loop {
+        let (_client, mut events): (AsyncClient, EventLoop) = AsyncClient::new(options.clone(), 10);
+        while events.poll().await.is_ok() {}
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn somebody_else_with_the_client_id_is_recognised_named_and_waited_out() {
+    let (broker, database) = services().await;
+    let config = Config::new(&broker, &database).set("mqtt.reconnect.max", "2s");
+    let mut bridge = Bridge::ready(&config).await;
+    {
+        let intruder = intruder(broker.plain_port());
+        let noticed =
+            bridge.until_logged(&["reason=\"takeover\"", "acme-bridge", "retry_in=\"2.0s\""]);
+        tokio::select! {
+            () = intruder => unreachable!("it never gives up"),
+            line = noticed => assert!(line.contains("stop the other client"), "{line}"),
+        }
+    }
+    bridge.until_ready().await;
+    let platform = Publisher::connect(&broker).await;
+    platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
+    until_rows(&database, 10).await;
+}

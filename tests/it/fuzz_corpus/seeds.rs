@@ -1,0 +1,62 @@
+//! The seeds of the fuzz targets, run without a fuzzer: what they assert holds, and each seed is
+//! still good or bad, as its name says.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{configuration, json, protobuf, vendor_message, vendor_schema};
+
+/// Begins the names of seeds that are refused; the others are accepted.
+const REFUSED: &str = "refused-";
+
+type Target = (&'static str, fn(&[u8]) -> bool);
+
+const TARGETS: [Target; 5] = [
+    ("configuration", configuration),
+    ("json", json),
+    ("protobuf", protobuf),
+    ("vendor_message", vendor_message),
+    ("vendor_schema", vendor_schema),
+];
+
+/// The folder `fuzz`; `None` in a package of the sources, which leaves it out.
+fn fuzz() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    folder.exists().then_some(folder)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_seed_holds_and_is_what_its_name_says() {
+    let Some(fuzz) = fuzz() else { return };
+    for (target, run) in TARGETS {
+        let seeds = entries(&fuzz.join("seeds").join(target));
+        let outcomes: BTreeSet<_> = seeds
+            .iter()
+            .map(|seed| {
+                let accepted = run(&std::fs::read(seed).unwrap());
+                assert_eq!(accepted, !stem(seed).starts_with(REFUSED), "{}", seed.display());
+                accepted
+            })
+            .collect();
+        assert_eq!(outcomes.len(), 2, "{target} has seeds of both outcomes");
+    }
+}
+
+#[test]
+fn every_fuzz_target_has_its_seeds_run_here() {
+    let Some(fuzz) = fuzz() else { return };
+    let here: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for folder in ["fuzz_targets", "seeds"] {
+        let there: BTreeSet<_> =
+            entries(&fuzz.join(folder)).iter().map(|entry| stem(entry)).collect();
+        assert_eq!(here, there, "{folder}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The process: administration, reload, logging, clocks, and shutdown.
+
+mod admin;
+mod clock_jumps;
+mod crashes;
+mod hanging_lookups;
+mod liveness;
+mod logging;
+mod reload;
+mod shutdown;
+mod shutdown_races;

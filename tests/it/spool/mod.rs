@@ -1,0 +1,68 @@
+//! Store-and-forward on disk: what is acknowledged is there, whatever happens to the database, the
+//! process or the disk.
+
+mod damage;
+mod disabled;
+mod full_disk;
+mod power_cut_disk;
+mod power_loss;
+mod store_and_forward;
+
+use std::path::{Path, PathBuf};
+
+use crate::support::bridge::Bridge;
+use crate::support::config::Config;
+use crate::support::expect::until_count;
+use crate::support::mosquitto::{Builder, Mosquitto};
+use crate::support::postgres::Postgres;
+use crate::support::process::Scratch;
+use crate::support::proxy::Proxy;
+use crate::support::rig::Rig;
+
+/// A bridge with a spool, and a link to its database that can be broken.
+struct Bench {
+    rig: Rig,
+    link: Proxy,
+    dir: PathBuf,
+    queue_grace: &'static str,
+    _folder: Scratch,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::with(Mosquitto::builder().max_queued_messages(0)).await
+    }
+
+    async fn with(broker: Builder) -> Self {
+        let postgres = Postgres::shared().await;
+        let rig = Rig::with(broker, postgres).await;
+        let link = Proxy::to(postgres.port()).await;
+        let folder = Scratch::new("spool");
+        let dir = folder.join("spool");
+        Self { rig, link, dir, queue_grace: "10s", _folder: folder }
+    }
+
+    fn config(&self) -> Config {
+        self.rig
+            .config()
+            .set("database.url", self.rig.database.url_at(self.link.port()))
+            .set("spool.dir", self.dir.to_str().unwrap())
+            .set("mqtt.queue_grace", self.queue_grace)
+    }
+
+    /// Ready, and then without its database.
+    async fn without_database(&self) -> Bridge {
+        let bridge = Bridge::ready(&self.config()).await;
+        self.rig.until_rows("connection", 1).await;
+        self.link.refuse().await;
+        bridge
+    }
+}
+
+async fn until_spooled(bridge: &Bridge, messages: usize) {
+    until_count(bridge, "centiloc_bridge_spool_events", "", messages).await;
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}

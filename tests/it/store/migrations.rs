@@ -1,0 +1,122 @@
+//! Migrations.
+
+use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::{Store, StoreError};
+
+use crate::support::postgres::Postgres;
+use crate::support::store::{Bench, arrives, config, of_item};
+
+#[tokio::test]
+async fn everything_lives_in_schema_centiloc_the_migration_table_too() {
+    let bench = Bench::new().await;
+    let elsewhere = "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace
+                      where nspname not in ('centiloc', 'pg_catalog', 'information_schema', 'pg_toast')";
+    assert_eq!(bench.db.value::<i64>(elsewhere).await, 0);
+    let steps = bench.store.schema_status().await.unwrap();
+    assert!(steps.iter().all(|s| s.applied_at.is_some()));
+    assert!(bench.store.migrate().await.unwrap().is_empty(), "nothing is applied twice");
+}
+
+#[tokio::test]
+async fn the_status_of_an_empty_database_is_all_pending_and_changes_nothing() {
+    let db = Postgres::shared().await.database().await;
+    let store = Store::new(&config(&db.url()), PartitionSpan::Month).unwrap();
+    let steps = store.schema_status().await.unwrap();
+    assert!(!steps.is_empty() && steps.iter().all(|s| s.applied_at.is_none()));
+    assert!(!db.value::<bool>("select to_regnamespace('centiloc') is not null").await);
+    let error = store.prepare_schema(false).await.unwrap_err();
+    assert!(matches!(error, MigrationError::Behind { .. }), "{error}");
+    assert!(error.to_string().contains("centiloc-bridge migrate"));
+}
+
+#[tokio::test]
+async fn processes_that_migrate_at_once_apply_each_migration_once() {
+    let db = Postgres::shared().await.database().await;
+    let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
+    let (a, b, c) = (store(), store(), store());
+    let (a, b, c) = tokio::join!(a.migrate(), b.migrate(), c.migrate());
+    for result in [a, b, c] {
+        result.unwrap();
+    }
+    let steps = store().schema_status().await.unwrap();
+    assert_eq!(db.count("centiloc._sqlx_migrations").await, i64::try_from(steps.len()).unwrap());
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_the_program_is_refused_as_such() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute(
+            "insert into centiloc._sqlx_migrations
+                    (version, description, success, checksum, execution_time)
+             values (9999, 'future', true, '\\x00', 0)",
+        )
+        .await;
+    for migrate in [true, false] {
+        let error = bench.store.prepare_schema(migrate).await.unwrap_err();
+        assert!(matches!(error, MigrationError::Newer { found: 9999, .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_edited_migration_is_noticed() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute("update centiloc._sqlx_migrations set checksum = '\\x00' where version = 2")
+        .await;
+    let error = bench.store.prepare_schema(true).await.unwrap_err();
+    assert_eq!(error, MigrationError::Changed { version: 2 });
+}
+
+#[tokio::test]
+async fn a_role_with_rights_on_rows_only_can_run_once_the_schema_is_there() {
+    let bench = Bench::new().await;
+    bench.store.make_partitions_ahead(time::OffsetDateTime::now_utc()).await.unwrap();
+    bench
+        .db
+        .execute(
+            "create role reader_writer login;
+             grant usage on schema centiloc to reader_writer;
+             grant select, insert, update, delete on all tables in schema centiloc to reader_writer;",
+        )
+        .await;
+    let url = bench.db.socket_url().replace("user=bridge", "user=reader_writer");
+    let store = Store::new(&config(&url), PartitionSpan::Month).unwrap();
+    store.prepare_schema(true).await.unwrap();
+    let event = crate::support::store::item("U", "A", time::OffsetDateTime::now_utc(), true);
+    assert_eq!(store.commit(&[of_item(event)]).await.unwrap().items.inserted, 1);
+}
+
+#[tokio::test]
+async fn every_table_view_and_column_says_what_it_is() {
+    let bench = Bench::new().await;
+    let bare = "select c.relname || coalesce('.' || a.attname, '')
+          from pg_class c
+          join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'centiloc'
+          left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+               and c.relkind <> 'v'
+         where c.relkind in ('r', 'p', 'v') and c.relname <> '_sqlx_migrations'
+           and not (c.relispartition and a.attnum is not null)
+           and (obj_description(c.oid, 'pg_class') is null
+                or a.attnum is not null and col_description(c.oid, a.attnum) is null)";
+    assert_eq!(bench.db.column::<String>(bare).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_missing_schema_stops_the_stream_with_advice() {
+    let db = Postgres::shared().await.database().await;
+    let store = Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
+    let error = store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Stop(_)), "{error}");
+    assert!(error.to_string().contains("centiloc-bridge migrate"), "{error}");
+}
+
+#[test]
+fn a_wrong_url_is_refused_without_showing_the_password() {
+    let error = Store::new(&config("postgres://u:secret@host:port/db"), PartitionSpan::Month);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("database.url") && !error.contains("secret"), "{error}");
+}

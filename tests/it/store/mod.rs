@@ -1,0 +1,14 @@
+//! The store as a library, on a database of its own: commits, partitions, migrations and views.
+
+mod commit;
+mod dead_letter_replay;
+mod foreign_partitions;
+mod journal;
+mod maintenance;
+mod migrations;
+mod partition_locks;
+mod partitions;
+mod refused_rows;
+mod share_group_members;
+mod views;
+mod writer;

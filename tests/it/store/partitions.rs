@@ -1,0 +1,213 @@
+//! Partitions: made when needed, found again when someone dropped them, moved into from the
+//! default one, dropped by retention.
+
+use std::time::Duration;
+
+use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::store::Store;
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+use crate::support::postgres::Database;
+use crate::support::store::{Bench, arrives, at, board, item, of_board, of_item};
+use crate::support::wait::all;
+
+const SIXTY_DAYS: Duration = Duration::from_secs(60 * 86_400);
+
+async fn partitions(db: &Database) -> Vec<String> {
+    db.column(
+        "select inhrelid::regclass::text from pg_inherits
+          where inhparent = 'centiloc.item_event'::regclass order by 1",
+    )
+    .await
+}
+
+async fn default_rows(db: &Database) -> i64 {
+    db.count("centiloc.item_event_default").await
+}
+
+#[tokio::test]
+async fn missing_partitions_are_made_before_the_batch_is_written() {
+    let bench = Bench::new().await;
+    let events = [
+        item("U", "A", datetime!(2024-12-31 23:59:59.999999 UTC), true),
+        item("U", "A", datetime!(2025-01-01 00:00 UTC), true),
+        item("U", "A", datetime!(2015-01-01 00:00 UTC), true),
+    ];
+    let outcome = bench.items(&events).await;
+    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
+    assert_eq!(
+        partitions(&bench.db).await,
+        [
+            "centiloc.item_event_default",
+            "centiloc.item_event_y2015m01",
+            "centiloc.item_event_y2024m12",
+            "centiloc.item_event_y2025m01"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn only_implausible_momenta_go_to_the_default_partition_and_are_counted() {
+    let bench = Bench::new().await;
+    let now = OffsetDateTime::now_utc();
+    let events = [
+        item("U", "A", datetime!(2014-12-31 23:59:59 UTC), true),
+        item("U", "A", now + time::Duration::days(400), true),
+        item("U", "A", now + time::Duration::hours(20), true),
+    ];
+    let outcome = bench.items(&events).await;
+    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 2));
+    assert_eq!(default_rows(&bench.db).await, 2);
+}
+
+#[tokio::test]
+async fn a_dropped_partition_is_noticed_and_its_rows_come_home() {
+    let bench = Bench::with_span(PartitionSpan::Day).await;
+    bench.items(&[arrives("U", "A", 1)]).await;
+    bench.db.execute("drop table centiloc.item_event_y2025m03d10").await;
+    // The first batch after it lands in the default partition, which tells.
+    assert_eq!(bench.items(&[arrives("U", "A", 2)]).await.default_partition_rows, 1);
+    // The writer moves no rows, and makes no partition whose rows the default one holds.
+    assert_eq!(bench.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 1);
+    bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
+    assert_eq!(bench.items(&[arrives("U", "A", 4)]).await.default_partition_rows, 0);
+    assert_eq!(default_rows(&bench.db).await, 0);
+    assert_eq!(bench.db.count("centiloc.item_event_y2025m03d10").await, 3);
+    // A redelivery of the row that moved is still a duplicate.
+    assert_eq!(bench.items(&[arrives("U", "A", 2)]).await.items.duplicates, 1);
+}
+
+#[tokio::test]
+async fn without_a_default_partition_a_missing_one_is_made_and_no_row_is_blamed() {
+    let bench = Bench::new().await;
+    bench.items(&[arrives("U", "A", 1)]).await;
+    bench.db.execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default").await;
+    let old = item("U", "A", datetime!(1999-01-01 00:00 UTC), true);
+    let outcome = bench.items(&[arrives("U", "A", 2), old]).await;
+    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!(bench.db.count("centiloc.dead_letter").await, 0);
+    assert_eq!(bench.db.count("centiloc.item_event_y2025m03").await, 1);
+}
+
+#[tokio::test]
+async fn maintenance_makes_partitions_ahead_and_brings_misplaced_rows_home() {
+    let bench = Bench::new().await;
+    // As if written while partitions could not be made.
+    bench
+        .db
+        .execute(
+            "insert into centiloc.item_event_default (momentum, event_id, received_at, tenant, uid, is_in)
+             select t, gen_random_uuid(), t, 'T', 'U', true
+               from unnest(array['2025-02-03', '2025-02-04', '2025-05-06', '1990-01-01']::timestamptz[]) t",
+        )
+        .await;
+    let now = datetime!(2025-06-15 12:00 UTC);
+    bench.store.make_partitions_ahead(now).await.unwrap();
+    let names = partitions(&bench.db).await;
+    for month in ["2025m02", "2025m05", "2025m06", "2025m07", "2025m08"] {
+        let name = format!("centiloc.item_event_y{month}");
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
+    assert_eq!(names.len(), 6);
+    assert_eq!(default_rows(&bench.db).await, 1);
+    assert_eq!(bench.db.count("centiloc.item_event").await, 4);
+}
+
+#[tokio::test]
+async fn days_fill_in_where_months_were_begun_with_days() {
+    let bench = Bench::with_span(PartitionSpan::Day).await;
+    bench.items(&[arrives("U", "A", 1)]).await;
+    let monthly = bench.another_store(PartitionSpan::Month);
+    let events = [
+        of_item(item("U", "A", datetime!(2025-03-11 01:00 UTC), true)),
+        of_item(item("U", "A", datetime!(2025-04-11 01:00 UTC), true)),
+    ];
+    assert_eq!(monthly.commit(&events).await.unwrap().default_partition_rows, 0);
+    assert_eq!(
+        partitions(&bench.db).await,
+        [
+            "centiloc.item_event_default",
+            "centiloc.item_event_y2025m03d10",
+            "centiloc.item_event_y2025m03d11",
+            "centiloc.item_event_y2025m04"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn processes_that_make_the_same_partitions_at_once_do_not_collide() {
+    let bench = Bench::with_span(PartitionSpan::Day).await;
+    let stores: Vec<Store> = (0..4).map(|_| bench.another_store(PartitionSpan::Day)).collect();
+    let writes = stores.iter().enumerate().map(|(n, store)| async move {
+        let batch: Vec<_> =
+            (0..10).map(|day| of_item(arrives(&format!("U{n}"), "A", day * 86_400))).collect();
+        store.commit(&batch).await
+    });
+    let inserted: u64 = all(writes).await.into_iter().map(|o| o.unwrap().items.inserted).sum();
+    assert_eq!(inserted, 40);
+    // One that waited too long for another left its rows to maintenance.
+    bench.store.make_partitions_ahead(at(10 * 86_400)).await.unwrap();
+    assert_eq!(default_rows(&bench.db).await, 0);
+    assert_eq!(bench.db.count("centiloc.item_event").await, 40);
+    let names = partitions(&bench.db).await;
+    let march = |day: u32| format!("centiloc.item_event_y2025m03d{day}");
+    assert!((10..=22).all(|day| names.contains(&march(day))) && names.len() == 14, "{names:?}");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_make_partitions_still_stores_every_event() {
+    let bench = Bench::new().await;
+    bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
+    bench
+        .db
+        .execute(
+            "alter table centiloc.item_event owner to postgres;
+             grant select, insert, update, delete on all tables in schema centiloc to bridge",
+        )
+        .await;
+    let outcome = bench.items(&[arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    let now = item("U", "A", OffsetDateTime::now_utc(), true);
+    assert_eq!(bench.items(&[now]).await.default_partition_rows, 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_holds_the_default_partition_does_not_hold_the_stream() {
+    let bench = Bench::new().await;
+    let mut reader = bench.db.connect().await.unwrap();
+    sqlx::raw_sql("begin; lock table centiloc.item_event_default in access share mode")
+        .execute(&mut reader)
+        .await
+        .unwrap();
+    let outcome = bench.items(&[arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
+}
+
+#[tokio::test]
+async fn retention_drops_whole_partitions_and_only_what_is_past_it() {
+    let bench = Bench::with_span(PartitionSpan::Month).await;
+    let now = datetime!(2025-06-15 12:00 UTC);
+    let events = [
+        item("U", "A", datetime!(2025-03-31 23:00 UTC), true),
+        item("U", "A", datetime!(2025-04-20 00:00 UTC), true),
+        item("U", "A", datetime!(2001-01-01 00:00 UTC), true),
+    ];
+    bench.items(&events).await;
+    bench.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
+    // A stray momentum is kept as long as if it had been true.
+    let mut stray = item("V", "A", datetime!(2002-01-01 00:00 UTC), true);
+    stray.received_at = now - time::Duration::days(1);
+    bench.items(&[stray]).await;
+    let deleted = bench.store.delete_expired(Some(SIXTY_DAYS), now).await;
+    let deleted = deleted.unwrap();
+    assert_eq!((deleted.partitions, deleted.events), (1, 2));
+    let left: Vec<String> =
+        bench.db.column("select momentum::date::text from centiloc.item_event order by 1").await;
+    assert_eq!(left, ["2002-01-01", "2025-04-20"]);
+    // What was dropped is made again when it is needed, not sent to the default partition.
+    assert_eq!(bench.items(&[arrives("W", "A", 5)]).await.default_partition_rows, 0);
+    let kept = bench.store.delete_expired(None, now).await.unwrap();
+    assert_eq!((kept.partitions, kept.events), (0, 0));
+}

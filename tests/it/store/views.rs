@@ -1,0 +1,240 @@
+//! What dashboards read.
+
+use sqlx::Row;
+use time::OffsetDateTime;
+
+use crate::support::store::{Bench, EXPIRY, arrives, at, board, leaves, of_board, of_item};
+
+async fn where_is(bench: &Bench, uid: &str) -> Vec<(Option<String>, bool)> {
+    let sql = format!("select board_sn, is_in from centiloc.item_location where uid = '{uid}'");
+    bench.db.rows(&sql).await.unwrap().iter().map(|r| (r.get(0), r.get(1))).collect()
+}
+
+async fn lying_on(bench: &Bench, board: &str) -> Vec<String> {
+    let sql =
+        format!("select uid from centiloc.board_content where board_sn = '{board}' order by uid");
+    bench.db.column(&sql).await
+}
+
+/// Stays in order, as `board entered-left` with seconds since the start of the tests' time.
+async fn stays(bench: &Bench, uid: &str) -> Vec<String> {
+    let sql = format!(
+        "select board_sn, entered_at, left_at, duration = left_at - entered_at as exact
+           from centiloc.item_stay where uid = '{uid}' order by entered_at"
+    );
+    let seconds = |at: OffsetDateTime| (at - crate::support::store::at(0)).whole_seconds();
+    let stay = |row: &sqlx::postgres::PgRow| {
+        let board: Option<String> = row.get("board_sn");
+        let left: Option<OffsetDateTime> = row.get("left_at");
+        assert_eq!(row.get::<Option<bool>, _>("exact"), left.map(|_| true));
+        let left = left.map(|at| seconds(at).to_string()).unwrap_or_default();
+        format!("{} {}-{left}", board.unwrap_or_default(), seconds(row.get("entered_at")))
+    };
+    bench.db.rows(&sql).await.unwrap().iter().map(stay).collect()
+}
+
+#[tokio::test]
+async fn leaving_a_after_arriving_on_b_does_not_hide_the_item_from_b() {
+    let order = [arrives("U", "A", 1), arrives("U", "B", 10), leaves("U", "A", 11)];
+    for turn in 0..3 {
+        let bench = Bench::new().await;
+        let mut events = order.to_vec();
+        events.rotate_left(turn);
+        for event in events {
+            bench.items(&[event]).await;
+        }
+        assert_eq!(where_is(&bench, "U").await, [(Some("B".into()), true)], "turned by {turn}");
+        assert_eq!(lying_on(&bench, "B").await, ["U"]);
+        assert!(lying_on(&bench, "A").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_left_everywhere_is_where_it_was_last_seen_and_on_no_board() {
+    let bench = Bench::new().await;
+    bench
+        .items(&[
+            arrives("U", "A", 1),
+            leaves("U", "A", 20),
+            arrives("U", "B", 10),
+            leaves("U", "B", 15),
+        ])
+        .await;
+    assert_eq!(where_is(&bench, "U").await, [(Some("A".into()), false)]);
+    assert!(lying_on(&bench, "A").await.is_empty());
+}
+
+#[tokio::test]
+async fn an_item_seen_on_two_boards_is_on_the_later_one() {
+    let bench = Bench::new().await;
+    bench.items(&[arrives("U", "B", 5), arrives("U", "A", 9), arrives("V", "B", 1)]).await;
+    assert_eq!(where_is(&bench, "U").await, [(Some("A".into()), true)]);
+    assert_eq!(lying_on(&bench, "B").await, ["V"]);
+}
+
+#[tokio::test]
+async fn an_item_whose_board_is_masked_has_a_location_but_lies_on_no_board() {
+    let bench = Bench::new().await;
+    bench.items(&[arrives("U", "", 5)]).await;
+    assert_eq!(where_is(&bench, "U").await, [(None, true)]);
+    assert_eq!(bench.db.count("centiloc.board_content").await, 0);
+}
+
+#[tokio::test]
+async fn a_stay_ends_at_the_first_leave_from_its_board_or_arrival_elsewhere() {
+    let bench = Bench::new().await;
+    bench
+        .items(&[
+            arrives("U", "A", 1),
+            arrives("U", "A", 2), // moved on the board
+            leaves("U", "A", 5),
+            leaves("U", "A", 6), // again: nothing to end
+            arrives("U", "A", 10),
+            arrives("U", "B", 20), // ends A
+            leaves("U", "A", 21),  // late
+            arrives("U", "B", 22),
+            arrives("U", "A", 30), // ends B
+            arrives("V", "A", 15), // somebody else
+        ])
+        .await;
+    assert_eq!(stays(&bench, "U").await, ["A 1-5", "A 10-20", "B 20-30", "A 30-"]);
+    assert_eq!(stays(&bench, "V").await, ["A 15-"]);
+}
+
+#[tokio::test]
+async fn stays_do_not_depend_on_the_order_of_arrival() {
+    let bench = Bench::new().await;
+    for event in [
+        leaves("U", "B", 30),
+        arrives("U", "B", 20),
+        leaves("U", "A", 10),
+        arrives("U", "A", 1),
+        leaves("W", "A", 3),
+    ] {
+        bench.items(&[event]).await;
+    }
+    assert_eq!(stays(&bench, "U").await, ["A 1-10", "B 20-30"]);
+    assert!(stays(&bench, "W").await.is_empty());
+}
+
+/// What the words of the design say, without windows.
+fn stays_by_the_book(events: &[(i64, &'static str, bool)]) -> Vec<String> {
+    let mut stays = Vec::new();
+    let mut current: Option<(&str, i64)> = None;
+    for (at, board, is_in) in events {
+        match current {
+            Some((on, since)) if on == *board && !is_in => {
+                stays.push(format!("{on} {since}-{at}"));
+                current = None;
+            }
+            Some((on, since)) if on != *board && *is_in => {
+                stays.push(format!("{on} {since}-{at}"));
+                current = Some((board, *at));
+            }
+            None if *is_in => current = Some((board, *at)),
+            _ => {}
+        }
+    }
+    stays.extend(current.map(|(on, since)| format!("{on} {since}-")));
+    stays
+}
+
+#[tokio::test]
+async fn stays_agree_with_a_plain_walk_through_random_histories() {
+    let bench = Bench::new().await;
+    let mut state = 7u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    for tag in 0..40 {
+        let uid = format!("U{tag}");
+        let mut history = Vec::new();
+        for at in 1..=25 {
+            let board = ["A", "B", "C"][usize::try_from(random(3)).unwrap()];
+            history.push((at, board, random(5) < 3));
+        }
+        let batch: Vec<_> = history
+            .iter()
+            .map(|(at, board, is_in)| {
+                of_item(if *is_in { arrives(&uid, board, *at) } else { leaves(&uid, board, *at) })
+            })
+            .collect();
+        bench.commit(&batch).await;
+        assert_eq!(stays(&bench, &uid).await, stays_by_the_book(&history), "{history:?}");
+    }
+}
+
+#[tokio::test]
+async fn movements_are_counted_per_board_and_bucket() {
+    let bench = Bench::new().await;
+    bench
+        .items(&[
+            arrives("U", "A", 0),
+            leaves("U", "A", 3599),
+            arrives("U", "A", 3600),
+            arrives("V", "B", 3601),
+        ])
+        .await;
+    let sql = "select bucket_start, board_sn, movements, in_events, out_events
+                 from centiloc.movement_rate('1 hour') order by 1, 2";
+    let rows = bench.db.rows(sql).await.unwrap();
+    let rows: Vec<(OffsetDateTime, String, i64, i64, i64)> =
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3), r.get(4))).collect();
+    let expected = [
+        (at(0), "A".into(), 2, 1, 1),
+        (at(3600), "A".into(), 1, 1, 0),
+        (at(3600), "B".into(), 1, 1, 0),
+    ];
+    assert_eq!(rows, expected);
+    let since = "select sum(movements)::bigint
+                   from centiloc.movement_rate('1 day', since => '2025-03-10 01:00+00')";
+    assert_eq!(bench.db.value::<i64>(since).await, 2);
+}
+
+type BoardHealth = (String, Option<String>, Option<OffsetDateTime>, i64, Option<bool>);
+
+#[tokio::test]
+async fn board_health_shows_every_board_known_by_status_or_by_items() {
+    let bench = Bench::new().await;
+    let statuses =
+        [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
+    bench.commit(&statuses.map(of_board)).await;
+    bench.items(&[arrives("U", "A", 7), arrives("V", "B", 8), leaves("V", "B", 9)]).await;
+    let sql = "select board_sn, status, last_item_at, items, is_healthy
+                 from centiloc.board_health order by 1";
+    let rows = bench.db.rows(sql).await.unwrap();
+    let rows: Vec<BoardHealth> =
+        rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3), r.get(4))).collect();
+    let expected = [
+        ("A".into(), Some("CONNECTED".into()), Some(at(7)), 1, Some(true)),
+        ("B".into(), None, Some(at(9)), 0, None),
+        ("C".into(), Some("ONERROR".into()), None, 0, Some(false)),
+        ("D".into(), Some("DEGRADED".into()), None, 0, Some(false)),
+    ];
+    assert_eq!(rows, expected);
+}
+
+#[tokio::test]
+async fn data_gap_shows_a_gap_while_it_is_open_and_its_end_when_it_is_known() {
+    use centiloc_bridge::connection_event::ConnectionEvent;
+    use centiloc_bridge::gap::{Gap, GapCause};
+    let bench = Bench::new().await;
+    let mut gap = Gap {
+        client_id: "T-bridge".into(),
+        started_at: at(0),
+        ended_at: None,
+        cause: GapCause::Backpressure,
+        detail: "acks held".into(),
+    };
+    let note = async |gap: &Gap| {
+        bench.store.note(EXPIRY, None, &ConnectionEvent::Gap(gap.clone())).await.unwrap()
+    };
+    assert_eq!(note(&gap).await.gap, Some(GapCause::Backpressure));
+    let open = "select duration > '1 day' and ended_at is null from centiloc.data_gap";
+    assert!(bench.db.value::<bool>(open).await);
+    gap.ended_at = Some(at(60));
+    assert_eq!(note(&gap).await.gap, None, "the end of a gap is no new gap");
+    let closed = "select duration = '1 minute' from centiloc.data_gap";
+    assert!(bench.db.value::<bool>(closed).await);
+}

@@ -1,0 +1,217 @@
+//! The stage: acknowledges only what is durable, in order, whatever the database does meanwhile.
+
+mod database_trouble;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use centiloc_bridge::ack::DeliveryId;
+use centiloc_bridge::clock::WallClock;
+use centiloc_bridge::config::{PartitionSpan, Reconnect};
+use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::message::{DecodedItem, Feedback};
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
+use centiloc_bridge::store::{DatabaseStatus, DecodedMessage, Store};
+use centiloc_bridge::telemetry::{Health, Metrics};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::store::{
+    Bench, EXPIRY, Process, arrives, at, config, malformed, of_item, with_token,
+};
+use crate::support::wait::{SOON, until_true};
+
+/// The stage's surroundings.
+struct Rig {
+    decoded: mpsc::Sender<DecodedItem>,
+    feedback: mpsc::Receiver<Feedback>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    abandon: CancellationToken,
+}
+
+fn rig(store: Store) -> (WriterParts, Rig) {
+    let (decoded_tx, decoded) = mpsc::channel(256);
+    let (feedback, feedback_rx) = mpsc::channel(256);
+    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let abandon = CancellationToken::new();
+    let short = Duration::from_millis(20);
+    let parts = WriterParts {
+        store: Arc::new(store),
+        session_expiry: EXPIRY,
+        migrate: true,
+        decoded,
+        feedback,
+        max_events: tokio::sync::watch::channel(50).1,
+        waits: RetryWaits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
+        condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
+        metrics: Arc::clone(&metrics),
+        health: Arc::clone(&health),
+        clock: WallClock::system(),
+        rng: StdRng::from_os_rng(),
+        abandon: abandon.clone(),
+    };
+    (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
+}
+
+/// The supervisor moves stages between threads.
+fn movable<T: Send>(stage: T) -> T {
+    stage
+}
+
+impl Rig {
+    async fn send(&self, entry: DecodedMessage) {
+        self.decoded.send(DecodedItem::Message(entry.0, entry.1)).await.unwrap();
+    }
+
+    async fn news(&self, news: ConnectionEvent) {
+        self.decoded.send(DecodedItem::Connection(news, None)).await.unwrap();
+    }
+
+    /// Waits until these are acknowledged; panics if one is twice.
+    async fn acknowledged(&mut self, sequences: std::ops::Range<u64>) {
+        let mut left: BTreeSet<u64> = sequences.collect();
+        while !left.is_empty() {
+            match tokio::time::timeout(SOON, self.feedback.recv()).await {
+                Ok(Some(Feedback::Committed(committed))) => {
+                    for DeliveryId { sequence, .. } in committed.deliveries() {
+                        assert!(left.remove(&sequence), "{sequence} was not to be acknowledged");
+                    }
+                }
+                Ok(Some(Feedback::Persisted(_))) => {}
+                other => panic!("{other:?} while waiting for {left:?}"),
+            }
+        }
+    }
+}
+
+fn event(n: u64) -> DecodedMessage {
+    with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
+}
+
+fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionEvent {
+    ConnectionEvent::Opened {
+        connection: Process::new().connection(1),
+        at: at(seconds),
+        session_present,
+        filters: filters.iter().map(|f| (*f).to_owned()).collect(),
+        spool_dir: None,
+    }
+}
+
+async fn rows(bench: &Bench) -> i64 {
+    bench.db.count("centiloc.item_event").await
+}
+
+#[tokio::test]
+async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end() {
+    let bench = Bench::new().await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        for n in 0..200 {
+            rig.send(event(n)).await;
+        }
+        rig.acknowledged(0..200).await;
+        rig.send(with_token(malformed(b"x"), 200)).await;
+        rig.send(of_item(arrives("qos 0", "A", 1))).await;
+        drop(rig.decoded);
+        (rig.feedback, rig.health, rig.metrics)
+    };
+    let (result, (mut feedback, health, metrics)) =
+        tokio::join!(movable(writer::run(parts)), script);
+    result.unwrap();
+    // Everything left was durable before the stage ended.
+    assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.len() == 1));
+    assert!(feedback.recv().await.is_none());
+    assert_eq!(rows(&bench).await, 201);
+    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
+    let database = health.snapshot().database;
+    assert!(database.up && database.last_commit_at.is_some());
+    assert_eq!(database.last_event_at, Some(at(199)));
+    let text = metrics.encode_text();
+    for line in [
+        "centiloc_bridge_committed_total{kind=\"item\"} 201",
+        "centiloc_bridge_dead_letters_total{reason=\"malformed\"} 1",
+        "centiloc_bridge_event_to_commit_seconds_count 201",
+        "centiloc_bridge_database_up 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
+    let bench = Bench::new().await;
+    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
+    bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.send(event(0)).await;
+        rig.news(opened(false, &["a"], 100)).await;
+        rig.send(event(1)).await;
+        rig.acknowledged(0..1).await;
+        until_true("the stage to be held", SOON, || !rig.health.snapshot().database.up).await;
+        assert_eq!(rows(&bench).await, 1);
+        bench.db.execute("alter table centiloc.gap_hidden rename to gap").await;
+        rig.acknowledged(1..2).await;
+        assert_eq!(bench.db.count("centiloc.gap").await, 1);
+        assert_eq!(rig.metrics.gaps.total(), 1);
+        let text = rig.metrics.encode_text();
+        assert!(text.contains("commit_failures_total{class=\"stop\"} 1"), "{text}");
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
+
+#[tokio::test]
+async fn stale_filters_are_passed_back_to_be_unsubscribed() {
+    let bench = Bench::new().await;
+    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
+    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let script = async {
+        rig.news(opened(true, &["a"], 100)).await;
+        let feedback = tokio::time::timeout(SOON, rig.feedback.recv()).await.unwrap();
+        assert!(matches!(feedback, Some(Feedback::Unsubscribe(f)) if f == ["old"]));
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_newer_than_the_program_ends_the_stage() {
+    let bench = Bench::new().await;
+    bench
+        .db
+        .execute(
+            "insert into centiloc._sqlx_migrations
+                    (version, description, success, checksum, execution_time)
+             values (9999, 'future', true, '\\x00', 0)",
+        )
+        .await;
+    let (parts, _rig) = rig(bench.another_store(PartitionSpan::Month));
+    assert!(matches!(writer::run(parts).await, Err(MigrationError::Newer { .. })));
+}
+
+#[tokio::test]
+async fn pending_migrations_that_may_not_be_applied_hold_the_stream_until_someone_applies_them() {
+    let db = crate::support::postgres::Postgres::shared().await.database().await;
+    let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
+    let (mut parts, mut rig) = rig(store());
+    parts.migrate = false;
+    let script = async {
+        rig.send(event(0)).await;
+        until_true("the stream to be held", SOON, || {
+            let problem = rig.health.snapshot().database.problem;
+            problem.is_some_and(|p| p.contains("centiloc-bridge migrate"))
+        })
+        .await;
+        store().migrate().await.unwrap();
+        rig.acknowledged(0..1).await;
+        drop(rig.decoded);
+    };
+    tokio::join!(writer::run(parts), script).0.unwrap();
+}
