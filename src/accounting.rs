@@ -1,49 +1,50 @@
-//! Conservation: every message received is durable, a repeat, refused, dropped or still in the
-//! pipeline. A difference is a message that this program has forgotten.
+//! Accounts for every message received: it is durable, a repeat, refused, dropped or still in the
+//! pipeline. A difference is a message that this program has lost track of.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts what became of the messages received since the start of the process.
+/// Counts the messages received since the start of the process, by outcome.
 #[derive(Debug, Default)]
 pub struct MessageAccounting {
     counts: Mutex<MessageCounts>,
     in_pipeline: Arc<AtomicU64>,
 }
 
-/// Messages by what became of them.
+/// Numbers of messages by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MessageCounts {
-    /// PUBLISH packets read.
+    /// PUBLISH packets read from the broker.
     pub received: u64,
-    /// Made durable: a row, a duplicate of one, a dead letter, or synced in the spool.
+    /// Made durable: stored as a row, found stored already, set aside as a dead letter, or synced in
+    /// the spool.
     pub durable: u64,
-    /// Repeated by the broker while this program held or had just answered them.
+    /// Repeated by the broker while this program held them or had just acknowledged them.
     pub repeated: u64,
-    /// Not taken in, so still with the broker, which delivers them again.
+    /// Not accepted, so still with the broker, which redelivers them.
     pub refused: u64,
-    /// QoS-0 messages that found no room. They are lost, and a row of `gap` says so.
+    /// QoS-0 messages that found no room. They are lost, and a row of `gap` records the loss.
     pub dropped: u64,
-    /// In the pipeline and not durable yet.
+    /// Messages in the pipeline that are not durable yet.
     pub in_pipeline: u64,
 }
 
 impl MessageCounts {
-    /// Returns how many messages nothing accounts for, negative if some are accounted for twice.
+    /// Returns the number of messages without an outcome, negative if some have two.
     pub fn unaccounted(&self) -> i64 {
         let known = self.durable + self.repeated + self.refused + self.dropped + self.in_pipeline;
         self.received.cast_signed().wrapping_sub(known.cast_signed())
     }
 
-    /// Returns how many messages were received and are neither durable nor left to the broker. A
-    /// pipeline that was abandoned leaves such messages, though none is in it any more.
+    /// Returns the number of messages received that are neither durable nor left to the broker. An
+    /// abandoned pipeline leaves such messages, although it no longer holds them.
     pub fn uncommitted(&self) -> u64 {
         let settled = self.durable + self.repeated + self.refused + self.dropped;
         self.received.saturating_sub(settled)
     }
 }
 
-/// What becomes of a message when it is received.
+/// The outcome of a message that does not enter the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageDisposal {
     /// See [`MessageCounts::repeated`].
@@ -54,7 +55,7 @@ pub enum MessageDisposal {
     Dropped,
 }
 
-/// Counts one message as being in the pipeline, for as long as it lives.
+/// Keeps one message counted as in the pipeline until it is dropped.
 #[derive(Debug)]
 pub struct InPipeline(Arc<AtomicU64>);
 
@@ -85,7 +86,7 @@ impl MessageAccounting {
         }
     }
 
-    /// Counts messages as durable, with what kept them counted as in the pipeline.
+    /// Moves messages from those in the pipeline to those durable.
     pub fn settle(&self, durable: crate::ack::Committed) {
         let mut counts = self.lock();
         counts.durable += durable.len() as u64;
@@ -93,22 +94,22 @@ impl MessageAccounting {
         drop(durable);
     }
 
-    /// Counts what a pipeline took with it as refused. To be called when all of its stages have ended:
-    /// it was not acknowledged, so the broker delivers it again.
+    /// Counts the messages lost with a failed pipeline as refused: they were not acknowledged, so the
+    /// broker redelivers them. To be called when all of its stages have ended.
     pub fn write_off(&self) {
         let mut counts = self.lock();
         counts.in_pipeline = self.in_pipeline.load(Ordering::Acquire);
         counts.refused += u64::try_from(counts.unaccounted()).unwrap_or(0);
     }
 
-    /// Returns the counts of one moment.
+    /// Returns a consistent snapshot of the counts.
     pub fn counts(&self) -> MessageCounts {
         let counts = self.lock();
         MessageCounts { in_pipeline: self.in_pipeline.load(Ordering::Acquire), ..*counts }
     }
 
     fn lock(&self) -> MutexGuard<'_, MessageCounts> {
-        // Each change is whole, also after a panic of its caller.
+        // Each change is complete, even if its caller panicked.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::accounting::InPipeline;
 use crate::{spool, store};
 
-/// Numbers the connections of this process, so that a late acknowledgement names the one it belongs
-/// to. A token of a dead connection is not answered: the broker redelivers.
+/// The number of a connection of this process, so that a late acknowledgement names the connection it
+/// belongs to. A token of a dead connection is dropped, and the broker redelivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
@@ -16,24 +16,24 @@ impl ConnectionId {
     pub const SPOOL: Self = Self(0);
 }
 
-/// Identifies one delivery.
+/// Identifies one delivery of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeliveryId {
     /// The connection that delivered it.
     pub connection: ConnectionId,
-    /// Its place in the order of receipt on that connection, or the row of the spool.
+    /// Its place in the order of receipt on that connection, or its row of the spool.
     pub sequence: u64,
 }
 
 impl DeliveryId {
-    /// Returns true for a row of the spool, which is on disk already and only to be deleted there.
+    /// Returns true for a row of the spool, which is durable already. Its acknowledgement deletes it.
     pub fn is_spooled(self) -> bool {
         self.connection == ConnectionId::SPOOL
     }
 }
 
-/// Accompanies one message through the pipeline. Invariant: there is one token a delivery, so a token
-/// that is dropped anywhere but in the session shows in [`crate::accounting::MessageAccounting`].
+/// The right to acknowledge one message, once it is durable. Invariant: a delivery has one token, so a
+/// token that is dropped outside the session shows in [`crate::accounting::MessageAccounting`].
 #[derive(Debug)]
 pub struct AckToken {
     id: DeliveryId,
@@ -41,7 +41,7 @@ pub struct AckToken {
 }
 
 impl AckToken {
-    /// Makes a token that nothing counts: of a row of the spool, or of a test.
+    /// Makes a token that is not counted: that of a row of the spool, or of a test.
     pub fn new(connection: ConnectionId, sequence: u64) -> Self {
         Self { id: DeliveryId { connection, sequence }, _counted: None }
     }
@@ -51,14 +51,14 @@ impl AckToken {
         Self { id, _counted: Some(counted) }
     }
 
-    /// Returns the delivery it belongs to.
+    /// Returns the delivery of this token.
     pub fn id(&self) -> DeliveryId {
         self.id
     }
 }
 
-/// Proves that something was made durable. Sealed: only a commit of the store and a sync of the
-/// spool are proofs, and only those two can make one.
+/// Proof that messages were made durable. Sealed: only a commit of the store and a sync of the spool
+/// are proofs, and only those two can make one.
 pub trait DurabilityProof: sealed::Sealed {}
 
 mod sealed {
@@ -70,12 +70,12 @@ impl DurabilityProof for store::CommitProof {}
 impl sealed::Sealed for spool::SyncProof {}
 impl DurabilityProof for spool::SyncProof {}
 
-/// Tokens of messages that are durable.
+/// Tokens of durable messages, which may be acknowledged.
 #[derive(Debug)]
 pub struct Committed(Vec<AckToken>);
 
 impl Committed {
-    /// Turns tokens into the right to acknowledge.
+    /// Turns the tokens of durable messages into acknowledgements to send.
     pub fn new(tokens: Vec<AckToken>, _proof: &impl DurabilityProof) -> Self {
         Self(tokens)
     }
@@ -85,17 +85,17 @@ impl Committed {
         self.0.iter().map(AckToken::id)
     }
 
-    /// Returns how many there are.
+    /// Returns the number of deliveries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns true if there is none.
+    /// Returns true if there is no delivery.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Separates the last of the spool's rows, if there are any, from the broker's deliveries.
+    /// Separates the last row of the spool, if there is one, from the deliveries of the broker.
     pub fn split(self) -> (Option<u64>, Self) {
         let (spooled, delivered): (Vec<_>, Vec<_>) =
             self.0.into_iter().partition(|token| token.id.is_spooled());

@@ -1,14 +1,15 @@
-//! Exponential backoff with full jitter, reset only after the thing waited for has stayed up.
+//! Exponential backoff with jitter, reset only after a connection has stayed up.
 
 use std::time::Duration;
 
 use crate::config::Reconnect;
 
-/// A connection counts as stable, and the backoff starts over, after it has been up this long.
-/// A flapping link therefore keeps its long waits.
+/// Time after which a connection counts as stable and the backoff starts over. A flapping link
+/// therefore keeps its long waits.
 pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// Doubles from `min` to `max`. Knows no clock and no randomness: both are arguments.
+/// A sequence of waits whose ceiling doubles from `min` to `max`. Pure: time and randomness are
+/// arguments.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     limits: Reconnect,
@@ -17,32 +18,33 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at `limits.min`.
+    /// Makes a backoff that starts at `limits.min`.
     pub fn new(limits: Reconnect) -> Self {
         Self { limits, ceiling: limits.min }
     }
 
-    /// The next wait, between half of the present ceiling and the ceiling. `jitter` is uniform in
-    /// `0.0..=1.0`. The half keeps a herd apart without ever hammering.
+    /// Returns the next wait, between half of the present ceiling and the ceiling. `jitter` is uniform
+    /// in `0.0..=1.0`. It keeps many clients from reconnecting at once, and the lower half of the range
+    /// is left out so that no wait is too short.
     pub fn next(&mut self, jitter: f64) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = ceiling.saturating_mul(2).min(self.limits.max);
         ceiling.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Jumps to the longest wait: for causes that only a person can mend.
+    /// Returns the maximum delay and stays there, for failures that need operator action.
     pub fn longest(&mut self) -> Duration {
         self.ceiling = self.limits.max;
         self.limits.max
     }
 
-    /// New bounds; what was waited so far still counts.
+    /// Replaces the bounds and keeps the present ceiling within them.
     pub fn set_limits(&mut self, limits: Reconnect) {
         self.limits = limits;
         self.ceiling = self.ceiling.clamp(limits.min, limits.max);
     }
 
-    /// Tells how long the connection had been up; a stable one starts over.
+    /// Records how long the connection had been up. After a stable one the backoff starts over.
     pub fn was_up(&mut self, uptime: Duration) {
         if uptime >= STABLE_AFTER {
             self.ceiling = self.limits.min;
@@ -81,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_waits_follow_the_ceiling_of_the_simple_rule(
+        fn waits_follow_the_ceiling_of_the_model(
             first in limits(), steps in prop::collection::vec(step(), 0..64)
         ) {
             let (mut backoff, mut limits, mut ceiling) = (Backoff::new(first), first, first.min);
@@ -112,7 +114,7 @@ mod tests {
         }
 
         #[test]
-        fn waits_stay_between_half_the_minimum_and_the_maximum(
+        fn waits_stay_within_half_minimum_and_maximum(
             limits in limits(), jitters in prop::collection::vec(0.0f64..=1.0, 1..64)
         ) {
             let mut backoff = Backoff::new(limits);

@@ -1,4 +1,4 @@
-//! Events in the life of a connection to the broker, as stored in tables `connection` and `gap`.
+//! Events of the connections to the broker, as stored in tables `connection` and `gap`.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -7,61 +7,63 @@ use uuid::Uuid;
 use crate::ack::ConnectionId;
 use crate::gap::Gap;
 
-/// Names one connection among those of all processes: what is told of it may be written down by a
-/// later process, out of the spool.
+/// Names one connection among those of all processes. A later process may store an event of it, out
+/// of the spool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionName {
     /// MQTT client identifier.
     pub client_id: String,
-    /// The process: a fresh UUID per start.
+    /// The process, a fresh UUID for each start.
     pub instance: Uuid,
-    /// Which of its connections.
+    /// The number of the connection in that process.
     pub id: ConnectionId,
 }
 
-/// Facts about connections that are stored in `connection` and `gap`. They travel in line with
-/// the messages: whatever they say is durable before the first acknowledgement that follows.
+/// A connection lifecycle event, stored in `connection` or `gap`. Events travel in line with the
+/// messages, so that each is durable before the first acknowledgement that follows it. The names of
+/// the variants and fields are also on disk, in the spool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionEvent {
-    /// CONNACK was received.
+    /// The broker accepted the connection.
     Opened {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionName,
-        /// When CONNACK came.
+        /// Time of CONNACK.
         #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
         /// MQTT Session Present.
         session_present: bool,
-        /// Topic filters subscribed to now.
+        /// Topic filters of the subscription.
         filters: Vec<String>,
-        /// Where this process spools, if it does: a later one may have to look there.
+        /// The spool directory of this process, if it has one. A later process with the spool off
+        /// drains it.
         spool_dir: Option<String>,
     },
     /// Filters of earlier connections that the broker confirmed as unsubscribed.
     Unsubscribed {
-        /// Which connection.
+        /// The connection that unsubscribed.
         connection: ConnectionName,
-        /// The filters.
+        /// The unsubscribed filters.
         filters: Vec<String>,
     },
     /// The connection ended.
     Closed {
-        /// Which connection.
+        /// The connection that ended.
         connection: ConnectionName,
-        /// When.
+        /// Time of the end.
         #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
-        /// In a few words.
+        /// The reason in a few words, for the column `connection.reason`.
         reason: String,
     },
     /// Messages may have been lost.
     Gap(Gap),
 }
 
-/// Reason of the end of a connection that nobody saw end. It stood at the time that is told, and
+/// Reason of an unobserved end: the process died. The connection was open at the recorded time, and
 /// perhaps later.
 pub const WITHOUT_NOTICE: &str = "ended without notice";
 
-/// Reason of the end of a connection whose session was ended for good.
+/// Reason of the last end of a connection: its session was retired.
 pub const RETIRED: &str = "retired";

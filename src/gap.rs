@@ -3,20 +3,20 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-/// A row of `gap`.
+/// A period in which messages may have been lost: a row of table `gap`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
     /// MQTT client identifier.
     pub client_id: String,
-    /// Since when messages may be missing. Names the gap, with client and cause.
+    /// Beginning of the period. With client and cause it identifies the gap.
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
-    /// Until when; `None` while it lasts.
+    /// End of the period. `None` while it lasts.
     #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
-    /// Why.
+    /// The cause, as in the metrics label.
     pub cause: GapCause,
-    /// In words, for a person.
+    /// An explanation for the operator.
     pub detail: String,
 }
 
@@ -24,24 +24,24 @@ pub struct Gap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapCause {
-    /// The broker no longer knew the session.
+    /// The broker had lost the session.
     SessionLost,
-    /// Away longer than the broker keeps the session.
+    /// The process was away longer than the broker keeps the session.
     Absence,
-    /// Acknowledgements were held for so long that the broker's queue may have overflowed.
+    /// Acknowledgements were held for so long that the queue of the broker may have overflowed.
     Backpressure,
-    /// The spool reached its limit; acknowledgements were held.
+    /// The spool reached its limit, and acknowledgements were held.
     SpoolFull,
-    /// The spool file was corrupt; not every row could be salvaged.
+    /// The spool file was corrupt, and not every row could be salvaged.
     SpoolDamaged,
-    /// Another member of the share group is gone, and with it what the broker held for it.
+    /// Another member of the share group is gone, with the messages that the broker held for it.
     MemberVanished,
-    /// The database was found in an earlier state: restored from a backup.
+    /// The database is in an earlier state than this process knows: it was restored from a backup.
     DatabaseRestored,
 }
 
 impl GapCause {
-    /// One of each.
+    /// Every cause, once.
     pub const ALL: [Self; 7] = [
         Self::SessionLost,
         Self::Absence,
@@ -52,7 +52,7 @@ impl GapCause {
         Self::DatabaseRestored,
     ];
 
-    /// As stored in `gap.cause` and in the metrics label.
+    /// Returns the text of `gap.cause` and of the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionLost => "session_lost",

@@ -1,11 +1,11 @@
-//! Accounts for the memory of messages in flight between a source and the database.
+//! Bounds the memory of the messages in flight between a source and the database.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts the bytes of messages between the spool and the database.
+/// Counts the bytes of the messages in flight.
 #[derive(Debug, Default)]
 pub struct InFlight {
     bytes: AtomicUsize,
@@ -13,12 +13,13 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Payload and topic bytes held.
+    /// Returns the payload and topic bytes in flight.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
     }
 
-    /// Waits until another `size` bytes are within `most`, or nothing is held. For one waiter.
+    /// Waits until another `size` bytes are within `most`, or nothing is in flight. A message larger
+    /// than `most` therefore passes alone. For one waiter.
     pub async fn wait_for_room(&self, size: usize, most: usize) {
         loop {
             let held = self.bytes();
@@ -29,14 +30,14 @@ impl InFlight {
         }
     }
 
-    /// Counts a message of `bytes` in; the hold counts it out when dropped.
+    /// Adds a message of `bytes`. Dropping the permit subtracts it.
     pub fn acquire(self: &Arc<Self>, bytes: usize) -> InFlightPermit {
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
         InFlightPermit { owner: Arc::clone(self), bytes }
     }
 }
 
-/// Keeps one message counted in [`InFlight`] for as long as it lives.
+/// A permit that keeps one message counted in [`InFlight`] until it is dropped.
 #[derive(Debug)]
 pub struct InFlightPermit {
     owner: Arc<InFlight>,

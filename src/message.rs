@@ -16,40 +16,40 @@ pub struct Message {
     pub topic: String,
     /// Application message.
     pub payload: Bytes,
-    /// When the bridge read it from the socket.
+    /// Time at which the bridge read it from the socket.
     pub received_at: OffsetDateTime,
     /// MQTT quality of service, 0 to 2.
     pub qos: u8,
-    /// MQTT retain flag: not news, left out of lag figures.
+    /// MQTT RETAIN flag. A retained message repeats the past and is left out of lag figures.
     pub retain: bool,
-    /// `None` where nobody waits for it (replay, tests).
+    /// The right to acknowledge it. `None` if no acknowledgement is due (replay, tests).
     pub ack: Option<AckToken>,
-    /// Memory accounting; `None` where nothing bounds the source (replay, tests).
+    /// Memory accounting. `None` if nothing bounds the source (replay, tests).
     pub permit: Option<InFlightPermit>,
 }
 
-/// What the session tells the stages behind it, in order.
+/// An item of the stream before decoding. The order of the stream is that of receipt.
 #[derive(Debug)]
 pub enum StreamItem {
     /// A message.
     Message(Message),
-    /// Something about the connection itself; with a token where it comes out of the spool.
+    /// A connection event, with a token if it comes out of the spool.
     Connection(ConnectionEvent, Option<AckToken>),
 }
 
-/// What came out of decoding, in the order it went in.
+/// An item of the stream after decoding, in unchanged order.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "messages are the rule, news the rare exception")]
+#[expect(clippy::large_enum_variant, reason = "messages are the rule, events the rare exception")]
 pub enum DecodedItem {
-    /// A message with what it decoded to. The message stays: its bytes may yet become a dead
-    /// letter, its token an acknowledgement.
+    /// A message with its event or the reason of its refusal. The message is kept: its bytes may
+    /// become a dead letter, and its token an acknowledgement.
     Message(Message, Result<Event, Reject>),
-    /// Passed through.
+    /// A connection event, passed through.
     Connection(ConnectionEvent, Option<AckToken>),
 }
 
 impl DecodedItem {
-    /// Returns the right to acknowledge the item, where it carries one.
+    /// Returns the right to acknowledge the item, if it carries one.
     pub fn token(&self) -> Option<&AckToken> {
         match self {
             Self::Message(message, _) => message.ack.as_ref(),
@@ -58,12 +58,12 @@ impl DecodedItem {
     }
 }
 
-/// What the stages behind the session tell it.
+/// Feedback of the later stages to the session.
 #[derive(Debug)]
 pub enum Feedback {
-    /// These may be acknowledged.
+    /// These deliveries may be acknowledged.
     Committed(Committed),
-    /// This is durable.
+    /// This event is durable.
     Persisted(ConnectionEvent),
     /// Filters of earlier connections that are no longer configured.
     Unsubscribe(Vec<String>),

@@ -1,8 +1,8 @@
-//! Shows that each stage and background task makes progress of its own. A task records until when
-//! its present wait is lawful; one that is past it is stuck.
+//! Detects stages and background tasks that make no progress. Each task records the deadline of its
+//! present wait. A task that is past its deadline is stuck.
 //!
-//! The record belongs to the task that [`ProgressRegistry::watch`] runs, so that code deep inside a stage can
-//! name the limit of a wait. Outside of such a task the functions here do nothing.
+//! The record belongs to the task that [`ProgressRegistry::watch`] runs, so that code deep inside a
+//! stage can set the limit of a wait. Outside of such a task the functions here do nothing.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,26 +13,26 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
-/// How often a task that waits for something to do shows that it is alive.
+/// Interval at which a task that waits for work records progress.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How late a tick may be, so that a loaded machine is not taken for a stuck one.
+/// Tolerated delay of a record, so that a task on a loaded machine is not taken for a stuck one.
 pub const SLACK: Duration = Duration::from_secs(30);
 
-/// A disk that takes longer for one operation does not answer any more.
+/// Limit of one disk operation. A disk that takes longer counts as unresponsive.
 pub const DISK: Duration = Duration::from_secs(60);
 
-/// Bounds the check and the repair of a large file.
+/// Limit of the check and the repair of a large file.
 pub const DISK_SCAN: Duration = Duration::from_secs(60 * 60);
 
-/// A stage that must always receive and takes longer is stuck.
+/// Limit of a send to a stage that must always receive.
 pub const HAND_OVER: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
     static CURRENT: CurrentTask;
 }
 
-/// The tasks that run.
+/// The records of the running tasks.
 #[derive(Debug)]
 pub struct ProgressRegistry {
     origin: Instant,
@@ -43,8 +43,8 @@ pub struct ProgressRegistry {
 #[derive(Debug)]
 struct TaskRecord {
     name: &'static str,
-    /// Milliseconds since the registry's origin.
-    lawful_until: AtomicU64,
+    /// Deadline of the present wait, in milliseconds since the registry's origin.
+    deadline_ms: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -53,12 +53,12 @@ struct CurrentTask {
     record: Arc<TaskRecord>,
 }
 
-/// A task that is past its longest lawful wait.
+/// A task that is past the deadline of its wait.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StuckTask {
-    /// Its name.
+    /// The name of the task.
     pub task: &'static str,
-    /// Seconds since it should have shown progress.
+    /// Seconds since the deadline.
     pub overdue_seconds: f64,
 }
 
@@ -69,14 +69,14 @@ impl Default for ProgressRegistry {
 }
 
 impl ProgressRegistry {
-    /// Runs a task under a name. It counts as stuck if it does not call [`tick`], [`during`] or
+    /// Runs a task under a name. The task counts as stuck if it does not call [`tick`], [`during`] or
     /// [`idle`] in time.
     pub fn watch<F: Future>(
         self: &Arc<Self>,
         name: &'static str,
         task: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        let record = Arc::new(TaskRecord { name, lawful_until: AtomicU64::new(0) });
+        let record = Arc::new(TaskRecord { name, deadline_ms: AtomicU64::new(0) });
         let current = CurrentTask { registry: Arc::clone(self), record };
         current.allow(Duration::ZERO);
         let mut records = self.records();
@@ -90,7 +90,7 @@ impl ProgressRegistry {
         let now = self.now_ms();
         let records = self.records();
         let overdue = |record: Arc<TaskRecord>| {
-            let late = now.checked_sub(record.lawful_until.load(Ordering::Relaxed))?;
+            let late = now.checked_sub(record.deadline_ms.load(Ordering::Relaxed))?;
             (late > 0).then_some((late, record.name))
         };
         let mut stuck: Vec<_> =
@@ -114,12 +114,12 @@ impl ProgressRegistry {
 
 #[cfg(test)]
 impl ProgressRegistry {
-    /// Makes all tasks look as if they had shown nothing for `age`.
+    /// Moves all deadlines back by `age`, as if the tasks had recorded no progress for that time.
     pub(crate) fn set_back(&self, age: Duration) {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         for record in self.records().iter().filter_map(Weak::upgrade) {
-            let until = record.lawful_until.load(Ordering::Relaxed);
-            record.lawful_until.store(until.saturating_sub(age), Ordering::Relaxed);
+            let until = record.deadline_ms.load(Ordering::Relaxed);
+            record.deadline_ms.store(until.saturating_sub(age), Ordering::Relaxed);
         }
     }
 }
@@ -128,21 +128,21 @@ impl CurrentTask {
     fn allow(&self, wait: Duration) {
         let wait = u64::try_from((wait + SLACK).as_millis()).unwrap_or(u64::MAX);
         let until = self.registry.now_ms().saturating_add(wait);
-        self.record.lawful_until.store(until, Ordering::Relaxed);
+        self.record.deadline_ms.store(until, Ordering::Relaxed);
     }
 }
 
 fn allow(wait: Duration) {
-    // Fails outside of a watched task, where nobody looks.
+    // Fails outside of a watched task, where there is no record.
     let _ = CURRENT.try_with(|current| current.allow(wait));
 }
 
-/// Shows progress: once in each round of a loop.
+/// Records progress. To be called once in each round of a loop.
 pub fn tick() {
     allow(Duration::ZERO);
 }
 
-/// Waits for something that ends within `limit`, or the task is stuck. Not to be nested.
+/// Waits for an operation. If it takes longer than `limit`, the task counts as stuck. Not to be nested.
 pub async fn during<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     allow(limit);
     let output = future.await;
@@ -150,7 +150,7 @@ pub async fn during<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     output
 }
 
-/// Waits for something to do, lawfully for ever: wakes up every second to show it.
+/// Waits for work for any length of time, and records progress every second.
 pub async fn idle<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     if CURRENT.try_with(|_| ()).is_err() {
@@ -164,7 +164,7 @@ pub async fn idle<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs a part of a task that waits on its own, beside others, under a record of its own.
+/// Runs a part of a task under a record of its own, for parts that wait independently of each other.
 pub async fn part<T>(name: &'static str, part: impl Future<Output = T>) -> T {
     match CURRENT.try_with(|current| Arc::clone(&current.registry)) {
         Ok(registry) => registry.watch(name, part).await,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_task_is_never_stuck() {
+    async fn idle_tasks_are_never_stuck() {
         let registry = Arc::new(ProgressRegistry::default());
         let idle = tokio::spawn(registry.watch("idle", idle(pending::<()>())));
         sleep(SLACK * 100).await;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_task_is_stuck_and_named() {
+    async fn silent_tasks_are_stuck_and_named() {
         let registry = Arc::new(ProgressRegistry::default());
         let silent = tokio::spawn(registry.watch("silent", pending::<()>()));
         let busy = tokio::spawn(registry.watch("busy", idle(pending::<()>())));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_is_lawful_up_to_its_limit() {
+    async fn waits_are_allowed_up_to_their_limit() {
         let registry = Arc::new(ProgressRegistry::default());
         let limit = Duration::from_secs(100);
         let commit = registry.watch("store", async move {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_does_not_hide_another() {
+    async fn parts_do_not_hide_each_other() {
         let registry = Arc::new(ProgressRegistry::default());
         let task = tokio::spawn(registry.watch("spool", async {
             tokio::join!(idle(pending::<()>()), part("spool route", pending::<()>()));
@@ -258,7 +258,7 @@ mod tests {
     const NAMES: [&str; 3] = ["a", "b", "c"];
 
     fn record(registry: &Arc<ProgressRegistry>, name: &'static str) -> CurrentTask {
-        let record = Arc::new(TaskRecord { name, lawful_until: AtomicU64::new(0) });
+        let record = Arc::new(TaskRecord { name, deadline_ms: AtomicU64::new(0) });
         registry.records().push(Arc::downgrade(&record));
         let current = CurrentTask { registry: Arc::clone(registry), record };
         current.allow(Duration::ZERO);
@@ -267,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_those_past_their_limit_are_stuck(
+        fn exactly_tasks_past_their_limit_are_stuck(
             events in prop::collection::vec(event(), 0..40)
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread();

@@ -1,5 +1,5 @@
 //! Happy eyeballs (RFC 8305): connects to the addresses of a name one shortly after another, without
-//! waiting for those that do not answer. Looks no names up.
+//! waiting for those that do not answer. Name resolution is not part of it.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -12,21 +12,21 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-/// When attempts begin and end.
+/// Timing of the attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct RacePace {
     /// Time from the beginning of one attempt to the next, unless one fails before. RFC 8305 calls
     /// it the Connection Attempt Delay.
     pub delay: Duration,
-    /// How long the others may go on once one has succeeded.
+    /// Time that the other attempts may take after the first success.
     pub patience: Duration,
 }
 
-/// Takes the first connection. The delay is the one that RFC 8305 recommends in section 5.
+/// Timing that takes the first connection. The delay is the one that RFC 8305 recommends in section 5.
 pub const FIRST: RacePace =
     RacePace { delay: Duration::from_millis(250), patience: Duration::ZERO };
 
-/// Tries every address, with time for a SYN to be repeated twice where one has succeeded.
+/// Timing that tries every address. The patience leaves time to repeat a SYN twice.
 pub const EVERY: RacePace = RacePace { delay: Duration::ZERO, patience: Duration::from_secs(5) };
 
 /// The result of the attempts.
@@ -34,18 +34,18 @@ pub const EVERY: RacePace = RacePace { delay: Duration::ZERO, patience: Duration
 pub struct RaceOutcome<S> {
     /// Connections, in the order of success.
     pub reached: Vec<ReachedAddress<S>>,
-    /// Attempts without one. Addresses that were not tried are in neither.
+    /// Failed attempts. An address that was not tried is in neither list.
     pub failed: Vec<FailedAttempt>,
 }
 
-/// A connection.
+/// An established connection with its address.
 #[derive(Debug)]
 pub struct ReachedAddress<S> {
     /// The connection itself.
     pub stream: S,
     /// The address that accepted it.
     pub address: SocketAddr,
-    /// How long it took.
+    /// Time from the beginning of the attempt to the connection.
     pub took: Duration,
 }
 
@@ -55,32 +55,33 @@ pub struct ReachedAddress<S> {
 pub struct FailedAttempt {
     /// The address tried.
     pub address: SocketAddr,
-    /// Why there is no connection.
+    /// The reason of the failure.
     pub cause: AttemptError,
 }
 
 impl FailedAttempt {
-    /// Returns true if someone should look into it where another address was reached. `localhost`
-    /// has an address of each family, and servers often listen on one of them.
+    /// Returns true if the failure is worth a report although another address was reached. A refusal by
+    /// a loopback address is not: `localhost` has an address of each family, and servers often listen on
+    /// one of them.
     pub fn is_noteworthy(&self) -> bool {
         let refused = matches!(self.cause, AttemptError::Io(_));
         !(refused && self.address.ip().is_loopback())
     }
 }
 
-/// Why an attempt led to no connection.
+/// The reason why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
     /// The network reported an error.
     #[error("failed: {0}")]
     Io(#[from] io::Error),
-    /// Nothing came back for this long.
+    /// There was no answer for this long.
     #[error("did not answer within {:.1} s", .0.as_secs_f64())]
     Unanswered(Duration),
 }
 
-/// Sorts addresses so that the families take turns, beginning with the one that the system prefers
-/// (RFC 8305, section 4). What is in `suspects` comes last, in the order given there.
+/// Sorts addresses so that the families alternate, beginning with the one that the system prefers
+/// (RFC 8305, section 4). Those in `suspects` come last, in the order given there.
 pub fn order(addresses: &[SocketAddr], suspects: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut unique: Vec<SocketAddr> = Vec::with_capacity(addresses.len());
     for address in addresses {
@@ -104,13 +105,13 @@ pub fn order(addresses: &[SocketAddr], suspects: &[SocketAddr]) -> Vec<SocketAdd
     ordered
 }
 
-/// Addresses that accepted a TCP connection, but not the session, when they were last tried. They
-/// are tried after the others, the one that failed last at the very end.
+/// Addresses that accepted a TCP connection but not the session when they were last tried. They are
+/// tried after the others, in the order in which they failed.
 #[derive(Debug, Default)]
 pub struct SuspectAddresses(Mutex<Vec<SocketAddr>>);
 
 impl SuspectAddresses {
-    /// Records how the session at an address began.
+    /// Records if a session could be established at an address.
     pub fn note(&self, address: SocketAddr, works: bool) {
         let mut suspects = self.lock();
         suspects.retain(|suspect| *suspect != address);
@@ -131,7 +132,7 @@ impl SuspectAddresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        // Each change leaves it whole.
+        // Each change leaves the list complete.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,7 +157,7 @@ struct ConnectAttempt<F> {
     future: Pin<Box<F>>,
 }
 
-/// Connects with `dial`, at most until the deadline.
+/// Connects with `dial`, at most until the deadline. Returns the connections and the failures.
 pub async fn race<S, F>(
     addresses: &[SocketAddr],
     pace: RacePace,
@@ -193,7 +194,7 @@ where
             () = sleep_until(next), if waiting.len() > 0 => {
                 let began = Instant::now();
                 next = began + pace.delay;
-                // One is left, and an array or slice iterator keeps count.
+                // The branch is enabled only while an address is left.
                 let Some(address) = waiting.next() else { break };
                 attempts.push(ConnectAttempt { address, began, future: Box::pin(dial(address)) });
             }
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_suspects_come_last() {
+    fn families_alternate_and_suspects_come_last() {
         let resolved = [v6(1), v6(2), v6(3), v4(1), v4(2), v6(1)];
         assert_eq!(order(&resolved, &[]), [v6(1), v4(1), v6(2), v4(2), v6(3)]);
         let suspects = [v4(9), v6(2), v6(1)];
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn first_answer_wins_and_the_rest_is_not_tried() {
+    async fn first_answer_ends_the_race() {
         let (outcome, took) = raced(&[v6(2), v4(1), v6(1)], FIRST).await;
         assert_eq!(reached(&outcome), [v4(1)]);
         assert!(took < Duration::from_millis(300), "{took:?}");

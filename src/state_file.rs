@@ -1,6 +1,6 @@
 //! Small files with state that outlives the process, in the folder that systemd names
-//! (`STATE_DIRECTORY`), else in the spool's. Without either there is no file. A thread of its own
-//! touches the disk, so that no runtime thread waits for it.
+//! (`STATE_DIRECTORY`), or else in that of the spool. Without either there is no file. A dedicated
+//! thread does the disk operations, so that no runtime thread waits for them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -17,15 +17,14 @@ use tokio::time::timeout;
 
 use crate::files::sync_folder_of;
 
-/// A disk that does not answer for this long is not waited for: nothing may stand still because a
-/// network file system does.
+/// Longest wait for the disk. A network file system that hangs must not stop the service.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Changes on their way to the disk. They are rare, and a disk that is this far behind is not
-/// answering.
+/// Capacity of the queue of disk operations. They are rare, and a disk that is this far behind counts
+/// as unresponsive.
 const QUEUE: usize = 64;
 
-/// Tries to write a change to a disk that fails.
+/// Attempts to write a value before it counts as failed.
 const TRIES: usize = 3;
 
 /// Returns the folder for state: the one that systemd gives to the service, or `otherwise`.
@@ -35,16 +34,16 @@ pub fn folder(otherwise: Option<&Path>) -> Option<PathBuf> {
     folder.or(otherwise.map(Path::to_owned))
 }
 
-/// Names a file and says what is lost without it.
+/// Name of a state file, and the consequence of not having it.
 #[derive(Debug, Clone, Copy)]
 pub struct FilePurpose {
-    /// The file's name after the client id.
+    /// The part of the file name after the client ID.
     pub suffix: &'static str,
-    /// What the process does worse while it cannot use the file.
+    /// The effect on the process while it cannot use the file, for the log.
     pub consequence: &'static str,
 }
 
-/// A value that is kept in a file while it differs from the default.
+/// A value that is kept in a file. The file exists while the value differs from the default.
 #[derive(Debug)]
 pub struct StateFile<T> {
     jobs: Option<SyncSender<FileJob<T>>>,
@@ -61,7 +60,7 @@ impl<T> StateFile<T>
 where
     T: Default + PartialEq + Serialize + DeserializeOwned + Send + 'static,
 {
-    /// Opens the file of a client id in a folder.
+    /// Opens the file of a client ID in a folder.
     pub fn within(folder: Option<&Path>, client_id: &str, purpose: FilePurpose) -> Self {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
         let name = client_id.chars().map(plain).collect::<String>() + purpose.suffix;
@@ -75,14 +74,14 @@ where
         Self { jobs: spawned.ok().map(|_| jobs), purpose }
     }
 
-    /// Returns the value that an earlier process left; the default if there is none, or the disk does
-    /// not answer.
+    /// Returns the value that an earlier process left. Returns the default if there is none, or if the
+    /// disk does not answer.
     pub async fn read(&self) -> T {
         self.ask(FileJob::Read).await
     }
 
-    /// Replaces the value. Returns once that is durable or has failed, within a bounded time; false if
-    /// it has failed.
+    /// Replaces the value, and waits for that within a bounded time. Returns true if the value is
+    /// durable.
     pub async fn keep(&self, value: T) -> bool {
         self.ask(|answer| FileJob::Keep(Box::new(value), answer)).await
     }
@@ -90,7 +89,7 @@ where
     /// Replaces the value without waiting for the disk.
     pub fn keep_soon(&self, value: T) {
         if let Some(jobs) = &self.jobs {
-            // A disk that is far behind gets a later value.
+            // If the queue is full, a later value is written instead.
             let _ = jobs.try_send(FileJob::Keep(Box::new(value), oneshot::channel().0));
         }
     }
@@ -109,7 +108,7 @@ where
     }
 }
 
-/// Does the jobs, one after the other, until the sender is gone.
+/// Runs the disk operations one after the other, until the sender is dropped.
 fn serve<T>(path: &Path, jobs: &Receiver<FileJob<T>>, purpose: FilePurpose)
 where
     T: Default + PartialEq + Serialize + DeserializeOwned,
@@ -139,7 +138,7 @@ fn read<T: Default + DeserializeOwned>(path: &Path, purpose: FilePurpose) -> T {
 fn keep<T: Default + PartialEq + Serialize>(path: &Path, value: &T, purpose: FilePurpose) -> bool {
     let nothing = *value == T::default();
     let once = || if nothing { remove(path) } else { write(path, value) };
-    // A sync may fail once: what it was to write has to be written again.
+    // After a failed sync the data has to be written again: another sync would not write it.
     let done = (1..TRIES).fold(once(), |done, _| done.or_else(|_| once()));
     if let Err(error) = &done {
         warn_unusable(path, error, purpose);
@@ -152,7 +151,7 @@ fn warn_unusable(path: &Path, error: &io::Error, purpose: FilePurpose) {
         path = %path.display(),
         %error,
         consequence = purpose.consequence,
-        "cannot use a file of the state directory"
+        "cannot use a state file"
     );
 }
 
@@ -163,7 +162,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the file whole or not at all.
+/// Replaces the file atomically.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let new = path.with_extension("json.new");
     let mut file =
@@ -181,7 +180,7 @@ mod tests {
     const PURPOSE: FilePurpose = FilePurpose { suffix: ".state.json", consequence: "none" };
 
     #[tokio::test(start_paused = true)]
-    async fn a_disk_that_hangs_is_not_waited_for() {
+    async fn hanging_disks_are_not_waited_for() {
         let (jobs, _never_served) = sync_channel(QUEUE);
         let file = StateFile { jobs: Some(jobs), purpose: PURPOSE };
         assert!(!file.keep(7).await);
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_kept_soon_is_read_after() {
+    async fn values_kept_soon_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let file = StateFile::within(Some(folder.path()), "a", PURPOSE);
         file.keep_soon(7);

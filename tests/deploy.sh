@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Are the files under deploy/ what they are meant to be? Each check needs a program that may be absent;
-# what is skipped is said.
+# Verifies the files under deploy/. Each check needs a program that may be absent. Skipped checks are
+# reported.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The most exposed that `systemd-analyze security` may find the unit, of 100.
+# Highest exposure level of the unit in `systemd-analyze security`, of 100.
 readonly exposure=20
 
 dir=$(mktemp -d)
@@ -12,12 +12,12 @@ trap 'rm -rf -- "$dir"' EXIT
 have() { command -v "$1" >/dev/null 2>&1 || { echo "$1 is not installed: $2 skipped"; return 1; }; }
 
 if have systemd-analyze 'the check of the unit'; then
-    # The program need not be installed here.
+    # The program may not be installed on this machine.
     sed 's|^ExecStart=[^ ]*|ExecStart=/bin/true|' deploy/systemd/centiloc-bridge.service \
         >"$dir/centiloc-bridge.service"
-    said=$(systemd-analyze verify "$dir/centiloc-bridge.service" 2>&1 | grep -F centiloc-bridge || true)
-    if [ -n "$said" ]; then
-        echo "systemd-analyze verify: $said" >&2
+    problems=$(systemd-analyze verify "$dir/centiloc-bridge.service" 2>&1 | grep -F centiloc-bridge || true)
+    if [ -n "$problems" ]; then
+        echo "systemd-analyze verify: $problems" >&2
         exit 1
     fi
     if systemd-analyze --help | grep -q -e --offline; then
@@ -34,7 +34,7 @@ if have systemd-sysusers 'the check of the user'; then
     grep -q '^centiloc-bridge:' "$dir/root/etc/passwd"
 fi
 
-# Parses every document; what it means is checked by those who run it.
+# Only parses the documents. Their meaning is checked when they are used.
 if have python3 'YAML and JSON' && python3 -c 'import yaml' 2>/dev/null; then
     python3 - deploy/container/compose.yaml deploy/kubernetes/*.yaml <<'PYTHON'
 import sys, yaml

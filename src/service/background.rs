@@ -1,5 +1,5 @@
-//! What stands beside the pipeline and outlives it. A task that falls is started again alone: the
-//! others, the single-writer lock above all, must not be interrupted by it.
+//! Background tasks that outlive the pipeline. A task that fails is restarted alone: the others, above
+//! all the one that holds the single-writer lock, must not be interrupted by it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{BridgeService, REBUILD, TAKE_DOWN_TIMEOUT};
+use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
 use crate::admin::{self, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
@@ -20,35 +20,64 @@ use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
 use crate::topic;
 
-/// The tasks.
+/// A task that runs next to the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackgroundTask {
+    /// Takes and holds the single-writer lock.
+    Lock,
+    /// Loads the credential files again when they change.
+    Credentials,
+    /// Maintains partitions, retention and the record of the open connection.
+    Maintenance,
+    /// Serves the admin endpoint.
+    Admin,
+    /// Notifies the service manager.
+    Watchdog,
+}
+
+impl BackgroundTask {
+    /// Every task, in the order of their start. The lock comes first: the session waits for it.
+    pub(super) const ALL: [Self; 5] =
+        [Self::Lock, Self::Credentials, Self::Maintenance, Self::Admin, Self::Watchdog];
+
+    /// Returns the name in the log, in `/livez` and in the metrics label.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Credentials => "credentials",
+            Self::Maintenance => "maintenance",
+            Self::Admin => "admin",
+            Self::Watchdog => "watchdog",
+        }
+    }
+}
+
+/// The running background tasks, and the restarts that are due.
 pub(super) struct BackgroundTasks {
     group: TaskGroup<anyhow::Error>,
-    tasks: Vec<Task>,
+    restarts: Vec<TaskRestart>,
     stop: CancellationToken,
 }
 
-/// Each of them. The lock comes first: the session waits for its word.
-pub(super) const TASKS: [&str; 5] = ["lock", "credentials", "maintenance", "admin", "watchdog"];
-
-/// Decides when a task is started again.
-struct Task {
-    name: &'static str,
+/// Decides when one task is restarted.
+struct TaskRestart {
+    task: BackgroundTask,
     backoff: Backoff,
     started: Instant,
-    /// When it is started again; `None` while it runs.
+    /// Time of the next start. `None` while the task runs.
     due: Option<Instant>,
-    /// The last error, until the task has been up for a while.
+    /// The last error, until the task has been up for [`STABLE_AFTER`].
     error: Option<String>,
 }
 
-impl Task {
-    fn started(name: &'static str) -> Self {
-        let backoff = Backoff::new(REBUILD);
-        Self { name, backoff, started: Instant::now(), due: None, error: None }
+impl TaskRestart {
+    fn started(task: BackgroundTask) -> Self {
+        let backoff = Backoff::new(RESTART_BACKOFF);
+        Self { task, backoff, started: Instant::now(), due: None, error: None }
     }
 
-    /// Schedules the next start after a failure. Returns the wait, and whether the error is another
-    /// than that of the failure before.
+    /// Schedules the next start after a failure. Returns the wait, and true if the error differs from
+    /// that of the failure before.
     fn failed(&mut self, error: &str, jitter: f64) -> (Duration, bool) {
         let up = self.started.elapsed();
         self.backoff.was_up(up);
@@ -61,32 +90,32 @@ impl Task {
 }
 
 impl BackgroundTasks {
-    /// Starts them all. An admin endpoint that cannot listen is tried again later: events matter more
-    /// than the sight of them.
+    /// Starts all tasks. An admin endpoint that cannot listen is tried again later: storing events
+    /// matters more than showing them.
     pub async fn start(service: &BridgeService) -> Self {
         let mut background = Self {
             group: TaskGroup::new(Arc::clone(&service.progress)),
-            tasks: Vec::new(),
+            restarts: Vec::new(),
             stop: CancellationToken::new(),
         };
         let mut listener = match service.config.admin_listen {
             Some(address) => Some(admin::bind(address).await),
             None => None,
         };
-        for name in TASKS {
-            background.tasks.push(Task::started(name));
-            match listener.take_if(|_| name == "admin").transpose() {
-                Ok(listener) => background.start_one(service, name, listener),
-                Err(error) => background.failed(service, name, &error.to_string()),
+        for task in BackgroundTask::ALL {
+            background.restarts.push(TaskRestart::started(task));
+            match listener.take_if(|_| task == BackgroundTask::Admin).transpose() {
+                Ok(listener) => background.start_task(service, task, listener),
+                Err(error) => background.failed(service, task.name(), &error.to_string()),
             }
         }
         background
     }
 
-    /// Starts fallen ones again, each after its backoff, for ever. May be dropped at any point.
+    /// Restarts failed tasks for ever, each after its backoff. May be dropped at any point.
     pub async fn keep_running(&mut self, service: &BridgeService) {
         loop {
-            let due = self.tasks.iter().filter_map(|task| task.due).min();
+            let due = self.restarts.iter().filter_map(|restart| restart.due).min();
             let next_due = async {
                 match due {
                     Some(at) => sleep_until(at).await,
@@ -103,23 +132,25 @@ impl BackgroundTasks {
         }
     }
 
-    /// Ends them all. The lock is freed here, after the session has said goodbye.
+    /// Ends all tasks. The single-writer lock is freed here, after the session has disconnected.
     pub async fn take_down(&mut self) {
         self.stop.cancel();
         self.group.finish(TAKE_DOWN_TIMEOUT).await;
     }
 
-    /// Logs the first of equal failures as an error: a port that stays taken is one line, not thousands.
+    /// Logs the first of equal failures as an error: a port that stays taken is one line, not
+    /// thousands.
     fn failed(&mut self, service: &BridgeService, name: &'static str, error: &str) {
-        let Some(task) = self.tasks.iter_mut().find(|task| task.name == name) else { return };
-        let (wait, is_new) = task.failed(error, rand::random());
+        let restart = self.restarts.iter_mut().find(|restart| restart.task.name() == name);
+        let Some(restart) = restart else { return };
+        let (wait, is_new) = restart.failed(error, rand::random());
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
         if is_new {
             tracing::error!(
                 task = name,
                 error,
                 retry_in,
-                "a background task failed; it is restarted until it works"
+                "a background task failed; restarting it"
             );
         } else {
             tracing::debug!(task = name, error, retry_in, "a background task failed again");
@@ -130,51 +161,61 @@ impl BackgroundTasks {
 
     fn start_due(&mut self, service: &BridgeService) {
         let now = Instant::now();
-        for at in 0..self.tasks.len() {
-            let task = &mut self.tasks[at];
-            if task.due.is_some_and(|due| due <= now) {
-                (task.due, task.started) = (None, now);
-                let name = task.name;
-                service.health.task_is_up(name);
-                self.start_one(service, name, None);
+        for at in 0..self.restarts.len() {
+            let restart = &mut self.restarts[at];
+            if restart.due.is_some_and(|due| due <= now) {
+                (restart.due, restart.started) = (None, now);
+                let task = restart.task;
+                service.health.task_is_up(task.name());
+                self.start_task(service, task, None);
             }
         }
     }
 
-    /// Starts a task. `listener` is the admin endpoint's, where there is one already.
-    fn start_one(
+    /// Starts a task. `listener` is that of the admin endpoint, where it is bound already.
+    fn start_task(
         &mut self,
         service: &BridgeService,
-        name: &'static str,
+        task: BackgroundTask,
         listener: Option<TcpListener>,
     ) {
         let stop = self.stop.clone();
-        match name {
-            "lock" => self.spawn(name, lock::run(service.lock(stop))),
-            "credentials" => self.spawn(name, renewal::run(service.renewal(stop))),
-            "maintenance" => self.spawn(name, maintenance::run(service.maintenance(stop))),
-            "watchdog" => {
-                let progress = Arc::clone(&service.progress);
-                self.spawn(name, async move { notify::run(&progress, stop).await });
+        match task {
+            BackgroundTask::Lock => self.spawn(task, lock::run(service.lock(stop))),
+            BackgroundTask::Credentials => self.spawn(task, renewal::run(service.renewal(stop))),
+            BackgroundTask::Maintenance => {
+                self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
-            _ => {
-                let Some(address) = service.config.admin_listen else { return };
-                let state = service.admin();
-                self.group.spawn(name, async move {
-                    let listener = match listener {
-                        Some(listener) => listener,
-                        None => admin::bind(address).await?,
-                    };
-                    idle(admin::serve(listener, state, stop)).await;
-                    Ok(())
-                });
+            BackgroundTask::Admin => self.start_admin(service, listener, stop),
+            BackgroundTask::Watchdog => {
+                let progress = Arc::clone(&service.progress);
+                self.spawn(task, async move { notify::run(&progress, stop).await });
             }
         }
     }
 
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.group.spawn(name, async move {
-            task.await;
+    /// Starts the admin endpoint, where one is configured.
+    fn start_admin(
+        &mut self,
+        service: &BridgeService,
+        listener: Option<TcpListener>,
+        stop: CancellationToken,
+    ) {
+        let Some(address) = service.config.admin_listen else { return };
+        let state = service.admin();
+        self.group.spawn(BackgroundTask::Admin.name(), async move {
+            let listener = match listener {
+                Some(listener) => listener,
+                None => admin::bind(address).await?,
+            };
+            idle(admin::serve(listener, state, stop)).await;
+            Ok(())
+        });
+    }
+
+    fn spawn(&mut self, task: BackgroundTask, run: impl Future<Output = ()> + Send + 'static) {
+        self.group.spawn(task.name(), async move {
+            run.await;
             Ok(())
         });
     }
@@ -234,27 +275,27 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_keeps_failing_waits_longer() {
-        let mut task = Task::started("lock");
+    async fn repeated_failures_wait_longer() {
+        let mut restart = TaskRestart::started(BackgroundTask::Lock);
         let mut waits = Vec::new();
         for _ in 0..8 {
-            waits.push(task.failed("gone", 1.0).0);
-            task.started = Instant::now();
+            waits.push(restart.failed("gone", 1.0).0);
+            restart.started = Instant::now();
         }
         assert!(waits.is_sorted() && waits[0] < waits[5], "{waits:?}");
-        assert_eq!(waits[7], REBUILD.max);
+        assert_eq!(waits[7], RESTART_BACKOFF.max);
         tokio::time::advance(STABLE_AFTER).await;
-        assert_eq!(task.failed("gone", 1.0), (REBUILD.min, true), "it had been up");
+        assert_eq!(restart.failed("gone", 1.0), (RESTART_BACKOFF.min, true), "it had been up");
     }
 
     #[tokio::test(start_paused = true)]
     async fn equal_failures_in_a_row_are_one() {
-        let mut task = Task::started("admin");
-        assert!(task.failed("port taken", 1.0).1);
-        assert!(!task.failed("port taken", 1.0).1);
-        assert!(task.failed("no such address", 1.0).1);
-        assert!(task.failed("port taken", 1.0).1);
+        let mut restart = TaskRestart::started(BackgroundTask::Admin);
+        assert!(restart.failed("port taken", 1.0).1);
+        assert!(!restart.failed("port taken", 1.0).1);
+        assert!(restart.failed("no such address", 1.0).1);
+        assert!(restart.failed("port taken", 1.0).1);
         tokio::time::advance(STABLE_AFTER).await;
-        assert!(task.failed("port taken", 1.0).1);
+        assert!(restart.failed("port taken", 1.0).1);
     }
 }

@@ -1,5 +1,5 @@
-//! What may change while the service runs, and what a new configuration comes to. Pure but for
-//! reading the configuration: applying it is the composition root's.
+//! Compares a new configuration with the one in force. Pure apart from reading the configuration: the
+//! composition root applies the result.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,8 @@ use secrecy::ExposeSecret;
 
 use crate::config::{Config, Loaded, Problems, load, process_environment};
 
-/// Keys that count at once. Credentials count from the next connection on, which is made for them.
+/// Keys that take effect without a restart. New credentials take effect on the next connection, and
+/// the session reconnects for them.
 pub const LIVE: [&str; 14] = [
     "mqtt.username",
     "mqtt.password",
@@ -25,31 +26,31 @@ pub const LIVE: [&str; 14] = [
     "shutdown.grace",
 ];
 
-/// Where the configuration is read from again.
+/// Source of the configuration, for the first read and for reloads.
 #[derive(Debug, Clone)]
 pub struct ConfigSource {
-    /// What `-c` named, if anything.
+    /// The file named by `-c`, if any.
     pub file: Option<PathBuf>,
 }
 
 impl ConfigSource {
-    /// The configuration as it is now. The environment of a process never changes.
+    /// Reads the configuration as it is now. The environment of a process never changes.
     pub fn load(&self) -> Result<Loaded, Problems> {
         load(self.file.as_deref(), process_environment())
     }
 }
 
-/// What a new configuration changes.
+/// Changed keys of a new configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigChanges {
-    /// Keys that count now.
+    /// Keys that take effect now.
     pub applied: Vec<&'static str>,
-    /// Keys that count after a restart.
+    /// Keys that take effect after a restart.
     pub needs_restart: Vec<&'static str>,
 }
 
-/// Compares with what is in force. Keys are sorted by what becomes of them, never by value, so that
-/// no secret is shown.
+/// Compares a new configuration with the one in force. Returns names of keys and never a value, so
+/// that no secret is shown.
 pub fn changes(in_force: &Loaded, new: &Loaded) -> ConfigChanges {
     let mut changes = ConfigChanges::default();
     for (old, new) in in_force.settings.iter().zip(&new.settings) {
@@ -75,7 +76,7 @@ impl ConfigChanges {
     }
 }
 
-/// What is shown redacted is compared as it is.
+/// Compares the secrets themselves: their shown forms are redacted and always equal.
 fn secrets(old: &Config, new: &Config) -> [(&'static str, bool); 3] {
     let password = |config: &Config| config.mqtt.password.as_ref().map(reveal);
     let proxy = |config: &Config| {
@@ -93,7 +94,8 @@ fn reveal(secret: &secrecy::SecretString) -> String {
     secret.expose_secret().to_owned()
 }
 
-/// What is in force once `new` was applied: its live settings, and the rest as it was.
+/// Returns the configuration in force after `new` was applied: its live settings, and the rest of
+/// `old`.
 pub fn in_force(mut old: Loaded, new: &Loaded) -> Loaded {
     for (old, new) in old.settings.iter_mut().zip(&new.settings) {
         if LIVE.contains(&new.key) {
@@ -144,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changed_is_no_change() {
+    fn equal_configurations_have_no_changes() {
         assert_eq!(changes(&loaded(""), &loaded("")), ConfigChanges::default());
     }
 
     #[test]
-    fn live_keys_are_applied_and_others_listed() {
+    fn live_keys_apply_and_others_need_restart() {
         let new = loaded(
             "batch.max_events = 5\nlog.level = \"debug\"\nadmin.listen = \"127.0.0.1:1\"\n\
              mqtt.client_id = \"acme-2\"",
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_secret_is_noticed_though_it_is_never_shown() {
+    fn changed_secrets_are_noticed() {
         let old = loaded("mqtt.username = \"u\"\nmqtt.password = \"one\"");
         let new = loaded(
             "mqtt.username = \"u\"\nmqtt.password = \"two\"\n\
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_stays_listed_until_it_is_taken_back() {
+    fn restart_keys_stay_listed_until_reverted() {
         let start = loaded("");
         let new = loaded("batch.max_events = 5\nadmin.listen = \"127.0.0.1:1\"");
         let now = in_force(start, &new);

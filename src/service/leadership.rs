@@ -1,34 +1,35 @@
-//! Who may hold the session: one process at a time, or two with the same client id would throw each
-//! other out for ever. The database decides ([`crate::store::lock`]); the session obeys.
+//! The right to hold the session, which one process has at a time: two clients with the same client ID
+//! keep disconnecting each other. The database decides ([`crate::store::lock`]), and the session
+//! follows.
 
 use std::fmt;
 
-/// What is known about the right to connect with the configured client id.
+/// State of the single-writer lock, which gives the right to connect with the configured client ID.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Leadership {
-    /// The database has not answered yet: wait, it takes seconds at most.
+    /// The database has not answered yet. The session waits, for seconds at most.
     #[default]
     Pending,
-    /// The database answers, but does not give the lock: a limit on connections, credentials, a
-    /// pooler that shares sessions. Why, for a person. Then the session waits: another process may
+    /// The database answers but refuses the lock, for this reason: a limit on connections,
+    /// credentials, or a pooler that shares sessions. The session waits, because another process may
     /// hold the lock.
     Refused(String),
-    /// The database cannot be asked. Then the session goes on without the right: a broker's queue
-    /// that overflows meanwhile is the worse loss.
+    /// The database is unreachable. The session goes on without the lock: a broker queue that
+    /// overflows in the meantime would be the worse loss.
     Unknown,
-    /// Ours.
+    /// This process holds the lock.
     Held,
-    /// Another process has it.
+    /// Another process holds the lock.
     HeldByOther(LockHolder),
 }
 
 impl Leadership {
-    /// Whether to connect, or stay connected.
+    /// Returns true if the session may connect, or stay connected.
     pub fn may_connect(&self) -> bool {
         matches!(self, Self::Unknown | Self::Held)
     }
 
-    /// The other process, if one holds the right.
+    /// Returns the other process, if one holds the lock.
     pub fn holder(&self) -> Option<&LockHolder> {
         match self {
             Self::HeldByOther(holder) => Some(holder),
@@ -36,18 +37,18 @@ impl Leadership {
         }
     }
 
-    /// Returns whether a session that is connected has to end.
+    /// Returns true if a connected session has to disconnect.
     pub fn must_leave(&self) -> bool {
         matches!(self, Self::HeldByOther(_) | Self::Refused(_))
     }
 }
 
-/// The process that holds the right, as far as PostgreSQL tells.
+/// The process that holds the lock, as far as PostgreSQL shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LockHolder {
-    /// What it calls itself; holds host and instance.
+    /// Its `application_name`, which holds host and instance.
     pub name: Option<String>,
-    /// Where its connection to PostgreSQL comes from; `None` over a unix socket, or without the
+    /// The client address of its connection to PostgreSQL. `None` over a unix socket, or without the
     /// privilege to see it.
     pub address: Option<String>,
 }
@@ -63,16 +64,16 @@ impl fmt::Display for LockHolder {
     }
 }
 
-/// Why the session stands by, for a person.
+/// Explains to the operator that the session stands by for another process.
 pub fn standing_by(client_id: &str, holder: &LockHolder) -> String {
     format!(
         "standing by: {holder} holds the client id {client_id:?} and receives the events; this \
-         process takes over within seconds when that one goes; if two are meant to receive at \
-         once, give each its own mqtt.client_id and both the same mqtt.share_group"
+         process takes over within seconds after that one ends; if two processes are to receive at \
+         the same time, give each its own mqtt.client_id and both the same mqtt.share_group"
     )
 }
 
-/// Why the session waits although the database answers, for a person.
+/// Explains to the operator that the session waits although the database answers.
 pub fn refused(client_id: &str, reason: &str) -> String {
     format!(
         "not connecting: without the single-writer lock in PostgreSQL another process may hold the \
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_right_that_another_holds_or_that_is_not_decided_keeps_from_connecting() {
+    fn held_and_unknown_locks_allow_connecting() {
         assert!(Leadership::Held.may_connect());
         assert!(Leadership::Unknown.may_connect());
         assert!(!Leadership::Pending.may_connect());
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn standing_by_names_the_holder_the_client_id_and_the_way_to_run_two() {
+    fn standby_message_names_holder_and_remedy() {
         let holder =
             LockHolder { name: Some("bridge on a".into()), address: Some("10.0.0.1".into()) };
         let text = standing_by("acme-bridge", &holder);

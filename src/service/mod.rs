@@ -1,5 +1,5 @@
-//! The composition root of `run`: builds the stages, joins them with bounded channels, rebuilds
-//! them when one falls, and takes them down in order when told to stop.
+//! The composition root of `run`: builds the stages, joins them with bounded channels, rebuilds them
+//! when one fails, and takes them down in order on SIGTERM or SIGINT.
 
 mod background;
 pub mod config_diff;
@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::background::BackgroundTasks;
+use self::background::{BackgroundTask, BackgroundTasks};
 use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
@@ -46,20 +46,21 @@ use crate::store::{DatabaseStatus, Store};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
-/// Bounds of the wait before a fallen pipeline is rebuilt.
-const REBUILD: Reconnect =
+/// Bounds of the wait before a failed pipeline or background task is started again.
+const RESTART_BACKOFF: Reconnect =
     Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
-/// How long the stages left over from a fallen pipeline may take to end.
+/// The time that the remaining tasks of a failed pipeline have to end.
 const TAKE_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a stop looks whether everything is on disk.
+/// The interval at which a drain checks that everything is on disk.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// With everything safe, how long a stop waits for the writes that the next process can do without.
+/// Once everything is durable, a shutdown waits this long for the writes that the next process can do
+/// without.
 const BEST_EFFORT_WAIT: Duration = Duration::from_secs(2);
 
-/// Everything that outlives a pipeline.
+/// The parts of the service that outlive a pipeline.
 struct BridgeService {
     config: Config,
     process: Process,
@@ -73,13 +74,13 @@ struct BridgeService {
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<Material>,
-    /// The session is to end for good; see [`retire`].
+    /// Set by [`retire`], which ends the session for good.
     retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
     connections: Arc<AtomicU64>,
 }
 
-/// What a reload turns.
+/// Settings that a reload changes without a restart.
 struct LiveSettings {
     reconnect: watch::Sender<Reconnect>,
     max_events: watch::Sender<usize>,
@@ -88,14 +89,14 @@ struct LiveSettings {
     sources: watch::Sender<Sources>,
 }
 
-/// What reaches the service from outside.
+/// The inputs of the service from outside: signals and the configuration.
 struct ServiceInputs {
     signals: StopSignals,
     reloads: ReloadSignals,
     reloader: ConfigReloader,
 }
 
-/// How the service ended.
+/// The end of the service, which decides the exit code.
 enum ServiceEnd {
     Stopped { complete: bool },
     Forced(StopSignal),
@@ -113,7 +114,7 @@ impl ServiceEnd {
     }
 }
 
-/// Runs the service until it is told to stop.
+/// Runs the service until a stop signal.
 pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (StopSignals::listen()?, ReloadSignals::listen()?);
     let service = BridgeService::new(loaded.config.clone())?;
@@ -130,7 +131,7 @@ pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow
             again = control.signals.stop() => end = ServiceEnd::Forced(again),
         }
     }
-    // The last thing that happens: who reads that the service stopped finds it gone.
+    // The last line of the log: its reader finds the service gone.
     service.report(&end);
     Ok(end.exit_code())
 }
@@ -138,7 +139,7 @@ pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow
 impl BridgeService {
     fn new(config: Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
-        for task in background::TASKS.iter().chain(&pipeline::STAGES) {
+        for task in BackgroundTask::ALL.map(BackgroundTask::name).iter().chain(&pipeline::STAGES) {
             metrics.show_restarts(task);
         }
         let health = Arc::new(Health::default());
@@ -186,20 +187,21 @@ impl BridgeService {
         })
     }
 
-    /// Keeps a pipeline running until a signal comes or the database refuses the program.
+    /// Keeps a pipeline running until a stop signal, or until the database schema is one that this
+    /// version cannot use.
     async fn supervise(
         &self,
         control: &mut ServiceInputs,
         background: &mut BackgroundTasks,
     ) -> ServiceEnd {
-        let mut backoff = Backoff::new(REBUILD);
+        let mut backoff = Backoff::new(RESTART_BACKOFF);
         loop {
             let started = Instant::now();
             let mut pipeline = self.start_pipeline();
             let ServiceInputs { signals, reloads, reloader } = control;
             let (stage, outcome) = tokio::select! {
                 stop = signals.stop() => return self.drain(pipeline, stop, signals, reloader.grace()).await,
-                fallen = self.watch(&mut pipeline, background, reloads, reloader) => fallen,
+                failed = self.watch(&mut pipeline, background, reloads, reloader) => failed,
             };
             pipeline.take_down().await;
             self.process.accounting.write_off();
@@ -210,7 +212,12 @@ impl BridgeService {
             let wait = backoff.next(rand::random());
             let error = outcome.to_string();
             let retry_in = format!("{:.1}s", wait.as_secs_f64());
-            tracing::error!(stage, error, retry_in, "a stage failed; the pipeline is rebuilt");
+            tracing::error!(
+                stage,
+                error,
+                retry_in,
+                "a pipeline stage stopped unexpectedly; restarting the pipeline"
+            );
             self.metrics.count_restart(stage);
             self.health.task_is_down(stage, &error);
             tokio::select! {
@@ -232,13 +239,14 @@ impl BridgeService {
     ) -> (&'static str, TaskOutcome<MigrationError>) {
         loop {
             tokio::select! {
-                Some(fallen) = pipeline.group.next() => return fallen,
+                Some(failed) = pipeline.group.next() => return failed,
                 () = background.keep_running(self) => {}
                 () = reloads.next() => reloader.reload(self).await,
             }
         }
     }
 
+    /// Takes no more messages and waits until the stages have finished those they hold.
     async fn drain(
         &self,
         mut pipeline: Pipeline,
@@ -258,31 +266,31 @@ impl BridgeService {
             };
             tokio::select! {
                 result = pipeline.group.finish(grace) => result,
-                () = deadline => unreachable!("last call never ends"),
+                () = deadline => unreachable!("the deadline only cancels"),
             }
         };
         tokio::select! {
-            (fallen, in_time) = finish => {
-                for (stage, cause) in &fallen {
-                    tracing::error!(stage, %cause, "a stage fell while stopping");
+            (failed, in_time) = finish => {
+                for (stage, error) in &failed {
+                    tracing::error!(stage, %error, "a pipeline stage failed during shutdown");
                 }
                 let complete = self.is_everything_durable() || !abandon.is_cancelled();
-                ServiceEnd::Stopped { complete: in_time && complete && fallen.is_empty() }
+                ServiceEnd::Stopped { complete: in_time && complete && failed.is_empty() }
             }
             again = signals.stop() => ServiceEnd::Forced(again),
         }
     }
 
-    /// Returns true if nothing received and no possible loss would be missing after the end of this
-    /// process, whatever becomes of the database.
+    /// Returns true if every message received and every possible loss outlasts this process, even if
+    /// the database stays unavailable.
     fn is_everything_durable(&self) -> bool {
         self.process.accounting.counts().uncommitted() == 0 && self.gap_state.is_complete()
     }
 
     /// Waits until the stages have had their time to finish. The last tenth of the grace is for the
-    /// DISCONNECT; and where all is safe, a database that does not answer is not waited for.
+    /// DISCONNECT. Once everything is durable, a database that does not answer is not waited for.
     async fn wait_for_drain_deadline(&self, grace: Duration) {
-        let safe = async {
+        let durable = async {
             let mut since = Instant::now();
             while since.elapsed() < BEST_EFFORT_WAIT {
                 tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
@@ -292,19 +300,19 @@ impl BridgeService {
             }
         };
         tokio::select! {
-            () = safe => {}
+            () = durable => {}
             () = tokio::time::sleep(grace.mul_f64(0.9)) => {}
         }
     }
 
-    /// Logs how the service ended.
+    /// Logs the end of the service.
     fn report(&self, end: &ServiceEnd) {
         let uncommitted = self.process.accounting.counts().uncommitted();
         let spooled = self.health.read(|s| s.spool.as_ref().map_or(0, |spool| spool.events));
         match end {
             ServiceEnd::Stopped { complete: true } if spooled > 0 => tracing::info!(
                 spooled,
-                "stopped: everything received is acknowledged; the next start goes on with what is \
+                "stopped: everything received is acknowledged; the next start forwards the messages \
                  left in the spool"
             ),
             ServiceEnd::Stopped { complete: true } => {
@@ -313,15 +321,17 @@ impl BridgeService {
             ServiceEnd::Stopped { complete: false } => tracing::error!(
                 uncommitted,
                 gaps_recorded = self.gap_state.is_complete(),
-                "stopped at the deadline of shutdown.grace: what is not committed was not \
-                 acknowledged, and the broker will deliver it again"
+                "shutdown.grace expired with uncommitted messages: they were not acknowledged, and \
+                 the broker will redeliver them"
             ),
             ServiceEnd::Forced(signal) => tracing::warn!(
                 signal = signal.name(),
                 uncommitted,
-                "stopped by a second signal: the broker will deliver again what is not committed"
+                "forced shutdown by a second signal: the broker will redeliver uncommitted messages"
             ),
-            ServiceEnd::Refused(error) => tracing::error!(error, "the service cannot run"),
+            ServiceEnd::Refused(error) => {
+                tracing::error!(error, "the service cannot run with this database schema");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The stages, and the bounded channels that join them.
+//! Builds the stages of the pipeline and the bounded channels that join them.
 
 use std::sync::Arc;
 
@@ -22,23 +22,23 @@ use crate::store::schema::MigrationError;
 use crate::store::writer::{self, RetryWaits, WriterParts};
 use crate::{spool, topic};
 
-/// Acknowledgements on their way back. The session always takes them, so few are enough; each
-/// holds a whole batch.
+/// Capacity of the feedback channels. The session always receives, so few are enough. Each entry
+/// holds the acknowledgements of a whole batch.
 const FEEDBACK_CAPACITY: usize = 64;
 
-/// Batches of at least this many events find room between decode and store, so that
-/// `batch.max_events` can be raised while the service runs; further than that at the next start.
+/// Smallest batch that the channel from decode to store has room for, in events. A reload can raise
+/// `batch.max_events` up to this number with full effect. A larger value needs a restart for it.
 const MIN_DECODED_CAPACITY: usize = 1_000;
 
-/// The stages by name.
+/// Names of the stages, in the log and in the metrics label.
 pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
 
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
     pub group: TaskGroup<MigrationError>,
-    /// Stop taking in; finish what is inside.
+    /// Stops the intake. The stages finish the messages that they hold.
     pub stop: CancellationToken,
-    /// Stop retrying; what is not committed stays with the broker.
+    /// Stops the retries. Uncommitted messages stay with the broker.
     pub abandon: CancellationToken,
 }
 
@@ -46,7 +46,7 @@ impl BridgeService {
     pub(super) fn start_pipeline(&self) -> Pipeline {
         let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
         let (intake_sender, intake) = intake_sender::channel();
-        // One batch in the writer's hands and one decoded ahead.
+        // One batch that is being written and one decoded ahead.
         let room = (*self.settings.max_events.borrow()).max(MIN_DECODED_CAPACITY) * 2;
         let (decoded_sender, decoded) = mpsc::channel::<DecodedItem>(room);
         let (to_session, from_stages) = mpsc::channel::<Feedback>(FEEDBACK_CAPACITY);
@@ -161,8 +161,8 @@ impl Pipeline {
         });
     }
 
-    /// Ends what still runs of a fallen pipeline. Nothing is lost: what was not committed was
-    /// not acknowledged.
+    /// Ends the remaining tasks of a failed pipeline. Nothing is lost: uncommitted messages were not
+    /// acknowledged.
     pub async fn take_down(&mut self) {
         self.stop.cancel();
         self.abandon.cancel();

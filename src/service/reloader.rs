@@ -1,4 +1,5 @@
-//! SIGHUP: reads the configuration again, applies what can be applied, and says what cannot.
+//! Reloads the configuration on SIGHUP: applies the live settings, and reports the changes that need a
+//! restart.
 
 use std::time::Duration;
 
@@ -16,24 +17,24 @@ use crate::telemetry::logging::LogHandle;
 pub(super) struct ConfigReloader {
     pub source: ConfigSource,
     pub log: LogHandle,
-    /// What the service works with: what it started with, and what was applied since.
+    /// The configuration in force: that of the start, with the settings applied since.
     pub in_force: Loaded,
 }
 
 impl ConfigReloader {
-    /// `shutdown.grace`, as it is at the moment.
+    /// Returns the `shutdown.grace` in force.
     pub fn grace(&self) -> Duration {
         self.in_force.config.shutdown_grace
     }
 
-    /// Reads and applies. A configuration with a problem is refused whole.
+    /// Reads the configuration and applies it. One with a problem is refused as a whole.
     pub async fn reload(&mut self, service: &BridgeService) {
         notify::reloading();
         let source = self.source.clone();
         match files::apart(move || source.load()).await {
             Ok(Ok(new)) => self.apply(&self.with_password(new), service),
             Ok(Err(problems)) => refuse(&problems, service),
-            Err(error) => tracing::error!(%error, "the configuration could not be read"),
+            Err(error) => tracing::error!(%error, "could not read the configuration"),
         }
         notify::ready();
     }
@@ -50,12 +51,12 @@ impl ConfigReloader {
     fn apply(&mut self, new: &Loaded, service: &BridgeService) {
         let changes = config_diff::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
-            tracing::error!(%error, "the log level stays as it was");
+            tracing::error!(%error, "could not change the log level; the earlier one stays in force");
         }
         service.settings.apply(new);
         self.in_force = config_diff::in_force(self.in_force.clone(), new);
         for warning in &new.warnings {
-            tracing::warn!(warning, "check the configuration");
+            tracing::warn!(hint = warning, "configuration warning");
         }
         report(&changes);
         service.health.update(|snapshot| {
@@ -75,10 +76,10 @@ impl super::LiveSettings {
         set(&self.max_events, config.batch.max_events);
         set(&self.keep_events, config.retention.events);
         set(&self.keep_payloads, config.retention.payloads);
-        // Sent in any case: whoever reloads wants the files looked at now.
+        // Sent even if nothing changed: a reload makes the credential files be checked at once.
         self.sources.send_modify(|sources| {
             let mut new = Sources::new(&sources.tenant, &config.mqtt);
-            // TLS is turned on or off at a start only.
+            // TLS is turned on or off only at a start.
             if new.tls.is_some() != sources.tls.is_some() {
                 new.tls.clone_from(&sources.tls);
             }
@@ -104,14 +105,17 @@ fn report(changes: &ConfigChanges) {
         tracing::warn!(
             applied,
             needs_restart = keys,
-            "the configuration was reloaded; some changes count only after a restart"
+            "the configuration was reloaded; some changes take effect only after a restart"
         );
     }
 }
 
 fn refuse(problems: &Problems, service: &BridgeService) {
     for problem in &problems.list {
-        tracing::error!(problem = %problem, "the new configuration is refused; the earlier one stays");
+        tracing::error!(
+            error = %problem,
+            "the new configuration is refused; the earlier one stays in force"
+        );
     }
     service.health.update(|snapshot| snapshot.configuration.problem = Some(problems.to_string()));
 }

@@ -1,5 +1,5 @@
-//! Ends the durable session of a client for good. The pipeline is that of the service, so that what the
-//! broker and the spool hold is stored as ever; then the broker is made to forget the session.
+//! Ends the durable session of a client for good. The pipeline of the service first stores the
+//! messages that the broker and the spool still hold. Then the session is removed from the broker.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,25 +19,26 @@ use crate::session::credentials::Material;
 use crate::session::ending::end_session;
 use crate::spool;
 
-/// A database that does not answer within this is not there.
+/// Longest wait for the single-writer lock. A database that takes longer counts as unavailable.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Tries to end the session at the broker, and the wait between them.
+/// Attempts to end the session at the broker.
 const TRIES: u32 = 5;
+/// Wait between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What was done.
+/// The result of a successful retirement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetiredSession {
     /// Messages that the broker delivered.
     pub received: u64,
 }
 
-/// Retires `mqtt.client_id` within `limit`. Until it succeeds, the session stays at the broker, and what
-/// it holds with it.
+/// Retires `mqtt.client_id` within `limit`. Until it succeeds, the session stays at the broker with all
+/// its messages.
 pub async fn retire(mut config: Config, limit: Duration) -> anyhow::Result<RetiredSession> {
     let mut signals = StopSignals::listen()?;
-    // Another service on this machine may have the port.
+    // Another service on this machine may use the port.
     config.admin_listen = None;
     let mut service = BridgeService::new(config)?;
     let empty = watch::Sender::new(false);
@@ -68,8 +69,8 @@ impl BridgeService {
         let mut pipeline = self.start_pipeline();
         tokio::select! {
             () = self.wait_until_drained(empty) => {}
-            fallen = pipeline.group.next() => match fallen {
-                Some((stage, outcome)) => bail!("the stage {stage} failed: {outcome}"),
+            failed = pipeline.group.next() => match failed {
+                Some((stage, outcome)) => bail!("the pipeline stage {stage} failed: {outcome}"),
                 None => bail!("the pipeline ended"),
             },
             holder = self.wait_for_lock_loss() => bail!("{holder} took over the client id"),
@@ -77,8 +78,8 @@ impl BridgeService {
         }
         self.finish(pipeline).await?;
         let client_id = &self.config.mqtt.client_id;
-        // First: from here on there is nothing in the session that could be lost.
-        self.store.retire(client_id).await.context("could not write down the retirement")?;
+        // Recorded before the session ends: from here on it holds no message that could be lost.
+        self.store.retire(client_id).await.context("could not record the retirement")?;
         self.end_session().await?;
         let counts = self.process.accounting.counts();
         Ok(RetiredSession { received: counts.received })
@@ -91,8 +92,8 @@ impl BridgeService {
             match &*leadership.borrow_and_update() {
                 Leadership::Held => return Ok(()),
                 Leadership::HeldByOther(holder) => bail!(
-                    "{holder} holds the client id {:?}: stop and disable that service first, and one \
-                     that stands by on another machine, which would take over; then run this again",
+                    "{holder} holds the client id {:?}: stop and disable that service first, and any \
+                     standby on another machine, which would take over; then run this command again",
                     self.config.mqtt.client_id
                 ),
                 Leadership::Refused(problem) => bail!("{problem}"),
@@ -111,7 +112,7 @@ impl BridgeService {
         }
     }
 
-    /// Waits until neither broker nor spool holds anything for this client.
+    /// Waits until neither the broker nor the spool holds messages for this client.
     async fn wait_until_drained(&self, empty: &watch::Sender<bool>) {
         loop {
             let received_all = *empty.borrow() && self.process.accounting.counts().in_pipeline == 0;
@@ -122,7 +123,7 @@ impl BridgeService {
         }
     }
 
-    /// Whether the database has everything from the spool, this run's or an earlier one's.
+    /// Returns true if the database has every row of the spool, that of this run or of an earlier one.
     async fn spool_is_empty(&self) -> bool {
         let dir = match &self.config.spool {
             Some(spool) => Some(spool.dir.clone()),
@@ -136,14 +137,14 @@ impl BridgeService {
         spool::erase::received_before(&dir, later).await == Ok(0)
     }
 
-    /// Takes the pipeline down, in order.
+    /// Shuts the pipeline down in order.
     async fn finish(&self, mut pipeline: Pipeline) -> anyhow::Result<()> {
         pipeline.stop.cancel();
-        let (fallen, in_time) = pipeline.group.finish(self.config.shutdown_grace).await;
+        let (failed, in_time) = pipeline.group.finish(self.config.shutdown_grace).await;
         let left = self.process.accounting.counts().in_pipeline;
         ensure!(
-            in_time && fallen.is_empty() && left == 0,
-            "{left} messages arrived at the last moment and are not stored; they stay with the broker"
+            in_time && failed.is_empty() && left == 0,
+            "{left} messages arrived at the last moment and were not stored; they stay with the broker"
         );
         Ok(())
     }
@@ -165,15 +166,17 @@ impl BridgeService {
             sleep(RETRY_INTERVAL).await;
         }
         bail!(
-            "everything is stored and the session is empty and unsubscribed, but the broker still has \
-             it, until it expires: {problem}"
+            "everything is stored, and the session is empty and unsubscribed, but it stays at the \
+             broker until it expires: {problem}"
         )
     }
 
     fn database_error(&self) -> anyhow::Error {
         let problem = self.health.read(|s| s.database.problem.clone());
         let problem = problem.unwrap_or_else(|| "it does not answer".to_owned());
-        anyhow!("what the broker holds could not be stored, for want of the database: {problem}")
+        anyhow!(
+            "could not store the messages that the broker holds: the database is unavailable: {problem}"
+        )
     }
 
     fn timeout_error(&self, limit: Duration) -> anyhow::Error {
@@ -181,8 +184,8 @@ impl BridgeService {
             self.health.read(|s| (s.session.problem.clone(), s.database.problem.clone()));
         let limit = humantime::format_duration(limit);
         match session.or(database) {
-            Some(problem) => anyhow!("not done within {limit}: {problem}"),
-            None => anyhow!("not done within {limit}; give it longer with --timeout"),
+            Some(problem) => anyhow!("not finished within {limit}: {problem}"),
+            None => anyhow!("not finished within {limit}; allow more time with --timeout"),
         }
     }
 }

@@ -1,18 +1,18 @@
-//! SIGTERM and SIGINT, which stop the service, and SIGHUP, which reloads it.
+//! Receives the signals that stop the service (SIGTERM, SIGINT) and that reload it (SIGHUP).
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A request to stop.
+/// A signal that stops the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopSignal {
-    /// SIGINT, Ctrl-C.
+    /// SIGINT, sent by Ctrl-C.
     Interrupt,
-    /// SIGTERM, the service manager.
+    /// SIGTERM, sent by the service manager.
     Terminate,
 }
 
 impl StopSignal {
-    /// The signal's name.
+    /// Returns the name of the signal.
     pub fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "SIGINT",
@@ -20,7 +20,7 @@ impl StopSignal {
         }
     }
 
-    /// 128 plus the signal's number, for a second signal that ends the drain.
+    /// Returns the exit code after a second signal ended the drain: 128 plus the signal's number.
     pub fn forced_exit_code(self) -> u8 {
         match self {
             Self::Interrupt => 130,
@@ -29,23 +29,23 @@ impl StopSignal {
     }
 }
 
-/// Listens to the signal that asks for a reload.
+/// Receives the signal that asks for a reload.
 #[derive(Debug)]
 pub struct ReloadSignals(Signal);
 
 impl ReloadSignals {
-    /// From now on SIGHUP no longer kills the process.
+    /// Begins to listen. From now on SIGHUP no longer kills the process.
     pub fn listen() -> std::io::Result<Self> {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// The next request. Several that came meanwhile are one.
+    /// Waits for the next request. Several requests that came in between count as one.
     pub async fn next(&mut self) {
         self.0.recv().await;
     }
 }
 
-/// Listens to the signals that stop the service.
+/// Receives the signals that stop the service.
 #[derive(Debug)]
 pub struct StopSignals {
     interrupt: Signal,
@@ -53,7 +53,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// From now on the signals no longer kill the process.
+    /// Begins to listen. From now on these signals no longer kill the process.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -61,7 +61,7 @@ impl StopSignals {
         })
     }
 
-    /// The next request to stop.
+    /// Waits for the next request to stop.
     pub async fn stop(&mut self) -> StopSignal {
         tokio::select! {
             _ = self.interrupt.recv() => StopSignal::Interrupt,

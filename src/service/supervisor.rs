@@ -1,5 +1,5 @@
-//! Named tasks, watched: the only place that spawns. A task that panics or fails is reported by
-//! its name, and whoever owns the group decides what falls with it.
+//! Spawns and supervises named tasks: the only place that spawns any. A task that panics or fails is
+//! reported by its name, and the owner of its group decides which other tasks end with it.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -9,31 +9,31 @@ use tokio::task::{Id, JoinSet};
 
 use crate::progress::ProgressRegistry;
 
-/// How a task ended.
+/// The end of a task.
 #[derive(Debug)]
 pub enum TaskOutcome<E> {
-    /// By itself, without complaint.
+    /// It returned without an error.
     Done,
-    /// With an error.
+    /// It returned this error.
     Failed(E),
-    /// With a panic, whose message this is.
+    /// It panicked with this message.
     Panicked(String),
-    /// Ended by [`TaskGroup::abort_all`].
+    /// [`TaskGroup::abort_all`] ended it.
     Aborted,
 }
 
 impl<E: Display> Display for TaskOutcome<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Done => f.write_str("it ended"),
+            Self::Done => f.write_str("the task ended"),
             Self::Failed(error) => error.fmt(f),
-            Self::Panicked(message) => write!(f, "it panicked: {message}"),
-            Self::Aborted => f.write_str("it was aborted"),
+            Self::Panicked(message) => write!(f, "the task panicked: {message}"),
+            Self::Aborted => f.write_str("the task was aborted"),
         }
     }
 }
 
-/// Tasks that live and fall together. Dropping the group aborts what still runs.
+/// A group of tasks supervised as a unit. Dropping it aborts the tasks that still run.
 #[derive(Debug)]
 pub struct TaskGroup<E> {
     tasks: JoinSet<Result<(), E>>,
@@ -42,7 +42,7 @@ pub struct TaskGroup<E> {
 }
 
 impl<E: Send + 'static> TaskGroup<E> {
-    /// Makes an empty group whose tasks show their progress in a registry.
+    /// Makes an empty group whose tasks record their progress in a registry.
     pub fn new(progress: Arc<ProgressRegistry>) -> Self {
         Self { tasks: JoinSet::new(), names: Vec::new(), progress }
     }
@@ -57,7 +57,7 @@ impl<E: Send + 'static> TaskGroup<E> {
         self.names.push((handle.id(), name));
     }
 
-    /// The next task to end; `None` when none is left.
+    /// Waits for the next task to end. Returns `None` if none is left.
     pub async fn next(&mut self) -> Option<(&'static str, TaskOutcome<E>)> {
         let (id, outcome) = match self.tasks.join_next_with_id().await? {
             Ok((id, Ok(()))) => (id, TaskOutcome::Done),
@@ -76,8 +76,8 @@ impl<E: Send + 'static> TaskGroup<E> {
         Some((name, outcome))
     }
 
-    /// Waits for all tasks; those that outlast `limit` are aborted. Returns the failures by
-    /// name, and whether all ended by themselves in time.
+    /// Waits for all tasks, and aborts those that still run after `limit`. Returns the failures by
+    /// name, and true if no task had to be aborted.
     pub async fn finish(&mut self, limit: Duration) -> (Vec<(&'static str, TaskOutcome<E>)>, bool) {
         let mut failures = Vec::new();
         let all = async {
@@ -94,7 +94,7 @@ impl<E: Send + 'static> TaskGroup<E> {
         (failures, in_time)
     }
 
-    /// Ends what still runs.
+    /// Aborts the tasks that still run.
     pub async fn abort_all(&mut self) {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
@@ -116,13 +116,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_reported_under_the_name_of_its_task() {
+    async fn panics_are_reported_by_task_name() {
         let mut group = TaskGroup::<String>::new(Arc::default());
         group.spawn("quiet", std::future::pending());
         group.spawn("loud", async { panic!("no more {}", "room") });
         let (name, outcome) = group.next().await.unwrap();
         assert_eq!(name, "loud");
-        assert_eq!(outcome.to_string(), "it panicked: no more room");
+        assert_eq!(outcome.to_string(), "the task panicked: no more room");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
-//! The mark of an orderly end: what the file held when it was closed. A file that bears it is opened
-//! without a scan of all of it. It goes with the first change, in the same transaction.
+//! The mark of a clean close, which records the content of the file. A marked file is opened without a
+//! full scan. The first change removes the mark, in the same transaction.
 //!
-//! What a disk damages afterwards is found on reading: by `SQLite`, by a row's checksum, or by a hole
-//! among the ids, of which a marked file has none.
+//! Later damage by the disk is found on reading: by `SQLite`, by the checksum of a row, or by a missing
+//! id, since the ids of a marked file are contiguous.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
@@ -10,8 +10,8 @@ use sqlx::sqlite::SqliteConnection;
 use super::error::SpoolError;
 use super::storage::SpoolDepth;
 
-/// Made when it is first needed: the tables of earlier versions are without it, and they take no
-/// notice of it.
+/// Table of the mark, made when it is first needed. Files of earlier versions lack it, and earlier
+/// versions ignore it.
 const TABLE: &str = "create table if not exists clean (
     one      integer primary key check (one = 1),
     first    integer not null,
@@ -20,41 +20,41 @@ const TABLE: &str = "create table if not exists clean (
     bytes    integer not null
  ) strict";
 
-/// The ids that there are now; 0 where there is none.
+/// Query of the first and the last id, which are 0 if there is none.
 const ENDS: &str = "select coalesce((select id from entry order by id limit 1), 0),
                            coalesce((select id from entry order by id desc limit 1), 0)";
 
-/// What a marked file holds.
+/// The content of a marked file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MarkedContent {
-    /// The first id; 0 if it is empty.
+    /// The first id, or 0 if the file is empty.
     pub first: u64,
-    /// The last id; 0 if it is empty.
+    /// The last id, or 0 if the file is empty.
     pub last: u64,
-    /// Its rows.
+    /// The rows in numbers.
     pub depth: SpoolDepth,
 }
 
-/// The mark as found.
+/// The mark of a file that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CloseMark {
-    /// There is none.
+    /// The file has no mark.
     Absent,
-    /// The rows are others: another version of this program, which does not know the mark, had the
-    /// file since.
+    /// The rows have changed since: an earlier version of this program, which ignores the mark, used
+    /// the file.
     Stale,
-    /// The file is as it was left.
+    /// The file is unchanged since it was closed.
     Valid(MarkedContent),
 }
 
 impl CloseMark {
-    /// Returns the content of a file that is as it was left.
+    /// Returns the content of an unchanged file.
     pub fn valid(self) -> Option<MarkedContent> {
         if let Self::Valid(clean) = self { Some(clean) } else { None }
     }
 }
 
-/// Reads the mark.
+/// Reads the mark and compares it with the rows.
 pub(super) async fn read(conn: &mut SqliteConnection) -> Result<CloseMark, SpoolError> {
     const KNOWN: &str =
         "select count(*) from sqlite_schema where type = 'table' and name = 'clean'";
@@ -77,7 +77,8 @@ pub(super) async fn read(conn: &mut SqliteConnection) -> Result<CloseMark, Spool
     Ok(CloseMark::Valid(MarkedContent { first, last, depth }))
 }
 
-/// Marks the file, which holds `depth`, unless ids are missing: what a salvage left is scanned.
+/// Marks the file, which holds `depth`. A file with missing ids, as a salvage leaves it, is not marked
+/// and will be scanned.
 pub(super) async fn mark(conn: &mut SqliteConnection, depth: SpoolDepth) -> Result<(), SpoolError> {
     const MARK: &str = "insert or replace into clean (one, first, last, messages, bytes)
                         values (1, ?, ?, ?, ?)";
@@ -95,13 +96,13 @@ pub(super) async fn mark(conn: &mut SqliteConnection, depth: SpoolDepth) -> Resu
     Ok(())
 }
 
-/// Removes the mark of a file that has one.
+/// Removes the mark. The file must have the table of marks.
 pub(super) async fn clear(conn: &mut SqliteConnection) -> Result<(), SpoolError> {
     sqlx::query("delete from clean").execute(conn).await?;
     Ok(())
 }
 
-/// Checks that ids follow each other from `expected` on, and that there are any.
+/// Checks that the ids are contiguous from `expected` on, and that there is at least one.
 pub(super) fn without_hole(
     mut expected: u64,
     ids: impl Iterator<Item = u64>,

@@ -1,4 +1,4 @@
-//! How far each part of the stage has come, for the others to see.
+//! Positions of the parts of the stage in the file, shared between them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,22 +8,22 @@ use tokio::sync::watch;
 
 use super::storage::SpoolDepth;
 
-/// Ids of rows, each no larger than the one before: `done <= forwarded <= appended`.
+/// Row ids that the parts have reached. Invariant: `done <= forwarded <= appended`.
 #[derive(Debug)]
 pub(super) struct SpoolCursors {
-    /// The last row that is on disk.
+    /// The last row on disk.
     pub appended: watch::Sender<u64>,
     forwarded: AtomicU64,
     /// The last row that the database has.
     pub done: watch::Sender<u64>,
-    /// Rows that are forwarded and not deleted yet. Bounded by what the stages behind hold.
+    /// Rows that are forwarded and not deleted yet. Bounded by the capacity of the later stages.
     forwarded_rows: Mutex<VecDeque<(u64, SpoolDepth)>>,
-    /// Messages passed on without touching the disk, and not committed yet.
+    /// Messages that bypassed the disk and are not committed yet.
     bypassed: AtomicUsize,
 }
 
 impl SpoolCursors {
-    /// With this row as the last on disk, and none forwarded.
+    /// Makes cursors with this row as the last on disk, and none forwarded.
     pub fn new(appended: u64) -> Self {
         Self {
             appended: watch::Sender::new(appended),
@@ -34,23 +34,23 @@ impl SpoolCursors {
         }
     }
 
-    /// A row was handed to the next stage.
+    /// Records that a row was sent to the next stage.
     pub fn forward(&self, id: u64, depth: SpoolDepth) {
         self.forwarded.store(id, Ordering::Release);
         self.forwarded_rows().push_back((id, depth));
     }
 
-    /// Nothing is left to forward up to this row.
+    /// Records that no row up to this id is left to forward.
     pub fn skip_to(&self, id: u64) {
         self.forwarded.fetch_max(id, Ordering::AcqRel);
     }
 
-    /// The last row handed to the next stage.
+    /// Returns the last row sent to the next stage.
     pub fn forwarded(&self) -> u64 {
         self.forwarded.load(Ordering::Acquire)
     }
 
-    /// The database has everything up to this row.
+    /// Records that the database has every row up to this id.
     pub fn done_through(&self, id: u64) {
         self.done.send_if_modified(|done| {
             let further = id > *done;
@@ -59,17 +59,17 @@ impl SpoolCursors {
         });
     }
 
-    /// Whether the next stage was handed everything there is.
+    /// Returns true if every row on disk was sent to the next stage.
     pub fn has_caught_up(&self) -> bool {
         self.forwarded() >= *self.appended.borrow()
     }
 
-    /// Whether the database has everything there is.
+    /// Returns true if the database has every row on disk.
     pub fn is_drained(&self) -> bool {
         *self.done.borrow() >= *self.appended.borrow()
     }
 
-    /// Takes out the rows up to this one; returns what they amount to.
+    /// Removes the forwarded rows up to this id, and returns their sum.
     pub fn delete_through(&self, id: u64) -> SpoolDepth {
         let mut forwarded_rows = self.forwarded_rows();
         let mut deleted = SpoolDepth::default();
@@ -82,17 +82,17 @@ impl SpoolCursors {
         deleted
     }
 
-    /// Messages were passed on without touching the disk.
+    /// Records that messages bypassed the disk.
     pub fn bypass(&self, messages: usize) {
         self.bypassed.fetch_add(messages, Ordering::AcqRel);
     }
 
-    /// Some of those are committed.
+    /// Records that messages which bypassed the disk are committed.
     pub fn bypass_committed(&self, messages: usize) {
         self.bypassed.fetch_sub(messages, Ordering::AcqRel);
     }
 
-    /// Messages that only the database can make durable.
+    /// Returns the number of messages that only the database can make durable.
     pub fn bypassed(&self) -> usize {
         self.bypassed.load(Ordering::Acquire)
     }

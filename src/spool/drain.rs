@@ -1,5 +1,5 @@
-//! While the spool is off: drains what an earlier run with a spool left behind, before anything new,
-//! so that everything keeps its order.
+//! Drains the spool of an earlier run while the spool is off. Its rows are forwarded before new
+//! messages, so that the order is kept.
 
 use std::path::{Path, PathBuf};
 
@@ -19,38 +19,39 @@ use super::storage::{SpoolChanges, StorageFile as _};
 use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, DISK_SCAN, during, idle, part};
 
-/// What the stage needs.
+/// Inputs and outputs of the stage.
 #[derive(Debug)]
 pub struct DrainParts {
-    /// For the gap of a damaged file.
+    /// The client ID, for the gap of a damaged file.
     pub client_id: String,
-    /// To decoding, ahead of what the session passes on. Closed when nothing is left to forward.
+    /// Channel to decoding, which reads it before the channel of the session. Closed when no row is
+    /// left.
     pub decode: mpsc::Sender<StreamItem>,
-    /// From the store.
+    /// Feedback of the store.
     pub store: mpsc::Receiver<Feedback>,
-    /// To the session.
+    /// Feedback to the session.
     pub session: mpsc::Sender<Feedback>,
-    /// Forward nothing more.
+    /// Ends the forwarding.
     pub stop: CancellationToken,
 }
 
-/// Runs until the store is gone. `find` tells, however long that takes, where the last run with a
-/// spool had it.
+/// Runs until the store has ended. `find` returns the folder of the last run with a spool, and may take
+/// any length of time.
 pub async fn run(parts: DrainParts, find: impl Future<Output = Option<PathBuf>>) {
     let DrainParts { client_id, decode, store, session, stop } = parts;
-    let progress = SpoolCursors::new(0);
+    let cursors = SpoolCursors::new(0);
     let finished = CancellationToken::new();
     let draining = async {
         let drained = tokio::select! {
             biased;
-            drained = drain(&client_id, decode, &progress, find) => drained,
+            drained = drain(&client_id, decode, &cursors, find) => drained,
             () = stop.cancelled() => Ok(()),
         };
         if let Err(error) = drained {
             tracing::error!(
-                problem = %error,
-                "could not drain the spool of an earlier run; set spool.dir to its folder again, or \
-                 mend that"
+                %error,
+                hint = "set spool.dir to its folder again, or repair that file",
+                "could not drain the spool of an earlier run"
             );
         }
         idle(std::future::pending::<()>()).await;
@@ -58,14 +59,14 @@ pub async fn run(parts: DrainParts, find: impl Future<Output = Option<PathBuf>>)
     tokio::select! {
         biased;
         () = draining => {}
-        () = part("spool route", acks::run(store, session, &progress, &finished)) => {}
+        () = part("spool route", acks::run(store, session, &cursors, &finished)) => {}
     }
 }
 
 async fn drain(
     client_id: &str,
     decode: mpsc::Sender<StreamItem>,
-    progress: &SpoolCursors,
+    cursors: &SpoolCursors,
     find: impl Future<Output = Option<PathBuf>>,
 ) -> Result<(), SpoolError> {
     let Some(dir) = find.await else { return Ok(()) };
@@ -83,14 +84,14 @@ async fn drain(
         dir = %dir.display(),
         "draining the spool of an earlier run"
     );
-    progress.appended.send_replace(last);
-    while let Err(error) = reader.forward_remaining(&mut file, progress).await {
+    cursors.appended.send_replace(last);
+    while let Err(error) = reader.forward_remaining(&mut file, cursors).await {
         let SpoolError::Damaged(problem) = error else { return Err(error) };
         let _ = file.close().await;
-        let last_known = progress.forwarded().max(last);
+        let last_known = cursors.forwarded().max(last);
         during(DISK_SCAN, salvage::salvage(&dir, client_id, &problem, last_known)).await?;
         file = during(DISK_SCAN, open(&dir, client_id)).await?;
-        progress.appended.send_replace(file.last_id().await?);
+        cursors.appended.send_replace(file.last_id().await?);
     }
     if let Some(closed) =
         ended_without_notice(&mut file, client_id, OffsetDateTime::now_utc()).await?
@@ -98,9 +99,9 @@ async fn drain(
         reader.send_event(closed).await;
     }
     drop(reader);
-    // Dropped here at a stop: what was not deleted is sent again, and makes no second row.
-    let mut done = progress.done.subscribe();
-    while !progress.is_drained() {
+    // A stop drops this future here. The rows that are left are sent again, which is idempotent.
+    let mut done = cursors.done.subscribe();
+    while !cursors.is_drained() {
         let _ = idle(done.changed()).await;
         let delete_through = Some(*done.borrow_and_update());
         during(DISK, file.write(&SpoolChanges { delete_through, ..SpoolChanges::default() }))
@@ -109,7 +110,7 @@ async fn drain(
     file.close().await?;
     remove(&path)?;
     sync_folder_of(&path)?;
-    tracing::info!("the spool of the earlier run is drained and removed");
+    tracing::info!("drained and removed the spool of an earlier run");
     Ok(())
 }
 

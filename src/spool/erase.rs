@@ -1,4 +1,5 @@
-//! Removes single messages from a spool that no process has, and looks into one that a process has.
+//! Removes single messages from a spool that no process uses, and counts those in one that a process
+//! uses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,10 @@ use super::storage::StorageFile as _;
 /// Rows read at once.
 const ROWS: i64 = 1000;
 
-/// Payload bytes read at once, about.
+/// Approximate payload bytes read at once.
 const READ_AHEAD: usize = 16 * 1024 * 1024;
 
-/// Decides by topic, payload and time of receipt.
+/// A predicate over topic, payload and time of receipt.
 pub type MessageMatcher<'a> = dyn Fn(&str, &Bytes, OffsetDateTime) -> bool + Send + Sync + 'a;
 
 /// Returns true if there is a spool in this folder.
@@ -30,7 +31,7 @@ pub fn exists(dir: &Path) -> bool {
     path_in(dir).exists()
 }
 
-/// Returns how many messages match, whether or not a process has the spool.
+/// Returns the number of messages that match, even if a process uses the spool.
 pub async fn count(dir: &Path, matches: &MessageMatcher<'_>) -> Result<u64, SpoolError> {
     let mut file = SpoolFile::open_read_only(&path_in(dir)).await?;
     let ids = matching(&mut file, matches).await?;
@@ -38,8 +39,8 @@ pub async fn count(dir: &Path, matches: &MessageMatcher<'_>) -> Result<u64, Spoo
     Ok(ids.len() as u64)
 }
 
-/// Removes the messages that match, and returns how many they were; `None` if a process has the spool.
-/// What they held is overwritten.
+/// Removes the messages that match, overwrites their content and returns their number. Returns `None`
+/// if a process uses the spool.
 pub async fn erase(dir: &Path, matches: &MessageMatcher<'_>) -> Result<Option<u64>, SpoolError> {
     let Some(_lock) = SpoolLock::try_take(dir)? else { return Ok(None) };
     salvage::finish(dir)?;
@@ -53,7 +54,7 @@ pub async fn erase(dir: &Path, matches: &MessageMatcher<'_>) -> Result<Option<u6
     Ok(Some(ids.len() as u64))
 }
 
-/// Returns how many messages a spool that a process has still holds from before this time.
+/// Returns the number of messages received before this time in a spool that a process uses.
 pub async fn received_before(dir: &Path, time: OffsetDateTime) -> Result<u64, SpoolError> {
     let mut file = SpoolFile::open_read_only(&path_in(dir)).await?;
     let messages = file.received_before(nanoseconds(time)).await?;
@@ -69,7 +70,7 @@ pub fn damaged_copies(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl SpoolFile {
-    /// Opens it for reading, beside the process that has it.
+    /// Opens the file for reading while a process uses it.
     async fn open_read_only(path: &Path) -> Result<Self, SpoolError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -79,8 +80,8 @@ impl SpoolFile {
         Ok(Self { conn: options.connect().await?, mark: CloseMark::Absent, dense_from: None })
     }
 
-    /// Deletes single rows in one transaction, and overwrites what they held. Ids are missing after
-    /// it, so the mark of an orderly end goes too.
+    /// Deletes single rows in one transaction, and overwrites their content. Ids are missing afterwards,
+    /// so the mark of a clean close is removed too.
     async fn erase(&mut self, ids: &[u64]) -> Result<(), SpoolError> {
         self.run("pragma secure_delete = on").await?;
         let mut transaction = self.conn.begin().await?;
@@ -96,7 +97,7 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// Returns how many messages were received before this, Unix time in nanoseconds.
+    /// Returns the number of messages received before this time, in nanoseconds of Unix time.
     async fn received_before(&mut self, at: i64) -> Result<u64, SpoolError> {
         const SQL: &str = "select count(topic) from entry where received_at < ?";
         unsigned(&sqlx::query(SQL).bind(at).fetch_one(&mut self.conn).await?, 0)
@@ -116,7 +117,7 @@ async fn matching(
     }
 }
 
-/// A row without a topic is about a connection.
+/// Returns true for a message that matches. A row without a topic is a connection event.
 fn is_match(row: SpoolRow<'static>, matches: &MessageMatcher<'_>) -> bool {
     let Some(topic) = row.topic else { return false };
     matches(&topic, &Bytes::from(row.payload.into_owned()), at(row.received_at))
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn erased_rows_are_no_damage_at_the_next_start() {
+    async fn erased_rows_do_not_count_as_damage() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
         let row = |topic: &'static str| SpoolRow {

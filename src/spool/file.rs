@@ -1,5 +1,5 @@
-//! The file: a `SQLite` database in WAL mode, synced at every commit. A transaction that was begun
-//! and not committed is gone after a crash; one that was committed is not.
+//! The file, a `SQLite` database in WAL mode that is synced at every commit. Committed transactions
+//! survive a crash, and an open one is rolled back.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,26 +19,27 @@ use super::folder::{renew_log, sync_folder_of};
 use super::row::SpoolRow;
 use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 
-/// Name of the file in `spool.dir`. `SQLite` keeps two more beside it, `-wal` and `-shm`.
+/// Name of the file in `spool.dir`. `SQLite` keeps two more next to it, `-wal` and `-shm`.
 pub(super) const NAME: &str = "spool.db";
 
-/// The write-ahead log is cut to this after it was copied into the file; bytes.
+/// Bytes to which the write-ahead log is cut after it was copied into the file.
 const WAL_LIMIT: &str = "16777216";
 
-/// Pages of the write-ahead log that are worth copying into the file: 4 MiB, as `SQLite` itself does.
+/// Pages of the write-ahead log from which it is copied into the file: 4 MiB, the default of `SQLite`.
 const LOG_PAGES: u64 = 1000;
 
-/// Freed pages given back to the file system at once, when the spool is empty: 16 MiB, a few
-/// milliseconds.
+/// Statement that returns freed pages to the file system while the spool is empty. At most 16 MiB at
+/// once, which takes a few milliseconds.
 const VACUUM_PAGES: &str = "pragma incremental_vacuum(4096)";
 
-/// The two connections wait for each other for moments only.
+/// Longest wait of one connection for the other. Usually they wait for moments only.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
 
-/// Rows of the largest INSERT. Others are the powers of two below: few statements to keep prepared.
+/// Rows of the largest INSERT. The others have the powers of two below it, so that few statements have
+/// to be kept prepared.
 const LARGEST_INSERT: usize = 512;
 
-/// Of the tables below.
+/// Version of the tables below.
 const VERSION: i64 = 1;
 
 const SCHEMA: [&str; 3] = [
@@ -71,16 +72,15 @@ static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct SpoolFile {
     pub(super) conn: SqliteConnection,
-    /// The mark of an orderly end, until the first change.
+    /// The mark of a clean close, until the first change.
     pub(super) mark: CloseMark,
-    /// Rows that are read have no holes between their ids, and the first has this id. `None` where
-    /// nobody knows.
+    /// First id of a file whose ids are contiguous. `None` if that is not known.
     pub(super) dense_from: Option<u64>,
 }
 
 impl SpoolFile {
-    /// Opens it, made if there is none. Its structure is checked, unless it was closed in order. Nobody
-    /// else may have it open. What it holds, and that it is there, outlasts a power cut from here on.
+    /// Opens the file, or makes it. Its structure is checked, unless it was closed cleanly. No other
+    /// process may have it open. From here on the file and its content outlast a power cut.
     pub async fn open(path: &Path) -> Result<Self, SpoolError> {
         renew_log(path).await?;
         let mut file = Self::connect(path, true).await?;
@@ -96,33 +96,33 @@ impl SpoolFile {
                 path.display()
             )));
         }
-        // Opening writes nothing that is there: the disk may be full.
+        // Opening an existing file writes nothing, since the disk may be full.
         if version < VERSION {
             for statement in SCHEMA {
                 sqlx::raw_sql(statement).execute(&mut file.conn).await?;
             }
         }
-        // SQLite does so too when it has made the log, but keeps a failure to itself.
+        // SQLite does this too after it made the log, but does not report a failure.
         sync_folder_of(path)?;
         Ok(file)
     }
 
-    /// Opens a second connection, which reads what this one writes.
+    /// Opens a second connection that reads what this one writes.
     pub async fn reader(&self, path: &Path) -> Result<Self, SpoolError> {
         let mut reader = Self::connect(path, false).await?;
         reader.dense_from = self.mark.valid().map(|clean| clean.first);
         Ok(reader)
     }
 
-    /// Takes a hole among the ids of a file that was closed in order for damage, from here on.
+    /// Treats a missing id in a file that was closed cleanly as damage from here on.
     pub fn expect_no_hole(&mut self) {
         self.dense_from = self.mark.valid().map(|clean| clean.first);
     }
 
-    /// Opens it as it is: another connection, or a damaged file.
+    /// Opens the file without any check, for another connection or a damaged file.
     pub async fn connect(path: &Path, create: bool) -> Result<Self, SpoolError> {
         if create {
-            // Made here for its mode: what it holds is nobody else's business.
+            // Made here for its mode: no other user may read the messages.
             let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
             file.map_err(|e| SpoolError::io(path, &e))?;
         }
@@ -194,7 +194,7 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// One row.
+    /// Returns one row, if it exists.
     pub async fn read_one(&mut self, id: u64) -> Result<Option<SpoolRow<'static>>, SpoolError> {
         static ONE: LazyLock<String> =
             LazyLock::new(|| format!("select {COLUMNS} from entry where id = ?"));
@@ -203,35 +203,35 @@ impl SpoolFile {
         row.map(|row| checked(&row).map(|(_, row)| row)).transpose()
     }
 
-    /// The next id after this one.
+    /// Returns the next id after this one.
     pub async fn id_after(&mut self, id: u64) -> Result<Option<u64>, SpoolError> {
         const SQL: &str = "select id from entry where id > ? order by id limit 1";
         let row = sqlx::query(SQL).bind(signed(id)).fetch_optional(&mut self.conn).await?;
         row.map(|row| unsigned(&row, 0)).transpose()
     }
 
-    /// The last id; 0 if it is empty.
+    /// Returns the last id, or 0 if the file is empty.
     pub async fn last_id(&mut self) -> Result<u64, SpoolError> {
         let row =
             sqlx::query("select coalesce(max(id), 0) from entry").fetch_one(&mut self.conn).await?;
         unsigned(&row, 0)
     }
 
-    /// From here on the log is copied into the file by [`Self::limit_log`] alone. It must be so where
-    /// another connection reads: `SQLite` would copy a part of the log beside it without a sync, not
+    /// Leaves copying the log into the file to [`Self::limit_log`] from here on. This is required while
+    /// another connection reads: `SQLite` would copy a part of the log during a read without a sync, not
     /// copy that part again after a later sync failed, and drop the log.
     pub async fn keep_log(&mut self) -> Result<(), SpoolError> {
         self.run("pragma wal_autocheckpoint = 0").await
     }
 
-    /// Returns the pages in the log, and how many of them are copied into the file.
+    /// Runs a checkpoint. Returns the pages in the log, and the number of them copied into the file.
     async fn checkpoint(&mut self, sql: &'static str) -> Result<(u64, u64), SpoolError> {
         let row = sqlx::query(sql).fetch_one(&mut self.conn).await?;
         Ok((unsigned(&row, 1)?, unsigned(&row, 2)?))
     }
 
-    /// Moves all of the write-ahead log into the file, which then is complete without it. Closing does
-    /// the same, but keeps a failure to itself.
+    /// Moves all of the write-ahead log into the file, which then is complete without it. Closing the
+    /// file does the same, but does not report a failure.
     pub async fn settle(&mut self) -> Result<(), SpoolError> {
         let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut self.conn).await?;
         if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
@@ -291,7 +291,7 @@ impl StorageFile for SpoolFile {
                 Ok(())
             }
             Err(error) => {
-                // SQLite may have rolled back already, and says so.
+                // Fails if SQLite has rolled back already.
                 let _ = self.run("rollback").await;
                 Err(error)
             }
@@ -333,11 +333,11 @@ impl StorageFile for SpoolFile {
             return Ok(());
         }
         match self.checkpoint("pragma wal_checkpoint(restart)").await {
-            // Nothing is lost by it: the log is synced. It is tried again with the next commit.
+            // Nothing is lost, since the log is synced. The next commit tries again.
             Err(SpoolError::NoSpace) => Ok(()),
             Ok((pages, copied)) if copied < pages => Err(SpoolError::Unavailable(format!(
-                "spool.dir is slow: {copied} of {pages} pages were copied from the write-ahead log \
-                 within {} s; opening the file again",
+                "spool.dir is slow: only {copied} of {pages} pages were copied from the write-ahead log \
+                 within {} s; reopening the file",
                 BUSY.as_secs()
             ))),
             other => other.map(|_| ()),
@@ -358,13 +358,13 @@ impl StorageFile for SpoolFile {
 
     async fn close_in_order(mut self, depth: SpoolDepth) -> Result<(), SpoolError> {
         if let Err(error) = close_mark::mark(&mut self.conn, depth).await {
-            tracing::debug!(%error, "could not mark the spool as closed; it will be scanned");
+            tracing::debug!(%error, "could not mark the spool as closed; the next start scans it");
         }
         self.close().await
     }
 }
 
-/// The row, if it is what was written.
+/// Returns a row after comparing it with its checksum.
 fn checked(row: &SqliteRow) -> Result<(u64, SpoolRow<'static>), SpoolError> {
     let id = unsigned(row, 0)?;
     let topic: Option<String> = row.try_get(2)?;
@@ -387,12 +387,12 @@ pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError
     u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
 }
 
-/// Ids count rows: they never reach the sign bit.
+/// Converts an id for `SQLite`. Ids count rows and never reach the sign bit.
 pub(super) fn signed(id: u64) -> i64 {
     id.cast_signed()
 }
 
-/// The file in a folder.
+/// Returns the path of the file in a folder.
 pub(super) fn path_in(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }

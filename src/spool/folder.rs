@@ -1,5 +1,5 @@
-//! The folder of the spool, so that it outlasts a power cut: names are on disk only once the folder
-//! that holds them is synced, and what a sync failed to write is lost although it can still be read.
+//! Makes the folder of the spool outlast a power cut. Names are on disk only once the folder that holds
+//! them is synced, and data of a failed sync is lost although it can still be read.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use super::error::SpoolError;
 use crate::files::sync_folder;
 
-/// Only one process may have the spool.
+/// Name of the lock file: only one process may use the spool.
 const LOCK: &str = "spool.lock";
 
-/// Bytes copied at once.
+/// Bytes copied at once by [`rewrite`].
 const CHUNK: usize = 1024 * 1024;
 
-/// The right to have the spool, for as long as it lives.
+/// The right to use the spool, until it is dropped.
 #[derive(Debug)]
 pub struct SpoolLock(#[expect(dead_code, reason = "closing it frees the lock")] File);
 
 impl SpoolLock {
-    /// Makes the folder if need be.
+    /// Takes the lock, and makes the folder if necessary. Fails if another process uses the spool.
     pub fn take(dir: &Path) -> Result<Self, SpoolError> {
         make_folder(dir).map_err(|e| SpoolError::io(dir, &e))?;
         Self::try_take(dir)?.ok_or_else(|| {
@@ -32,7 +32,7 @@ impl SpoolLock {
         })
     }
 
-    /// Returns `None` if another process has it.
+    /// Takes the lock, or returns `None` if another process has it.
     pub fn try_take(dir: &Path) -> Result<Option<Self>, SpoolError> {
         let path = dir.join(LOCK);
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
@@ -45,8 +45,9 @@ impl SpoolLock {
     }
 }
 
-/// Makes a folder if need be, readable by nobody else, with the folders above it. Each is synced
-/// before the next is made, and the last at every call: an earlier one may have failed there.
+/// Makes a folder if necessary, with the folders above it, readable by its owner only. Each is synced
+/// before the next is made. The last is synced at every call, since an earlier call may have failed
+/// there.
 fn make_folder(dir: &Path) -> io::Result<()> {
     let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
     if let Some(above) = above
@@ -61,21 +62,21 @@ fn make_folder(dir: &Path) -> io::Result<()> {
         _ => {}
     }
     match sync_folder(above.unwrap_or(Path::new("."))) {
-        // Not ours: made for the service, and not by it.
+        // The folder above belongs to another user, who made this one for the service.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
 }
 
-/// Writes changes of names in the folder of this file to disk.
+/// Syncs the folder of this file, which makes changes of names in it durable.
 pub(super) fn sync_folder_of(path: &Path) -> Result<(), SpoolError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     sync_folder(dir).map_err(|e| SpoolError::io(dir, &e))
 }
 
-/// Writes the write-ahead log that an earlier process left once more, and syncs it. `SQLite` goes by
-/// what it can read of it; a transaction whose sync failed can be read and is not on disk, and those
-/// that follow it would be lost with it at a power cut.
+/// Rewrites and syncs the write-ahead log that an earlier process left. `SQLite` relies on what it can
+/// read of the log. A transaction whose sync failed can be read but is not on disk, and a power cut
+/// would lose it with all transactions that follow.
 pub(super) async fn renew_log(path: &Path) -> Result<(), SpoolError> {
     let log = with_suffix(path, "-wal");
     let renewed = {
@@ -102,7 +103,7 @@ fn rewrite(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The path of what `SQLite` keeps beside a file.
+/// Returns the path of a file that `SQLite` keeps next to another.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -1,5 +1,5 @@
-//! Which connection stands, written down so that the next process can tell since when this one was
-//! away, though the database was away too.
+//! Records the open connection in the file. After a crash, the next process learns from it when this
+//! one was last connected, even if the database was away.
 
 use std::time::Duration;
 
@@ -12,27 +12,29 @@ use super::storage::{LastSeen, LastSeenChange, StorageFile};
 use crate::connection_event::{ConnectionEvent, WITHOUT_NOTICE};
 use crate::message::StreamItem;
 
-/// How exactly it is known when a process died while the database was away.
+/// Interval at which the time is refreshed while the database is away: the precision of the recorded
+/// time of a crash.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// The connection as the file knows it.
+/// The recorded connection, and its next change.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionMarker {
-    /// Its name, as JSON, and when that was last written.
+    /// The recorded name, as JSON, and the time of the last write.
     written: Option<(String, Instant)>,
-    /// What became of it while news passed the disk by.
+    /// The change by events that bypassed the disk, not written yet.
     bypassed: LastSeenChange,
 }
 
 impl ConnectionMarker {
-    /// What is to be written with these, which `database_records` anyway while nothing changes.
-    pub fn change<'i>(
+    /// Returns the change to write together with the appended items. While the connection stays open,
+    /// the time is not refreshed if the `database_records` it.
+    pub fn next_change<'i>(
         &self,
         appended: impl DoubleEndedIterator<Item = &'i StreamItem>,
         database_records: bool,
         (now, at): (Instant, OffsetDateTime),
     ) -> LastSeenChange {
-        if let Some(change) = appended.rev().find_map(|intake| change_of(intake, at)) {
+        if let Some(change) = appended.rev().find_map(|item| change_of(item, at)) {
             return change;
         }
         if self.bypassed != LastSeenChange::None {
@@ -40,11 +42,11 @@ impl ConnectionMarker {
         }
         let Some((connection, written)) = &self.written else { return LastSeenChange::None };
         let due = now.saturating_duration_since(*written) >= REFRESH && !database_records;
-        if due { seen(connection.clone(), at) } else { LastSeenChange::None }
+        if due { set(connection.clone(), at) } else { LastSeenChange::None }
     }
 
-    /// It was written.
-    pub fn wrote(&mut self, change: LastSeenChange, now: Instant) {
+    /// Records that a change was written.
+    pub fn record_write(&mut self, change: LastSeenChange, now: Instant) {
         self.written = match change {
             LastSeenChange::None => return,
             LastSeenChange::Cleared => None,
@@ -53,25 +55,25 @@ impl ConnectionMarker {
         self.bypassed = LastSeenChange::None;
     }
 
-    /// This went past the disk.
-    pub fn bypassed(&mut self, intake: &StreamItem, at: OffsetDateTime) {
-        if let Some(change) = change_of(intake, at) {
+    /// Records that an item bypassed the disk.
+    pub fn record_bypass(&mut self, item: &StreamItem, at: OffsetDateTime) {
+        if let Some(change) = change_of(item, at) {
             self.bypassed = change;
         }
     }
 }
 
-fn change_of(intake: &StreamItem, at: OffsetDateTime) -> Option<LastSeenChange> {
-    match intake {
+fn change_of(item: &StreamItem, at: OffsetDateTime) -> Option<LastSeenChange> {
+    match item {
         StreamItem::Connection(ConnectionEvent::Opened { connection, .. }, _) => {
-            serde_json::to_string(connection).ok().map(|connection| seen(connection, at))
+            serde_json::to_string(connection).ok().map(|connection| set(connection, at))
         }
         StreamItem::Connection(ConnectionEvent::Closed { .. }, _) => Some(LastSeenChange::Cleared),
         StreamItem::Connection(..) | StreamItem::Message(_) => None,
     }
 }
 
-fn seen(connection: String, at: OffsetDateTime) -> LastSeenChange {
+fn set(connection: String, at: OffsetDateTime) -> LastSeenChange {
     let seen_at = at.unix_timestamp_nanos();
     LastSeenChange::Set(LastSeen {
         connection,
@@ -79,8 +81,8 @@ fn seen(connection: String, at: OffsetDateTime) -> LastSeenChange {
     })
 }
 
-/// Returns the end of the connection that an earlier process left open: when that was last known to
-/// live. Where its name has an unknown form, a gap until `now` takes its place.
+/// Returns the end of the connection that an earlier process left open, at the time when that process
+/// was last known to run. If the name has an unknown form, returns a gap until `now` instead.
 pub(super) async fn ended_without_notice(
     file: &mut impl StorageFile,
     client_id: &str,

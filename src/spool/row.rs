@@ -1,5 +1,5 @@
-//! One entry of the spool: a message as received, or news of a connection, with a checksum, because
-//! a disk may give back other bytes than it was given.
+//! One row of the spool: a message as received, or a connection event. It has a checksum, because a
+//! disk may return other bytes than those written.
 
 use std::borrow::Cow;
 
@@ -16,11 +16,11 @@ use crate::message::{Message, StreamItem};
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolRow<'a> {
-    /// Unix time in nanoseconds.
+    /// Time of receipt, in nanoseconds of Unix time.
     pub received_at: i64,
-    /// MQTT topic; `None` for news, whose JSON form is the payload.
+    /// MQTT topic. `None` for a connection event, whose JSON form is the payload.
     pub topic: Option<Cow<'a, str>>,
-    /// MQTT payload.
+    /// MQTT payload, or the JSON form of a connection event.
     pub payload: Cow<'a, [u8]>,
     /// MQTT quality of service.
     pub qos: i64,
@@ -28,16 +28,16 @@ pub struct SpoolRow<'a> {
     pub retain: bool,
 }
 
-/// Bytes that a row takes in the file beside its topic and payload, about.
+/// Approximate bytes that a row takes in the file in addition to its topic and payload.
 const ROW_OVERHEAD: u64 = 64;
 
-/// Size of a page of the file; what does not fit into one is rounded up to whole ones.
+/// Bytes of a page of the file. A row larger than a page takes whole pages.
 pub(super) const PAGE: u64 = 4096;
 
 impl<'a> SpoolRow<'a> {
-    /// Makes the row of what the session passed on, at this time.
-    pub fn from_item(intake: &'a StreamItem, at: OffsetDateTime) -> Self {
-        match intake {
+    /// Makes the row of an item. A connection event gets the time `at`.
+    pub fn from_item(item: &'a StreamItem, at: OffsetDateTime) -> Self {
+        match item {
             StreamItem::Message(message) => Self {
                 received_at: nanoseconds(message.received_at),
                 topic: Some(Cow::Borrowed(&message.topic)),
@@ -45,14 +45,14 @@ impl<'a> SpoolRow<'a> {
                 qos: message.qos.into(),
                 retain: message.retain,
             },
-            StreamItem::Connection(news, _) => Self::from_event(news, at),
+            StreamItem::Connection(event, _) => Self::from_event(event, at),
         }
     }
 
-    /// News.
-    pub fn from_event(news: &ConnectionEvent, at: OffsetDateTime) -> SpoolRow<'static> {
+    /// Makes the row of a connection event.
+    pub fn from_event(event: &ConnectionEvent, at: OffsetDateTime) -> SpoolRow<'static> {
         // Unwrap safety: texts, numbers and times of this millennium always have a JSON form.
-        let json = serde_json::to_vec(news).expect("news have a JSON form");
+        let json = serde_json::to_vec(event).expect("events have a JSON form");
         SpoolRow {
             received_at: nanoseconds(at),
             topic: None,
@@ -62,7 +62,7 @@ impl<'a> SpoolRow<'a> {
         }
     }
 
-    /// Returns what the next stage gets, with the right to delete the row once it is committed.
+    /// Returns the item of the row. Its token deletes the row once the item is committed.
     pub fn into_item(self, id: u64, permit: Option<InFlightPermit>, client_id: &str) -> StreamItem {
         let ack = Some(AckToken::new(ConnectionId::SPOOL, id));
         let received_at = time(self.received_at);
@@ -84,18 +84,18 @@ impl<'a> SpoolRow<'a> {
         })
     }
 
-    /// Bytes of topic and payload.
+    /// Returns the bytes of topic and payload.
     pub fn size(&self) -> usize {
         self.topic.as_ref().map_or(0, |topic| topic.len()) + self.payload.len()
     }
 
-    /// What the row counts for against `spool.max_size`.
+    /// Returns the bytes that the row counts against `spool.max_size`.
     pub fn cost(&self) -> u64 {
         let bytes = self.size() as u64 + ROW_OVERHEAD;
         if bytes > PAGE { bytes.next_multiple_of(PAGE) } else { bytes }
     }
 
-    /// First 64 bits of SHA-256 over the length-prefixed parts.
+    /// Returns the first 64 bits of SHA-256 over the length-prefixed parts.
     pub fn checksum(&self) -> i64 {
         let topic = self.topic.as_ref().map_or(&[][..], |topic| topic.as_bytes());
         let mut hasher = Sha256::new();
@@ -112,8 +112,8 @@ impl<'a> SpoolRow<'a> {
     }
 }
 
-/// Makes a gap of an event that another version of this program wrote in a form which is not known
-/// here: the loss of the session may have been what it reported.
+/// Returns the gap that replaces an event in an unknown format, written by another version of this
+/// program: the event may have reported a lost session.
 pub(super) fn unreadable_event(
     client_id: &str,
     place: &str,
@@ -121,8 +121,8 @@ pub(super) fn unreadable_event(
 ) -> ConnectionEvent {
     tracing::error!(
         place,
-        "a connection event in the spool has an unknown form, written by another version of this \
-         program; recording a possible loss"
+        "a connection event in the spool has an unknown format (written by another version); \
+         recording a possible loss"
     );
     ConnectionEvent::Gap(Gap {
         client_id: client_id.to_owned(),
@@ -130,9 +130,9 @@ pub(super) fn unreadable_event(
         ended_at: Some(ended_at),
         cause: GapCause::SpoolDamaged,
         detail: format!(
-            "{place} holds a connection event in an unknown form, written by another version of this \
+            "{place} holds a connection event in an unknown format, written by another version of this \
              program: it may have reported a lost session; let that version empty the spool before \
-             the version is changed"
+             you change the version"
         ),
     })
 }
@@ -168,12 +168,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_that_differ_have_other_checksums(one in row(), other in row()) {
+        fn different_rows_have_different_checksums(one in row(), other in row()) {
             prop_assert_eq!(one == other, one.checksum() == other.checksum());
         }
 
         #[test]
-        fn a_flipped_bit_is_noticed(row in row(), place in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn flipped_bits_are_detected(row in row(), place in any::<prop::sample::Index>(), bit in 0u8..8) {
             prop_assume!(!row.payload.is_empty());
             let mut payload = row.payload.to_vec();
             let place = place.index(payload.len());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_out_as_it_went_in() {
+    fn messages_survive_the_round_trip() {
         let at = time(1_770_000_000_123_456_789);
         let message = |ack| Message {
             topic: "centiloc/acme".into(),
@@ -195,8 +195,8 @@ mod tests {
             ack,
             permit: None,
         };
-        let intake = StreamItem::Message(message(None));
-        let out = SpoolRow::from_item(&intake, OffsetDateTime::UNIX_EPOCH).into_item(
+        let item = StreamItem::Message(message(None));
+        let out = SpoolRow::from_item(&item, OffsetDateTime::UNIX_EPOCH).into_item(
             7,
             None,
             "acme-bridge",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn news_come_out_as_they_went_in() {
+    fn connection_events_survive_the_round_trip() {
         let at = time(1_770_000_000_123_456_789);
         let connection = ConnectionName {
             client_id: "acme-bridge".into(),
@@ -234,10 +234,10 @@ mod tests {
         };
         let unsubscribed =
             ConnectionEvent::Unsubscribed { connection, filters: vec!["old".into()] };
-        for news in [opened, closed, unsubscribed, ConnectionEvent::Gap(gap)] {
-            match SpoolRow::from_event(&news, at).into_item(1, None, "acme-bridge") {
+        for event in [opened, closed, unsubscribed, ConnectionEvent::Gap(gap)] {
+            match SpoolRow::from_event(&event, at).into_item(1, None, "acme-bridge") {
                 StreamItem::Connection(out, Some(token)) => {
-                    assert_eq!(out, news);
+                    assert_eq!(out, event);
                     assert!(token.id().is_spooled());
                 }
                 other => panic!("{other:?}"),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_page_counts_in_whole_pages() {
+    fn rows_larger_than_a_page_count_whole_pages() {
         let row = |size| SpoolRow {
             received_at: 0,
             topic: Some("t".into()),

@@ -1,5 +1,5 @@
-//! A damaged file is set aside, and what can be read of it put in its place. At no moment is what was
-//! readable only half there: the new file takes its name when it is complete.
+//! Sets a damaged file aside, and puts a new one with its readable rows in its place. The new file gets
+//! its name only when it is complete, so that a crash at any point loses no readable row.
 
 use std::fs;
 use std::io;
@@ -15,29 +15,29 @@ use super::storage::{LastSeenChange, SpoolChanges, StorageFile as _};
 use crate::connection_event::ConnectionEvent;
 use crate::gap::{Gap, GapCause};
 
-/// What is being written.
+/// Name of the new file while it is being written.
 const IN_WORK: &str = "spool.db.salvage";
-/// The same, complete.
+/// Name of the new file once it is complete.
 const COMPLETE: &str = "spool.db.salvaged";
-/// Beginning of the damaged file's new name.
+/// Prefix of the new name of the damaged file.
 pub(super) const ASIDE: &str = "spool.db.damaged-";
 
-/// Rows read at once, and ids tried one by one where that fails.
+/// Rows read at once, and ids tried one by one if that fails.
 const CHUNK: u64 = 1000;
-/// Payload bytes read at once, about.
+/// Approximate payload bytes read at once.
 const CHUNK_BYTES: usize = 16 * 1024 * 1024;
-/// No id is that large.
+/// Upper bound of the ids searched.
 const END: u64 = 1 << 62;
 
-/// What was found.
+/// Counts of the readable and the missing rows.
 #[derive(Debug, Default)]
 struct SalvageCounts {
     rows: u64,
     first: Option<u64>,
     last: u64,
-    /// Something before the first row could not be read either, nobody knows how much.
-    blind: bool,
-    /// When the last row before the first hole was received.
+    /// Rows before the first readable one are also lost, and their number is unknown.
+    lost_before_first: bool,
+    /// Time of receipt of the last row before the first missing one.
     hole_after: Option<i64>,
     newest: Option<i64>,
 }
@@ -56,14 +56,14 @@ impl SalvageCounts {
         }
     }
 
-    /// Ids are given without holes, so each that is not there was damaged.
+    /// Returns the number of missing rows: ids are contiguous, so each missing id is a damaged row.
     fn missing(&self, last_id: Option<u64>) -> Option<u64> {
         Some((last_id?.max(self.last) + 1).saturating_sub(self.first? + self.rows))
     }
 }
 
-/// Sets the damaged file of this folder aside. What may be lost is told in the new one, in a row after
-/// `last_known`: rows up to there may be forwarded already.
+/// Sets the damaged file of this folder aside. A row of the new file reports the possible loss as a gap.
+/// Its id is after `last_known`, since rows up to there may be forwarded already.
 pub(super) async fn salvage(
     dir: &Path,
     client_id: &str,
@@ -76,7 +76,7 @@ pub(super) async fn salvage(
     let (found, last_id) = match SpoolFile::connect(&path_in(dir), false).await {
         Ok(mut old) => {
             let copied = copy(&mut old, &mut new).await?;
-            // In order: SQLite removes by name what lies beside the file it closes.
+            // Closed before the rename: SQLite removes the files next to it by name.
             let _ = old.close().await;
             copied
         }
@@ -84,19 +84,19 @@ pub(super) async fn salvage(
         Err(error) => return Err(error),
     };
     let gap = gap(dir, client_id, problem, &found, last_id);
-    tracing::error!(detail = gap.detail, "the spool was damaged; what could be read of it is kept");
-    let news = SpoolRow::from_event(&ConnectionEvent::Gap(gap), OffsetDateTime::now_utc());
+    tracing::error!(error = gap.detail, "the spool was damaged; kept the readable rows");
+    let row = SpoolRow::from_event(&ConnectionEvent::Gap(gap), OffsetDateTime::now_utc());
     let next = last_id.unwrap_or(0).max(found.last).max(last_known) + 1;
-    new.write(&SpoolChanges { append: &[(next, news)], ..SpoolChanges::default() }).await?;
+    new.write(&SpoolChanges { append: &[(next, row)], ..SpoolChanges::default() }).await?;
     new.settle().await?;
     new.close().await?;
     rename(&work, &dir.join(COMPLETE))?;
-    // Before the file that it replaces goes.
+    // Durable before the damaged file is renamed.
     sync_folder_of(&work)?;
     finish(dir)
 }
 
-/// Puts a complete salvage in the place of the file, if there is one.
+/// Replaces the file by a completed salvage, if there is one.
 pub(super) fn finish(dir: &Path) -> Result<(), SpoolError> {
     let (complete, place) = (dir.join(COMPLETE), path_in(dir));
     if !complete.exists() {
@@ -108,14 +108,14 @@ pub(super) fn finish(dir: &Path) -> Result<(), SpoolError> {
             rename(&with_suffix(&place, suffix), &with_suffix(&aside, suffix))?;
         }
         remove(&place)?;
-        // SQLite would take the old file's log for the new one's.
+        // Otherwise SQLite could use the log of the old file for the new one.
         sync_folder_of(&place)?;
     }
     rename(&complete, &place)?;
     sync_folder_of(&place)
 }
 
-/// Copies every readable row; returns also the last id, as far as it can be told.
+/// Copies every readable row. Returns the counts, and the last id if it can be read.
 async fn copy(
     old: &mut SpoolFile,
     new: &mut SpoolFile,
@@ -145,7 +145,7 @@ async fn copy(
                     one_by_one(old, id - 1).await
                 }
                 Err(_) => {
-                    found.blind |= found.first.is_none();
+                    found.lost_before_first |= found.first.is_none();
                     match behind_the_damage(old, cursor).await {
                         Some(behind) => cursor = behind,
                         None => return Ok((found, last_id)),
@@ -159,8 +159,8 @@ async fn copy(
     }
 }
 
-/// The smallest id behind which the next row can be told, where it cannot behind `cursor`: the end of
-/// a damaged page. `None` if there is none.
+/// Returns the smallest id after which the next row can be found, if it cannot be found after `cursor`.
+/// This is the end of a damaged page. Returns `None` if there is no such id.
 async fn behind_the_damage(old: &mut SpoolFile, cursor: u64) -> Option<u64> {
     let (mut bad, mut step) = (cursor, 1);
     while old.id_after(cursor + step).await.is_err() {
@@ -196,8 +196,10 @@ fn gap(
     last_id: Option<u64>,
 ) -> Gap {
     let detail = match found.missing(last_id) {
-        Some(0) if !found.blind => format!("all {} rows of it could be read", found.rows),
-        Some(missing) if found.blind => {
+        Some(0) if !found.lost_before_first => {
+            format!("all {} rows of it could be read", found.rows)
+        }
+        Some(missing) if found.lost_before_first => {
             format!("{} rows of it could be read, {missing} or more not", found.rows)
         }
         Some(missing) => format!("{} rows of it could be read, {missing} not", found.rows),
@@ -213,7 +215,7 @@ fn gap(
     }
 }
 
-/// When the file was made, as far as the file system tells.
+/// Returns the time at which the file was made, or modified if the file system does not record that.
 fn made_at(dir: &Path) -> OffsetDateTime {
     let metadata = fs::metadata(path_in(dir)).ok();
     let made = metadata.and_then(|m| m.created().or_else(|_| m.modified()).ok());
@@ -227,8 +229,8 @@ fn rename(from: &Path, to: &Path) -> Result<(), SpoolError> {
     }
 }
 
-/// Removes a file with what `SQLite` keeps beside it. It may be back after a power cut until its folder
-/// is synced.
+/// Removes a file with those that `SQLite` keeps next to it. Until the folder is synced, a power cut may
+/// restore it.
 pub(super) fn remove(path: &Path) -> Result<(), SpoolError> {
     for suffix in ["-wal", "-shm", ""] {
         let path = with_suffix(path, suffix);

@@ -1,4 +1,4 @@
-//! The spool's file as it is in the service.
+//! The storage of the service: a `SQLite` file in `spool.dir`.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
 /// Opens the `SQLite` database in a folder.
 #[derive(Debug)]
 pub struct SqliteStorage {
-    /// `spool.dir`.
+    /// The folder of `spool.dir`.
     pub dir: PathBuf,
-    /// Names the client in the gap of a damaged file.
+    /// The client of the gap that reports a damaged file.
     pub client_id: String,
 }
 

@@ -1,4 +1,4 @@
-//! The stage: opens the file, mends what can be mended, and keeps its parts at work.
+//! Runs the stage: opens the file, recovers from errors of the disk, and keeps the parts running.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,54 +9,56 @@ use tokio_util::sync::CancellationToken;
 use super::acks;
 use super::cursors::SpoolCursors;
 use super::error::SpoolError;
+use super::problem;
 use super::reader::SpoolReader;
 use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
-use super::writer::{SpoolWriter, WriterEnd, WriterOutputs, report_problem};
+use super::writer::{SpoolWriter, WriterEnd, WriterOutputs};
 use crate::clock::WallClock;
 use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
 
-/// Between two tries to open the file.
+/// Wait between two attempts to open the file.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Rows on their way to decoding. The store holds the larger part of what is read ahead.
+/// Capacity of the channel to decoding, in rows. The store holds most of the rows that are read ahead.
 const DECODE_CAPACITY: usize = 256;
 
-/// The channel to decoding.
+/// Makes the channel to decoding.
 pub fn channel() -> (mpsc::Sender<StreamItem>, mpsc::Receiver<StreamItem>) {
     mpsc::channel(DECODE_CAPACITY)
 }
 
-/// What the stage needs.
+/// Inputs and outputs of the stage.
 #[derive(Debug)]
 pub struct SpoolParts<S> {
-    /// The file.
+    /// Opens the file.
     pub storage: S,
     /// MQTT client identifier, for gaps.
     pub client_id: String,
     /// `spool.max_size`, bytes.
     pub max_size: u64,
-    /// What the session passes on.
+    /// Items from the session.
     pub intake: mpsc::Receiver<StreamItem>,
-    /// To decoding.
+    /// Items to decoding.
     pub decode: mpsc::Sender<StreamItem>,
-    /// From the store.
+    /// Feedback of the store.
     pub store: mpsc::Receiver<Feedback>,
-    /// To the session. It must keep receiving whatever it does with `intake`.
+    /// Feedback to the session, which must keep receiving it even while `intake` is full.
     pub session: mpsc::Sender<Feedback>,
-    /// State.
+    /// Receives the state of the spool.
     pub health: Arc<Health>,
-    /// Figures.
+    /// Receives the size of the spool.
     pub metrics: Arc<Metrics>,
-    /// Tells the time of day.
+    /// The source of the present time.
     pub clock: WallClock,
-    /// Ends everything at once: what is not on disk is dropped, and delivered again later.
+    /// Ends the stage without waiting for the disk. Messages that are not on disk are dropped, and the
+    /// broker redelivers them.
     pub abandon: CancellationToken,
 }
 
-/// Runs until the intake is closed, everything from it is on disk and the store is gone. Once
-/// `abandon` is cancelled, it waits for nothing but the store.
+/// Runs until the intake is closed, all its items are on disk and the store has ended. Once `abandon`
+/// is cancelled, it waits only for the store.
 pub async fn run<S: SpoolStorage>(parts: SpoolParts<S>) {
     let SpoolParts {
         storage,
@@ -73,64 +75,64 @@ pub async fn run<S: SpoolStorage>(parts: SpoolParts<S>) {
     } = parts;
     health.update(|snapshot| _ = snapshot.spool.get_or_insert_default());
     metrics.spool_max_bytes.set(i64::try_from(max_size).unwrap_or(i64::MAX));
-    let outlets = WriterOutputs { decode: decode.clone(), session: session.clone() };
+    let outputs = WriterOutputs { decode: decode.clone(), session: session.clone() };
     let telemetry = (Arc::clone(&health), metrics);
     let mut writer =
-        SpoolWriter::new(client_id.clone(), intake, outlets, max_size, telemetry, clock);
+        SpoolWriter::new(client_id.clone(), intake, outputs, max_size, telemetry, clock);
     let finished = CancellationToken::new();
-    let progress = SpoolCursors::new(0);
+    let cursors = SpoolCursors::new(0);
     let spooling = async {
         let reader = SpoolReader::new(decode, client_id);
         let file = tokio::select! {
             biased;
             () = abandon.cancelled() => None,
-            file = spool(&storage, &mut writer, &reader, &progress, &health)
+            file = spool(&storage, &mut writer, &reader, &cursors, &health)
                 => Some(file),
         };
-        // Ends decoding and the store; what they do not take any more stays on disk.
+        // Ends decoding and the store. The rows that they no longer receive stay on disk.
         drop(reader);
         writer.close_outputs();
         finished.cancel();
         file
     };
     let (file, ()) = {
-        let routing = acks::run(store, session, &progress, &finished);
+        let routing = acks::run(store, session, &cursors, &finished);
         tokio::join!(spooling, part("spool route", routing))
     };
     let Some(mut file) = file else { return };
     let closed = async {
-        let left = writer.finish(&mut file.writer, &progress).await?;
+        let left = writer.finish(&mut file.writer, &cursors).await?;
         file.reader.close().await?;
         file.writer.close_in_order(left).await
     };
     if let Err(error) = closed.await {
         tracing::warn!(
-            problem = %error,
-            "could not delete from the spool what is committed; it will be sent again, and makes \
-             no second row"
+            %error,
+            "failed to delete committed messages from the spool; they will be stored again \
+             (idempotent)"
         );
     }
 }
 
-/// Spools until nothing more comes.
+/// Spools until the intake is closed and all its items are on disk. Returns the open file.
 async fn spool<S: SpoolStorage>(
     storage: &S,
     writer: &mut SpoolWriter,
     reader: &SpoolReader,
-    progress: &SpoolCursors,
+    cursors: &SpoolCursors,
     health: &Health,
 ) -> OpenSpool<S> {
     loop {
         tick();
-        let mut file = open(storage, writer, progress, health).await;
+        let mut file = open(storage, writer, cursors, health).await;
         let interrupt = CancellationToken::new();
         let ended = {
-            let appending = writer.run(&mut file.writer, progress, &interrupt);
+            let appending = writer.run(&mut file.writer, cursors, &interrupt);
             tokio::pin!(appending);
             tokio::select! {
                 biased;
                 ended = &mut appending => ended,
-                unreadable = part("spool read", reader.run(&mut file.reader, progress)) => {
+                unreadable = part("spool read", reader.run(&mut file.reader, cursors)) => {
                     interrupt.cancel();
                     let ended = appending.await;
                     match (ended, unreadable) {
@@ -144,10 +146,10 @@ async fn spool<S: SpoolStorage>(
             Ok(WriterEnd::Finished) => return file,
             Ok(WriterEnd::Interrupted) => {}
             Err(error) => {
-                report_problem(health, error.to_string());
+                problem::report(health, error.to_string());
                 close_all(file).await;
                 if let SpoolError::Damaged(problem) = error {
-                    salvage_damaged(storage, &problem, progress, health).await;
+                    salvage_damaged(storage, &problem, cursors, health).await;
                 } else {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -156,22 +158,22 @@ async fn spool<S: SpoolStorage>(
     }
 }
 
-/// Opens the file, however long that takes.
+/// Opens the file, and retries until that succeeds.
 async fn open<S: SpoolStorage>(
     storage: &S,
     writer: &mut SpoolWriter,
-    progress: &SpoolCursors,
+    cursors: &SpoolCursors,
     health: &Health,
 ) -> OpenSpool<S> {
     loop {
-        match try_open(storage, writer, progress).await {
+        match try_open(storage, writer, cursors).await {
             Ok(file) => return file,
             Err(SpoolError::Damaged(problem)) => {
-                salvage_damaged(storage, &problem, progress, health).await;
+                salvage_damaged(storage, &problem, cursors, health).await;
             }
             Err(error) => {
-                report_problem(health, error.to_string());
-                writer.run_without_disk(progress).await;
+                problem::report(health, error.to_string());
+                writer.run_without_disk(cursors).await;
             }
         }
     }
@@ -180,12 +182,12 @@ async fn open<S: SpoolStorage>(
 async fn try_open<S: SpoolStorage>(
     storage: &S,
     writer: &mut SpoolWriter,
-    progress: &SpoolCursors,
+    cursors: &SpoolCursors,
 ) -> Result<OpenSpool<S>, SpoolError> {
     let mut file = during(DISK_SCAN, storage.open()).await?;
-    match writer.take_over(&mut file.writer).await {
+    match writer.adopt(&mut file.writer).await {
         Ok(last) => {
-            progress.appended.send_replace(last);
+            cursors.appended.send_replace(last);
             Ok(file)
         }
         Err(error) => {
@@ -195,22 +197,23 @@ async fn try_open<S: SpoolStorage>(
     }
 }
 
-/// Closes what is of no more use, in order: `SQLite` removes by name what lies beside a file.
+/// Closes both connections and waits for that: on closing, `SQLite` removes the files next to it by
+/// name.
 async fn close_all<S: SpoolStorage>(file: OpenSpool<S>) {
     let _ = file.reader.close().await;
     let _ = file.writer.close().await;
 }
 
-/// Sets a damaged file aside, once that is possible.
+/// Sets a damaged file aside. If that fails, it reports the problem and waits for [`RETRY`].
 async fn salvage_damaged(
     storage: &impl SpoolStorage,
     problem: &str,
-    progress: &SpoolCursors,
+    cursors: &SpoolCursors,
     health: &Health,
 ) {
-    let last_known = progress.forwarded().max(*progress.appended.borrow());
+    let last_known = cursors.forwarded().max(*cursors.appended.borrow());
     if let Err(error) = during(DISK_SCAN, storage.salvage(problem, last_known)).await {
-        report_problem(health, format!("could not set the damaged spool aside: {error}"));
+        problem::report(health, format!("could not set the damaged spool aside: {error}"));
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The operations on the disk that the spool needs: `SQLite` in the service, a model in the fault
+//! The disk operations of the spool, implemented by `SQLite` in the service and by a model in the fault
 //! simulator.
 
 use std::future::Future;
@@ -10,14 +10,14 @@ pub use super::row::SpoolRow;
 pub trait SpoolStorage: Send + Sync {
     /// A connection to the file.
     type File: StorageFile;
-    /// Keeps every other process from the file for as long as it lives.
+    /// Keeps every other process from the file until it is dropped.
     type Lock: Send;
 
-    /// Opens the file, made if there is none, for one connection that writes and one that reads.
+    /// Opens the file, or makes it, with one connection that writes and one that reads.
     fn open(&self) -> impl Future<Output = Result<OpenSpool<Self>, SpoolError>> + Send;
 
-    /// Sets a damaged file aside, and puts what can be read of it in its place. What may be lost is
-    /// told in a row after `last_known`.
+    /// Sets a damaged file aside, and puts a new one with its readable rows in its place. A row after
+    /// `last_known` reports the possible loss as a gap.
     fn salvage(
         &self,
         problem: &str,
@@ -28,35 +28,35 @@ pub trait SpoolStorage: Send + Sync {
 /// The file, open for writing and for reading.
 #[derive(Debug)]
 pub struct OpenSpool<S: SpoolStorage + ?Sized> {
-    /// Writes, and makes durable what it wrote.
+    /// The connection that writes.
     pub writer: S::File,
-    /// Reads what was written.
+    /// The connection that reads what the other wrote.
     pub reader: S::File,
-    /// The right to have both.
+    /// The lock that protects both.
     pub lock: S::Lock,
 }
 
 /// A connection to the file.
 pub trait StorageFile: Send {
-    /// Returns what the file holds, and the last id; 0 if it is empty.
+    /// Returns the content of the file in numbers, and the last id, which is 0 if the file is empty.
     fn depth(&mut self) -> impl Future<Output = Result<(SpoolDepth, u64), SpoolError>> + Send;
 
-    /// Returns when the oldest row was received, Unix time in nanoseconds.
+    /// Returns the time of receipt of the oldest row, in nanoseconds of Unix time.
     fn oldest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
 
-    /// Returns when the newest row was received, Unix time in nanoseconds.
+    /// Returns the time of receipt of the newest row, in nanoseconds of Unix time.
     fn newest(&mut self) -> impl Future<Output = Result<Option<i64>, SpoolError>> + Send;
 
-    /// Returns the connection of a process that ended without notice.
+    /// Returns the connection that was open when the process was last known to run.
     fn last_seen(&mut self) -> impl Future<Output = Result<Option<LastSeen>, SpoolError>> + Send;
 
-    /// Makes the changes durable, or none of them.
+    /// Makes all changes durable, or none.
     fn write(
         &mut self,
         changes: &SpoolChanges<'_>,
     ) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Returns rows after this id, in order: at most `rows`, and not many more than `bytes` of payload.
+    /// Returns rows after this id, in order: at most `rows`, and about `bytes` of payload at most.
     fn read(
         &mut self,
         after: u64,
@@ -64,45 +64,45 @@ pub trait StorageFile: Send {
         bytes: usize,
     ) -> impl Future<Output = Result<Vec<(u64, SpoolRow<'static>)>, SpoolError>> + Send;
 
-    /// Keeps the write-ahead log short. After an error other than a full disk the file is to be closed
+    /// Keeps the write-ahead log short. After an error other than a full disk the file must be closed
     /// and opened again.
     fn limit_log(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Writes what is there anyway, durably.
+    /// Writes unchanged data durably, to find out if the disk works.
     fn touch(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Gives freed space back; to be called while it is empty.
+    /// Returns freed space to the file system. To be called while the file is empty.
     fn shrink(&mut self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Closes it: what the write-ahead log holds goes into the file.
+    /// Closes the file, and moves the write-ahead log into it.
     fn close(self) -> impl Future<Output = Result<(), SpoolError>> + Send;
 
-    /// Closes it at the end of the process, and marks that it holds this, so that the next process need
-    /// not look at all of it.
+    /// Closes the file at the end of the process, and marks it with this content, so that the next
+    /// process need not scan it.
     fn close_in_order(
         self,
         depth: SpoolDepth,
     ) -> impl Future<Output = Result<(), SpoolError>> + Send;
 }
 
-/// What the file holds.
+/// The content of the file in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpoolDepth {
-    /// Rows: messages, and news of connections.
+    /// Rows: messages and connection events.
     pub rows: u64,
-    /// Messages.
+    /// Rows that are messages.
     pub messages: u64,
-    /// As [`SpoolRow::cost`] counts them.
+    /// Bytes as counted by [`SpoolRow::cost`].
     pub bytes: u64,
 }
 
 impl SpoolDepth {
-    /// Returns what one row counts for.
+    /// Returns the numbers of one row.
     pub fn of(row: &SpoolRow<'_>) -> Self {
         Self { rows: 1, messages: row.topic.is_some().into(), bytes: row.cost() }
     }
 
-    /// Returns this with `more`.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, more: Self) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl SpoolDepth {
         }
     }
 
-    /// Returns this without `less`.
+    /// Returns the difference, at least zero.
     #[must_use]
     pub fn minus(self, less: Self) -> Self {
         Self {
@@ -123,30 +123,30 @@ impl SpoolDepth {
     }
 }
 
-/// The connection that was standing when the process was last known to live.
+/// The connection that was open when the process was last known to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastSeen {
-    /// The connection's name, as JSON.
+    /// The name of the connection, as JSON.
     pub connection: String,
-    /// Unix time in nanoseconds.
+    /// The time at which it was last known to be open, in nanoseconds of Unix time.
     pub seen_at: i64,
 }
 
-/// One transaction.
+/// The changes of one transaction.
 #[derive(Debug, Default)]
 pub struct SpoolChanges<'a> {
     /// Rows with their ids.
     pub append: &'a [(u64, SpoolRow<'a>)],
-    /// Everything up to this id is committed in the database.
+    /// The last row to delete: the database has all rows up to it.
     pub delete_through: Option<u64>,
-    /// What becomes of the connection that is written down.
+    /// The change of the recorded connection.
     pub last_seen: LastSeenChange,
 }
 
-/// What becomes of the [`LastSeen`] that is written down.
+/// A change of the recorded [`LastSeen`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LastSeenChange {
-    /// Nothing.
+    /// No change.
     #[default]
     None,
     /// No connection is open any more.

@@ -72,7 +72,7 @@ async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is(
 }
 
 #[tokio::test]
-async fn a_power_cut_takes_whole_transactions_that_were_not_synced_and_nothing_else() {
+async fn power_cuts_lose_only_whole_unsynced_transactions() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     append(&mut file, 1..=20).await;
@@ -97,7 +97,7 @@ async fn a_power_cut_takes_whole_transactions_that_were_not_synced_and_nothing_e
 }
 
 #[tokio::test]
-async fn the_log_is_copied_whole_or_not_at_all() {
+async fn logs_are_copied_whole_or_not_at_all() {
     const ROWS: u64 = 12_000;
     let dir = tempfile::tempdir().unwrap();
     let path = path_in(dir.path());
@@ -121,7 +121,7 @@ async fn the_log_is_copied_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn whatever_page_is_lost_every_row_on_another_page_is_kept_and_the_rest_is_a_gap() {
+async fn lost_pages_cost_only_their_own_rows() {
     const ROWS: u64 = 200;
     /// Rows of 400 bytes on a page of 4 KiB, and a page whose neighbour took its place.
     const MOST_ON_A_PAGE: usize = 12;
@@ -159,7 +159,7 @@ async fn whatever_page_is_lost_every_row_on_another_page_is_kept_and_the_rest_is
 }
 
 #[tokio::test]
-async fn after_years_of_messages_a_damaged_beginning_costs_no_more_than_itself() {
+async fn damaged_beginning_with_large_ids_costs_only_itself() {
     const FIRST: u64 = 5_000_001;
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
@@ -183,7 +183,7 @@ async fn after_years_of_messages_a_damaged_beginning_costs_no_more_than_itself()
 }
 
 #[tokio::test]
-async fn the_gap_of_a_damaged_file_comes_after_everything_that_was_forwarded() {
+async fn damage_gap_follows_all_forwarded_rows() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(path_in(dir.path()), [0x55; 8192]).unwrap();
     salvage::salvage(dir.path(), "acme-bridge", "damaged", 6_000).await.unwrap();
@@ -192,7 +192,7 @@ async fn the_gap_of_a_damaged_file_comes_after_everything_that_was_forwarded() {
 }
 
 #[tokio::test]
-async fn a_salvage_that_was_interrupted_is_finished_or_begun_anew_and_never_half_there() {
+async fn interrupted_salvage_is_finished_or_restarted() {
     let dir = tempfile::tempdir().unwrap();
     let mut half = SpoolFile::open(&dir.path().join("spool.db.salvage")).await.unwrap();
     append(&mut half, 1..=5).await;
@@ -218,12 +218,12 @@ async fn unknown_connection_events_become_a_gap() {
     let changes =
         SpoolChanges { append: &[(1, strange), row(2)], last_seen, ..SpoolChanges::default() };
     file.write(&changes).await.unwrap();
-    let progress = SpoolCursors::new(2);
+    let cursors = SpoolCursors::new(2);
     let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
     let reader = SpoolReader::new(sender, "acme-bridge".into());
-    reader.forward_remaining(&mut file, &progress).await.unwrap();
+    reader.forward_remaining(&mut file, &cursors).await.unwrap();
     drop(reader);
-    assert!(progress.has_caught_up());
+    assert!(cursors.has_caught_up());
     let Some(StreamItem::Connection(ConnectionEvent::Gap(gap), token)) = receiver.recv().await
     else {
         panic!("no gap")
@@ -268,7 +268,7 @@ async fn files_closed_in_order_open_without_a_scan() {
 }
 
 #[tokio::test]
-async fn rows_missing_since_an_orderly_end_are_damage() {
+async fn rows_missing_since_clean_close_are_damage() {
     for (lost, noticed) in [(7, "ids 7 to 7 are missing"), (150, "ids 150 to 150 are missing")] {
         let dir = tempfile::tempdir().unwrap();
         closed_in_order(dir.path(), 200).await;
@@ -284,7 +284,7 @@ async fn rows_missing_since_an_orderly_end_are_damage() {
 }
 
 #[tokio::test]
-async fn the_first_change_takes_the_mark_away() {
+async fn first_change_removes_the_mark() {
     let dir = tempfile::tempdir().unwrap();
     closed_in_order(dir.path(), 20).await;
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
@@ -300,7 +300,7 @@ async fn the_first_change_takes_the_mark_away() {
 }
 
 #[tokio::test]
-async fn changes_by_an_older_version_outdate_the_mark() {
+async fn changes_by_an_older_version_outdate_marks() {
     let dir = tempfile::tempdir().unwrap();
     closed_in_order(dir.path(), 20).await;
     // It leaves the mark alone.
@@ -332,7 +332,7 @@ async fn salvaged_files_are_scanned_again() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_version_is_left_alone() {
+async fn files_of_newer_versions_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     file.run("pragma user_version = 2").await.unwrap();
@@ -344,7 +344,7 @@ async fn a_file_of_a_newer_version_is_left_alone() {
 }
 
 #[test]
-fn only_one_process_has_the_spool() {
+fn only_one_process_uses_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let first = SpoolLock::take(&dir.path().join("spool")).unwrap();
     let second = SpoolLock::take(&dir.path().join("spool")).unwrap_err();
@@ -355,7 +355,7 @@ fn only_one_process_has_the_spool() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn what_it_holds_is_nobody_elses_business() {
+async fn files_are_readable_by_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");

@@ -1,5 +1,5 @@
-//! Takes what the session passes on, makes it durable in groups, and passes on the right to
-//! acknowledge it. The group is what has come while the fsync before it ran.
+//! Makes the items of the session durable in groups, and acknowledges each group after its fsync. A
+//! group holds the items that arrived during the fsync of the group before.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cursors::SpoolCursors;
 use super::error::SpoolError;
 use super::last_seen::{ConnectionMarker, ended_without_notice};
+use super::problem;
 use super::row::{SpoolRow, time as at};
 use super::storage::{LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 use crate::ack::{AckToken, Committed};
@@ -20,63 +21,63 @@ use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, HAND_OVER, during, idle, tick};
 use crate::telemetry::{Health, Metrics};
 
-/// Most rows of one transaction: far more than a broker's window, few enough that a crash repeats
-/// little.
+/// Most rows of one transaction: far more than the window of a broker, and few enough that a crash
+/// causes few redeliveries.
 const GROUP: usize = 1000;
 
-/// Payload bytes of one transaction, about; a larger message goes alone.
+/// Approximate payload bytes of one transaction. A larger message is written alone.
 const GROUP_BYTES: usize = 16 * 1024 * 1024;
 
-/// How often figures are refreshed.
+/// Interval at which the metrics are refreshed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Between two tries to write to a disk in trouble.
+/// Wait between two attempts to write to a failing disk.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The appending part.
+/// The part of the stage that writes.
 #[derive(Debug)]
 pub(super) struct SpoolWriter {
     client_id: String,
     intake: mpsc::Receiver<StreamItem>,
-    /// `None` once everything is done.
-    outlets: Option<WriterOutputs>,
+    /// `None` once every item is durable.
+    outputs: Option<WriterOutputs>,
     max_size: u64,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     clock: WallClock,
-    /// Taken in and not durable yet, in order. Invariant: nothing leaves it before it is on disk
-    /// or, where the disk is of no use, with the next stage.
+    /// Received items that are not durable yet, in order. Invariant: an item leaves only when it is on
+    /// disk or, while the disk is unusable, with the next stage.
     pending: VecDeque<StreamItem>,
-    /// Nothing more comes.
+    /// The intake is closed.
     closed: bool,
     depth: SpoolDepth,
     next_id: u64,
     /// Rows up to this one are deleted.
     deleted: u64,
     marker: ConnectionMarker,
-    /// Whether the end of an earlier process' connection was told.
+    /// The end of the connection that an earlier process left open was reported.
     predecessor_reported: bool,
 }
 
-/// Where things go.
+/// Outputs of the writer.
 #[derive(Debug)]
 pub(super) struct WriterOutputs {
-    /// What passes the disk by.
+    /// Items that bypass the disk.
     pub decode: mpsc::Sender<StreamItem>,
-    /// What may be acknowledged.
+    /// Durable deliveries and events.
     pub session: mpsc::Sender<Feedback>,
 }
 
-/// Proves that rows were synced to disk.
+/// Proof that rows were synced to disk.
 #[derive(Debug)]
 pub struct SyncProof(());
 
-/// Why [`SpoolWriter::run`] returned.
+/// Reason why [`SpoolWriter::run`] returned without an error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WriterEnd {
-    /// Everything that came is durable, and nothing more comes.
+    /// The intake is closed and all its items are durable.
     Finished,
-    /// Asked to.
+    /// The interrupt was cancelled.
     Interrupted,
 }
 
@@ -84,7 +85,7 @@ impl SpoolWriter {
     pub fn new(
         client_id: String,
         intake: mpsc::Receiver<StreamItem>,
-        outlets: WriterOutputs,
+        outputs: WriterOutputs,
         max_size: u64,
         (health, metrics): (Arc<Health>, Arc<Metrics>),
         clock: WallClock,
@@ -92,7 +93,7 @@ impl SpoolWriter {
         Self {
             client_id,
             intake,
-            outlets: Some(outlets),
+            outputs: Some(outputs),
             max_size,
             health,
             metrics,
@@ -107,14 +108,14 @@ impl SpoolWriter {
         }
     }
 
-    /// Lets the stages behind end.
+    /// Closes the outputs, so that the later stages drain and end.
     pub fn close_outputs(&mut self) {
-        self.outlets = None;
+        self.outputs = None;
     }
 
-    /// Takes a file that was just opened; returns the last id in it. A connection that a process
-    /// before left open ended when that was last known to live.
-    pub async fn take_over(&mut self, file: &mut impl StorageFile) -> Result<u64, SpoolError> {
+    /// Adopts a file that was just opened, and returns its last id. A connection that an earlier process
+    /// left open is reported as ended at the time when that process was last known to run.
+    pub async fn adopt(&mut self, file: &mut impl StorageFile) -> Result<u64, SpoolError> {
         let (depth, last) = file.depth().await?;
         self.depth = depth;
         self.next_id = self.next_id.max(last + 1);
@@ -129,15 +130,15 @@ impl SpoolWriter {
         Ok(last)
     }
 
-    /// Appends until nothing more comes, or it is interrupted. Not to be dropped half-way, but for
-    /// the end of everything: what is durable is owed to the session.
+    /// Writes until the intake is closed or `interrupt` is cancelled. Must not be dropped before, except
+    /// when the pipeline ends: the acknowledgements of durable items would be lost.
     pub async fn run(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &SpoolCursors,
+        cursors: &SpoolCursors,
         interrupt: &CancellationToken,
     ) -> Result<WriterEnd, SpoolError> {
-        let mut done = progress.done.subscribe();
+        let mut done = cursors.done.subscribe();
         let mut published = Instant::now();
         loop {
             tick();
@@ -152,23 +153,23 @@ impl SpoolWriter {
                 self.receive(interrupt).await;
             }
             self.top_up();
-            let written = match self.write_some(file, progress).await {
-                // Nothing to write must not leave it in trouble that is over.
-                Ok(false) if self.pending.is_empty() && self.is_in_trouble() => {
+            let written = match self.write_some(file, cursors).await {
+                // Without items to write, only a touch can show that the disk works again.
+                Ok(false) if self.pending.is_empty() && problem::is_reported(&self.health) => {
                     file.touch().await.map(|()| true)
                 }
                 written => written,
             };
             match written {
-                Ok(true) => self.is_well(),
+                Ok(true) => problem::clear(&self.health),
                 Ok(false) if self.pending.is_empty() => {}
                 Ok(false) => {
-                    report_problem(&self.health, self.full());
+                    problem::report(&self.health, self.full());
                     wait_for_commit(RETRY, &mut done).await;
                 }
                 Err(error @ (SpoolError::NoSpace | SpoolError::Unavailable(_))) => {
-                    report_problem(&self.health, error.to_string());
-                    let passed = self.bypass(progress).await;
+                    problem::report(&self.health, error.to_string());
+                    let passed = self.bypass(cursors).await;
                     if !passed && error != SpoolError::NoSpace {
                         return Err(error);
                     }
@@ -186,19 +187,19 @@ impl SpoolWriter {
         }
     }
 
-    /// Deletes what is committed, at the end; returns what is left.
+    /// Deletes the committed rows at the end, and returns the content that is left.
     pub async fn finish(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &SpoolCursors,
+        cursors: &SpoolCursors,
     ) -> Result<SpoolDepth, SpoolError> {
-        self.write_some(file, progress).await?;
+        self.write_some(file, cursors).await?;
         self.publish(file).await?;
         Ok(self.depth)
     }
 
-    /// Waits for something to write. What is to be deleted goes with it, or a tick later alone: a
-    /// transaction of its own for each commit of the database would double the fsyncs.
+    /// Waits for items to write. Committed rows are deleted in the same transaction, or after a tick in
+    /// one of their own: a transaction for each commit of the database would double the fsyncs.
     async fn receive(&mut self, interrupt: &CancellationToken) {
         let mut received = Vec::new();
         tokio::select! {
@@ -213,7 +214,7 @@ impl SpoolWriter {
     fn top_up(&mut self) {
         while self.pending.len() < GROUP {
             match self.intake.try_recv() {
-                Ok(intake) => self.pending.push_back(intake),
+                Ok(item) => self.pending.push_back(item),
                 Err(mpsc::error::TryRecvError::Empty) => return,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     self.closed = true;
@@ -223,22 +224,22 @@ impl SpoolWriter {
         }
     }
 
-    /// Writes what fits and deletes what is done, durably. False if nothing of what is pending went
-    /// to disk.
+    /// Writes the items that fit and deletes the committed rows, durably. Returns false if no pending
+    /// item was written.
     async fn write_some(
         &mut self,
         file: &mut impl StorageFile,
-        progress: &SpoolCursors,
+        cursors: &SpoolCursors,
     ) -> Result<bool, SpoolError> {
-        let done = *progress.done.borrow();
-        let freed = progress.delete_through(done);
+        let done = *cursors.done.borrow();
+        let freed = cursors.delete_through(done);
         self.depth = self.depth.minus(freed);
         let (rows, depth) = self.group();
         let now = Instant::now();
         let at = self.clock.now_utc();
         let database_records = self.depth.messages == 0 && self.health.read(|s| s.database.up);
         let last_seen =
-            self.marker.change(self.pending.range(..rows.len()), database_records, (now, at));
+            self.marker.next_change(self.pending.range(..rows.len()), database_records, (now, at));
         let changes = SpoolChanges {
             append: &rows,
             delete_through: (done > self.deleted).then_some(done),
@@ -253,28 +254,28 @@ impl SpoolWriter {
         drop(rows);
         self.deleted = done;
         if done + 1 >= self.next_id {
-            // Also where an earlier delete failed, and its rows were counted out already.
+            // Corrects the depth after a failed delete, whose rows were subtracted already.
             self.depth = SpoolDepth::default();
         }
         self.depth = self.depth.plus(depth);
-        self.marker.wrote(last_seen, now);
-        self.acknowledge(count, progress).await;
+        self.marker.record_write(last_seen, now);
+        self.acknowledge(count, cursors).await;
         if self.depth == SpoolDepth::default() {
             during(DISK, file.shrink()).await?;
         }
         Ok(count > 0)
     }
 
-    /// The longest run of what is pending that may be written together.
+    /// Returns the longest run of pending items that may be written together, with its sum.
     fn group(&self) -> (Vec<(u64, SpoolRow<'_>)>, SpoolDepth) {
         let at = self.clock.now_utc();
         let mut rows = Vec::new();
         let mut depth = SpoolDepth::default();
         let mut size = 0;
-        for (id, intake) in (self.next_id..).zip(self.pending.iter().take(GROUP)) {
-            let row = SpoolRow::from_item(intake, at);
+        for (id, item) in (self.next_id..).zip(self.pending.iter().take(GROUP)) {
+            let row = SpoolRow::from_item(item, at);
             let held = self.depth.bytes + depth.bytes;
-            // One that is larger than the whole spool gets in alone, or it never would.
+            // An item that is larger than the whole spool is written alone, or it would never be.
             let fits = held == 0 || held + row.cost() <= self.max_size;
             size += row.size();
             if !fits || (size > GROUP_BYTES && !rows.is_empty()) {
@@ -286,17 +287,18 @@ impl SpoolWriter {
         (rows, depth)
     }
 
-    /// The first `count` of what was pending are durable.
-    async fn acknowledge(&mut self, count: usize, progress: &SpoolCursors) {
+    /// Acknowledges the first `count` pending items, which are durable now.
+    async fn acknowledge(&mut self, count: usize, cursors: &SpoolCursors) {
         if count == 0 {
             return;
         }
+        tracing::debug!(rows = count, "synced rows to the spool");
         self.next_id += count as u64;
-        progress.appended.send_replace(self.next_id - 1);
+        cursors.appended.send_replace(self.next_id - 1);
         let mut tokens: Vec<AckToken> = Vec::with_capacity(count);
         let mut feedbacks = Vec::new();
-        for intake in self.pending.drain(..count) {
-            match intake {
+        for item in self.pending.drain(..count) {
+            match item {
                 StreamItem::Message(message) => tokens.extend(message.ack),
                 StreamItem::Connection(event, _) => feedbacks.push(Feedback::Persisted(event)),
             }
@@ -304,64 +306,54 @@ impl SpoolWriter {
         if !tokens.is_empty() {
             feedbacks.push(Feedback::Committed(Committed::new(tokens, &SyncProof(()))));
         }
-        let Some(WriterOutputs { session, .. }) = &self.outlets else { return };
+        let Some(WriterOutputs { session, .. }) = &self.outputs else { return };
         for feedback in feedbacks {
-            // A session that is gone needs no answer: the broker delivers again.
+            // If the session has ended, the broker redelivers.
             let _ = during(HAND_OVER, session.send(feedback)).await;
         }
     }
 
-    /// The disk is of no use: what came goes straight to the database, if that is well and has no
-    /// earlier rows to be handed. It is acknowledged after its commit, as without a spool.
-    async fn bypass(&mut self, progress: &SpoolCursors) -> bool {
-        if !progress.has_caught_up() || !self.health.read(|s| s.database.up) {
+    /// Disk unavailable: bypasses the spool and sends pending items directly to decoding, if the database
+    /// is up and the backlog is empty. They are acknowledged after their commit, as without a spool.
+    /// Returns true if no item is pending any more.
+    async fn bypass(&mut self, cursors: &SpoolCursors) -> bool {
+        if !cursors.has_caught_up() || !self.health.read(|s| s.database.up) {
             return false;
         }
-        let Some(WriterOutputs { decode, .. }) = &self.outlets else { return false };
+        let Some(WriterOutputs { decode, .. }) = &self.outputs else { return false };
         while !self.pending.is_empty() {
             let reserved = idle(tokio::time::timeout(RETRY, decode.reserve())).await;
             let Ok(Ok(place)) = reserved else { return false };
-            let Some(intake) = self.pending.pop_front() else { break };
-            self.marker.bypassed(&intake, self.clock.now_utc());
-            if let StreamItem::Message(message) = &intake
+            let Some(item) = self.pending.pop_front() else { break };
+            self.marker.record_bypass(&item, self.clock.now_utc());
+            if let StreamItem::Message(message) = &item
                 && message.ack.is_some()
             {
-                progress.bypass(1);
+                cursors.bypass(1);
             }
-            place.send(intake);
+            place.send(item);
         }
         true
     }
 
-    /// While there is no file: takes in what comes, and passes it by where that is possible.
-    pub async fn run_without_disk(&mut self, progress: &SpoolCursors) {
+    /// Runs one round without a file: receives items, and bypasses the disk if that is possible.
+    pub async fn run_without_disk(&mut self, cursors: &SpoolCursors) {
         tick();
         if self.pending.is_empty() && !self.closed {
             self.receive(&CancellationToken::new()).await;
         }
         self.top_up();
-        if self.pending.is_empty() || !self.bypass(progress).await {
+        if self.pending.is_empty() || !self.bypass(cursors).await {
             tokio::time::sleep(RETRY).await;
         }
     }
 
     fn full(&self) -> String {
         format!(
-            "the spool has reached spool.max_size ({} bytes of {}): nothing more is taken or \
-             acknowledged until the database takes what it holds",
+            "the spool has reached spool.max_size ({} bytes of {}): no message is accepted or \
+             acknowledged until the database has stored part of the backlog",
             self.depth.bytes, self.max_size
         )
-    }
-
-    fn is_in_trouble(&self) -> bool {
-        self.health.read(|s| s.spool.as_ref().is_some_and(|s| s.problem.is_some()))
-    }
-
-    fn is_well(&self) {
-        if self.is_in_trouble() {
-            tracing::info!("the spool takes messages again");
-            self.health.update(|s| s.spool.get_or_insert_default().problem = None);
-        }
     }
 
     async fn publish(&self, file: &mut impl StorageFile) -> Result<(), SpoolError> {
@@ -379,18 +371,7 @@ impl SpoolWriter {
     }
 }
 
-/// Says once what is wrong with the spool.
-pub(super) fn report_problem(health: &Health, problem: String) {
-    // The figures in it grow; it is the same trouble.
-    let begins = |text: &str| text.chars().take(32).collect::<String>();
-    let known = health.read(|s| Some(begins(s.spool.as_ref()?.problem.as_deref()?)));
-    if known != Some(begins(&problem)) {
-        tracing::error!(problem, "the spool is in trouble; holding what cannot be written");
-    }
-    health.update(|snapshot| snapshot.spool.get_or_insert_default().problem = Some(problem));
-}
-
-/// Waits until the database has taken more, at most for so long.
+/// Waits until the database has committed more rows, at most for `limit`.
 async fn wait_for_commit(limit: Duration, done: &mut watch::Receiver<u64>) {
     let _ = tokio::time::timeout(limit, done.changed()).await;
 }

@@ -1,4 +1,5 @@
-//! Reports the life of the service to the service manager: ready, reloading, stopping, and its watchdog.
+//! Reports the state of the service to the service manager (ready, reloading, stopping) and feeds its
+//! watchdog.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,34 +12,34 @@ use crate::progress::{self, ProgressRegistry};
 
 mod socket;
 
-/// Looks this often; systemd's watchdog may ask for more.
+/// Longest time between two checks of the tasks. A short watchdog limit asks for more frequent ones.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// True while the service manager is to learn that the service is ready and could not be notified.
+/// True after a failed notification of readiness, until one succeeds.
 static READY_IS_DUE: AtomicBool = AtomicBool::new(false);
 
-/// Tells the service manager that the service runs. Broker, database and admin port may be
-/// unavailable: that is not a failed start. [`run`] repeats it where it could not be sent.
+/// Notifies the service manager that the service is ready. Broker, database and admin port may be
+/// unavailable: that is not a failed start. [`run`] repeats a notification that could not be sent.
 pub fn ready() {
     READY_IS_DUE.store(!notify(&[NotifyState::Ready]), Ordering::Relaxed);
 }
 
-/// Tells the service manager that a reload has begun; [`ready`] tells that it is over.
+/// Notifies the service manager that a reload has begun. [`ready`] notifies it of the end.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => _ = notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the time since boot could not be read"),
+        Err(error) => tracing::warn!(%error, "could not read the time since boot"),
     }
 }
 
-/// Tells the service manager that the drain has begun.
+/// Notifies the service manager that the drain has begun.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 /// Feeds systemd's watchdog while no stage and no background task is stuck, until `stop`.
 pub async fn run(tasks: &ProgressRegistry, stop: CancellationToken) {
-    // Zero turns it off.
+    // A limit of zero turns the watchdog off.
     let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
     let period = watchdog.map_or(POLL_INTERVAL, |limit| POLL_INTERVAL.min(limit / 3));
     let mut interval = tokio::time::interval(period);
@@ -67,7 +68,7 @@ fn report(stuck: Option<&'static str>) {
     if let Some(task) = stuck {
         tracing::error!(
             task,
-            "a task makes no progress: /livez answers 503, and systemd's watchdog is not fed"
+            "a task makes no progress: /livez answers 503, and the systemd watchdog is not fed"
         );
     } else {
         tracing::info!("all tasks make progress again");

@@ -42,7 +42,7 @@ pub fn notify(state: &[NotifyState]) -> bool {
 fn send(socket: &OsStr, state: &[NotifyState]) -> io::Result<()> {
     let message = state.iter().fold(String::new(), |text, change| text + &format!("{change}\n"));
     let sender = UnixDatagram::unbound()?;
-    // A service manager that does not read must not stop a worker thread.
+    // A service manager that does not read must not block a worker thread.
     sender.set_nonblocking(true)?;
     sender.send_to_addr(message.as_bytes(), &address(socket)?)?;
     Ok(())
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_manager_that_does_not_read_blocks_nothing() {
+    fn full_sockets_do_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let _receiver = UnixDatagram::bind(&path).unwrap();

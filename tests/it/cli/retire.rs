@@ -101,7 +101,7 @@ async fn without_its_database_nothing_is_retired() {
     link.refuse().await;
     let output = retire(&config.set("database.url", database.url_at(link.port()))).await;
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("for want of the database"), "{}", text(&output));
+    assert!(text(&output).contains("the database is unavailable"), "{}", text(&output));
     assert!(has_session(&broker, "acme-two").await);
 }
 

@@ -38,7 +38,7 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
     disk.free();
     platform.publish_json(&events[700..]).await;
     bench.rig.until_rows("item_event", 900).await;
-    bridge.until_logged(&["the spool takes messages again"]).await;
+    bridge.until_logged(&["the spool accepts messages again"]).await;
     bench.rig.until_acked(900).await;
     until_spooled(&bridge, 0).await;
     assert_eq!(bridge.terminate().await, 0);

@@ -238,7 +238,7 @@ async fn a_commit_whose_sync_failed_takes_none_with_it() {
     bench.rig.until_acked(20).await;
     bench.disk.fail(Failing::All);
     platform.publish_json(&events[20..40]).await;
-    bridge.until_logged(&["ERROR", "the spool is in trouble"]).await;
+    bridge.until_logged(&["ERROR", "the spool cannot write messages"]).await;
     assert_eq!(bench.rig.tap.pubacks(), 20, "nothing that is not durable is acknowledged");
     // The next process can read the commit in the write-ahead log, but it is not on disk.
     bridge.kill();
@@ -266,7 +266,7 @@ async fn nothing_is_acknowledged_in_an_unsynced_folder() {
     bench.disk.fail(Failing::Of("made/spool"));
     bridge.start_again();
     platform.publish_json(&events[20..]).await;
-    bridge.until_logged(&["ERROR", "the spool is in trouble"]).await;
+    bridge.until_logged(&["ERROR", "the spool cannot write messages"]).await;
     assert_eq!(bench.rig.tap.pubacks(), 20);
     bench.disk.fail(Failing::AsUsual);
     bench.rig.until_acked(40).await;
