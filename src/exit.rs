@@ -1,10 +1,10 @@
-//! Exit codes: part of the contract.
+//! Exit codes of the program. Scripts depend on them.
 
 /// A check failed, a command could not finish, or the drain missed its deadline.
 pub const FAILED: u8 = 1;
-/// Wrong arguments.
+/// The arguments are wrong.
 pub const USAGE: u8 = 64;
-/// Internal error.
+/// The program has an internal error.
 pub const INTERNAL: u8 = 70;
-/// Configuration refused, or a database schema newer than the program.
+/// The configuration is refused, or the database schema is newer than the program.
 pub const CONFIG: u8 = 78;

@@ -8,9 +8,9 @@
 //!    ^ MQTT                                      | COMMIT              | PUBACK
 //! ```
 //!
-//! With `spool.dir` set, [`spool`] stands between session and decode, and on the way back.
+//! With `spool.dir` set, [`spool`] is between session and decode, and on the way back.
 //!
-//! [`service`] is the composition root: the only place that names more than one stage.
+//! [`service`] is the composition root, the only module that names more than one stage.
 
 pub mod accounting;
 pub mod ack;

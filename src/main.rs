@@ -1,4 +1,4 @@
-//! The program. Everything is in the library.
+//! The `centiloc-bridge` program, a wrapper around the library.
 
 use std::process::ExitCode;
 

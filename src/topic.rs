@@ -12,6 +12,9 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All kinds of events.
+    pub const ALL: [Self; 2] = [Self::Item, Self::Board];
+
     /// As in the metrics label `kind`.
     pub fn as_str(self) -> &'static str {
         match self {

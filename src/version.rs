@@ -1,9 +1,9 @@
-//! The version of this program.
+//! The version and commit of this program.
 
-/// Version and commit, for example `0.1.0 (commit 6a146d8c1f2e)`. `build.rs` puts it together.
+/// Version and commit, for example `0.1.0 (commit 6a146d8c1f2e)`. `build.rs` composes it.
 pub const VERSION: &str = env!("BUILD_VERSION");
 
-/// The commit that was built; empty where it is unknown.
+/// Commit from which the program was built, empty if it is unknown.
 pub const COMMIT: &str = env!("BUILD_COMMIT");
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Asks a running service for its status: one HTTP request, small enough to need no library.
+//! Fetches the status document of a running service with one HTTP request, which is small enough
+//! to need no library.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,45 +12,46 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
-/// A service that makes progress answers in milliseconds.
+/// Bound on the whole request. A service that makes progress answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A status is a few kilobytes; whatever sends more is something else.
-const MAX_ANSWER: u64 = 1024 * 1024;
-/// Path of the status document.
+/// Longest accepted response, bytes. A status is a few kilobytes, so that a longer response comes
+/// from another program.
+const MAX_RESPONSE: u64 = 1024 * 1024;
+/// Path of the status document on the admin endpoint.
 const PATH: &str = "/api/status";
 
-/// Why there is no status to show.
+/// Reason why no status could be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// Nobody listens.
+    /// Nothing listens on the address.
     #[error(
         "the service is not running: nothing listens on {0}; start it with `centiloc-bridge run` \
          or through its service manager"
     )]
     NotRunning(AdminTarget),
-    /// Another failure on the way.
-    #[error("could not ask {target}: {source}")]
+    /// The connection failed for another reason.
+    #[error("could not query {target}: {source}")]
     Unreachable {
-        /// Asked address.
+        /// Endpoint of the request.
         target: AdminTarget,
-        /// What failed.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// Someone listens and says nothing.
+    /// The connection was accepted, and no response came in time.
     #[error(
         "{0} does not answer within {TIMEOUT:?}: the service may be stuck; see its log, and \
          restart it if this lasts"
     )]
     Silent(AdminTarget),
-    /// Someone else answers.
+    /// The response comes from another program.
     #[error(
         "{target} is answered by something other than centiloc-bridge ({detail}); see which \
          program holds the port"
     )]
     Foreign {
-        /// Asked address.
+        /// Endpoint of the request.
         target: AdminTarget,
-        /// What was wrong.
+        /// Difference from a status document.
         detail: String,
     },
 }
@@ -57,11 +59,11 @@ pub enum StatusError {
 /// The admin endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminTarget {
-    /// Host and port.
+    /// Host and port, `HOST:PORT`.
     address: String,
-    /// Of the status document.
+    /// Path of the status document.
     path: String,
-    /// Option or key that gave the address.
+    /// Option or configuration key that holds the address.
     given_by: &'static str,
 }
 
@@ -72,8 +74,8 @@ impl std::fmt::Display for AdminTarget {
 }
 
 impl From<SocketAddr> for AdminTarget {
-    /// The service that listens on this `admin.listen`. An address that means "every interface" is
-    /// reached through loopback.
+    /// Returns the endpoint that listens on this `admin.listen`. An address that means "every
+    /// interface" is reached through loopback.
     fn from(listen: SocketAddr) -> Self {
         let ip = match listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -104,27 +106,28 @@ impl FromStr for AdminTarget {
 /// Fetches the status document of a service.
 pub async fn fetch(target: &AdminTarget) -> Result<Value, StatusError> {
     let owned = || target.clone();
-    let answer = timeout(TIMEOUT, ask(target)).await.map_err(|_| StatusError::Silent(owned()))?;
-    let answer = answer.map_err(|source| match source.kind() {
+    let response =
+        timeout(TIMEOUT, request(target)).await.map_err(|_| StatusError::Silent(owned()))?;
+    let response = response.map_err(|source| match source.kind() {
         ErrorKind::ConnectionRefused => StatusError::NotRunning(owned()),
         _ => StatusError::Unreachable { target: owned(), source },
     })?;
-    parse(&answer).map_err(|detail| StatusError::Foreign { target: owned(), detail })
+    parse(&response).map_err(|detail| StatusError::Foreign { target: owned(), detail })
 }
 
-async fn ask(target: &AdminTarget) -> std::io::Result<Vec<u8>> {
+async fn request(target: &AdminTarget) -> std::io::Result<Vec<u8>> {
     let AdminTarget { address, path, .. } = target;
     let mut stream = TcpStream::connect(address).await?;
-    // HTTP/1.0: the answer ends with the connection, and is never chunked.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    Ok(answer)
+    // HTTP/1.0: the response ends with the connection, and is never chunked.
+    let text = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(text.as_bytes()).await?;
+    let mut response = Vec::new();
+    stream.take(MAX_RESPONSE).read_to_end(&mut response).await?;
+    Ok(response)
 }
 
-fn parse(answer: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(answer).map_err(|_| "not text".to_owned())?;
+fn parse(response: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(response).map_err(|_| "not text".to_owned())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or("not HTTP")?;
     let mut first_line = head.lines().next().unwrap_or_default().split(' ');
     let (protocol, code) = (first_line.next().unwrap_or_default(), first_line.next());
@@ -145,10 +148,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_document_is_taken() {
+    fn only_a_status_document_is_accepted() {
         let ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"client_id\":\"a\"}";
         assert_eq!(parse(ok).expect("ours")["client_id"], "a");
-        for (answer, detail) in [
+        for (response, detail) in [
             (&b"SSH-2.0-OpenSSH\r\n"[..], "not HTTP"),
             (b"", "not HTTP"),
             (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP status 404"),
@@ -156,13 +159,13 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\n\r\n{}", "another document"),
             (b"\xff\xfe", "not text"),
         ] {
-            let error = parse(answer).expect_err("foreign");
+            let error = parse(response).expect_err("foreign");
             assert!(error.starts_with(detail), "{error}");
         }
     }
 
     #[test]
-    fn every_interface_is_asked_through_loopback() {
+    fn every_interface_is_reached_through_loopback() {
         let reach = |text: &str| AdminTarget::from(text.parse::<SocketAddr>().expect("an address"));
         assert_eq!(reach("0.0.0.0:9464").address, "127.0.0.1:9464");
         assert_eq!(reach("[::]:9464").address, "[::1]:9464");
@@ -192,8 +195,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_is_judged_without_panic(answer: Vec<u8>) {
-            let _ = parse(&answer);
+        fn any_response_is_parsed_without_panic(response: Vec<u8>) {
+            let _ = parse(&response);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Refuses requests under a foreign name on a loopback listener: a web page whose own name is made
-//! to resolve to this host (DNS rebinding) could otherwise read what the endpoint serves.
+//! Refuses requests under a foreign name on a loopback listener. A web page whose own name is made
+//! to resolve to this host (DNS rebinding) could otherwise read the responses of the endpoint.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,8 +13,8 @@ const REFUSAL: &str = "The admin endpoint listens on loopback and answers only r
     is localhost or a loopback address. Use http://localhost with its port; a reverse proxy must \
     set such a Host.\n";
 
-/// Returns whether a listener on this address checks the Host: elsewhere, clients use names that
-/// are not known here.
+/// Returns true if a listener on this address checks the Host. On other addresses clients use names
+/// that are not known here.
 pub(super) fn is_checked_on(listener: SocketAddr) -> bool {
     listener.ip().to_canonical().is_loopback()
 }

@@ -1,5 +1,5 @@
-//! Connections of the admin endpoint, kept from doing harm: slow or many clients cost a bounded
-//! number of sockets for a bounded time, and never keep a probe out.
+//! Limits on the connections of the admin endpoint. Slow or many clients cost a bounded number of
+//! sockets for a bounded time, and never keep a probe from connecting.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -14,28 +14,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Only this many connections live: a person, a few scrapers and probes use a handful. When
-/// another comes, the oldest gives way, so that a client that hoards them locks nobody out.
+/// Most connections open at a time. An operator, a few scrapers and probes use a handful. When one
+/// more is accepted, the oldest is closed, so that a client that hoards connections locks nobody
+/// out.
 pub const MAX_CONNECTIONS: usize = 64;
-/// A connection lives at most this long, however slowly its client sends or reads. Scrapers
-/// that keep theirs open connect again.
-const MAX_LIFE: Duration = Duration::from_secs(30);
-/// Accepting failed (file descriptors are short): try again after this.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Longest lifetime of a connection, however slowly its client sends or reads. Scrapers that keep
+/// theirs open connect again.
+const MAX_LIFETIME: Duration = Duration::from_secs(30);
+/// Wait after a failed accept, for example while file descriptors are short.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// The endpoint could not listen.
+/// Error of [`bind`], with a hint for the operator.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin endpoint could not listen on {address}: {source}; {cure}")]
+#[error("the admin endpoint could not listen on {address}: {source}; {hint}")]
 pub struct BindError {
     address: SocketAddr,
     source: io::Error,
-    cure: &'static str,
+    hint: &'static str,
 }
 
-/// Listens on the address of `admin.listen`.
+/// Opens the listening socket of `admin.listen`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| {
-        let cure = match source.kind() {
+        let hint = match source.kind() {
             ErrorKind::AddrInUse => {
                 "another program holds it: stop that one, or set admin.listen to a free port"
             }
@@ -48,28 +49,29 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
             }
             _ => "set admin.listen to another address, or to \"\" to turn the endpoint off",
         };
-        BindError { address, source, cure }
+        BindError { address, source, hint }
     })
 }
 
-/// Hands out connections with a limited life.
+/// A listener whose connections are limited in number and lifetime.
 #[derive(Debug)]
 pub struct LimitedListener {
     listener: TcpListener,
-    /// Ends every connection.
+    /// Closes every connection when cancelled.
     all: CancellationToken,
-    /// Ends the newest connections one by one; an older one was told to end. Some of these may
-    /// be over already. Invariant: at most [`MAX_CONNECTIONS`].
+    /// Tokens that close the newest connections one by one. Older connections are already
+    /// cancelled, and some of these may have ended by themselves. Invariant: at most
+    /// [`MAX_CONNECTIONS`].
     newest: VecDeque<CancellationToken>,
 }
 
 impl LimitedListener {
-    /// `all` ends every connection.
+    /// Limits the connections of `listener`. Cancelling `all` closes every connection.
     pub fn new(listener: TcpListener, all: CancellationToken) -> Self {
         Self { listener, all, newest: VecDeque::with_capacity(MAX_CONNECTIONS) }
     }
 
-    /// Makes room for one more connection; returns what will end it.
+    /// Makes room for one more connection and returns the token that closes it.
     fn admit(&mut self) -> CancellationToken {
         if self.newest.len() == MAX_CONNECTIONS
             && let Some(oldest) = self.newest.pop_front()
@@ -93,8 +95,8 @@ impl Listener for LimitedListener {
                     return (LimitedConnection::new(stream, self.admit()), peer);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the admin endpoint could not accept a connection");
-                    sleep(ACCEPT_AGAIN_AFTER).await;
+                    tracing::warn!(%error, "admin endpoint failed to accept a connection; retrying");
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -105,7 +107,7 @@ impl Listener for LimitedListener {
     }
 }
 
-/// A connection that fails once its time is up or it is told to end.
+/// A connection that fails once its lifetime has passed or its token is cancelled.
 #[derive(Debug)]
 pub struct LimitedConnection {
     stream: TcpStream,
@@ -115,11 +117,15 @@ pub struct LimitedConnection {
 
 impl LimitedConnection {
     fn new(stream: TcpStream, end: CancellationToken) -> Self {
-        Self { stream, deadline: Box::pin(sleep(MAX_LIFE)), ended: Box::pin(end.cancelled_owned()) }
+        Self {
+            stream,
+            deadline: Box::pin(sleep(MAX_LIFETIME)),
+            ended: Box::pin(end.cancelled_owned()),
+        }
     }
 
-    /// Ready with an error once the connection may no longer be used.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    /// Returns ready with an error once the connection may no longer be used.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.ended.as_mut().poll(cx).is_ready() {
             return Poll::Ready(ErrorKind::ConnectionAborted.into());
         }
@@ -134,8 +140,8 @@ impl AsyncRead for LimitedConnection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(over) = self.poll_over(cx) {
-            return Poll::Ready(Err(over));
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
@@ -147,8 +153,8 @@ impl AsyncWrite for LimitedConnection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(over) = self.poll_over(cx) {
-            return Poll::Ready(Err(over));
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -1,5 +1,5 @@
-//! The admin endpoint: is it alive, is it ready, how is it doing. Read-only and unauthenticated,
-//! so it listens on loopback unless told otherwise, and shows no secrets.
+//! The admin endpoint: liveness, readiness, metrics and status over HTTP. It is read-only and
+//! unauthenticated, so that it listens on loopback by default and shows no secrets.
 
 pub mod client;
 mod host;
@@ -33,11 +33,13 @@ use crate::telemetry::{Health, Metrics};
 use listen::LimitedListener;
 use negotiation::MetricsFormat;
 use report::{LivenessReport, ReadinessReport, ServiceStatus, unaccounted};
+use status_view::StatusView;
 
-/// Requests under way get this long to finish once the endpoint stops.
+/// Time that open requests get to finish once the endpoint stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Every answer is about now, is what it says it is, and may load nothing from anywhere.
+/// Headers of every response: it is not cached, its type is not guessed, and a page loads nothing
+/// from elsewhere.
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -47,7 +49,7 @@ const HEADERS: [(HeaderName, &str); 3] = [
     ),
 ];
 
-/// What the endpoint tells about.
+/// The state of the service that the endpoint serves.
 #[derive(Debug, Clone)]
 pub struct AdminState {
     tenant: String,
@@ -61,7 +63,7 @@ pub struct AdminState {
 }
 
 impl AdminState {
-    /// Uptime counts from now.
+    /// Returns the state of a service whose uptime counts from now.
     pub fn new(
         config: &Config,
         instance: Uuid,
@@ -82,11 +84,11 @@ impl AdminState {
     }
 }
 
-/// Serves until told to stop. Requests under way may finish, within a second.
+/// Serves until `shutdown` is cancelled. Open requests may finish within [`STOP_GRACE`].
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: CancellationToken) {
     let address = listener.local_addr();
     if let Ok(address) = address {
-        tracing::info!(%address, "the admin endpoint listens");
+        tracing::info!(%address, "admin endpoint listening");
     }
     let mut router = router(state);
     if address.is_ok_and(host::is_checked_on) {
@@ -102,7 +104,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
     };
     tokio::select! {
         result = server => if let Err(error) = result {
-            tracing::error!(%error, "the admin endpoint ended");
+            tracing::error!(%error, "admin endpoint failed");
         },
         () = overdue => {}
     }
@@ -116,7 +118,7 @@ fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status))
-        .fallback(elsewhere)
+        .fallback(not_found)
         .with_state(Arc::new(state))
 }
 
@@ -125,7 +127,8 @@ type SharedAdminState = State<Arc<AdminState>>;
 async fn page(State(state): SharedAdminState) -> Response {
     // Unwrap safety: a struct of text, numbers and dates of this century.
     let status = serde_json::to_value(ServiceStatus::new(&state)).expect("a status is JSON");
-    (HEADERS, Html(page::render(&status))).into_response()
+    let page = page::render(&StatusView::new(&status));
+    (HEADERS, Html(page.into_string())).into_response()
 }
 
 async fn livez(State(state): SharedAdminState) -> Response {
@@ -144,15 +147,15 @@ async fn metrics(State(state): SharedAdminState, headers: HeaderMap) -> Response
         MetricsFormat::Text => state.metrics.encode_text(),
         MetricsFormat::OpenMetrics => state.metrics.encode_openmetrics(),
     };
-    let answer = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
-    (HEADERS, answer, text).into_response()
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
+    (HEADERS, headers, text).into_response()
 }
 
 async fn status(State(state): SharedAdminState) -> Response {
     (HEADERS, Json(ServiceStatus::new(&state))).into_response()
 }
 
-async fn elsewhere() -> Response {
+async fn not_found() -> Response {
     const TEXT: &str = "There is /, /livez, /readyz, /metrics and /api/status.\n";
     (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
 }

@@ -3,10 +3,10 @@
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
-/// A format of `/metrics`.
+/// An exposition format of `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MetricsFormat {
-    /// Prometheus text format 0.0.4: what every collector reads.
+    /// Prometheus text format 0.0.4, which every collector reads.
     Text,
     /// OpenMetrics 1.0.0, for clients that name it.
     OpenMetrics,
@@ -102,7 +102,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_accept_header_is_answered(value in "[ -~]{0,80}") {
+        fn any_accept_header_chooses_a_format(value in "[ -~]{0,80}") {
             let _ = accepted(&[&value]);
         }
     }

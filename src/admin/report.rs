@@ -1,4 +1,4 @@
-//! What the endpoint says: readiness with causes and cures, and the state in one document.
+//! The JSON documents of the endpoint: liveness, readiness with reasons and hints, and the status.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -9,46 +9,48 @@ use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
+use crate::topic::Kind;
 
-/// `/livez`.
+/// The document of `/livez`.
 #[derive(Debug, Serialize)]
 pub struct LivenessReport {
-    /// Whether all stages and background tasks make progress.
+    /// True if all stages and background tasks make progress.
     pub live: bool,
-    /// Those that do not, the one that is most overdue first.
+    /// Tasks that make no progress, the most overdue first.
     pub stuck: Vec<StuckTask>,
 }
 
 impl LivenessReport {
-    /// Live is a process with no task stuck.
+    /// Reports a process with these stuck tasks as live if there are none.
     pub fn new(stuck: Vec<StuckTask>) -> Self {
         Self { live: stuck.is_empty(), stuck }
     }
 }
 
-/// `/readyz`.
+/// The document of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadinessReport {
-    /// Whether events are received and can be made durable.
+    /// True if events are received and can be made durable.
     pub ready: bool,
-    /// Why not; empty while ready.
+    /// Reasons for not being ready, empty while ready.
     pub not_ready: Vec<ReadinessProblem>,
 }
 
-/// One reason not to be ready.
+/// A part of the service that keeps it from being ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadinessProblem {
     /// `session`, `database`, `spool`, `accounting` or `task`.
     pub part: &'static str,
-    /// What is wrong, with the cure.
+    /// Problem of the part, with a hint.
     pub problem: String,
 }
 
 impl ReadinessReport {
-    /// Ready is subscribed to everything at QoS 1, with a database that answers and, where it is on, a
-    /// spool that takes what comes.
+    /// Assesses readiness: all filters are subscribed at QoS 1, the database answers and the spool,
+    /// where it is on, accepts messages.
     ///
-    /// `unaccounted` messages were received and forgotten: a service that does so is not ready.
+    /// `unaccounted` counts received messages of which the service has lost track, and with any, it
+    /// is not ready.
     pub fn new(snapshot: &HealthSnapshot, unaccounted: i64) -> Self {
         let mut not_ready = Vec::new();
         if snapshot.session.phase != SessionPhase::Subscribed || snapshot.session.problem.is_some()
@@ -84,7 +86,7 @@ impl ReadinessReport {
     }
 }
 
-/// Returns how many received messages nothing accounts for.
+/// Returns the number of received messages that nothing accounts for.
 pub fn unaccounted(metrics: &Metrics) -> i64 {
     metrics.accounting().counts().unaccounted()
 }
@@ -105,36 +107,36 @@ fn phase_in_words(phase: SessionPhase) -> String {
     .to_owned()
 }
 
-/// `/api/status`.
+/// The document of `/api/status`.
 #[derive(Debug, Serialize)]
 pub struct ServiceStatus {
-    /// Version of the program.
+    /// Version of the running program.
     pub version: &'static str,
-    /// Identifies this run of it.
+    /// Identifier of this run of the program.
     pub instance: String,
-    /// Configured tenant.
+    /// Tenant of the configuration.
     pub tenant: String,
-    /// MQTT client identifier.
+    /// MQTT client identifier of the session.
     pub client_id: String,
-    /// When the process started.
+    /// Start time of the process.
     #[serde(serialize_with = "crate::timestamp::serialize")]
     pub started_at: OffsetDateTime,
-    /// Since then.
+    /// Seconds since the start.
     pub uptime_seconds: u64,
-    /// Whether the process makes progress.
+    /// True if the process makes progress, as `/livez` reports.
     pub live: bool,
-    /// As `/readyz`.
+    /// The fields of `/readyz`.
     #[serde(flatten)]
     pub readiness: ReadinessReport,
-    /// The state of the parts.
+    /// State of the broker session, the database and the other parts.
     #[serde(flatten)]
     pub parts: HealthSnapshot,
-    /// Counted since the start.
+    /// Counters since the start.
     pub figures: StatusCounters,
 }
 
 impl ServiceStatus {
-    /// The present state.
+    /// Collects the present state.
     pub fn new(state: &AdminState) -> Self {
         let parts = state.health.snapshot();
         Self {
@@ -152,47 +154,55 @@ impl ServiceStatus {
     }
 }
 
-/// Key figures out of the metrics.
+/// The most important metrics, summed over their labels.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct StatusCounters {
-    /// PUBLISH packets received.
+    /// PUBLISH packets received on all topics.
     pub received: u64,
-    /// Item events that became a row.
+    /// Item events stored as a new row.
     pub items_committed: u64,
-    /// Board events that became a row.
+    /// Board events stored as a new row.
     pub boards_committed: u64,
-    /// Events whose row existed.
+    /// Events whose row already existed.
     pub duplicates: u64,
-    /// Messages set aside.
+    /// Messages stored as dead letters.
     pub dead_letters: u64,
-    /// PUBACK packets sent.
+    /// PUBACK packets sent to the broker.
     pub acks: u64,
     /// Messages received and not yet acknowledged.
     pub unacked: i64,
-    /// Age of the oldest of them.
+    /// Age of the oldest unacknowledged message, seconds.
     pub oldest_unacked_seconds: f64,
-    /// Possible losses written down.
+    /// Gaps recorded in the database.
     pub gaps: u64,
-    /// Rows that no partition could be made for.
+    /// Rows stored in the default partition because no other could be created.
     pub default_partition_rows: u64,
 }
 
 impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
-        let committed =
-            |kind| metrics.committed.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
-        let duplicates =
-            |kind| metrics.duplicates.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
-        let set_aside = |reason: &RejectReason| {
+        let committed = |kind: Kind| {
+            metrics
+                .committed
+                .get(&KindLabel { kind: kind.as_str() })
+                .map_or(0, |counter| counter.get())
+        };
+        let duplicates = |kind: Kind| {
+            metrics
+                .duplicates
+                .get(&KindLabel { kind: kind.as_str() })
+                .map_or(0, |counter| counter.get())
+        };
+        let dead_letters = |reason: &RejectReason| {
             let label = ReasonLabel { reason: reason.as_str() };
             metrics.dead_letters.get(&label).map_or(0, |counter| counter.get())
         };
         Self {
-            received: metrics.received_in_all(),
-            items_committed: committed("item"),
-            boards_committed: committed("board"),
-            duplicates: ["item", "board"].map(duplicates).iter().sum(),
-            dead_letters: RejectReason::ALL.iter().map(set_aside).sum(),
+            received: metrics.received_total(),
+            items_committed: committed(Kind::Item),
+            boards_committed: committed(Kind::Board),
+            duplicates: Kind::ALL.map(duplicates).iter().sum(),
+            dead_letters: RejectReason::ALL.iter().map(dead_letters).sum(),
             acks: metrics.acks.get(),
             unacked: metrics.unacked.get(),
             oldest_unacked_seconds: metrics.oldest_unacked_seconds.get(),
@@ -220,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_subscribed_with_database_and_spool_well() {
+    fn ready_needs_subscription_database_and_spool() {
         for (phase, database_up, spool, ready) in [
             (SessionPhase::Subscribed, true, None, true),
             (SessionPhase::Subscribed, true, Some(true), true),
@@ -239,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_obstacle_is_named_with_what_the_parts_know() {
+    fn every_problem_names_its_part_and_cause() {
         let mut snapshot = snapshot(SessionPhase::Connecting, false, None);
         snapshot.session.problem = Some("the broker refused the password".into());
         let down = TaskDown { task: "lock", problem: "it panicked: x".into() };
@@ -253,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_sum_over_labels() {
+    fn counters_sum_over_labels() {
         let metrics = Metrics::new();
         metrics.count_received("a", 1);
         metrics.count_received("a", 0);

@@ -1,11 +1,12 @@
-//! `/api/status` arranged for a person: sections and rows in a sensible order. Works on JSON, so
-//! that a newer or older service can be shown too: what is unknown here comes last, not never.
+//! The status document arranged for display: sections and rows in a fixed order. It is built from
+//! JSON, so that the status of a newer or older service can be shown too. Unknown keys are shown
+//! last.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-/// Sections in order: key in the document, title, keys in order.
+/// Sections in their order: key in the document, title, keys in their order.
 const LAYOUT: [(&str, &str, &[&str]); 8] = [
     (
         "",
@@ -51,23 +52,23 @@ const LAYOUT: [(&str, &str, &[&str]); 8] = [
     ),
 ];
 
-/// A titled table.
+/// A table with a title.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ViewSection {
-    /// For a heading.
+    /// Heading of the table.
     pub title: String,
-    /// Label and value.
+    /// Label and value of each row.
     pub rows: Vec<(String, String)>,
 }
 
-/// The document as a view.
+/// A status document, ready to be displayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusView {
-    /// Whether the service says it is ready.
+    /// True if the service reports that it is ready.
     pub ready: bool,
-    /// Why not: part and problem.
-    pub obstacles: Vec<(String, String)>,
-    /// Everything else.
+    /// Part and problem of each reason for not being ready.
+    pub problems: Vec<(String, String)>,
+    /// All other keys of the document.
     pub sections: Vec<ViewSection>,
 }
 
@@ -77,7 +78,7 @@ impl StatusView {
         let empty = Map::new();
         let status = status.as_object().unwrap_or(&empty);
         let known = LAYOUT.iter().filter_map(|(key, title, order)| {
-            let object = if key.is_empty() { Some(top(status)) } else { part(status, key) };
+            let object = if key.is_empty() { Some(top_level(status)) } else { part(status, key) };
             Some(section(title, &object?, order))
         });
         let unknown = status.iter().filter(|(key, _)| LAYOUT.iter().all(|(k, ..)| k != key));
@@ -85,7 +86,7 @@ impl StatusView {
             unknown.filter_map(|(key, value)| Some(section(&label(key), value.as_object()?, &[])));
         Self {
             ready: status.get("ready") == Some(&Value::Bool(true)),
-            obstacles: obstacles(status),
+            problems: problems(status),
             sections: known.chain(unknown).filter(|section| !section.rows.is_empty()).collect(),
         }
     }
@@ -95,18 +96,18 @@ fn part(status: &Map<String, Value>, key: &str) -> Option<Map<String, Value>> {
     status.get(key)?.as_object().cloned()
 }
 
-/// What stands beside the sections, without readiness, which is told by itself.
-fn top(status: &Map<String, Value>) -> Map<String, Value> {
+/// Returns the entries outside the sections, except for readiness, which is displayed apart.
+fn top_level(status: &Map<String, Value>) -> Map<String, Value> {
     status
         .iter()
         .filter(|(key, value)| !value.is_object() && !matches!(key.as_str(), "ready" | "not_ready"))
-        // An absent part (`"spool": null`) is no row.
+        // A part that is off (`"spool": null`) has no row.
         .filter(|(_, value)| !value.is_null())
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
 
-fn obstacles(status: &Map<String, Value>) -> Vec<(String, String)> {
+fn problems(status: &Map<String, Value>) -> Vec<(String, String)> {
     let list = status.get("not_ready").and_then(Value::as_array);
     let text = |value: &Value, key| value.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
     list.into_iter().flatten().map(|o| (text(o, "part"), text(o, "problem"))).collect()
@@ -117,7 +118,7 @@ fn section(title: &str, object: &Map<String, Value>, order: &[&str]) -> ViewSect
     let unknown = object.iter().filter(|(key, _)| !order.contains(&key.as_str()));
     let rows = known.chain(unknown).filter_map(|(key, value)| {
         let shown = shown(key, value);
-        // A problem that is none is not worth a line.
+        // `"problem": null` means that there is none.
         (key != "problem" || !value.is_null()).then(|| (label(key), shown))
     });
     ViewSection { title: title.to_owned(), rows: rows.collect() }
@@ -149,7 +150,7 @@ fn shown(key: &str, value: &Value) -> String {
     }
 }
 
-/// Whole seconds from one second on; below, milliseconds.
+/// Formats a duration in whole seconds, or in milliseconds below one second.
 fn seconds(value: f64) -> String {
     let Ok(duration) = Duration::try_from_secs_f64(value.abs()) else { return value.to_string() };
     let rounded = if duration.as_secs() >= 1 {
@@ -169,12 +170,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_keys_come_in_order_and_unknown_ones_after_them() {
+    fn unknown_keys_come_after_known_ones() {
         let view = StatusView::new(&json!({
             "ready": true, "not_ready": [], "version": "1", "spool": null, "novel": {"a_b": 1},
             "database": {"zeal": 2, "last_commit_at": null, "up": true, "problem": null},
         }));
-        assert!(view.ready && view.obstacles.is_empty());
+        assert!(view.ready && view.problems.is_empty());
         let titles: Vec<_> = view.sections.iter().map(|s| s.title.as_str()).collect();
         assert_eq!(titles, ["Service", "Database", "Novel"]);
         let rows: Vec<_> =
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_sizes_are_for_people() {
+    fn times_and_sizes_have_units() {
         assert_eq!(shown("uptime_seconds", &json!(93_784)), "1day 2h 3m 4s");
         assert_eq!(shown("oldest_unacked_seconds", &json!(0.25)), "250ms");
         assert_eq!(shown("clock_skew_seconds", &json!(-1.9)), "-1s");

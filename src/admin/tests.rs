@@ -1,4 +1,4 @@
-//! The endpoint over real HTTP on loopback.
+//! Tests of the endpoint over real HTTP on loopback.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::client::{StatusError, fetch};
 use super::*;
 use crate::telemetry::health::{SessionPhase, SpoolHealth};
 
-/// Far more than loopback needs.
+/// Timeout that is far longer than a request over loopback takes.
 const SOON: Duration = Duration::from_secs(10);
 
 fn state() -> AdminState {
@@ -36,7 +36,7 @@ fn healthy() -> AdminState {
     state
 }
 
-/// Runs the endpoint for as long as the client's part takes.
+/// Runs the endpoint until the client has finished.
 async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
     let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -46,50 +46,50 @@ async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T
     }
 }
 
-struct Answer {
+struct HttpResponse {
     code: u16,
     head: String,
     body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     fn json(&self) -> Value {
         serde_json::from_str(&self.body).expect("JSON")
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Answer {
+async fn get(address: SocketAddr, path: &str) -> HttpResponse {
     get_with(address, path, "Host: localhost:9464").await
 }
 
-/// GET with these header lines.
-async fn get_with(address: SocketAddr, path: &str, headers: &str) -> Answer {
+/// Sends a GET request with these header lines.
+async fn get_with(address: SocketAddr, path: &str, headers: &str) -> HttpResponse {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
-    timeout(SOON, stream.read_to_string(&mut text)).await.expect("in time").expect("an answer");
+    timeout(SOON, stream.read_to_string(&mut text)).await.expect("in time").expect("a response");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
     let code = head.split(' ').nth(1).and_then(|c| c.parse().ok()).expect("a code");
-    Answer { code, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    HttpResponse { code, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
 
 #[tokio::test]
-async fn a_database_that_is_down_is_not_ready_but_live() {
+async fn database_outage_is_not_ready_but_live() {
     let state = healthy();
     let health = Arc::clone(&state.health);
     serving(state, async |address| {
         assert_eq!(get(address, "/readyz").await.code, 200);
         health.update(|snapshot| {
             snapshot.database.up = false;
-            snapshot.database.problem = Some("no answer; see that it runs".into());
+            snapshot.database.problem = Some("no response; see that it runs".into());
         });
-        let answer = get(address, "/readyz").await;
-        assert_eq!(answer.code, 503);
-        assert_eq!(answer.json()["not_ready"][0]["part"], "database");
-        assert_eq!(answer.json()["not_ready"][0]["problem"], "no answer; see that it runs");
+        let response = get(address, "/readyz").await;
+        assert_eq!(response.code, 503);
+        assert_eq!(response.json()["not_ready"][0]["part"], "database");
+        assert_eq!(response.json()["not_ready"][0]["problem"], "no response; see that it runs");
         assert_eq!(get(address, "/livez").await.code, 200);
-        // What comes is safe in the spool, but no dashboard sees it.
+        // New messages are safe in the spool, but no dashboard shows them.
         health.update(|snapshot| snapshot.spool = Some(SpoolHealth::default()));
         assert_eq!(get(address, "/readyz").await.code, 503);
     })
@@ -97,37 +97,37 @@ async fn a_database_that_is_down_is_not_ready_but_live() {
 }
 
 #[tokio::test]
-async fn forgotten_message_is_not_ready() {
+async fn unaccounted_message_is_not_ready() {
     let state = healthy();
     let accounting = Arc::clone(state.metrics.accounting());
     let in_pipeline = accounting.admit();
     serving(state, async |address| {
         assert_eq!(get(address, "/readyz").await.code, 200);
-        // As a bug would: it leaves the pipeline, and nothing says where to.
+        // Simulates a bug: the message leaves the pipeline without an outcome.
         drop(in_pipeline);
-        let answer = get(address, "/readyz").await;
-        assert_eq!(answer.code, 503);
-        assert_eq!(answer.json()["not_ready"][0]["part"], "accounting");
+        let response = get(address, "/readyz").await;
+        assert_eq!(response.code, 503);
+        assert_eq!(response.json()["not_ready"][0]["part"], "accounting");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stuck_stage_is_not_live_and_named() {
+async fn stuck_stage_is_named_and_not_live() {
     let mut state = state();
     let progress = Arc::new(ProgressRegistry::default());
     state.progress = Arc::clone(&progress);
     let watched = progress.watch("decode", std::future::pending::<()>());
     serving(state, async |address| {
-        let answer = get(address, "/livez").await;
-        assert_eq!(answer.code, 200);
+        let response = get(address, "/livez").await;
+        assert_eq!(response.code, 200);
         progress.set_back(Duration::from_secs(3_600));
-        // The clock of the registry began just now and counts milliseconds.
+        // The clock of the registry has just started and counts milliseconds.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let answer = get(address, "/livez").await;
-        assert_eq!(answer.code, 503);
-        assert_eq!(answer.json()["live"], false);
-        assert_eq!(answer.json()["stuck"][0]["task"], "decode");
+        let response = get(address, "/livez").await;
+        assert_eq!(response.code, 503);
+        assert_eq!(response.json()["live"], false);
+        assert_eq!(response.json()["stuck"][0]["task"], "decode");
         drop(watched);
         assert_eq!(get(address, "/livez").await.code, 200);
     })
@@ -159,9 +159,9 @@ async fn metrics_are_openmetrics_only_on_request() {
 async fn foreign_hosts_are_refused_on_loopback() {
     serving(healthy(), async |address| {
         for path in ["/", "/livez", "/readyz", "/metrics", "/api/status", "/elsewhere"] {
-            let answer = get_with(address, path, "Host: rebound.example:9464").await;
-            assert_eq!(answer.code, 403, "{path}");
-            assert!(!answer.body.contains("acme"), "{}", answer.body);
+            let response = get_with(address, path, "Host: rebound.example:9464").await;
+            assert_eq!(response.code, 403, "{path}");
+            assert!(!response.body.contains("acme"), "{}", response.body);
         }
         assert_eq!(get_with(address, "/livez", "Host: [::1]").await.code, 200);
         let two = "Host: localhost\r\nHost: rebound.example";
@@ -173,7 +173,7 @@ async fn foreign_hosts_are_refused_on_loopback() {
 }
 
 #[tokio::test]
-async fn the_status_names_the_service_and_its_parts() {
+async fn status_names_the_service_and_its_parts() {
     let state = healthy();
     state.metrics.count_received("centiloc/acme", 1);
     serving(state, async |address| {
@@ -192,33 +192,33 @@ async fn the_status_names_the_service_and_its_parts() {
 }
 
 #[tokio::test]
-async fn the_page_needs_nothing_from_elsewhere_and_no_script() {
+async fn page_loads_no_script_and_nothing_external() {
     serving(healthy(), async |address| {
-        let answer = get(address, "/").await;
-        assert_eq!(answer.code, 200);
-        assert!(answer.head.contains("content-type: text/html"));
-        assert!(answer.head.contains("content-security-policy: default-src 'none'"));
-        assert!(answer.body.contains("http-equiv=\"refresh\""));
-        assert!(answer.body.contains("acme&lt;&amp;&gt;"));
+        let response = get(address, "/").await;
+        assert_eq!(response.code, 200);
+        assert!(response.head.contains("content-type: text/html"));
+        assert!(response.head.contains("content-security-policy: default-src 'none'"));
+        assert!(response.body.contains("http-equiv=\"refresh\""));
+        assert!(response.body.contains("acme&lt;&amp;&gt;"));
         for word in ["<script", "http://", "https://", "acme<"] {
-            assert!(!answer.body.contains(word), "{word}");
+            assert!(!response.body.contains(word), "{word}");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn elsewhere_names_what_there_is() {
+async fn unknown_path_lists_the_known_ones() {
     serving(healthy(), async |address| {
-        let answer = get(address, "/health").await;
-        assert_eq!(answer.code, 404);
-        assert!(answer.body.contains("/readyz"));
+        let response = get(address, "/health").await;
+        assert_eq!(response.code, 404);
+        assert!(response.body.contains("/readyz"));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_client_that_hoards_connections_keeps_no_probe_out() {
+async fn hoarded_connections_do_not_block_probes() {
     serving(healthy(), async |address| {
         let mut hoard = Vec::new();
         for _ in 0..listen::MAX_CONNECTIONS * 3 {
@@ -227,25 +227,25 @@ async fn a_client_that_hoards_connections_keeps_no_probe_out() {
         assert_eq!(get(address, "/livez").await.code, 200);
         let mut byte = [0];
         let oldest = timeout(SOON, hoard[0].read(&mut byte)).await.expect("ended in time");
-        assert!(matches!(oldest, Ok(0) | Err(_)), "the oldest connection still lives");
+        assert!(matches!(oldest, Ok(0) | Err(_)), "the oldest connection is still open");
     })
     .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_finishes_its_request_is_cut_off() {
+async fn unfinished_request_is_cut_off() {
     serving(healthy(), async |address| {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost:").await.expect("sent");
-        let mut answer = Vec::new();
-        let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        let mut response = Vec::new();
+        let end = timeout(Duration::from_secs(60), stream.read_to_end(&mut response)).await;
         assert!(matches!(end.expect("cut off"), Ok(0) | Err(_)));
     })
     .await;
 }
 
 #[tokio::test]
-async fn it_stops_within_its_grace_though_a_client_dawdles() {
+async fn stop_does_not_wait_for_slow_clients() {
     let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();
@@ -253,9 +253,9 @@ async fn it_stops_within_its_grace_though_a_client_dawdles() {
         let mut stream = TcpStream::connect(address).await.expect("connected");
         stream.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("sent");
         stop.cancel();
-        let mut answer = Vec::new();
-        // A reset is as good an end as a close.
-        let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("cut off");
+        let mut response = Vec::new();
+        // A reset ends the connection as well as a close.
+        let _ = timeout(SOON, stream.read_to_end(&mut response)).await.expect("cut off");
     };
     let both = async { tokio::join!(serve(listener, healthy(), stop.clone()), client) };
     timeout(SOON, both).await.expect("stopped in time");
@@ -263,7 +263,7 @@ async fn it_stops_within_its_grace_though_a_client_dawdles() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_running_is_said_so() {
+async fn missing_service_is_reported_as_not_running() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
@@ -273,7 +273,7 @@ async fn a_service_that_is_not_running_is_said_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_does_not_answer_is_said_to_be_stuck() {
+async fn silent_service_is_reported_as_stuck() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let error = fetch(&address.into()).await.expect_err("silence");
@@ -281,7 +281,7 @@ async fn a_service_that_does_not_answer_is_said_to_be_stuck() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named_with_the_cure() {
+async fn taken_port_is_named_with_a_hint() {
     let holder = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = holder.local_addr().expect("an address");
     let error = bind(address).await.expect_err("taken").to_string();

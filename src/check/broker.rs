@@ -6,8 +6,8 @@ use crate::config::{Config, Mqtt};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::date;
 use crate::credentials::preflight::{Check, Status};
-use crate::session::failure::Failure;
-use crate::session::probe::{Finding, Probe, Step};
+use crate::session::failure::ConnectionFailure;
+use crate::session::probe::{Probe, ProbeFinding, ProbeStep};
 
 use super::Report;
 
@@ -47,30 +47,30 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn line(&self, finding: &Finding) -> Check {
+    fn line(&self, finding: &ProbeFinding) -> Check {
         match finding {
-            Finding::Resolved(addresses) => Check::ok(NAME, self.resolved(addresses)),
-            Finding::Reached { address, took } => {
+            ProbeFinding::Resolved(addresses) => Check::ok(NAME, self.resolved(addresses)),
+            ProbeFinding::Reached { address, took } => {
                 Check::ok(TCP, format!("{address} accepted after {} ms", took.as_millis()))
             }
-            Finding::NotReached { address, problem } => Check::trouble(
+            ProbeFinding::NotReached { address, problem } => Check::trouble(
                 TCP,
                 Status::Warning,
                 format!("{address} {problem}"),
                 "every address of the name to accept a connection",
                 "the others are used meanwhile; have the address repaired or taken out of the DNS",
             ),
-            Finding::Tunnelled => {
+            ProbeFinding::Tunnelled => {
                 let (host, port) = (&self.mqtt.host, self.mqtt.port);
                 Check::ok(PROXY, format!("the proxy lets CONNECT through to {host}:{port}"))
             }
-            Finding::Secured { version, certificate } => {
+            ProbeFinding::Secured { version, certificate } => {
                 Check::ok(TLS, format!("{version}, {}", presented(certificate)))
             }
-            Finding::Accepted => Check::ok(LOGIN, self.accepted()),
-            Finding::Granted(filter) => Check::ok(SUBSCRIPTION, self.granted(filter)),
-            Finding::NotGranted { problem, .. } => not_granted(problem),
-            Finding::Failed { step, failure, presented } => {
+            ProbeFinding::Accepted => Check::ok(LOGIN, self.accepted()),
+            ProbeFinding::Granted(filter) => Check::ok(SUBSCRIPTION, self.granted(filter)),
+            ProbeFinding::NotGranted { problem, .. } => not_granted(problem),
+            ProbeFinding::Failed { step, failure, presented } => {
                 failed(step, failure, presented.as_deref())
             }
         }
@@ -115,18 +115,24 @@ fn not_granted(problem: &str) -> Check {
     super::from_sentence(SUBSCRIPTION, Status::Failed, problem, "QoS 1", see)
 }
 
-fn failed(step: &Step, failure: &Failure, certificate: Option<&CertificateFacts>) -> Check {
+fn failed(
+    step: &ProbeStep,
+    failure: &ConnectionFailure,
+    certificate: Option<&CertificateFacts>,
+) -> Check {
     let (name, expected) = match step {
-        Step::Name => (NAME, "a name that can be resolved"),
-        Step::Tcp => (TCP, "an answer on the port"),
-        Step::Proxy => (PROXY, "a proxy that lets CONNECT through"),
-        Step::Tls => (TLS, "TLS with a broker whose certificate can be trusted"),
-        Step::Login => (LOGIN, "CONNACK 0: certificate, user, password and client id accepted"),
-        Step::Subscription(_) => (SUBSCRIPTION, "QoS 1"),
+        ProbeStep::Name => (NAME, "a name that can be resolved"),
+        ProbeStep::Tcp => (TCP, "an answer on the port"),
+        ProbeStep::Proxy => (PROXY, "a proxy that lets CONNECT through"),
+        ProbeStep::Tls => (TLS, "TLS with a broker whose certificate can be trusted"),
+        ProbeStep::Login => {
+            (LOGIN, "CONNACK 0: certificate, user, password and client id accepted")
+        }
+        ProbeStep::Subscription(_) => (SUBSCRIPTION, "QoS 1"),
     };
     let see = format!("see {} in docs/connection-errors.md", failure.label());
-    let mut check = super::from_sentence(name, Status::Failed, &failure.sentence, expected, &see);
-    if let Step::Subscription(filter) = step {
+    let mut check = super::from_sentence(name, Status::Failed, &failure.message, expected, &see);
+    if let ProbeStep::Subscription(filter) = step {
         check.found = format!("{filter}: {}", check.found);
     }
     if let Some(certificate) = certificate {

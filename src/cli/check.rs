@@ -1,4 +1,4 @@
-//! `check`: every line an operator wants to see before starting the service.
+//! `check`: validates everything that the service needs, before it starts.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -14,20 +14,20 @@ use crate::check::{self, Check, NAMES, NotChecked, Report, Status};
 use crate::config::{Loaded, Problems};
 use crate::exit;
 
-/// Arguments of `check`.
+/// Command-line arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Look at this machine only: neither broker nor database is asked
+    /// Skip broker and database checks
     #[arg(long)]
     offline: bool,
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     json: bool,
 }
 
-/// Exit code 0, or 1 where anything failed.
+/// Runs the checks. Returns exit code 0, or 1 if any check failed.
 pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let mut output = CheckOutput::new(args.json);
     let mut report = Report::default();
@@ -58,7 +58,7 @@ async fn of_accepted(
     output.show(report, rest)
 }
 
-/// Where the lines go: at once for a person, at the end for a program.
+/// The output of the checks: text lines at once, or one JSON document at the end.
 struct CheckOutput {
     json: bool,
     colours: bool,
@@ -109,7 +109,7 @@ fn word(status: Status) -> &'static str {
     }
 }
 
-/// ANSI colours: green, yellow, red.
+/// Returns the ANSI code of green, yellow or red.
 fn colour(status: Status) -> u8 {
     match status {
         Status::Ok => 32,
@@ -118,7 +118,8 @@ fn colour(status: Status) -> u8 {
     }
 }
 
-/// One line, and for a trouble what was expected and what to do below it.
+/// Formats a check as one line. A warning or failure adds lines with the expectation and the
+/// remedy.
 fn lines(check: &Check, colours: bool) -> String {
     const STATUS_WIDTH: usize = "warning".len();
     let name_width = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();

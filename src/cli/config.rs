@@ -1,4 +1,4 @@
-//! `centiloc-bridge config`: the effective configuration and where each value came from.
+//! `config`: shows the effective configuration and the origin of each value.
 
 use std::io::{self, Write};
 
@@ -7,19 +7,20 @@ use serde_json::{Value, json};
 use super::output;
 use crate::config::{Loaded, Setting, keys};
 
-/// Arguments of `config`.
+/// Command-line arguments of `config`.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     pub json: bool,
 }
 
-/// Values wider than this push their own comment out, not everybody's.
+/// Widest value, in characters, that the comments are aligned to. The comment after a wider value
+/// moves to the right alone.
 const MAX_VALUE_WIDTH: usize = 44;
 
 /// Writes the settings to `out` as TOML, section by section, each with its origin as a comment, and
-/// the warnings to `err`. Secrets are left out already.
+/// the warnings to `err`. The settings hold no secrets.
 pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io::Result<()> {
     match &loaded.file {
         Some(file) => writeln!(out, "# {}", file.display())?,
@@ -33,8 +34,8 @@ pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io
     loaded.warnings.iter().try_for_each(|warning| writeln!(err, "warning: {warning}"))
 }
 
-/// Writes the same as one JSON document: `file`, `settings` (each `key`, `value` and `origin`) and
-/// `warnings`.
+/// Writes the configuration as one JSON document with `file`, `settings` (each with `key`, `value`
+/// and `origin`) and `warnings`.
 pub fn show_json<O: Write, E: Write>(loaded: &Loaded, out: &mut O, _: &mut E) -> io::Result<()> {
     let setting = |setting: &Setting| {
         json!({
@@ -77,7 +78,7 @@ fn write_section(settings: &[Setting], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Section and name inside it.
+/// Returns the section of a key and its name inside the section.
 fn split(setting: &Setting) -> (&'static str, &'static str) {
     keys::find(setting.key).map_or(("", setting.key), |key| (key.section(), key.leaf()))
 }

@@ -1,4 +1,4 @@
-//! `decode`: one payload to the row it would become, or why it would become none.
+//! `decode`: decodes one payload and prints its row, or the reason for its rejection.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -6,22 +6,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bytes::Bytes;
-use serde::Serialize;
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use time::serde::rfc3339;
 
 use crate::config;
 use crate::decode::{ClockTrust, Decoder};
-use crate::event::{BoardEvent, Event, ItemEvent, Reject};
+use crate::event::{Event, Reject};
 use crate::exit;
 use crate::telemetry::stderr;
 use crate::topic::{EventEncoding, EventKind};
 
-/// The tenant shown where neither the topic nor a configuration names one.
+/// Tenant in the row if neither the topic nor a configuration names one.
 const NO_TENANT: &str = "unknown";
 
-/// Everything that a payload may be.
+/// All combinations of event kind and encoding, in the order in which they are tried.
 const KINDS: [(EventKind, EventEncoding); 4] = [
     (EventKind::Item, EventEncoding::Json),
     (EventKind::Board, EventEncoding::Json),
@@ -29,21 +26,21 @@ const KINDS: [(EventKind, EventEncoding); 4] = [
     (EventKind::Board, EventEncoding::Protobuf),
 ];
 
-/// Arguments of `decode`.
+/// Command-line arguments of `decode`.
 #[derive(Debug, clap::Args)]
 pub struct DecodeArgs {
-    /// Topic the payload was published on; needed where it could be an event of either kind
+    /// Topic of the payload, needed if it could be an event of either kind
     #[arg(long)]
     pub topic: Option<String>,
-    /// The vendor's .proto or compiled descriptors, instead of the configured ones
+    /// Vendor's .proto or compiled descriptors, instead of the configured ones
     #[arg(long, value_name = "FILE")]
     pub proto_file: Option<PathBuf>,
-    /// File that holds the payload; standard input without it, or with `-`
+    /// File with the payload, standard input if absent or `-`
     pub file: Option<PathBuf>,
 }
 
-/// Decodes one payload: the row goes to standard output as JSON, everything else to standard
-/// error. `settings` and `tenant` are the configuration's, where there is one.
+/// Decodes one payload and writes its row to standard output as JSON, and everything else to
+/// standard error. `settings` and `tenant` come from the configuration if there is one.
 pub fn run(
     args: &DecodeArgs,
     settings: &config::Decode,
@@ -65,7 +62,7 @@ pub fn run(
     match &fitting[..] {
         [(kind, encoding)] => {
             let name = name(*kind, *encoding);
-            stderr::line(format_args!("read as {name}: nothing else fits"));
+            stderr::line(format_args!("read as {name}, the only kind that fits"));
             report(&decoder.decode_as(*kind, *encoding, &payload, now, clock))
         }
         [] => Ok(refuse(&decoder, &payload, now)),
@@ -80,7 +77,7 @@ pub fn run(
     }
 }
 
-/// Says for each kind of event why the payload is none.
+/// Prints the reason for each kind of event why the payload is not of that kind.
 fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
     for (kind, encoding) in KINDS.into_iter().filter(|(_, encoding)| *encoding == format(payload)) {
         if let Err(reject) = decoder.decode_as(kind, encoding, payload, now, ClockTrust::Agree(now))
@@ -119,13 +116,13 @@ fn read(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
     Ok(payload)
 }
 
-/// The tenant that a topic belongs to.
+/// Returns the tenant in a topic.
 fn tenant_of(topic: &str) -> Option<&str> {
     topic.strip_prefix("centiloc/")?.split('/').next().filter(|tenant| !tenant.is_empty())
 }
 
-/// Returns everything that the payload can be read as. The two protobuf messages have their first
-/// fields alike, so that some payloads are events of both kinds.
+/// Returns all kinds and encodings that the payload decodes as. The first fields of the two
+/// protobuf messages are alike, so that some payloads are valid as both kinds.
 pub fn fitting(
     decoder: &Decoder,
     payload: &Bytes,
@@ -137,7 +134,7 @@ pub fn fitting(
     KINDS.into_iter().filter(fits).collect()
 }
 
-/// Returns the format whose complaints are worth reading.
+/// Guesses the encoding of a payload, to report only the errors of that encoding.
 fn format(payload: &[u8]) -> EventEncoding {
     if payload.trim_ascii_start().starts_with(b"{") {
         EventEncoding::Json
@@ -146,138 +143,9 @@ fn format(payload: &[u8]) -> EventEncoding {
     }
 }
 
-/// An event as the columns of its row, null ones included.
+/// Formats an event as JSON with all columns of its row, null ones included.
 pub fn row(event: &Event) -> serde_json::Result<String> {
-    match event {
-        Event::Item(item) => serde_json::to_string_pretty(&ItemRow::of(item)),
-        Event::Board(board) => serde_json::to_string_pretty(&BoardRow::of(board)),
-    }
-}
-
-#[derive(Serialize)]
-struct ItemRow<'a> {
-    table: &'static str,
-    event_id: String,
-    #[serde(with = "rfc3339")]
-    momentum: OffsetDateTime,
-    #[serde(with = "rfc3339")]
-    received_at: OffsetDateTime,
-    tenant: &'a str,
-    uid: &'a str,
-    is_in: bool,
-    board_sn: Option<&'a str>,
-    x_mm: Option<i32>,
-    y_mm: Option<i32>,
-    shelf_x_mm: Option<i32>,
-    shelf_y_mm: Option<i32>,
-    floor_x_mm: Option<i32>,
-    floor_y_mm: Option<i32>,
-    floor: Option<i32>,
-    nb_hits: Option<i32>,
-    hold_time: Option<String>,
-    fill_ratio: Option<f32>,
-    product_reference: Option<&'a str>,
-    shelf_sn: Option<&'a str>,
-    furniture_sn: Option<&'a str>,
-    loc_reference: Option<&'a str>,
-    loc_labels: Option<&'a [String]>,
-    item_labels: Option<&'a [String]>,
-    is_interpolated: Option<bool>,
-    extra: Option<&'a Map<String, Value>>,
-    payload: Option<String>,
-}
-
-impl<'a> ItemRow<'a> {
-    fn of(item: &'a ItemEvent) -> Self {
-        Self {
-            table: "item_event",
-            event_id: item.event_id.to_string(),
-            momentum: item.momentum,
-            received_at: item.received_at,
-            tenant: &item.tenant,
-            uid: &item.uid,
-            is_in: item.is_in,
-            board_sn: item.board_sn.as_deref(),
-            x_mm: item.x_mm,
-            y_mm: item.y_mm,
-            shelf_x_mm: item.shelf_x_mm,
-            shelf_y_mm: item.shelf_y_mm,
-            floor_x_mm: item.floor_x_mm,
-            floor_y_mm: item.floor_y_mm,
-            floor: item.floor,
-            nb_hits: item.nb_hits,
-            hold_time: item.hold_time_us.map(interval),
-            fill_ratio: item.fill_ratio,
-            product_reference: item.product_reference.as_deref(),
-            shelf_sn: item.shelf_sn.as_deref(),
-            furniture_sn: item.furniture_sn.as_deref(),
-            loc_reference: item.loc_reference.as_deref(),
-            loc_labels: item.loc_labels.as_deref(),
-            item_labels: item.item_labels.as_deref(),
-            is_interpolated: item.is_interpolated,
-            extra: item.extra.as_ref(),
-            payload: item.payload.as_ref().map(size),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct BoardRow<'a> {
-    table: &'static str,
-    event_id: String,
-    #[serde(with = "rfc3339")]
-    momentum: OffsetDateTime,
-    #[serde(with = "rfc3339")]
-    received_at: OffsetDateTime,
-    tenant: &'a str,
-    board_sn: &'a str,
-    status: Option<&'a str>,
-    fw_version: Option<&'a str>,
-    #[serde(with = "rfc3339::option")]
-    last_connection_at: Option<OffsetDateTime>,
-    #[serde(with = "rfc3339::option")]
-    last_disconnection_at: Option<OffsetDateTime>,
-    #[serde(with = "rfc3339::option")]
-    last_error_at: Option<OffsetDateTime>,
-    extra: Option<&'a Map<String, Value>>,
-    payload: Option<String>,
-}
-
-impl<'a> BoardRow<'a> {
-    fn of(board: &'a BoardEvent) -> Self {
-        Self {
-            table: "board_event",
-            event_id: board.event_id.to_string(),
-            momentum: board.momentum,
-            received_at: board.received_at,
-            tenant: &board.tenant,
-            board_sn: &board.board_sn,
-            status: board.status.as_deref(),
-            fw_version: board.fw_version.as_deref(),
-            last_connection_at: board.last_connection_at,
-            last_disconnection_at: board.last_disconnection_at,
-            last_error_at: board.last_error_at,
-            extra: board.extra.as_ref(),
-            payload: board.payload.as_ref().map(size),
-        }
-    }
-}
-
-fn size(payload: &Bytes) -> String {
-    format!("kept, {} bytes", payload.len())
-}
-
-/// Microseconds as the database writes an interval: `00:11:28.909075`.
-fn interval(micros: i64) -> String {
-    let sign = if micros < 0 { "-" } else { "" };
-    let micros = micros.unsigned_abs();
-    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    let text = format!("{sign}{hours:02}:{minutes:02}:{:02}", seconds % 60);
-    if fraction == 0 {
-        return text;
-    }
-    format!("{text}.{fraction:06}").trim_end_matches('0').to_owned()
+    serde_json::to_string_pretty(event)
 }
 
 #[cfg(test)]
@@ -302,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_fits_what_it_is() {
+    fn every_sample_decodes_as_its_own_kind() {
         for (name, kind, encoding) in [
             ("item-0.pb", EventKind::Item, EventEncoding::Protobuf),
             ("item-unknown-field.pb", EventKind::Item, EventEncoding::Protobuf),
@@ -319,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn alike_messages_fit_both_kinds() {
+    fn ambiguous_payload_decodes_as_both_kinds() {
         let item = pb::ItemEvent {
             momentum: Some(Timestamp { seconds: 1_760_000_000, nanos: 0 }),
             uid: "E1".into(),
@@ -334,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_shows_every_column_in_order() {
+    fn row_shows_every_column_in_order() {
         let event = decoder()
             .decode("centiloc/acme", &sample("item-masked.pb"), NOW, ClockTrust::Agree(NOW))
             .unwrap();
@@ -352,20 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_as_postgresql_writes_them() {
-        for (micros, text) in [
-            (0, "00:00:00"),
-            (688_909_075, "00:11:28.909075"),
-            (90_500_000, "00:01:30.5"),
-            (-1, "-00:00:00.000001"),
-            (360_000_000_000, "100:00:00"),
-        ] {
-            assert_eq!(interval(micros), text);
-        }
-    }
-
-    #[test]
-    fn the_tenant_is_read_from_the_topic() {
+    fn tenant_is_read_from_the_topic() {
         assert_eq!(tenant_of("centiloc/acme"), Some("acme"));
         assert_eq!(tenant_of("centiloc/acme/json/item/v1/update"), Some("acme"));
         assert_eq!(tenant_of("centiloc/"), None);

@@ -1,4 +1,4 @@
-//! `erase`: removes the trace of a tag or board, or everything before a date.
+//! `erase`: removes all data of a tag or board, or everything before a date.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -17,30 +17,31 @@ use crate::store::Store;
 use crate::store::erase::ErasedCounts;
 use crate::telemetry::stderr;
 
-/// Between two lines about a step that takes long.
+/// Interval between two progress lines of a long step.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Arguments of `erase`.
+/// Command-line arguments of `erase`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("selector").required(true)))]
 pub struct EraseArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Everything about the tag with this uid, as it stands in the events
+    /// Erase all data of the tag with this uid, written as in the events
     #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
     uid: Option<String>,
-    /// Everything about the board with this serial number, and what was seen on it
+    /// Erase all data of the board with this serial number, and of the items seen on it
     #[arg(long, group = "selector", value_name = "SN", value_parser = name)]
     board: Option<String>,
-    /// Everything that happened before this date (2026-01-31, midnight UTC) or time (RFC 3339)
+    /// Erase all events before this date (2026-01-31, midnight UTC) or time (RFC 3339)
     #[arg(long, group = "selector", value_name = "DATE", value_parser = cutoff)]
     before: Option<OffsetDateTime>,
-    /// Only count what would be erased
+    /// Only count the rows, without erasing them
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Exit code 1 if something was left: rows that could not be erased, or a place that was not reached.
+/// Runs the command. Returns exit code 1 if data remains: rows that could not be erased, or a place
+/// that could not be reached.
 pub async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let selector = match (args.uid, args.board, args.before) {
@@ -51,17 +52,17 @@ pub async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
         (None, None, None) => unreachable!("a selector is required"),
     };
     let store = Store::new(&config.database, config.retention.partition)?;
-    let mut said = (String::new(), Instant::now());
+    let mut reported = (String::new(), Instant::now());
     let mut progress = |step: &str, counts: &ErasedCounts| {
-        let begins = said.0 != step;
-        if begins || said.1.elapsed() >= REPORT_EVERY {
-            said = (step.to_owned(), Instant::now());
+        let begins = reported.0 != step;
+        if begins || reported.1.elapsed() >= REPORT_EVERY {
+            reported = (step.to_owned(), Instant::now());
             stderr::line(format_args!("{step}: {} rows so far", counts.total()));
         }
     };
     let report =
         erase::run(&config, &store, &selector, args.dry_run, &mut progress).await.context(
-            "not everything was erased; what was stays erased, and the same command goes on",
+            "erasure is incomplete; erased rows stay erased, and running the command again continues",
         )?;
     let mut out = std::io::stdout().lock();
     out.write_all(text(&report, &selector, args.dry_run).as_bytes())
@@ -86,12 +87,12 @@ fn text(report: &ErasureReport, selector: &TraceSelector, dry_run: bool) -> Stri
         let _ = writeln!(text, "{place:<12} {number:>10}");
     }
     let total = counts.total();
-    let what_was_done = if dry_run {
+    let outcome = if dry_run {
         "would be erased; nothing was changed"
     } else {
-        "erased; written down in centiloc.erasure"
+        "erased; recorded in centiloc.erasure"
     };
-    let _ = writeln!(text, "{total} {what_was_done}");
+    let _ = writeln!(text, "{total} {outcome}");
     if let (0, Some(reversed)) = (total, reversed(selector)) {
         let _ = writeln!(text, "a phone shows the bytes of a tag in reverse: try --uid {reversed}");
     }
@@ -101,7 +102,7 @@ fn text(report: &ErasureReport, selector: &TraceSelector, dry_run: bool) -> Stri
     text
 }
 
-/// A uid of hex digits with its bytes in reverse.
+/// Returns a uid of hex digits with its bytes in reverse order.
 fn reversed(selector: &TraceSelector) -> Option<String> {
     const DIGITS: usize = 16;
     let TraceSelector::Uid(uid) = selector else { return None };
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_counts_and_names_what_is_left() {
+    fn report_counts_rows_and_names_places_left() {
         let counts = ErasedCounts { item_events: 12, spooled: 3, ..ErasedCounts::default() };
         let report = ErasureReport { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
         let tag = TraceSelector::Uid("263aea3c080104e0".into());
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uid_read_by_a_phone_is_recognised() {
+    fn uid_read_by_a_phone_is_recognised() {
         let text =
             |uid: &str| text(&ErasureReport::default(), &TraceSelector::Uid(uid.into()), true);
         assert!(text("263aea3c080104e0").contains("try --uid e00401083cea3a26"));

@@ -1,4 +1,4 @@
-//! `gaps`: lists the periods in which messages may have been lost, and acknowledges them.
+//! `gaps`: lists and acknowledges the periods in which messages may have been lost.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::store::gaps::RecordedGap;
 use crate::timestamp::shown;
 
-/// Arguments of `gaps`.
+/// Command-line arguments of `gaps`.
 #[derive(Debug, clap::Args)]
 pub struct GapsArgs {
     #[command(subcommand)]
@@ -24,38 +24,38 @@ pub struct GapsArgs {
 
 #[derive(Debug, Subcommand)]
 enum GapsCommand {
-    /// List those that nobody has acknowledged, newest first
+    /// List unacknowledged gaps, newest first
     List {
         #[command(flatten)]
         config: ConfigFileArgs,
-        /// Also those that were acknowledged
+        /// Include gaps that are acknowledged
         #[arg(long)]
         all: bool,
-        /// How many at most
+        /// Print at most this many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
         limit: i64,
-        /// Write one JSON document, for programs
+        /// Print one JSON document, for programs
         #[arg(long)]
         json: bool,
     },
-    /// Note that somebody has looked at them
+    /// Acknowledge gaps after reviewing them
     #[command(visible_alias = "ack")]
     Acknowledge {
         #[command(flatten)]
         config: ConfigFileArgs,
-        /// Their numbers
+        /// IDs of the gaps
         #[arg(required = true)]
         ids: Vec<i64>,
-        /// Conclusion, for example whether anything is missing; shown in the view `data_gap`
+        /// Conclusion of the review, for example "nothing missing", shown in the view `data_gap`
         #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
         note: String,
-        /// Write one JSON document, for programs
+        /// Print one JSON document, for programs
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Exit code 1 if there is no such gap.
+/// Runs the command. Returns exit code 1 if a gap does not exist.
 pub async fn run(args: GapsArgs) -> anyhow::Result<ExitCode> {
     let (GapsCommand::List { config, .. } | GapsCommand::Acknowledge { config, .. }) = &args.action;
     let config = config.load()?.config;
@@ -76,7 +76,7 @@ pub async fn run(args: GapsArgs) -> anyhow::Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-/// Two lines a gap, a third for the note.
+/// Formats two lines per gap, and a third line for its note.
 fn list(gaps: &[RecordedGap]) -> anyhow::Result<String> {
     let mut text = String::new();
     if gaps.is_empty() {
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_shows_extent_cause_and_note() {
+    fn list_shows_extent_cause_and_note() {
         let at = time::macros::datetime!(2026-11-01 12:00 UTC);
         let gap = RecordedGap {
             id: 7,

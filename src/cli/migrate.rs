@@ -1,4 +1,4 @@
-//! `migrate`: brings the database schema up to this program, or shows how far it is.
+//! `migrate`: applies pending database migrations, or lists them.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,20 +13,21 @@ use crate::store::schema::{MigrationError, MigrationStatus};
 use crate::telemetry::stderr;
 use crate::timestamp::shown;
 
-/// Arguments of `migrate`.
+/// Command-line arguments of `migrate`.
 #[derive(Debug, clap::Args)]
 pub struct MigrateArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Only list the migrations, and which are applied
+    /// Only list the migrations and when they were applied
     #[arg(long)]
     status: bool,
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     json: bool,
 }
 
-/// Exit code 78 for a schema that this program cannot use, 1 where the database fails.
+/// Runs the command. Returns exit code 78 for a schema that this program cannot use, and 1 if the
+/// database fails.
 pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
@@ -54,7 +55,8 @@ fn list(steps: &[MigrationStatus], out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `{"migrations": […]}` for the status, `{"applied": […]}` for what this run applied.
+/// Formats `{"migrations": […]}` for the status, or `{"applied": […]}` for the migrations that this
+/// run applied.
 fn document(steps: &[MigrationStatus], status: bool) -> anyhow::Result<String> {
     let step = |step: &MigrationStatus| {
         Ok(json!({
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_tells_applied_from_pending() {
+    fn list_shows_applied_and_pending_migrations() {
         let at = time::macros::datetime!(2026-11-01 12:00 UTC);
         let steps = [
             MigrationStatus { version: 1, description: "events", applied_at: Some(at) },
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_do_is_said() {
+    fn up_to_date_schema_is_reported() {
         let mut out = Vec::new();
         report(&[], &mut out).unwrap();
         assert_eq!(out, b"the database schema is up to date\n");

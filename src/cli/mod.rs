@@ -1,4 +1,4 @@
-//! The command line: one module a command.
+//! The command line, with one module per command.
 
 pub mod check;
 pub mod config;
@@ -29,7 +29,7 @@ use crate::service::config_diff::ConfigSource;
 use crate::telemetry::stderr::{self, StderrWriter};
 use crate::version::VERSION;
 
-/// Lands Centiloc events in PostgreSQL, losing none.
+/// Store Centiloc events in PostgreSQL without losing any
 #[derive(Debug, Parser)]
 #[command(name = "centiloc-bridge", version = VERSION, about, arg_required_else_help = true)]
 pub struct CommandLine {
@@ -39,29 +39,29 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Run the service
+    /// Run the service until a signal stops it
     Run(ConfigFileArgs),
-    /// Check everything that must be right before the service starts
+    /// Validate configuration, credentials, broker and database access
     Check(check::CheckArgs),
-    /// Show the effective configuration and where each value comes from
+    /// Show the effective configuration and the origin of each value
     Config(WithConfig<config::ConfigArgs>),
-    /// Make a private key and a certificate signing request for Centiloc
+    /// Create a private key and a certificate signing request for Centiloc
     Csr(csr::CsrArgs),
-    /// Show the state of the running service
+    /// Show the status of the running service
     Status(status::StatusArgs),
-    /// Show what one payload decodes to, or why it does not
+    /// Decode one payload and show its row, or the reason for its rejection
     Decode(WithConfig<decode::DecodeArgs>),
     /// Apply or list database migrations
     Migrate(migrate::MigrateArgs),
-    /// Look at messages that were set aside, and try them again
+    /// List, replay, export or purge dead letters
     DeadLetters(dead_letters::DeadLettersArgs),
-    /// List periods of possible loss, and acknowledge them with a note
+    /// List periods of possible message loss, or acknowledge them with a note
     Gaps(gaps::GapsArgs),
-    /// End the durable session at the broker for good, after storing what it holds
+    /// End the durable session at the broker for good, after storing its messages
     Retire(retire::RetireArgs),
-    /// Erase the trace of a tag or board, or everything before a date
+    /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
-    /// Publish events of imaginary boards to a broker of yours
+    /// Publish simulated events to a test broker
     Simulate(simulate::SimulateArgs),
 }
 
@@ -75,7 +75,7 @@ pub struct ConfigFileArgs {
     file: Option<PathBuf>,
 }
 
-/// A command's own arguments and the configuration file.
+/// The arguments of a command and the configuration file.
 #[derive(Debug, clap::Args)]
 struct WithConfig<A: clap::Args> {
     #[command(flatten)]
@@ -85,13 +85,13 @@ struct WithConfig<A: clap::Args> {
 }
 
 impl ConfigFileArgs {
-    /// The effective configuration.
+    /// Loads the effective configuration.
     pub fn load(&self) -> Result<Loaded, Problems> {
         load(self.file.as_deref(), process_environment())
     }
 
-    /// The effective configuration, for a command that can do without one: `None` where no file
-    /// was named and none stands in the usual place.
+    /// Loads the effective configuration for a command that can do without one. Returns `None` if
+    /// no file was named and the default one does not exist.
     fn load_if_any(&self) -> Result<Option<Loaded>, Problems> {
         if self.file.is_none() && !Path::new(DEFAULT_FILE).exists() {
             return Ok(None);
@@ -100,7 +100,7 @@ impl ConfigFileArgs {
     }
 }
 
-/// Parses the arguments, runs the command, and turns what went wrong into an exit code.
+/// Parses the arguments, runs the command and turns its error into an exit code.
 pub fn main() -> ExitCode {
     stderr::report_panics();
     let code = run_command_line();
@@ -113,12 +113,12 @@ fn run_command_line() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            // Nothing can be done where even stderr is closed.
+            // Nothing can be reported if even stderr is closed.
             let _ = error.print();
             return ExitCode::from(code);
         }
     };
-    // A panic has been reported by its hook.
+    // The panic hook has already reported a panic.
     match std::panic::catch_unwind(|| dispatch(cli.command)) {
         Err(_) => ExitCode::from(exit::INTERNAL),
         Ok(Ok(code)) => code,
@@ -167,15 +167,15 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// A runtime that ends without waiting for its threads: one may be in a name lookup, which cannot be
-/// interrupted and takes up to a minute where name servers do not answer.
+/// A runtime that ends without waiting for its threads. One of them may be in a name lookup, which
+/// cannot be interrupted and takes up to a minute if name servers do not answer.
 struct DetachedRuntime(Option<Runtime>);
 
 impl Deref for DetachedRuntime {
     type Target = Runtime;
 
     fn deref(&self) -> &Runtime {
-        // Unwrap safety: taken in `drop` alone.
+        // Unwrap safety: only `drop` takes the runtime.
         self.0.as_ref().expect("a runtime")
     }
 }
@@ -198,12 +198,12 @@ fn decode_with(with: &WithConfig<decode::DecodeArgs>) -> anyhow::Result<ExitCode
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
-/// Returns true if whoever read the output has gone, as `head` does.
+/// Returns true if the reader of the output has closed the pipe, as `head` does.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Arguments that parse and still make no sense: exit code 64.
+/// Error for arguments that parse but contradict each other or the environment: exit code 64.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);

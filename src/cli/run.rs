@@ -1,4 +1,4 @@
-//! `run`: the service.
+//! `run`: runs the service until a signal stops it.
 
 use std::process::ExitCode;
 
@@ -7,12 +7,12 @@ use crate::service::config_diff::ConfigSource;
 use crate::telemetry::logging;
 use crate::version::VERSION;
 
-/// Runs until a signal stops it.
+/// Starts logging and runs the service.
 pub async fn run(loaded: Loaded, source: ConfigSource) -> anyhow::Result<ExitCode> {
     let log = logging::init(&loaded.config.log)?;
     log_start(&loaded);
     for warning in &loaded.warnings {
-        tracing::warn!(warning, "check the configuration");
+        tracing::warn!(error = warning, "configuration warning");
     }
     crate::service::run(loaded, source, log).await
 }

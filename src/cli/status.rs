@@ -1,4 +1,4 @@
-//! `status`: the running service's state, for a person or a program.
+//! `status`: shows the status of the running service, as text or as JSON.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,30 +15,29 @@ use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
 use crate::exit;
 use crate::telemetry::stderr;
 
-/// Arguments of `status`.
+/// Command-line arguments of `status`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 ready (with --live: live); 1 not ready, not reachable, or the \
-    service of another client id; 64 wrong usage; 78 the configuration does not say where the \
-    service listens."
+    service of another client id; 64 wrong usage; 78 no valid admin.listen in the \
+    configuration."
 )]
 pub struct StatusArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Admin endpoint to ask in place of admin.listen, `http://HOST:PORT`; without -c, no
-    /// configuration is read
+    /// Query this admin endpoint instead of admin.listen, `http://HOST:PORT` (without -c, no
+    /// configuration is read)
     #[arg(long, value_name = "URL")]
     url: Option<AdminTarget>,
-    /// Exit with 0 as soon as the service makes progress, ready or not: for health checks that
-    /// restart it
+    /// Exit with 0 if the service makes progress, ready or not: for health checks that restart it
     #[arg(long)]
     live: bool,
-    /// Print the document of /api/status, for programs
+    /// Print the JSON document of /api/status, for programs
     #[arg(long)]
     json: bool,
 }
 
-/// Asks the service that the configuration describes, and exits with 0 if it is ready.
+/// Queries the service that the configuration describes. Returns exit code 0 if it is ready.
 pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let file = args.config.file.clone();
     let expected = match (&args.url, &file) {
@@ -49,19 +48,19 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(if found { 0 } else { exit::FAILED }))
 }
 
-/// Prints the status. Returns whether the service is as it should be.
+/// Prints the status. Returns true if the service is ready, or live with `--live`.
 async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<bool> {
     if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
         stderr::line(format_args!(
-            "{problems}\nA running service keeps the configuration it was started or reloaded with; \
-             asking it all the same."
+            "{problems}\nA running service keeps the configuration that it was started or last reloaded \
+             with; querying it nevertheless."
         ));
     }
     let listen = expected.and_then(|service| service.listen).map(AdminTarget::from);
     let Some(target) = args.url.clone().or(listen) else {
         stderr::line(format_args!(
             "the admin endpoint is turned off (admin.listen = \"\"), so a running service cannot \
-             be asked; give it an address such as 127.0.0.1:9464 and restart the service"
+             be queried; set it to an address such as 127.0.0.1:9464 and restart the service"
         ));
         return Ok(false);
     };
@@ -75,7 +74,7 @@ async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<b
     if let Some(differs) = expected.and_then(|service| other_service(&status, service, &target)) {
         let file = args.config.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         stderr::line(format_args!(
-            "{differs} in {}; give -c the file of that service, or --url the address of this one. \
+            "{differs} in {}; use -c with the file of that service, or --url with the address of this one. \
              After a change of the tenant or of mqtt.client_id, restart the service.",
             file.display()
         ));
@@ -86,7 +85,7 @@ async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<b
     Ok(status.get(key) == Some(&Value::Bool(true)))
 }
 
-/// Describes the difference where a service of other names answers.
+/// Describes the difference if the service that answered has another tenant or client id.
 fn other_service(status: &Value, service: &Service, target: &AdminTarget) -> Option<String> {
     let differs = |key: &str, configured: &Option<String>| {
         let running = status.get(key)?.as_str()?;
@@ -119,7 +118,7 @@ fn render(status: &Value) -> String {
 
 fn write_view(out: &mut String, view: &StatusView) -> std::fmt::Result {
     writeln!(out, "The service is {}.", if view.ready { "ready" } else { "NOT ready" })?;
-    for (part, problem) in &view.obstacles {
+    for (part, problem) in &view.problems {
         writeln!(out, "  {part}: {}", printable(problem))?;
     }
     let labels = view.sections.iter().flat_map(|section| &section.rows);
@@ -133,7 +132,8 @@ fn write_view(out: &mut String, view: &StatusView) -> std::fmt::Result {
     Ok(())
 }
 
-/// What came over the network must not steer the terminal.
+/// Replaces control characters with blanks, so that text from the network cannot control the
+/// terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_sees_first_what_is_wrong_and_then_everything_else() {
+    fn problems_are_shown_before_everything_else() {
         let text = render(&json!({
             "ready": false, "tenant": "acme", "version": "0.1.0",
             "not_ready": [{"part": "session", "problem": "refused\u{1b}[31m; see the password"}],
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn services_of_other_names_are_recognised() {
+    fn another_service_is_recognised_by_its_names() {
         let target = "http://127.0.0.1:9464".parse().expect("a target");
         let service = |tenant: Option<&str>, client_id: Option<&str>| Service {
             listen: None,

@@ -2,7 +2,7 @@
 //! they hold, and saying in words what is wrong with them.
 //!
 //! Nothing here opens a connection: the TLS configuration made from these parts is
-//! [`crate::session::tls`].
+//! [`crate::session::credentials::tls`].
 
 pub mod algorithm;
 pub mod anchors;

@@ -1,21 +1,27 @@
 //! What the bridge stores: one item move or one board status change, independent of the format
 //! it came in.
 
+mod json;
 pub mod plausibility;
 mod size;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use time::serde::rfc3339;
 use uuid::Uuid;
 
 /// One decoded event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "table")]
 pub enum Event {
     /// A tagged item appeared on, moved on or left a board.
+    #[serde(rename = "item_event")]
     Item(ItemEvent),
     /// A board changed status.
+    #[serde(rename = "board_event")]
     Board(BoardEvent),
 }
 
@@ -38,13 +44,15 @@ impl Event {
 }
 
 /// A row of `item_event`. `None` is NULL: unset, empty or masked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ItemEvent {
     /// [`item_event_id`] over the content at full resolution.
     pub event_id: Uuid,
     /// When it happened, UTC, cut to microseconds.
+    #[serde(with = "rfc3339")]
     pub momentum: OffsetDateTime,
     /// When the bridge received it.
+    #[serde(with = "rfc3339")]
     pub received_at: OffsetDateTime,
     /// The event's own tenant, else the configured one.
     pub tenant: String,
@@ -71,6 +79,7 @@ pub struct ItemEvent {
     /// Detections behind the event.
     pub nb_hits: Option<i32>,
     /// How long the item has been held, microseconds.
+    #[serde(rename = "hold_time", serialize_with = "json::interval")]
     pub hold_time_us: Option<i64>,
     /// As sent.
     pub fill_ratio: Option<f32>,
@@ -91,17 +100,20 @@ pub struct ItemEvent {
     /// What the columns cannot hold: unknown JSON keys, positions of more than two numbers.
     pub extra: Option<Map<String, Value>>,
     /// The message as received, where `decode.keep_payload` asks for it.
+    #[serde(serialize_with = "json::payload_size")]
     pub payload: Option<Bytes>,
 }
 
 /// A row of `board_event`. `None` is NULL: unset, empty or masked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BoardEvent {
     /// [`board_event_id`] over the content at full resolution.
     pub event_id: Uuid,
     /// When it happened, UTC, cut to microseconds.
+    #[serde(with = "rfc3339")]
     pub momentum: OffsetDateTime,
     /// When the bridge received it.
+    #[serde(with = "rfc3339")]
     pub received_at: OffsetDateTime,
     /// The configured tenant; board events carry none.
     pub tenant: String,
@@ -112,14 +124,18 @@ pub struct BoardEvent {
     /// Firmware version.
     pub fw_version: Option<String>,
     /// When the board last connected.
+    #[serde(with = "rfc3339::option")]
     pub last_connection_at: Option<OffsetDateTime>,
     /// When the board last disconnected.
+    #[serde(with = "rfc3339::option")]
     pub last_disconnection_at: Option<OffsetDateTime>,
     /// When the board last reported an error.
+    #[serde(with = "rfc3339::option")]
     pub last_error_at: Option<OffsetDateTime>,
     /// What the columns cannot hold.
     pub extra: Option<Map<String, Value>>,
     /// The message as received, where `decode.keep_payload` asks for it.
+    #[serde(serialize_with = "json::payload_size")]
     pub payload: Option<Bytes>,
 }
 

@@ -14,7 +14,7 @@ use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::service::notify;
 use crate::service::supervisor::TaskGroup;
-use crate::session::renewal::{self, RenewalParts};
+use crate::session::credentials::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};

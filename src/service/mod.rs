@@ -34,11 +34,11 @@ use crate::service::config_diff::ConfigSource;
 use crate::service::leadership::Leadership;
 use crate::service::signals::{ReloadSignals, StopSignal, StopSignals};
 use crate::service::supervisor::TaskOutcome;
-use crate::session::credentials::{Material, Sources};
-use crate::session::gap_state_file::GapStateFile;
-use crate::session::gap_tracker::GapTracker;
-use crate::session::renewal;
-use crate::session::shared::Process;
+use crate::session::context::ProcessContext;
+use crate::session::credentials::renewal;
+use crate::session::credentials::{CredentialSource, CredentialState};
+use crate::session::gaps::GapStateFile;
+use crate::session::gaps::GapTracker;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
 use crate::store::schema::MigrationError;
@@ -63,7 +63,7 @@ const BEST_EFFORT_WAIT: Duration = Duration::from_secs(2);
 /// The parts of the service that outlive a pipeline.
 struct BridgeService {
     config: Config,
-    process: Process,
+    process: ProcessContext,
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
@@ -73,7 +73,7 @@ struct BridgeService {
     progress: Arc<ProgressRegistry>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
-    material: watch::Sender<Material>,
+    material: watch::Sender<CredentialState>,
     /// Set by [`retire`], which ends the session for good.
     retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
@@ -86,7 +86,7 @@ struct LiveSettings {
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
-    sources: watch::Sender<Sources>,
+    sources: watch::Sender<CredentialSource>,
 }
 
 /// The inputs of the service from outside: signals and the configuration.
@@ -150,7 +150,7 @@ impl BridgeService {
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
         let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
-        let sources = Sources::new(&config.tenant, &config.mqtt);
+        let sources = CredentialSource::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let settings = LiveSettings {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
@@ -160,7 +160,7 @@ impl BridgeService {
             sources: watch::Sender::new(sources),
         };
         let gap_state = Arc::new(GapStateFile::within(state_dir.as_deref(), client_id));
-        let process = Process {
+        let process = ProcessContext {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),

@@ -10,7 +10,7 @@ use crate::config::{Loaded, Problems};
 use crate::files;
 use crate::service::config_diff::{self, ConfigChanges, ConfigSource};
 use crate::service::notify;
-use crate::session::credentials::Sources;
+use crate::session::credentials::CredentialSource;
 use crate::telemetry::logging::LogHandle;
 
 /// Reloads the configuration on SIGHUP.
@@ -78,7 +78,7 @@ impl super::LiveSettings {
         set(&self.keep_payloads, config.retention.payloads);
         // Sent even if nothing changed: a reload makes the credential files be checked at once.
         self.sources.send_modify(|sources| {
-            let mut new = Sources::new(&sources.tenant, &config.mqtt);
+            let mut new = CredentialSource::new(&sources.tenant, &config.mqtt);
             // TLS is turned on or off only at a start.
             if new.tls.is_some() != sources.tls.is_some() {
                 new.tls.clone_from(&sources.tls);

@@ -1,68 +1,68 @@
-//! What does not change while a simulation runs: where the boards are mounted, which tags are
-//! enrolled to which product.
+//! The fixed part of a simulation: the places of the boards and the products of the tags.
 
 use super::rng::SeededRng;
 
-/// Boards side by side on one shelf.
+/// Number of boards on one shelf.
 const BOARDS_A_SHELF: u32 = 4;
-/// Shelves, one above the other, in one furniture.
+/// Number of shelves in one furniture.
 const SHELVES_A_FURNITURE: u32 = 5;
-/// Furnitures with a surveyed place on the floor; the others send no position on it.
+/// Number of furnitures with a surveyed place on the floor. The others send no floor position.
 const SURVEYED_FURNITURES: u32 = 2;
-/// A board's surface, millimetres.
+/// Width of a board's surface, millimetres.
 pub const BOARD_WIDTH_MM: i32 = 400;
-/// A board's surface, millimetres.
+/// Depth of a board's surface, millimetres.
 pub const BOARD_DEPTH_MM: i32 = 300;
 /// Distance between the left edges of neighbouring boards, millimetres.
 const BOARD_PITCH_MM: i32 = 420;
 
-/// A mounted board.
+/// A board at its place in a shelf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogBoard {
-    /// Serial number.
+    /// Serial number of the board.
     pub sn: String,
-    /// Shelf it lies on.
+    /// Serial number of its shelf.
     pub shelf_sn: String,
-    /// Furniture of the shelf.
+    /// Serial number of its furniture.
     pub furniture_sn: String,
     /// Level of the shelf in the furniture.
     pub floor: i32,
     /// Left edge on the shelf, millimetres.
     pub shelf_offset_mm: i32,
-    /// Corner of the furniture on the floor, millimetres, where surveyed.
+    /// Corner of the furniture on the floor, millimetres, or `None` if it is not surveyed.
     pub floor_offset_mm: Option<[i32; 2]>,
-    /// Named location, empty where there is none.
+    /// Named location, empty if there is none.
     pub loc_reference: String,
     /// Labels of the location.
     pub loc_labels: Vec<String>,
-    /// Firmware version.
+    /// Firmware version of the board.
     pub fw_version: String,
 }
 
-/// A tagged item.
+/// An item with its tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogItem {
-    /// Tag identifier.
+    /// Identifier of the tag.
     pub uid: String,
-    /// Product it is enrolled to, empty where it is not.
+    /// Product that the tag is enrolled to, empty if it is not enrolled.
     pub product_reference: String,
     /// Labels of the item.
     pub labels: Vec<String>,
 }
 
-/// Every board and item of a run.
+/// All boards and items of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteCatalog {
-    /// The tenant all of them belong to.
+    /// Tenant of all boards and items.
     pub tenant: String,
-    /// At least one.
+    /// Boards of the site, at least one.
     pub boards: Vec<CatalogBoard>,
-    /// At least one, each with its own uid.
+    /// Items of the site, at least one, each with its own uid.
     pub items: Vec<CatalogItem>,
 }
 
 impl SiteCatalog {
-    /// At least one board and one item are made. The same arguments give the same catalog.
+    /// Creates a catalog with at least one board and one item. The same arguments give the same
+    /// catalog.
     pub fn new(tenant: &str, boards: u32, items: u32, seed: u64) -> Self {
         let mut rng = SeededRng::new(seed);
         let first_tag = rng.next_u32();
@@ -98,7 +98,8 @@ fn board(index: u32) -> CatalogBoard {
 }
 
 fn item(index: u32, first_tag: u32, rng: &mut SeededRng) -> CatalogItem {
-    // An odd factor permutes the 32 bits, so that no two items share a tag.
+    // Multiplication by an odd factor permutes the 32-bit numbers, so that no two items share a
+    // tag.
     let tag = index.wrapping_mul(0x9E37_79B1).wrapping_add(first_tag);
     let enrolled = rng.percent(90);
     let reference = rng.below(500) + 1;
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn serials_and_tags_are_distinct_and_shaped_like_real_ones() {
+    fn serials_and_tags_are_distinct() {
         let catalog = SiteCatalog::new("acme", 200, 5_000, 7);
         let uids: HashSet<_> = catalog.items.iter().map(|i| i.uid.as_str()).collect();
         let serials: HashSet<_> = catalog.boards.iter().map(|b| b.sn.as_str()).collect();
@@ -134,19 +135,19 @@ mod tests {
     }
 
     #[test]
-    fn the_catalog_follows_from_its_seed() {
+    fn catalog_is_determined_by_its_seed() {
         assert_eq!(SiteCatalog::new("acme", 9, 50, 1), SiteCatalog::new("acme", 9, 50, 1));
         assert_ne!(SiteCatalog::new("acme", 9, 50, 1), SiteCatalog::new("acme", 9, 50, 2));
     }
 
     #[test]
-    fn nothing_still_makes_one_board_and_one_item() {
+    fn catalog_has_at_least_one_board_and_item() {
         let catalog = SiteCatalog::new("acme", 0, 0, 1);
         assert_eq!((catalog.boards.len(), catalog.items.len()), (1, 1));
     }
 
     #[test]
-    fn some_items_and_boards_are_not_enrolled_or_located() {
+    fn some_items_and_boards_lack_details() {
         let catalog = SiteCatalog::new("acme", 40, 200, 3);
         assert!(catalog.items.iter().any(|i| i.product_reference.is_empty()));
         assert!(catalog.items.iter().any(|i| i.labels.is_empty()));

@@ -1,64 +1,64 @@
-//! What a simulated world brings forth: facts by number, ready to be written in any format.
+//! The events of a simulated world, independent of the format in which they are published.
 
-/// One event. Small and without text: boards and items are places in the
+/// A simulated event. It is small and without text: boards and items are indexes into the
 /// [`SiteCatalog`](super::catalog::SiteCatalog).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SimulatedEvent {
-    /// An item came, moved, was seen again or left.
+    /// An item arrived, moved, was detected again or left.
     Item(ItemMove),
     /// A board changed status.
     Board(BoardChange),
 }
 
-/// An item event.
+/// An event of an item on a board.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ItemMove {
-    /// Index into `SiteCatalog::items`.
+    /// Index of the item in `SiteCatalog::items`.
     pub item: u32,
-    /// Index into `SiteCatalog::boards`.
+    /// Index of the board in `SiteCatalog::boards`.
     pub board: u32,
-    /// Nanoseconds since the Unix epoch; grows strictly for one item, whatever order the events
-    /// are published in.
+    /// Time of the event, nanoseconds since the Unix epoch. Strictly increasing for one item, in
+    /// whatever order its events are published.
     pub momentum_ns: i64,
-    /// True: on the board; false: it left.
+    /// True if the item is on the board, false after it has left.
     pub is_in: bool,
     /// Position on the board, millimetres.
     pub pos_mm: [i32; 2],
-    /// Detections behind the event.
+    /// Number of detections behind the event.
     pub nb_hits: i32,
-    /// Since the item came to the board.
+    /// Time since the item arrived at the board, nanoseconds.
     pub hold_ns: i64,
-    /// Share of the board that is covered.
+    /// Covered share of the board's surface, 0 to 1.
     pub fill_ratio: f32,
-    /// Computed, not measured.
+    /// True if the position is computed rather than measured.
     pub is_interpolated: bool,
-    /// How the vendor's platform happens to write it.
+    /// Variation in the vendor's encoding of this event.
     pub quirks: EncodingQuirks,
 }
 
-/// A board status event.
+/// A change of a board's status.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoardChange {
-    /// Index into `SiteCatalog::boards`.
+    /// Index of the board in `SiteCatalog::boards`.
     pub board: u32,
-    /// Nanoseconds since the Unix epoch; grows strictly for one board.
+    /// Time of the event, nanoseconds since the Unix epoch. Strictly increasing for one board.
     pub momentum_ns: i64,
-    /// The new status.
+    /// New status of the board.
     pub status: BoardStatus,
-    /// Last dates, nanoseconds since the Unix epoch.
+    /// Times of the last changes of status.
     pub dates: BoardDates,
-    /// How the vendor's platform happens to write it.
+    /// Variation in the vendor's encoding of this event.
     pub quirks: EncodingQuirks,
 }
 
-/// The vendor's `BoardStatus`; the numbers are those of the enum.
+/// The vendor's `BoardStatus`, with the numbers of the protobuf enum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BoardStatus {
-    /// In service.
+    /// Connected and in service.
     Connected = 0,
     /// Without power or network.
     Disconnected = 1,
-    /// Out of order.
+    /// Failed with an error.
     OnError = 2,
     /// In the bootloader, waiting for firmware.
     Maintenance = 3,
@@ -67,7 +67,7 @@ pub enum BoardStatus {
 }
 
 impl BoardStatus {
-    /// Without the enum's prefix.
+    /// Returns the name without the enum's prefix.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connected => "CONNECTED",
@@ -79,57 +79,58 @@ impl BoardStatus {
     }
 }
 
-/// Nanoseconds since the Unix epoch; `None` is Go's zero time.
+/// Times of a board's last changes of status, nanoseconds since the Unix epoch. `None` is Go's zero
+/// time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BoardDates {
-    /// `LastConnectionDate`.
+    /// Last connection, `LastConnectionDate` of the vendor.
     pub connection_ns: Option<i64>,
-    /// `LastDisconnectionDate`.
+    /// Last disconnection, `LastDisconnectionDate` of the vendor.
     pub disconnection_ns: Option<i64>,
-    /// `LastErrorDate`.
+    /// Last error, `LastErrorDate` of the vendor.
     pub error_ns: Option<i64>,
 }
 
-/// What varies in the vendor's encoding without changing the meaning. Drawn once an event, so
-/// that its two formats agree.
+/// Variations in the vendor's encoding that do not change the meaning. They are chosen once per
+/// event, so that its two formats agree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EncodingQuirks {
-    /// Fields that the subscription hides.
+    /// Fields that the subscription masks.
     pub masked: FieldMask,
-    /// An empty list is `[]` rather than `null`.
+    /// Write empty lists as `[]` rather than `null`.
     pub empty_lists: bool,
-    /// Zone of JSON times.
+    /// Time zone of JSON times, minutes from UTC.
     pub offset_minutes: i16,
-    /// `BOARDSTATUS_CONNECTED` rather than `CONNECTED`.
+    /// Write `BOARDSTATUS_CONNECTED` rather than `CONNECTED`.
     pub prefixed_status: bool,
-    /// Unset protobuf dates are sent as the year 1, not left out.
+    /// Send unset protobuf dates as the year 1 instead of omitting them.
     pub zero_dates: bool,
 }
 
-/// A set of item fields that are present, but empty or zero. Never the ones that tell who, when,
-/// where and whether.
+/// A set of item fields that are present, but empty or zero. It never includes `uid`, `momentum`,
+/// `board_sn` and `is_in`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FieldMask(pub u8);
 
 impl FieldMask {
-    /// `pos_mm`, `pos_on_shelf_mm`, `pos_on_floor_mm`.
+    /// The fields `pos_mm`, `pos_on_shelf_mm` and `pos_on_floor_mm`.
     pub const POSITIONS: Self = Self(1);
-    /// `nb_hits`, `fill_ratio`.
-    pub const FIGURES: Self = Self(1 << 1);
-    /// `hold_time`.
+    /// The fields `nb_hits` and `fill_ratio`.
+    pub const MEASUREMENTS: Self = Self(1 << 1);
+    /// The field `hold_time` alone.
     pub const HOLD_TIME: Self = Self(1 << 2);
-    /// `product_reference`.
+    /// The field `product_reference` alone.
     pub const PRODUCT: Self = Self(1 << 3);
-    /// `shelf_sn`, `furniture_sn`, `floor`.
+    /// The fields `shelf_sn`, `furniture_sn` and `floor`.
     pub const FURNITURE: Self = Self(1 << 4);
-    /// `loc_reference`.
+    /// The field `loc_reference` alone.
     pub const LOCATION: Self = Self(1 << 5);
-    /// `loc_labels`, `item_labels`.
+    /// The fields `loc_labels` and `item_labels`.
     pub const LABELS: Self = Self(1 << 6);
-    /// `tenant`.
+    /// The field `tenant` alone.
     pub const TENANT: Self = Self(1 << 7);
 
-    /// Whether these fields are hidden.
+    /// Returns true if one of these fields is masked.
     pub fn hides(self, fields: Self) -> bool {
         self.0 & fields.0 != 0
     }

@@ -1,14 +1,14 @@
-//! JSON as Go's `encoding/json` writes it: its escapes, its floats, its times. The decoder is
-//! tried against these quirks, so they are spelled out here rather than left to serde's.
+//! JSON as Go's `encoding/json` writes it, with its escapes, floats and times. The decoder is
+//! tested against these details, so that they are written here instead of by serde.
 
 use std::fmt::Write as _;
 
 use time::{OffsetDateTime, UtcOffset};
 
-/// What Go writes for a `time.Time` that was never set.
+/// Text that Go writes for an unset `time.Time`.
 pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// Writes one object, key by key, in the order of the Go struct.
+/// A writer of one object, key by key in the order of the Go struct.
 #[derive(Debug)]
 pub struct GoObject<'a> {
     out: &'a mut String,
@@ -16,42 +16,42 @@ pub struct GoObject<'a> {
 }
 
 impl<'a> GoObject<'a> {
-    /// Opens the object.
+    /// Starts an object at the end of `out`.
     pub fn new(out: &'a mut String) -> Self {
         out.push('{');
         Self { out, empty: true }
     }
 
-    /// Closes it.
+    /// Ends the object with its brace.
     pub fn close(self) {
         self.out.push('}');
     }
 
-    /// `string`.
+    /// Writes a Go `string`.
     pub fn string(&mut self, key: &str, value: &str) {
         self.key(key);
         push_string(self.out, value);
     }
 
-    /// `bool`.
+    /// Writes a Go `bool`.
     pub fn bool(&mut self, key: &str, value: bool) {
         self.key(key);
         self.out.push_str(if value { "true" } else { "false" });
     }
 
-    /// Any integer, `time.Duration` among them.
+    /// Writes an integer of any type, such as `time.Duration`.
     pub fn int(&mut self, key: &str, value: i64) {
         self.key(key);
         push_display(self.out, value);
     }
 
-    /// `float32`.
+    /// Writes a Go `float32`.
     pub fn float32(&mut self, key: &str, value: f32) {
         self.key(key);
         push_float32(self.out, value);
     }
 
-    /// `time.Time` in nanoseconds since the Unix epoch; `None` is the zero time.
+    /// Writes a `time.Time` given in nanoseconds since the Unix epoch. `None` is the zero time.
     pub fn time(&mut self, key: &str, unix_ns: Option<i64>, offset_minutes: i16) {
         self.key(key);
         self.out.push('"');
@@ -62,12 +62,12 @@ impl<'a> GoObject<'a> {
         self.out.push('"');
     }
 
-    /// `[]int32`; `None` is a nil slice.
+    /// Writes a Go `[]int32`. `None` is a nil slice.
     pub fn ints(&mut self, key: &str, values: Option<&[i32]>) {
         self.list(key, values, |out, value| push_display(out, *value));
     }
 
-    /// `[]string`; `None` is a nil slice.
+    /// Writes a Go `[]string`. `None` is a nil slice.
     pub fn strings(&mut self, key: &str, values: Option<&[String]>) {
         self.list(key, values, |out, value| push_string(out, value));
     }
@@ -104,7 +104,8 @@ fn push_display(out: &mut String, value: impl std::fmt::Display) {
     write!(out, "{value}").expect("a String takes everything");
 }
 
-/// Go escapes `<`, `>` and `&` too, and the two line separators that JavaScript trips over.
+/// Writes a quoted string. Go also escapes `<`, `>` and `&`, and the two line separators that are
+/// invalid in JavaScript strings.
 fn push_string(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {
@@ -125,7 +126,7 @@ fn push_string(out: &mut String, value: &str) {
     out.push('"');
 }
 
-/// The shortest digits that read back as the same `float32`; an exponent only outside
+/// Writes the shortest digits that parse to the same `float32`, with an exponent only outside
 /// `1e-6..1e21`.
 fn push_float32(out: &mut String, value: f32) {
     let size = value.abs();
@@ -138,10 +139,10 @@ fn push_float32(out: &mut String, value: f32) {
     }
 }
 
-/// RFC 3339 with as many of nine fractional digits as are not trailing zeros.
+/// Writes RFC 3339 with up to nine fractional digits, without trailing zeros.
 fn push_time(out: &mut String, unix_ns: i64, offset_minutes: i16) {
     let offset = UtcOffset::from_whole_seconds(i32::from(offset_minutes) * 60);
-    // Unwrap safety: 64 bits of nanoseconds end in the year 2262.
+    // Unwrap safety: the range of 64-bit nanoseconds ends in the year 2262.
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ns))
         .expect("within the years a date can have")
         .to_offset(offset.unwrap_or(UtcOffset::UTC));

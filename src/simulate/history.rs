@@ -1,5 +1,5 @@
-//! Spreads the events of a run over a stretch of the past, as a site with days, nights and weekends
-//! would have had them. Pure: the end is an argument, chance is the seed.
+//! Distributes the events of a run over a past period, with the days, nights and weekends of a real
+//! site. Pure: the end is an argument, and random choices follow from the seed.
 
 use std::time::Duration;
 
@@ -8,30 +8,29 @@ use time::{OffsetDateTime, Weekday};
 use super::rng::SeededRng;
 use super::source::unix_ns;
 
-/// Activity by hour of the day, UTC, relative to each other: quiet nights, busy mornings and
-/// afternoons.
+/// Relative activity by hour of the day, UTC: quiet nights, busy mornings and afternoons.
 const DAY: [u64; 24] =
     [2, 1, 1, 1, 1, 3, 10, 25, 45, 50, 50, 45, 35, 45, 50, 48, 40, 30, 20, 15, 10, 8, 5, 3];
-/// Saturdays and Sundays have this part of the activity.
-const WEEKEND_PART: u64 = 3;
+/// Divisor of the activity on Saturdays and Sundays.
+const WEEKEND_DIVISOR: u64 = 3;
 const HOUR: Duration = Duration::from_secs(3600);
-/// Digits that keep a last, short hour from vanishing.
+/// Scale of the activity, so that a short last hour is not rounded to 0.
 const SCALE: u64 = 1 << 16;
 
-/// When each event of a run happened.
+/// The times of all events of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventHistory {
-    /// Nanoseconds since the Unix epoch.
+    /// Start of the period, nanoseconds since the Unix epoch.
     start_ns: i64,
     end_ns: i64,
-    /// Activity from the start to the end of each hour.
+    /// Sum of the activity from the start to the end of each hour.
     cumulative: Vec<u64>,
     events: u64,
     seed: u64,
 }
 
 impl EventHistory {
-    /// The `over` before `end`, with this many events.
+    /// Distributes this many events over the period `over` before `end`.
     pub fn new(end: OffsetDateTime, over: Duration, events: u64, seed: u64) -> Self {
         let start = end - over;
         let hours = over.as_nanos().div_ceil(HOUR.as_nanos());
@@ -53,11 +52,12 @@ impl EventHistory {
         }
     }
 
-    /// Time of an event, nanoseconds since the Unix epoch; never earlier than the event before.
+    /// Returns the time of an event, nanoseconds since the Unix epoch. It is never earlier than
+    /// that of the event before.
     pub(super) fn at(&self, event: u64) -> i64 {
         let total = u128::from(self.cumulative.last().copied().unwrap_or(1));
         let jitter = SeededRng::new(self.seed ^ event.rotate_left(32)).next_u32();
-        // Both in units of 2^-32 of the activity.
+        // Both numbers are in units of 2^-32 of the activity.
         let position =
             ((u128::from(event) << 32) + u128::from(jitter)) * total / u128::from(self.events);
         let hour = self.cumulative.partition_point(|sum| u128::from(*sum) << 32 <= position);
@@ -72,9 +72,9 @@ impl EventHistory {
 }
 
 fn activity(at: OffsetDateTime) -> u64 {
-    let weekday = DAY[usize::from(at.hour())] * WEEKEND_PART;
+    let weekday = DAY[usize::from(at.hour())] * WEEKEND_DIVISOR;
     match at.weekday() {
-        Weekday::Saturday | Weekday::Sunday => weekday / WEEKEND_PART,
+        Weekday::Saturday | Weekday::Sunday => weekday / WEEKEND_DIVISOR,
         _ => weekday,
     }
 }
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// A Monday.
+    /// End of the period, a Monday.
     const END: OffsetDateTime = datetime!(2026-03-02 00:00 UTC);
 
     fn times(over: Duration, events: u64) -> Vec<i64> {

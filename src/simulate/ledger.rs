@@ -1,19 +1,19 @@
-//! Who owes what between the simulator and the broker: which messages still have to be sent,
-//! which wait for their PUBACK, which events are fully acknowledged. Pure.
+//! A ledger of published messages: those still to be sent, those that wait for their PUBACK, and
+//! the events that are fully acknowledged. Pure.
 
 use std::collections::VecDeque;
 use std::fmt;
 
 use super::source::SimulatedMessage;
 
-/// What came of a run. Written as the command's last line.
+/// The counters of a run. Their display is the last line of the command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PublishReport {
-    /// Distinct events handed to the broker at least once.
+    /// Distinct events sent to the broker at least once.
     pub published: u64,
     /// Distinct events of which the broker acknowledged every message.
     pub acknowledged: u64,
-    /// Messages acknowledged; a format or a copy counts by itself, a repetition after a lost
+    /// Messages acknowledged. Each format and each copy counts, a repetition after a lost
     /// connection does not.
     pub messages: u64,
 }
@@ -25,18 +25,18 @@ impl fmt::Display for PublishReport {
     }
 }
 
-/// The account.
+/// The messages of a run that are not acknowledged yet, and its counters.
 #[derive(Debug)]
 pub struct PublishLedger {
-    /// Lost with a connection; sent first on the next.
+    /// Messages of a lost connection, which are sent first on the next one.
     unsent: VecDeque<(u64, SimulatedMessage)>,
-    /// Given to the client, which has not named a packet id yet; in the order given.
+    /// Messages passed to the client that have no packet id yet, in order.
     queued: VecDeque<(u64, SimulatedMessage)>,
-    /// By packet id.
+    /// Messages sent, by packet id.
     in_flight: Vec<Option<(u64, SimulatedMessage)>>,
-    /// Messages in `queued` and `in_flight`.
+    /// Number of messages in `queued` and `in_flight`.
     outstanding: usize,
-    /// Messages still to be acknowledged for each event from `first_open` on.
+    /// Number of unacknowledged messages of each event from `first_open` on.
     open: VecDeque<u8>,
     first_open: u64,
     next_sequence: u64,
@@ -44,7 +44,8 @@ pub struct PublishLedger {
 }
 
 impl PublishLedger {
-    /// `window` is the most messages that wait for a PUBACK, and the largest packet id.
+    /// Creates a ledger. `window` is the maximum number of messages that wait for a PUBACK, and the
+    /// largest packet id.
     pub fn new(window: u16) -> Self {
         Self {
             unsent: VecDeque::new(),
@@ -58,32 +59,32 @@ impl PublishLedger {
         }
     }
 
-    /// Messages that wait for their PUBACK.
+    /// Returns the number of messages that wait for their PUBACK.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// Most messages that wait for their PUBACK.
+    /// Returns the maximum number of messages that wait for their PUBACK.
     pub fn window(&self) -> usize {
         self.in_flight.len() - 1
     }
 
-    /// Messages that may be sent now.
+    /// Returns the number of messages that may be sent now.
     pub fn room(&self) -> usize {
         self.window() - self.outstanding
     }
 
-    /// What is known so far.
+    /// Returns the counters so far.
     pub fn report(&self) -> PublishReport {
         self.report
     }
 
-    /// Whether messages of a lost connection wait to be sent again.
+    /// Returns true if messages of a lost connection wait to be sent again.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// A message of a lost connection, to be sent again.
+    /// Takes a message of a lost connection that is to be sent again.
     pub fn resend(&mut self) -> Option<&SimulatedMessage> {
         let entry = self.unsent.pop_front()?;
         self.outstanding += 1;
@@ -91,7 +92,7 @@ impl PublishLedger {
         self.queued.back().map(|(_, message)| message)
     }
 
-    /// A message is given to the client for the first time.
+    /// Adds a message that is passed to the client for the first time.
     pub fn send(&mut self, message: SimulatedMessage) {
         if message.event >= self.first_open + self.open.len() as u64 {
             self.open.push_back(message.siblings);
@@ -102,7 +103,7 @@ impl PublishLedger {
         self.outstanding += 1;
     }
 
-    /// The client sent the oldest message it was given, under this packet id.
+    /// Records that the client sent its oldest queued message under this packet id.
     pub fn sent(&mut self, packet_id: u16) {
         if let Some(slot) = self.in_flight.get_mut(usize::from(packet_id))
             && slot.is_none()
@@ -111,7 +112,7 @@ impl PublishLedger {
         }
     }
 
-    /// The broker acknowledged this packet id.
+    /// Records that the broker acknowledged this packet id.
     pub fn acknowledged(&mut self, packet_id: u16) {
         let slot = self.in_flight.get_mut(usize::from(packet_id));
         let Some((_, message)) = slot.and_then(Option::take) else { return };
@@ -122,9 +123,9 @@ impl PublishLedger {
 
     fn settle(&mut self, event: u64) {
         let index = event.checked_sub(self.first_open).and_then(|i| usize::try_from(i).ok());
-        if let Some(left) = index.and_then(|index| self.open.get_mut(index)) {
-            *left -= 1;
-            self.report.acknowledged += u64::from(*left == 0);
+        if let Some(remaining) = index.and_then(|index| self.open.get_mut(index)) {
+            *remaining -= 1;
+            self.report.acknowledged += u64::from(*remaining == 0);
         }
         while self.open.front() == Some(&0) {
             self.open.pop_front();
@@ -132,7 +133,7 @@ impl PublishLedger {
         }
     }
 
-    /// Whatever waited for a PUBACK has to be sent again, in its first order.
+    /// Queues all messages that waited for a PUBACK to be sent again, in their original order.
     pub fn connection_lost(&mut self) {
         let mut lost: Vec<_> = self.in_flight.iter_mut().filter_map(Option::take).collect();
         lost.extend(self.queued.drain(..));
@@ -153,7 +154,7 @@ mod tests {
 
     const WINDOW: u16 = 8;
 
-    /// What may happen to a ledger.
+    /// A change of the ledger.
     #[derive(Debug, Clone)]
     enum LedgerStep {
         Send,
@@ -171,7 +172,7 @@ mod tests {
         ]
     }
 
-    /// A client and broker of the simplest kind.
+    /// A minimal client and broker.
     struct LedgerPeer {
         ledger: PublishLedger,
         messages: u64,
@@ -229,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_lost_every_message_is_acknowledged_once(
+        fn every_message_is_acknowledged_once_despite_losses(
             steps in prop::collection::vec(step(), 0..400), events in 0u64..40
         ) {
             let ledger = PublishLedger::new(WINDOW);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_machine_readable() {
+    fn last_line_is_machine_readable() {
         let report = PublishReport { published: 3, acknowledged: 2, messages: 5 };
         assert_eq!(report.to_string(), "published=3 acknowledged=2 messages=5");
     }

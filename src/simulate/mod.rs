@@ -1,5 +1,5 @@
-//! Boards and items that behave like real ones, published to a broker of one's own: for trying
-//! dashboards, for load, and as an encoder that the decoder is checked against.
+//! A simulation of boards and items, published to a test broker. It is used to try dashboards, to
+//! generate load, and as an independent encoder in tests of the decoder.
 
 pub mod catalog;
 pub mod encode;

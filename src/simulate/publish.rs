@@ -1,8 +1,8 @@
-//! Publishes a source at QoS 1 and counts what the broker acknowledged.
+//! Publishes the messages of a source at QoS 1 and counts the broker's acknowledgements.
 //!
-//! One task drives rumqttc's event loop and one feeds it, side by side: the feeder fills the
-//! window of un-acknowledged messages without waiting for each. Every connection gets a fresh
-//! client, and what an earlier one left un-acknowledged is sent again first.
+//! Two futures run concurrently: one polls rumqttc's event loop, and the feeder fills the window of
+//! unacknowledged messages without waiting for each. Every connection uses a new client, and first
+//! sends the messages that earlier connections left unacknowledged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,66 +25,68 @@ use super::source::{MessageSource, SimulatedMessage};
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 
-/// A broker that went away is asked again this often.
+/// Delays between attempts to reconnect to a lost broker.
 const RECONNECT: Reconnect =
     Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(5) };
-/// Covers DNS, TCP, TLS and CONNACK.
+/// Bound on DNS, TCP, TLS and CONNACK together, seconds.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
-/// Short, so that a half-open connection is noticed while someone watches.
+/// MQTT keep-alive. It is short, so that an operator who watches the run soon sees a half-open
+/// connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Far above what an event takes.
+/// Maximum packet size, bytes, far above the size of an event.
 const MAX_PACKET: usize = 1024 * 1024;
-/// How long PUBACKs are waited for once told to stop.
+/// Longest wait for PUBACKs after a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How often progress is told.
+/// Interval between progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Messages fed at a stretch before the event loop gets its turn.
-const STRETCH: usize = 256;
+/// Number of messages that the feeder passes before it yields to the event loop.
+const FEED_BATCH: usize = 256;
 
-/// Where to publish, and as whom.
+/// The broker and the client's identity.
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
-    /// Host name or address.
+    /// Host name or address of the broker.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the broker.
     pub port: u16,
-    /// MQTT client identifier.
+    /// MQTT client identifier of the simulator.
     pub client_id: String,
-    /// User name and password.
+    /// User name and password, if any.
     pub credentials: Option<(String, SecretString)>,
-    /// TLS; `None` is plain TCP.
+    /// TLS settings. `None` is plain TCP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// Most messages un-acknowledged at a time, at least one.
+    /// Maximum number of unacknowledged messages, at least one.
     pub max_inflight: u16,
 }
 
-/// Why nothing could be published. Once connected, nothing of the kind ends a run.
+/// Error of the first connection. After a first connection, lost connections do not end a run.
 #[derive(Debug, thiserror::Error)]
-#[error("could not connect to the broker at {host}:{port}: {cause}; {cure}")]
+#[error("could not connect to the broker at {host}:{port}: {cause}; {hint}")]
 pub struct PublishError {
     host: String,
     port: u16,
     cause: String,
-    cure: &'static str,
+    hint: &'static str,
 }
 
-/// Both sides of a connection see it.
+/// The state that the event loop and the feeder share.
 struct PublishState {
     ledger: Mutex<PublishLedger>,
     connected: AtomicBool,
-    /// There is room, or a connection.
+    /// Notified when the window has room or a connection is up.
     changed: Notify,
 }
 
-/// How a connection ended.
+/// The end of a connection.
 enum PublishEnd {
-    /// Everything is acknowledged, or enough.
+    /// The run is complete or was stopped.
     Finished,
     Lost(ConnectionError),
 }
 
-/// Publishes the source to its end, or until told to stop. `rate` is distinct events a second,
-/// 0 as fast as they are acknowledged. `progress` is called every few seconds.
+/// Publishes the source to its end, or until `stop` is cancelled. `rate` is distinct events per
+/// second, or 0 to publish as fast as the broker acknowledges. `progress` is called every few
+/// seconds.
 pub async fn publish(
     mut source: MessageSource,
     broker: &BrokerSettings,
@@ -100,13 +102,13 @@ pub async fn publish(
     let work = run(&mut source, broker, rate, &stop, &state);
     tokio::select! {
         result = work => result?,
-        () = tell(&state, progress) => {}
-        () = grace(&stop) => {}
+        () = report_progress(&state, progress) => {}
+        () = stop_deadline(&stop) => {}
     }
     Ok(state.ledger().report())
 }
 
-async fn tell(state: &PublishState, progress: impl Fn(PublishReport)) {
+async fn report_progress(state: &PublishState, progress: impl Fn(PublishReport)) {
     loop {
         sleep(PROGRESS_EVERY).await;
         let report = state.ledger().report();
@@ -114,7 +116,7 @@ async fn tell(state: &PublishState, progress: impl Fn(PublishReport)) {
     }
 }
 
-async fn grace(stop: &CancellationToken) {
+async fn stop_deadline(stop: &CancellationToken) {
     stop.cancelled().await;
     sleep(STOP_GRACE).await;
 }
@@ -145,12 +147,13 @@ async fn run(
         ever_connected |= state.connected.swap(false, Ordering::AcqRel);
         let PublishEnd::Lost(error) = ended else { return Ok(()) };
         if !ever_connected {
-            return Err(refused(broker, &error).await);
+            return Err(connection_failed(broker, &error).await);
         }
         state.ledger().connection_lost();
         backoff.was_up(since.elapsed());
         let wait = backoff.next(rand::rngs::StdRng::from_os_rng().random());
-        tracing::warn!(cause = explain(&error).0, ?wait, "connection lost; connecting again");
+        let (error, hint) = explain(&error);
+        tracing::warn!(error, hint, ?wait, "broker connection lost; reconnecting");
         tokio::select! {
             () = sleep(wait) => {}
             () = stop.cancelled() => return Ok(()),
@@ -172,7 +175,7 @@ fn connect(broker: &BrokerSettings) -> (AsyncClient, EventLoop) {
         let tls = TlsConfiguration::Rustls(Arc::clone(tls));
         options.set_transport(Transport::tls_with_config(tls));
     }
-    // Room for the whole window and the DISCONNECT: feeding never waits for the channel.
+    // The channel has room for the whole window and the DISCONNECT, so that feeding never waits.
     let (client, mut event_loop) =
         AsyncClient::new(options, usize::from(broker.max_inflight.max(1)) + 1);
     let mut network = NetworkOptions::new();
@@ -182,8 +185,8 @@ fn connect(broker: &BrokerSettings) -> (AsyncClient, EventLoop) {
     (client, event_loop)
 }
 
-/// Polls until the connection ends. Never cancelled while it may go on: the whole event loop is
-/// dropped with it.
+/// Polls until the connection ends. It is cancelled only together with the whole event loop,
+/// because polling is not safe to cancel.
 async fn drive(event_loop: &mut EventLoop, state: &PublishState) -> PublishEnd {
     loop {
         match event_loop.poll().await {
@@ -202,19 +205,20 @@ async fn drive(event_loop: &mut EventLoop, state: &PublishState) -> PublishEnd {
 
 impl PublishState {
     fn ledger(&self) -> MutexGuard<'_, PublishLedger> {
-        // Nothing panics while the lock is held, and a count that is off by one harms nobody.
+        // Nothing panics while the lock is held, and a wrong count would do no harm.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the feeder for every PUBACK, never only for a batch of them: while the feeder holds
-    /// back, the kernel delays its TCP ACK by 40 ms, and the broker the PUBACKs behind it.
+    /// Records a PUBACK and wakes the feeder. Waking it only for a batch of PUBACKs would be slow:
+    /// while it sends nothing, the kernel delays its TCP ACK by 40 ms, and the broker delays more
+    /// PUBACKs.
     fn acknowledged(&self, packet_id: u16) {
         self.ledger().acknowledged(packet_id);
         self.changed.notify_one();
     }
 }
 
-/// Gives the client what there is to send. Outlives connections.
+/// The feeder passes messages to the clients. It outlives connections.
 struct MessageFeeder<'a> {
     source: &'a mut MessageSource,
     limiter: RateLimiter,
@@ -223,30 +227,30 @@ struct MessageFeeder<'a> {
     state: &'a PublishState,
 }
 
-/// What the feeder does next.
+/// The next action of the feeder.
 enum FeedStep {
     Send(SimulatedMessage),
     Wait(Duration),
-    /// The window is full.
+    /// Wait, because the window is full.
     Full,
-    /// All is told.
+    /// Disconnect, because all messages are sent.
     End,
 }
 
 impl MessageFeeder<'_> {
-    /// Ends at once if told to stop without a connection; otherwise asks for the DISCONNECT and
-    /// leaves the end to the event loop.
+    /// Feeds a client. Returns if the run is stopped without a connection. Otherwise it requests
+    /// the DISCONNECT, and the event loop ends the connection.
     async fn feed(&mut self, client: &AsyncClient) {
         if !self.wait_for_connection().await {
             return;
         }
-        let mut stretch = 0;
+        let mut fed = 0;
         loop {
             match self.next() {
                 FeedStep::Send(message) => {
                     send(client, &message).await;
-                    stretch += 1;
-                    if stretch % STRETCH == 0 {
+                    fed += 1;
+                    if fed % FEED_BATCH == 0 {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -261,7 +265,7 @@ impl MessageFeeder<'_> {
         while self.state.ledger().outstanding() > 0 {
             self.state.changed.notified().await;
         }
-        // The channel has room, and an event loop that is gone ends this future anyway.
+        // The channel has room, and the end of the event loop drops this future.
         let _ = client.disconnect().await;
         std::future::pending::<()>().await;
     }
@@ -305,38 +309,43 @@ impl MessageFeeder<'_> {
 
 async fn send(client: &AsyncClient, message: &SimulatedMessage) {
     let (topic, payload) = (message.topic.to_string(), message.payload.clone());
-    // An error says that the event loop is gone: the ledger still holds the message.
+    // An error means that the event loop has ended. The ledger still holds the message.
     let _ = client.publish_bytes(topic, QoS::AtLeastOnce, false, payload).await;
 }
 
-async fn refused(broker: &BrokerSettings, error: &ConnectionError) -> PublishError {
+async fn connection_failed(broker: &BrokerSettings, error: &ConnectionError) -> PublishError {
     let mismatch = match error {
         ConnectionError::ConnectionRefused(_) => None,
         _ => mismatch::explain(&broker.host, broker.port, broker.tls.is_some()).await,
     };
-    let (cause, cure) = mismatch.unwrap_or_else(|| explain(error));
-    PublishError { host: broker.host.clone(), port: broker.port, cause, cure }
+    let (cause, hint) = mismatch.unwrap_or_else(|| explain(error));
+    PublishError { host: broker.host.clone(), port: broker.port, cause, hint }
 }
 
-/// Cause and cure.
+/// Returns the cause of an error and a hint.
 fn explain(error: &ConnectionError) -> (String, &'static str) {
-    const UNREACHABLE: &str = "see that a broker listens there (--host, --port)";
-    const CREDENTIALS: &str = "see --username and --password-file, and whom the broker lets in";
+    const UNREACHABLE: &str = "check that a broker listens there (--host, --port)";
+    const CREDENTIALS: &str =
+        "check --username and --password-file, and the access rules of the broker";
     match error {
         ConnectionError::ConnectionRefused(code) => match code {
             ConnectReturnCode::BadUserNamePassword => {
-                ("it refused user name or password".into(), CREDENTIALS)
+                ("the broker refused the user name or password".into(), CREDENTIALS)
             }
-            ConnectReturnCode::NotAuthorized => ("it refused the client".into(), CREDENTIALS),
+            ConnectReturnCode::NotAuthorized => {
+                ("the broker refused the client".into(), CREDENTIALS)
+            }
             ConnectReturnCode::BadClientId => {
-                ("it refused the client id".into(), "give another --client-id")
+                ("the broker refused the client id".into(), "use another --client-id")
             }
-            _ => ("it refused the connection".into(), "see the broker's log"),
+            _ => ("the broker refused the connection".into(), "see the broker's log"),
         },
         ConnectionError::Tls(tls) => {
-            (format!("TLS failed: {tls}"), "see --ca, --cert and --key, and the broker's log")
+            (format!("TLS failed: {tls}"), "check --ca, --cert and --key, and see the broker's log")
         }
-        ConnectionError::NetworkTimeout => ("it did not answer in time".into(), UNREACHABLE),
+        ConnectionError::NetworkTimeout => {
+            ("the broker did not answer in time".into(), UNREACHABLE)
+        }
         ConnectionError::Io(io) => (io.to_string(), UNREACHABLE),
         other => (other.to_string(), "see the broker's log"),
     }

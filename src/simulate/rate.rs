@@ -1,27 +1,27 @@
-//! How many events may have been published by now. Pure: time is an argument.
+//! A rate limit for published events. Pure: time is an argument.
 
 use std::time::Duration;
 
-/// After a pause (a lost connection) at most this much is caught up in a burst.
+/// After a pause (a lost connection), at most the events of this period are sent in a burst.
 const MAX_BURST: Duration = Duration::from_secs(1);
 
-/// Spreads events evenly.
+/// A limiter that spreads events evenly over time.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
-    /// Events a second; 0 is no limit.
+    /// Events per second, 0 for no limit.
     rate: u64,
-    /// Where the even line begins: elapsed time, and events published by then.
+    /// Start of the even distribution: the elapsed time and the events published by then.
     from: (Duration, u64),
 }
 
 impl RateLimiter {
-    /// Begins with the first event at once.
+    /// Creates a limiter. The first event is due at once.
     pub fn new(rate: u64) -> Self {
         Self { rate, from: (Duration::ZERO, 0) }
     }
 
-    /// How long to wait before the next event; `None` is not at all. `elapsed` is since the
-    /// start, `published` counts distinct events.
+    /// Returns the wait before the next event, or `None` if it is due. `elapsed` is the time since
+    /// the start, and `published` the number of distinct events so far.
     pub fn wait(&mut self, elapsed: Duration, published: u64) -> Option<Duration> {
         if self.rate == 0 {
             return None;
@@ -49,7 +49,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_rate_and_one_burst(
+        fn rate_is_exceeded_by_one_burst_at_most(
             rate in 1u64..5_000, pauses in prop::collection::vec(0u64..3_000, 1..100)
         ) {
             let (mut limiter, mut published, mut ms) = (RateLimiter::new(rate), 0u64, 0u64);
@@ -66,7 +66,7 @@ mod tests {
         }
 
         #[test]
-        fn waiting_as_told_keeps_the_rate(rate in 1u64..5_000) {
+        fn returned_waits_keep_the_rate(rate in 1u64..5_000) {
             let (mut limiter, mut elapsed) = (RateLimiter::new(rate), Duration::ZERO);
             for published in 0..rate {
                 if let Some(wait) = limiter.wait(elapsed, published) {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_no_wait() {
+    fn rate_zero_never_waits() {
         assert_eq!(RateLimiter::new(0).wait(Duration::ZERO, u64::MAX), None);
     }
 }

@@ -1,17 +1,17 @@
-//! Repeatable chance. Own arithmetic rather than a library's generator: a seed must mean the same
-//! run after any upgrade.
+//! A random number generator whose sequence never changes. A seed must give the same run after any
+//! upgrade, which the generators of libraries do not promise.
 
-/// `SplitMix64`.
+/// A random number generator, `SplitMix64`.
 #[derive(Debug, Clone)]
 pub struct SeededRng(u64);
 
 impl SeededRng {
-    /// The same seed rolls the same numbers, for ever.
+    /// Creates a generator. The same seed always gives the same numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// 64 even bits.
+    /// Returns 64 uniform random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -20,29 +20,29 @@ impl SeededRng {
         z ^ (z >> 31)
     }
 
-    /// 32 even bits.
+    /// Returns 32 uniform random bits.
     pub fn next_u32(&mut self) -> u32 {
         (self.next_u64() >> 32) as u32
     }
 
-    /// A number in `0..end`; 0 where `end` is 0.
+    /// Returns a number in `0..end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: u32) -> u32 {
         let wide = u64::from(self.next_u32()) * u64::from(end);
         (wide >> 32) as u32
     }
 
-    /// A number in `start..=last`.
+    /// Returns a number in `start..=last`.
     pub fn between(&mut self, start: i32, last: i32) -> i32 {
         let span = last.abs_diff(start).saturating_add(1);
         start.saturating_add_unsigned(self.below(span))
     }
 
-    /// True in `percent` of a hundred rolls.
+    /// Returns true in `percent` of a hundred calls.
     pub fn percent(&mut self, percent: u32) -> bool {
         self.below(100) < percent
     }
 
-    /// True with this probability, `0.0..=1.0`.
+    /// Returns true with this probability, `0.0..=1.0`.
     pub fn chance(&mut self, probability: f64) -> bool {
         f64::from(self.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
     }
@@ -54,7 +54,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_seed_means_the_same_numbers_for_ever() {
+    fn seed_always_gives_the_same_numbers() {
         let mut rng = SeededRng::new(1_234_567);
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);

@@ -1,4 +1,4 @@
-//! The stream of messages of one run: a world, told in the chosen formats, up to a count.
+//! The messages of one run: the events of a simulated world in the chosen formats, up to a count.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,52 +14,52 @@ use super::history::EventHistory;
 use super::rng::SeededRng;
 use super::world::{SimulatedWorld, WorldSettings};
 
-/// Second copies wait behind at most this many others, as redeliveries do.
-const ECHOES_HELD: usize = 32;
+/// Most copies that are held back. A copy is published some messages later, as a redelivery is.
+const MAX_HELD_COPIES: usize = 32;
 
-/// What a run tells.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct SourceSettings {
-    /// Tenant in topics and item events.
+    /// Tenant in the topics and item events.
     pub tenant: String,
-    /// Boards, items, seed.
+    /// Number of boards and items, and the seed.
     pub world: WorldSettings,
-    /// Formats of each event.
+    /// Formats in which each event is published.
     pub format: FormatChoice,
-    /// Distinct events; `None` is no end.
+    /// Number of distinct events. `None` is unlimited.
     pub count: Option<u64>,
-    /// Probability that a message is sent a second time, `0.0..=1.0`.
+    /// Probability that a message is published a second time, `0.0..=1.0`.
     pub duplicates: f64,
-    /// Where momenta come from.
+    /// Source of the momenta.
     pub clock: MomentumClock,
 }
 
-/// Where momenta come from.
+/// The clock that gives the momenta of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MomentumClock {
-    /// The time of publication.
+    /// The time of publication by the wall clock.
     Wall,
-    /// An invented time, so that a seed gives the same bytes again.
-    Invented {
-        /// Of the first event, nanoseconds since the Unix epoch.
+    /// A simulated time, so that a seed gives the same bytes again.
+    Simulated {
+        /// Time of the first event, nanoseconds since the Unix epoch.
         start_ns: i64,
-        /// From one event to the next, nanoseconds.
+        /// Time from one event to the next, nanoseconds.
         step_ns: i64,
     },
-    /// Spread over a stretch of the past.
+    /// Times distributed over a past period.
     EventHistory(Arc<EventHistory>),
 }
 
-/// Without a rate, invented time runs as if this many events happened a second: about what a
-/// broker takes, so that a long run does not wander into the future.
-const INVENTED_RATE: u64 = 50_000;
+/// Events per second of simulated time if there is no rate. A broker accepts about as many, so that
+/// the time of a long run does not get ahead of the wall clock.
+const DEFAULT_SIMULATED_RATE: u64 = 50_000;
 
 impl MomentumClock {
-    /// Invented time beginning at `start`, at `rate` events a second (0 is as fast as it goes).
-    pub fn invented(start: OffsetDateTime, rate: u64) -> Self {
-        let rate = if rate == 0 { INVENTED_RATE } else { rate };
+    /// Returns a simulated time from `start` on, at `rate` events per second (0 is no rate).
+    pub fn simulated(start: OffsetDateTime, rate: u64) -> Self {
+        let rate = if rate == 0 { DEFAULT_SIMULATED_RATE } else { rate };
         let step = Duration::from_secs(1).as_nanos() / u128::from(rate);
-        Self::Invented {
+        Self::Simulated {
             start_ns: unix_ns(start),
             step_ns: i64::try_from(step).unwrap_or(i64::MAX).max(1),
         }
@@ -68,7 +68,7 @@ impl MomentumClock {
     fn at(&self, event: u64) -> i64 {
         match self {
             Self::Wall => unix_ns(OffsetDateTime::now_utc()),
-            Self::Invented { start_ns, step_ns } => {
+            Self::Simulated { start_ns, step_ns } => {
                 let event = i64::try_from(event).unwrap_or(i64::MAX);
                 start_ns.saturating_add(step_ns.saturating_mul(event))
             }
@@ -77,7 +77,7 @@ impl MomentumClock {
     }
 }
 
-/// Nanoseconds since the Unix epoch, clamped to what 64 bits hold (1677 to 2262).
+/// Returns nanoseconds since the Unix epoch, clamped to the range of 64 bits (1677 to 2262).
 pub(super) fn unix_ns(time: OffsetDateTime) -> i64 {
     let ns = time.unix_timestamp_nanos();
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
@@ -86,17 +86,17 @@ pub(super) fn unix_ns(time: OffsetDateTime) -> i64 {
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimulatedMessage {
-    /// Number of the event it tells, from 0.
+    /// Number of its event, from 0.
     pub event: u64,
-    /// Messages that tell this event, copies included.
+    /// Number of messages of this event, copies included.
     pub siblings: u8,
-    /// Topic name.
+    /// Topic of the message.
     pub topic: Arc<str>,
-    /// Application message.
+    /// Payload of the message.
     pub payload: Bytes,
 }
 
-/// Yields the messages of a run.
+/// An iterator over the messages of a run.
 #[derive(Debug)]
 pub struct MessageSource {
     settings: SourceSettings,
@@ -104,15 +104,16 @@ pub struct MessageSource {
     world: SimulatedWorld,
     encoder: EventEncoder,
     topics: TenantTopics,
-    /// Decides about copies only: the events of a seed are the same with and without them.
+    /// Generator for copies only, so that the events of a seed are the same with and without
+    /// copies.
     rng: SeededRng,
     events: u64,
     ready: VecDeque<SimulatedMessage>,
-    echoes: VecDeque<SimulatedMessage>,
+    copies: VecDeque<SimulatedMessage>,
 }
 
 impl MessageSource {
-    /// Nothing is told yet.
+    /// Creates the source of a run at its first event.
     pub fn new(settings: SourceSettings) -> Self {
         let WorldSettings { boards, items, seed, .. } = settings.world;
         Self {
@@ -123,48 +124,48 @@ impl MessageSource {
             rng: SeededRng::new(!seed),
             events: 0,
             ready: VecDeque::new(),
-            echoes: VecDeque::new(),
+            copies: VecDeque::new(),
             settings,
         }
     }
 
-    /// Distinct events told so far.
+    /// Returns the number of distinct events so far.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Begins nothing new: what has happened and what is to be copied is still told.
+    /// Ends the run after the events that have already happened and the copies that are held back.
     pub fn finish(&mut self) {
         let end = self.events + self.world.pending() as u64;
         self.settings.count = Some(self.settings.count.map_or(end, |count| count.min(end)));
     }
 
-    /// Whether the next message tells a new event.
+    /// Returns true if the next message is the first of a new event.
     pub fn at_event_start(&self) -> bool {
-        self.ready.is_empty() && !self.echo_is_due()
+        self.ready.is_empty() && !self.copy_is_due()
     }
 
-    fn echo_is_due(&self) -> bool {
-        self.echoes.len() > ECHOES_HELD || (self.is_told() && !self.echoes.is_empty())
+    fn copy_is_due(&self) -> bool {
+        self.copies.len() > MAX_HELD_COPIES || (self.is_complete() && !self.copies.is_empty())
     }
 
-    fn is_told(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.settings.count.is_some_and(|count| self.events >= count)
     }
 
     fn next_event(&mut self) -> Option<SimulatedEvent> {
-        if self.is_told() {
+        if self.is_complete() {
             return None;
         }
-        let left = self.settings.count.map_or(u64::MAX, |count| count - self.events);
-        // What is held back belongs to the run: a leave left out would be a loss.
+        let remaining = self.settings.count.map_or(u64::MAX, |count| count - self.events);
+        // Events that are held back belong to the run: without its leave, an item would be lost.
         let event =
-            if left <= self.world.pending() as u64 { self.world.next_pending() } else { None };
+            if remaining <= self.world.pending() as u64 { self.world.next_pending() } else { None };
         let now_ns = self.settings.clock.at(self.events);
         Some(event.unwrap_or_else(|| self.world.next(now_ns)))
     }
 
-    fn tell(&mut self, event: &SimulatedEvent) {
+    fn encode(&mut self, event: &SimulatedEvent) {
         let formats = self.settings.format.formats();
         let mut copies = [1u8; 2];
         for copy in copies.iter_mut().take(formats.len()) {
@@ -179,7 +180,7 @@ impl MessageSource {
                 payload: self.encoder.encode(&self.catalog, event, *format),
             };
             if copies > 1 {
-                self.echoes.push_back(message.clone());
+                self.copies.push_back(message.clone());
             }
             self.ready.push_back(message);
         }
@@ -194,11 +195,11 @@ impl Iterator for MessageSource {
         if let Some(message) = self.ready.pop_front() {
             return Some(message);
         }
-        if self.echo_is_due() {
-            return self.echoes.pop_front();
+        if self.copy_is_due() {
+            return self.copies.pop_front();
         }
         let event = self.next_event()?;
-        self.tell(&event);
+        self.encode(&event);
         self.ready.pop_front()
     }
 }
@@ -219,7 +220,7 @@ mod tests {
             format,
             count: Some(count),
             duplicates,
-            clock: MomentumClock::invented(datetime!(2026-03-01 10:00 UTC), 1_000),
+            clock: MomentumClock::simulated(datetime!(2026-03-01 10:00 UTC), 1_000),
         }
     }
 
@@ -231,7 +232,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn every_event_is_told_in_every_format_and_counted_once(
+        fn every_event_has_every_format_once(
             seed: u64, count in 0u64..300, format in format(), duplicates in 0.0f64..=1.0
         ) {
             let mut source = MessageSource::new(settings(seed, count, format, duplicates));
@@ -240,19 +241,19 @@ mod tests {
             let distinct: HashSet<_> = messages.iter().map(|m| (&m.topic, &m.payload)).collect();
             prop_assert_eq!(distinct.len() as u64, count * format.formats().len() as u64);
             for event in 0..count {
-                let told = messages.iter().filter(|m| m.event == event);
-                prop_assert!(told.clone().all(|m| usize::from(m.siblings) == told.clone().count()));
+                let ours = messages.iter().filter(|m| m.event == event);
+                prop_assert!(ours.clone().all(|m| usize::from(m.siblings) == ours.clone().count()));
             }
         }
 
         #[test]
-        fn a_fixed_start_gives_the_same_bytes_again(seed: u64, format in format()) {
+        fn fixed_start_repeats_the_same_bytes(seed: u64, format in format()) {
             let run = || MessageSource::new(settings(seed, 200, format, 0.3)).collect::<Vec<_>>();
             prop_assert_eq!(run(), run());
         }
 
         #[test]
-        fn copies_do_not_change_what_is_told(seed: u64) {
+        fn copies_do_not_change_the_events(seed: u64) {
             let run = |duplicates| {
                 let source = MessageSource::new(settings(seed, 200, FormatChoice::Both, duplicates));
                 source.map(|m| (m.event, m.payload)).collect::<HashSet<_>>()
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn told_to_finish_it_owes_no_copy_and_no_late_event() {
+    fn finish_completes_copies_and_late_events() {
         let mut settings = settings(3, 0, FormatChoice::Both, 0.5);
         settings.count = None;
         let mut source = MessageSource::new(settings);
@@ -276,24 +277,24 @@ mod tests {
         source.finish();
         messages.extend(source.by_ref());
         assert_eq!(source.world.pending(), 0);
-        let owed: u64 = messages
+        let expected: u64 = messages
             .iter()
             .map(|m| (m.event, u64::from(m.siblings)))
             .collect::<std::collections::HashMap<_, _>>()
             .values()
             .sum();
-        assert_eq!(owed, messages.len() as u64);
+        assert_eq!(expected, messages.len() as u64);
     }
 
     #[test]
-    fn without_an_end_it_goes_on() {
+    fn source_without_count_is_unlimited() {
         let mut settings = settings(1, 0, FormatChoice::Json, 0.0);
         settings.count = None;
         assert_eq!(MessageSource::new(settings).take(10_000).count(), 10_000);
     }
 
     #[test]
-    fn a_second_run_by_the_wall_clock_repeats_nothing() {
+    fn second_run_by_wall_clock_repeats_nothing() {
         let mut settings = settings(1, 2_000, FormatChoice::Protobuf, 0.0);
         settings.clock = MomentumClock::Wall;
         let first: HashSet<_> = MessageSource::new(settings.clone()).map(|m| m.payload).collect();

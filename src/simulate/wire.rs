@@ -1,51 +1,51 @@
-//! The vendor's protobuf messages with the assumed numbers, written here a second time: the
-//! simulator and the decoder must not share an error.
+//! The vendor's protobuf messages with the assumed field numbers. They are defined here a second
+//! time, so that the simulator and the decoder cannot share an error.
 
 use prost_types::{Duration, Timestamp};
 
-/// An item event.
+/// The message of an item event.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ItemMessage {
-    /// When it happened.
+    /// Time of the event.
     #[prost(message, optional, tag = "1")]
     pub momentum: Option<Timestamp>,
-    /// The tag.
+    /// Identifier of the tag.
     #[prost(string, tag = "2")]
     pub uid: String,
-    /// True: on the board; false: it left.
+    /// True if the item is on the board, false after it has left.
     #[prost(bool, tag = "3")]
     pub is_in: bool,
     /// Position on the board, millimetres.
     #[prost(int32, repeated, tag = "4")]
     pub pos_mm: Vec<i32>,
-    /// The board.
+    /// Serial number of the board.
     #[prost(string, tag = "5")]
     pub board_sn: String,
-    /// Detections behind the event.
+    /// Number of detections behind the event.
     #[prost(int32, tag = "6")]
     pub nb_hits: i32,
-    /// How long the item has been held.
+    /// Time since the item arrived at the board.
     #[prost(message, optional, tag = "7")]
     pub hold_time: Option<Duration>,
-    /// As the platform computes it.
+    /// Covered share of the board's surface, as the platform computes it.
     #[prost(float, tag = "8")]
     pub fill_ratio: f32,
-    /// Product the tag is enrolled to.
+    /// Product that the tag is enrolled to.
     #[prost(string, tag = "9")]
     pub product_reference: String,
-    /// Shelf of the board.
+    /// Serial number of the shelf.
     #[prost(string, tag = "10")]
     pub shelf_sn: String,
-    /// Furniture of the shelf.
+    /// Serial number of the furniture.
     #[prost(string, tag = "11")]
     pub furniture_sn: String,
     /// Position on the shelf, millimetres.
     #[prost(int32, repeated, tag = "12")]
     pub pos_on_shelf_mm: Vec<i32>,
-    /// Tenant.
+    /// Tenant of the board.
     #[prost(string, tag = "13")]
     pub tenant: String,
-    /// Location.
+    /// Named location of the board.
     #[prost(string, tag = "14")]
     pub loc_reference: String,
     /// Labels of the location.
@@ -57,36 +57,36 @@ pub struct ItemMessage {
     /// Position on the floor, millimetres.
     #[prost(int32, repeated, tag = "17")]
     pub pos_on_floor_mm: Vec<i32>,
-    /// Level in the furniture.
+    /// Level of the shelf in the furniture.
     #[prost(int32, tag = "18")]
     pub floor: i32,
-    /// Computed, not measured.
+    /// True if the position is computed rather than measured.
     #[prost(bool, tag = "19")]
     pub is_interpolated: bool,
 }
 
-/// A board status event.
+/// The message of a board status event.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct BoardMessage {
-    /// When it happened.
+    /// Time of the event.
     #[prost(message, optional, tag = "1")]
     pub momentum: Option<Timestamp>,
-    /// Serial number.
+    /// Serial number of the board.
     #[prost(string, tag = "2")]
     pub sn: String,
-    /// `BoardStatus`, see [`super::event::BoardStatus`].
+    /// Number of the status, see [`super::event::BoardStatus`].
     #[prost(int32, tag = "3")]
     pub status: i32,
-    /// Firmware version.
+    /// Firmware version of the board.
     #[prost(string, tag = "4")]
     pub fw_version: String,
-    /// When the board last connected.
+    /// Time of the board's last connection.
     #[prost(message, optional, tag = "5")]
     pub last_connection_date: Option<Timestamp>,
-    /// When the board last disconnected.
+    /// Time of the board's last disconnection.
     #[prost(message, optional, tag = "6")]
     pub last_disconnection_date: Option<Timestamp>,
-    /// When the board last reported an error.
+    /// Time of the board's last error.
     #[prost(message, optional, tag = "7")]
     pub last_error_date: Option<Timestamp>,
 }
@@ -101,7 +101,7 @@ mod tests {
         Timestamp { seconds, nanos }
     }
 
-    /// Bytes made by another encoder from the same values.
+    /// Bytes of another encoder for the same values.
     const ITEM: &str = "\
         0a0b0880f09dc70610f3dfc6131210453030343031353030303030313234371801220325d0022a08434230\
         3030313436300d3a0908c30110a9dff9af01456d646f3f4a085245462d30323336520653482d3030355a05\
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_has_the_bytes_of_an_independent_encoder() {
+    fn item_equals_bytes_of_independent_encoder() {
         let item = ItemMessage {
             momentum: Some(at(1_760_000_000, 41_005_043)),
             uid: "E004015000001247".into(),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_has_the_bytes_of_an_independent_encoder() {
+    fn board_equals_bytes_of_independent_encoder() {
         let board = BoardMessage {
             momentum: Some(at(1_760_000_000, 0)),
             sn: "CB000007".into(),

@@ -1,4 +1,5 @@
-//! Encodes the account of messages at the moment of the scrape, so that its parts fit together.
+//! Encodes the account of messages at the moment of a scrape, so that its counts are consistent
+//! with each other.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ impl Collector for AccountingCollector {
         let counts = self.0.counts();
         let unaccounted = ConstGauge::new(counts.unaccounted());
         let help = "Received messages that are neither durable nor with the broker nor in the \
-                    pipeline; anything but 0 is a bug";
+                    pipeline; any value but 0 is a bug";
         unaccounted.encode(encoder.encode_descriptor(
             "messages_unaccounted",
             help,
@@ -29,7 +30,7 @@ impl Collector for AccountingCollector {
         )?)?;
         let mut encoder = encoder.encode_descriptor(
             "deliveries",
-            "Received messages by what became of them",
+            "Received messages by outcome",
             None,
             MetricType::Counter,
         )?;

@@ -1,5 +1,5 @@
-//! Possible losses: counted since the start, and the age of the newest in the database, which
-//! outlives the process.
+//! Metrics of gaps: their number since the start, and the age of the newest gap in the database,
+//! which outlives the process.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,24 +15,24 @@ use time::OffsetDateTime;
 
 use crate::gap::GapCause;
 
-/// Label `cause`.
+/// The label set with `cause`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CauseLabel {
-    /// A value of `gap.cause`.
+    /// Cause of the gap, as in the column `gap.cause`.
     cause: &'static str,
 }
 
-/// The newest row of `gap` of this client id.
+/// The newest row in `gap` of this client id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewestGap {
-    /// It lasts.
+    /// The gap has not ended.
     Ongoing,
-    /// It ended at this time.
+    /// The gap ended at this time.
     Ended(OffsetDateTime),
 }
 
 impl NewestGap {
-    /// Returns the seconds since its end; 0 while it lasts.
+    /// Returns the seconds since the end of the gap, or 0 if it has not ended.
     fn age_seconds(self, now: OffsetDateTime) -> f64 {
         match self {
             Self::Ongoing => 0.0,
@@ -41,15 +41,16 @@ impl NewestGap {
     }
 }
 
-/// The newest gap as last read from the database; `None` while there is none, or none is known.
+/// The newest gap as last read from the database, or `None` if there is none, or before the first
+/// read.
 type NewestGapCell = Mutex<Option<NewestGap>>;
 
-/// The metrics of possible losses.
+/// Counters of gaps by cause, and the age of the newest gap.
 #[derive(Debug)]
 pub struct GapMetrics {
     counters: Family<CauseLabel, Counter>,
-    /// Counted before the first scrape, which shows the counters without them: a counter that first
-    /// shows at 1 has no rise that an alert could see. `None` after the first scrape.
+    /// Gaps counted before the first scrape, which shows the counters without them. No alert could
+    /// see the rise of a counter that first appears at 1. `None` after the first scrape.
     unseen: Mutex<Option<Vec<GapCause>>>,
     newest: Arc<NewestGapCell>,
 }
@@ -69,7 +70,7 @@ impl Default for GapMetrics {
 }
 
 impl GapMetrics {
-    /// Counts a gap row of this cause.
+    /// Counts a recorded gap of this cause.
     pub fn count(&self, cause: GapCause) {
         match &mut *self.unseen.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(unseen) => unseen.push(cause),
@@ -77,25 +78,29 @@ impl GapMetrics {
         }
     }
 
-    /// Returns the gap rows counted since the start.
+    /// Returns the number of gaps counted since the start.
     pub fn total(&self) -> u64 {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen: u64 = GapCause::ALL.iter().map(|cause| self.counter(*cause).get()).sum();
         seen + unseen.as_ref().map_or(0, Vec::len) as u64
     }
 
-    /// Notes the newest gap row of this client id; `None` if there is none.
+    /// Sets the newest gap of this client id, or `None` if there is none.
     pub fn set_newest(&self, newest: Option<NewestGap>) {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
     }
 
     /// Adds the metrics to a registry.
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("gaps", "Possible losses written down", self.counters.clone());
+        registry.register(
+            "gaps",
+            "Recorded gaps, in which messages may have been lost",
+            self.counters.clone(),
+        );
         registry.register_collector(Box::new(NewestGapCollector(Arc::clone(&self.newest))));
     }
 
-    /// Notes that the counters were shown, so that a later scrape shows the rise.
+    /// Adds the gaps that the scrape did not show, so that the next scrape shows the rise.
     pub(super) fn scraped(&self) {
         let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         for cause in unseen.take().into_iter().flatten() {
@@ -108,7 +113,7 @@ impl GapMetrics {
     }
 }
 
-/// Encodes the age at the moment of the scrape.
+/// Encodes the age of the newest gap at the moment of a scrape.
 #[derive(Debug)]
 struct NewestGapCollector(Arc<NewestGapCell>);
 
@@ -131,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn age_counts_from_the_end() {
+    fn age_counts_from_the_end_of_the_gap() {
         let at = OffsetDateTime::UNIX_EPOCH;
         let age = |gap: NewestGap, later: i64| gap.age_seconds(at + time::Duration::seconds(later));
         assert!((age(NewestGap::Ended(at), 90) - 90.0).abs() < f64::EPSILON);

@@ -1,5 +1,4 @@
-//! The state of the service as seen from outside: written by the stages, read by the admin
-//! endpoint.
+//! The health of the service: written by the stages, read by the admin endpoint.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -10,162 +9,162 @@ use time::OffsetDateTime;
 use crate::connection_event::ConnectionName;
 use crate::timestamp;
 
-/// A snapshot for `/readyz`, `/api/status` and `status`.
+/// The health of all parts at one moment, for `/readyz`, `/api/status` and `status`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct HealthSnapshot {
-    /// The broker.
+    /// Health of the broker session.
     pub session: SessionHealth,
-    /// PostgreSQL.
+    /// Health of the database.
     pub database: DatabaseHealth,
-    /// The spool; `None` while it is off.
+    /// Health of the spool, or `None` while it is off.
     pub spool: Option<SpoolHealth>,
-    /// The client certificate; `None` without TLS.
+    /// Validity of the client certificate, or `None` without TLS.
     pub certificate: Option<CertificateHealth>,
-    /// What proves who we are.
+    /// State of the client credentials.
     pub credentials: CredentialsHealth,
-    /// The configuration while running.
+    /// State of the configuration since the start.
     pub configuration: ConfigurationHealth,
-    /// Stages and background tasks that failed and are about to be restarted.
+    /// Stages and background tasks that failed and wait for their restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks_down: Vec<TaskDown>,
 }
 
-/// A stage or background task that does not run.
+/// A stage or background task that failed and does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TaskDown {
-    /// Its name.
+    /// Name of the task.
     pub task: &'static str,
-    /// Why it ended.
+    /// Error that ended the task.
     pub problem: String,
 }
 
-/// The broker, as the session sees it.
+/// The state of the broker session.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SessionHealth {
-    /// The connection that stands.
+    /// The open connection, if any.
     #[serde(skip)]
     pub connection: Option<ConnectionName>,
-    /// What the session is doing.
+    /// Current phase of the session.
     pub phase: SessionPhase,
-    /// Why it is not subscribed, with the cure; empty while it is.
+    /// Reason for not being subscribed, with a hint, or `None` while subscribed.
     pub problem: Option<String>,
-    /// Since when the phase lasts.
+    /// Start of the phase.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub since: Option<OffsetDateTime>,
-    /// MQTT Session Present of the last CONNACK.
+    /// MQTT Session Present flag of the last CONNACK.
     pub session_present: bool,
-    /// Granted filters.
+    /// Topic filters that the broker granted.
     pub filters: Vec<String>,
-    /// When the last message came.
+    /// Time of the last received message.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_message_at: Option<OffsetDateTime>,
 }
 
-/// What the session is doing.
+/// A phase of the broker session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionPhase {
-    /// Not started yet.
+    /// The session has not started yet.
     #[default]
     Starting,
-    /// Another process holds the client id.
+    /// Another process holds the client id, and this one is a standby.
     Standby,
-    /// Connecting, or waiting to.
+    /// Connecting, or waiting for the next attempt.
     Connecting,
-    /// Subscribed at QoS 1.
+    /// Subscribed to all filters at QoS 1.
     Subscribed,
-    /// Draining.
+    /// Shutting down: received messages are committed and acknowledged.
     Stopping,
 }
 
-/// PostgreSQL, as the store sees it.
+/// The state of the database.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DatabaseHealth {
-    /// Whether the last attempt was answered.
+    /// True if the database answered the last attempt.
     pub up: bool,
-    /// Why not, with the cure.
+    /// Error of the last attempt, with a hint.
     pub problem: Option<String>,
-    /// When the last batch was committed.
+    /// Time of the last committed batch.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_commit_at: Option<OffsetDateTime>,
     /// Momentum of the newest committed event.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_event_at: Option<OffsetDateTime>,
-    /// How long the oldest partition that could not be dropped yet is past `retention.events`,
-    /// seconds; 0 without one.
+    /// Time by which the oldest partition that could not be dropped yet exceeds `retention.events`,
+    /// seconds, or 0 without such a partition.
     pub retention_overdue_seconds: f64,
-    /// Host clock minus database clock, seconds; `None` until measured.
+    /// Host clock minus database clock, seconds, or `None` until measured.
     pub clock_skew_seconds: Option<f64>,
-    /// The measurement behind it.
+    /// The measurement from which the skew was taken.
     #[serde(skip)]
     pub clock: Option<ClockReading>,
 }
 
-/// The clocks of host and database, compared at some moment.
+/// A comparison of the clocks of host and database at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockReading {
     /// Host clock minus database clock, seconds.
     pub skew_seconds: f64,
-    /// The host's clock at that moment.
+    /// The host's clock at the moment of the comparison.
     pub at: OffsetDateTime,
-    /// The same moment on the clock that nobody sets.
+    /// The same moment on the monotonic clock.
     pub monotonic_at: Instant,
 }
 
 impl ClockReading {
-    /// Makes the reading of a comparison that was just made.
+    /// Returns the reading of a comparison made now.
     pub fn now(skew_seconds: f64) -> Self {
         Self { skew_seconds, at: OffsetDateTime::now_utc(), monotonic_at: Instant::now() }
     }
 
-    /// The skew at a later moment, told by both of the host's clocks, seconds: a host's clock that
-    /// was set meanwhile is off by as much more than time has passed.
+    /// Returns the skew at a later moment given on both of the host's clocks, seconds. If the
+    /// host's clock was set in between, the skew includes the change.
     pub fn skew_at(self, now: OffsetDateTime, monotonic_now: Instant) -> f64 {
         let passed = monotonic_now.saturating_duration_since(self.monotonic_at);
         self.skew_seconds + (now - self.at).as_seconds_f64() - passed.as_secs_f64()
     }
 
-    /// Returns the time of the later of the two clocks, at a later moment.
+    /// Returns the time on the clock that is ahead of the other, at a later moment.
     pub fn later_clock(self, now: OffsetDateTime, monotonic_now: Instant) -> OffsetDateTime {
         let behind = (-self.skew_at(now, monotonic_now)).max(0.0);
         now.saturating_add(time::Duration::saturating_seconds_f64(behind))
     }
 }
 
-/// The spool.
+/// The state of the spool.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SpoolHealth {
-    /// Messages held.
+    /// Number of messages in the spool.
     pub events: u64,
-    /// Bytes held.
+    /// Size of the messages, bytes.
     pub bytes: u64,
-    /// When the oldest was received.
+    /// Time of receipt of the oldest message.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub oldest_at: Option<OffsetDateTime>,
-    /// What is wrong, with the cure.
+    /// Problem of the spool, with a hint.
     pub problem: Option<String>,
 }
 
-/// The client certificate.
+/// The validity of the client certificate.
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateHealth {
-    /// End of its validity.
+    /// End of the validity period.
     #[serde(serialize_with = "timestamp::serialize")]
     pub not_after: OffsetDateTime,
 }
 
-/// What proves who we are.
+/// The state of the client credentials.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct CredentialsHealth {
-    /// Why the files as they are now are not used, with the cure; earlier ones are in use.
+    /// Reason why the current files are not used, with a hint. Earlier credentials are in use.
     pub problem: Option<String>,
-    /// Why the broker refused the newest credentials; earlier ones are in use.
+    /// Reason why the broker refused the newest credentials. Earlier ones are in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// That the certificate ends soon, and how to renew it.
+    /// Notice that the certificate expires soon, with the steps of a renewal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewal: Option<String>,
-    /// When they were renewed last since the start.
+    /// Time of the last renewal since the start.
     #[serde(
         serialize_with = "timestamp::option::serialize",
         skip_serializing_if = "Option::is_none"
@@ -173,43 +172,43 @@ pub struct CredentialsHealth {
     pub renewed_at: Option<OffsetDateTime>,
 }
 
-/// The configuration while running.
+/// The state of the configuration since the start.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ConfigurationHealth {
-    /// Why the configuration as it is now was refused; the earlier one stays in force.
+    /// Reason why the current configuration was refused. The earlier one stays in force.
     pub problem: Option<String>,
-    /// When it was last reloaded.
+    /// Time of the last reload.
     #[serde(
         serialize_with = "timestamp::option::serialize",
         skip_serializing_if = "Option::is_none"
     )]
     pub reloaded_at: Option<OffsetDateTime>,
-    /// Keys whose new values count only after a restart.
+    /// Keys whose new values take effect only after a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs_restart: Vec<String>,
 }
 
-/// Shared between the stages and the admin endpoint.
+/// The current health, shared between the stages and the admin endpoint.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<HealthSnapshot>);
 
 impl Health {
-    /// A copy of the present state.
+    /// Returns a copy of the current state.
     pub fn snapshot(&self) -> HealthSnapshot {
         self.lock().clone()
     }
 
-    /// One figure of the present state, without copying the rest.
-    pub fn read<T>(&self, figure: impl FnOnce(&HealthSnapshot) -> T) -> T {
-        figure(&self.lock())
+    /// Reads one value of the current state, without copying the rest.
+    pub fn read<T>(&self, value: impl FnOnce(&HealthSnapshot) -> T) -> T {
+        value(&self.lock())
     }
 
-    /// Changes the state.
+    /// Changes the current state.
     pub fn update(&self, change: impl FnOnce(&mut HealthSnapshot)) {
         change(&mut self.lock());
     }
 
-    /// Notes that a task failed and does not run.
+    /// Records that a task failed and does not run.
     pub fn task_is_down(&self, task: &'static str, problem: &str) {
         self.update(|snapshot| {
             snapshot.tasks_down.retain(|down| down.task != task);
@@ -217,13 +216,13 @@ impl Health {
         });
     }
 
-    /// Notes that a task runs again.
+    /// Records that a task runs again.
     pub fn task_is_up(&self, task: &str) {
         self.update(|snapshot| snapshot.tasks_down.retain(|down| down.task != task));
     }
 
     fn lock(&self) -> MutexGuard<'_, HealthSnapshot> {
-        // A stage that panicked mid-update left a snapshot that is at worst half new.
+        // If a stage panics during an update, the snapshot is at worst partly updated.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_set_after_the_comparison_is_off_by_as_much() {
+    fn skew_includes_later_changes_of_the_clock() {
         let (at, monotonic_at) = (OffsetDateTime::UNIX_EPOCH, Instant::now());
         let reading = ClockReading { skew_seconds: 0.5, at, monotonic_at };
         let skew_after = |wall: i64, passed: u64| {

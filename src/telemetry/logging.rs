@@ -1,4 +1,4 @@
-//! The log: lines for people or JSON objects, on stderr.
+//! The log of the service on stderr, as text lines or JSON objects.
 
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
@@ -19,34 +19,34 @@ use super::stderr::StderrWriter;
 use crate::config::{Log, LogFormat};
 use crate::timestamp;
 
-/// Libraries that tell more than an operator wants to know at the level of their own.
+/// Libraries that log too much for an operator at the level of the service.
 const LIBRARIES: [&str; 4] = ["rumqttc", "rustls", "sqlx", "hyper"];
 
-/// Why the log could not be set up.
+/// Error of setting up or changing the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// `log.level` is not understood.
+    /// The value of `log.level` is not a level.
     #[error(
         "log.level {level:?} is not understood ({detail}); give error, warn, info, debug or \
          trace, or directives such as \"info,centiloc_bridge::store=debug\""
     )]
     Level {
-        /// As configured.
+        /// Refused value of `log.level`.
         level: String,
-        /// The parser's words.
+        /// Error of the parser.
         detail: String,
     },
-    /// Something else in the process has set up logging.
+    /// The process already has a log.
     #[error("could not set up logging: {0}")]
     Taken(#[from] TryInitError),
-    /// The subscriber is gone.
+    /// The subscriber no longer exists.
     #[error("could not change the log level: {0}")]
     Gone(#[from] reload::Error),
 }
 
 type FilterSetter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
 
-/// Changes the running log.
+/// A handle that changes the level of the log.
 #[derive(Clone)]
 pub struct LogHandle {
     set: Arc<FilterSetter>,
@@ -59,14 +59,14 @@ impl std::fmt::Debug for LogHandle {
 }
 
 impl LogHandle {
-    /// From now on this level, or these directives. Libraries that log through `log` (rumqttc,
-    /// rustls) never get more verbose than the level the process began with.
+    /// Sets the level or directives of the log. Libraries that log through `log` (rumqttc, rustls)
+    /// never get more verbose than at the start of the process.
     pub fn set_level(&self, level: &str) -> Result<(), LogError> {
         Ok((self.set)(filter(level)?)?)
     }
 }
 
-/// Sets up the log of the process. To be called once.
+/// Sets up the log of the process. Must be called only once.
 pub fn init(log: &Log) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let layer = layer(log.format, TextStyle::of_stderr(), || StderrWriter);
@@ -74,14 +74,14 @@ pub fn init(log: &Log) -> Result<LogHandle, LogError> {
     Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
 }
 
-/// Whether `log.level` is understood; for the configuration.
+/// Checks a value of `log.level`, for the configuration.
 pub fn check_level(level: &str) -> Result<(), LogError> {
     filter(level).map(drop)
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let refused = |detail: String| LogError::Level { level: level.to_owned(), detail };
-    // The parser takes a misspelt level for a target, and would silence all others.
+    // The parser takes a misspelt level for a target, which would silence all other targets.
     let is_level = |word: &str| !word.is_empty() && LevelFilter::from_str(word).is_ok();
     if let Some(word) = bare_words(level).find(|word| !is_level(word)) {
         return Err(refused(format!("{word:?} is no level")));
@@ -89,13 +89,14 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(directives(level)).map_err(|e| refused(e.to_string()))
 }
 
-/// The parts of `log.level` that name a level and no target.
+/// Returns the parts of `log.level` that name a level without a target.
 fn bare_words(level: &str) -> impl Iterator<Item = &str> {
     level.split(',').map(str::trim).filter(|part| !part.contains(['=', '[']))
 }
 
-/// At `info` libraries are held to `warn`, at `debug` to `info`; whatever is named explicitly
-/// wins, because later directives override earlier ones.
+/// Returns the directives for a value of `log.level`. Libraries log at `warn` with `info` and at
+/// `info` with `debug`. Explicit directives take precedence, because later directives override
+/// earlier ones.
 fn directives(level: &str) -> String {
     let quiet = match bare_words(level).last().map(str::to_ascii_lowercase).as_deref() {
         Some("info") => "warn",
@@ -107,7 +108,7 @@ fn directives(level: &str) -> String {
     parts.join(",")
 }
 
-/// How text lines look.
+/// The style of text lines: colours and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TextStyle {
     colour: bool,
@@ -125,8 +126,8 @@ impl TextStyle {
     }
 }
 
-/// systemd names the device and inode of the stream it connected to the journal. A child whose
-/// stderr was redirected since inherits the variable, but not the stream.
+/// Returns true if stderr is the journal. systemd names the device and inode of the stream that it
+/// connected. A child whose stderr was redirected inherits the variable, but not the stream.
 fn is_journal(variable: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
     let named = variable
         .and_then(|text| text.split_once(':'))
@@ -140,7 +141,7 @@ fn device_and_inode_of_stderr() -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Writes the time of a line.
+/// A timer that writes the time of a line in UTC.
 struct UtcTimer;
 
 impl FormatTime for UtcTimer {
@@ -200,7 +201,7 @@ mod tests {
     const PLAIN: TextStyle = TextStyle { colour: false, time: false };
 
     #[test]
-    fn text_under_journald_is_the_bare_line() {
+    fn text_under_journald_has_no_time() {
         let line = written(LogFormat::Text, PLAIN, "info", || {
             tracing::info!(rows = 3, "batch committed");
         });
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_one_object_a_line_with_the_fields_beside_the_message() {
+    fn json_is_one_flat_object_per_line() {
         let text = written(LogFormat::Json, TextStyle { colour: true, time: true }, "info", || {
             tracing::warn!(topic = "a\nb", "message set aside");
             tracing::info!("second");
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_quieter_than_we_are_unless_asked() {
+    fn libraries_are_quieter_unless_named() {
         let both = || {
             tracing::info!(target: "rumqttc::state", "library");
             tracing::info!("ours");
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_is_no_level_is_refused_in_words() {
+    fn unknown_level_is_refused() {
         let error = check_level("info,centiloc_bridge=loud").expect_err("no level").to_string();
         assert!(
             error.starts_with("log.level \"info,centiloc_bridge=loud\" is not understood"),
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_can_change_while_running() {
+    fn level_can_change_while_running() {
         let buffer = LogBuffer::default();
         let writer = {
             let buffer = buffer.clone();
@@ -281,10 +282,10 @@ mod tests {
         let layer = layer(LogFormat::Text, PLAIN, writer).with_filter(filter);
         let handle = LogHandle { set: Arc::new(move |filter| handle.reload(filter)) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            let say = |word: &str| tracing::info!(word, "said");
-            say("before");
+            let log = |word: &str| tracing::info!(word, "logged");
+            log("before");
             handle.set_level("info").expect("reloaded");
-            say("after");
+            log("after");
             handle.set_level("l0ud=x").expect_err("no level");
         });
         let text = String::from_utf8(buffer.0.lock().expect("unpoisoned").clone()).expect("text");
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_stream_systemd_named_is_the_journal() {
+    fn only_the_stream_named_by_systemd_is_journal() {
         assert!(is_journal(Some("8:1234"), Some((8, 1234))));
         assert!(!is_journal(Some("8:1234"), Some((8, 1235))));
         assert!(!is_journal(Some("rubbish"), Some((8, 1234))));

@@ -1,4 +1,4 @@
-//! What the service tells about itself.
+//! Metrics, health state and log of the service.
 
 mod accounting_collector;
 mod gaps;

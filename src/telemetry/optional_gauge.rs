@@ -1,4 +1,5 @@
-//! A gauge that is absent while its value is unknown: 0 would be taken for a measurement.
+//! A gauge that is absent while its value is unknown, because 0 could be mistaken for a
+//! measurement.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::encoding::{EncodeGaugeValue, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
-/// A gauge without a value at first. Clones share the value.
+/// A gauge that has no value until it is set. Clones share the value.
 #[derive(Debug)]
 pub struct OptionalGauge<N>(Arc<Mutex<Option<N>>>);
 
@@ -23,12 +24,12 @@ impl<N> Clone for OptionalGauge<N> {
 }
 
 impl<N: Copy> OptionalGauge<N> {
-    /// Sets the value.
+    /// Sets the value of the gauge.
     pub fn set(&self, value: N) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
     }
 
-    /// Returns the value, if it is known.
+    /// Returns the value if it is known.
     pub fn get(&self) -> Option<N> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,20 +11,20 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// `USER_HZ`, in which Linux reports CPU time to programs: 100 on every platform that Rust has a
-/// standard library for.
+/// Unit in which Linux reports CPU time to programs (`USER_HZ`): 100 on every platform for which
+/// Rust has a standard library.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Collects the metrics of this process.
+/// A collector of the metrics of this process.
 #[derive(Debug)]
 pub(super) struct ProcessCollector {
-    /// Unix time, seconds. Measured here, because `/proc/stat`, which holds the boot time, is hidden
-    /// from a confined service.
+    /// Start of the process, Unix time in seconds. It is measured here, because `/proc/stat`, which
+    /// holds the boot time, is hidden from a confined service.
     start_seconds: Option<f64>,
 }
 
 impl ProcessCollector {
-    /// Takes the present as the start of the process.
+    /// Creates the collector, with the current time as the start of the process.
     pub fn started_now() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self { start_seconds: now.ok().map(|now| now.as_secs_f64()) }
@@ -65,7 +65,8 @@ impl Collector for ProcessCollector {
     }
 }
 
-/// Adds fields 14 and 15 of `/proc/self/stat`. The name before them may hold anything.
+/// Adds fields 14 and 15 of `/proc/self/stat`. The process name before them may contain any
+/// characters.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
@@ -75,12 +76,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 fn open_fds() -> Option<u64> {
-    // One of them reads the folder.
+    // One of the descriptors is the folder that is being read.
     let entries = fs::read_dir("/proc/self/fd").ok()?.count();
     Some((entries as u64).saturating_sub(1))
 }
 
-/// Returns the soft limit; `None` where there is none.
+/// Returns the soft limit, or `None` if there is no limit.
 fn max_fds(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_found_among_the_others() {
+    fn values_are_found_in_proc_files() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 5 0 100 1 2";
         assert!((cpu_seconds(stat).expect("a time") - 3.0).abs() < f64::EPSILON);
         let limits = "Max processes  5  6  processes\nMax open files   1024   524288   files\n";

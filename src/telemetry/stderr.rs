@@ -1,6 +1,6 @@
-//! Standard error that never blocks whoever writes to it. Lines wait in a bounded queue for a thread
-//! of their own: a reader that hangs (a container's log driver, a terminal after Ctrl-S) stops that
-//! thread alone, and what finds the queue full is dropped and counted.
+//! Non-blocking standard error. Lines wait in a bounded queue for a writer thread. A reader that
+//! hangs (a container's log driver, a terminal after Ctrl-S) stops only that thread, and lines that
+//! find the queue full are dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -11,31 +11,33 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Bytes of lines that wait: some thousand lines, enough for a burst and little for a small host.
+/// Most bytes in the queue: some thousand lines, enough for a burst and little for a small host.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
-/// The end of the process waits at most this long for lines to be written.
+/// Longest wait for queued lines at the end of the process.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-/// Standard error may be in non-blocking mode, which it shares with other programs on a terminal.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// Wait before a write is retried. Standard error may be in non-blocking mode, which it shares with
+/// other programs on a terminal.
+const WRITE_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Writes one line. Never blocks and never fails.
 pub fn line(text: impl Display) {
     queue().push(format!("{text}\n").into_bytes());
 }
 
-/// Waits until all lines are written, for a second at most.
+/// Waits until all lines are written, for one second at most.
 pub fn flush() {
     queue().flush(FLUSH_WITHIN);
 }
 
-/// Returns the counter of lines that were dropped.
+/// Returns the counter of dropped lines.
 pub fn dropped() -> Counter {
     queue().shared.dropped.clone()
 }
 
-/// Writes to standard error by way of the queue: whole lines, since each write may be dropped.
+/// A writer to standard error through the queue. Each write must be a whole line, because it may be
+/// dropped.
 #[derive(Debug, Clone, Copy)]
 pub struct StderrWriter;
 
@@ -50,14 +52,14 @@ impl Write for StderrWriter {
     }
 }
 
-/// Reports panics as an error of the log, or as a line where there is no log. The usual report
-/// blocks where standard error does.
+/// Reports panics as log errors, or as a line if there is no log. The default hook would block if
+/// standard error blocks.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
         if tracing::dispatcher::has_been_set() {
             let backtrace = backtrace.to_string();
-            tracing::error!(%panic, backtrace, "internal error; please report it");
+            tracing::error!(error = %panic, backtrace, "internal error; please report it");
         } else {
             line(format_args!("centiloc-bridge: internal error: {panic}\n{backtrace}"));
         }
@@ -69,7 +71,7 @@ fn queue() -> &'static LineQueue {
     QUEUE.get_or_init(|| LineQueue::start(io::stderr()))
 }
 
-/// Lines on their way to a writer that may block.
+/// A queue of lines for a writer that may block.
 #[derive(Debug)]
 struct LineQueue {
     shared: Arc<SharedQueue>,
@@ -85,14 +87,14 @@ struct SharedQueue {
 #[derive(Debug, Default)]
 struct QueueState {
     lines: VecDeque<Vec<u8>>,
-    /// Bytes in `lines`. Invariant: at most [`MAX_QUEUED_BYTES`].
+    /// Sum of the bytes in `lines`. Invariant: at most [`MAX_QUEUED_BYTES`].
     bytes: usize,
-    /// True while the thread writes a line that it took from `lines`.
+    /// True while the thread writes a line taken from `lines`.
     writing: bool,
 }
 
 impl LineQueue {
-    /// Starts the thread that writes. Without it, all lines are dropped and counted.
+    /// Starts the writer thread. If that fails, all lines are dropped and counted.
     fn start(mut writer: impl Write + Send + 'static) -> Self {
         let shared = Arc::new(SharedQueue::default());
         let of_thread = Arc::clone(&shared);
@@ -116,7 +118,7 @@ impl LineQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Returns false if some lines are not written within `limit`.
+    /// Waits until all lines are written. Returns false after `limit`.
     fn flush(&self, limit: Duration) -> bool {
         let state = self.shared.state();
         let busy = |state: &mut QueueState| state.writing || !state.lines.is_empty();
@@ -139,7 +141,7 @@ impl SharedQueue {
             } else if self.caught_up() && self.dropped.get() > reported {
                 let lines = self.dropped.get() - reported;
                 reported += lines;
-                tracing::warn!(lines, "log lines were dropped: standard error did not take them");
+                tracing::warn!(lines, "log lines were dropped: standard error did not accept them");
             }
             self.state().writing = false;
             self.changed.notify_all();
@@ -169,7 +171,7 @@ fn write_whole(writer: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(WRITE_AGAIN_AFTER),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(WRITE_RETRY_DELAY),
             Err(error) => return Err(error),
         }
     }
@@ -184,7 +186,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// Takes one write for each result that it is given; blocks meanwhile.
+    /// A writer that blocks until the test sends the result of its next write.
     struct GatedWriter {
         results: Receiver<io::Result<usize>>,
         written: Sender<Vec<u8>>,
@@ -209,10 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_writer_costs_lines_not_time() {
+    fn blocked_writer_drops_lines_without_delay() {
         const LINE: usize = 1024;
         let (queue, allow, _writes) = gated();
-        // One line is in the thread's hands, and as many wait as there is room for.
+        // The thread has taken one line, and the queue is full.
         let most = MAX_QUEUED_BYTES / LINE + 1;
         for _ in 0..most + 10 {
             queue.push(vec![b'x'; LINE]);
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_written_is_counted() {
+    fn line_that_cannot_be_written_is_counted() {
         let (queue, allow, writes) = gated();
         queue.push(b"lost\n".to_vec());
         queue.push(b"next\n".to_vec());

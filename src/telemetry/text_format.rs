@@ -1,12 +1,12 @@
-//! Turns OpenMetrics text into the Prometheus text format 0.0.4, which every collector reads.
+//! Converts OpenMetrics text into the Prometheus text format 0.0.4, which every collector reads.
 //!
-//! The two differ in the comments only: 0.0.4 declares a counter and an info under the name of the
-//! sample (`x_total`, `x_info`), knows fewer types, and has neither `# UNIT` nor `# EOF`.
+//! The two formats differ only in comments: 0.0.4 declares a counter and an info under the name of
+//! the sample (`x_total`, `x_info`), knows fewer types, and has neither `# UNIT` nor `# EOF`.
 
 /// Converts an OpenMetrics exposition without timestamps and exemplars.
 pub(super) fn from_openmetrics(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len() + openmetrics.len() / 16);
-    // HELP precedes TYPE, which decides under which name both are written.
+    // HELP precedes TYPE, which decides the name of both.
     let mut help = None;
     for line in openmetrics.lines() {
         let comment = line.strip_prefix("# ").and_then(|rest| rest.split_once(' '));
@@ -29,7 +29,7 @@ pub(super) fn from_openmetrics(openmetrics: &str) -> String {
     text
 }
 
-/// Returns the suffix of the declared name and the type in 0.0.4.
+/// Returns the suffix of the declared name and the type name in 0.0.4.
 fn declared_as(openmetrics_type: &str) -> (&'static str, &'static str) {
     match openmetrics_type {
         "counter" => ("_total", "counter"),

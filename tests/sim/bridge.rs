@@ -12,12 +12,12 @@ use centiloc_bridge::decode::stage::DecodeStage;
 use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::message::{DecodedItem, Feedback};
 use centiloc_bridge::service::leadership::{Leadership, LockHolder};
-use centiloc_bridge::session::Session;
-use centiloc_bridge::session::credentials::{Material, Sources};
-use centiloc_bridge::session::gap_tracker::GapTracker;
+use centiloc_bridge::session::MqttSession;
+use centiloc_bridge::session::context::{ProcessContext, SessionContext};
+use centiloc_bridge::session::control::SessionControl;
+use centiloc_bridge::session::credentials::{CredentialSource, CredentialState};
+use centiloc_bridge::session::gaps::GapTracker;
 use centiloc_bridge::session::intake_sender::{self, IntakeSender};
-use centiloc_bridge::session::orders::Orders;
-use centiloc_bridge::session::shared::{Process as ProcessState, Shared};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
@@ -98,12 +98,12 @@ pub struct Settings {
 /// A process of the bridge.
 pub struct Process {
     around: Surroundings,
-    state: ProcessState,
+    state: ProcessContext,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     condition: Arc<DatabaseStatus>,
     leadership: watch::Sender<Leadership>,
-    material: watch::Sender<Material>,
+    material: watch::Sender<CredentialState>,
     max_events: watch::Sender<usize>,
     reconnect: watch::Sender<Reconnect>,
     connections: Arc<AtomicU64>,
@@ -122,7 +122,7 @@ impl Process {
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let settings = &around.settings;
-        let state = ProcessState {
+        let state = ProcessContext {
             instance: Uuid::from_u128(around.world.draw(1..=u64::MAX).into()),
             spool_dir: settings.spool.map(|_| "spool".to_owned()),
             gaps: Arc::new(Mutex::new(GapTracker::new(settings.queue_grace))),
@@ -166,7 +166,7 @@ impl Process {
         let settings = &self.around.settings;
         let mqtt = mqtt(settings);
         let filters = topic::filters(&mqtt, "acme");
-        let shared = Shared::new(
+        let shared = SessionContext::new(
             self.state.clone(),
             "acme".to_owned(),
             mqtt.clone(),
@@ -174,14 +174,14 @@ impl Process {
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
         );
-        let orders = Orders {
+        let orders = SessionControl {
             stop: stop.clone(),
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
             reconnect: self.reconnect.subscribe(),
             retire: None,
         };
-        let session = Session::new(
+        let session = MqttSession::new(
             shared,
             IntakeSender::new(to_decode),
             from_stages,
@@ -353,7 +353,7 @@ fn mqtt(settings: &Settings) -> Mqtt {
     }
 }
 
-fn material(around: &Surroundings) -> Material {
-    let sources = Sources::new("acme", &mqtt(&around.settings));
-    Material::Ready(Arc::new(sources.load().unwrap()))
+fn material(around: &Surroundings) -> CredentialState {
+    let sources = CredentialSource::new("acme", &mqtt(&around.settings));
+    CredentialState::Ready(Arc::new(sources.load().unwrap()))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use centiloc_bridge::connection_event::{ConnectionEvent, ConnectionName};
 use centiloc_bridge::gap::GapCause;
-use centiloc_bridge::session::gap_state_file::{GapState, PendingGaps};
+use centiloc_bridge::session::gaps::{GapState, PendingGaps};
 use centiloc_bridge::store::error::{ErrorClass, classify};
 use centiloc_bridge::store::event_store::EventStore;
 use centiloc_bridge::store::journal::JournalOutcome;

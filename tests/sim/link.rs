@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use centiloc_bridge::session::transport::{Incoming, Outgoing, Step, Transport};
+use centiloc_bridge::session::transport::{
+    IncomingPacket, OutgoingPacket, Transport, TransportFuture,
+};
 use rumqttc::ConnectionError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,8 +26,8 @@ pub struct Link {
 
 #[derive(Debug)]
 struct State {
-    to_client: VecDeque<Incoming>,
-    to_broker: VecDeque<Outgoing>,
+    to_client: VecDeque<IncomingPacket>,
+    to_broker: VecDeque<OutgoingPacket>,
     /// The client can still use it.
     open: bool,
     /// Nothing passes any more, and the client is not told.
@@ -59,7 +61,7 @@ impl Link {
     }
 
     /// Sends a packet to the client.
-    pub fn send(&self, packet: Incoming) {
+    pub fn send(&self, packet: IncomingPacket) {
         let mut state = self.lock();
         if state.open && !state.silent {
             state.to_client.push_back(packet);
@@ -69,7 +71,7 @@ impl Link {
     }
 
     /// Takes the next packet of the client, unless it is held up.
-    pub fn take(&self) -> Option<Outgoing> {
+    pub fn take(&self) -> Option<OutgoingPacket> {
         let mut state = self.lock();
         let packet = if state.stalled || state.silent { None } else { state.to_broker.pop_front() };
         if packet.is_some() {
@@ -116,7 +118,7 @@ impl Link {
         state.open && !state.silent
     }
 
-    fn read_now(&self) -> Option<Result<Incoming, ConnectionError>> {
+    fn read_now(&self) -> Option<Result<IncomingPacket, ConnectionError>> {
         let mut state = self.lock();
         match state.to_client.pop_front() {
             Some(packet) => {
@@ -134,7 +136,7 @@ impl Link {
         state.open && state.stalled
     }
 
-    async fn write_all(&self, packets: Vec<Outgoing>) -> Result<(), ConnectionError> {
+    async fn write_all(&self, packets: Vec<OutgoingPacket>) -> Result<(), ConnectionError> {
         self.world.step_aside(0..=2).await;
         while self.is_stalled() {
             self.changed.notified().await;
@@ -165,9 +167,9 @@ fn broken() -> ConnectionError {
     ConnectionError::Io(io::ErrorKind::ConnectionReset.into())
 }
 
-fn short(packet: &Incoming) -> String {
+fn short(packet: &IncomingPacket) -> String {
     match packet {
-        Incoming::Publish(publish) => {
+        IncomingPacket::Publish(publish) => {
             let (event, _) = crate::message::identify(&publish.payload);
             format!(
                 "PUBLISH event {event} id {} qos {} dup {}",
@@ -188,7 +190,7 @@ impl Drop for ClientEnd {
 }
 
 impl Transport for ClientEnd {
-    fn read(&mut self) -> Step<'_, Incoming> {
+    fn read(&mut self) -> TransportFuture<'_, IncomingPacket> {
         Box::pin(async {
             loop {
                 if let Some(packet) = self.0.read_now() {
@@ -199,11 +201,11 @@ impl Transport for ClientEnd {
         })
     }
 
-    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>> {
+    fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>> {
         self.0.read_now()
     }
 
-    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()> {
+    fn write(&mut self, packets: Vec<OutgoingPacket>) -> TransportFuture<'_, ()> {
         Box::pin(self.0.write_all(packets))
     }
 }

@@ -1,4 +1,4 @@
-//! `csr`: the vendor's first step, making the key and the request to be signed.
+//! `csr`: creates the private key and the certificate signing request, the vendor's first step.
 
 mod report;
 
@@ -19,11 +19,12 @@ use crate::credentials::files::{self, NewFile, PRIVATE, PUBLIC};
 use crate::credentials::pem::PemFile;
 use crate::credentials::{Curve, EcKey};
 
-/// File names of the vendor's documentation.
+/// File name of the private key in the vendor's documentation.
 const KEY_FILE: &str = "private-key.pem";
+/// File name of the request in the vendor's documentation.
 const REQUEST_FILE: &str = "certificate-request.csr";
 
-/// Make a private key and a certificate signing request for Centiloc
+/// Create a private key and a certificate signing request for Centiloc
 #[derive(Debug, Args)]
 pub struct CsrArgs {
     /// Your tenantID, exactly as Centiloc gave it (Common Name)
@@ -47,21 +48,21 @@ pub struct CsrArgs {
     /// Organizational Unit Name, for example the section
     #[arg(long)]
     pub organizational_unit: Option<String>,
-    /// Directory for the files; made if missing, and nothing in it is overwritten
+    /// Directory for the files, created if missing (no file is overwritten)
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Use this existing EC key instead of making one, for example to renew
+    /// Use this existing EC key instead of a new one, for example for a renewal
     #[arg(long, value_name = "FILE", conflicts_with = "curve")]
     pub key: Option<PathBuf>,
     /// Curve of the new key
     #[arg(long, value_enum, default_value_t = CurveArg::P256)]
     pub curve: CurveArg,
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     pub json: bool,
 }
 
-/// Curve of a new key.
+/// The elliptic curve of a new key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CurveArg {
     /// NIST P-256, the documented choice
@@ -70,7 +71,7 @@ pub enum CurveArg {
     P384,
 }
 
-/// Makes the files and writes the next steps to `out`.
+/// Creates the files and writes the next steps to `out`.
 pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let subject = subject(args);
     let problems = subject.problems();
@@ -125,13 +126,13 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// All or nothing: both files are there, complete and on the disk, or neither is.
+/// Writes both files, complete and synced to disk, or neither.
 fn write_files(directory: &Path, key: Option<&EcKey>, request: &str) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("could not make the directory {}", directory.display()))?;
+        .with_context(|| format!("could not create the directory {}", directory.display()))?;
     let mut key_file = key
         .map(|key| create(&directory.join(KEY_FILE), PRIVATE).map(|file| (file, key)))
         .transpose()?;
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_have_the_vendors_names_fit_each_other_and_the_key_is_private() {
+    fn key_and_request_match_and_key_is_private() {
         let files = Files::new();
         let out = files.path("new/deep");
         let printed = csr(&out, &["--country", "FR"]).expect("made");
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_configuration_is_toml_that_names_the_files() {
+    fn printed_configuration_is_toml_naming_the_files() {
         let files = Files::new();
         let printed = csr(files.dir(), &[]).expect("made");
         let from = printed.find("tenant = ").expect("a configuration");
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_never_overwritten_and_nothing_is_left_half_done() {
+    fn existing_files_are_never_overwritten() {
         let files = Files::new();
         files.write(REQUEST_FILE, "old request");
         let error = csr(files.dir(), &[]).expect_err("refused").to_string();
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_an_existing_key_leaves_the_key_alone() {
+    fn request_for_existing_key_leaves_key_unchanged() {
         for format in ["SEC1", "PKCS#8"] {
             let files = Files::new();
             let sec1 = openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout"], &[]);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_centiloc_would_refuse_is_refused_before_anything_is_written() {
+    fn unsuitable_key_is_refused_before_writing() {
         let files = Files::new();
         let key = files.write("rsa.pem", openssl(&["genrsa", "2048"], &[]));
         let out = files.path("out");
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exposed_existing_key_is_remarked_on() {
+    fn exposed_existing_key_is_warned_about() {
         let files = Files::new();
         let key = files.write("old.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -1,4 +1,4 @@
-//! What `csr` prints once the files are there: for a person or as JSON.
+//! The output of `csr` once the files exist, as text or as JSON.
 
 use std::path::Path;
 
@@ -10,45 +10,46 @@ use super::REQUEST_FILE;
 use crate::cli::output;
 use crate::credentials::csr::Subject;
 
-/// File names of the vendor's documentation, and the ones used throughout docs and examples.
+/// File name of the certificate in the vendor's documentation.
 const CERTIFICATE_FILE: &str = "tls-cert.pem";
+/// File name of the password, as used throughout docs and examples.
 const PASSWORD_FILE: &str = "mqtt.password";
 
-/// What was made.
+/// The created files and their contents.
 pub(super) struct CsrReport<'a> {
     pub subject: &'a Subject,
     pub directory: &'a Path,
     pub key: &'a Path,
-    /// The key was made too: a first request, not a renewal.
+    /// True if the key is new: a first request, not a renewal.
     pub new: bool,
-    /// The request, PEM.
+    /// The certificate signing request, PEM.
     pub request: &'a str,
-    /// What is wrong with the existing key's file.
+    /// Problem with the permissions of the existing key file.
     pub warning: Option<String>,
 }
 
 impl CsrReport<'_> {
-    /// The report for a person.
+    /// Formats the report as text with the next steps.
     pub fn text(&self) -> anyhow::Result<String> {
         let (path, key) = (self.directory.join(REQUEST_FILE), self.key.display());
         let path = path.display();
         let made = if self.new {
-            format!("Made the private key {key} (mode 0600) and the request {path}")
+            format!("Created the private key {key} (mode 0600) and the request {path}")
         } else {
-            format!("Made the request {path} for the existing private key {key}")
+            format!("Created the request {path} for the existing private key {key}")
         };
         let warning =
             self.warning.as_ref().map(|text| format!("Warning: {text}\n")).unwrap_or_default();
         let RequestContents { subject, public_key } = contents(self.request)?;
         Ok(format!(
-            "{made}\n{warning}\nThe request says\n   Subject:    {subject}\n   Public key: \
-             {public_key}\n\nThe same from OpenSSL: openssl req -in {path} -noout -text \
+            "{made}\n{warning}\nThe request contains\n   Subject:    {subject}\n   Public key: \
+             {public_key}\n\nThe same with OpenSSL: openssl req -in {path} -noout -text \
              -verify\n\n{steps}",
             steps = if self.new { self.first_steps() } else { self.renewal_step() },
         ))
     }
 
-    /// The report for a program. `configuration` is null for a renewal.
+    /// Formats the report as JSON. `configuration` is null for a renewal.
     pub fn json(&self) -> anyhow::Result<String> {
         let RequestContents { subject, public_key } = contents(self.request)?;
         output::json(&json!({
@@ -66,10 +67,10 @@ impl CsrReport<'_> {
     fn first_steps(&self) -> String {
         format!(
             "Next steps
-1. Send {REQUEST_FILE} to the Centiloc support team. Keep {key} to yourself:
-   it is never sent anywhere.
+1. Send {REQUEST_FILE} to the Centiloc support team. Never send {key} to
+   anyone.
 2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
-   leave mqtt.tls.ca_file out.
+   leave mqtt.tls.ca_file unset.
 3. Within one working day the support team sends your certificate, valid for 1 year, and a user
    name and password for this connection. Save the certificate as {CERTIFICATE_FILE} and the
    password alone as {PASSWORD_FILE}, a file that only the service can read. Then configure:
@@ -88,9 +89,9 @@ Before the certificate expires, renew it with the same key:
 
     fn renewal_step(&self) -> String {
         format!(
-            "Next step: send {} to the Centiloc support team. When the new certificate comes, put \
-             it in the place of the old one (mqtt.tls.cert_file): the running service takes it up \
-             without a restart. Key, user name, password and configuration stay as they are.\n",
+            "Next step: send {} to the Centiloc support team. When the new certificate \
+             arrives, put it in the place of the old one (mqtt.tls.cert_file): the running service \
+             loads it without a restart. Key, user name, password and configuration stay the same.\n",
             self.directory.join(REQUEST_FILE).display()
         )
     }
@@ -122,9 +123,9 @@ struct RequestContents {
     public_key: String,
 }
 
-/// Reads the request back from its bytes.
+/// Parses the request that was just created.
 fn contents(request: &str) -> anyhow::Result<RequestContents> {
-    let unreadable = || anyhow!("the request just made cannot be read back");
+    let unreadable = || anyhow!("the request just created could not be parsed");
     let (_, pem) =
         x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(|_| unreadable())?;
     let (_, parsed) =

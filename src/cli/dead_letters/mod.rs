@@ -1,4 +1,4 @@
-//! `dead-letters`: look at what was set aside, try it again after a fix, and clear it away.
+//! `dead-letters`: lists dead letters, replays them after a fix, exports and purges them.
 
 mod render;
 
@@ -25,7 +25,7 @@ use crate::store::Store;
 use crate::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
 use crate::telemetry::stderr;
 
-/// Arguments of `dead-letters`.
+/// Command-line arguments of `dead-letters`.
 #[derive(Debug, clap::Args)]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
@@ -34,30 +34,30 @@ pub struct DeadLettersArgs {
 
 #[derive(Debug, Subcommand)]
 enum DeadLettersCommand {
-    /// List them, newest first
+    /// List dead letters, newest first
     List {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
         filter: FilterArgs,
-        /// Also those that a replay has brought in
+        /// Include replayed dead letters
         #[arg(long)]
         all: bool,
-        /// How many at most
+        /// Print at most this many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
         limit: i64,
     },
-    /// Show one with its payload
+    /// Show one dead letter with its payload
     Show {
         #[command(flatten)]
         common: CommonArgs,
-        /// Its number
+        /// ID of the dead letter
         id: i64,
-        /// Write the payload alone, as it was received
+        /// Print only the payload, as it was received
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
-    /// Decode and store them again
+    /// Decode dead letters again and store their events
     #[command(arg_required_else_help = true)]
     ReplayOutcome {
         #[command(flatten)]
@@ -66,24 +66,24 @@ enum DeadLettersCommand {
         filter: FilterArgs,
         #[command(flatten)]
         chosen: IdArgs,
-        /// Everything that no replay has brought in yet
+        /// Replay all dead letters that were not replayed yet
         #[arg(long)]
         all: bool,
     },
-    /// Write them to a file, one JSON document a line, oldest first
+    /// Write dead letters to a file, one JSON document per line, oldest first
     Export {
         #[command(flatten)]
         config: ConfigFileArgs,
         #[command(flatten)]
         filter: FilterArgs,
-        /// Also those that a replay has brought in
+        /// Include replayed dead letters
         #[arg(long)]
         all: bool,
-        /// The new file, readable by its owner alone [default: standard output]
+        /// File to create, readable only by its owner [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Delete them for good; what was not replayed is lost
+    /// Delete dead letters for good, including messages that were not replayed
     #[command(arg_required_else_help = true)]
     Purge {
         #[command(flatten)]
@@ -92,10 +92,10 @@ enum DeadLettersCommand {
         filter: FilterArgs,
         #[command(flatten)]
         chosen: IdArgs,
-        /// Also those that a replay has brought in; alone, everything
+        /// Include replayed dead letters (without a filter, delete all)
         #[arg(long)]
         all: bool,
-        /// Only count them
+        /// Only count the dead letters, without deleting them
         #[arg(long)]
         dry_run: bool,
     },
@@ -103,7 +103,7 @@ enum DeadLettersCommand {
 
 #[derive(Debug, clap::Args)]
 struct IdArgs {
-    /// Their numbers
+    /// IDs of the dead letters
     #[arg(required_unless_present_any = ["all", "reason", "topic", "since"])]
     #[arg(conflicts_with_all = ["all", "reason", "topic", "since"])]
     ids: Vec<i64>,
@@ -113,20 +113,21 @@ struct IdArgs {
 struct CommonArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Write one JSON document, for programs
+    /// Print one JSON document, for programs
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct FilterArgs {
-    /// Only those set aside for this reason
+    /// Only dead letters with this reason
     #[arg(long, value_parser = PossibleValuesParser::new(RejectReason::ALL.map(RejectReason::as_str)))]
     reason: Option<String>,
-    /// Only those of this topic
+    /// Only dead letters of this topic
     #[arg(long)]
     topic: Option<String>,
-    /// Only those received since: RFC 3339, or a duration before now such as 2h or 7d
+    /// Only dead letters received since this time: RFC 3339, or a duration before now such as 2h or
+    /// 7d
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<OffsetDateTime>,
 }
@@ -165,7 +166,7 @@ impl DeadLettersCommand {
     }
 }
 
-/// Exit code 1 if there is no such dead letter, or some could not be brought in.
+/// Runs the command. Returns exit code 1 if a dead letter does not exist or could not be stored.
 pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
     let config = args.action.config().load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
@@ -194,14 +195,14 @@ pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
             let asked = ids.len();
             let ids = chosen(&store, ids, &filter.filter(all)).await?;
             let purged = purge(&store, &ids, dry_run, common.json, out).await?;
-            // Those named by number must have been there.
+            // Dead letters given by ID must have existed.
             asked == 0 || dry_run || usize::try_from(purged) == Ok(asked)
         }
     };
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-/// The numbers given, or else all that the filter means.
+/// Returns the given IDs, or those of all dead letters that match the filter.
 async fn chosen(
     store: &Store,
     ids: Vec<i64>,
@@ -210,7 +211,7 @@ async fn chosen(
     if ids.is_empty() { Ok(store.dead_letter_ids(filter).await?) } else { Ok(ids) }
 }
 
-/// False if there is none.
+/// Prints one dead letter. Returns false if it does not exist.
 async fn show(
     store: &Store,
     id: i64,
@@ -232,7 +233,7 @@ async fn show(
     Ok(true)
 }
 
-/// False if some could not be brought in.
+/// Replays the dead letters. Returns false if some could not be stored.
 async fn replay(
     config: &Config,
     store: &Store,
@@ -243,7 +244,7 @@ async fn replay(
     let decoder = Decoder::new(&config.decode, &config.tenant)?;
     let (mut stored, mut left) = (0, Vec::new());
     for id in ids {
-        // Judged as when it was received: only the schema may have become right since.
+        // The checks use the time of receipt: only the schema may have been corrected since.
         let decode = |topic: &str, payload: &_, received_at| {
             decoder.decode(topic, payload, received_at, ClockTrust::Agree(received_at))
         };
@@ -255,7 +256,7 @@ async fn replay(
             }
             ReplayOutcome::Rejected(reject) => reject.to_string(),
             ReplayOutcome::Refused(detail) => format!("refused_by_database: {detail}"),
-            ReplayOutcome::Unknown => "there is none with this number".to_owned(),
+            ReplayOutcome::Unknown => "it does not exist".to_owned(),
         };
         if !json {
             writeln!(out, "{id:6}  {}", printable(&why))?;
@@ -266,12 +267,12 @@ async fn replay(
     if json {
         out.write_all(output::json(&json!({ "stored": stored, "left": left }))?.as_bytes())?;
     } else {
-        writeln!(out, "{stored} brought in, {} left", left.len())?;
+        writeln!(out, "{stored} stored, {} left", left.len())?;
     }
     Ok(complete)
 }
 
-/// One line each, one in memory at a time.
+/// Writes one line per dead letter, with one in memory at a time.
 async fn export(store: &Store, ids: &[i64], file: Option<&Path>) -> anyhow::Result<()> {
     let mut out: Box<dyn Write> = match file {
         Some(path) => {
@@ -283,7 +284,7 @@ async fn export(store: &Store, ids: &[i64], file: Option<&Path>) -> anyhow::Resu
     let mut lines = BufWriter::new(&mut out);
     let mut exported = 0;
     for id in ids {
-        // One that was purged meanwhile is left out.
+        // A dead letter that was purged in the meantime is skipped.
         if let Some((letter, payload)) = store.dead_letter(*id).await? {
             serde_json::to_writer(&mut lines, &render::document(&letter, &payload)?)?;
             lines.write_all(b"\n").context("could not write the export")?;
@@ -295,7 +296,7 @@ async fn export(store: &Store, ids: &[i64], file: Option<&Path>) -> anyhow::Resu
     Ok(())
 }
 
-/// How many were deleted, or would be.
+/// Deletes the dead letters. Returns the number that were deleted, or would be with `dry_run`.
 async fn purge(
     store: &Store,
     ids: &[i64],

@@ -1,4 +1,4 @@
-//! How dead letters are shown: for a person, and as JSON.
+//! Formats dead letters as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -8,10 +8,10 @@ use crate::cli::output::printable;
 use crate::store::dead_letters::DeadLetterSummary;
 use crate::timestamp::shown;
 
-/// Bytes of a payload shown as a hex dump; `--raw` writes the rest.
-const SHOWN: usize = 4096;
+/// Most bytes of a payload in a hex dump, of which `--raw` prints all of them.
+const MAX_DUMP: usize = 4096;
 
-/// Two lines a dead letter.
+/// Formats two lines per dead letter.
 pub(super) fn list(letters: &[DeadLetterSummary]) -> anyhow::Result<String> {
     let mut out = String::new();
     if letters.is_empty() {
@@ -34,10 +34,10 @@ pub(super) fn list(letters: &[DeadLetterSummary]) -> anyhow::Result<String> {
     Ok(out)
 }
 
-/// Everything about one dead letter, with a hex dump of its payload.
+/// Formats all columns of one dead letter, with a hex dump of its payload.
 pub(super) fn one(letter: &DeadLetterSummary, payload: &[u8]) -> anyhow::Result<String> {
     let mut out = String::new();
-    writeln!(out, "number      {}", letter.id)?;
+    writeln!(out, "id          {}", letter.id)?;
     writeln!(out, "topic       {}", printable(&letter.topic))?;
     writeln!(out, "received    {}", shown(letter.received_at))?;
     writeln!(out, "last seen   {}", shown(letter.last_seen_at))?;
@@ -49,14 +49,14 @@ pub(super) fn one(letter: &DeadLetterSummary, payload: &[u8]) -> anyhow::Result<
     }
     writeln!(out, "replayed    {}", letter.replayed_at.map_or_else(|| "no".to_owned(), shown))?;
     writeln!(out, "payload     {} bytes", payload.len())?;
-    out.push_str(&dump(&payload[..payload.len().min(SHOWN)]));
-    if payload.len() > SHOWN {
-        writeln!(out, "… {} bytes more: --raw writes them all", payload.len() - SHOWN)?;
+    out.push_str(&dump(&payload[..payload.len().min(MAX_DUMP)]));
+    if payload.len() > MAX_DUMP {
+        writeln!(out, "… {} more bytes: --raw prints all of them", payload.len() - MAX_DUMP)?;
     }
     Ok(out)
 }
 
-/// A dead letter with its payload, in hexadecimal and, where it is text, as text.
+/// Returns a dead letter as JSON, with its payload in hexadecimal and, if it is UTF-8, as text.
 pub(super) fn document(letter: &DeadLetterSummary, payload: &[u8]) -> anyhow::Result<Value> {
     let mut document = serde_json::to_value(letter)?;
     document["payload_hex"] = hex(payload).into();
@@ -71,7 +71,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Sixteen bytes a line, in hex and as text.
+/// Formats sixteen bytes per line, in hexadecimal and as text.
 fn dump(bytes: &[u8]) -> String {
     let line = |(number, line): (usize, &[u8])| {
         let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_readable_and_cannot_command_the_terminal() {
+    fn control_characters_in_a_list_are_escaped() {
         let text = list(&[letter()]).unwrap();
         assert!(!text.contains('\u{1b}'), "{text:?}");
         assert!(
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_is_dumped_in_hex_and_text() {
+    fn payload_is_dumped_in_hex_and_text() {
         assert_eq!(
             dump(b"\0abcdefghijklmnopq"),
             "00000000  00 61 62 63 64 65 66 67 68 69 6a 6b 6c 6d 6e 6f  .abcdefghijklmno\n\

@@ -1,4 +1,4 @@
-//! `simulate`: boards and items that behave like real ones, published to a broker of yours.
+//! `simulate`: publishes events of simulated boards and items to a test broker.
 
 mod target;
 #[cfg(test)]
@@ -27,95 +27,96 @@ use crate::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use crate::simulate::world::WorldSettings;
 use crate::telemetry::{logging, stderr};
 
-/// Events a second where nothing else is asked for: a busy shop.
+/// Default events per second: a busy shop.
 const RATE: u64 = 10;
-/// The same for history. More might overflow the broker's queue for a bridge that is slower.
+/// Default events per second with `--over`. A higher rate may overflow the broker's queue for a
+/// slower bridge.
 const HISTORY_RATE: u64 = 1000;
-/// Events of an item on a day of the past where no count is given: it stays about a day.
+/// Default events per item and day with `--over`. An item then stays about a day.
 const EVENTS_AN_ITEM_A_DAY: u64 = 6;
-/// A history is at least and at most so long.
+/// Shortest and longest period of `--over`.
 const HISTORY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
-/// Exit code of a second SIGINT: 128 and its number.
+/// Exit code after a second SIGINT: 128 plus the signal number.
 const INTERRUPTED: u8 = 130;
-/// Exit code of a second SIGTERM: 128 and its number.
+/// Exit code after a second SIGTERM: 128 plus the signal number.
 const TERMINATED: u8 = 143;
 
-/// Arguments of `simulate`.
+/// Command-line arguments of `simulate`.
 #[derive(Debug, clap::Args)]
 pub struct SimulateArgs {
-    /// Take broker, tenant, user, TLS and format from this configuration; the options below win.
+    /// Use broker, tenant, user, TLS and format of this configuration, unless overridden below
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Broker host name or address [default: 127.0.0.1].
+    /// Broker host name or address [default: 127.0.0.1]
     #[arg(long)]
     host: Option<String>,
-    /// Broker port [default: 1883, or 8883 with TLS].
+    /// Broker port [default: 1883, or 8883 with TLS]
     #[arg(long)]
     port: Option<u16>,
-    /// Tenant in topics and events [default: demo].
+    /// Tenant in topics and events [default: demo]
     #[arg(long, value_parser = tenant)]
     tenant: Option<String>,
-    /// MQTT client id [default: <tenant>-simulator-<random>].
+    /// MQTT client id [default: <tenant>-simulator-<random>]
     #[arg(long)]
     client_id: Option<String>,
-    /// Trust anchors, PEM; turns TLS on.
+    /// Trust anchors, PEM (enables TLS)
     #[arg(long, value_name = "FILE", requires = "cert")]
     ca: Option<PathBuf>,
-    /// Client certificate, PEM; turns TLS on.
+    /// Client certificate, PEM (enables TLS)
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Private key of the client certificate, PEM.
+    /// Private key of the client certificate, PEM
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// User name at the broker.
+    /// User name at the broker
     #[arg(long, requires = "password_file")]
     username: Option<String>,
-    /// File with the password; one trailing newline is stripped.
+    /// File with the password, without its trailing newline
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<PathBuf>,
-    /// Distinct events a second; 0 is as fast as the broker acknowledges [default: 10, or
-    /// 1000 with --over].
+    /// Distinct events per second, 0 for as fast as the broker acknowledges [default: 10, or
+    /// 1000 with --over]
     #[arg(long)]
     rate: Option<u64>,
-    /// Make history: spread the events over so long a time before now, such as 30d, by day and by
-    /// night; boards change status too. Ends with the present.
+    /// Spread the events over this period before now, such as 30d, with busy days and quiet nights,
+    /// board events included
     #[arg(long, value_name = "DURATION", value_parser = over, conflicts_with = "start")]
     over: Option<Duration>,
-    /// Distinct events in all [default: until Ctrl-C; with --over, 6 an item and day].
+    /// Total of distinct events [default: until Ctrl-C, or with --over, 6 per item and day]
     #[arg(long)]
     count: Option<u64>,
-    /// Boards.
+    /// Number of simulated boards
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999_999))]
     boards: u32,
-    /// Items.
+    /// Number of simulated items
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     items: u32,
-    /// Format of the events; `both` publishes each in both [default: protobuf].
+    /// Format of the events, or each event in `both` [default: protobuf]
     #[arg(long, value_enum)]
     format: Option<FormatChoice>,
-    /// The same seed makes the same boards, items and moves.
+    /// Seed of the random choices (the same seed gives the same boards, items and moves)
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Boards change status too.
+    /// Also publish status changes of boards
     #[arg(long)]
     board_events: bool,
-    /// Time of the first event, RFC 3339; makes a run repeatable to the byte [default: now].
+    /// Time of the first event, RFC 3339, for a run that is repeatable to the byte [default: now]
     #[arg(long, value_name = "TIME", value_parser = start)]
     start: Option<OffsetDateTime>,
-    /// Share of the messages that are sent a second time, 0 to 1.
+    /// Share of the messages that are sent a second time, 0 to 1
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
     duplicates: f64,
-    /// Most messages waiting for the broker's acknowledgement.
+    /// Maximum number of unacknowledged messages
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     max_inflight: u16,
 }
 
-/// Publishes, tells progress on stderr, and ends with one line on stdout.
+/// Publishes the events, reports progress on stderr and prints one line on stdout at the end.
 pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
-    // Lost connections are told as warnings.
+    // Lost connections are logged as warnings.
     let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
-    let target = PublishTarget::of(&args)?;
+    let target = PublishTarget::new(&args)?;
     let broker = target.broker(&args)?;
     let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));
     let stop = CancellationToken::new();
@@ -133,9 +134,10 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal stops the run in order; the second ends it with the exit code returned.
+/// Waits for two signals. The first stops the run in order. The second ends it with the returned
+/// exit code.
 async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
-    let listen = |kind| signal(kind).context("could not listen to signals");
+    let listen = |kind| signal(kind).context("could not listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     loop {
@@ -174,7 +176,7 @@ fn source_settings(
             let events = count.unwrap_or_default();
             MomentumClock::EventHistory(Arc::new(EventHistory::new(now, over, events, args.seed)))
         }
-        (None, Some(start)) => MomentumClock::invented(start, rate(args)),
+        (None, Some(start)) => MomentumClock::simulated(start, rate(args)),
         (None, None) => MomentumClock::Wall,
     };
     SourceSettings {
@@ -207,7 +209,7 @@ fn over(text: &str) -> Result<Duration, String> {
 fn start(text: &str) -> Result<OffsetDateTime, String> {
     let time = OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|_| "expected RFC 3339, for example 2026-03-01T10:00:00Z".to_owned())?;
-    // Momenta are counted in 64 bits of nanoseconds, and a run goes on for years at most.
+    // A momentum is held as nanoseconds in 64 bits, and a run lasts years at most.
     if (1970..2200).contains(&time.year()) {
         Ok(time)
     } else {

@@ -1,5 +1,5 @@
-//! Where `simulate` publishes, and as whom: from its options, and from the configuration where one is
-//! named.
+//! The broker and client of `simulate`, from its options and from the configuration if one is
+//! given.
 
 use std::path::Path;
 
@@ -9,19 +9,21 @@ use secrecy::SecretString;
 
 use super::{ConfigFileArgs, SimulateArgs, UsageError};
 use crate::config::{Config, Formats, Mqtt, Tls};
-use crate::session::tls;
+use crate::session::credentials::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::publish::BrokerSettings;
 use crate::telemetry::stderr;
 
-/// Invented events have no business at the vendor's broker.
+/// Domain of the vendor's broker, which must not receive simulated events.
 const VENDOR_DOMAIN: &str = "centiloc.com";
+/// Default host of the broker.
 const HOST: &str = "127.0.0.1";
+/// Default tenant in topics and events.
 const TENANT: &str = "demo";
-/// MQTT's usual ports, without and with TLS.
+/// Standard MQTT ports without and with TLS.
 const PORTS: [u16; 2] = [1883, 8883];
 
-/// What is known before files are read.
+/// The settings that are known before the TLS files are read.
 pub(super) struct PublishTarget {
     pub host: String,
     pub port: u16,
@@ -32,8 +34,8 @@ pub(super) struct PublishTarget {
 }
 
 impl PublishTarget {
-    /// The configuration counts only where `-c` names one.
-    pub fn of(args: &SimulateArgs) -> anyhow::Result<Self> {
+    /// Merges the options with the configuration, which is used only if `-c` names one.
+    pub fn new(args: &SimulateArgs) -> anyhow::Result<Self> {
         let load = |file| ConfigFileArgs { file: Some(file) }.load();
         let config = args.config.clone().map(load).transpose()?.map(|loaded| loaded.config);
         Self::merged(args, config.as_ref())
@@ -45,7 +47,7 @@ impl PublishTarget {
         let host = host.unwrap_or_else(|| HOST.to_owned());
         if is_vendors(&host) {
             let text = format!(
-                "{host} is the vendor's broker: invented events go to a broker of your own; name \
+                "{host} is the vendor's broker: simulated events go to a broker of your own; name \
                  it with --host"
             );
             return Err(UsageError(text).into());
@@ -67,7 +69,7 @@ impl PublishTarget {
         })
     }
 
-    /// Reads the TLS files.
+    /// Returns the broker settings, after reading the TLS files.
     pub fn broker(&self, args: &SimulateArgs) -> anyhow::Result<BrokerSettings> {
         let client_id = args.client_id.clone();
         Ok(BrokerSettings {
@@ -102,7 +104,7 @@ fn credentials(mqtt: &Mqtt) -> Option<(String, SecretString)> {
     ))
 }
 
-/// What a bridge with this configuration receives.
+/// Returns the format that a bridge with this configuration receives.
 fn format(mqtt: &Mqtt) -> FormatChoice {
     match mqtt.items {
         Formats::Json => FormatChoice::Json,

@@ -15,9 +15,9 @@ fn parse(line: &str) -> Result<SimulateArgs, String> {
 }
 
 #[test]
-fn nothing_given_is_a_small_site_on_this_host() {
+fn defaults_are_a_small_site_on_this_host() {
     let args = parse("").expect("defaults");
-    let target = PublishTarget::of(&args).expect("settings");
+    let target = PublishTarget::new(&args).expect("settings");
     let broker = target.broker(&args).expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("127.0.0.1", 1883));
     assert!(broker.client_id.starts_with("demo-simulator-"));
@@ -30,24 +30,24 @@ fn nothing_given_is_a_small_site_on_this_host() {
 fn the_vendors_broker_is_refused() {
     for host in ["mqtt-client.centiloc.com", "centiloc.com", "MQTT-client.Centiloc.com."] {
         let args = parse(&format!("--host {host}")).expect("parses");
-        let error = PublishTarget::of(&args).err().expect("refused");
+        let error = PublishTarget::new(&args).err().expect("refused");
         assert!(error.is::<UsageError>());
         let error = error.to_string();
         assert!(error.contains("broker of your own"), "{error}");
     }
     let other = parse("--host notcentiloc.com").expect("parses");
-    assert!(PublishTarget::of(&other).is_ok(), "another's domain");
+    assert!(PublishTarget::new(&other).is_ok(), "another's domain");
 }
 
 #[test]
-fn half_given_credentials_are_refused() {
+fn incomplete_credentials_are_refused() {
     for line in ["--cert a.pem", "--key a.pem", "--ca a.pem", "--username u"] {
         parse(line).expect_err(line);
     }
 }
 
 #[test]
-fn values_that_make_no_run_are_refused() {
+fn values_out_of_range_are_refused() {
     for line in [
         "--boards 0",
         "--items 0",
@@ -67,7 +67,7 @@ fn values_that_make_no_run_are_refused() {
 }
 
 #[test]
-fn one_trailing_newline_of_the_password_is_stripped() {
+fn one_trailing_newline_of_password_is_stripped() {
     use secrecy::ExposeSecret as _;
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("password");
@@ -83,7 +83,7 @@ fn one_trailing_newline_of_the_password_is_stripped() {
 fn history_has_a_count_a_rate_and_boards() {
     let args = parse("--over 30d --items 100").expect("parses");
     let now = time::macros::datetime!(2026-03-01 10:00 UTC);
-    let target = PublishTarget::of(&args).expect("settings");
+    let target = PublishTarget::new(&args).expect("settings");
     let settings = source_settings(&args, &target, now);
     assert_eq!(
         (rate(&args), settings.count),
@@ -96,7 +96,7 @@ fn history_has_a_count_a_rate_and_boards() {
 }
 
 #[test]
-fn options_win_over_the_configuration() {
+fn options_override_the_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.toml");
     let text = "tenant = \"acme\"\n[mqtt]\nhost = \"broker.example\"\nport = 1884\n\
@@ -106,13 +106,13 @@ fn options_win_over_the_configuration() {
     std::fs::write(&file, text).expect("written");
     let of = |more: &str| {
         let args = parse(&format!("-c {} {more}", file.display())).expect("parses");
-        PublishTarget::of(&args).expect("settings").broker(&args).map(|broker| (broker, args))
+        PublishTarget::new(&args).expect("settings").broker(&args).map(|broker| (broker, args))
     };
     let (broker, args) = of("").expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("broker.example", 1884));
     assert!(broker.client_id.starts_with("acme-simulator-") && broker.tls.is_none());
     assert_eq!(broker.credentials.map(|(user, _)| user).as_deref(), Some("u"));
-    let format = PublishTarget::of(&args).expect("settings").format;
+    let format = PublishTarget::new(&args).expect("settings").format;
     assert_eq!(format, FormatChoice::Json);
     let (broker, _) = of("--host localhost --port 1 --tenant other").expect("a broker");
     assert_eq!((broker.host.as_str(), broker.port), ("localhost", 1));

@@ -1,5 +1,5 @@
-//! Writes a simulated event as the vendor's platform would: the topic, and the bytes in protobuf or in
-//! Go's JSON.
+//! Encodes a simulated event as the vendor's platform does: the topic, and the payload in protobuf
+//! or in Go's JSON.
 
 use std::sync::Arc;
 
@@ -14,31 +14,31 @@ use super::wire;
 const NS: i64 = 1_000_000_000;
 /// Seconds from the Unix epoch back to Go's zero time, 0001-01-01T00:00:00Z.
 const GO_ZERO_SECONDS: i64 = -62_135_596_800;
-/// Payloads are cut from blocks of this size, so that not each one is an allocation.
+/// Size of the blocks from which payloads are cut, so that not every payload is an allocation.
 const BLOCK: usize = 64 * 1024;
 
-/// A format the vendor publishes in.
+/// A payload format of the vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadFormat {
-    /// Protobuf with the assumed numbers.
+    /// Protobuf with the assumed field numbers.
     Protobuf,
-    /// JSON.
+    /// JSON as Go writes it.
     Json,
 }
 
-/// Which formats a run publishes.
+/// The formats of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum FormatChoice {
-    /// Protobuf only.
+    /// Publish each event in protobuf only.
     Protobuf,
-    /// JSON only.
+    /// Publish each event in JSON only.
     Json,
-    /// Each event in both.
+    /// Publish each event in both formats.
     Both,
 }
 
 impl FormatChoice {
-    /// In the order of publication.
+    /// Returns the formats in the order of publication.
     pub fn formats(self) -> &'static [PayloadFormat] {
         match self {
             Self::Protobuf => &[PayloadFormat::Protobuf],
@@ -58,7 +58,7 @@ pub struct TenantTopics {
 }
 
 impl TenantTopics {
-    /// Of this tenant.
+    /// Returns the topics of this tenant.
     pub fn new(tenant: &str) -> Self {
         Self {
             item_protobuf: format!("centiloc/{tenant}").into(),
@@ -68,7 +68,7 @@ impl TenantTopics {
         }
     }
 
-    /// Where this event is published in this format.
+    /// Returns the topic of this event in this format.
     pub fn of(&self, event: &SimulatedEvent, format: PayloadFormat) -> &Arc<str> {
         match (event, format) {
             (SimulatedEvent::Item(_), PayloadFormat::Protobuf) => &self.item_protobuf,
@@ -79,7 +79,7 @@ impl TenantTopics {
     }
 }
 
-/// Encodes; keeps its buffers between events.
+/// An encoder that keeps its buffers between events.
 #[derive(Debug, Default)]
 pub struct EventEncoder {
     block: BytesMut,
@@ -89,7 +89,7 @@ pub struct EventEncoder {
 }
 
 impl EventEncoder {
-    /// The payload of an event.
+    /// Encodes the payload of an event.
     pub fn encode(
         &mut self,
         catalog: &SiteCatalog,
@@ -127,7 +127,7 @@ impl EventEncoder {
 
 fn cut(block: &mut BytesMut, message: &impl prost::Message) -> Bytes {
     reserve(block, message.encoded_len());
-    // Unwrap safety: the room was just made.
+    // Unwrap safety: the block has just been enlarged.
     message.encode(block).expect("the block has room for the message");
     block.split().freeze()
 }
@@ -138,7 +138,7 @@ fn reserve(block: &mut BytesMut, length: usize) {
     }
 }
 
-/// An item event with its mask applied: what both formats say.
+/// The values of an item event in both formats, with its mask applied.
 struct ItemView<'a> {
     event: &'a ItemMove,
     board: &'a CatalogBoard,
@@ -166,7 +166,7 @@ impl<'a> ItemView<'a> {
     }
 
     fn fill_ratio(&self) -> f32 {
-        if self.shows(FieldMask::FIGURES) { self.event.fill_ratio } else { 0.0 }
+        if self.shows(FieldMask::MEASUREMENTS) { self.event.fill_ratio } else { 0.0 }
     }
 
     fn hold_ns(&self) -> Option<i64> {
@@ -200,7 +200,7 @@ fn fill_item(out: &mut wire::ItemMessage, catalog: &SiteCatalog, event: &ItemMov
     out.is_in = event.is_in;
     set_position(&mut out.pos_mm, view.on_board());
     set(&mut out.board_sn, &view.board.sn);
-    out.nb_hits = view.number(FieldMask::FIGURES, event.nb_hits);
+    out.nb_hits = view.number(FieldMask::MEASUREMENTS, event.nb_hits);
     out.hold_time = view.hold_ns().map(duration);
     out.fill_ratio = view.fill_ratio();
     set(&mut out.product_reference, view.text(FieldMask::PRODUCT, &view.item.product_reference));
@@ -225,7 +225,7 @@ fn write_item(out: &mut String, catalog: &SiteCatalog, event: &ItemMove) {
     object.bool("is_in", event.is_in);
     object.ints("pos_mm", list(view.on_board().as_ref(), quirks));
     object.string("board_sn", &view.board.sn);
-    object.int("nb_hits", i64::from(view.number(FieldMask::FIGURES, event.nb_hits)));
+    object.int("nb_hits", i64::from(view.number(FieldMask::MEASUREMENTS, event.nb_hits)));
     object.int("hold_time", view.hold_ns().unwrap_or(0));
     object.float32("fill_ratio", view.fill_ratio());
     object.string("product_reference", view.text(FieldMask::PRODUCT, &view.item.product_reference));
@@ -276,7 +276,7 @@ fn write_board(out: &mut String, catalog: &SiteCatalog, event: &BoardChange) {
     object.close();
 }
 
-/// Absent is nil, or empty where the platform has that habit now.
+/// Returns the list of a position. An absent position is nil, or empty with that variation.
 fn list(position: Option<&[i32; 2]>, quirks: EncodingQuirks) -> Option<&[i32]> {
     match position {
         Some(position) => Some(position),
@@ -310,7 +310,7 @@ fn duration(ns: i64) -> Duration {
     Duration { seconds: ns / NS, nanos: nanos(ns % NS) }
 }
 
-/// Less than a second of nanoseconds, either sign.
+/// Converts nanoseconds of less than one second, of either sign.
 fn nanos(rest: i64) -> i32 {
     i32::try_from(rest).unwrap_or(0)
 }

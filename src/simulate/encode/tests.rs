@@ -1,4 +1,4 @@
-//! The bytes of an event, against the vendor's documented forms.
+//! Tests of encoded events against the vendor's documentation.
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -12,7 +12,7 @@ use super::*;
 
 const NOW: i64 = 1_760_000_000_000_000_000;
 
-/// One board and one item with the values of a documented sample.
+/// Returns a catalog of one board and one item, with the values of a documented sample.
 fn catalog() -> SiteCatalog {
     let mut catalog = SiteCatalog::new("acme", 1, 1, 1);
     catalog.boards[0] = CatalogBoard {
@@ -65,13 +65,13 @@ fn json(event: &SimulatedEvent) -> String {
 }
 
 #[test]
-fn an_item_in_json_has_the_documented_keys_in_order_and_gos_values() {
+fn item_in_json_equals_documented_sample() {
     let sample = r#"{"momentum":"2025-10-09T08:53:20.041005043Z","uid":"E004015000001247","is_in":true,"pos_mm":[37,336],"board_sn":"CB000146","nb_hits":13,"hold_time":195368996265,"fill_ratio":0.935126,"product_reference":"REF-0236","shelf_sn":"SH-005","furniture_sn":"FU-13","pos_on_shelf_mm":[286,336],"tenant":"acme","loc_reference":"LOC-69","loc_labels":null,"item_labels":["fragile"],"pos_on_floor_mm":null,"floor":0,"is_interpolated":false}"#;
     assert_eq!(json(&SimulatedEvent::Item(item())), sample);
 }
 
 #[test]
-fn a_board_in_json_has_capitalised_keys_and_go_zero_times() {
+fn board_in_json_equals_documented_sample() {
     let sample = r#"{"Momentum":"2025-10-09T08:53:20Z","BoardSN":"CB000146","Status":"ONERROR","FwVersion":"5.1.2","LastConnectionDate":"2025-10-09T07:53:20Z","LastDisconnectionDate":"0001-01-01T00:00:00Z","LastErrorDate":"0001-01-01T00:00:00Z"}"#;
     assert_eq!(json(&SimulatedEvent::Board(board())), sample);
     let mut prefixed = board();
@@ -99,7 +99,7 @@ fn masked_fields_are_present_but_empty_or_zero() {
 }
 
 #[test]
-fn unset_protobuf_dates_are_absent_or_the_year_one() {
+fn unset_protobuf_dates_are_absent_or_zero() {
     let mut encoder = EventEncoder::default();
     let mut encode = |event| {
         let bytes =
@@ -169,7 +169,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn both_formats_of_an_event_say_the_same(seed: u64) {
+    fn both_formats_of_an_event_agree(seed: u64) {
         let catalog = SiteCatalog::new("acme", 30, 100, seed);
         let settings = WorldSettings { boards: 30, items: 100, seed, board_events: true };
         let (mut world, mut encoder) = (SimulatedWorld::new(settings), EventEncoder::default());

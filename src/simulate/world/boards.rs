@@ -1,26 +1,26 @@
-//! The boards of a simulated world: which of them are up, and how they fail and return.
+//! The boards of a simulated world, which fail and return.
 
 use super::super::event::{BoardChange, BoardDates, BoardStatus, SimulatedEvent};
 use super::{SimulatedWorld, count};
 
-/// Draws after which the platform notices that a board has lost power.
+/// Most draws until the platform notices that a board has lost power.
 const POWER_LOSS_NOTICED_AFTER: u32 = 40;
-/// At most one board in this many is down at a time.
+/// Number of boards for each board that may be down at a time.
 const BOARDS_A_BOARD_DOWN: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BoardPower {
     On(BoardStatus),
-    /// Lost; the platform does not know yet.
+    /// The board has lost power, and the platform has not noticed yet.
     Lost,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct BoardState {
     pub power: BoardPower,
-    /// Whether its first CONNECTED went out.
+    /// True once its first CONNECTED was published.
     pub announced: bool,
-    /// Items lying on it.
+    /// Number of items on the board.
     pub load: i32,
     pub dates: BoardDates,
     /// Invariant: no event of this board has a later momentum.
@@ -32,7 +32,7 @@ impl SimulatedWorld {
         self.boards[board as usize].power == BoardPower::On(BoardStatus::Connected)
     }
 
-    /// A board that is up; another than `avoid` where there is one. One always is up.
+    /// Chooses a board that is up, other than `avoid` if possible. At least one board is always up.
     pub(super) fn board_that_is_up(&mut self, avoid: Option<u32>) -> u32 {
         let total = count(self.boards.len());
         let first = self.rng.below(total);
@@ -45,8 +45,8 @@ impl SimulatedWorld {
             .unwrap_or(first)
     }
 
-    /// A board fails, is taken out of service, or returns. False if chance picked one that does
-    /// nothing now.
+    /// Lets a random board fail, be taken out of service, or return. Returns false if nothing is
+    /// published.
     pub(super) fn disturb_a_board(&mut self, now_ns: i64) -> bool {
         let board = self.rng.below(count(self.boards.len()));
         match self.boards[board as usize].power {
@@ -75,7 +75,7 @@ impl SimulatedWorld {
         (down + 1) * BOARDS_A_BOARD_DOWN <= self.boards.len()
     }
 
-    /// Nothing is published: a board without power cannot say so.
+    /// Cuts the power of a board. Nothing is published, because the board cannot report it.
     fn lose_power(&mut self, board: u32, now_ns: i64) {
         let state = &mut self.boards[board as usize];
         state.power = BoardPower::Lost;
@@ -90,7 +90,7 @@ impl SimulatedWorld {
         }
     }
 
-    /// Called when everything tried lies on boards that are down.
+    /// Returns a board to service when all tried items are on boards that are down.
     pub(super) fn bring_back(&mut self, board: u32, now_ns: i64) {
         self.notice_power_loss(board, now_ns);
         if !self.is_up(board) {

@@ -1,9 +1,9 @@
-//! Boards and items that behave: items come, lie, move, change boards and leave; boards fail and
-//! come back. Pure: time is an argument, chance is the seed.
+//! A model of boards and items. Items arrive, move, change boards and leave, and boards fail and
+//! return. Pure: time is an argument, and random choices follow from the seed.
 //!
-//! Two orders matter. In *true* order (by momentum) an item is on at most one board at a time.
-//! In *published* order a leave may come after the arrival it made way for, as it does at sites
-//! where two boards report over different networks.
+//! There are two orders of events. In *true* order (by momentum) an item is on at most one board at
+//! a time. In *published* order a leave may follow the arrival on the next board, as at sites where
+//! two boards report over different networks.
 
 mod boards;
 #[cfg(test)]
@@ -15,23 +15,23 @@ use self::boards::{BoardPower, BoardState};
 use super::event::{BoardDates, BoardStatus, EncodingQuirks, FieldMask, ItemMove, SimulatedEvent};
 use super::rng::SeededRng;
 
-/// Draws for which a delayed leave is held back.
+/// Most events by which a late leave is delayed.
 const LEAVE_HELD_FOR: u32 = 12;
-/// Other items tried when one lies on a board that is down.
+/// Number of items tried before a board that is down is brought back.
 const TRIES: u32 = 8;
-/// How long an item is in a hand between two boards, at most.
+/// Longest time of an item between two boards.
 const MAX_TRANSIT_NS: i64 = 3_000_000_000;
 
-/// What a world is made of.
+/// The size and seed of a world.
 #[derive(Debug, Clone, Copy)]
 pub struct WorldSettings {
-    /// Boards, at least one.
+    /// Number of boards, at least one.
     pub boards: u32,
-    /// Items, at least one.
+    /// Number of items, at least one.
     pub items: u32,
-    /// The same seed, the same world.
+    /// Seed of the random choices (the same seed gives the same world).
     pub seed: u64,
-    /// Whether boards change status.
+    /// True if boards change their status.
     pub board_events: bool,
 }
 
@@ -50,25 +50,25 @@ struct ItemState {
     last_ns: i64,
 }
 
-/// The state of everything, and what is about to be published.
+/// The state of all boards and items, and the events to be published.
 #[derive(Debug)]
 pub struct SimulatedWorld {
     rng: SeededRng,
     board_events: bool,
     boards: Vec<BoardState>,
     items: Vec<ItemState>,
-    /// No momentum lies before it: a later run never repeats an event of an earlier one.
+    /// Earliest momentum, so that a later run never repeats an event of an earlier one.
     origin_ns: Option<i64>,
     draws: u64,
     ready: VecDeque<SimulatedEvent>,
-    /// Events that come late, by the draw they are due at. The second number keeps keys apart.
+    /// Late events, by the draw at which they are due. The second number makes keys distinct.
     held: BTreeMap<(u64, u64), SimulatedEvent>,
-    /// Boards whose loss of power is noticed at a draw.
+    /// Boards without power, by the draw at which the platform notices.
     notices: BTreeMap<(u64, u64), u32>,
 }
 
 impl SimulatedWorld {
-    /// Empty boards, all items outside.
+    /// Creates a world with empty boards.
     pub fn new(settings: WorldSettings) -> Self {
         let board = BoardState {
             power: BoardPower::On(BoardStatus::Connected),
@@ -91,7 +91,7 @@ impl SimulatedWorld {
         }
     }
 
-    /// The next event in published order, at this time (nanoseconds since the Unix epoch).
+    /// Returns the next event in published order, at this time (nanoseconds since the Unix epoch).
     pub fn next(&mut self, now_ns: i64) -> SimulatedEvent {
         self.origin_ns.get_or_insert(now_ns);
         self.draws += 1;
@@ -104,22 +104,22 @@ impl SimulatedWorld {
             if let Some(event) = self.ready.pop_front() {
                 return event;
             }
-            self.stir(now_ns);
+            self.advance(now_ns);
         }
     }
 
-    /// Events that have happened and were not handed out yet.
+    /// Returns the number of events that have happened and are not published yet.
     pub fn pending(&self) -> usize {
         self.ready.len() + self.held.len()
     }
 
-    /// One of them, due or not; for the end of a run.
+    /// Returns one of the unpublished events, due or not, for the end of a run.
     pub fn next_pending(&mut self) -> Option<SimulatedEvent> {
         self.ready.pop_front().or_else(|| self.held.pop_first().map(|(_, event)| event))
     }
 
-    /// Makes something happen. Puts at least one event in `ready`, or gets nearer to it.
-    fn stir(&mut self, now_ns: i64) {
+    /// Advances the world by one change, which may add events to `ready`.
+    fn advance(&mut self, now_ns: i64) {
         if let Some(entry) = self.notices.first_entry()
             && entry.key().0 <= self.draws
         {
@@ -153,7 +153,7 @@ impl SimulatedWorld {
         }
     }
 
-    /// The item slides on its board.
+    /// Moves an item on its board.
     fn shift(&mut self, item: u32, mut place: ItemPlace, now_ns: i64) {
         for (position, limit) in place.pos_mm.iter_mut().zip(board_size()) {
             *position = (*position + self.rng.between(-60, 60)).clamp(0, limit);
@@ -162,7 +162,7 @@ impl SimulatedWorld {
         self.report(item, place, now_ns);
     }
 
-    /// The item is seen where it lies.
+    /// Publishes the position of an item again.
     fn report(&mut self, item: u32, place: ItemPlace, now_ns: i64) {
         let momentum_ns = self.stamp_item(item, now_ns, now_ns);
         let event = self.item_event(item, place, momentum_ns, true);
@@ -184,7 +184,7 @@ impl SimulatedWorld {
         self.ready.push_back(event);
     }
 
-    /// From one board to another: the leave is older, and yet may be published later.
+    /// Moves an item to another board. The leave is older, but may be published later.
     fn transfer(&mut self, item: u32, place: ItemPlace, now_ns: i64) {
         let transit = i64::from(self.rng.below(1_000_000)) * (MAX_TRANSIT_NS / 1_000_000);
         let leave = self.leave(item, place, now_ns - transit, now_ns);
@@ -226,7 +226,7 @@ impl SimulatedWorld {
         is_in: bool,
     ) -> SimulatedEvent {
         let load = self.boards[place.board as usize].load;
-        // A hundred items fill a board; four digits are what the sensor is good for.
+        // A hundred items fill a board.
         let fill_ratio = f32::from(i16::try_from(load.clamp(0, 100)).unwrap_or(100)) / 100.0;
         SimulatedEvent::Item(ItemMove {
             item,
@@ -256,7 +256,7 @@ impl SimulatedWorld {
         }
     }
 
-    /// Later than everything the item did before. See [`Self::stamp`].
+    /// Returns a momentum after all earlier events of the item. See [`Self::stamp`].
     fn stamp_item(&mut self, item: u32, wanted_ns: i64, now_ns: i64) -> i64 {
         let last = self.items[item as usize].last_ns;
         let stamp = self.stamp(last, wanted_ns, now_ns);
@@ -264,8 +264,8 @@ impl SimulatedWorld {
         stamp
     }
 
-    /// A momentum near `wanted_ns`, after `last_ns` and not before the run began. Some clocks at
-    /// the edge count in micro- or milliseconds, or whole seconds.
+    /// Returns a momentum near `wanted_ns`, after `last_ns` and not before the start of the run. It
+    /// may be rounded to micro- or milliseconds or seconds, as by the clocks of some boards.
     fn stamp(&mut self, last_ns: i64, wanted_ns: i64, now_ns: i64) -> i64 {
         let least = self.origin_ns.unwrap_or(now_ns).max(last_ns.saturating_add(1));
         let wanted = wanted_ns.max(least);

@@ -1,4 +1,4 @@
-//! Claims about any world, whatever its seed and size.
+//! Properties of a world of any seed and size.
 
 use std::collections::{HashMap, HashSet};
 
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn in_true_order_an_item_is_on_at_most_one_board(
+    fn item_is_on_at_most_one_board(
         settings in settings(), step in 0i64..2_000_000_000
     ) {
         let mut by_item: HashMap<u32, Vec<ItemMove>> = HashMap::new();
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_later_run_of_the_same_seed_repeats_no_identity(settings in settings()) {
+    fn later_run_of_a_seed_repeats_no_identity(settings in settings()) {
         let first = moves(&run(settings, 1_000, NOW, 20_000));
         let after = first.iter().map(|item| item.momentum_ns).max().unwrap_or(NOW) + 1;
         let second = moves(&run(settings, 1_000, after, 20_000));
@@ -90,12 +90,12 @@ proptest! {
     }
 
     #[test]
-    fn a_world_follows_from_its_seed(settings in settings()) {
+    fn world_is_determined_by_its_seed(settings in settings()) {
         prop_assert_eq!(run(settings, 500, NOW, 1_000), run(settings, 500, NOW, 1_000));
     }
 
     #[test]
-    fn values_are_ones_a_board_could_measure(settings in settings(), step in 1i64..1_000_000_000) {
+    fn values_are_in_measurable_ranges(settings in settings(), step in 1i64..1_000_000_000) {
         let events = run(settings, 1_000, NOW, step);
         let end = NOW + 1_000 * step + 1_000;
         for item in moves(&events) {
@@ -109,14 +109,14 @@ proptest! {
 }
 
 #[test]
-fn a_busy_world_shows_everything_a_real_site_does() {
+fn busy_world_shows_all_kinds_of_events() {
     let settings = WorldSettings { boards: 20, items: 100, seed: 1, board_events: true };
     let events = run(settings, 50_000, NOW, 1_000_000);
     let items = moves(&events);
     let late = items.windows(2).any(|pair| {
         pair[0].item == pair[1].item && pair[0].momentum_ns > pair[1].momentum_ns && !pair[1].is_in
     });
-    assert!(late, "no leave was published after the arrival it made way for");
+    assert!(late, "no leave was published after the next arrival");
     assert!(items.iter().any(|i| i.quirks.masked != FieldMask::default()));
     assert!(items.iter().any(|i| i.momentum_ns % 1_000 != 0));
     assert!(items.iter().any(|i| i.momentum_ns % 1_000_000 == 0));
@@ -135,7 +135,7 @@ fn a_busy_world_shows_everything_a_real_site_does() {
 }
 
 #[test]
-fn a_board_that_is_down_reports_no_items() {
+fn board_that_is_down_reports_no_items() {
     let settings = WorldSettings { boards: 8, items: 60, seed: 5, board_events: true };
     let mut world = SimulatedWorld::new(settings);
     let mut down: HashSet<u32> = HashSet::new();

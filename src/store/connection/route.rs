@@ -172,7 +172,7 @@ mod tests {
     use tokio::net::{TcpListener, UnixStream};
 
     use super::*;
-    use crate::session::tls::testing::BlackHole;
+    use crate::session::credentials::tls::testing::BlackHole;
 
     const LONG: Duration = Duration::from_secs(30);
 

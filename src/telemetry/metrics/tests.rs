@@ -1,10 +1,10 @@
-//! Names and values as a scrape shows them.
+//! Tests of the names and values in a scrape.
 
 use super::*;
 use crate::gap::GapCause;
 use crate::telemetry::NewestGap;
 
-/// The value of the sample that begins with `name`.
+/// Returns the value of the sample that begins with `name`.
 fn sample(text: &str, name: &str) -> Option<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
     value.trim().parse().ok()
@@ -48,7 +48,7 @@ fn unknown_values_are_absent() {
 }
 
 #[test]
-fn the_process_reports_what_it_uses() {
+fn process_reports_its_resources() {
     let text = Metrics::new().encode_text();
     for name in [
         "process_cpu_seconds_total ",

@@ -192,7 +192,7 @@ async fn a_fresh_machine_gets_a_running_service() {
         .env("CENTILOC_BRIDGE__ADMIN__LISTEN", format!("127.0.0.1:{}", free_port()));
     let text = assert_succeeded(&finish(machine).await, "the way of the documents");
     for part in
-        [" 0 failed", "Made the private key /etc/centiloc-bridge/private-key.pem", "Next step: "]
+        [" 0 failed", "Created the private key /etc/centiloc-bridge/private-key.pem", "Next step: "]
     {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }

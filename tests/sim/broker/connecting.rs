@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use centiloc_bridge::session::transport::{Accepted, Connect, ConnectRequest, Connecting};
+use centiloc_bridge::session::transport::{
+    AcceptedConnection, BrokerConnector, ConnectFuture, ConnectRequest,
+};
 use rumqttc::{ConnectReturnCode, ConnectionError};
 use tokio::time::Instant;
 
@@ -77,8 +79,8 @@ impl Drop for Answer<'_> {
     }
 }
 
-impl Connect for ModelConnector {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
+impl BrokerConnector for ModelConnector {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> ConnectFuture<'a> {
         Box::pin(async move {
             self.world.sleep(0..=20).await;
             let refused = ConnectionError::ConnectionRefused;
@@ -102,7 +104,7 @@ impl Connect for ModelConnector {
                 Answer { broker: &self.broker, present: session_present, reached: false };
             self.world.sleep(0..=5).await;
             answer.reached = true;
-            Ok(Accepted { transport, session_present })
+            Ok(AcceptedConnection { transport, session_present })
         })
     }
 }

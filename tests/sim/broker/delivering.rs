@@ -1,6 +1,6 @@
 //! PUBLISH packets to the bridge, with the ids that they get.
 
-use centiloc_bridge::session::transport::{Incoming, Publish};
+use centiloc_bridge::session::transport::{IncomingPacket, PublishPacket};
 use tokio::time::Instant;
 
 use super::{Behavior, Broker, Ids, InFlight, Session, Stored};
@@ -54,7 +54,7 @@ impl Broker {
         entry.sent = Some((link.number, state.sent_on_link));
         let dup = std::mem::replace(&mut entry.sent_before, true);
         if received {
-            link.send(Incoming::PubRel(entry.id));
+            link.send(IncomingPacket::PubRel(entry.id));
         } else {
             let message = &state.messages[entry.message];
             self.world.note(format_args!(
@@ -127,8 +127,8 @@ fn free_id(session: &mut Session, behavior: &Behavior) -> Option<u16> {
     Some(id)
 }
 
-fn publish(message: &Stored, packet_id: u16, dup: bool) -> Incoming {
-    Incoming::Publish(Publish {
+fn publish(message: &Stored, packet_id: u16, dup: bool) -> IncomingPacket {
+    IncomingPacket::Publish(PublishPacket {
         topic: TOPIC.to_owned(),
         payload: message.payload.clone(),
         qos: message.qos,

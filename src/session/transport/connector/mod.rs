@@ -14,11 +14,11 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::mqtt::{Login, NetworkTransport, Stream};
-use super::{Accepted, Connect, ConnectRequest, Connecting};
+use super::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
+use super::{AcceptedConnection, BrokerConnector, ConnectFuture, ConnectRequest};
 use crate::config::{Mqtt, Proxy};
 use crate::race::{self, FIRST, FailedAttempt, RaceOutcome, ReachedAddress, SuspectAddresses};
-use crate::session::tls::Loaded;
+use crate::session::credentials::tls::LoadedTls;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +46,10 @@ pub struct NetworkConnector {
     suspects: SuspectAddresses,
 }
 
-impl Connect for NetworkConnector {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
+impl BrokerConnector for NetworkConnector {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> ConnectFuture<'a> {
         let tls = request.credentials.tls.as_ref();
-        let login = Login { clean_session: false, max_packet_size: request.max_packet_size };
+        let login = LoginOptions { clean_session: false, max_packet_size: request.max_packet_size };
         Box::pin(self.open(request.mqtt, tls, login))
     }
 }
@@ -59,9 +59,9 @@ impl NetworkConnector {
     pub(in crate::session) async fn open(
         &self,
         mqtt: &Mqtt,
-        tls: Option<&Loaded>,
-        login: Login,
-    ) -> Result<Accepted, ConnectError> {
+        tls: Option<&LoadedTls>,
+        login: LoginOptions,
+    ) -> Result<AcceptedConnection, ConnectError> {
         let deadline = Instant::now() + mqtt.connect_timeout;
         let resolved = resolve(mqtt, deadline).await?;
         self.open_any(&resolved, mqtt, tls, login, deadline).await
@@ -71,10 +71,10 @@ impl NetworkConnector {
         &self,
         resolved: &[SocketAddr],
         mqtt: &Mqtt,
-        tls: Option<&Loaded>,
-        login: Login,
+        tls: Option<&LoadedTls>,
+        login: LoginOptions,
         deadline: Instant,
-    ) -> Result<Accepted, ConnectError> {
+    ) -> Result<AcceptedConnection, ConnectError> {
         let addresses = self.suspects.order(resolved);
         let RaceOutcome { mut reached, failed } =
             race::connect_tcp(&addresses, FIRST, deadline).await;
@@ -82,7 +82,7 @@ impl NetworkConnector {
             return Err(ConnectError::Unreachable(failed));
         };
         report_failed(&failed, address);
-        let result = timeout_at(deadline, converse(mqtt, tls, stream, login)).await;
+        let result = timeout_at(deadline, complete_handshake(mqtt, tls, stream, login)).await;
         let result = result.unwrap_or(Err(ConnectError::Stalled(address)));
         self.suspects.note(address, result.is_ok());
         result
@@ -129,12 +129,12 @@ pub(in crate::session) async fn resolve(
 }
 
 /// Takes a TCP connection through all that follows.
-async fn converse(
+async fn complete_handshake(
     mqtt: &Mqtt,
-    tls: Option<&Loaded>,
+    tls: Option<&LoadedTls>,
     mut stream: TcpStream,
-    login: Login,
-) -> Result<Accepted, ConnectError> {
+    login: LoginOptions,
+) -> Result<AcceptedConnection, ConnectError> {
     tunnel(mqtt, &mut stream).await?;
     let stream = secure(mqtt, tls, stream).await?;
     Ok(NetworkTransport::login(mqtt, stream, login).await?)
@@ -159,9 +159,9 @@ pub(in crate::session) async fn tunnel(
 /// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
 pub(in crate::session) async fn secure(
     mqtt: &Mqtt,
-    tls: Option<&Loaded>,
+    tls: Option<&LoadedTls>,
     stream: TcpStream,
-) -> Result<Stream, ConnectionError> {
+) -> Result<BrokerStream, ConnectionError> {
     let Some(loaded) = tls else { return Ok(Box::new(stream)) };
     loaded.recorder.reset();
     let name = ServerName::try_from(mqtt.host.clone()).map_err(TlsError::from)?;

@@ -1,5 +1,5 @@
 //! Remembers possible losses until they are durable in the database: beyond the pipeline that noticed
-//! them and, where there is a [`GapState`](super::gap_state_file::GapState), beyond the process. While
+//! them and, where there is a [`GapState`](super::gaps::GapState), beyond the process. While
 //! one of them is not durable, no acknowledgement may leave.
 
 use std::time::Duration;
@@ -7,8 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::ack_stall::AckStallDetector;
-use super::gap_state_file::PendingGaps;
+use super::{AckStallDetector, PendingGaps};
 use crate::connection_event::ConnectionEvent;
 use crate::gap::{Gap, GapCause};
 
@@ -20,7 +19,7 @@ pub struct GapTracker {
     /// Acknowledgements are or were held for too long, and none has left since.
     held: Option<OpenGap>,
     /// QoS-0 messages were dropped for want of room.
-    dropped: Option<Drops>,
+    dropped: Option<DroppedMessages>,
     /// How often the broker said that the session is new, as far as that is not durable yet.
     new_sessions: usize,
     /// Since when there has been a session of which the database may know nothing.
@@ -30,9 +29,9 @@ pub struct GapTracker {
     /// The broker lost a session of which the database may know nothing.
     lost: Option<OpenGap>,
     /// True once the state of an earlier process was taken over.
-    recalled: bool,
+    restored: bool,
     /// No connection was made since.
-    just_recalled: bool,
+    just_restored: bool,
     /// What the file has.
     saved: PendingGaps,
 }
@@ -44,7 +43,7 @@ struct OpenGap {
 }
 
 #[derive(Debug)]
-struct Drops {
+struct DroppedMessages {
     open: OpenGap,
     messages: u64,
 }
@@ -60,8 +59,8 @@ impl GapTracker {
             unknown_since: None,
             known: false,
             lost: None,
-            recalled: false,
-            just_recalled: false,
+            restored: false,
+            just_restored: false,
             saved: PendingGaps::default(),
         }
     }
@@ -121,7 +120,7 @@ impl GapTracker {
             detail: "QoS-0 messages are dropped: mqtt.max_unacked was reached".to_owned(),
         };
         let open = OpenGap { gap: gap.clone(), durable: false };
-        self.dropped = Some(Drops { open, messages: 1 });
+        self.dropped = Some(DroppedMessages { open, messages: 1 });
         Some(gap)
     }
 
@@ -153,7 +152,7 @@ impl GapTracker {
         if !self.known {
             self.unknown_since.get_or_insert(at);
         }
-        let first = std::mem::take(&mut self.just_recalled) || first;
+        let first = std::mem::take(&mut self.just_restored) || first;
         let reported_present = session_present && !(first && self.new_sessions > 0);
         if first {
             self.new_sessions = 0;
@@ -183,19 +182,19 @@ impl GapTracker {
 
     /// Returns true if the file is to be read before connecting: only once this process has the
     /// session, because until then another one may write it.
-    pub fn needs_recall(&self) -> bool {
-        !self.recalled
+    pub fn needs_restore(&self) -> bool {
+        !self.restored
     }
 
     /// Leaves the file to the process that has the session now.
     pub fn stand_by(&mut self) {
-        self.recalled = false;
+        self.restored = false;
     }
 
     /// Takes over the gaps that an earlier process noticed and did not store.
     /// That process ended at `at` or before.
-    pub fn recall(&mut self, pending: PendingGaps, at: OffsetDateTime) {
-        (self.recalled, self.just_recalled) = (true, true);
+    pub fn restore(&mut self, pending: PendingGaps, at: OffsetDateTime) {
+        (self.restored, self.just_restored) = (true, true);
         self.saved = pending.clone();
         self.new_sessions = self.new_sessions.max(pending.lost_session.into());
         if pending.lost_session {
@@ -211,7 +210,7 @@ impl GapTracker {
         if self.dropped.is_none() {
             self.dropped = pending.dropped.map(|mut gap| {
                 gap.ended_at.get_or_insert(at);
-                Drops { open: open(gap), messages: 0 }
+                DroppedMessages { open: open(gap), messages: 0 }
             });
         }
     }
@@ -236,7 +235,7 @@ impl GapTracker {
     /// Returns the state to be handed to the file, if the file does not have it.
     pub fn unsaved(&self) -> Option<PendingGaps> {
         let pending = self.pending();
-        (self.recalled && pending != self.saved).then_some(pending)
+        (self.restored && pending != self.saved).then_some(pending)
     }
 
     /// Notes what the file has.

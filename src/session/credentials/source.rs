@@ -2,14 +2,13 @@
 //! memory: files that go bad later cannot take the session down.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use p256::elliptic_curve::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::tls;
+use super::{ClientCredentials, tls};
 use crate::config::{Mqtt, Tls, read_secret};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::validity_note;
@@ -21,7 +20,7 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Where credentials come from: settings and the files they name.
 #[derive(Debug, Clone)]
-pub struct Sources {
+pub struct CredentialSource {
     /// Whose certificate it must be.
     pub tenant: String,
     /// Section `mqtt.tls`.
@@ -34,33 +33,12 @@ pub struct Sources {
     pub password_file: Option<PathBuf>,
 }
 
-/// Credentials as loaded, whole: never a part of one set with a part of another.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The section the TLS files were named in.
-    section: Option<Tls>,
-    /// Ready for a connection; `None` without TLS.
-    pub tls: Option<tls::Loaded>,
-    username: Option<String>,
-    password: Option<SecretString>,
-    made_from: Fingerprint,
-}
-
-/// The credentials for the next connection.
-#[derive(Debug, Clone)]
-pub enum Material {
-    /// There were no usable ones since the start; why, with the cure.
-    Unusable(String),
-    /// The last good ones.
-    Ready(Arc<Credentials>),
-}
-
 /// Settings and contents of files, digested: tells whether anything changed, however it was done
 /// (written in place, renamed, a symbolic link put elsewhere).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
+pub struct SourceFingerprint([u8; 32]);
 
-impl Sources {
+impl CredentialSource {
     /// As configured.
     pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
         Self {
@@ -73,7 +51,7 @@ impl Sources {
     }
 
     /// What settings and files hold now. Fails if a file does not answer, and names it.
-    pub fn fingerprint(&self) -> Result<Fingerprint, String> {
+    pub fn fingerprint(&self) -> Result<SourceFingerprint, String> {
         let mut hasher = Sha256::new();
         let mut add = |part: &[u8]| {
             hasher.update((part.len() as u64).to_be_bytes());
@@ -94,16 +72,16 @@ impl Sources {
                 None => add(&[]),
             }
         }
-        Ok(Fingerprint(hasher.finalize().into()))
+        Ok(SourceFingerprint(hasher.finalize().into()))
     }
 
     /// Reads everything; the complaint names the file and the cure.
-    pub fn load(&self) -> Result<Credentials, String> {
-        let made_from = self.fingerprint()?;
+    pub fn load(&self) -> Result<ClientCredentials, String> {
+        let fingerprint = self.fingerprint()?;
         let tls = match &self.tls {
             Some(section) => {
                 let mut loaded = tls::client_config(section).map_err(|e| e.to_string())?;
-                loaded.warnings.extend(self.foreign_certificate(section, &loaded.certificate));
+                loaded.warnings.extend(self.tenant_mismatch(section, &loaded.certificate));
                 Some(loaded)
             }
             None => None,
@@ -116,14 +94,14 @@ impl Sources {
                 None => self.password.clone(),
             };
         let (section, username) = (self.tls.clone(), self.username.clone());
-        Ok(Credentials { section, tls, username, password, made_from })
+        Ok(ClientCredentials { section, tls, username, password, fingerprint })
     }
 
     /// Whether `new` may take the place of credentials that work: what `load` cannot tell.
     pub fn judge(
         &self,
-        new: &Credentials,
-        old: &Credentials,
+        new: &ClientCredentials,
+        old: &ClientCredentials,
         now: OffsetDateTime,
     ) -> Result<(), String> {
         let (Some(section), Some(facts)) = (&self.tls, new.certificate()) else { return Ok(()) };
@@ -134,14 +112,14 @@ impl Sources {
         }
         // A broker of one's own may use other names; then the old certificate had it too.
         let same_name = old.certificate().is_some_and(|old| old.common_name == facts.common_name);
-        match self.foreign_certificate(section, facts) {
+        match self.tenant_mismatch(section, facts) {
             Some(problem) if !same_name => Err(problem),
             _ => Ok(()),
         }
     }
 
     /// Explains a certificate whose common name is not the tenant.
-    fn foreign_certificate(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
+    fn tenant_mismatch(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
         if facts.fits_tenant(&self.tenant) == TenantFit::Exact {
             return None;
         }
@@ -152,30 +130,6 @@ impl Sources {
             facts.common_name.as_deref().unwrap_or_default(),
             self.tenant
         ))
-    }
-}
-
-impl Credentials {
-    /// The client certificate.
-    pub fn certificate(&self) -> Option<&CertificateFacts> {
-        self.tls.as_ref().map(|tls| &tls.certificate)
-    }
-
-    /// What they were made from.
-    pub fn made_from(&self) -> Fingerprint {
-        self.made_from
-    }
-
-    /// Puts them into the settings that a connection is made from.
-    pub fn apply_to(&self, mqtt: &mut Mqtt) {
-        mqtt.tls.clone_from(&self.section);
-        mqtt.username.clone_from(&self.username);
-        mqtt.password.clone_from(&self.password);
-    }
-
-    /// The file of the private key, for the command that renews.
-    pub fn key_file(&self) -> Option<&Path> {
-        self.section.as_ref().map(|section| section.key_file.as_path())
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::credentials::{Credentials, Fingerprint, Material, Sources};
+use super::{ClientCredentials, CredentialSource, CredentialState, SourceFingerprint};
 use crate::backoff::Backoff;
 use crate::config::Reconnect;
 use crate::credentials::expiry::{self, Expiry, Notice};
@@ -23,10 +23,10 @@ use crate::telemetry::{Health, Metrics};
 
 /// Between two looks. A change counts once two looks in a row found it alike, so that a file is not
 /// taken up while it is being written.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Bounds one look, at more files than there are.
-const LOOK_WITHIN: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bounds of the wait before a file that did not answer is read again. Each try may leave a thread
 /// behind.
@@ -36,9 +36,9 @@ const RETRY: Reconnect = Reconnect { min: Duration::from_secs(5), max: Duration:
 #[derive(Debug)]
 pub struct RenewalParts {
     /// Settings and files. Sending them again, changed or not, demands a look at once.
-    pub sources: watch::Receiver<Sources>,
+    pub sources: watch::Receiver<CredentialSource>,
     /// To the session.
-    pub material: watch::Sender<Material>,
+    pub material: watch::Sender<CredentialState>,
     /// State.
     pub health: Arc<Health>,
     /// Figures.
@@ -49,17 +49,17 @@ pub struct RenewalParts {
 
 /// Loads the credentials for the start. Anything that can be presented will do: whether it is good
 /// enough, the broker decides.
-pub fn first(sources: &Sources) -> Material {
+pub fn first(sources: &CredentialSource) -> CredentialState {
     match sources.load() {
-        Ok(credentials) => Material::Ready(Arc::new(credentials)),
-        Err(problem) => Material::Unusable(problem),
+        Ok(credentials) => CredentialState::Ready(Arc::new(credentials)),
+        Err(problem) => CredentialState::Unusable(problem),
     }
 }
 
 /// Looks until `stop`.
 pub async fn run(parts: RenewalParts) {
     let stop = parts.stop.clone();
-    let mut watcher = Watcher::new(parts);
+    let mut watcher = CredentialWatcher::new(parts);
     tokio::select! {
         () = stop.cancelled() => {}
         () = watcher.run() => {}
@@ -68,53 +68,53 @@ pub async fn run(parts: RenewalParts) {
 
 /// When to look, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Occasion {
+enum CheckTrigger {
     Routine,
     /// Someone says that the files are complete.
     Demand,
 }
 
 /// One look at the files.
-struct Look {
-    sources: Sources,
-    in_use: Option<Arc<Credentials>>,
-    last: Option<Fingerprint>,
-    occasion: Occasion,
+struct FileCheck {
+    sources: CredentialSource,
+    in_use: Option<Arc<ClientCredentials>>,
+    last: Option<SourceFingerprint>,
+    trigger: CheckTrigger,
     now: OffsetDateTime,
 }
 
 /// What a look found.
-enum Found {
-    InUse(Fingerprint),
+enum CheckResult {
+    InUse(SourceFingerprint),
     /// Still being written: the next look tells.
-    Changing(Fingerprint),
-    Good(Box<Credentials>),
-    Bad(Fingerprint, String),
+    Changing(SourceFingerprint),
+    Good(Box<ClientCredentials>),
+    Bad(SourceFingerprint, String),
     NoAnswer(String),
 }
 
-impl Look {
-    fn inspect(&self) -> Found {
+impl FileCheck {
+    fn inspect(&self) -> CheckResult {
         let found = match self.sources.fingerprint() {
             Ok(found) => found,
-            Err(problem) => return Found::NoAnswer(problem),
+            Err(problem) => return CheckResult::NoAnswer(problem),
         };
-        if self.in_use.as_ref().is_some_and(|in_use| in_use.made_from() == found) {
-            return Found::InUse(found);
+        if self.in_use.as_ref().is_some_and(|in_use| in_use.fingerprint() == found) {
+            return CheckResult::InUse(found);
         }
-        if self.occasion == Occasion::Routine && self.last != Some(found) {
-            return Found::Changing(found);
+        if self.trigger == CheckTrigger::Routine && self.last != Some(found) {
+            return CheckResult::Changing(found);
         }
         match self.load() {
-            Ok(new) if new.made_from() == found && self.sources.fingerprint() == Ok(found) => {
-                Found::Good(Box::new(new))
+            Ok(new) if new.fingerprint() == found && self.sources.fingerprint() == Ok(found) => {
+                CheckResult::Good(Box::new(new))
             }
-            Ok(_) => Found::Changing(found),
-            Err(problem) => Found::Bad(found, problem),
+            Ok(_) => CheckResult::Changing(found),
+            Err(problem) => CheckResult::Bad(found, problem),
         }
     }
 
-    fn load(&self) -> Result<Credentials, String> {
+    fn load(&self) -> Result<ClientCredentials, String> {
         let new = self.sources.load()?;
         if let Some(old) = &self.in_use {
             self.sources.judge(&new, old, self.now)?;
@@ -125,31 +125,31 @@ impl Look {
 
 /// A file did not answer.
 #[derive(Debug, Clone, Copy)]
-struct Unanswered {
+struct UnresponsiveFile {
     /// When to try again.
     until: Instant,
     /// Reads that had been left behind then. One that ends is a reason to try at once.
     reads: usize,
 }
 
-impl Unanswered {
+impl UnresponsiveFile {
     fn is_over(self) -> bool {
         Instant::now() >= self.until || files::unanswered() < self.reads
     }
 }
 
-struct Watcher {
+struct CredentialWatcher {
     parts: RenewalParts,
     /// What the last look found.
-    last: Option<Fingerprint>,
+    last: Option<SourceFingerprint>,
     /// The complaint made last.
     said: Option<String>,
-    unanswered: Option<Unanswered>,
+    unanswered: Option<UnresponsiveFile>,
     retry: Backoff,
     expiry: Expiry,
 }
 
-impl Watcher {
+impl CredentialWatcher {
     fn new(parts: RenewalParts) -> Self {
         let watcher = Self {
             parts,
@@ -159,35 +159,37 @@ impl Watcher {
             retry: Backoff::new(RETRY),
             expiry: Expiry::default(),
         };
-        if let Material::Ready(credentials) = &*watcher.parts.material.borrow() {
+        if let CredentialState::Ready(credentials) = &*watcher.parts.material.borrow() {
             warn_of(credentials);
         }
         watcher
     }
 
     async fn run(&mut self) {
-        let mut tick = tokio::time::interval(LOOK_EVERY);
+        let mut tick = tokio::time::interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let occasion = tokio::select! {
-                _ = idle(tick.tick()) => Occasion::Routine,
+            let trigger = tokio::select! {
+                _ = idle(tick.tick()) => CheckTrigger::Routine,
                 changed = self.parts.sources.changed() => match changed {
-                    Ok(()) => Occasion::Demand,
+                    Ok(()) => CheckTrigger::Demand,
                     Err(_) => std::future::pending().await,
                 },
             };
-            if occasion == Occasion::Demand || self.unanswered.is_none_or(Unanswered::is_over) {
-                self.look(occasion, OffsetDateTime::now_utc()).await;
+            if trigger == CheckTrigger::Demand
+                || self.unanswered.is_none_or(UnresponsiveFile::is_over)
+            {
+                self.look(trigger, OffsetDateTime::now_utc()).await;
             }
-            self.mind_the_end(OffsetDateTime::now_utc());
+            self.check_expiry(OffsetDateTime::now_utc());
         }
     }
 
     /// Looks on a thread of its own: the files may not answer.
-    async fn look(&mut self, occasion: Occasion, now: OffsetDateTime) {
-        let look = self.next_look(occasion, now);
+    async fn look(&mut self, trigger: CheckTrigger, now: OffsetDateTime) {
+        let look = self.next_check(trigger, now);
         let looked = files::apart(move || look.inspect());
-        let limit = LOOK_WITHIN;
+        let limit = CHECK_TIMEOUT;
         match during(limit, timeout(limit, looked)).await {
             Ok(Ok(found)) => self.apply(found),
             Ok(Err(error)) => self.no_answer(format!("cannot look at the files: {error}")),
@@ -195,47 +197,47 @@ impl Watcher {
         }
     }
 
-    fn next_look(&self, occasion: Occasion, now: OffsetDateTime) -> Look {
+    fn next_check(&self, trigger: CheckTrigger, now: OffsetDateTime) -> FileCheck {
         let sources = self.parts.sources.borrow().clone();
-        Look { sources, in_use: self.in_use(), last: self.last, occasion, now }
+        FileCheck { sources, in_use: self.in_use(), last: self.last, trigger, now }
     }
 
-    fn apply(&mut self, found: Found) {
-        if !matches!(found, Found::NoAnswer(_)) {
+    fn apply(&mut self, found: CheckResult) {
+        if !matches!(found, CheckResult::NoAnswer(_)) {
             (self.unanswered, self.retry) = (None, Backoff::new(RETRY));
         }
         match found {
-            Found::InUse(found) => {
+            CheckResult::InUse(found) => {
                 self.last = Some(found);
                 self.clear_problem();
             }
-            Found::Changing(found) => self.last = Some(found),
-            Found::Good(new) => {
-                self.last = Some(new.made_from());
-                self.take_up(*new);
+            CheckResult::Changing(found) => self.last = Some(found),
+            CheckResult::Good(new) => {
+                self.last = Some(new.fingerprint());
+                self.adopt(*new);
             }
-            Found::Bad(found, problem) => {
+            CheckResult::Bad(found, problem) => {
                 self.last = Some(found);
                 self.refuse(problem, "the credential files changed and cannot be used");
             }
-            Found::NoAnswer(problem) => self.no_answer(problem),
+            CheckResult::NoAnswer(problem) => self.no_answer(problem),
         }
     }
 
     fn no_answer(&mut self, problem: String) {
         let until = Instant::now() + self.retry.next(1.0);
-        self.unanswered = Some(Unanswered { until, reads: files::unanswered() });
+        self.unanswered = Some(UnresponsiveFile { until, reads: files::unanswered() });
         self.refuse(problem, "a credential file does not answer");
     }
 
-    fn in_use(&self) -> Option<Arc<Credentials>> {
+    fn in_use(&self) -> Option<Arc<ClientCredentials>> {
         match &*self.parts.material.borrow() {
-            Material::Ready(credentials) => Some(Arc::clone(credentials)),
-            Material::Unusable(_) => None,
+            CredentialState::Ready(credentials) => Some(Arc::clone(credentials)),
+            CredentialState::Unusable(_) => None,
         }
     }
 
-    fn take_up(&mut self, credentials: Credentials) {
+    fn adopt(&mut self, credentials: ClientCredentials) {
         self.clear_problem();
         self.expiry = Expiry::default();
         let certificate = credentials.certificate();
@@ -250,7 +252,7 @@ impl Watcher {
             snapshot.credentials.renewal = None;
             snapshot.credentials.refused = None;
         });
-        self.parts.material.send_replace(Material::Ready(Arc::new(credentials)));
+        self.parts.material.send_replace(CredentialState::Ready(Arc::new(credentials)));
     }
 
     fn refuse(&mut self, problem: String, what: &'static str) {
@@ -261,9 +263,9 @@ impl Watcher {
             tracing::error!(problem, "{what}; the earlier ones stay in use");
         } else {
             self.parts.material.send_if_modified(|material| match material {
-                Material::Unusable(known) if *known == problem => false,
+                CredentialState::Unusable(known) if *known == problem => false,
                 material => {
-                    *material = Material::Unusable(problem.clone());
+                    *material = CredentialState::Unusable(problem.clone());
                     true
                 }
             });
@@ -280,7 +282,7 @@ impl Watcher {
     }
 
     /// Lets the time left run, and says when it becomes short.
-    fn mind_the_end(&mut self, now: OffsetDateTime) {
+    fn check_expiry(&mut self, now: OffsetDateTime) {
         let not_after = self.parts.health.read(|s| s.certificate.as_ref().map(|c| c.not_after));
         if let Some(not_after) = not_after {
             self.parts.metrics.certificate_expiry_seconds.set((not_after - now).as_seconds_f64());
@@ -290,21 +292,21 @@ impl Watcher {
             return;
         };
         let Some(notice) = self.expiry.due(facts, now) else { return };
-        let sentence = expiry::in_words(notice, facts);
+        let message = expiry::in_words(notice, facts);
         let advice = expiry::advice(facts, &self.parts.sources.borrow().tenant, key);
         if notice == Notice::Expired {
-            tracing::error!(problem = sentence, advice, "the client certificate has expired");
+            tracing::error!(problem = message, advice, "the client certificate has expired");
         } else {
-            tracing::warn!(problem = sentence, advice, "the client certificate expires soon");
+            tracing::warn!(problem = message, advice, "the client certificate expires soon");
         }
         self.parts.health.update(|snapshot| {
-            snapshot.credentials.renewal = Some(format!("{sentence}; {advice}"));
+            snapshot.credentials.renewal = Some(format!("{message}; {advice}"));
         });
     }
 }
 
 /// Says what works for now but wants attention. The end of validity is told by itself.
-fn warn_of(credentials: &Credentials) {
+fn warn_of(credentials: &ClientCredentials) {
     let Some(tls) = &credentials.tls else { return };
     let validity = validity_note(&tls.certificate, OffsetDateTime::now_utc());
     for warning in &tls.warnings {

@@ -4,19 +4,19 @@
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::credentials::Material;
+use super::credentials::CredentialState;
 use crate::config::Reconnect;
 use crate::service::leadership::Leadership;
 
 /// The session's ears.
 #[derive(Debug)]
-pub struct Orders {
+pub struct SessionControl {
     /// Stop taking in, finish what is inside.
     pub stop: CancellationToken,
     /// Whether the session may be ours.
     pub leadership: watch::Receiver<Leadership>,
     /// What to prove ourselves with.
-    pub credentials: watch::Receiver<Material>,
+    pub credentials: watch::Receiver<CredentialState>,
     /// How to wait between connections.
     pub reconnect: watch::Receiver<Reconnect>,
     /// The session is to end for good: it is not subscribed to anything, but unsubscribed from
@@ -26,7 +26,7 @@ pub struct Orders {
 
 /// An order to a connection that stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum SessionCommand {
     /// Stop taking in, finish what is inside.
     Stop,
     /// Another process holds the session now, or the lock on it cannot be had.
@@ -35,16 +35,16 @@ pub enum Order {
     Renew,
 }
 
-impl Orders {
+impl SessionControl {
     /// The next order. `stop` is repeated for as long as it is listened to; of the others each
     /// change is told once. Cancelling it loses none.
-    pub async fn next(&mut self, stop: bool) -> Order {
+    pub async fn next(&mut self, stop: bool) -> SessionCommand {
         let Self { stop: token, leadership, credentials, .. } = self;
         tokio::select! {
             biased;
-            () = token.cancelled(), if stop => Order::Stop,
-            () = taken(leadership) => Order::StandBy,
-            () = changed(credentials) => Order::Renew,
+            () = token.cancelled(), if stop => SessionCommand::Stop,
+            () = taken(leadership) => SessionCommand::StandBy,
+            () = changed(credentials) => SessionCommand::Renew,
         }
     }
 }

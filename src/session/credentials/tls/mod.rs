@@ -13,7 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use time::OffsetDateTime;
 
-use super::recording_verifier::{Recorder, RecordingVerifier};
+use super::recording_verifier::{HandshakeRecorder, RecordingVerifier};
 use crate::config::Tls;
 use crate::credentials::anchors::Anchors;
 use crate::credentials::error::{FileName, Role};
@@ -28,7 +28,7 @@ pub enum TlsError {
     /// The configured name can be in no certificate.
     #[error(
         "mqtt.tls.server_name {0:?} is neither a host name nor an address; set it to the name \
-         that stands in the broker's certificate, or leave it out"
+         that stands in the broker's certificate, or begin_disconnect it out"
     )]
     ServerName(String),
     /// The TLS library refused what passed our own checks.
@@ -41,7 +41,7 @@ pub enum TlsError {
 
 /// A TLS configuration with what an operator may want to know about it.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedTls {
     /// For a TLS connector.
     pub config: Arc<ClientConfig>,
     /// The client certificate.
@@ -49,9 +49,9 @@ pub struct Loaded {
     /// What works for now but wants attention, each a sentence with its cure.
     pub warnings: Vec<String>,
     /// The authorities that are trusted.
-    pub(super) anchors: Vec<CertificateFacts>,
+    pub(in crate::session) anchors: Vec<CertificateFacts>,
     /// Records the handshakes made with `config`.
-    pub(super) recorder: Recorder,
+    pub(in crate::session) recorder: HandshakeRecorder,
 }
 
 /// Reads the configured files and makes the configuration of one connection: TLS 1.2 or 1.3, the
@@ -59,7 +59,7 @@ pub struct Loaded {
 ///
 /// The name in the broker's certificate is checked against the host that is connected to, or
 /// against `server_name` where that is set (SNI still names the host).
-pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
+pub fn client_config(tls: &Tls) -> Result<LoadedTls, TlsError> {
     let now = OffsetDateTime::now_utc();
     let identity = Identity::load(&tls.cert_file, &tls.key_file)?;
     let anchors = Anchors::load(tls.ca_file.as_deref())?;
@@ -67,7 +67,7 @@ pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
     warnings.extend(anchors.warnings(tls.ca_file.as_deref(), now));
 
     let provider = Arc::new(ring::default_provider());
-    let recorder = Recorder::default();
+    let recorder = HandshakeRecorder::default();
     let verifier = verifier(tls, &anchors, Arc::clone(&provider))?;
     let verifier = RecordingVerifier::around(verifier, recorder.clone());
     let resolver = SingleCertAndKey::from(certified_key(&identity)?);
@@ -77,7 +77,7 @@ pub fn client_config(tls: &Tls) -> Result<Loaded, TlsError> {
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(resolver));
     let (config, certificate) = (Arc::new(config), identity.facts);
-    Ok(Loaded { config, certificate, warnings, anchors: anchors.facts, recorder })
+    Ok(LoadedTls { config, certificate, warnings, anchors: anchors.facts, recorder })
 }
 
 /// rustls' own way to a client certificate parses it as version 3 and refuses version 1. The key

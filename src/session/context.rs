@@ -11,11 +11,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::failure::FailureKind;
-use super::gap_state_file::GapState;
-use super::gap_tracker::GapTracker;
+use super::gaps::GapState;
+use super::gaps::GapTracker;
 use super::intake_sender::IntakeSender;
-use super::ledger::Bound;
-use super::transport::{Connect, Publish};
+use super::ledger::LedgerBound;
+use super::transport::{BrokerConnector, PublishPacket};
 use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
 use crate::clock::WallClock;
@@ -28,7 +28,7 @@ use crate::telemetry::{Health, Metrics};
 
 /// Identifies the process, and holds the state that outlives its pipelines.
 #[derive(Clone)]
-pub struct Process {
+pub struct ProcessContext {
     /// A fresh UUID per start.
     pub instance: Uuid,
     /// Where it spools, if it does.
@@ -40,14 +40,14 @@ pub struct Process {
     /// Counts what became of each message.
     pub accounting: Arc<MessageAccounting>,
     /// Makes connections to the broker.
-    pub connector: Arc<dyn Connect>,
+    pub connector: Arc<dyn BrokerConnector>,
     /// Tells the time of day.
     pub clock: WallClock,
 }
 
 /// Settings and figures, the same for all connections.
-pub struct Shared {
-    process: Process,
+pub struct SessionContext {
+    process: ProcessContext,
     /// The tenant.
     pub tenant: String,
     /// Section `mqtt`.
@@ -67,17 +67,17 @@ pub struct Shared {
     digest_key: RandomState,
 }
 
-impl Shared {
+impl SessionContext {
     /// Makes the context of a session that has not connected yet.
     pub fn new(
-        process: Process,
+        process: ProcessContext,
         tenant: String,
         mqtt: Mqtt,
         filters: Vec<String>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Self {
-        show_from_the_start(&metrics, &filters);
+        create_metric_series(&metrics, &filters);
         Self {
             process,
             tenant,
@@ -93,7 +93,7 @@ impl Shared {
     }
 
     /// Returns what outlives the pipeline.
-    pub fn process(&self) -> &Process {
+    pub fn process(&self) -> &ProcessContext {
         &self.process
     }
 
@@ -103,7 +103,7 @@ impl Shared {
     }
 
     /// Returns a digest of topic and payload.
-    pub fn digest(&self, publish: &Publish) -> u64 {
+    pub fn digest(&self, publish: &PublishPacket) -> u64 {
         self.digest_key.hash_one((&publish.topic, &publish.payload))
     }
 
@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// Acknowledgements have been held for `held`: what that is written down as.
-    pub fn describe_hold(&self, held: Duration, unacked: usize) -> (GapCause, String) {
+    pub fn describe_stall(&self, held: Duration, unacked: usize) -> (GapCause, String) {
         let (spool, database) = self.health.read(|snapshot| {
             let spool = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone());
             (spool, snapshot.database.problem.clone())
@@ -170,7 +170,7 @@ impl Shared {
     }
 
     /// Counts one PUBLISH.
-    pub fn count_received(&self, publish: &Publish, at: OffsetDateTime) {
+    pub fn count_received(&self, publish: &PublishPacket, at: OffsetDateTime) {
         let qos = publish.qos;
         let mut last = self.last_counter.lock().unwrap_or_else(PoisonError::into_inner);
         match last.as_ref() {
@@ -200,10 +200,10 @@ impl Shared {
     }
 
     /// Logs that the session stops reading.
-    pub fn log_pause(&self, id: ConnectionId, bound: Bound, unacked: usize, bytes: usize) {
+    pub fn log_pause(&self, id: ConnectionId, bound: LedgerBound, unacked: usize, bytes: usize) {
         tracing::debug!(
             connection = id.0,
-            bound = self.name_of(bound),
+            bound = self.bound_name(bound),
             unacked,
             bytes,
             "not reading from the broker until received messages are committed"
@@ -211,10 +211,10 @@ impl Shared {
     }
 
     /// Warns that messages are dropped and stay with the broker.
-    pub fn warn_of_refusals(&self, id: ConnectionId, bound: Bound) {
+    pub fn warn_of_refusals(&self, id: ConnectionId, bound: LedgerBound) {
         tracing::warn!(
             connection = id.0,
-            bound = self.name_of(bound),
+            bound = self.bound_name(bound),
             keep_alive = ?self.mqtt.keep_alive,
             "nothing could be acknowledged for a whole keep-alive and there is no room left: \
              further messages stay with the broker, which delivers them again after a reconnect \
@@ -223,10 +223,10 @@ impl Shared {
     }
 
     /// Names a bound as an operator knows it.
-    pub fn name_of(&self, bound: Bound) -> String {
+    pub fn bound_name(&self, bound: LedgerBound) -> String {
         match bound {
-            Bound::Messages => format!("{} messages", super::ledger::MAX_MESSAGES),
-            Bound::Bytes => format!("mqtt.max_unacked = {} bytes", self.mqtt.max_unacked),
+            LedgerBound::Messages => format!("{} messages", super::ledger::MAX_MESSAGES),
+            LedgerBound::Bytes => format!("mqtt.max_unacked = {} bytes", self.mqtt.max_unacked),
         }
     }
 
@@ -248,7 +248,7 @@ impl Shared {
     }
 
     /// Passes the end of a connection on; a lost stage is noticed elsewhere.
-    pub fn announce_closed(&self, intake: &IntakeSender, id: ConnectionId, reason: &str) {
+    pub fn send_closed(&self, intake: &IntakeSender, id: ConnectionId, reason: &str) {
         let at = self.now_utc();
         let (connection, reason) = (self.name(id), reason.to_owned());
         let _ = intake.send_event(ConnectionEvent::Closed { connection, at, reason });
@@ -256,13 +256,13 @@ impl Shared {
 }
 
 /// A counter that first shows at 1 has no rise that an alert could see.
-fn show_from_the_start(metrics: &Metrics, filters: &[String]) {
+fn create_metric_series(metrics: &Metrics, filters: &[String]) {
     for kind in FailureKind::ALL {
         drop(metrics.reconnects.get_or_create(&ReasonLabel { reason: kind.label() }));
     }
     for filter in filters {
-        let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-        let topic = shared.map_or(filter.as_str(), |(_group, topic)| topic);
+        let context = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+        let topic = context.map_or(filter.as_str(), |(_group, topic)| topic);
         drop(metrics.received.get_or_create(&metrics.received_labels(topic, 1)));
     }
 }

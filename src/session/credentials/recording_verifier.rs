@@ -11,7 +11,7 @@ use crate::credentials::CertificateFacts;
 
 /// What one handshake has shown so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Handshake {
+pub(in crate::session) struct HandshakeInfo {
     /// What the broker presented, accepted or not: its own certificate first.
     pub chain: Vec<CertificateFacts>,
     /// The version, once the broker has proven that the certificate is its own.
@@ -20,20 +20,20 @@ pub(super) struct Handshake {
 
 /// The handshake of the newest connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Recorder(Arc<Mutex<Handshake>>);
+pub(in crate::session) struct HandshakeRecorder(Arc<Mutex<HandshakeInfo>>);
 
-impl Recorder {
+impl HandshakeRecorder {
     /// Forgets the last handshake.
     pub fn reset(&self) {
-        self.note(|handshake| *handshake = Handshake::default());
+        self.note(|handshake| *handshake = HandshakeInfo::default());
     }
 
     /// Returns what has been recorded since.
-    pub fn handshake(&self) -> Handshake {
+    pub fn handshake(&self) -> HandshakeInfo {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, note: impl FnOnce(&mut Handshake)) {
+    fn note(&self, note: impl FnOnce(&mut HandshakeInfo)) {
         // What a panic left behind is whole: each note is one assignment.
         note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -41,14 +41,14 @@ impl Recorder {
 
 /// A verifier that judges as the one inside it does.
 #[derive(Debug)]
-pub(super) struct RecordingVerifier {
+pub(in crate::session) struct RecordingVerifier {
     inner: Arc<dyn ServerCertVerifier>,
-    recorder: Recorder,
+    recorder: HandshakeRecorder,
 }
 
 impl RecordingVerifier {
     /// Records with `recorder` what `inner` is asked to verify.
-    pub fn around(inner: Arc<dyn ServerCertVerifier>, recorder: Recorder) -> Arc<Self> {
+    pub fn around(inner: Arc<dyn ServerCertVerifier>, recorder: HandshakeRecorder) -> Arc<Self> {
         Arc::new(Self { inner, recorder })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
 
-use super::testing::{OpenSslServer, Setting, TLS12, TLS13, serve_tls};
+use super::testing::{OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls};
 use super::*;
 use crate::credentials::Curve;
 use crate::credentials::testing::Leaf;
@@ -39,7 +39,8 @@ fn config(tls: &Tls) -> Arc<ClientConfig> {
 #[test]
 fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
     for curve in Curve::ALL {
-        let setting = Setting::with(&Leaf::server("localhost"), &Leaf::client("acme").curve(curve));
+        let setting =
+            TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").curve(curve));
         for version in ["-tls1_2", "-tls1_3"] {
             let server = OpenSslServer::start(&setting, &["-rev", version]);
             let said = exchange(config(&setting.tls), server.port);
@@ -50,7 +51,7 @@ fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
 
 #[test]
 fn a_version_1_client_certificate_is_presented_and_warned_about() {
-    let setting = Setting::with(&Leaf::server("localhost"), &Leaf::client("acme").version_1());
+    let setting = TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").version_1());
     let loaded = client_config(&setting.tls).expect("accepted");
     assert_eq!(loaded.certificate.version, 1);
     assert!(loaded.warnings.iter().any(|w| w.contains("X.509 version 1")), "{loaded:?}");
@@ -63,7 +64,7 @@ fn a_version_1_client_certificate_is_presented_and_warned_about() {
 
 #[test]
 fn a_chain_with_an_intermediate_satisfies_a_server_that_knows_the_root_only() {
-    let mut setting = Setting::new();
+    let mut setting = TlsSetting::new();
     let middle = setting.pki.intermediate("Middle");
     let client = middle.issue(&Leaf::client("acme"));
     let both = format!("{}{}", middle.authority_pem(), client.pem);
@@ -75,7 +76,7 @@ fn a_chain_with_an_intermediate_satisfies_a_server_that_knows_the_root_only() {
 
 #[test]
 fn the_built_in_authority_does_not_trust_a_stranger() {
-    let mut setting = Setting::new();
+    let mut setting = TlsSetting::new();
     setting.tls.ca_file = None;
     for version in [TLS12, TLS13] {
         let port = serve_tls(&setting.server, version, None, b"cba\n");
@@ -86,7 +87,7 @@ fn the_built_in_authority_does_not_trust_a_stranger() {
 
 #[test]
 fn the_configured_server_name_is_checked_instead_of_the_host() {
-    let mut setting = Setting::with(&Leaf::server("broker.internal"), &Leaf::client("acme"));
+    let mut setting = TlsSetting::with(&Leaf::server("broker.internal"), &Leaf::client("acme"));
     let port = serve_tls(&setting.server, TLS13, None, b"cba\n");
     let error = exchange(config(&setting.tls), port).expect_err("another name");
     assert!(error.to_string().contains("not valid for name"), "{error}");
@@ -99,14 +100,14 @@ fn the_configured_server_name_is_checked_instead_of_the_host() {
 
 #[test]
 fn an_address_is_checked_against_the_addresses_of_the_certificate() {
-    let setting = Setting::with(&Leaf::server("127.0.0.1"), &Leaf::client("acme"));
+    let setting = TlsSetting::with(&Leaf::server("127.0.0.1"), &Leaf::client("acme"));
     let port = serve_tls(&setting.server, TLS12, None, b"cba\n");
     assert_eq!(exchange_as("127.0.0.1", config(&setting.tls), port).expect("fits"), "cba");
 }
 
 #[test]
 fn an_impossible_server_name_is_refused_with_the_setting_named() {
-    let mut setting = Setting::new();
+    let mut setting = TlsSetting::new();
     setting.tls.server_name = Some("not a name".to_owned());
     let error = client_config(&setting.tls).expect_err("refused").to_string();
     assert!(error.contains("mqtt.tls.server_name \"not a name\""), "{error}");
@@ -114,7 +115,7 @@ fn an_impossible_server_name_is_refused_with_the_setting_named() {
 
 #[test]
 fn renewed_files_count_from_the_next_configuration_on() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let before = client_config(&setting.tls).expect("first").certificate;
     let renewed = setting.pki.issue(&Leaf::client("acme").days(0, 700));
     setting.files.write("tls-cert.pem", &renewed.pem);

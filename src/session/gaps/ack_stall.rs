@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// Half of the narrowest window that a common broker has by default (Mosquitto and `VerneMQ` have 20,
 /// EMQX 32, `HiveMQ` 50). Fewer un-acknowledged messages than this do not fill the window of a broker
 /// that has already shown to have one of twice as many.
-const NARROW: usize = 10;
+const HALF_NARROWEST_WINDOW: usize = 10;
 
 /// Measures for how long nothing could be acknowledged with the window full.
 #[derive(Debug, Clone)]
@@ -94,7 +94,9 @@ impl AckStallDetector {
     /// Returns how long ago the stall began, once it has lasted longer than the broker's queue may.
     pub fn overdue(&self, now: Instant) -> Option<Duration> {
         let held = self.earlier + now.saturating_duration_since(self.full_since?);
-        let has_room = !self.paused && self.unacked < NARROW && self.most >= 2 * NARROW;
+        let has_room = !self.paused
+            && self.unacked < HALF_NARROWEST_WINDOW
+            && self.most >= 2 * HALF_NARROWEST_WINDOW;
         let overdue = held > self.grace && !has_room;
         overdue.then(|| now.saturating_duration_since(self.began.unwrap_or(now)))
     }
@@ -140,11 +142,11 @@ mod tests {
     #[test]
     fn few_messages_do_not_fill_a_window_that_was_wide_before() {
         let start = Instant::now();
-        let mut stall = filled(start, 2 * NARROW);
+        let mut stall = filled(start, 2 * HALF_NARROWEST_WINDOW);
         stall.acknowledged(0, start);
-        (1..NARROW).for_each(|unacked| stall.received(unacked, false, start));
+        (1..HALF_NARROWEST_WINDOW).for_each(|unacked| stall.received(unacked, false, start));
         assert_eq!(stall.overdue(at(start, 1000)), None);
-        stall.received(NARROW, false, at(start, 1000));
+        stall.received(HALF_NARROWEST_WINDOW, false, at(start, 1000));
         assert!(stall.overdue(at(start, 1011)).is_some());
     }
 
@@ -160,7 +162,7 @@ mod tests {
     #[test]
     fn paused_reading_may_hide_a_full_window() {
         let start = Instant::now();
-        let mut stall = filled(start, 2 * NARROW);
+        let mut stall = filled(start, 2 * HALF_NARROWEST_WINDOW);
         stall.acknowledged(0, start);
         stall.disconnected(start);
         stall.reading_changed(true, at(start, 5));
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum StallStep {
         Receive,
         Acknowledge(usize),
         Reconnect,
@@ -200,13 +202,13 @@ mod tests {
         Pass(u64),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = StallStep> {
         prop_oneof![
-            6 => Just(Step::Receive),
-            2 => (1usize..8).prop_map(Step::Acknowledge),
-            1 => Just(Step::Reconnect),
-            1 => (1usize..40).prop_map(Step::Window),
-            3 => (1u64..15).prop_map(Step::Pass),
+            6 => Just(StallStep::Receive),
+            2 => (1usize..8).prop_map(StallStep::Acknowledge),
+            1 => Just(StallStep::Reconnect),
+            1 => (1usize..40).prop_map(StallStep::Window),
+            3 => (1u64..15).prop_map(StallStep::Pass),
         ]
     }
 
@@ -222,30 +224,30 @@ mod tests {
             let mut most = 0;
             for step in steps {
                 match step {
-                    Step::Receive if unacked < window => {
+                    StallStep::Receive if unacked < window => {
                         unacked += 1;
                         stall.received(unacked, unacked <= delivered, now);
                         if unacked == window { full = Some(now); }
                     }
-                    Step::Acknowledge(count) if unacked > 0 => {
+                    StallStep::Acknowledge(count) if unacked > 0 => {
                         unacked -= count.min(unacked);
                         delivered = 0;
                         stall.acknowledged(unacked, now);
                         full = (unacked >= window).then_some(now);
                     }
-                    Step::Reconnect => {
+                    StallStep::Reconnect => {
                         stall.disconnected(now);
                         (delivered, unacked, full) = (unacked, 0, None);
                     }
-                    Step::Window(wide) => {
+                    StallStep::Window(wide) => {
                         window = wide;
                         full = (unacked >= window).then(|| full.unwrap_or(now));
                     }
-                    Step::Pass(seconds) => now += Duration::from_secs(seconds),
-                    Step::Receive | Step::Acknowledge(_) => {}
+                    StallStep::Pass(seconds) => now += Duration::from_secs(seconds),
+                    StallStep::Receive | StallStep::Acknowledge(_) => {}
                 }
                 most = most.max(unacked);
-                let has_room = unacked < NARROW && most >= 2 * NARROW;
+                let has_room = unacked < HALF_NARROWEST_WINDOW && most >= 2 * HALF_NARROWEST_WINDOW;
                 if full.is_some_and(|since| now - since > GRACE) && !has_room {
                     prop_assert!(stall.overdue(now).is_some());
                 }

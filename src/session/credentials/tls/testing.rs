@@ -22,14 +22,14 @@ pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 pub const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
 /// An authority, a server and a client certificate, all for `localhost` and the tenant `acme`.
-pub struct Setting {
+pub struct TlsSetting {
     pub pki: Pki,
     pub server: Issued,
     pub files: Files,
     pub tls: Tls,
 }
 
-impl Setting {
+impl TlsSetting {
     pub fn new() -> Self {
         Self::with(&Leaf::server("localhost"), &Leaf::client("acme"))
     }
@@ -118,7 +118,7 @@ pub fn serve_tls(
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .expect("a version")
-        .with_client_cert_verifier(Arc::new(Judge(verdict)))
+        .with_client_cert_verifier(Arc::new(ClientVerdict(verdict)))
         .with_single_cert(vec![server.der.clone()], private_key(&server.key))
         .expect("a server certificate");
     let config = Arc::new(config);
@@ -138,9 +138,9 @@ pub fn serve_tls(
 
 /// Accepts every client certificate, or refuses each for the given reason.
 #[derive(Debug)]
-struct Judge(Option<CertificateError>);
+struct ClientVerdict(Option<CertificateError>);
 
-impl ClientCertVerifier for Judge {
+impl ClientCertVerifier for ClientVerdict {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -192,7 +192,7 @@ pub struct OpenSslServer {
 
 impl OpenSslServer {
     /// Serves with the setting's server certificate; demands a client certificate of its CA.
-    pub fn start(setting: &Setting, more: &[&str]) -> Self {
+    pub fn start(setting: &TlsSetting, more: &[&str]) -> Self {
         let file = |name: &str| -> PathBuf { setting.files.path(name) };
         let mut child = Command::new("openssl")
             .args(["s_server", "-accept", "127.0.0.1:0", "-Verify", "3", "-verify_return_error"])

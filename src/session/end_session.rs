@@ -6,11 +6,11 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::credentials::Credentials;
-use super::failure::Context;
-use super::transport::Outgoing;
+use super::credentials::ClientCredentials;
+use super::failure::FailureContext;
+use super::transport::OutgoingPacket;
 use super::transport::connector::NetworkConnector;
-use super::transport::mqtt::Login;
+use super::transport::mqtt::LoginOptions;
 use crate::config::Mqtt;
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
@@ -20,19 +20,19 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub async fn end_session(
     tenant: &str,
     mqtt: &Mqtt,
-    credentials: &Credentials,
+    credentials: &ClientCredentials,
 ) -> Result<(), String> {
     let mut mqtt = mqtt.clone();
     credentials.apply_to(&mut mqtt);
-    let login = Login { clean_session: true, max_packet_size: mqtt.max_packet_size };
+    let login = LoginOptions { clean_session: true, max_packet_size: mqtt.max_packet_size };
     let connector = NetworkConnector::default();
     let accepted = connector.open(&mqtt, credentials.tls.as_ref(), login).await;
     let mut accepted = accepted.map_err(|error| {
-        let context = Context::new(tenant, &mqtt, OffsetDateTime::now_utc());
-        context.explain_attempt(&error).sentence
+        let context = FailureContext::new(tenant, &mqtt, OffsetDateTime::now_utc());
+        context.explain_attempt(&error).message
     })?;
     // So that the broker logs no lost client.
-    let disconnect = accepted.transport.write(vec![Outgoing::Disconnect]);
+    let disconnect = accepted.transport.write(vec![OutgoingPacket::Disconnect]);
     let _ = timeout(DISCONNECT_TIMEOUT, disconnect).await;
     Ok(())
 }

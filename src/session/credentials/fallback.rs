@@ -4,7 +4,7 @@
 
 /// The newest set, and the one that is known to work.
 #[derive(Debug, Clone)]
-pub struct Choice<T> {
+pub struct CredentialFallback<T> {
     newest: T,
     /// Accepted by the broker; `None` if nothing was yet, or if it is the newest.
     proven: Option<T>,
@@ -22,7 +22,7 @@ pub enum AfterRefusal {
     Wait,
 }
 
-impl<T: Clone> Choice<T> {
+impl<T: Clone> CredentialFallback<T> {
     /// With nothing known to work.
     pub fn new(newest: T) -> Self {
         Self { newest, proven: None, newest_accepted: false, fallen_back: false }
@@ -73,32 +73,32 @@ mod tests {
 
     #[test]
     fn refused_new_ones_give_way_to_those_that_worked_until_there_are_newer_ones() {
-        let mut choice = Choice::new(1);
-        choice.accepted();
-        choice.replace(2);
-        assert_eq!(*choice.current(), 2);
-        assert_eq!(choice.refused(), AfterRefusal::FallBack);
-        assert_eq!(*choice.current(), 1);
-        choice.accepted();
-        assert_eq!(*choice.current(), 1);
-        choice.replace(3);
-        assert_eq!(*choice.current(), 3);
-        assert_eq!(choice.refused(), AfterRefusal::FallBack);
-        assert_eq!(*choice.current(), 1);
+        let mut fallback = CredentialFallback::new(1);
+        fallback.accepted();
+        fallback.replace(2);
+        assert_eq!(*fallback.current(), 2);
+        assert_eq!(fallback.refused(), AfterRefusal::FallBack);
+        assert_eq!(*fallback.current(), 1);
+        fallback.accepted();
+        assert_eq!(*fallback.current(), 1);
+        fallback.replace(3);
+        assert_eq!(*fallback.current(), 3);
+        assert_eq!(fallback.refused(), AfterRefusal::FallBack);
+        assert_eq!(*fallback.current(), 1);
     }
 
     #[test]
     fn where_both_are_refused_they_take_turns() {
-        let mut choice = Choice::new(1);
-        assert_eq!(choice.refused(), AfterRefusal::Wait);
-        choice.accepted();
-        choice.replace(2);
-        choice.refused();
-        assert_eq!(choice.refused(), AfterRefusal::Wait);
-        assert_eq!(*choice.current(), 2);
-        choice.accepted();
-        assert_eq!(choice.refused(), AfterRefusal::Wait, "2 is proven now, 1 forgotten");
-        assert_eq!(*choice.current(), 2);
+        let mut fallback = CredentialFallback::new(1);
+        assert_eq!(fallback.refused(), AfterRefusal::Wait);
+        fallback.accepted();
+        fallback.replace(2);
+        fallback.refused();
+        assert_eq!(fallback.refused(), AfterRefusal::Wait);
+        assert_eq!(*fallback.current(), 2);
+        fallback.accepted();
+        assert_eq!(fallback.refused(), AfterRefusal::Wait, "2 is proven now, 1 forgotten");
+        assert_eq!(*fallback.current(), 2);
     }
 
     proptest! {
@@ -106,15 +106,15 @@ mod tests {
         fn only_the_newest_or_what_was_accepted_is_ever_presented(
             steps in prop::collection::vec(0u8..3, 0..60)
         ) {
-            let mut choice = Choice::new(0);
+            let mut fallback = CredentialFallback::new(0);
             let (mut newest, mut good) = (0, None);
             for step in steps {
                 match step {
-                    0 => { newest += 1; choice.replace(newest); }
-                    1 => { good = Some(*choice.current()); choice.accepted(); }
-                    _ => { choice.refused(); }
+                    0 => { newest += 1; fallback.replace(newest); }
+                    1 => { good = Some(*fallback.current()); fallback.accepted(); }
+                    _ => { fallback.refused(); }
                 }
-                let current = *choice.current();
+                let current = *fallback.current();
                 prop_assert!(current == newest || Some(current) == good);
             }
         }

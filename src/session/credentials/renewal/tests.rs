@@ -6,16 +6,16 @@ use crate::config::Tls;
 use crate::credentials::testing::{Files, Issued, Leaf, Pki};
 
 /// Files as they are in use, and a watcher that has seen them.
-struct Bench {
+struct RenewalFixture {
     pki: Pki,
     files: Files,
-    watcher: Watcher,
-    material: watch::Receiver<Material>,
+    watcher: CredentialWatcher,
+    material: watch::Receiver<CredentialState>,
     /// Keeps the sources' receiver open.
-    sources: watch::Sender<Sources>,
+    sources: watch::Sender<CredentialSource>,
 }
 
-impl Bench {
+impl RenewalFixture {
     fn new() -> Self {
         let (pki, files) = (Pki::new(), Files::new());
         write(&files, &pki.issue(&Leaf::client("acme")));
@@ -26,7 +26,7 @@ impl Bench {
             server_name: None,
         };
         let password_file = files.write("password", "first\n");
-        let sources = Sources {
+        let sources = CredentialSource {
             tenant: "acme".into(),
             tls: Some(section),
             username: Some("u".into()),
@@ -36,7 +36,7 @@ impl Bench {
         let material = watch::Sender::new(first(&sources));
         let receiver = material.subscribe();
         let sources = watch::Sender::new(sources);
-        let watcher = Watcher::new(RenewalParts {
+        let watcher = CredentialWatcher::new(RenewalParts {
             sources: sources.subscribe(),
             material,
             health: Arc::default(),
@@ -51,15 +51,15 @@ impl Bench {
     /// Whether so many looks took something up.
     fn looks(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            self.look(Occasion::Routine);
+            self.look(CheckTrigger::Routine);
         }
         let changed = self.material.has_changed().unwrap();
         self.material.borrow_and_update();
         changed
     }
 
-    fn look(&mut self, occasion: Occasion) {
-        let found = self.watcher.next_look(occasion, OffsetDateTime::now_utc()).inspect();
+    fn look(&mut self, trigger: CheckTrigger) {
+        let found = self.watcher.next_check(trigger, OffsetDateTime::now_utc()).inspect();
         self.watcher.apply(found);
     }
 
@@ -72,7 +72,9 @@ impl Bench {
     }
 
     fn serial(&self) -> String {
-        let Material::Ready(credentials) = self.material.borrow().clone() else { panic!("none") };
+        let CredentialState::Ready(credentials) = self.material.borrow().clone() else {
+            panic!("none")
+        };
         credentials.certificate().unwrap().serial.clone()
     }
 }
@@ -84,7 +86,7 @@ fn write(files: &Files, issued: &Issued) {
 
 #[test]
 fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     let old = bench.serial();
     bench.issue(&Leaf::client("acme"));
     assert!(!bench.looks(1));
@@ -95,7 +97,7 @@ fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
 
 #[test]
 fn a_pair_written_one_file_after_the_other_is_waited_out_and_then_taken_up() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     let old = bench.serial();
     let new = bench.pki.issue(&Leaf::client("acme"));
     bench.files.write("cert.pem", &new.pem);
@@ -116,7 +118,7 @@ fn what_cannot_be_used_is_kept_out_and_named() {
         (Leaf::client("acme").days(2, 300), "not valid before"),
         (Leaf::client("other"), "not the tenant \"acme\""),
     ];
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     let old = bench.serial();
     for (leaf, words) in cases {
         bench.issue(&leaf);
@@ -136,7 +138,7 @@ fn what_cannot_be_used_is_kept_out_and_named() {
 
 #[test]
 fn putting_the_old_files_back_ends_the_complaint() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     let cert = std::fs::read(bench.files.path("cert.pem")).unwrap();
     bench.files.write("cert.pem", "rubbish");
     assert!(!bench.looks(2));
@@ -148,7 +150,7 @@ fn putting_the_old_files_back_ends_the_complaint() {
 
 #[test]
 fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     bench.files.write("password", "first\n");
     assert!(!bench.looks(3), "rewritten, but the same");
     bench.files.write("password", "second\n");
@@ -182,29 +184,29 @@ fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
 
 #[test]
 fn on_demand_one_look_is_enough() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     bench.issue(&Leaf::client("acme"));
-    bench.look(Occasion::Demand);
+    bench.look(CheckTrigger::Demand);
     assert!(bench.material.has_changed().unwrap());
 }
 
 #[test]
 fn without_usable_files_at_the_start_whatever_loads_is_taken_up_later() {
-    let mut bench = Bench::new();
-    bench.watcher.parts.material.send_replace(Material::Unusable("none".into()));
+    let mut bench = RenewalFixture::new();
+    bench.watcher.parts.material.send_replace(CredentialState::Unusable("none".into()));
     // Expired, for another tenant: the broker decides.
     bench.issue(&Leaf::client("other").days(-400, -1));
     bench.material.borrow_and_update();
     assert!(bench.looks(2));
-    assert!(matches!(*bench.material.borrow(), Material::Ready(_)));
+    assert!(matches!(*bench.material.borrow(), CredentialState::Ready(_)));
 }
 
 #[test]
 fn an_end_that_is_near_is_shown_with_the_command_that_renews() {
-    let mut bench = Bench::new();
+    let mut bench = RenewalFixture::new();
     bench.issue(&Leaf::client("acme").days(-358, 6));
     assert!(bench.looks(2));
-    bench.watcher.mind_the_end(OffsetDateTime::now_utc());
+    bench.watcher.check_expiry(OffsetDateTime::now_utc());
     let renewal = bench.watcher.parts.health.snapshot().credentials.renewal.unwrap();
     let key = bench.files.path("key.pem");
     assert!(renewal.contains("expires in 5 days"), "{renewal}");

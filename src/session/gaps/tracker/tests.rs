@@ -11,7 +11,7 @@ fn overdue(tracker: &mut GapTracker, now: Instant) -> Option<Gap> {
 fn held() -> (GapTracker, Gap, Instant) {
     let start = Instant::now();
     let mut tracker = GapTracker::new(GRACE);
-    tracker.recall(PendingGaps::default(), AT);
+    tracker.restore(PendingGaps::default(), AT);
     tracker.stall.received(1, false, start);
     let late = start + 2 * GRACE;
     let gap = overdue(&mut tracker, late).unwrap();
@@ -79,7 +79,7 @@ fn the_next_process_reports_unstored_gaps() {
     assert_eq!(dead.unsaved(), None, "nothing has changed since");
     let mut next = GapTracker::new(GRACE);
     assert!(next.acks_may_leave(), "it does not have the session yet");
-    next.recall(saved, AT);
+    next.restore(saved, AT);
     assert!(!next.opened(true, true, "acme-bridge", AT));
     assert!(!next.acks_may_leave());
     assert_eq!(next.pending_gaps(), std::slice::from_ref(&gap));
@@ -107,29 +107,29 @@ fn only_another_pipeline_reports_a_loss_again() {
 fn gaps_of_the_process_between_are_recalled() {
     let (other, gap, _) = held();
     let mut tracker = GapTracker::new(GRACE);
-    tracker.recall(PendingGaps::default(), AT);
+    tracker.restore(PendingGaps::default(), AT);
     tracker.stand_by();
     assert_eq!(tracker.unsaved(), None, "the file is the other's");
-    assert!(tracker.needs_recall());
-    tracker.recall(other.unsaved().unwrap(), AT);
+    assert!(tracker.needs_restore());
+    tracker.restore(other.unsaved().unwrap(), AT);
     assert_eq!(tracker.pending_gaps(), [gap]);
 }
 
 #[test]
 fn session_new_twice_was_lost_between() {
     let mut dead = GapTracker::new(GRACE);
-    dead.recall(PendingGaps::default(), AT);
+    dead.restore(PendingGaps::default(), AT);
     dead.opened(true, false, "acme-bridge", AT);
     let later = AT + Duration::from_secs(5);
     let mut next = GapTracker::new(GRACE);
-    next.recall(dead.unsaved().unwrap(), later);
+    next.restore(dead.unsaved().unwrap(), later);
     assert!(!next.opened(true, false, "acme-bridge", later));
     let [gap] = next.pending_gaps().try_into().unwrap();
     assert_eq!((gap.started_at, gap.ended_at), (AT, Some(later)));
     assert_eq!(gap.cause, GapCause::SessionLost);
     assert!(!next.acks_may_leave());
     let mut third = GapTracker::new(GRACE);
-    third.recall(next.unsaved().unwrap(), later);
+    third.restore(next.unsaved().unwrap(), later);
     assert!(!third.opened(true, true, "acme-bridge", later), "nothing was stored yet");
     assert_eq!(third.pending_gaps(), std::slice::from_ref(&gap));
     third.persisted(&opened_lost());
@@ -158,7 +158,7 @@ fn dropped_messages_are_one_gap_until_it_ends() {
 #[test]
 fn a_kept_session_is_no_pending_loss() {
     let mut tracker = GapTracker::new(GRACE);
-    tracker.recall(PendingGaps::default(), AT);
+    tracker.restore(PendingGaps::default(), AT);
     assert!(tracker.opened(true, true, "acme-bridge", AT));
     assert_eq!(tracker.unsaved(), None);
 }
