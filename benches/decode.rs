@@ -1,5 +1,5 @@
-//! Time to decode one event, in the ways there are, measured in turns within one run so that the
-//! ratios hold whatever the machine does. `cargo bench --bench decode`
+//! Measures the time to decode one event in each format. The formats are measured in turns within
+//! one run, so that the ratios hold whatever the machine does. `cargo bench --bench decode`
 
 use std::hint::black_box;
 use std::path::Path;
@@ -12,11 +12,12 @@ use centiloc_bridge::topic::{self, EventEncoding, EventKind};
 use prost::Message;
 use time::OffsetDateTime;
 
-/// Turns that each way gets; the fastest is reported, the one that other work disturbed least.
+/// Turns of each format. The fastest is reported, because other work disturbed it least.
 const ROUNDS: usize = 501;
-/// Length of one turn: shorter than a scheduler's time slice, so that some are not interrupted.
+/// Length of one turn. It is shorter than a scheduler's time slice, so that some turns are not
+/// interrupted.
 const TURN: Duration = Duration::from_millis(2);
-/// Events between two looks at the clock.
+/// Events between two readings of the clock.
 const CHUNK: u32 = 100;
 
 type Way<'a> = (&'static str, Box<dyn Fn() + 'a>);

@@ -1,5 +1,5 @@
-//! The stages of the bridge as they are in the service, joined by the same channels, between the
-//! model broker and the model database.
+//! The stages of the bridge as in the service, joined by the same channels, between the model
+//! broker and the model database.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -35,20 +35,15 @@ use crate::database::{ModelDatabase, ModelDisk};
 use crate::spool::{ModelSpool, ModelStorage};
 use crate::world::World;
 
-/// The surroundings of the bridge.
+/// The models that surround the bridge.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Shared.
     pub world: Arc<World>,
-    /// The broker.
     pub broker: Arc<Broker>,
-    /// The database.
     pub database: Arc<ModelDatabase>,
-    /// What survives the process on its own host.
+    /// The local disk, which survives the process on its own host.
     pub disk: Arc<ModelDisk>,
-    /// The file of the spool.
     pub spool: Arc<ModelSpool>,
-    /// Configuration.
     pub settings: Settings,
 }
 
@@ -66,7 +61,7 @@ impl Durable for Surroundings {
         loss.excused
             || self.database.has_gap_over(loss.number, causes)
             || self.spool.has_gap(causes)
-            // The news of the loss itself may have been damaged.
+            // The event of the loss itself may have been damaged.
             || (self.spool.lost_news() && self.has_gap_of_damage())
     }
 }
@@ -91,7 +86,7 @@ pub struct Settings {
     pub queue_grace: Duration,
     /// `batch.max_events`.
     pub max_events: usize,
-    /// `spool.max_size`; `None` where the spool is off.
+    /// `spool.max_size`. `None` if the spool is off.
     pub spool: Option<u64>,
 }
 
@@ -117,7 +112,7 @@ struct Pipeline {
 }
 
 impl Process {
-    /// Starts a process, which waits for the word on who holds the session.
+    /// Starts a process, which waits for the leadership decision.
     pub fn start(around: &Surroundings) -> Self {
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
@@ -241,23 +236,23 @@ impl Process {
         self.pipeline = Pipeline { stages, stop, abandon };
     }
 
-    /// Returns the account of messages.
+    /// Returns the accounting of messages.
     pub fn accounting(&self) -> &MessageAccounting {
         &self.state.accounting
     }
 
-    /// Tells the process who holds the session.
+    /// Informs the process about the holder of the session.
     pub fn lead(&self, leadership: Leadership) {
         self.around.world.note(format_args!("{} is told {leadership:?}", self.name()));
         self.leadership.send_replace(leadership);
     }
 
-    /// Tells the process that another one holds the session.
+    /// Informs the process that another one holds the session.
     pub fn stand_by(&self) {
         self.lead(Leadership::HeldByOther(LockHolder::default()));
     }
 
-    /// Puts new credentials in place.
+    /// Replaces the credentials.
     pub fn renew_credentials(&self) {
         self.around.world.note(format_args!("{} renews its credentials", self.name()));
         self.material.send_replace(material(&self.around));
@@ -275,13 +270,13 @@ impl Process {
         format!("process {:08x}", self.state.instance.as_u128() & 0xffff_ffff)
     }
 
-    /// Kills all stages where they stand.
+    /// Kills all stages wherever they are.
     pub async fn kill(mut self) {
         self.around.world.note(format_args!("{} is killed", self.name()));
         self.pipeline.stages.shutdown().await;
     }
 
-    /// Takes the stages down and builds them anew, as after a stage failed.
+    /// Stops the stages and builds them anew, as after a failed stage.
     pub async fn rebuild(&mut self) {
         self.around.world.note(format_args!("{} rebuilds its pipeline", self.name()));
         self.pipeline.stop.cancel();
@@ -306,7 +301,7 @@ impl Process {
         in_time
     }
 
-    /// Returns how a stage ended that should not have.
+    /// Returns the outcome of a stage that ended unexpectedly.
     pub fn ended_unasked(&mut self) -> Option<String> {
         let ended = self.pipeline.stages.try_join_next()?;
         Some(match ended {
@@ -315,7 +310,7 @@ impl Process {
         })
     }
 
-    /// Checks that no message was forgotten.
+    /// Checks that every message is accounted for.
     pub fn check_accounts(&self) {
         let counts = self.accounting().counts();
         if counts.unaccounted() != 0 {

@@ -1,4 +1,4 @@
-//! Messages: JSON, protobuf by the shipped schema, protobuf by a vendor's.
+//! Fuzzes messages: JSON, protobuf by the shipped schema, and protobuf by a vendor's.
 
 use std::sync::LazyLock;
 
@@ -21,8 +21,8 @@ const KINDS: [EventKind; 2] = [EventKind::Item, EventKind::Board];
 /// The names of [`pb::BoardStatus`], by number.
 const STATUS: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
-/// Other numbers and other types of the documented fields: every way to write them that the
-/// shipped schema has not.
+/// A schema with other numbers and other types of the documented fields: every encoding that the
+/// shipped schema does not use.
 const OTHER_TYPES: &str = r#"
 syntax = "proto3";
 enum Zone { ZONE_NONE = 0; ZONE_COLD = 1; ZONE_WARM = -1; }
@@ -40,7 +40,7 @@ message Board {
 "#;
 
 static SHIPPED: LazyLock<Decoder> = LazyLock::new(|| shipped(KeepPayload::Always));
-/// The same schema in the place of the vendor's.
+/// The shipped schema, given as the vendor's.
 static SAME: LazyLock<Decoder> =
     LazyLock::new(|| vendor(include_str!("../../../proto/transtream.proto"), KeepPayload::Always));
 static OTHER: LazyLock<Decoder> = LazyLock::new(|| vendor(OTHER_TYPES, KeepPayload::Unknown));
@@ -57,7 +57,7 @@ fn vendor(source: &str, keep_payload: KeepPayload) -> Decoder {
     })
 }
 
-/// Decodes and asserts what holds for every outcome.
+/// Decodes and asserts the invariants of every outcome.
 pub fn decoded(
     decoder: &Decoder,
     kind: EventKind,
@@ -82,7 +82,7 @@ pub fn decoded(
     result
 }
 
-/// Asserts that the event, written as JSON, is the same row.
+/// Asserts that the event, written as JSON, becomes the same row.
 fn assert_survives_json(event: &Event) {
     let kind = match event {
         Event::Item(_) => EventKind::Item,
@@ -95,7 +95,7 @@ fn assert_survives_json(event: &Event) {
     assert_same_columns(&again, event);
 }
 
-/// JSON, as an item event and as a board event.
+/// Decodes JSON as an item event and as a board event.
 pub fn json(bytes: &[u8]) -> bool {
     KINDS.map(|kind| json_of(kind, bytes)).contains(&true)
 }
@@ -115,8 +115,8 @@ fn json_of(kind: EventKind, bytes: &[u8]) -> bool {
     }
 }
 
-/// Protobuf with the assumed numbers, as an item event and as a board event, beside the generated
-/// decoders.
+/// Decodes protobuf with the assumed numbers as an item event and as a board event, and compares
+/// with the generated decoders.
 pub fn protobuf(bytes: &[u8]) -> bool {
     KINDS.map(|kind| protobuf_of(kind, bytes)).contains(&true)
 }
@@ -159,15 +159,15 @@ fn board_id(message: &pb::BoardStatusEvent) -> Option<uuid::Uuid> {
     Some(board_event_id(TENANT, &message.sn, total_ns(message.momentum?), &status))
 }
 
-/// Protobuf by a vendor's schema: the shipped one given as a file must agree with itself; one with
-/// other types reads what is storable.
+/// Decodes protobuf by a vendor's schema. The shipped one given as a file must agree with itself,
+/// and one with other types yields storable events.
 pub fn vendor_message(bytes: &[u8]) -> bool {
     let agreed = KINDS.map(|kind| {
         let ours = decoded(&SHIPPED, kind, EventEncoding::Protobuf, bytes);
         let theirs = decoded(&SAME, kind, EventEncoding::Protobuf, bytes);
         match (&ours, &theirs) {
             (Ok(ours), Ok(theirs)) => assert_eq!(ours.event_id(), theirs.event_id()),
-            // Plausibility is asked of assumed numbers only.
+            // Plausibility is checked for assumed numbers only.
             (Err(reject), _) if reject.reason == RejectReason::Implausible => {}
             (Err(ours), Err(theirs)) => assert_eq!(ours.reason, theirs.reason),
             (ours, theirs) => panic!("{ours:?} by our schema, {theirs:?} by the same as a file"),

@@ -1,4 +1,4 @@
-//! The file of `decode.proto_file`: a `.proto`, a `FileDescriptorSet`, or neither.
+//! Fuzzes the file of `decode.proto_file`: a `.proto`, a `FileDescriptorSet`, or neither.
 
 use centiloc_bridge::config::{Decode, KeepPayload};
 use centiloc_bridge::decode::Decoder;
@@ -8,7 +8,7 @@ use centiloc_bridge::topic::{EventEncoding, EventKind};
 use super::in_file;
 use super::messages::decoded;
 
-/// What a schema that was accepted is tried on.
+/// Messages that an accepted schema is tried on.
 const MESSAGES: [&[u8]; 5] = [
     include_bytes!("../../samples/item-0.pb"),
     include_bytes!("../../samples/item-41.pb"),
@@ -17,7 +17,7 @@ const MESSAGES: [&[u8]; 5] = [
     b"\x0a\x142025-10-09T08:53:20Z\x12\x02B1\x1a\x13BOARDSTATUS_onerror",
 ];
 
-/// Loads the schema and, where it is accepted, decodes with it.
+/// Loads the schema and, if it is accepted, decodes with it.
 pub fn vendor_schema(bytes: &[u8]) -> bool {
     in_file("vendor.proto", bytes, |file| {
         let config =

@@ -1,4 +1,4 @@
-//! Dead letters: looked at, and tried again.
+//! Listing and replaying dead letters, and their retention.
 
 use centiloc_bridge::event::{Event, Reject, RejectReason};
 use centiloc_bridge::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
@@ -6,7 +6,7 @@ use centiloc_bridge::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
 use crate::support::store::{Bench, arrives, at, board, malformed};
 
 #[tokio::test]
-async fn dead_letters_are_listed_newest_first_and_shown_with_their_bytes() {
+async fn dead_letters_are_listed_newest_first() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"one")]).await;
     bench.commit(&[malformed(b"three")]).await;
@@ -20,7 +20,7 @@ async fn dead_letters_are_listed_newest_first_and_shown_with_their_bytes() {
 }
 
 #[tokio::test]
-async fn a_replay_stores_the_event_and_marks_the_dead_letter_together() {
+async fn replay_stores_event_and_marks_dead_letter() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"item"), malformed(b"board")]).await;
     let ids = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_replay_stores_the_event_and_marks_the_dead_letter_together() {
 }
 
 #[tokio::test]
-async fn what_is_still_wrong_stays_as_it_was() {
+async fn failed_replay_changes_nothing() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
     let id = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
@@ -67,7 +67,7 @@ async fn what_is_still_wrong_stays_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_count_at_its_limit_stops_nothing() {
+async fn seen_count_at_limit_stops_nothing() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
     bench.db.execute("update centiloc.dead_letter set seen = 2147483646").await;
@@ -82,7 +82,7 @@ async fn a_count_at_its_limit_stops_nothing() {
 }
 
 #[tokio::test]
-async fn times_beyond_the_calendar_can_be_shown_and_replayed() {
+async fn times_beyond_calendar_are_shown_and_replayed() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
     for (received, seen) in [("-infinity", "infinity"), ("infinity", "200000-01-01")] {
@@ -103,7 +103,7 @@ async fn times_beyond_the_calendar_can_be_shown_and_replayed() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_deleted_90_days_after_their_replay_and_never_before() {
+async fn dead_letters_expire_90_days_after_replay() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x"), malformed(b"y")]).await;
     let id = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];

@@ -1,5 +1,5 @@
-//! Maintenance as a task: it notices outages while the stream is idle, and keeps house once the
-//! schema is there.
+//! Maintenance as a task: it detects outages while the stream is idle, and maintains partitions
+//! once the schema exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::support::wait::{SOON, until, until_true};
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
     let condition = DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics));
-    // The writer has found its tables, and has nothing to do since.
+    // The writer has found its tables, and has had nothing to do since.
     condition.answered(StatusSource::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
@@ -43,7 +43,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
 }
 
 #[tokio::test]
-async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connection_seen_lately() {
+async fn startup_maintenance_creates_and_expires_partitions() {
     let bench = Bench::new().await;
     bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
     let store = bench.another_store(PartitionSpan::Month);
@@ -83,7 +83,7 @@ async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connecti
 }
 
 #[tokio::test]
-async fn an_outage_is_noticed_while_the_stream_is_idle() {
+async fn outage_is_detected_while_idle() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
     let url = bench.db.url_at(proxy.port());
@@ -95,7 +95,7 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
         })
         .await;
         proxy.refuse().await;
-        // The beat is every 10 s, and a connection is waited for as long.
+        // The heartbeat is every 10 s, and acquiring a connection may take as long.
         let patience = SOON * 2;
         until_true("the outage", patience, || {
             let database = health.snapshot().database;
@@ -110,7 +110,7 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
 }
 
 #[tokio::test]
-async fn overdue_retention_is_shown_until_the_reader_lets_go() {
+async fn overdue_retention_is_reported_until_reader_ends() {
     let bench = Bench::new().await;
     bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
     let mut reader = bench.db.connect().await.unwrap();
@@ -136,7 +136,7 @@ async fn overdue_retention_is_shown_until_the_reader_lets_go() {
 }
 
 #[tokio::test]
-async fn payloads_go_before_their_rows() {
+async fn payloads_expire_before_their_rows() {
     let bench = Bench::new().await;
     let cutoff = at(100);
     let mut came_late = item("LATE", "A", at(5), true);
@@ -144,7 +144,7 @@ async fn payloads_go_before_their_rows() {
     let board_event =
         BoardEvent { payload: Some(Bytes::from_static(b"raw")), ..board("A", 1, "CONNECTED") };
     let mut events: Vec<_> = (0..7).map(|n| arrives(&format!("U{n}"), "A", 10 + n)).collect();
-    // More of one momentum than a chunk holds.
+    // More rows of one momentum than a chunk holds.
     events.extend((0..4).map(|n| arrives(&format!("V{n}"), "A", 12)));
     events.extend([came_late, arrives("NEW", "A", 100)]);
     bench.items(&events).await;
@@ -166,7 +166,7 @@ async fn payloads_go_before_their_rows() {
 }
 
 #[tokio::test]
-async fn a_shorter_retention_of_payloads_counts_at_once() {
+async fn shorter_payload_retention_applies_immediately() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1)]).await;
     bench.db.execute("update centiloc.item_event set received_at = momentum").await;

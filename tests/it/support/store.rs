@@ -1,4 +1,4 @@
-//! A store over a fresh database, and events to put into it.
+//! A store over a fresh database, and events to commit to it.
 
 use std::process::Output;
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Bench {
         Self { db, store }
     }
 
-    /// Another process on the same database.
+    /// Opens a second store, as another process on the same database.
     pub fn another_store(&self, span: PartitionSpan) -> Store {
         Store::new(&config(&self.db.socket_url()), span).unwrap()
     }
@@ -51,7 +51,7 @@ impl Bench {
         finish(command).await
     }
 
-    /// Runs a command with `--json`, and expects this exit code.
+    /// Runs a command with `--json` and asserts its exit code.
     pub async fn run_json(&self, args: &[&str], code: i32) -> Value {
         let output = self.run(&[args, &["--json"]].concat()).await;
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
@@ -62,7 +62,7 @@ impl Bench {
         self.store.commit(batch).await.unwrap()
     }
 
-    /// Commits item events, one batch.
+    /// Commits item events in one batch.
     pub async fn items(&self, events: &[ItemEvent]) -> CommitOutcome {
         let batch: Vec<DecodedMessage> = events.iter().cloned().map(of_item).collect();
         self.commit(&batch).await
@@ -78,10 +78,10 @@ pub fn config(url: &str) -> config::Database {
     }
 }
 
-/// How long the broker keeps the session.
+/// Session expiry of the broker in these tests.
 pub const EXPIRY: Duration = Duration::from_secs(7200);
 
-/// A process: names its connections.
+/// A process that names its connections.
 #[derive(Debug, Clone)]
 pub struct Process(Uuid);
 
@@ -95,7 +95,7 @@ impl Process {
     }
 }
 
-/// Seconds after a Monday in March 2025.
+/// Returns a time in seconds after a Monday in March 2025.
 pub fn at(seconds: i64) -> OffsetDateTime {
     time::macros::datetime!(2025-03-10 00:00 UTC) + time::Duration::seconds(seconds)
 }
@@ -188,7 +188,7 @@ pub fn with_token(mut entry: DecodedMessage, sequence: u64) -> DecodedMessage {
     entry
 }
 
-/// A row as text, for comparing whole states.
+/// Returns all item states as text, for comparing whole states.
 pub async fn state(db: &Database) -> Vec<String> {
     db.column("select to_jsonb(s)::text from centiloc.item_state s order by tenant, uid, board_sn")
         .await

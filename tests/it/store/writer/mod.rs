@@ -1,4 +1,5 @@
-//! The stage: acknowledges only what is durable, in order, whatever the database does meanwhile.
+//! The writer stage acknowledges only durable messages, in order, whatever the database does
+//! meanwhile.
 
 mod database_trouble;
 
@@ -25,7 +26,7 @@ use crate::support::store::{
 };
 use crate::support::wait::{SOON, until_true};
 
-/// The stage's surroundings.
+/// The channels and handles around the stage.
 struct Rig {
     decoded: mpsc::Sender<DecodedItem>,
     feedback: mpsc::Receiver<Feedback>,
@@ -58,7 +59,7 @@ fn rig(store: Store) -> (WriterParts, Rig) {
     (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
 }
 
-/// The supervisor moves stages between threads.
+/// Asserts at compile time that the supervisor can move the stage between threads.
 fn movable<T: Send>(stage: T) -> T {
     stage
 }
@@ -72,7 +73,7 @@ impl Rig {
         self.decoded.send(DecodedItem::Connection(news, None)).await.unwrap();
     }
 
-    /// Waits until these are acknowledged; panics if one is twice.
+    /// Waits until these are acknowledged. Panics if one is acknowledged twice.
     async fn acknowledged(&mut self, sequences: std::ops::Range<u64>) {
         let mut left: BTreeSet<u64> = sequences.collect();
         while !left.is_empty() {
@@ -108,7 +109,7 @@ async fn rows(bench: &Bench) -> i64 {
 }
 
 #[tokio::test]
-async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end() {
+async fn received_messages_are_committed_acknowledged_and_drained() {
     let bench = Bench::new().await;
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
@@ -124,7 +125,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
     let (result, (mut feedback, health, metrics)) =
         tokio::join!(movable(writer::run(parts)), script);
     result.unwrap();
-    // Everything left was durable before the stage ended.
+    // Everything still open was durable before the stage ended.
     assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.len() == 1));
     assert!(feedback.recv().await.is_none());
     assert_eq!(rows(&bench).await, 201);
@@ -144,7 +145,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
 }
 
 #[tokio::test]
-async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
+async fn gap_is_durable_before_next_acknowledgement() {
     let bench = Bench::new().await;
     bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
@@ -168,7 +169,7 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn stale_filters_are_passed_back_to_be_unsubscribed() {
+async fn stale_filters_are_returned_for_unsubscribe() {
     let bench = Bench::new().await;
     bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
@@ -182,7 +183,7 @@ async fn stale_filters_are_passed_back_to_be_unsubscribed() {
 }
 
 #[tokio::test]
-async fn a_schema_newer_than_the_program_ends_the_stage() {
+async fn newer_schema_ends_the_stage() {
     let bench = Bench::new().await;
     bench
         .db
@@ -197,7 +198,7 @@ async fn a_schema_newer_than_the_program_ends_the_stage() {
 }
 
 #[tokio::test]
-async fn pending_migrations_that_may_not_be_applied_hold_the_stream_until_someone_applies_them() {
+async fn forbidden_migrations_hold_stream_until_applied() {
     let db = crate::support::postgres::Postgres::shared().await.database().await;
     let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
     let (mut parts, mut rig) = rig(store());
