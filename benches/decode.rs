@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sample = |name| std::fs::read(root.join("tests/samples").join(name)).map(Bytes::from);
     let (proto, json) = (sample("item-41.pb")?, sample("item-41.json")?);
     let (board, board_json) = (sample("board.pb")?, sample("board.json")?);
-    let config = |proto_file| config::Decode { proto_file, keep_payload: KeepPayload::Auto };
+    let config = |proto_file| config::DecodeConfig::new(proto_file, KeepPayload::Auto);
     let shipped = Decoder::new(&config(None), "acme")?;
     let vendor = Decoder::new(&config(Some(root.join("proto/transtream.proto"))), "acme")?;
     let now = OffsetDateTime::now_utc();

@@ -1,6 +1,6 @@
 //! Topic names: which ones to subscribe to, and what arrives on them.
 
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +74,7 @@ pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
 }
 
 /// The filters to subscribe to, in the vendor's order of topics.
-pub fn filters(mqtt: &Mqtt, tenant: &str) -> Vec<String> {
+pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
     let wanted = |kind, encoding| {
         let formats = match kind {
             EventKind::Item => mqtt.items,
@@ -97,34 +97,18 @@ pub fn filters(mqtt: &Mqtt, tenant: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Formats, Reconnect};
+    use crate::config::{SubscribedFormats, testing};
 
-    fn mqtt(items: Formats, boards: Formats, share_group: Option<&str>) -> Mqtt {
-        Mqtt {
-            host: "localhost".into(),
-            port: 1,
-            client_id: "acme-bridge".into(),
-            username: None,
-            password: None,
-            password_file: None,
-            keep_alive: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(30),
-            proxy: None,
-            max_packet_size: 1,
-            max_unacked: 1,
-            items,
-            boards,
-            share_group: share_group.map(Into::into),
-            session_expiry: Duration::from_secs(7200),
-            queue_grace: Duration::from_secs(10),
-            tls: None,
-            reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(1) },
-        }
+    fn mqtt(
+        items: SubscribedFormats,
+        boards: SubscribedFormats,
+        share_group: Option<&str>,
+    ) -> MqttConfig {
+        let share_group = share_group.map(Into::into);
+        MqttConfig { items, boards, share_group, ..testing::mqtt() }
     }
 
     #[test]
@@ -161,24 +145,29 @@ mod tests {
     #[test]
     fn filters_follow_from_the_formats() {
         assert_eq!(
-            filters(&mqtt(Formats::Protobuf, Formats::Protobuf, None), "acme"),
+            filters(&mqtt(SubscribedFormats::Protobuf, SubscribedFormats::Protobuf, None), "acme"),
             ["centiloc/acme", "centiloc/acme/proto/board/v1/update"]
         );
         assert_eq!(
-            filters(&mqtt(Formats::Both, Formats::Json, None), "acme"),
+            filters(&mqtt(SubscribedFormats::Both, SubscribedFormats::Json, None), "acme"),
             [
                 "centiloc/acme",
                 "centiloc/acme/json/item/v1/update",
                 "centiloc/acme/json/board/v1/update"
             ]
         );
-        assert!(filters(&mqtt(Formats::Off, Formats::Off, None), "acme").is_empty());
+        assert!(
+            filters(&mqtt(SubscribedFormats::Off, SubscribedFormats::Off, None), "acme").is_empty()
+        );
     }
 
     #[test]
     fn a_share_group_goes_before_the_topic() {
         assert_eq!(
-            filters(&mqtt(Formats::Protobuf, Formats::Off, Some("acme-ward3")), "acme"),
+            filters(
+                &mqtt(SubscribedFormats::Protobuf, SubscribedFormats::Off, Some("acme-ward3")),
+                "acme"
+            ),
             ["$share/acme-ward3/centiloc/acme"]
         );
     }
@@ -186,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_subscribed_to_is_routed(tenant in "[a-z0-9-]{1,20}") {
-            for filter in filters(&mqtt(Formats::Both, Formats::Both, None), &tenant) {
+            for filter in filters(&mqtt(SubscribedFormats::Both, SubscribedFormats::Both, None), &tenant) {
                 prop_assert!(route(&tenant, &filter).is_some());
             }
         }

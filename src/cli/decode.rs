@@ -43,7 +43,7 @@ pub struct DecodeArgs {
 /// standard error. `settings` and `tenant` come from the configuration if there is one.
 pub fn run(
     args: &DecodeArgs,
-    settings: &config::Decode,
+    settings: &config::DecodeConfig,
     tenant: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let payload = Bytes::from(read(args.file.as_deref())?);
@@ -161,7 +161,7 @@ mod tests {
 
     fn decoder() -> Decoder {
         let keep_payload = config::KeepPayload::Unknown;
-        Decoder::new(&config::Decode { proto_file: None, keep_payload }, "acme").unwrap()
+        Decoder::new(&config::DecodeConfig::new(None, keep_payload), "acme").unwrap()
     }
 
     fn sample(name: &str) -> Bytes {

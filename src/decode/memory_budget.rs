@@ -61,7 +61,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::config::{Decode, KeepPayload};
+    use crate::config::{DecodeConfig, KeepPayload};
     use crate::decode::{ClockTrust, Decoder};
     use crate::topic::{EventEncoding, EventKind};
 
@@ -79,7 +79,7 @@ mod tests {
 
     /// An event that takes so many bytes, a few more or less.
     fn event(bytes: usize) -> Event {
-        let config = Decode { proto_file: None, keep_payload: KeepPayload::Never };
+        let config = DecodeConfig::new(None, KeepPayload::Never);
         let Message { payload, received_at, .. } = message();
         let event = Decoder::new(&config, "acme").unwrap().decode_as(
             EventKind::Item,

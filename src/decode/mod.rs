@@ -66,7 +66,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the schema that the configuration names, or the shipped one.
-    pub fn new(config: &config::Decode, tenant: &str) -> Result<Self, ProtoSchemaError> {
+    pub fn new(config: &config::DecodeConfig, tenant: &str) -> Result<Self, ProtoSchemaError> {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
@@ -98,8 +98,8 @@ impl Decoder {
     /// Refuses a schema that lacks a message which `mqtt` subscribes to.
     pub fn require(
         &self,
-        decode: &config::Decode,
-        mqtt: &config::Mqtt,
+        decode: &config::DecodeConfig,
+        mqtt: &config::MqttConfig,
     ) -> Result<(), ProtoSchemaError> {
         let wanted = [
             (EventKind::Item, mqtt.items, "mqtt.items"),

@@ -25,8 +25,13 @@ use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
+<<<<<<< HEAD
 use crate::clock::WallClock;
 use crate::config::{Config, Loaded, Reconnect};
+=======
+use crate::clock::Clock;
+use crate::config::{BackoffBounds, Config, LoadedConfig};
+>>>>>>> main
 use crate::decode::Decoder;
 use crate::exit;
 use crate::progress::{ProgressRegistry, idle};
@@ -47,8 +52,8 @@ use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
 /// Bounds of the wait before a failed pipeline or background task is started again.
-const RESTART_BACKOFF: Reconnect =
-    Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
+const RESTART_BACKOFF: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// The time that the remaining tasks of a failed pipeline have to end.
 const TAKE_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,7 +87,7 @@ struct BridgeService {
 
 /// Settings that a reload changes without a restart.
 struct LiveSettings {
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<BackoffBounds>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
@@ -115,7 +120,11 @@ impl ServiceEnd {
 }
 
 /// Runs the service until a stop signal.
-pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    loaded: LoadedConfig,
+    source: ConfigSource,
+    log: LogHandle,
+) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (StopSignals::listen()?, ReloadSignals::listen()?);
     let service = BridgeService::new(loaded.config.clone())?;
     let reloader = ConfigReloader { source, log, in_force: loaded };

@@ -18,8 +18,13 @@ use super::ledger::LedgerBound;
 use super::transport::{BrokerConnector, PublishPacket};
 use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
+<<<<<<< HEAD
 use crate::clock::WallClock;
 use crate::config::Mqtt;
+=======
+use crate::clock::Clock;
+use crate::config::MqttConfig;
+>>>>>>> main
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 use crate::gap::GapCause;
 use crate::telemetry::health::{CertificateHealth, SessionPhase};
@@ -51,7 +56,7 @@ pub struct SessionContext {
     /// The tenant.
     pub tenant: String,
     /// Section `mqtt`.
-    pub mqtt: Mqtt,
+    pub mqtt: MqttConfig,
     /// Topic filters to subscribe to.
     pub filters: Vec<String>,
     /// Figures.
@@ -72,7 +77,7 @@ impl SessionContext {
     pub fn new(
         process: ProcessContext,
         tenant: String,
-        mqtt: Mqtt,
+        mqtt: MqttConfig,
         filters: Vec<String>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,

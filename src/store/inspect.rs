@@ -122,19 +122,19 @@ pub struct PartitionCoverage {
 }
 
 /// Connects, under the same settings as the service.
-pub async fn open(config: &config::Database) -> Result<DatabaseInspection, DbError> {
+pub async fn open(config: &config::DatabaseConfig) -> Result<DatabaseInspection, DbError> {
     let link = Connector::new(config)?;
     let conn = link.open().await?;
     Ok(DatabaseInspection { limit: link.answer_within, place: link.place(), link, conn })
 }
 
 /// Tries every address of the configured servers by TCP, where there are several.
-pub async fn look_at_addresses(config: &config::Database) -> Result<Vec<AddressProbe>, DbError> {
+pub async fn look_at_addresses(config: &config::DatabaseConfig) -> Result<Vec<AddressProbe>, DbError> {
     Ok(Connector::new(config)?.look_at_addresses().await)
 }
 
 /// Where the configured server is, without connecting.
-pub fn place(config: &config::Database) -> Result<ServerLocation, DbError> {
+pub fn place(config: &config::DatabaseConfig) -> Result<ServerLocation, DbError> {
     Ok(Connector::new(config)?.place())
 }
 

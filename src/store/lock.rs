@@ -19,7 +19,7 @@ use super::connection::connector::Connector;
 use super::connection::session_proof::{process, prove_sessions, shared_sessions};
 use super::error::{DbError, ErrorClass};
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 use crate::progress::idle;
 use crate::service::leadership::{Leadership, LockHolder};
 
@@ -36,7 +36,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bounds of the wait before a database that is away is tried again. Short: until it answers, two
 /// processes may hold the client id.
-const RETRY: Reconnect = Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(5) };
+const RETRY: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// The same where only a person can mend it: credentials, database name.
 const RETRY_STOPPED: Duration = Duration::from_secs(10);

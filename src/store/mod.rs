@@ -62,7 +62,7 @@ pub struct Store {
 
 impl Store {
     /// Reads the configuration; connects to nothing yet.
-    pub fn new(config: &config::Database, span: PartitionSpan) -> Result<Self, StoreError> {
+    pub fn new(config: &config::DatabaseConfig, span: PartitionSpan) -> Result<Self, StoreError> {
         let link = Connector::new(config)?;
         Ok(Self {
             writer: WriterSlot::new(link.clone()),

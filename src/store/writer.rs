@@ -24,7 +24,7 @@ use super::{CommitOutcome, Store};
 use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 use crate::connection_event::ConnectionEvent;
 use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
@@ -68,7 +68,7 @@ pub struct WriterParts<D = Store> {
 #[derive(Debug, Clone, Copy)]
 pub struct RetryWaits {
     /// Where time mends it.
-    pub retry: Reconnect,
+    pub retry: BackoffBounds,
     /// Where only a person can.
     pub stop: Duration,
 }
@@ -77,7 +77,7 @@ impl Default for RetryWaits {
     fn default() -> Self {
         Self {
             // A failover takes seconds; longer waits would only add to it.
-            retry: Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(10) },
+            retry: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(10) },
             stop: Duration::from_secs(60),
         }
     }

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 
 use super::{ClockTrust, Decoder, pb};
-use crate::config::{Decode, KeepPayload};
+use crate::config::{DecodeConfig, KeepPayload};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
 use crate::topic::{self, EventEncoding, EventKind};
 
@@ -25,7 +25,7 @@ const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 const MOMENTUM: i64 = 1_760_000_000;
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
-    Decoder::new(&Decode { proto_file: None, keep_payload }, "acme").unwrap()
+    Decoder::new(&DecodeConfig::new(None, keep_payload), "acme").unwrap()
 }
 
 fn decode(

@@ -56,7 +56,7 @@ impl Folder {
 }
 
 pub(super) fn decoder(file: &Path) -> Result<Decoder, String> {
-    let config = Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Auto };
+    let config = DecodeConfig::new(Some(file.to_owned()), KeepPayload::Auto);
     Decoder::new(&config, "acme").map_err(|error| error.to_string())
 }
 

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::{limits, options};
-use crate::config::{self, DatabaseHost, DatabaseUrl, Endpoint};
+use crate::config::{self, DatabaseHost, DatabaseUrl, DatabaseEndpoint};
 use crate::race::SuspectAddresses;
 use crate::store::batch::write::bounded;
 use crate::store::connection::route::{self, AddressProbe};
@@ -69,8 +69,8 @@ pub(in crate::store) struct Connector {
 
 impl Connector {
     /// Reads `database.url`; opens nothing yet.
-    pub fn new(config: &config::Database) -> Result<Self, DbError> {
-        let url = DatabaseUrl::read(config.url.expose_secret())
+    pub fn new(config: &config::DatabaseConfig) -> Result<Self, DbError> {
+        let url = DatabaseUrl::parse(config.url.expose_secret())
             .map_err(|why| DbError::stop(format!("database.url cannot be used: {why}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         let settings = [
@@ -169,7 +169,7 @@ impl Connector {
         Err(of_all(errors))
     }
 
-    async fn open_at(&self, endpoint: &Endpoint) -> Result<PgConnection, DbError> {
+    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<PgConnection, DbError> {
         let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
         let name = &self.application_name;
         let options = options::options(&self.url, endpoint, found.route, name).await?;
@@ -234,7 +234,7 @@ fn is_ours<const N: usize>(settings: &[(&str, &str); N], name: &str) -> bool {
     settings.iter().any(|(ours, _)| *ours == name)
 }
 
-fn place_of(endpoint: &Endpoint) -> ServerLocation {
+fn place_of(endpoint: &DatabaseEndpoint) -> ServerLocation {
     let DatabaseHost::Tcp(name) = &endpoint.host else { return ServerLocation::Socket };
     let ip = endpoint.address.or(name.parse::<IpAddr>().ok());
     let loopback = name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback());
@@ -243,7 +243,7 @@ fn place_of(endpoint: &Endpoint) -> ServerLocation {
 }
 
 /// Names an endpoint for a person.
-fn address_of(endpoint: &Endpoint) -> String {
+fn address_of(endpoint: &DatabaseEndpoint) -> String {
     match &endpoint.host {
         DatabaseHost::Default => format!("the default socket, port {}", endpoint.port),
         DatabaseHost::Socket(folder) => format!("{}/.s.PGSQL.{}", folder.display(), endpoint.port),
@@ -263,7 +263,7 @@ fn at_address(error: DbError, address: Option<SocketAddr>) -> DbError {
 }
 
 /// The one fault, or all of them with the host of each.
-fn of_all(mut errors: Vec<(&Endpoint, DbError)>) -> DbError {
+fn of_all(mut errors: Vec<(&DatabaseEndpoint, DbError)>) -> DbError {
     if errors.len() == 1
         && let Some((_, error)) = errors.pop()
     {

@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::config::{DatabaseHost, DatabaseTls, DatabaseUrl, Endpoint, RootCertificates, SslMode};
-use crate::credentials::error::Role;
+use crate::config::{DatabaseHost, DatabaseTls, DatabaseUrl, DatabaseEndpoint, RootCertificates, SslMode};
+use crate::credentials::error::FileRole;
 use crate::credentials::pem::PemFile;
 use crate::files;
 use crate::store::connection::route::ConnectRoute;
@@ -29,7 +29,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 /// ones are used.
 pub(in crate::store) async fn options(
     url: &DatabaseUrl,
-    endpoint: &Endpoint,
+    endpoint: &DatabaseEndpoint,
     route: ConnectRoute,
     application_name: &str,
 ) -> Result<PgConnectOptions, DbError> {
@@ -104,16 +104,16 @@ fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), 
         RootCertificates::BuiltIn => Vec::new(),
         RootCertificates::System => system_roots(),
         RootCertificates::File(path) => {
-            let file = pem(Role::DatabaseRoot, path)?;
+            let file = pem(FileRole::DatabaseRoot, path)?;
             file.certificates().map_err(|error| DbError::stop(error.to_string()))?;
             file.text().to_vec()
         }
     };
     let client = match &tls.client {
         Some((cert, key)) => {
-            let cert = pem(Role::DatabaseCertificate, cert)?;
+            let cert = pem(FileRole::DatabaseCertificate, cert)?;
             cert.certificates().map_err(|error| DbError::stop(error.to_string()))?;
-            let key = pem(Role::DatabaseKey, key)?;
+            let key = pem(FileRole::DatabaseKey, key)?;
             if !key.has_private_key() {
                 return Err(DbError::stop(key.wrong_content().to_string()));
             }
@@ -124,7 +124,7 @@ fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), 
     Ok((roots, client))
 }
 
-fn pem(role: Role, path: &Path) -> Result<PemFile, DbError> {
+fn pem(role: FileRole, path: &Path) -> Result<PemFile, DbError> {
     PemFile::read(role, path).map_err(|error| DbError::stop(error.to_string()))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{DatabaseHost, DatabaseUrl, Endpoint, SslMode};
+use crate::config::{DatabaseHost, DatabaseUrl, DatabaseEndpoint, SslMode};
 use crate::race::{
     self, EVERY, FIRST, FailedAttempt, RaceOutcome, RacePace, ReachedAddress, SuspectAddresses,
 };
@@ -35,7 +35,7 @@ pub(in crate::store) struct FoundRoute {
 /// Finds the way to an endpoint.
 pub(in crate::store) async fn find(
     url: &DatabaseUrl,
-    endpoint: &Endpoint,
+    endpoint: &DatabaseEndpoint,
     suspects: &SuspectAddresses,
     limit: Duration,
 ) -> Result<FoundRoute, DbError> {
@@ -177,7 +177,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn url(query: &str) -> DatabaseUrl {
-        DatabaseUrl::read(&format!("postgres://db.example/x?{query}")).unwrap()
+        DatabaseUrl::parse(&format!("postgres://db.example/x?{query}")).unwrap()
     }
 
     async fn listen(last: u8) -> (TcpListener, SocketAddr) {

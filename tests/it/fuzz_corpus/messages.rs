@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use centiloc_bridge::config::{Decode, KeepPayload};
+use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
 use centiloc_bridge::event::{Event, Reject, RejectReason, board_event_id, item_event_id};
 use centiloc_bridge::topic::{EventEncoding, EventKind};
@@ -46,13 +46,13 @@ static SAME: LazyLock<Decoder> =
 static OTHER: LazyLock<Decoder> = LazyLock::new(|| vendor(OTHER_TYPES, KeepPayload::Unknown));
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
-    let config = Decode { proto_file: None, keep_payload };
+    let config = DecodeConfig::new(None, keep_payload);
     Decoder::new(&config, TENANT).expect("the shipped schema loads")
 }
 
 fn vendor(source: &str, keep_payload: KeepPayload) -> Decoder {
     in_file("vendor.proto", source.as_bytes(), |file| {
-        let config = Decode { proto_file: Some(file.to_owned()), keep_payload };
+        let config = DecodeConfig::new(Some(file.to_owned()), keep_payload);
         Decoder::new(&config, TENANT).expect("the vendor's schema loads")
     })
 }

@@ -1,6 +1,6 @@
 //! Fuzzes the file of `decode.proto_file`: a `.proto`, a `FileDescriptorSet`, or neither.
 
-use centiloc_bridge::config::{Decode, KeepPayload};
+use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::event::RejectReason;
 use centiloc_bridge::topic::{EventEncoding, EventKind};
@@ -20,8 +20,7 @@ const MESSAGES: [&[u8]; 5] = [
 /// Loads the schema and, if it is accepted, decodes with it.
 pub fn vendor_schema(bytes: &[u8]) -> bool {
     in_file("vendor.proto", bytes, |file| {
-        let config =
-            Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Unknown };
+        let config = DecodeConfig::new(Some(file.to_owned()), KeepPayload::Unknown);
         match Decoder::new(&config, "acme") {
             Ok(decoder) => {
                 try_on_messages(&decoder);

@@ -46,7 +46,7 @@ async fn let_go(mut holder: PgConnection) {
 
 /// Opens a store with this statement timeout.
 fn hasty_store(bench: &Bench, statement_timeout: Duration) -> Store {
-    let config = config::Database { statement_timeout, ..config(&bench.db.socket_url()) };
+    let config = config::DatabaseConfig { statement_timeout, ..config(&bench.db.socket_url()) };
     Store::new(&config, PartitionSpan::Month).unwrap()
 }
 

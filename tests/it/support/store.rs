@@ -69,13 +69,9 @@ impl Bench {
     }
 }
 
-pub fn config(url: &str) -> config::Database {
-    config::Database {
-        url: url.to_owned().into(),
-        max_connections: 4,
-        statement_timeout: Duration::from_secs(30),
-        migrate: true,
-    }
+pub fn config(url: &str) -> config::DatabaseConfig {
+    let folder = database_only(url);
+    config::load(Some(&folder.path().join("config.toml")), []).unwrap().config.database
 }
 
 /// Session expiry of the broker in these tests.

@@ -1,48 +1,43 @@
-//! Builds [`Config`] section by section. Every value is read before any is used, so that one load
-//! names every problem.
+//! Builds [`Config`] section by section. Every value of a section is read before any is used, so that
+//! one load reports every problem.
+
+mod mqtt;
+
+pub(in crate::config) use mqtt::client_id;
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::database_url::DatabaseUrl;
-use super::model::{
-    Batch, Config, Database, Decode, KeepPayload, Log, LogFormat, Mqtt, PartitionSpan, Retention,
-    Spool,
+use crate::config::database_url::DatabaseUrl;
+use crate::config::error::{InvalidValue, ValueOrigin};
+use crate::config::model::{
+    BatchConfig, Config, DatabaseConfig, DecodeConfig, KeepPayload, LogConfig, LogFormat,
+    MqttConfig, PartitionSpan, RetentionConfig, SpoolConfig,
 };
-use super::problem::{Complaint, Origin};
-use super::read::{Reader, STATE};
-use super::secret::Secret;
-use super::{assemble_mqtt, values};
+use crate::config::reader::{STATE, SettingReader};
+use crate::config::secret::RawSecret;
+use crate::config::values;
 
-/// Timers have no use for less, and `PostgreSQL` counts its statement timeout in milliseconds.
-const LEAST_WAIT: Duration = Duration::from_millis(1);
-/// A longer wait is a typing error, and `PostgreSQL`'s statement timeout ends at 24 days.
-const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
-/// A year to `humantime`, which writes the bound below as "1000years"; seconds.
-pub(super) const YEAR: u64 = 31_557_600;
-/// The smallest partition is a day, so nothing shorter can be kept.
+/// Shortest retention: the smallest partition is a day.
 const LEAST_RETENTION: Duration = Duration::from_secs(86_400);
-/// Beyond this, "forever" is meant; keeps date arithmetic far from its limits.
-const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * YEAR);
-/// Smaller, and one large message fills the spool.
+/// Longest retention: more means "forever". It keeps date arithmetic far from its limits.
+const LONGEST_RETENTION: Duration = Duration::from_secs(1000 * values::YEAR);
+/// Smallest spool: in a smaller one, a single large message fills it.
 const LEAST_SPOOL: u64 = 1 << 20;
-/// Metrics and file offsets are signed 64-bit numbers.
+/// Largest spool: metrics and file offsets are signed 64-bit numbers.
 const LARGEST_SPOOL: u64 = 1 << 62;
-/// MQTT packet ids: no more can be un-acknowledged, so no more can be in a batch.
+/// Largest batch: no more messages can be unacknowledged, because MQTT has no more packet ids.
 const MAX_BATCH: u64 = 65_535;
-/// `PostgreSQL`'s own default is 100 for all clients together; more than this is a typing error.
+/// Largest pool: the default of `PostgreSQL` is 100 for all clients together, and more than this is a
+/// typing error.
 const MAX_CONNECTIONS: u64 = 1000;
 
-/// What a wait may be.
-pub(super) const WAITS: RangeInclusive<Duration> = LEAST_WAIT..=LONGEST_WAIT;
-
-/// Builds the whole; `None` where problems were noted.
-pub(super) fn config(reader: &mut Reader) -> Option<Config> {
+/// Builds the configuration. Returns `None` where problems were noted.
+pub(super) fn config(reader: &mut SettingReader) -> Option<Config> {
     let tenant = reader.read("tenant", values::topic_part);
-    let mqtt = assemble_mqtt::mqtt(reader, tenant.as_deref());
+    let mqtt = mqtt::mqtt(reader, tenant.as_deref());
     let database = database(reader);
     let max_events = reader.read("batch.max_events", |text| values::integer(text, 1..=MAX_BATCH));
     let spool = spool(reader);
@@ -50,12 +45,12 @@ pub(super) fn config(reader: &mut Reader) -> Option<Config> {
     let retention = retention(reader);
     let admin_listen = admin(reader);
     let log = log(reader);
-    let shutdown_grace = wait(reader, "shutdown.grace");
+    let shutdown_grace = reader.wait("shutdown.grace");
     Some(Config {
         tenant: tenant?,
         mqtt: mqtt?,
         database: database?,
-        batch: Batch { max_events: max_events? },
+        batch: BatchConfig { max_events: max_events? },
         spool: spool?,
         decode: decode?,
         retention: retention?,
@@ -65,12 +60,7 @@ pub(super) fn config(reader: &mut Reader) -> Option<Config> {
     })
 }
 
-/// Reads a wait.
-pub(super) fn wait(reader: &mut Reader, name: &'static str) -> Option<Duration> {
-    reader.read(name, |text| values::duration(text, &WAITS))
-}
-
-fn database(reader: &mut Reader) -> Option<Database> {
+fn database(reader: &mut SettingReader) -> Option<DatabaseConfig> {
     let url = reader.secret("database.url", "database.url_file", false);
     if let Some(None) = url {
         reader.missing("database.url");
@@ -78,9 +68,9 @@ fn database(reader: &mut Reader) -> Option<Database> {
     let url = url.flatten().and_then(|secret| database_url(reader, secret));
     let max_connections =
         reader.read("database.max_connections", |text| values::integer(text, 1..=MAX_CONNECTIONS));
-    let statement_timeout = wait(reader, "database.statement_timeout");
+    let statement_timeout = reader.wait("database.statement_timeout");
     let migrate = reader.read("database.migrate", values::flag);
-    Some(Database {
+    Some(DatabaseConfig {
         url: url?,
         max_connections: max_connections?,
         statement_timeout: statement_timeout?,
@@ -88,13 +78,13 @@ fn database(reader: &mut Reader) -> Option<Database> {
     })
 }
 
-fn database_url(reader: &mut Reader, secret: Secret) -> Option<SecretString> {
+fn database_url(reader: &mut SettingReader, secret: RawSecret) -> Option<SecretString> {
     match DatabaseUrl::parse(&secret.text) {
         Ok(url) => {
             if let Some(mode) = url.weak_tls() {
                 reader.warnings.push(format!(
                     "{} ({}) has sslmode {mode} for a host that is not this machine: events and \
-                     credentials may go to whoever answers there; add sslmode=verify-full",
+                     credentials may go to any server that answers; add sslmode=verify-full",
                     secret.key, secret.origin
                 ));
             }
@@ -102,20 +92,20 @@ fn database_url(reader: &mut Reader, secret: Secret) -> Option<SecretString> {
             reader.show_from("database.url", url.shown, secret.origin);
             Some(SecretString::from(secret.text))
         }
-        Err(complaint) => {
+        Err(invalid) => {
             let found = "something else (not shown, it may be secret)".to_owned();
-            reader.problem(secret.key, &secret.origin, found, complaint);
+            reader.problem(secret.key, &secret.origin, found, invalid);
             None
         }
     }
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn spool(reader: &mut Reader) -> Option<Option<Spool>> {
+fn spool(reader: &mut SettingReader) -> Option<Option<SpoolConfig>> {
     let state = reader.state_folder().filter(|_| reader.is_default("spool.dir"));
     let dir = match state.map(|state| state.join("spool")) {
         Some(dir) => {
-            let origin = Origin::named(STATE);
+            let origin = ValueOrigin::named(STATE);
             reader.show_from("spool.dir", dir.to_string_lossy(), origin);
             Some(Some(dir))
         }
@@ -124,10 +114,10 @@ fn spool(reader: &mut Reader) -> Option<Option<Spool>> {
     let max_size =
         reader.read("spool.max_size", |text| values::size(text, LEAST_SPOOL..=LARGEST_SPOOL));
     let (dir, max_size) = (dir?, max_size?);
-    Some(dir.map(|dir| Spool { dir, max_size }))
+    Some(dir.map(|dir| SpoolConfig { dir, max_size }))
 }
 
-fn decode(reader: &mut Reader, mqtt: Option<&Mqtt>) -> Option<Decode> {
+fn decode(reader: &mut SettingReader, mqtt: Option<&MqttConfig>) -> Option<DecodeConfig> {
     const WORDS: [(&str, KeepPayload); 4] = [
         ("auto", KeepPayload::Auto),
         ("always", KeepPayload::Always),
@@ -150,15 +140,15 @@ fn decode(reader: &mut Reader, mqtt: Option<&Mqtt>) -> Option<Decode> {
         (KeepPayload::Auto, false) => resolved(reader, "unknown", KeepPayload::Unknown),
         (explicit, _) => explicit,
     };
-    Some(Decode { proto_file, keep_payload })
+    Some(DecodeConfig { proto_file, keep_payload })
 }
 
-fn resolved(reader: &mut Reader, word: &str, keep: KeepPayload) -> KeepPayload {
+fn resolved(reader: &mut SettingReader, word: &str, keep: KeepPayload) -> KeepPayload {
     reader.show("decode.keep_payload", word);
     keep
 }
 
-fn retention(reader: &mut Reader) -> Option<Retention> {
+fn retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
     const SPANS: [(&str, PartitionSpan); 2] =
         [("day", PartitionSpan::Day), ("month", PartitionSpan::Month)];
     let forever_or_duration = |text: &str| {
@@ -166,32 +156,30 @@ fn retention(reader: &mut Reader) -> Option<Retention> {
             return Ok(None);
         }
         values::duration(text, &(LEAST_RETENTION..=LONGEST_RETENTION)).map(Some).map_err(
-            |complaint| {
-                Complaint::new(format!("forever, or {}", complaint.expected), complaint.cure)
-            },
+            |invalid| InvalidValue::new(format!("forever, or {}", invalid.expected), invalid.hint),
         )
     };
     let events = reader.read("retention.events", forever_or_duration);
     let payloads = reader.read("retention.payloads", forever_or_duration);
     let partition = reader.read("retention.partition", |text| values::choice(text, &SPANS));
-    Some(Retention { events: events?, payloads: payloads?, partition: partition? })
+    Some(RetentionConfig { events: events?, payloads: payloads?, partition: partition? })
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-pub(super) fn admin(reader: &mut Reader) -> Option<Option<SocketAddr>> {
+pub(super) fn admin(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         reader.warnings.push(format!(
-            "admin.listen is {address}: whoever reaches it reads the state of the bridge, for it \
+            "admin.listen is {address}: anyone who can reach it can read the state of the bridge, for it \
              asks for no password; keep it on 127.0.0.1, or behind a firewall"
         ));
     }
     Some(listen)
 }
 
-fn log(reader: &mut Reader) -> Option<Log> {
+fn log(reader: &mut SettingReader) -> Option<LogConfig> {
     const SHAPES: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = reader.read("log.format", |text| values::choice(text, &SHAPES));
     let level = reader.read("log.level", values::log_level);
-    Some(Log { format: format?, level: level? })
+    Some(LogConfig { format: format?, level: level? })
 }
