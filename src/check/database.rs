@@ -9,7 +9,7 @@ use super::report::CheckReport;
 use super::schema::{self, SEE_LOG};
 use crate::config::Config;
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
-use crate::store::inspect::{self, OLDEST_SERVER, ServerLocation, ServerInfo};
+use crate::store::inspect::{self, OLDEST_SERVER, ServerInfo, ServerLocation};
 
 /// Names of the lines of a database that answers.
 pub(super) const EXPECTED: [&str; 12] = [
@@ -125,7 +125,9 @@ fn tls(server: &ServerInfo, place: &ServerLocation) -> CheckLine {
         (Some((version, cipher)), _) => {
             CheckLine::ok(names::DATABASE_TLS, format!("{version}, {cipher}"))
         }
-        (None, ServerLocation::Socket) => CheckLine::ok(names::DATABASE_TLS, "not needed on a unix socket"),
+        (None, ServerLocation::Socket) => {
+            CheckLine::ok(names::DATABASE_TLS, "not needed on a unix socket")
+        }
         (None, ServerLocation::Loopback(_)) => {
             CheckLine::ok(names::DATABASE_TLS, "not in use, and not needed on this machine")
         }

@@ -1,20 +1,11 @@
 //! Checks of the addresses of the database and of its connection limits.
 
-<<<<<<< HEAD
-use super::database::{ADDRESS, CONNECTIONS};
-use crate::credentials::preflight::{Check, Status};
-use crate::store::inspect::{AddressProbe, ConnectionLimits};
-
-pub(super) fn address(look: &AddressProbe) -> Check {
-    let AddressProbe { address, problem } = look;
-=======
 use super::line::{CheckLine, CheckStatus};
 use super::names;
-use crate::store::inspect::{Limits, Look};
+use crate::store::inspect::{AddressProbe, ConnectionLimits};
 
-pub(super) fn address(look: &Look) -> CheckLine {
-    let Look { address, problem } = look;
->>>>>>> main
+pub(super) fn address(look: &AddressProbe) -> CheckLine {
+    let AddressProbe { address, problem } = look;
     match problem {
         None => CheckLine::ok(names::DATABASE_ADDRESS, format!("{address} accepts connections")),
         Some(problem) => CheckLine::problem(
@@ -27,13 +18,8 @@ pub(super) fn address(look: &Look) -> CheckLine {
     }
 }
 
-<<<<<<< HEAD
-pub(super) fn connections(limits: &ConnectionLimits) -> Check {
+pub(super) fn connections(limits: &ConnectionLimits) -> CheckLine {
     let ConnectionLimits { needed, role, database, server, in_use } = *limits;
-=======
-pub(super) fn connections(limits: &Limits) -> CheckLine {
-    let Limits { needed, role, database, server, in_use } = *limits;
->>>>>>> main
     let least = [
         (role, "the role", "alter role … connection limit"),
         (database, "the database", "alter database … connection limit"),

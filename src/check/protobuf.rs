@@ -61,11 +61,7 @@ fn assumed_numbers() -> CheckLine {
     )
 }
 
-<<<<<<< HEAD
-fn lacks(file: &str, kind: EventKind) -> Check {
-=======
-fn missing_message(file: &str, kind: Kind) -> CheckLine {
->>>>>>> main
+fn missing_message(file: &str, kind: EventKind) -> CheckLine {
     let (kind, key) = match kind {
         EventKind::Item => ("item", "mqtt.items"),
         EventKind::Board => ("board", "mqtt.boards"),

@@ -7,13 +7,8 @@ use time::macros::datetime;
 use super::database::{clock, of_server};
 use super::schema::partitions;
 use super::*;
-<<<<<<< HEAD
-use crate::credentials::testing::{Files, Leaf, Pki};
-use crate::store::inspect::{PartitionCoverage, RolePrivileges, ServerInfo, ServerLocation};
-=======
 use crate::credentials::testing::{LeafSpec, TestFiles, TestPki};
-use crate::store::inspect::{Coverage, Place, Rights, Server};
->>>>>>> main
+use crate::store::inspect::{PartitionCoverage, RolePrivileges, ServerInfo, ServerLocation};
 
 fn server() -> ServerInfo {
     ServerInfo {
@@ -58,15 +53,10 @@ fn every_name_is_its_own_and_documented() {
 }
 
 #[test]
-<<<<<<< HEAD
-fn a_server_that_suits_passes_wherever_it_is() {
+fn suitable_servers_pass_everywhere() {
     for place in
         [ServerLocation::Socket, ServerLocation::Loopback("localhost:5432".into()), remote()]
     {
-=======
-fn suitable_servers_pass_everywhere() {
-    for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
->>>>>>> main
         assert_eq!(troubles(&of_server(&server(), &place)), []);
         let plain = ServerInfo { tls: None, ..server() };
         let expected: &[_] =
@@ -114,13 +104,8 @@ fn a_clock_of_1970_fails() {
 #[test]
 fn missing_partitions_warn_without_create_rights() {
     let until = Some(datetime!(2027-01-01 00:00 UTC));
-<<<<<<< HEAD
     let owner = RolePrivileges { make_partitions: true, ..RolePrivileges::default() };
-    let warned = [("database_partitions", Status::Warning)];
-=======
-    let owner = Rights { make_partitions: true, ..Rights::default() };
     let warned = [("database_partitions", CheckStatus::Warning)];
->>>>>>> main
     for until in [until, None] {
         let coverage = PartitionCoverage { until, in_default: 0 };
         assert_eq!(troubles(&[partitions(&coverage, &owner)]), []);

@@ -140,13 +140,8 @@ mod tests {
     const TOPIC: &str = "centiloc/acme/json/item/v1/update";
     const NOW: OffsetDateTime = datetime!(2026-06-01 0:00 UTC);
 
-<<<<<<< HEAD
     fn matches(selector: &TraceSelector, payload: &[u8]) -> bool {
-        let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Unknown };
-=======
-    fn matches(selector: &Selector, payload: &[u8]) -> bool {
         let config = config::DecodeConfig::new(None, KeepPayload::Unknown);
->>>>>>> main
         let decoder = Decoder::new(&config, "acme").unwrap();
         let payload = Bytes::copy_from_slice(payload);
         RawMatcher::new(selector, &decoder).matches(TOPIC, &payload, NOW)

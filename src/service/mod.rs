@@ -25,13 +25,8 @@ use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
-<<<<<<< HEAD
 use crate::clock::WallClock;
-use crate::config::{Config, Loaded, Reconnect};
-=======
-use crate::clock::Clock;
 use crate::config::{BackoffBounds, Config, LoadedConfig};
->>>>>>> main
 use crate::decode::Decoder;
 use crate::exit;
 use crate::progress::{ProgressRegistry, idle};

@@ -18,13 +18,8 @@ use super::ledger::LedgerBound;
 use super::transport::{BrokerConnector, PublishPacket};
 use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
-<<<<<<< HEAD
 use crate::clock::WallClock;
-use crate::config::Mqtt;
-=======
-use crate::clock::Clock;
 use crate::config::MqttConfig;
->>>>>>> main
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 use crate::gap::GapCause;
 use crate::telemetry::health::{CertificateHealth, SessionPhase};

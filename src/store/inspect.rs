@@ -129,7 +129,9 @@ pub async fn open(config: &config::DatabaseConfig) -> Result<DatabaseInspection,
 }
 
 /// Tries every address of the configured servers by TCP, where there are several.
-pub async fn look_at_addresses(config: &config::DatabaseConfig) -> Result<Vec<AddressProbe>, DbError> {
+pub async fn look_at_addresses(
+    config: &config::DatabaseConfig,
+) -> Result<Vec<AddressProbe>, DbError> {
     Ok(Connector::new(config)?.look_at_addresses().await)
 }
 

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::{limits, options};
-use crate::config::{self, DatabaseHost, DatabaseUrl, DatabaseEndpoint};
+use crate::config::{self, DatabaseEndpoint, DatabaseHost, DatabaseUrl};
 use crate::race::SuspectAddresses;
 use crate::store::batch::write::bounded;
 use crate::store::connection::route::{self, AddressProbe};

@@ -7,7 +7,9 @@ use secrecy::ExposeSecret;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::config::{DatabaseHost, DatabaseTls, DatabaseUrl, DatabaseEndpoint, RootCertificates, SslMode};
+use crate::config::{
+    DatabaseEndpoint, DatabaseHost, DatabaseTls, DatabaseUrl, RootCertificates, SslMode,
+};
 use crate::credentials::error::FileRole;
 use crate::credentials::pem::PemFile;
 use crate::files;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{DatabaseHost, DatabaseUrl, DatabaseEndpoint, SslMode};
+use crate::config::{DatabaseEndpoint, DatabaseHost, DatabaseUrl, SslMode};
 use crate::race::{
     self, EVERY, FIRST, FailedAttempt, RaceOutcome, RacePace, ReachedAddress, SuspectAddresses,
 };

@@ -8,13 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
-<<<<<<< HEAD
 use centiloc_bridge::clock::WallClock;
-use centiloc_bridge::config::{PartitionSpan, Reconnect};
-=======
-use centiloc_bridge::clock::Clock;
 use centiloc_bridge::config::{BackoffBounds, PartitionSpan};
->>>>>>> main
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::message::{DecodedItem, Feedback};
 use centiloc_bridge::store::schema::MigrationError;
@@ -53,13 +48,8 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         decoded,
         feedback,
         max_events: tokio::sync::watch::channel(50).1,
-<<<<<<< HEAD
-        waits: RetryWaits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
+        waits: RetryWaits { retry: BackoffBounds { min: short, max: short * 10 }, stop: short * 5 },
         condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
-=======
-        waits: Waits { retry: BackoffBounds { min: short, max: short * 10 }, stop: short * 5 },
-        condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
->>>>>>> main
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
         clock: WallClock::system(),
