@@ -181,13 +181,13 @@ pub struct StatusCounters {
 
 impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
-        let committed = |kind: Kind| {
+        let committed = |kind: EventKind| {
             metrics
                 .committed
                 .get(&KindLabel { kind: kind.as_str() })
                 .map_or(0, |counter| counter.get())
         };
-        let duplicates = |kind: Kind| {
+        let duplicates = |kind: EventKind| {
             metrics
                 .duplicates
                 .get(&KindLabel { kind: kind.as_str() })
