@@ -74,9 +74,8 @@ impl ConfigLayer {
 
     /// Merges layers, lowest first: a higher layer replaces or hides the values below it.
     pub fn merged(layers: impl IntoIterator<Item = Self>) -> Self {
-        let builder = layers.into_iter().fold(Config::builder(), |builder, layer| {
-            builder.add_source(layer)
-        });
+        let builder =
+            layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
         let merged = builder.build().expect("the names of known keys are paths");
         let value = |key: &ConfigKey| Some((key.name, RawValue::at(&merged.cache, key.name)?));
         Self { values: KEYS.iter().filter_map(value).collect(), hidden: Vec::new() }
