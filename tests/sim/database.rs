@@ -240,9 +240,6 @@ impl ModelDatabase {
             ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
                 JournalOutcome::default()
             }
-            ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
-                JournalOutcome::default()
-            }
         }
     }
 
