@@ -37,7 +37,8 @@ pub async fn local(loaded: &LoadedConfig, now: OffsetDateTime) -> CheckReport {
     match &config.mqtt.tls {
         Some(tls) => checks.extend(tls_files::checks(&config.tenant, tls, now)),
         None => {
-            checks.push(CheckLine::ok(names::CLIENT_CERTIFICATE, "none: mqtt.tls.enabled is false"))
+            checks
+                .push(CheckLine::ok(names::CLIENT_CERTIFICATE, "none: mqtt.tls.enabled is false"));
         }
     }
     checks.extend(protobuf::checks(config));
