@@ -25,8 +25,8 @@ use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::config::{Config, Loaded, Reconnect};
+use crate::clock::WallClock;
+use crate::config::{BackoffBounds, Config, LoadedConfig};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::progress::{ProgressRegistry, idle};
@@ -34,21 +34,21 @@ use crate::service::config_diff::ConfigSource;
 use crate::service::leadership::Leadership;
 use crate::service::signals::{ReloadSignals, StopSignal, StopSignals};
 use crate::service::supervisor::TaskOutcome;
-use crate::session::credentials::{Material, Sources};
-use crate::session::gap_state_file::GapStateFile;
-use crate::session::gap_tracker::GapTracker;
-use crate::session::renewal;
-use crate::session::shared::Process;
+use crate::session::context::ProcessContext;
+use crate::session::credentials::renewal;
+use crate::session::credentials::{CredentialSource, CredentialState};
+use crate::session::gaps::GapStateFile;
+use crate::session::gaps::GapTracker;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
-use crate::store::schema::SchemaError;
-use crate::store::{Condition, Store};
+use crate::store::schema::MigrationError;
+use crate::store::{DatabaseStatus, Store};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
 /// Bounds of the wait before a failed pipeline or background task is started again.
-const RESTART_BACKOFF: Reconnect =
-    Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
+const RESTART_BACKOFF: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// The time that the remaining tasks of a failed pipeline have to end.
 const TAKE_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,17 +63,17 @@ const BEST_EFFORT_WAIT: Duration = Duration::from_secs(2);
 /// The parts of the service that outlive a pipeline.
 struct BridgeService {
     config: Config,
-    process: Process,
+    process: ProcessContext,
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
-    material: watch::Sender<Material>,
+    material: watch::Sender<CredentialState>,
     /// Set by [`retire`], which ends the session for good.
     retire: Option<watch::Sender<bool>>,
     /// Connections are numbered over all pipelines, so that no token fits a later connection.
@@ -82,11 +82,11 @@ struct BridgeService {
 
 /// Settings that a reload changes without a restart.
 struct LiveSettings {
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<BackoffBounds>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
-    sources: watch::Sender<Sources>,
+    sources: watch::Sender<CredentialSource>,
 }
 
 /// The inputs of the service from outside: signals and the configuration.
@@ -115,7 +115,11 @@ impl ServiceEnd {
 }
 
 /// Runs the service until a stop signal.
-pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    loaded: LoadedConfig,
+    source: ConfigSource,
+    log: LogHandle,
+) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (StopSignals::listen()?, ReloadSignals::listen()?);
     let service = BridgeService::new(loaded.config.clone())?;
     let reloader = ConfigReloader { source, log, in_force: loaded };
@@ -149,8 +153,8 @@ impl BridgeService {
         let state_dir = state_file::folder(config.spool.as_ref().map(|spool| &*spool.dir));
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
-        let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
-        let sources = Sources::new(&config.tenant, &config.mqtt);
+        let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
+        let sources = CredentialSource::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let settings = LiveSettings {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
@@ -160,14 +164,14 @@ impl BridgeService {
             sources: watch::Sender::new(sources),
         };
         let gap_state = Arc::new(GapStateFile::within(state_dir.as_deref(), client_id));
-        let process = Process {
+        let process = ProcessContext {
             instance: Uuid::new_v4(),
             spool_dir: config.spool.as_ref().map(|spool| spool.dir.display().to_string()),
             gaps: Arc::new(Mutex::new(GapTracker::new(config.mqtt.queue_grace))),
             gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
             connector: Arc::new(NetworkConnector::default()),
-            clock: Clock::system(),
+            clock: WallClock::system(),
         };
         Ok(Self {
             settings,
@@ -236,7 +240,7 @@ impl BridgeService {
         background: &mut BackgroundTasks,
         reloads: &mut ReloadSignals,
         reloader: &mut ConfigReloader,
-    ) -> (&'static str, TaskOutcome<SchemaError>) {
+    ) -> (&'static str, TaskOutcome<MigrationError>) {
         loop {
             tokio::select! {
                 Some(failed) = pipeline.group.next() => return failed,

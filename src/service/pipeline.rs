@@ -11,15 +11,15 @@ use super::{BridgeService, TAKE_DOWN_TIMEOUT};
 use crate::decode::stage::DecodeStage;
 use crate::message::{DecodedItem, Feedback, StreamItem};
 use crate::service::supervisor::TaskGroup;
-use crate::session::Session;
+use crate::session::MqttSession;
+use crate::session::context::SessionContext;
+use crate::session::control::SessionControl;
 use crate::session::intake_sender::{self, IntakeSender};
-use crate::session::orders::Orders;
-use crate::session::shared::Shared;
 use crate::spool::drain::DrainParts;
 use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
-use crate::store::schema::SchemaError;
-use crate::store::writer::{self, Waits, WriterParts};
+use crate::store::schema::MigrationError;
+use crate::store::writer::{self, RetryWaits, WriterParts};
 use crate::{spool, topic};
 
 /// Capacity of the feedback channels. The session always receives, so few are enough. Each entry
@@ -35,7 +35,7 @@ pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
 
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
-    pub group: TaskGroup<SchemaError>,
+    pub group: TaskGroup<MigrationError>,
     /// Stops the intake. The stages finish the messages that they hold.
     pub stop: CancellationToken,
     /// Stops the retries. Uncommitted messages stay with the broker.
@@ -107,9 +107,9 @@ impl BridgeService {
         intake: mpsc::Sender<StreamItem>,
         feedback: mpsc::Receiver<Feedback>,
         stop: CancellationToken,
-    ) -> Session {
+    ) -> MqttSession {
         let mqtt = &self.config.mqtt;
-        let shared = Shared::new(
+        let shared = SessionContext::new(
             self.process.clone(),
             self.config.tenant.clone(),
             mqtt.clone(),
@@ -118,7 +118,7 @@ impl BridgeService {
             Arc::clone(&self.health),
         );
         let intake = IntakeSender::new(intake);
-        let orders = Orders {
+        let orders = SessionControl {
             stop,
             leadership: self.leadership.subscribe(),
             credentials: self.material.subscribe(),
@@ -126,7 +126,7 @@ impl BridgeService {
             retire: self.retire.clone(),
         };
         let connections = Arc::clone(&self.connections);
-        Session::new(shared, intake, feedback, orders, connections, StdRng::from_os_rng())
+        MqttSession::new(shared, intake, feedback, orders, connections, StdRng::from_os_rng())
     }
 
     fn writer(
@@ -142,7 +142,7 @@ impl BridgeService {
             decoded,
             feedback,
             max_events: self.settings.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

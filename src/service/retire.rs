@@ -15,8 +15,8 @@ use super::{BridgeService, DRAIN_POLL_INTERVAL};
 use crate::config::Config;
 use crate::service::leadership::Leadership;
 use crate::service::signals::StopSignals;
-use crate::session::credentials::Material;
-use crate::session::ending::end_session;
+use crate::session::credentials::CredentialState;
+use crate::session::end_session::end_session;
 use crate::spool;
 
 /// Longest wait for the single-writer lock. A database that takes longer counts as unavailable.
@@ -154,10 +154,10 @@ impl BridgeService {
         for _ in 0..TRIES {
             let material = self.material.borrow().clone();
             let ended = match &material {
-                Material::Ready(credentials) => {
+                CredentialState::Ready(credentials) => {
                     end_session(&self.config.tenant, &self.config.mqtt, credentials).await
                 }
-                Material::Unusable(problem) => Err(problem.clone()),
+                CredentialState::Unusable(problem) => Err(problem.clone()),
             };
             match ended {
                 Ok(()) => return Ok(()),

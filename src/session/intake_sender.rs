@@ -4,19 +4,19 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::ledger::MAX_MESSAGES;
-use super::transport::Publish;
+use super::transport::PublishPacket;
 use crate::ack::AckToken;
 use crate::connection_event::ConnectionEvent;
 use crate::message::{Message, StreamItem};
 
 /// Places in the channel kept for [`ConnectionEvent`]: a few a connection, and the reconnect backoff
 /// makes connections rare.
-const EVENT_PLACES: usize = 1_024;
+const EVENT_CAPACITY: usize = 1_024;
 
 /// Makes the channel of a pipeline. Its bound follows from the ledger, which lets in no more than
 /// [`MAX_MESSAGES`]. Its memory grows with its content, not with its bound.
 pub fn channel() -> (mpsc::Sender<StreamItem>, mpsc::Receiver<StreamItem>) {
-    mpsc::channel(MAX_MESSAGES + EVENT_PLACES)
+    mpsc::channel(MAX_MESSAGES + EVENT_CAPACITY)
 }
 
 /// Hands messages and connection events to the next stage.
@@ -36,7 +36,7 @@ impl IntakeSender {
     /// Passes one PUBLISH on.
     pub fn send_message(
         &self,
-        publish: Publish,
+        publish: PublishPacket,
         ack: AckToken,
         received_at: OffsetDateTime,
     ) -> Result<(), PipelineClosed> {

@@ -1,29 +1,21 @@
 //! The MQTT session: one durable session at the broker, carried by one connection after another.
 //!
-//! [`Session::run`] connects, lets [`connection`] do the work, and waits before the next attempt. What a
+//! [`MqttSession::run`] connects, lets [`connection`] do the work, and waits before the next attempt. What a
 //! connection received and did not acknowledge is redelivered on the next one.
 
-pub mod ack_stall;
-pub mod choice;
 pub mod connection;
+pub mod context;
+pub mod control;
 pub mod credentials;
-pub mod ending;
+pub mod end_session;
 pub mod failure;
-pub mod gap_state_file;
-pub mod gap_tracker;
+mod feedback;
+pub mod gaps;
 pub mod intake_sender;
 pub mod ledger;
-pub mod orders;
 pub mod probe;
-mod reconnecting;
-mod recording_verifier;
-pub mod renewal;
-mod retirement;
-mod settling;
-pub mod shared;
-pub mod subscription;
+mod reconnect;
 pub mod takeover;
-pub mod tls;
 pub mod transport;
 
 use std::sync::Arc;
@@ -34,18 +26,17 @@ use rand::rngs::StdRng;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::choice::Choice;
-use self::connection::{Connection, Disconnected, SessionState, ping_interval};
-use self::credentials::{Credentials, Material};
-use self::failure::{Failure, FailureKind};
-use self::gap_tracker::GapTracker;
+use self::connection::{BrokerConnection, Disconnected, SessionState, ping_interval};
+use self::context::SessionContext;
+use self::control::{SessionCommand, SessionControl, changed};
+use self::credentials::{ClientCredentials, CredentialFallback, CredentialState};
+use self::failure::{ConnectionFailure, FailureKind};
+use self::feedback::{FeedbackHandler, WaitOutcome};
+use self::gaps::GapTracker;
 use self::intake_sender::IntakeSender;
-use self::ledger::{Ledger, pause_at};
-use self::orders::{Order, Orders, changed};
-use self::reconnecting::Next;
-use self::settling::{Settling, Waited};
-use self::shared::Shared;
-use self::transport::{Accepted, ConnectRequest};
+use self::ledger::{DeliveryLedger, pause_at};
+use self::reconnect::NextAction;
+use self::transport::{AcceptedConnection, ConnectRequest};
 use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
 use crate::message::Feedback;
@@ -57,16 +48,16 @@ use crate::telemetry::health::SessionPhase;
 pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 
 /// The session over all its connections.
-pub struct Session {
-    shared: Shared,
+pub struct MqttSession {
+    context: SessionContext,
     /// `None` once the session stops taking messages in.
     intake: Option<IntakeSender>,
     feedback: mpsc::Receiver<Feedback>,
-    orders: Orders,
-    ledger: Ledger,
+    control: SessionControl,
+    ledger: DeliveryLedger,
     backoff: Backoff,
     rng: StdRng,
-    takeover: takeover::Pattern,
+    takeover: takeover::TakeoverDetector,
     /// Time between two PINGREQs. Shorter after a connection was closed for being idle.
     ping_interval: Duration,
     /// Numbers given to connections so far, over all pipelines of this process.
@@ -74,212 +65,220 @@ pub struct Session {
     /// Raised when a larger message arrives. The decode stage sets such a message aside.
     max_packet_size: usize,
     /// `None` while there are no usable credentials.
-    choice: Option<Choice<Arc<Credentials>>>,
+    fallback: Option<CredentialFallback<Arc<ClientCredentials>>>,
 }
 
 /// The result of one attempt to connect.
-enum Attempt {
+enum ConnectOutcome {
     /// The connection was used until its end.
     Ended(Disconnected),
     /// There was none.
-    Failed(Failure),
+    Failed(ConnectionFailure),
     /// The attempt was given up, without a word to the broker.
     Interrupted,
     /// The session is to end.
-    ToEnd,
+    Shutdown,
 }
 
-impl Session {
+impl MqttSession {
     /// Makes a session that has not connected yet.
     pub fn new(
-        shared: Shared,
+        context: SessionContext,
         intake: IntakeSender,
         feedback: mpsc::Receiver<Feedback>,
-        orders: Orders,
+        control: SessionControl,
         connections: Arc<AtomicU64>,
         rng: StdRng,
     ) -> Self {
-        let backoff = Backoff::new(shared.mqtt.reconnect);
-        let max_packet_size = shared.mqtt.max_packet_size;
+        let backoff = Backoff::new(context.mqtt.reconnect);
+        let max_packet_size = context.mqtt.max_packet_size;
         Self {
-            ledger: Ledger::new(pause_at(shared.mqtt.max_unacked, max_packet_size)),
+            ledger: DeliveryLedger::new(pause_at(context.mqtt.max_unacked, max_packet_size)),
             intake: Some(intake),
-            ping_interval: ping_interval(shared.mqtt.keep_alive),
-            shared,
+            ping_interval: ping_interval(context.mqtt.keep_alive),
+            context,
             feedback,
-            orders,
+            control,
             backoff,
             rng,
             connections,
             max_packet_size,
-            choice: None,
-            takeover: takeover::Pattern::default(),
+            fallback: None,
+            takeover: takeover::TakeoverDetector::default(),
         }
     }
 
     /// Keeps the session until told to stop, or until the stages behind are gone. Dropping the
     /// sender of the intake tells them to finish.
     pub async fn run(mut self) {
-        let gaps = Arc::clone(&self.shared.process().gaps);
+        let gaps = Arc::clone(&self.context.process().gaps);
         let mut gaps = progress::idle(gaps.lock_owned()).await;
-        while !self.orders.stop.is_cancelled() {
-            if self.await_turn(&mut gaps).await == Waited::ToEnd {
+        while !self.control.stop.is_cancelled() {
+            if self.await_lock(&mut gaps).await == WaitOutcome::Shutdown {
                 break;
             }
             let next = match self.connect_once(&mut gaps).await {
-                Attempt::Ended(ended) => self.after(&ended),
-                Attempt::Failed(failure) => self.fail(&failure),
-                Attempt::Interrupted => Next::Reconnect(Duration::ZERO),
-                Attempt::ToEnd => Next::End,
+                ConnectOutcome::Ended(ended) => self.after_disconnect(&ended),
+                ConnectOutcome::Failed(failure) => self.after_failure(&failure),
+                ConnectOutcome::Interrupted => NextAction::Reconnect(Duration::ZERO),
+                ConnectOutcome::Shutdown => NextAction::End,
             };
             match next {
-                Next::End => break,
-                Next::Reconnect(wait) => {
-                    if self.wait(wait, &mut gaps).await == Waited::ToEnd {
+                NextAction::End => break,
+                NextAction::Reconnect(wait) => {
+                    if self.wait_to_reconnect(wait, &mut gaps).await == WaitOutcome::Shutdown {
                         break;
                     }
                 }
             }
         }
-        self.shared.metrics.connected.set(0);
-        self.shared.metrics.standby.set(0);
+        self.context.metrics.connected.set(0);
+        self.context.metrics.standby.set(0);
         // What the stages behind still store must not be reported again by the next process.
         self.intake = None;
-        let Self { feedback, ledger, shared, .. } = &mut self;
-        let settling = Settling { feedback, ledger, gaps: &mut gaps, shared };
-        settling.until(std::future::pending(), &CancellationToken::new()).await;
+        let Self { feedback, ledger, context, .. } = &mut self;
+        let handler = FeedbackHandler { feedback, ledger, gaps: &mut gaps, context };
+        handler.until(std::future::pending(), &CancellationToken::new()).await;
     }
 
     /// Waits until no other process holds the session.
-    async fn await_turn(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Waited {
+    async fn await_lock(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> WaitOutcome {
         loop {
-            let now = self.orders.leadership.borrow_and_update().clone();
-            self.shared.metrics.standby.set(i64::from(now.holder().is_some()));
+            let now = self.control.leadership.borrow_and_update().clone();
+            self.context.metrics.standby.set(i64::from(now.holder().is_some()));
             if now.may_connect() {
-                return Waited::Enough;
+                return WaitOutcome::Completed;
             }
-            self.say_who_holds_it(&now);
+            self.report_lock_state(&now);
             if now.holder().is_some() {
                 gaps.stand_by();
             }
-            let Self { orders, feedback, ledger, shared, .. } = self;
-            let change = changed(&mut orders.leadership);
-            let settling = Settling { feedback, ledger, gaps: &mut *gaps, shared };
-            if settling.until(change, &orders.stop).await == Waited::ToEnd {
-                return Waited::ToEnd;
+            let Self { control, feedback, ledger, context, .. } = self;
+            let change = changed(&mut control.leadership);
+            let handler = FeedbackHandler { feedback, ledger, gaps: &mut *gaps, context };
+            if handler.until(change, &control.stop).await == WaitOutcome::Shutdown {
+                return WaitOutcome::Shutdown;
             }
         }
     }
 
-    fn say_who_holds_it(&self, now: &Leadership) {
-        let client_id = &self.shared.mqtt.client_id;
+    fn report_lock_state(&self, now: &Leadership) {
+        let client_id = &self.context.mqtt.client_id;
         match now {
             Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
                 tracing::warn!(holder = %holder, problem, "another process holds the client id");
-                self.shared.enter(SessionPhase::Standby, Some(problem));
+                self.context.enter(SessionPhase::Standby, Some(problem));
             }
             Leadership::Refused(reason) => {
-                self.shared.enter(SessionPhase::Connecting, Some(refused(client_id, reason)));
+                self.context.enter(SessionPhase::Connecting, Some(refused(client_id, reason)));
             }
             Leadership::Pending | Leadership::Unknown | Leadership::Held => {}
         }
     }
 
-    async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> Attempt {
-        self.shared.enter(SessionPhase::Connecting, None);
-        self.backoff.set_limits(*self.orders.reconnect.borrow());
-        if gaps.needs_recall() {
-            let pending = self.shared.process().gap_state.read().await;
-            gaps.recall(pending, self.shared.now_utc());
+    async fn connect_once(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> ConnectOutcome {
+        self.context.enter(SessionPhase::Connecting, None);
+        self.backoff.set_limits(*self.control.reconnect.borrow());
+        if gaps.needs_restore() {
+            let pending = self.context.process().gap_state.read().await;
+            gaps.restore(pending, self.context.now_utc());
         }
         let credentials = match self.choose_credentials() {
             Ok(credentials) => credentials,
-            Err(failure) => return Attempt::Failed(failure),
+            Err(failure) => return ConnectOutcome::Failed(failure),
         };
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
             connection = id.0,
-            host = self.shared.mqtt.host,
-            port = self.shared.mqtt.port,
-            client_id = self.shared.mqtt.client_id,
+            host = self.context.mqtt.host,
+            port = self.context.mqtt.port,
+            client_id = self.context.mqtt.client_id,
             "connecting to the broker"
         );
         let accepted = match self.connect(&credentials, gaps).await {
             Ok(accepted) => accepted,
             Err(attempt) => return attempt,
         };
-        let Self { shared, intake, ledger, feedback, orders, ping_interval, .. } = self;
-        let state = SessionState { shared, intake, ledger, gaps, ping_interval: *ping_interval };
-        let ended = Connection::run(state, id, accepted, feedback, orders).await;
-        self.shared.metrics.connected.set(0);
+        let Self { context, intake, ledger, feedback, control, ping_interval, .. } = self;
+        let state = SessionState { context, intake, ledger, gaps, ping_interval: *ping_interval };
+        let ended = BrokerConnection::run(state, id, accepted, feedback, control).await;
+        self.context.metrics.connected.set(0);
         self.backoff.was_up(ended.uptime);
-        if let Some(choice) = &mut self.choice
+        if let Some(fallback) = &mut self.fallback
             && ended.granted
         {
-            choice.accepted();
+            fallback.accepted();
         }
-        Attempt::Ended(ended)
+        ConnectOutcome::Ended(ended)
     }
 
     /// Waits for CONNACK, unless something else is asked for meanwhile.
     async fn connect(
         &mut self,
-        credentials: &Credentials,
+        credentials: &ClientCredentials,
         gaps: &mut OwnedMutexGuard<GapTracker>,
-    ) -> Result<Accepted, Attempt> {
-        let Self { shared, orders, feedback, ledger, max_packet_size, .. } = self;
-        let connector = Arc::clone(&shared.process().connector);
+    ) -> Result<AcceptedConnection, ConnectOutcome> {
+        let Self { context, control, feedback, ledger, max_packet_size, .. } = self;
+        let connector = Arc::clone(&context.process().connector);
         let request =
-            ConnectRequest { mqtt: &shared.mqtt, credentials, max_packet_size: *max_packet_size };
-        let limit = shared.mqtt.connect_timeout * 2;
+            ConnectRequest { mqtt: &context.mqtt, credentials, max_packet_size: *max_packet_size };
+        let limit = context.mqtt.connect_timeout * 2;
         let connect = progress::during(limit, connector.connect(&request));
         let connect = progress::part("session connect", connect);
         let never = CancellationToken::new();
         let outcome = {
-            let settling = Settling { feedback, ledger, gaps, shared };
-            let pipeline_gone = settling.until(std::future::pending(), &never);
+            let handler = FeedbackHandler { feedback, ledger, gaps, context };
+            let pipeline_gone = handler.until(std::future::pending(), &never);
             tokio::select! {
                 biased;
-                order = orders.next(true) => Err(match order {
-                    Order::Stop => Attempt::ToEnd,
-                    Order::StandBy | Order::Renew => Attempt::Interrupted,
+                command = control.next(true) => Err(match command {
+                    SessionCommand::Stop => ConnectOutcome::Shutdown,
+                    SessionCommand::StandBy | SessionCommand::Renew => ConnectOutcome::Interrupted,
                 }),
-                _ = pipeline_gone => Err(Attempt::ToEnd),
+                _ = pipeline_gone => Err(ConnectOutcome::Shutdown),
                 accepted = connect => Ok(accepted),
             }
         };
-        outcome?.map_err(|error| Attempt::Failed(self.context(None).explain_attempt(&error)))
+        outcome?.map_err(|error| {
+            ConnectOutcome::Failed(self.failure_context(None).explain_attempt(&error))
+        })
     }
 
     /// The credentials for the next connection: new ones if there are, unless the broker refused
     /// them.
-    fn choose_credentials(&mut self) -> Result<Arc<Credentials>, Failure> {
-        match (self.orders.credentials.borrow_and_update().clone(), &mut self.choice) {
-            (Material::Ready(newest), Some(choice)) => {
-                if !Arc::ptr_eq(choice.newest(), &newest) {
-                    choice.replace(newest);
+    fn choose_credentials(&mut self) -> Result<Arc<ClientCredentials>, ConnectionFailure> {
+        match (self.control.credentials.borrow_and_update().clone(), &mut self.fallback) {
+            (CredentialState::Ready(newest), Some(fallback)) => {
+                if !Arc::ptr_eq(fallback.newest(), &newest) {
+                    fallback.replace(newest);
                 }
             }
-            (Material::Ready(newest), None) => self.choice = Some(Choice::new(newest)),
-            (Material::Unusable(problem), None) => {
-                return Err(Failure::new(FailureKind::TlsFiles, problem));
+            (CredentialState::Ready(newest), None) => {
+                self.fallback = Some(CredentialFallback::new(newest));
             }
-            (Material::Unusable(_), Some(_)) => {}
+            (CredentialState::Unusable(problem), None) => {
+                return Err(ConnectionFailure::new(FailureKind::TlsFiles, problem));
+            }
+            (CredentialState::Unusable(_), Some(_)) => {}
         }
         // Unwrap safety: there was one, or one was just made.
-        let current = Arc::clone(self.choice.as_ref().expect("credentials").current());
-        current.apply_to(&mut self.shared.mqtt);
+        let current = Arc::clone(self.fallback.as_ref().expect("credentials").current());
+        current.apply_to(&mut self.context.mqtt);
         if let Some(certificate) = current.certificate() {
-            self.shared.note_certificate(certificate.not_after);
+            self.context.note_certificate(certificate.not_after);
         }
         Ok(current)
     }
 
     /// Waits out the backoff, unless there are new credentials to try.
-    async fn wait(&mut self, wait: Duration, gaps: &mut OwnedMutexGuard<GapTracker>) -> Waited {
-        let Self { orders, feedback, ledger, shared, .. } = self;
-        let Orders { stop, credentials, .. } = orders;
+    async fn wait_to_reconnect(
+        &mut self,
+        wait: Duration,
+        gaps: &mut OwnedMutexGuard<GapTracker>,
+    ) -> WaitOutcome {
+        let Self { control, feedback, ledger, context, .. } = self;
+        let SessionControl { stop, credentials, .. } = control;
         let enough = async {
             tokio::select! {
                 biased;
@@ -287,7 +286,7 @@ impl Session {
                 () = changed_later(credentials) => {}
             }
         };
-        Settling { feedback, ledger, gaps, shared }.until(enough, stop).await
+        FeedbackHandler { feedback, ledger, gaps, context }.until(enough, stop).await
     }
 }
 

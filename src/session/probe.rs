@@ -14,14 +14,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::PROTOCOL_MAX_PACKET;
-use super::failure::{Context, Failure, FailureKind};
-use super::recording_verifier::Handshake;
-use super::subscription::Verdict;
-use super::tls::{self, Loaded};
+use super::connection::SubscriptionGrants;
+use super::credentials::recording_verifier::HandshakeInfo;
+use super::credentials::tls::{self, LoadedTls};
+use super::failure::{ConnectionFailure, FailureContext, FailureKind};
 use super::transport::connector::{self, ConnectError};
-use super::transport::mqtt::{Login, NetworkTransport, Stream};
-use super::transport::{Incoming, Outgoing, Transport};
-use crate::config::Mqtt;
+use super::transport::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
+use super::transport::{IncomingPacket, OutgoingPacket, Transport};
+use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 use crate::race::{self, EVERY, FailedAttempt, RaceOutcome, ReachedAddress};
 
@@ -30,7 +30,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One thing found out, in the order of the steps.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Finding {
+pub enum ProbeFinding {
     /// The name of the broker, or of the proxy before it, has these addresses.
     Resolved(Vec<SocketAddr>),
     /// One of them accepted a connection.
@@ -70,9 +70,9 @@ pub enum Finding {
     /// A step failed, and the ones after it were not tried.
     Failed {
         /// Which step.
-        step: Step,
+        step: ProbeStep,
         /// Why.
-        failure: Failure,
+        failure: ConnectionFailure,
         /// What the broker presented, where its certificate was seen.
         presented: Option<Box<CertificateFacts>>,
     },
@@ -80,7 +80,7 @@ pub enum Finding {
 
 /// The steps of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum ProbeStep {
     /// Name lookup.
     Name,
     /// TCP.
@@ -100,21 +100,21 @@ pub enum Step {
 pub struct Probe {
     tenant: String,
     /// As configured, but for the client id.
-    mqtt: Mqtt,
+    mqtt: MqttConfig,
     /// Topics, never shared subscriptions.
     filters: Vec<String>,
 }
 
 /// Ends the probe: pushed as the last finding.
-type Broken = (Step, Failure);
+type ProbeFailure = (ProbeStep, ConnectionFailure);
 
 impl Probe {
     /// A probe of `mqtt`, under a client id of its own.
-    pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
-        let plain = Mqtt { share_group: None, ..mqtt.clone() };
+    pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
+        let plain = MqttConfig { share_group: None, ..mqtt.clone() };
         let filters = crate::topic::filters(&plain, tenant);
         let client_id = format!("{tenant}-check-{:08x}", rand::random::<u32>());
-        Self { tenant: tenant.to_owned(), mqtt: Mqtt { client_id, ..plain }, filters }
+        Self { tenant: tenant.to_owned(), mqtt: MqttConfig { client_id, ..plain }, filters }
     }
 
     /// The client id it uses.
@@ -124,7 +124,7 @@ impl Probe {
 
     /// Goes as far as it can and adds what it finds. Each of name lookup and connecting together,
     /// and each subscription, is bounded by `mqtt.connect_timeout`.
-    pub async fn run(&self, findings: &mut Vec<Finding>) {
+    pub async fn run(&self, findings: &mut Vec<ProbeFinding>) {
         let tls = match &self.mqtt.tls {
             None => Ok(None),
             Some(section) => tls::client_config(section).map(Some),
@@ -133,31 +133,38 @@ impl Probe {
             Ok(tls) => self.steps(tls.as_ref(), findings).await,
             // What can be found out without the files is found out.
             Err(error) => self.reach(self.deadline(), findings).await.and_then(|_| {
-                Err((Step::Tls, Failure::new(FailureKind::TlsFiles, error.to_string())))
+                Err((
+                    ProbeStep::Tls,
+                    ConnectionFailure::new(FailureKind::TlsFiles, error.to_string()),
+                ))
             }),
         };
         if let Err((step, failure)) = ended {
             let presented = match (&step, tls) {
-                (Step::Tls, Ok(Some(loaded))) => loaded.recorder.handshake().chain,
+                (ProbeStep::Tls, Ok(Some(loaded))) => loaded.recorder.handshake().chain,
                 _ => Vec::new(),
             };
             let presented = presented.into_iter().next().map(Box::new);
-            findings.push(Finding::Failed { step, failure, presented });
+            findings.push(ProbeFinding::Failed { step, failure, presented });
         }
     }
 
-    async fn steps(&self, tls: Option<&Loaded>, findings: &mut Vec<Finding>) -> Result<(), Broken> {
+    async fn steps(
+        &self,
+        tls: Option<&LoadedTls>,
+        findings: &mut Vec<ProbeFinding>,
+    ) -> Result<(), ProbeFailure> {
         let deadline = self.deadline();
         let (mut stream, address) = self.reach(deadline, findings).await?;
-        let context = self.context(tls);
-        let within = Limit { deadline, address, context };
-        within.run(Step::Proxy, connector::tunnel(&self.mqtt, &mut stream)).await?;
-        findings.extend(self.mqtt.proxy.as_ref().map(|_| Finding::Tunnelled));
+        let context = self.failure_context(tls);
+        let within = StepLimit { deadline, address, context };
+        within.run(ProbeStep::Proxy, connector::tunnel(&self.mqtt, &mut stream)).await?;
+        findings.extend(self.mqtt.proxy.as_ref().map(|_| ProbeFinding::Tunnelled));
         let stream = self.secure(&within, tls, stream, findings).await?;
-        let login = Login { clean_session: true, max_packet_size: PROTOCOL_MAX_PACKET };
+        let login = LoginOptions { clean_session: true, max_packet_size: PROTOCOL_MAX_PACKET };
         let login = NetworkTransport::login(&self.mqtt, stream, login);
-        let transport = within.run(Step::Login, login).await?.transport;
-        findings.push(Finding::Accepted);
+        let transport = within.run(ProbeStep::Login, login).await?.transport;
+        findings.push(ProbeFinding::Accepted);
         self.subscribe_all(transport, context, findings).await
     }
 
@@ -169,34 +176,35 @@ impl Probe {
     async fn reach(
         &self,
         deadline: Instant,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(TcpStream, SocketAddr), Broken> {
-        let fail = |step, error| (step, self.context(None).explain_attempt(&error));
+        findings: &mut Vec<ProbeFinding>,
+    ) -> Result<(TcpStream, SocketAddr), ProbeFailure> {
+        let fail = |step, error| (step, self.failure_context(None).explain_attempt(&error));
         let addresses = connector::resolve(&self.mqtt, deadline)
             .await
-            .map_err(|error| fail(Step::Name, error))?;
-        findings.push(Finding::Resolved(addresses.clone()));
+            .map_err(|error| fail(ProbeStep::Name, error))?;
+        findings.push(ProbeFinding::Resolved(addresses.clone()));
         Self::reach_any(&race::order(&addresses, &[]), deadline, findings)
             .await
-            .map_err(|error| fail(Step::Tcp, error))
+            .map_err(|error| fail(ProbeStep::Tcp, error))
     }
 
     async fn reach_any(
         addresses: &[SocketAddr],
         deadline: Instant,
-        findings: &mut Vec<Finding>,
+        findings: &mut Vec<ProbeFinding>,
     ) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let RaceOutcome { reached, failed } = race::connect_tcp(addresses, EVERY, deadline).await;
         if reached.is_empty() {
             return Err(ConnectError::Unreachable(failed));
         }
         findings.extend(
-            reached
-                .iter()
-                .map(|&ReachedAddress { address, took, .. }| Finding::Reached { address, took }),
+            reached.iter().map(|&ReachedAddress { address, took, .. }| ProbeFinding::Reached {
+                address,
+                took,
+            }),
         );
         let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
-        findings.extend(failed.map(|FailedAttempt { address, cause }| Finding::NotReached {
+        findings.extend(failed.map(|FailedAttempt { address, cause }| ProbeFinding::NotReached {
             address,
             problem: cause.to_string(),
         }));
@@ -209,23 +217,23 @@ impl Probe {
     /// who it is: that is a matter of the login.
     async fn secure(
         &self,
-        within: &Limit<'_>,
-        tls: Option<&Loaded>,
+        within: &StepLimit<'_>,
+        tls: Option<&LoadedTls>,
         stream: TcpStream,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Stream, Broken> {
-        let secured = within.run(Step::Tls, connector::secure(&self.mqtt, tls, stream)).await;
-        let Handshake { chain, version } =
+        findings: &mut Vec<ProbeFinding>,
+    ) -> Result<BrokerStream, ProbeFailure> {
+        let secured = within.run(ProbeStep::Tls, connector::secure(&self.mqtt, tls, stream)).await;
+        let HandshakeInfo { chain, version } =
             tls.map(|tls| tls.recorder.handshake()).unwrap_or_default();
         let proven = version.is_some();
         if let (Some(version), Some(certificate)) = (version, chain.into_iter().next()) {
-            findings.push(Finding::Secured { version, certificate: Box::new(certificate) });
+            findings.push(ProbeFinding::Secured { version, certificate: Box::new(certificate) });
         }
-        secured.map_err(|(step, failure)| (if proven { Step::Login } else { step }, failure))
+        secured.map_err(|(step, failure)| (if proven { ProbeStep::Login } else { step }, failure))
     }
 
-    fn context<'a>(&'a self, tls: Option<&'a Loaded>) -> Context<'a> {
-        let context = Context::new(&self.tenant, &self.mqtt, OffsetDateTime::now_utc());
+    fn failure_context<'a>(&'a self, tls: Option<&'a LoadedTls>) -> FailureContext<'a> {
+        let context = FailureContext::new(&self.tenant, &self.mqtt, OffsetDateTime::now_utc());
         match tls {
             Some(loaded) => context.with_tls(loaded),
             None => context,
@@ -235,19 +243,19 @@ impl Probe {
 
 /// What bounds a step and explains its failure.
 #[derive(Clone, Copy)]
-struct Limit<'a> {
+struct StepLimit<'a> {
     deadline: Instant,
     /// The address that the connection leads to.
     address: SocketAddr,
-    context: Context<'a>,
+    context: FailureContext<'a>,
 }
 
-impl Limit<'_> {
+impl StepLimit<'_> {
     async fn run<T, E: Into<ConnectError>>(
         &self,
-        step: Step,
+        step: ProbeStep,
         work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, Broken> {
+    ) -> Result<T, ProbeFailure> {
         let error = match timeout_at(self.deadline, work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error.into(),
@@ -262,9 +270,9 @@ impl Probe {
     async fn subscribe_all(
         &self,
         mut transport: Box<dyn Transport>,
-        context: Context<'_>,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), Broken> {
+        context: FailureContext<'_>,
+        findings: &mut Vec<ProbeFinding>,
+    ) -> Result<(), ProbeFailure> {
         let opened = Instant::now();
         for (packet_id, filter) in (1..).zip(&self.filters) {
             let asked = Self::subscribe(transport.as_mut(), packet_id, filter);
@@ -273,12 +281,13 @@ impl Probe {
                 Ok(Err(error)) => Err(context.up_for(opened.elapsed()).explain(&error)),
                 Err(_) => Err(self.not_answered()),
             };
-            findings
-                .push(finding.map_err(|failure| (Step::Subscription(filter.clone()), failure))?);
+            findings.push(
+                finding.map_err(|failure| (ProbeStep::Subscription(filter.clone()), failure))?,
+            );
         }
         // So that the broker logs no lost client.
         let deadline = Instant::now() + DISCONNECT_TIMEOUT;
-        let _ = timeout_at(deadline, transport.write(vec![Outgoing::Disconnect])).await;
+        let _ = timeout_at(deadline, transport.write(vec![OutgoingPacket::Disconnect])).await;
         Ok(())
     }
 
@@ -288,36 +297,36 @@ impl Probe {
         filter: &str,
     ) -> Result<Vec<Option<u8>>, ConnectionError> {
         let filters = vec![filter.to_owned()];
-        transport.write(vec![Outgoing::Subscribe { packet_id, filters }]).await?;
+        transport.write(vec![OutgoingPacket::Subscribe { packet_id, filters }]).await?;
         loop {
             // Copies of messages that come already are nobody's loss.
-            if let Incoming::SubAck { granted, .. } = transport.read().await? {
+            if let IncomingPacket::SubAck { granted, .. } = transport.read().await? {
                 return Ok(granted);
             }
         }
     }
 
-    fn not_answered(&self) -> Failure {
+    fn not_answered(&self) -> ConnectionFailure {
         let seconds = self.mqtt.connect_timeout.as_secs();
-        let sentence = format!("the broker did not answer SUBSCRIBE within {seconds} s; try again");
-        Failure::new(FailureKind::Timeout, sentence)
+        let message = format!("the broker did not answer SUBSCRIBE within {seconds} s; try again");
+        ConnectionFailure::new(FailureKind::Timeout, message)
     }
 }
 
-fn judge(filter: &str, granted: &[Option<u8>]) -> Result<Finding, Failure> {
+fn judge(filter: &str, granted: &[Option<u8>]) -> Result<ProbeFinding, ConnectionFailure> {
     let filter = filter.to_owned();
-    let verdict = Verdict::new(std::slice::from_ref(&filter), granted)
-        .map_err(|problem| Failure::new(FailureKind::Protocol, problem))?;
-    Ok(match verdict.problem() {
-        None => Finding::Granted(filter),
-        Some(problem) => Finding::NotGranted { filter, problem },
+    let grants = SubscriptionGrants::new(std::slice::from_ref(&filter), granted)
+        .map_err(|problem| ConnectionFailure::new(FailureKind::Protocol, problem))?;
+    Ok(match grants.problem() {
+        None => ProbeFinding::Granted(filter),
+        Some(problem) => ProbeFinding::NotGranted { filter, problem },
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::tls::testing::{BlackHole, serve};
+    use crate::session::credentials::tls::testing::{BlackHole, serve};
 
     #[tokio::test]
     async fn every_address_is_tried_and_the_dead_named() {
@@ -329,8 +338,10 @@ mod tests {
         let addresses = [hole.address, good];
         let reached = Probe::reach_any(&addresses, deadline, &mut findings).await.unwrap();
         assert_eq!(reached.1, good);
-        let [Finding::Reached { address: up, .. }, Finding::NotReached { address: down, problem }] =
-            &findings[..]
+        let [
+            ProbeFinding::Reached { address: up, .. },
+            ProbeFinding::NotReached { address: down, problem },
+        ] = &findings[..]
         else {
             panic!("{findings:?}")
         };

@@ -8,15 +8,15 @@ use crate::backoff::STABLE_AFTER;
 
 /// So many losses alike are no accident any more. With the default backoff they take about ten
 /// seconds.
-const ENOUGH: usize = 5;
+const TAKEOVER_LOSSES: usize = 5;
 
 /// Counts connections that the broker accepted and soon closed, in a row.
 #[derive(Debug, Default)]
-pub struct Pattern {
+pub struct TakeoverDetector {
     in_a_row: usize,
 }
 
-impl Pattern {
+impl TakeoverDetector {
     /// To be told how each attempt ended, and after how long a connection. `Some` with the number
     /// of losses where they look like a takeover.
     pub fn lost(&mut self, kind: FailureKind, uptime: Option<Duration>) -> Option<usize> {
@@ -26,7 +26,7 @@ impl Pattern {
             }
             _ => self.in_a_row = 0,
         }
-        (self.in_a_row >= ENOUGH).then_some(self.in_a_row)
+        (self.in_a_row >= TAKEOVER_LOSSES).then_some(self.in_a_row)
     }
 }
 
@@ -36,15 +36,15 @@ mod tests {
 
     const SHORT: Option<Duration> = Some(Duration::from_secs(1));
 
-    fn losses(pattern: &mut Pattern, count: usize) -> Option<usize> {
+    fn losses(pattern: &mut TakeoverDetector, count: usize) -> Option<usize> {
         (0..count).filter_map(|_| pattern.lost(FailureKind::ClosedByBroker, SHORT)).last()
     }
 
     #[test]
     fn only_a_row_of_short_connections_closed_by_the_broker_is_a_takeover() {
-        let mut pattern = Pattern::default();
-        assert_eq!(losses(&mut pattern, ENOUGH - 1), None);
-        assert_eq!(losses(&mut pattern, 2), Some(ENOUGH + 1));
+        let mut pattern = TakeoverDetector::default();
+        assert_eq!(losses(&mut pattern, TAKEOVER_LOSSES - 1), None);
+        assert_eq!(losses(&mut pattern, 2), Some(TAKEOVER_LOSSES + 1));
     }
 
     #[test]
@@ -57,10 +57,14 @@ mod tests {
             (FailureKind::IdleTimeout, SHORT),
         ];
         for (kind, uptime) in breaks {
-            let mut pattern = Pattern::default();
-            losses(&mut pattern, ENOUGH);
+            let mut pattern = TakeoverDetector::default();
+            losses(&mut pattern, TAKEOVER_LOSSES);
             assert_eq!(pattern.lost(kind, uptime), None);
-            assert_eq!(losses(&mut pattern, ENOUGH - 1), None, "{kind:?} after {uptime:?}");
+            assert_eq!(
+                losses(&mut pattern, TAKEOVER_LOSSES - 1),
+                None,
+                "{kind:?} after {uptime:?}"
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! One connection between the bridge and the model broker. Packets wait on it in both directions
-//! until the other side takes them, so that a cut can fall between any two.
+//! A connection between the bridge and the model broker. Packets wait on it in both directions
+//! until the other side receives them, so that a cut can occur between any two.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use centiloc_bridge::session::transport::{Incoming, Outgoing, Step, Transport};
+use centiloc_bridge::session::transport::{
+    IncomingPacket, OutgoingPacket, Transport, TransportFuture,
+};
 use rumqttc::ConnectionError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use crate::world::World;
 /// The state of the connection.
 #[derive(Debug)]
 pub struct Link {
-    /// Numbers the connections of a schedule.
+    /// Number of the connection in its schedule.
     pub number: u64,
     world: Arc<World>,
     state: Mutex<State>,
@@ -24,15 +26,15 @@ pub struct Link {
 
 #[derive(Debug)]
 struct State {
-    to_client: VecDeque<Incoming>,
-    to_broker: VecDeque<Outgoing>,
-    /// The client can still use it.
+    to_client: VecDeque<IncomingPacket>,
+    to_broker: VecDeque<OutgoingPacket>,
+    /// True while the client can use it.
     open: bool,
-    /// Nothing passes any more, and the client is not told.
+    /// True once nothing passes any more, without notice to the client.
     silent: bool,
-    /// The broker does not read, and the buffers between are full.
+    /// True while the broker does not read, and the buffers between are full.
     stalled: bool,
-    /// When the broker last took a packet of the client.
+    /// Time at which the broker last received a packet of the client.
     heard: Instant,
 }
 
@@ -59,7 +61,7 @@ impl Link {
     }
 
     /// Sends a packet to the client.
-    pub fn send(&self, packet: Incoming) {
+    pub fn send(&self, packet: IncomingPacket) {
         let mut state = self.lock();
         if state.open && !state.silent {
             state.to_client.push_back(packet);
@@ -68,8 +70,8 @@ impl Link {
         self.changed.notify_one();
     }
 
-    /// Takes the next packet of the client, unless it is held up.
-    pub fn take(&self) -> Option<Outgoing> {
+    /// Receives the next packet of the client, unless the link is blocked.
+    pub fn take(&self) -> Option<OutgoingPacket> {
         let mut state = self.lock();
         let packet = if state.stalled || state.silent { None } else { state.to_broker.pop_front() };
         if packet.is_some() {
@@ -78,17 +80,17 @@ impl Link {
         packet
     }
 
-    /// Returns true while nothing waits to be taken by the broker.
+    /// Returns true if no packet waits for the broker.
     pub fn is_idle(&self) -> bool {
         self.lock().to_broker.is_empty()
     }
 
-    /// Returns when the client was last heard.
+    /// Returns the time of the client's last packet.
     pub fn heard(&self) -> Instant {
         self.lock().heard
     }
 
-    /// Ends the connection for both sides. With `orderly`, what was sent still arrives.
+    /// Ends the connection for both sides. With `orderly`, packets sent before still arrive.
     pub fn close(&self, orderly: bool) {
         let mut state = self.lock();
         state.open = false;
@@ -99,12 +101,12 @@ impl Link {
         self.changed.notify_one();
     }
 
-    /// Lets nothing pass any more, without a word to the client.
+    /// Stops all traffic, without notice to the client.
     pub fn silence(&self) {
         self.lock().silent = true;
     }
 
-    /// Stops or resumes taking what the client writes.
+    /// Stops or resumes receiving packets of the client.
     pub fn stall(&self, stalled: bool) {
         self.lock().stalled = stalled;
         self.changed.notify_one();
@@ -116,7 +118,7 @@ impl Link {
         state.open && !state.silent
     }
 
-    fn read_now(&self) -> Option<Result<Incoming, ConnectionError>> {
+    fn read_now(&self) -> Option<Result<IncomingPacket, ConnectionError>> {
         let mut state = self.lock();
         match state.to_client.pop_front() {
             Some(packet) => {
@@ -134,7 +136,7 @@ impl Link {
         state.open && state.stalled
     }
 
-    async fn write_all(&self, packets: Vec<Outgoing>) -> Result<(), ConnectionError> {
+    async fn write_all(&self, packets: Vec<OutgoingPacket>) -> Result<(), ConnectionError> {
         self.world.step_aside(0..=2).await;
         while self.is_stalled() {
             self.changed.notified().await;
@@ -165,9 +167,9 @@ fn broken() -> ConnectionError {
     ConnectionError::Io(io::ErrorKind::ConnectionReset.into())
 }
 
-fn short(packet: &Incoming) -> String {
+fn short(packet: &IncomingPacket) -> String {
     match packet {
-        Incoming::Publish(publish) => {
+        IncomingPacket::Publish(publish) => {
             let (event, _) = crate::message::identify(&publish.payload);
             format!(
                 "PUBLISH event {event} id {} qos {} dup {}",
@@ -188,7 +190,7 @@ impl Drop for ClientEnd {
 }
 
 impl Transport for ClientEnd {
-    fn read(&mut self) -> Step<'_, Incoming> {
+    fn read(&mut self) -> TransportFuture<'_, IncomingPacket> {
         Box::pin(async {
             loop {
                 if let Some(packet) = self.0.read_now() {
@@ -199,11 +201,11 @@ impl Transport for ClientEnd {
         })
     }
 
-    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>> {
+    fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>> {
         self.0.read_now()
     }
 
-    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()> {
+    fn write(&mut self, packets: Vec<OutgoingPacket>) -> TransportFuture<'_, ()> {
         Box::pin(self.0.write_all(packets))
     }
 }

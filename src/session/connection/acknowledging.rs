@@ -2,15 +2,15 @@
 
 use tokio::time::Instant;
 
-use super::{Connection, DisconnectReason};
+use super::{BrokerConnection, DisconnectReason};
 use crate::connection_event::ConnectionEvent;
 use crate::message::Feedback;
+use crate::session::feedback::apply_committed;
 use crate::session::intake_sender::PipelineClosed;
-use crate::session::ledger::Answer;
-use crate::session::settling::settle;
-use crate::session::transport::Outgoing;
+use crate::session::ledger::AckPacket;
+use crate::session::transport::OutgoingPacket;
 
-impl Connection<'_> {
+impl BrokerConnection<'_> {
     /// Applies the answer of the stages behind. `None` where their channel is closed.
     pub(super) fn apply_feedback(
         &mut self,
@@ -20,7 +20,7 @@ impl Connection<'_> {
             Some(Feedback::Committed(committed)) => {
                 // The last moment to notice: the acknowledgements released here end a stall.
                 self.note_stall()?;
-                settle(self.state.shared, self.state.ledger, committed);
+                apply_committed(self.state.context, self.state.ledger, committed);
             }
             Some(Feedback::Persisted(event)) => self.state.gaps.persisted(&event),
             Some(Feedback::Unsubscribe(filters)) => self.unsubscribe(filters),
@@ -35,8 +35,8 @@ impl Connection<'_> {
             return;
         }
         let packets = self.state.ledger.release().map(|answer| match answer {
-            Answer::Puback(packet_id) => Outgoing::PubAck(packet_id),
-            Answer::Pubrec(packet_id) => Outgoing::PubRec(packet_id),
+            AckPacket::Puback(packet_id) => OutgoingPacket::PubAck(packet_id),
+            AckPacket::Pubrec(packet_id) => OutgoingPacket::PubRec(packet_id),
         });
         self.outgoing.extend(packets);
     }
@@ -51,10 +51,10 @@ impl Connection<'_> {
     /// unsent, and the next process acknowledges.
     pub(super) fn note_stall(&mut self) -> Result<(), PipelineClosed> {
         let unacked = self.unacked();
-        let shared = self.state.shared;
-        let gap = self.state.gaps.overdue(Instant::now(), shared.now_utc(), |held| {
-            let (cause, detail) = shared.describe_hold(held, unacked);
-            (shared.mqtt.client_id.clone(), cause, detail)
+        let context = self.state.context;
+        let gap = self.state.gaps.overdue(Instant::now(), context.now_utc(), |held| {
+            let (cause, detail) = context.describe_stall(held, unacked);
+            (context.mqtt.client_id.clone(), cause, detail)
         });
         let Some(gap) = gap else { return Ok(()) };
         tracing::warn!(
@@ -70,9 +70,9 @@ impl Connection<'_> {
         if count == 0 {
             return Ok(());
         }
-        self.state.shared.metrics.acks.inc_by(count);
+        self.state.context.metrics.acks.inc_by(count);
         let (unacked, now) = (self.unacked(), Instant::now());
-        match self.state.gaps.acknowledged(unacked, now, self.state.shared.now_utc()) {
+        match self.state.gaps.acknowledged(unacked, now, self.state.context.now_utc()) {
             Some(gap) => self.send_event(ConnectionEvent::Gap(gap)),
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 use rumqttc::ConnectionError;
 
 use crate::session::intake_sender::PipelineClosed;
-use crate::session::ledger::Bound;
+use crate::session::ledger::LedgerBound;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum DisconnectReason {
     PipelineClosed,
     /// Messages had to be refused for want of room. Now there is room for their redelivery.
     #[error("reconnected for messages that had found no room")]
-    Overloaded(Bound),
+    Overloaded(LedgerBound),
     /// The broker gave the packet id of an un-acknowledged message to another one.
     #[error("the broker reused the packet id {0} of an un-acknowledged message")]
     PacketIdReused(u16),

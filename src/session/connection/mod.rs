@@ -1,17 +1,18 @@
 //! One connection, from CONNACK to its end. Everything here dies with it, but for the room that its
 //! deliveries still take: the broker redelivers on the next one what was not acknowledged.
 //!
-//! `select!` in [`Connection::drive`] waits for something to happen, methods without `await` change
+//! `select!` in [`BrokerConnection::drive`] waits for something to happen, methods without `await` change
 //! the state and queue packets, and what is queued is written before anything else is read.
 
 mod acknowledging;
 mod disconnect_reason;
+mod disconnecting;
 mod keep_alive;
 mod packet_ids;
-mod pause;
+mod read_pause;
 mod receiving;
-mod retiring;
-mod subscribing;
+mod retirement;
+mod subscription;
 
 use std::time::Duration;
 
@@ -23,30 +24,27 @@ pub use self::disconnect_reason::DisconnectReason;
 use self::keep_alive::KeepAlive;
 pub use self::keep_alive::ping_interval;
 use self::packet_ids::PacketIds;
-use self::pause::Pause;
-use super::gap_tracker::GapTracker;
-use super::intake_sender::{IntakeSender, PipelineClosed};
-use super::ledger::{Bound, Ledger};
-use super::orders::{Order, Orders};
-use super::retirement::Retirement;
-use super::settling::{publish_unacked, save_gaps};
-use super::shared::Shared;
-use super::transport::{Accepted, Incoming, Outgoing, Transport};
+use self::read_pause::ReadPause;
+use self::retirement::SessionRetirement;
+pub use self::subscription::SubscriptionGrants;
+use self::subscription::SubscriptionState;
+use super::context::SessionContext;
+use super::control::SessionControl;
+use super::feedback::{publish_unacked, save_gaps};
+use super::gaps::GapTracker;
+use super::intake_sender::IntakeSender;
+use super::ledger::{DeliveryLedger, LedgerBound};
+use super::transport::{AcceptedConnection, IncomingPacket, OutgoingPacket, Transport};
 use crate::ack::ConnectionId;
 use crate::connection_event::ConnectionEvent;
 use crate::message::Feedback;
 use crate::progress;
-use crate::telemetry::health::SessionPhase;
 
 /// How often metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A SUBSCRIBE refused in part is repeated this often: rights may be granted meanwhile.
 const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
-
-/// How long new credentials wait for a moment in which nothing is un-acknowledged. After that the
-/// broker delivers the un-acknowledged messages again, which makes no second rows.
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
 /// Gives up writing after this long, because the broker is not reading: shorter than any sensible
 /// keep-alive.
@@ -57,7 +55,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Packets applied between two looks at everything else: enough to spare system calls, few enough
 /// that acknowledgements leave promptly.
-const BURST: usize = 128;
+const READ_BURST: usize = 128;
 
 /// The end of a connection.
 #[derive(Debug)]
@@ -77,90 +75,78 @@ pub struct Disconnected {
 /// The state that outlives a connection, lent to it.
 pub struct SessionState<'a> {
     /// Settings, metrics and health.
-    pub shared: &'a Shared,
+    pub context: &'a SessionContext,
     /// The next stage. `None` once the session stops taking messages in.
     pub intake: &'a mut Option<IntakeSender>,
     /// Un-acknowledged deliveries.
-    pub ledger: &'a mut Ledger,
+    pub ledger: &'a mut DeliveryLedger,
     /// Possible losses.
     pub gaps: &'a mut GapTracker,
     /// Time between two PINGREQs.
     pub ping_interval: Duration,
 }
 
-/// The broker's reaction to the SUBSCRIBE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subscription {
-    Asked {
-        packet_id: u16,
-        since: Instant,
-    },
-    Granted,
-    /// Not everything was granted. Repeated from time to time.
-    Partial(Instant),
-}
-
 /// The state of one connection.
-pub struct Connection<'a> {
+pub struct BrokerConnection<'a> {
     state: SessionState<'a>,
     id: ConnectionId,
     opened: Instant,
-    subscription: Subscription,
+    subscription: SubscriptionState,
     granted: bool,
     packet_ids: PacketIds,
     /// Filters in UNSUBSCRIBEs that are not answered yet, by packet id.
     unsubscribing: Vec<(u16, String)>,
     /// Packets to be written. Invariant: empty whenever a packet is read.
-    outgoing: Vec<Outgoing>,
+    outgoing: Vec<OutgoingPacket>,
     keep_alive: KeepAlive,
     next_tick: Instant,
     /// Nothing is read, so that TCP holds the broker back.
-    paused: Option<Pause>,
+    paused: Option<ReadPause>,
     /// The ledger is sealed because a pause would have outlived the keep-alive.
-    refusing: Option<Bound>,
+    refusing: Option<LedgerBound>,
     /// Deliveries that were not let in since the ledger was sealed.
     refused: usize,
     /// New credentials wait for a quiet moment, since when.
     renewing: Option<Instant>,
     /// The session is to end for good.
-    retirement: Option<Retirement>,
+    retirement: Option<SessionRetirement>,
     /// Since when the broker may wait for an answer that cannot be given on this connection.
     unclear_since: Option<Instant>,
     /// DISCONNECT is to be sent after everything queued, and then this is the reason.
-    leaving: Option<DisconnectReason>,
+    disconnecting: Option<DisconnectReason>,
 }
 
-impl<'a> Connection<'a> {
+impl<'a> BrokerConnection<'a> {
     /// Uses an accepted connection until its end.
     pub async fn run(
         state: SessionState<'a>,
         id: ConnectionId,
-        accepted: Accepted,
+        accepted: AcceptedConnection,
         feedback: &mut mpsc::Receiver<Feedback>,
-        orders: &mut Orders,
+        control: &mut SessionControl,
     ) -> Disconnected {
-        let Accepted { transport, session_present } = accepted;
+        let AcceptedConnection { transport, session_present } = accepted;
         let now = Instant::now();
         let mut connection = Self {
             id,
             opened: now,
-            subscription: Subscription::Partial(now),
+            subscription: SubscriptionState::Partial(now),
             granted: false,
             packet_ids: PacketIds::default(),
             unsubscribing: Vec::new(),
             outgoing: Vec::new(),
-            keep_alive: KeepAlive::new(state.shared.mqtt.keep_alive, state.ping_interval, now),
+            keep_alive: KeepAlive::new(state.context.mqtt.keep_alive, state.ping_interval, now),
             next_tick: now + TICK,
             paused: None,
             refusing: None,
             refused: 0,
             renewing: None,
-            retirement: orders.retire.clone().map(|empty| Retirement::new(empty, now)),
+            retirement: control.retire.clone().map(|empty| SessionRetirement::new(empty, now)),
             unclear_since: None,
-            leaving: None,
+            disconnecting: None,
             state,
         };
-        let reason = connection.drive(session_present, transport, feedback, orders).await;
+        let reason = connection.drive(session_present, transport, feedback, control).await;
         connection.finish(reason)
     }
 
@@ -169,24 +155,24 @@ impl<'a> Connection<'a> {
         session_present: bool,
         mut transport: Box<dyn Transport>,
         feedback: &mut mpsc::Receiver<Feedback>,
-        orders: &mut Orders,
+        control: &mut SessionControl,
     ) -> DisconnectReason {
         let mut drained = false;
         let mut result = self.open(session_present);
         loop {
             progress::tick();
-            let result_so_far = result.and_then(|()| self.leave_if_due(drained));
+            let result_so_far = result.and_then(|()| self.disconnect_if_due(drained));
             if let Err(reason) = result_so_far {
                 return reason;
             }
-            save_gaps(self.state.shared, self.state.gaps).await;
+            save_gaps(self.state.context, self.state.gaps).await;
             if let Err(reason) = self.write(transport.as_mut()).await {
                 return reason;
             }
             self.publish_metrics();
             result = tokio::select! {
                 biased;
-                order = orders.next(self.state.intake.is_some()) => self.obey(order),
+                command = control.next(self.state.intake.is_some()) => self.handle_command(command),
                 () = sleep_until(self.next_deadline()) => self.on_tick(),
                 news = feedback.recv(), if !drained => {
                     drained = news.is_none();
@@ -201,15 +187,15 @@ impl<'a> Connection<'a> {
 
     /// Reports the CONNACK to the stages behind, and subscribes.
     fn open(&mut self, session_present: bool) -> Result<(), DisconnectReason> {
-        let SessionState { shared, intake, ledger, gaps, .. } = &mut self.state;
+        let SessionState { context, intake, ledger, gaps, .. } = &mut self.state;
         ledger.begin(self.id);
         let Some(intake) = intake.as_ref() else { return Err(DisconnectReason::Stopped) };
         let connection = self.id.0;
         tracing::info!(connection, session_present, "the broker accepted the connection");
-        let client_id = &shared.mqtt.client_id;
-        let first = shared.is_first_connection();
-        let reported = gaps.opened(first, session_present, client_id, shared.now_utc());
-        intake.send_event(shared.opened(self.id, session_present, reported))?;
+        let client_id = &context.mqtt.client_id;
+        let first = context.is_first_connection();
+        let reported = gaps.opened(first, session_present, client_id, context.now_utc());
+        intake.send_event(context.opened(self.id, session_present, reported))?;
         for gap in gaps.pending_gaps() {
             intake.send_event(ConnectionEvent::Gap(gap))?;
         }
@@ -224,63 +210,12 @@ impl<'a> Connection<'a> {
         self.state.gaps.stall.disconnected(now);
         // Where the pipeline is gone, the next one reports it.
         let _ = self.end_drops();
-        publish_unacked(self.state.shared, self.state.ledger);
-        self.state.shared.metrics.oldest_unacked_seconds.set(0.0);
-        self.state.shared.health.update(|snapshot| snapshot.session.connection = None);
+        publish_unacked(self.state.context, self.state.ledger);
+        self.state.context.metrics.oldest_unacked_seconds.set(0.0);
+        self.state.context.health.update(|snapshot| snapshot.session.connection = None);
         let uptime = now - self.opened;
         let idle = self.keep_alive.idle_before_end(now);
         Disconnected { id: self.id, reason, uptime, granted: self.granted, idle }
-    }
-
-    fn obey(&mut self, order: Order) -> Result<(), DisconnectReason> {
-        match order {
-            Order::Stop => self.begin_drain()?,
-            // The broker delivers to the other process what is left un-acknowledged.
-            Order::StandBy => self.leave(DisconnectReason::StandBy),
-            Order::Renew => _ = self.renewing.get_or_insert_with(Instant::now),
-        }
-        Ok(())
-    }
-
-    /// Closes the intake, so that the stages behind drain and then close the feedback channel.
-    fn begin_drain(&mut self) -> Result<(), PipelineClosed> {
-        self.state.ledger.seal();
-        self.end_drops()?;
-        if let Some(intake) = self.state.intake.take() {
-            self.state.shared.announce_closed(&intake, self.id, "stopped");
-        }
-        self.state.shared.enter(SessionPhase::Stopping, None);
-        Ok(())
-    }
-
-    /// Leaves once everything received is acknowledged, if it is to leave at all.
-    fn leave_if_due(&mut self, drained: bool) -> Result<(), DisconnectReason> {
-        let nothing_to_say = !self.state.ledger.has_releasable();
-        if drained {
-            self.leave(DisconnectReason::Stopped);
-        } else if let Some(bound) = self.refusing
-            && nothing_to_say
-            && self.state.ledger.has_recovered()
-        {
-            self.end_drops()?;
-            self.leave(DisconnectReason::Overloaded(bound));
-        } else if let Some(since) = self.renewing
-            && self.state.intake.is_some()
-            && (self.state.ledger.outstanding() == 0 || since.elapsed() > QUIET_WITHIN)
-        {
-            self.leave(DisconnectReason::Renewed);
-        } else if let Some(since) = self.unclear_since
-            && self.state.intake.is_some()
-            && self.unacked() == 0
-            && since.elapsed() > self.state.shared.mqtt.keep_alive
-        {
-            self.leave(DisconnectReason::UnclearRepeat);
-        }
-        Ok(())
-    }
-
-    fn leave(&mut self, reason: DisconnectReason) {
-        self.leaving.get_or_insert(reason);
     }
 
     /// Writes everything queued in one go, and DISCONNECT after it if the connection is to end. The
@@ -291,8 +226,9 @@ impl<'a> Connection<'a> {
         self.pause_or_resume();
         if !self.outgoing.is_empty() {
             let packets = std::mem::take(&mut self.outgoing);
-            let is_ack =
-                |packet: &&Outgoing| matches!(packet, Outgoing::PubAck(_) | Outgoing::PubRec(_));
+            let is_ack = |packet: &&OutgoingPacket| {
+                matches!(packet, OutgoingPacket::PubAck(_) | OutgoingPacket::PubRec(_))
+            };
             let acks = packets.iter().filter(is_ack).count() as u64;
             match timeout(WRITE_TIMEOUT, transport.write(packets)).await {
                 Ok(written) => written.map_err(DisconnectReason::failed)?,
@@ -301,8 +237,9 @@ impl<'a> Connection<'a> {
             self.keep_alive.sent(Instant::now());
             self.acknowledged(acks)?;
         }
-        let Some(reason) = self.leaving.take() else { return Ok(()) };
-        let _ = timeout(DISCONNECT_TIMEOUT, transport.write(vec![Outgoing::Disconnect])).await;
+        let Some(reason) = self.disconnecting.take() else { return Ok(()) };
+        let _ =
+            timeout(DISCONNECT_TIMEOUT, transport.write(vec![OutgoingPacket::Disconnect])).await;
         Err(reason)
     }
 
@@ -312,13 +249,13 @@ impl<'a> Connection<'a> {
 
     fn apply_burst(
         &mut self,
-        first: Result<Incoming, ConnectionError>,
+        first: Result<IncomingPacket, ConnectionError>,
         transport: &mut dyn Transport,
     ) -> Result<(), DisconnectReason> {
         let first = first.map_err(DisconnectReason::failed)?;
         self.keep_alive.received(Instant::now());
         self.apply(first)?;
-        for _ in 1..BURST {
+        for _ in 1..READ_BURST {
             if !self.is_reading() {
                 break;
             }
@@ -328,18 +265,18 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn apply(&mut self, packet: Incoming) -> Result<(), DisconnectReason> {
+    fn apply(&mut self, packet: IncomingPacket) -> Result<(), DisconnectReason> {
         match packet {
-            Incoming::Publish(publish) => self.apply_publish(publish),
-            Incoming::SubAck { packet_id, granted } => self.apply_suback(packet_id, &granted),
-            Incoming::UnsubAck(packet_id) => Ok(self.apply_unsuback(packet_id)?),
-            Incoming::PubRel(packet_id) => {
-                self.outgoing.push(Outgoing::PubComp(packet_id));
+            IncomingPacket::Publish(publish) => self.apply_publish(publish),
+            IncomingPacket::SubAck { packet_id, granted } => self.apply_suback(packet_id, &granted),
+            IncomingPacket::UnsubAck(packet_id) => Ok(self.apply_unsuback(packet_id)?),
+            IncomingPacket::PubRel(packet_id) => {
+                self.outgoing.push(OutgoingPacket::PubComp(packet_id));
                 Ok(())
             }
-            Incoming::PingResp => {
+            IncomingPacket::PingResp => {
                 if let Some(retirement) = &mut self.retirement {
-                    retirement.answered();
+                    retirement.ping_answered();
                 }
                 Ok(())
             }
@@ -357,24 +294,24 @@ impl<'a> Connection<'a> {
             self.keep_alive
                 .ping(now, self.is_reading())
                 .map_err(|_lost| DisconnectReason::failed(StateError::AwaitPingResp.into()))?;
-            self.outgoing.push(Outgoing::PingReq);
+            self.outgoing.push(OutgoingPacket::PingReq);
         }
         self.note_stall()?;
-        self.retire(now)?;
+        self.continue_retirement(now)?;
         let is_unclear = self.state.ledger.has_unclear_repeats();
         self.unclear_since = is_unclear.then(|| self.unclear_since.unwrap_or(now));
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }
         match self.subscription {
-            Subscription::Asked { since, .. }
-                if self.is_reading() && now - since > self.state.shared.mqtt.connect_timeout =>
+            SubscriptionState::Asked { since, .. }
+                if self.is_reading() && now - since > self.state.context.mqtt.connect_timeout =>
             {
                 return Err(DisconnectReason::Protocol(
                     "the broker did not answer SUBSCRIBE in time".into(),
                 ));
             }
-            Subscription::Partial(since)
+            SubscriptionState::Partial(since)
                 if now - since > RESUBSCRIBE_EVERY && self.retirement.is_none() =>
             {
                 self.subscribe();
@@ -385,9 +322,9 @@ impl<'a> Connection<'a> {
     }
 
     fn publish_metrics(&self) {
-        let SessionState { shared, ledger, .. } = &self.state;
-        publish_unacked(shared, ledger);
+        let SessionState { context, ledger, .. } = &self.state;
+        publish_unacked(context, ledger);
         let age = ledger.oldest().map_or(0.0, |since| since.elapsed().as_secs_f64());
-        shared.metrics.oldest_unacked_seconds.set(age);
+        context.metrics.oldest_unacked_seconds.set(age);
     }
 }

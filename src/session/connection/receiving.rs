@@ -3,36 +3,36 @@
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::pause::{Decision, Pause};
-use super::{Connection, DisconnectReason, Subscription};
+use super::read_pause::{PauseDecision, ReadPause};
+use super::{BrokerConnection, DisconnectReason, SubscriptionState};
 use crate::accounting::MessageDisposal;
 use crate::ack::AckToken;
 use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
-use crate::session::ledger::{Answer, Arrival, Bound, DeliveryOutcome};
-use crate::session::transport::Publish;
+use crate::session::ledger::{AckPacket, DeliveryInfo, DeliveryOutcome, LedgerBound};
+use crate::session::transport::PublishPacket;
 
-impl Connection<'_> {
-    pub(super) fn apply_publish(&mut self, publish: Publish) -> Result<(), DisconnectReason> {
-        let received_at = self.state.shared.now_utc();
-        self.state.shared.count_received(&publish, received_at);
+impl BrokerConnection<'_> {
+    pub(super) fn apply_publish(&mut self, publish: PublishPacket) -> Result<(), DisconnectReason> {
+        let received_at = self.state.context.now_utc();
+        self.state.context.count_received(&publish, received_at);
         if let Some(retirement) = &mut self.retirement {
             retirement.delivered(Instant::now());
         }
         let answer = match publish.qos {
             0 => return Ok(self.take_unanswered(publish, received_at)?),
-            1 => Answer::Puback(publish.packet_id),
-            _ => Answer::Pubrec(publish.packet_id),
+            1 => AckPacket::Puback(publish.packet_id),
+            _ => AckPacket::Pubrec(publish.packet_id),
         };
-        let arrival = Arrival {
+        let delivery = DeliveryInfo {
             answer,
             dup: publish.dup,
-            digest: self.state.shared.digest(&publish),
+            digest: self.state.context.digest(&publish),
             size: publish.size(),
         };
         let now = Instant::now();
-        let accounting = &self.state.shared.process().accounting;
-        match self.state.ledger.receive(arrival, now) {
+        let accounting = &self.state.context.process().accounting;
+        match self.state.ledger.receive(delivery, now) {
             DeliveryOutcome::New(id) => {
                 let token = AckToken::counted(id, accounting.admit());
                 self.send_message(publish, token, received_at)?;
@@ -50,7 +50,7 @@ impl Connection<'_> {
                 return Err(DisconnectReason::PacketIdReused(publish.packet_id));
             }
         }
-        self.state.gaps.stall.received(self.unacked(), arrival.dup, now);
+        self.state.gaps.stall.received(self.unacked(), delivery.dup, now);
         self.pause_or_resume();
         Ok(())
     }
@@ -58,11 +58,11 @@ impl Connection<'_> {
     /// Takes in a QoS-0 message, which the broker does not repeat.
     fn take_unanswered(
         &mut self,
-        publish: Publish,
+        publish: PublishPacket,
         received_at: OffsetDateTime,
     ) -> Result<(), PipelineClosed> {
-        self.state.shared.warn_of_qos0(&publish.topic);
-        let accounting = &self.state.shared.process().accounting;
+        self.state.context.warn_of_qos0(&publish.topic);
+        let accounting = &self.state.context.process().accounting;
         if let Some(id) = self.state.ledger.receive_unanswered(publish.size(), Instant::now()) {
             let token = AckToken::counted(id, accounting.admit());
             self.send_message(publish, token, received_at)?;
@@ -70,10 +70,10 @@ impl Connection<'_> {
             return Ok(());
         }
         accounting.dispose(MessageDisposal::Dropped);
-        let client_id = &self.state.shared.mqtt.client_id;
+        let client_id = &self.state.context.mqtt.client_id;
         match self.state.gaps.drop_message(client_id, received_at) {
             Some(gap) => {
-                self.state.shared.warn_of_dropped_qos0(&publish.topic);
+                self.state.context.warn_of_dropped_qos0(&publish.topic);
                 self.send_event(ConnectionEvent::Gap(gap))
             }
             None => Ok(()),
@@ -82,7 +82,7 @@ impl Connection<'_> {
 
     fn send_message(
         &self,
-        publish: Publish,
+        publish: PublishPacket,
         token: AckToken,
         received_at: OffsetDateTime,
     ) -> Result<(), PipelineClosed> {
@@ -92,7 +92,7 @@ impl Connection<'_> {
 
     /// Reports a row of dropped QoS-0 messages as ended.
     pub(super) fn end_drops(&mut self) -> Result<(), PipelineClosed> {
-        match self.state.gaps.end_drops(self.state.shared.now_utc()) {
+        match self.state.gaps.end_drops(self.state.context.now_utc()) {
             Some(gap) => self.send_event(ConnectionEvent::Gap(gap)),
             None => Ok(()),
         }
@@ -105,32 +105,32 @@ impl Connection<'_> {
         let (now, ledger) = (Instant::now(), &*self.state.ledger);
         match self.paused {
             None if self.refusing.is_none() => {
-                let Some(pause) = Pause::begin(ledger, now) else { return };
+                let Some(pause) = ReadPause::begin(ledger, now) else { return };
                 self.paused = Some(pause);
                 let (unacked, bytes) = (ledger.unacked(), ledger.unacked_bytes());
-                self.state.shared.log_pause(self.id, pause.bound(), unacked, bytes);
+                self.state.context.log_pause(self.id, pause.bound(), unacked, bytes);
             }
             None => return,
-            Some(pause) => match pause.decide(ledger, self.state.shared.mqtt.keep_alive, now) {
-                Decision::Wait => return,
-                Decision::Resume => {
+            Some(pause) => match pause.decide(ledger, self.state.context.mqtt.keep_alive, now) {
+                PauseDecision::Wait => return,
+                PauseDecision::Resume => {
                     tracing::debug!(connection = self.id.0, "reading from the broker again");
                     self.paused = None;
                 }
-                Decision::Refuse(bound) => self.begin_refusing(bound),
+                PauseDecision::Refuse(bound) => self.begin_refusing(bound),
             },
         }
         self.keep_alive.reading_changed(now);
         self.state.gaps.stall.reading_changed(self.paused.is_some(), now);
-        if let Subscription::Asked { since, .. } = &mut self.subscription {
+        if let SubscriptionState::Asked { since, .. } = &mut self.subscription {
             *since = now;
         }
     }
 
-    fn begin_refusing(&mut self, bound: Bound) {
+    fn begin_refusing(&mut self, bound: LedgerBound) {
         self.paused = None;
         self.refusing = Some(bound);
         self.state.ledger.seal();
-        self.state.shared.warn_of_refusals(self.id, bound);
+        self.state.context.warn_of_refusals(self.id, bound);
     }
 }

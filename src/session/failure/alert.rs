@@ -2,19 +2,19 @@
 
 use rustls::AlertDescription as Alert;
 
-use super::{Context, Failure, FailureKind, cause};
+use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 
 /// What an alert means here: its name in the standard, its kind, and cause with cure.
-pub(super) struct Meaning {
+pub(super) struct AlertMeaning {
     pub(super) name: &'static str,
     pub(super) kind: FailureKind,
     pub(super) text: &'static str,
 }
 
 /// The name is empty for an alert without a meaning of its own.
-pub(super) fn meaning(alert: Alert) -> Meaning {
+pub(super) fn meaning(alert: Alert) -> AlertMeaning {
     use FailureKind::{ServerUnavailable, TlsCipher, TlsClientCertificate, TlsName, TlsProtocol};
     let (name, kind, text) = match alert {
         Alert::BadCertificate => (
@@ -113,34 +113,34 @@ pub(super) fn meaning(alert: Alert) -> Meaning {
             "if that goes on, check that no firewall inspects or alters the traffic",
         ),
     };
-    Meaning { name, kind, text }
+    AlertMeaning { name, kind, text }
 }
 
-pub(super) fn explain(context: &Context<'_>, alert: Alert) -> Failure {
+pub(super) fn explain(context: &FailureContext<'_>, alert: Alert) -> ConnectionFailure {
     if alert == Alert::HandshakeFailure && context.tls.is_some() && context.presented().is_empty() {
         return cause::nothing_in_common(context, "it ended TLS with the alert handshake_failure");
     }
-    let Meaning { name, kind, text } = meaning(alert);
+    let AlertMeaning { name, kind, text } = meaning(alert);
     let code = u8::from(alert);
     let name = if name.is_empty() { format!("number {code}") } else { name.to_owned() };
     let broker = context.broker();
-    let sentence = match kind {
+    let message = match kind {
         FailureKind::TlsClientCertificate => {
             let own = own_fault(context).unwrap_or_else(|| text.to_owned());
             format!("{broker} refused the client certificate (TLS alert {name}): {own}")
         }
         _ => format!("{broker} ended TLS with the alert {name}: {text}"),
     };
-    Failure::new(kind, sentence)
+    ConnectionFailure::new(kind, message)
 }
 
 /// Where our certificate shows a fault of its own, that is likelier than whatever the alert says.
-fn own_fault(context: &Context<'_>) -> Option<String> {
+fn own_fault(context: &FailureContext<'_>) -> Option<String> {
     let facts = context.certificate()?;
     if let Some(note) = outside_validity(context) {
         return Some(note);
     }
-    if facts.fits_tenant(context.tenant) == TenantFit::Exact {
+    if facts.fits_tenant(context.tenant) == TenantMatch::Exact {
         return None;
     }
     Some(format!(
@@ -151,7 +151,7 @@ fn own_fault(context: &Context<'_>) -> Option<String> {
 }
 
 /// Says so where our certificate is not valid now.
-pub(super) fn outside_validity(context: &Context<'_>) -> Option<String> {
+pub(super) fn outside_validity(context: &FailureContext<'_>) -> Option<String> {
     let facts = context.certificate()?;
     let outside = facts.expired(context.now) || facts.not_yet_valid(context.now);
     if outside { validity_note(facts, context.now) } else { None }

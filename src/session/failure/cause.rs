@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::PeerIncompatible;
 
-use super::{Context, Failure, FailureKind, alert, server_certificate};
+use super::{ConnectionFailure, FailureContext, FailureKind, alert, server_certificate};
 
 /// A connection lost sooner than this was probably closed on purpose.
 const SOON: Duration = Duration::from_secs(10);
@@ -59,15 +59,15 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// An I/O error, before or after CONNACK. Under TLS 1.3 it may hold the broker's alert.
-pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
+pub(super) fn explain_io(context: &FailureContext<'_>, error: &io::Error) -> ConnectionFailure {
     if let Some(error) = rustls_error(error) {
-        return of_rustls(context, error);
+        return explain_rustls(context, error);
     }
     let broker = context.broker();
     match (IoCause::of(error), context.uptime) {
         (IoCause::Closed, _) => closed(context),
         (IoCause::TimedOut, Some(_)) => silent(context),
-        (IoCause::TimedOut, None) => Failure::new(
+        (IoCause::TimedOut, None) => ConnectionFailure::new(
             FailureKind::Timeout,
             format!(
                 "{broker} did not answer the TCP connection: {error}; a firewall may drop \
@@ -75,34 +75,34 @@ pub(super) fn of_io(context: &Context<'_>, error: &io::Error) -> Failure {
                 context.mqtt.port
             ),
         ),
-        (IoCause::Refused, _) => Failure::new(
+        (IoCause::Refused, _) => ConnectionFailure::new(
             FailureKind::TcpRefused,
             format!(
                 "{broker} refused the TCP connection: nothing listens there, or a firewall \
                  answers in its place; check mqtt.host and mqtt.port (8883 at Centiloc)"
             ),
         ),
-        (IoCause::Unreachable, _) => Failure::new(
+        (IoCause::Unreachable, _) => ConnectionFailure::new(
             FailureKind::TcpUnreachable,
             format!(
                 "{broker} cannot be reached from here: {error}; check this machine's network, \
                  routes and firewall, or set mqtt.proxy where traffic must pass one"
             ),
         ),
-        (IoCause::Other, None) => Failure::new(
+        (IoCause::Other, None) => ConnectionFailure::new(
             FailureKind::TcpUnreachable,
             format!("could not connect to {broker}: {error}; check this machine's network"),
         ),
-        (IoCause::Other, Some(_)) => Failure::new(
+        (IoCause::Other, Some(_)) => ConnectionFailure::new(
             FailureKind::ClosedByBroker,
             format!("the connection to {broker} broke: {error}; connecting again"),
         ),
     }
 }
 
-pub(super) fn lookup_failed(context: &Context<'_>, error: &io::Error) -> Failure {
+pub(super) fn lookup_failed(context: &FailureContext<'_>, error: &io::Error) -> ConnectionFailure {
     let host = &context.mqtt.host;
-    Failure::new(
+    ConnectionFailure::new(
         FailureKind::Dns,
         format!(
             "could not resolve the broker's name {host}: {}; check mqtt.host and this machine's \
@@ -120,14 +120,17 @@ pub(super) fn lookup_detail(error: &io::Error) -> String {
 }
 
 /// What rumqttc reports while it sets TLS up.
-pub(super) fn of_tls(context: &Context<'_>, error: &rumqttc::TlsError) -> Failure {
+pub(super) fn explain_tls(
+    context: &FailureContext<'_>,
+    error: &rumqttc::TlsError,
+) -> ConnectionFailure {
     match error {
         rumqttc::TlsError::Io(error) if rustls_error(error).is_none() => {
             handshake_broke(context, error)
         }
-        rumqttc::TlsError::Io(error) => of_io(context, error),
-        rumqttc::TlsError::TLS(error) => of_rustls(context, error),
-        rumqttc::TlsError::DNSName(_) | rumqttc::TlsError::Addr(_) => Failure::new(
+        rumqttc::TlsError::Io(error) => explain_io(context, error),
+        rumqttc::TlsError::TLS(error) => explain_rustls(context, error),
+        rumqttc::TlsError::DNSName(_) | rumqttc::TlsError::Addr(_) => ConnectionFailure::new(
             FailureKind::TlsName,
             format!(
                 "mqtt.host {:?} is neither a host name nor an address that a certificate could \
@@ -135,16 +138,16 @@ pub(super) fn of_tls(context: &Context<'_>, error: &rumqttc::TlsError) -> Failur
                 context.mqtt.host
             ),
         ),
-        other => Failure::new(
+        other => ConnectionFailure::new(
             FailureKind::TlsProtocol,
             format!("could not set up TLS with {}: {other}", context.broker()),
         ),
     }
 }
 
-fn handshake_broke(context: &Context<'_>, error: &io::Error) -> Failure {
+fn handshake_broke(context: &FailureContext<'_>, error: &io::Error) -> ConnectionFailure {
     match IoCause::of(error) {
-        IoCause::Closed => Failure::new(
+        IoCause::Closed => ConnectionFailure::new(
             FailureKind::ClosedByBroker,
             format!(
                 "{} closed the connection in the middle of the TLS handshake{}; if that goes on, \
@@ -154,20 +157,20 @@ fn handshake_broke(context: &Context<'_>, error: &io::Error) -> Failure {
             ),
         ),
         IoCause::TimedOut => timed_out(context, None),
-        _ => of_io(context, error),
+        _ => explain_io(context, error),
     }
 }
 
-fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
+fn explain_rustls(context: &FailureContext<'_>, error: &rustls::Error) -> ConnectionFailure {
     let broker = context.broker();
     match error {
         rustls::Error::AlertReceived(alert) => alert::explain(context, *alert),
         rustls::Error::InvalidCertificate(error) => server_certificate::explain(context, error),
-        rustls::Error::NoCertificatesPresented => Failure::new(
+        rustls::Error::NoCertificatesPresented => ConnectionFailure::new(
             FailureKind::TlsTrust,
             format!("{broker} presented no certificate; check mqtt.host and mqtt.port"),
         ),
-        rustls::Error::InvalidMessage(_) if context.uptime.is_none() => Failure::new(
+        rustls::Error::InvalidMessage(_) if context.uptime.is_none() => ConnectionFailure::new(
             FailureKind::TlsProtocol,
             format!(
                 "{broker} does not speak TLS; check mqtt.port (8883 at Centiloc; 1883 is usually \
@@ -176,7 +179,7 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
             ),
         ),
         rustls::Error::PeerIncompatible(detail) => peer_incompatible(context, detail),
-        other => Failure::new(
+        other => ConnectionFailure::new(
             FailureKind::TlsProtocol,
             format!(
                 "TLS with {broker} failed: {other}; if that goes on, check that no firewall \
@@ -186,20 +189,22 @@ fn of_rustls(context: &Context<'_>, error: &rustls::Error) -> Failure {
     }
 }
 
-fn peer_incompatible(context: &Context<'_>, detail: &PeerIncompatible) -> Failure {
+fn peer_incompatible(context: &FailureContext<'_>, detail: &PeerIncompatible) -> ConnectionFailure {
     use PeerIncompatible::{ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig};
     match detail {
-        ServerDoesNotSupportTls12Or13 | ServerTlsVersionIsDisabledByOurConfig => Failure::new(
-            FailureKind::TlsProtocol,
-            format!("{} speaks neither TLS 1.2 nor 1.3; it must be upgraded", context.broker()),
-        ),
+        ServerDoesNotSupportTls12Or13 | ServerTlsVersionIsDisabledByOurConfig => {
+            ConnectionFailure::new(
+                FailureKind::TlsProtocol,
+                format!("{} speaks neither TLS 1.2 nor 1.3; it must be upgraded", context.broker()),
+            )
+        }
         other => nothing_in_common(context, &format!("{other:?}")),
     }
 }
 
 /// Both sides speak TLS, but not with the same ciphers, curves or signatures.
-pub(super) fn nothing_in_common(context: &Context<'_>, detail: &str) -> Failure {
-    Failure::new(
+pub(super) fn nothing_in_common(context: &FailureContext<'_>, detail: &str) -> ConnectionFailure {
+    ConnectionFailure::new(
         FailureKind::TlsCipher,
         format!(
             "{} has no cipher, key exchange or signature in common with us ({detail}); it must \
@@ -213,10 +218,13 @@ pub(super) fn nothing_in_common(context: &Context<'_>, detail: &str) -> Failure 
 
 /// The bound on DNS, TCP, TLS and CONNACK together has passed, after `address` had accepted the TCP
 /// connection.
-pub(super) fn timed_out(context: &Context<'_>, address: Option<SocketAddr>) -> Failure {
+pub(super) fn timed_out(
+    context: &FailureContext<'_>,
+    address: Option<SocketAddr>,
+) -> ConnectionFailure {
     let seconds = context.mqtt.connect_timeout.as_secs();
     let address = address.map(|address| format!(" (at {address})")).unwrap_or_default();
-    Failure::new(
+    ConnectionFailure::new(
         FailureKind::Timeout,
         format!(
             "{}{}{address} did not accept the connection within {seconds} s; a firewall may drop the \
@@ -229,8 +237,8 @@ pub(super) fn timed_out(context: &Context<'_>, address: Option<SocketAddr>) -> F
 }
 
 /// What we had to send could not leave in time.
-pub(super) fn stalled(context: &Context<'_>) -> Failure {
-    Failure::new(
+pub(super) fn stalled(context: &FailureContext<'_>) -> ConnectionFailure {
+    ConnectionFailure::new(
         FailureKind::Timeout,
         format!(
             "the connection to {} took nothing more for {} s; connecting again",
@@ -241,8 +249,8 @@ pub(super) fn stalled(context: &Context<'_>) -> Failure {
 }
 
 /// Nothing came back within the keep alive.
-pub(super) fn silent(context: &Context<'_>) -> Failure {
-    Failure::new(
+pub(super) fn silent(context: &FailureContext<'_>) -> ConnectionFailure {
+    ConnectionFailure::new(
         FailureKind::KeepAliveLost,
         format!(
             "{} did not answer the MQTT ping within the keep alive of {} s: the connection was \
@@ -255,16 +263,16 @@ pub(super) fn silent(context: &Context<'_>) -> Failure {
 }
 
 /// The connection was closed without a reason.
-pub(super) fn closed(context: &Context<'_>) -> Failure {
+pub(super) fn closed(context: &FailureContext<'_>) -> ConnectionFailure {
     let broker = context.broker();
     if let (None, Some(note)) = (context.uptime, alert::outside_validity(context)) {
         // A broker that hangs up at once may reset the connection before its alert is read.
-        return Failure::new(
+        return ConnectionFailure::new(
             FailureKind::TlsClientCertificate,
             format!("{broker} closed the connection before answering CONNECT: {note}"),
         );
     }
-    let sentence = match context.uptime {
+    let message = match context.uptime {
         None => {
             let suspect = if context.mqtt.tls.is_some() {
                 "it may refuse the client certificate,"
@@ -291,5 +299,5 @@ pub(super) fn closed(context: &Context<'_>) -> Failure {
             uptime.as_secs()
         ),
     };
-    Failure::new(FailureKind::ClosedByBroker, sentence)
+    ConnectionFailure::new(FailureKind::ClosedByBroker, message)
 }

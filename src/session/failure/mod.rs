@@ -19,19 +19,19 @@ use std::time::Duration;
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 
-use super::tls::Loaded;
+use super::credentials::tls::LoadedTls;
 use super::transport::connector::ConnectError;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 
 /// A failed or lost connection, explained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{sentence}")]
-pub struct Failure {
+#[error("{message}")]
+pub struct ConnectionFailure {
     /// The class of the cause.
     pub kind: FailureKind,
     /// Cause and cure, for a person.
-    pub sentence: String,
+    pub message: String,
 }
 
 /// The class of a failure. Its label is the `reason` of `reconnects_total` and of `connection`.
@@ -78,23 +78,23 @@ pub enum FailureKind {
     /// The broker or something on the way closed the connection.
     ClosedByBroker,
     /// The connection was closed after nothing had been sent either way for a while. Seen by the
-    /// session, and made with [`Context::idle_timeout`].
+    /// session, and made with [`FailureContext::idle_timeout`].
     IdleTimeout,
     /// A packet larger than accepted; its remaining length in bytes, which the limit must reach.
     PacketTooLarge(usize),
     /// Another client took the client id over. Never seen in one failure: recognised by the
-    /// session from a pattern, and made with [`Context::takeover`].
+    /// session from a pattern, and made with [`FailureContext::takeover`].
     Takeover,
     /// Something that MQTT 3.1.1 does not allow.
     Protocol,
     /// A packet id was given to another message before the first was acknowledged. Seen by the
-    /// session, and made with [`Context::packet_id_reused`].
+    /// session, and made with [`FailureContext::packet_id_reused`].
     PacketIdReused,
     /// A message was repeated after its acknowledgement. Seen by the session, and made with
-    /// [`Context::unclear_repeat`].
+    /// [`FailureContext::unclear_repeat`].
     UnclearRepeat,
     /// Nothing was released for a whole keep-alive. Seen by the session, and made with
-    /// [`Context::overloaded`].
+    /// [`FailureContext::overloaded`].
     Overloaded,
 }
 
@@ -164,7 +164,7 @@ impl FailureKind {
     }
 
     /// Whether other credentials (certificate, key, trust anchors, user, password) may help.
-    pub fn blames_credentials(self) -> bool {
+    pub fn concerns_credentials(self) -> bool {
         matches!(
             self,
             Self::TlsTrust
@@ -177,7 +177,7 @@ impl FailureKind {
 
     /// Whether only a person can mend it: such failures wait the longest at once, since trying
     /// again sooner changes nothing and may lock an account.
-    pub fn needs_a_person(self) -> bool {
+    pub fn needs_operator(self) -> bool {
         matches!(
             self,
             Self::ProxyRefused
@@ -197,10 +197,10 @@ impl FailureKind {
     }
 }
 
-impl Failure {
+impl ConnectionFailure {
     /// A failure of a known kind.
-    pub fn new(kind: FailureKind, sentence: impl Into<String>) -> Self {
-        Self { kind, sentence: sentence.into() }
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
     }
 
     /// See [`FailureKind::label`].
@@ -209,29 +209,29 @@ impl Failure {
     }
 
     /// See [`FailureKind::needs_a_person`].
-    pub fn needs_a_person(&self) -> bool {
-        self.kind.needs_a_person()
+    pub fn needs_operator(&self) -> bool {
+        self.kind.needs_operator()
     }
 }
 
 /// What a sentence may have to name. Holds no secret.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub struct FailureContext<'a> {
     /// The configured tenant.
     pub tenant: &'a str,
     /// The broker and how it is reached.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// How long the connection had been up; `None` before CONNACK.
     pub uptime: Option<Duration>,
     /// What TLS is done with, where it is.
-    pub(super) tls: Option<&'a Loaded>,
+    pub(super) tls: Option<&'a LoadedTls>,
     /// Now.
     pub now: OffsetDateTime,
 }
 
-impl<'a> Context<'a> {
+impl<'a> FailureContext<'a> {
     /// Of a connection that has not had its CONNACK.
-    pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
+    pub fn new(tenant: &'a str, mqtt: &'a MqttConfig, now: OffsetDateTime) -> Self {
         Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 
@@ -244,7 +244,7 @@ impl<'a> Context<'a> {
 
     /// With the certificates of both sides, so that their faults can be named.
     #[must_use]
-    pub fn with_tls(mut self, tls: &'a Loaded) -> Self {
+    pub fn with_tls(mut self, tls: &'a LoadedTls) -> Self {
         self.tls = Some(tls);
         self
     }
@@ -260,12 +260,12 @@ impl<'a> Context<'a> {
     }
 
     /// What `error` means and what to do about it.
-    pub fn explain(&self, error: &ConnectionError) -> Failure {
+    pub fn explain(&self, error: &ConnectionError) -> ConnectionFailure {
         match error {
-            ConnectionError::Io(error) => cause::of_io(self, error),
-            ConnectionError::Tls(error) => cause::of_tls(self, error),
-            ConnectionError::MqttState(error) => mqtt::of_state(self, error),
-            ConnectionError::ConnectionRefused(code) => mqtt::of_connack(self, *code),
+            ConnectionError::Io(error) => cause::explain_io(self, error),
+            ConnectionError::Tls(error) => cause::explain_tls(self, error),
+            ConnectionError::MqttState(error) => mqtt::explain_state(self, error),
+            ConnectionError::ConnectionRefused(code) => mqtt::explain_connack(self, *code),
             ConnectionError::NotConnAck(_) => mqtt::not_a_connack(self),
             ConnectionError::NetworkTimeout => cause::timed_out(self, None),
             ConnectionError::FlushTimeout => cause::stalled(self),
@@ -274,7 +274,7 @@ impl<'a> Context<'a> {
     }
 
     /// Explains an attempt that led to no connection.
-    pub fn explain_attempt(&self, error: &ConnectError) -> Failure {
+    pub fn explain_attempt(&self, error: &ConnectError) -> ConnectionFailure {
         match error {
             ConnectError::Lookup(error) => reach::lookup_failed(self, error),
             ConnectError::Unreachable(failed) => reach::explain(self, failed),
@@ -286,17 +286,17 @@ impl<'a> Context<'a> {
 
     /// What a network error means that was met on the way to the first hop: the proxy where one is
     /// configured, else the broker.
-    fn explain_first_hop(&self, error: &std::io::Error) -> Failure {
+    fn explain_first_hop(&self, error: &std::io::Error) -> ConnectionFailure {
         match &self.mqtt.proxy {
             Some(proxy) => proxy::first_hop(proxy, error),
-            None => cause::of_io(self, error),
+            None => cause::explain_io(self, error),
         }
     }
 
     /// The pattern of two clients with one id, as the session recognises it: `losses`
     /// connections in a row, each closed by the broker shortly after it was up.
-    pub fn takeover(&self, losses: usize) -> Failure {
-        Failure::new(
+    pub fn takeover(&self, losses: usize) -> ConnectionFailure {
+        ConnectionFailure::new(
             FailureKind::Takeover,
             format!(
                 "{} closed the last {losses} connections shortly after each was up, as a broker \
@@ -310,9 +310,9 @@ impl<'a> Context<'a> {
     }
 
     /// Explains a close after `silence` in both directions, which the session notices.
-    pub fn idle_timeout(&self, silence: Duration) -> Failure {
+    pub fn idle_timeout(&self, silence: Duration) -> ConnectionFailure {
         let seconds = (silence + Duration::from_millis(500)).as_secs();
-        Failure::new(
+        ConnectionFailure::new(
             FailureKind::IdleTimeout,
             format!(
                 "the connection to {} was closed after {seconds} s in which nothing was sent either \
@@ -325,8 +325,8 @@ impl<'a> Context<'a> {
     }
 
     /// Explains a packet id that was reused too early, which the session notices.
-    pub fn packet_id_reused(&self, packet_id: u16) -> Failure {
-        Failure::new(
+    pub fn packet_id_reused(&self, packet_id: u16) -> ConnectionFailure {
+        ConnectionFailure::new(
             FailureKind::PacketIdReused,
             format!(
                 "{} sent a different message under packet id {packet_id}, whose first message is not \
@@ -338,8 +338,8 @@ impl<'a> Context<'a> {
     }
 
     /// Explains a reconnect for a message that was repeated after its acknowledgement.
-    pub fn unclear_repeat(&self) -> Failure {
-        Failure::new(
+    pub fn unclear_repeat(&self) -> ConnectionFailure {
+        ConnectionFailure::new(
             FailureKind::UnclearRepeat,
             format!(
                 "{} sent a message again after its acknowledgement; connecting again, because only a \
@@ -351,8 +351,8 @@ impl<'a> Context<'a> {
     }
 
     /// Explains a reconnect for messages that had found no room at `bound`.
-    pub fn overloaded(&self, bound: &str) -> Failure {
-        Failure::new(
+    pub fn overloaded(&self, bound: &str) -> ConnectionFailure {
+        ConnectionFailure::new(
             FailureKind::Overloaded,
             format!(
                 "messages found no room ({bound}) and stayed with the broker, because nothing could be \

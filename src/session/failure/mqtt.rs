@@ -3,22 +3,25 @@
 use rumqttc::mqttbytes;
 use rumqttc::{ConnectReturnCode, StateError};
 
-use super::{Context, Failure, FailureKind, cause};
+use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 
 /// CONNACK with a return code other than 0.
-pub(super) fn of_connack(context: &Context<'_>, code: ConnectReturnCode) -> Failure {
+pub(super) fn explain_connack(
+    context: &FailureContext<'_>,
+    code: ConnectReturnCode,
+) -> ConnectionFailure {
     match code {
-        ConnectReturnCode::RefusedProtocolVersion => refused(context, Refused::Version),
-        ConnectReturnCode::BadClientId => refused(context, Refused::Identifier),
-        ConnectReturnCode::ServiceUnavailable => refused(context, Refused::Unavailable),
-        ConnectReturnCode::BadUserNamePassword => refused(context, Refused::Credentials),
-        ConnectReturnCode::NotAuthorized => refused(context, Refused::NotAuthorized),
+        ConnectReturnCode::RefusedProtocolVersion => refused(context, ConnectRefusal::Version),
+        ConnectReturnCode::BadClientId => refused(context, ConnectRefusal::Identifier),
+        ConnectReturnCode::ServiceUnavailable => refused(context, ConnectRefusal::Unavailable),
+        ConnectReturnCode::BadUserNamePassword => refused(context, ConnectRefusal::Credentials),
+        ConnectReturnCode::NotAuthorized => refused(context, ConnectRefusal::NotAuthorized),
         ConnectReturnCode::Success => not_a_connack(context),
     }
 }
 
 #[derive(Clone, Copy)]
-enum Refused {
+enum ConnectRefusal {
     Version,
     Identifier,
     Unavailable,
@@ -26,26 +29,26 @@ enum Refused {
     NotAuthorized,
 }
 
-fn refused(context: &Context<'_>, why: Refused) -> Failure {
+fn refused(context: &FailureContext<'_>, why: ConnectRefusal) -> ConnectionFailure {
     let broker = context.broker();
     let id = &context.mqtt.client_id;
-    let (kind, sentence) = match why {
-        Refused::Version => (
+    let (kind, message) = match why {
+        ConnectRefusal::Version => (
             FailureKind::ProtocolVersion,
             format!("{broker} does not speak MQTT 3.1.1; check mqtt.host and mqtt.port"),
         ),
-        Refused::Identifier => (
+        ConnectRefusal::Identifier => (
             FailureKind::IdentifierRejected,
             format!(
                 "{broker} refused the client id {id:?}; at Centiloc it must begin with the \
                  tenantID: check tenant and mqtt.client_id"
             ),
         ),
-        Refused::Unavailable => (
+        ConnectRefusal::Unavailable => (
             FailureKind::ServerUnavailable,
             format!("{broker} says that its service is unavailable; trying again"),
         ),
-        Refused::Credentials => (
+        ConnectRefusal::Credentials => (
             FailureKind::BadCredentials,
             format!(
                 "{broker} refused the user name or password; check mqtt.username and \
@@ -53,7 +56,7 @@ fn refused(context: &Context<'_>, why: Refused) -> Failure {
                 missing_credentials(context)
             ),
         ),
-        Refused::NotAuthorized => (
+        ConnectRefusal::NotAuthorized => (
             FailureKind::NotAuthorized,
             format!(
                 "{broker} does not authorize this connection: check mqtt.username, the password, \
@@ -64,10 +67,10 @@ fn refused(context: &Context<'_>, why: Refused) -> Failure {
             ),
         ),
     };
-    Failure::new(kind, sentence)
+    ConnectionFailure::new(kind, message)
 }
 
-fn missing_credentials(context: &Context<'_>) -> &'static str {
+fn missing_credentials(context: &FailureContext<'_>) -> &'static str {
     match (&context.mqtt.username, &context.mqtt.password) {
         (None, _) => " (none is configured, and Centiloc requires both)",
         (Some(_), None) => " (no password is configured, and Centiloc requires one)",
@@ -76,20 +79,23 @@ fn missing_credentials(context: &Context<'_>) -> &'static str {
 }
 
 /// The first packet of the broker was none it may begin with.
-pub(super) fn not_a_connack(context: &Context<'_>) -> Failure {
+pub(super) fn not_a_connack(context: &FailureContext<'_>) -> ConnectionFailure {
     protocol(context, "it did not answer CONNECT with CONNACK")
 }
 
 /// Cannot happen while the session holds the sending side.
-pub(super) fn requests_done() -> Failure {
-    Failure::new(FailureKind::Protocol, "the connection was given up by this program itself")
+pub(super) fn requests_done() -> ConnectionFailure {
+    ConnectionFailure::new(
+        FailureKind::Protocol,
+        "the connection was given up by this program itself",
+    )
 }
 
 /// An error out of rumqttc's state, which also wraps what happens on the socket.
-pub(super) fn of_state(context: &Context<'_>, error: &StateError) -> Failure {
+pub(super) fn explain_state(context: &FailureContext<'_>, error: &StateError) -> ConnectionFailure {
     match error {
-        StateError::Io(error) => cause::of_io(context, error),
-        StateError::Deserialization(error) => of_packet(context, error),
+        StateError::Io(error) => cause::explain_io(context, error),
+        StateError::Deserialization(error) => explain_packet(context, error),
         StateError::AwaitPingResp => cause::silent(context),
         StateError::ConnectionAborted => cause::closed(context),
         StateError::Unsolicited(_) => protocol(context, "it acknowledged what was never sent"),
@@ -100,17 +106,17 @@ pub(super) fn of_state(context: &Context<'_>, error: &StateError) -> Failure {
     }
 }
 
-fn of_packet(context: &Context<'_>, error: &mqttbytes::Error) -> Failure {
+fn explain_packet(context: &FailureContext<'_>, error: &mqttbytes::Error) -> ConnectionFailure {
     match error {
-        mqttbytes::Error::Io(error) => cause::of_io(context, error),
+        mqttbytes::Error::Io(error) => cause::explain_io(context, error),
         mqttbytes::Error::PayloadSizeLimitExceeded(size) => too_large(context, *size),
-        mqttbytes::Error::InvalidConnectReturnCode(code) => of_version_5_code(context, *code),
+        mqttbytes::Error::InvalidConnectReturnCode(code) => explain_v5_code(context, *code),
         other => protocol(context, &other.to_string()),
     }
 }
 
-fn too_large(context: &Context<'_>, size: usize) -> Failure {
-    Failure::new(
+fn too_large(context: &FailureContext<'_>, size: usize) -> ConnectionFailure {
+    ConnectionFailure::new(
         FailureKind::PacketTooLarge(size),
         format!(
             "{} sent a packet of {size} bytes, more than mqtt.max_packet_size allows ({} bytes); \
@@ -122,19 +128,19 @@ fn too_large(context: &Context<'_>, size: usize) -> Failure {
 }
 
 /// Some brokers answer an MQTT 3.1.1 client with a reason code of MQTT 5.
-fn of_version_5_code(context: &Context<'_>, code: u8) -> Failure {
+fn explain_v5_code(context: &FailureContext<'_>, code: u8) -> ConnectionFailure {
     match code {
-        0x84 => refused(context, Refused::Version),
-        0x85 => refused(context, Refused::Identifier),
-        0x86 => refused(context, Refused::Credentials),
-        0x87 | 0x8a | 0x8c => refused(context, Refused::NotAuthorized),
-        0x88 | 0x89 | 0x97 | 0x9f => refused(context, Refused::Unavailable),
+        0x84 => refused(context, ConnectRefusal::Version),
+        0x85 => refused(context, ConnectRefusal::Identifier),
+        0x86 => refused(context, ConnectRefusal::Credentials),
+        0x87 | 0x8a | 0x8c => refused(context, ConnectRefusal::NotAuthorized),
+        0x88 | 0x89 | 0x97 | 0x9f => refused(context, ConnectRefusal::Unavailable),
         other => protocol(context, &format!("it refused CONNECT with the unknown code {other}")),
     }
 }
 
-fn protocol(context: &Context<'_>, detail: &str) -> Failure {
-    Failure::new(
+fn protocol(context: &FailureContext<'_>, detail: &str) -> ConnectionFailure {
+    ConnectionFailure::new(
         FailureKind::Protocol,
         format!(
             "{} does not follow MQTT 3.1.1: {detail}; check that mqtt.host and mqtt.port name an \

@@ -5,40 +5,40 @@ use std::io;
 use async_http_proxy::HttpError;
 
 use super::cause::{IoCause, lookup_detail};
-use super::{Context, Failure, FailureKind};
-use crate::config::Proxy;
+use super::{ConnectionFailure, FailureContext, FailureKind};
+use crate::config::ProxyConfig;
 
 /// The proxy itself could not be reached.
-pub(super) fn first_hop(proxy: &Proxy, error: &io::Error) -> Failure {
-    Failure::new(FailureKind::Proxy, unreachable(&name(proxy), error))
+pub(super) fn first_hop(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
+    ConnectionFailure::new(FailureKind::Proxy, unreachable(&name(proxy), error))
 }
 
 /// No address of the proxy accepted a connection.
-pub(super) fn no_address(proxy: &Proxy, attempts: &str) -> Failure {
-    let sentence = format!(
+pub(super) fn no_address(proxy: &ProxyConfig, attempts: &str) -> ConnectionFailure {
+    let message = format!(
         "{} accepted no TCP connection: {attempts}; check mqtt.proxy and the network",
         name(proxy)
     );
-    Failure::new(FailureKind::Proxy, sentence)
+    ConnectionFailure::new(FailureKind::Proxy, message)
 }
 
 /// The addresses of the proxy could not be found out.
-pub(super) fn lookup_failed(proxy: &Proxy, error: &io::Error) -> Failure {
-    let sentence = format!(
+pub(super) fn lookup_failed(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
+    let message = format!(
         "could not resolve the name of {}: {}; check mqtt.proxy and this machine's DNS",
         name(proxy),
         lookup_detail(error)
     );
-    Failure::new(FailureKind::Proxy, sentence)
+    ConnectionFailure::new(FailureKind::Proxy, message)
 }
 
-fn name(proxy: &Proxy) -> String {
+fn name(proxy: &ProxyConfig) -> String {
     format!("the proxy {}:{}", proxy.host, proxy.port)
 }
 
-pub(super) fn explain(context: &Context<'_>, error: &HttpError) -> Failure {
+pub(super) fn explain(context: &FailureContext<'_>, error: &HttpError) -> ConnectionFailure {
     let proxy = context.mqtt.proxy.as_ref().map_or_else(|| "the proxy".to_owned(), name);
-    let (kind, sentence) = match error {
+    let (kind, message) = match error {
         HttpError::HttpCode200(status) => {
             let by_policy = (400..500).contains(status);
             let kind = if by_policy { FailureKind::ProxyRefused } else { FailureKind::Proxy };
@@ -47,10 +47,10 @@ pub(super) fn explain(context: &Context<'_>, error: &HttpError) -> Failure {
         HttpError::IoError(error) => (FailureKind::Proxy, unreachable(&proxy, error)),
         _ => (FailureKind::Proxy, no_http(context, &proxy)),
     };
-    Failure::new(kind, sentence)
+    ConnectionFailure::new(kind, message)
 }
 
-fn no_http(context: &Context<'_>, proxy: &str) -> String {
+fn no_http(context: &FailureContext<'_>, proxy: &str) -> String {
     format!(
         "{proxy} closed the connection or did not answer as an HTTP proxy; check that mqtt.proxy \
          names an HTTP proxy that allows CONNECT to port {}",
@@ -58,10 +58,10 @@ fn no_http(context: &Context<'_>, proxy: &str) -> String {
     )
 }
 
-fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {
+fn refused(context: &FailureContext<'_>, proxy: &str, status: u16) -> String {
     let (host, port) = (&context.mqtt.host, context.mqtt.port);
     let given = context.mqtt.proxy.as_ref().is_some_and(|proxy| proxy.credentials.is_some());
-    let cure = match status {
+    let remedy = match status {
         407 if given => "it does not accept the user and password in mqtt.proxy; correct them, \
                          percent-encoded where they hold special characters"
             .to_owned(),
@@ -75,7 +75,7 @@ fn refused(context: &Context<'_>, proxy: &str, status: u16) -> String {
              inspect the traffic"
         ),
     };
-    format!("{proxy} refused to connect to {host}:{port} (HTTP status {status}): {cure}")
+    format!("{proxy} refused to connect to {host}:{port} (HTTP status {status}): {remedy}")
 }
 
 fn unreachable(proxy: &str, error: &io::Error) -> String {

@@ -1,17 +1,17 @@
 //! No address of the broker, or of the proxy before it, accepted a TCP connection.
 
 use super::cause::{self, IoCause};
-use super::{Context, Failure, FailureKind, proxy};
+use super::{ConnectionFailure, FailureContext, FailureKind, proxy};
 use crate::race::{AttemptError, FailedAttempt};
 
-pub(super) fn explain(context: &Context<'_>, failed: &[FailedAttempt]) -> Failure {
+pub(super) fn explain(context: &FailureContext<'_>, failed: &[FailedAttempt]) -> ConnectionFailure {
     match failed {
         [FailedAttempt { cause: AttemptError::Io(error), .. }] => context.explain_first_hop(error),
         _ => several(context, failed),
     }
 }
 
-fn several(context: &Context<'_>, failed: &[FailedAttempt]) -> Failure {
+fn several(context: &FailureContext<'_>, failed: &[FailedAttempt]) -> ConnectionFailure {
     let attempts = describe(failed);
     if let Some(proxy) = &context.mqtt.proxy {
         return proxy::no_address(proxy, &attempts);
@@ -31,7 +31,10 @@ fn several(context: &Context<'_>, failed: &[FailedAttempt]) -> Failure {
               must pass one"
             .to_owned(),
     };
-    Failure::new(kind, format!("{broker} accepted no TCP connection: {attempts}; {remedy}"))
+    ConnectionFailure::new(
+        kind,
+        format!("{broker} accepted no TCP connection: {attempts}; {remedy}"),
+    )
 }
 
 /// Describes each attempt, for a sentence.
@@ -59,7 +62,10 @@ fn kind(failed: &[FailedAttempt]) -> FailureKind {
 }
 
 /// Explains an address lookup without a result.
-pub(super) fn lookup_failed(context: &Context<'_>, error: &std::io::Error) -> Failure {
+pub(super) fn lookup_failed(
+    context: &FailureContext<'_>,
+    error: &std::io::Error,
+) -> ConnectionFailure {
     match &context.mqtt.proxy {
         Some(proxy) => proxy::lookup_failed(proxy, error),
         None => cause::lookup_failed(context, error),

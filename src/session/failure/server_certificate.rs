@@ -4,11 +4,11 @@ use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
-use super::{Context, Failure, FailureKind};
+use super::{ConnectionFailure, FailureContext, FailureKind};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::date;
 
-pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failure {
+pub(super) fn explain(context: &FailureContext<'_>, error: &CertificateError) -> ConnectionFailure {
     let broker = context.broker();
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => unknown(context),
@@ -20,7 +20,7 @@ pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failur
                 CertificateError::ExpiredContext { not_after, .. } => on(*not_after),
                 _ => String::new(),
             };
-            Failure::new(
+            ConnectionFailure::new(
                 FailureKind::TlsExpiredServer,
                 format!(
                     "the certificate of {broker} expired{when}, and it is {} by this machine's \
@@ -34,7 +34,7 @@ pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failur
                 CertificateError::NotValidYetContext { not_before, .. } => on(*not_before),
                 _ => String::new(),
             };
-            Failure::new(
+            ConnectionFailure::new(
                 FailureKind::TlsExpiredServer,
                 format!(
                     "the certificate of {broker} only becomes valid{when}, and it is {} by this \
@@ -43,11 +43,11 @@ pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failur
                 ),
             )
         }
-        CertificateError::Revoked => Failure::new(
+        CertificateError::Revoked => ConnectionFailure::new(
             FailureKind::TlsTrust,
             format!("the certificate of {broker} was revoked; ask the broker's operator"),
         ),
-        other => Failure::new(
+        other => ConnectionFailure::new(
             FailureKind::TlsTrust,
             format!("the certificate of {broker} cannot be trusted: {}", detail(context, other)),
         ),
@@ -55,7 +55,7 @@ pub(super) fn explain(context: &Context<'_>, error: &CertificateError) -> Failur
 }
 
 /// No path leads from the certificate to a trust anchor.
-fn unknown(context: &Context<'_>) -> Failure {
+fn unknown(context: &FailureContext<'_>) -> ConnectionFailure {
     let anchors = match context.ca_file() {
         Some(path) => format!("mqtt.tls.ca_file {}", path.display()),
         None => "the built-in Centiloc CA".to_owned(),
@@ -64,7 +64,7 @@ fn unknown(context: &Context<'_>) -> Failure {
     let gap = ChainEnd::of(&presented, context.anchors());
     let cause = gap.cause(&anchors).unwrap_or_else(|| format!("was not signed by {anchors}"));
     let remedy = gap.remedy().unwrap_or_else(|| other_authority(context));
-    Failure::new(
+    ConnectionFailure::new(
         FailureKind::TlsTrust,
         format!(
             "the certificate of {}{} {cause}; {remedy}",
@@ -74,11 +74,11 @@ fn unknown(context: &Context<'_>) -> Failure {
     )
 }
 
-fn other_authority(context: &Context<'_>) -> String {
+fn other_authority(context: &FailureContext<'_>) -> String {
     match context.ca_file() {
         Some(_) => {
             "put the CA certificate of the broker's operator there, or for Centiloc's own broker \
-             leave mqtt.tls.ca_file out"
+             begin_disconnect mqtt.tls.ca_file out"
         }
         None => {
             "for a broker of your own set mqtt.tls.ca_file; for Centiloc's, something between \
@@ -162,9 +162,9 @@ impl<'a> ChainEnd<'a> {
     }
 }
 
-fn wrong_name(context: &Context<'_>, error: &CertificateError) -> Failure {
+fn wrong_name(context: &FailureContext<'_>, error: &CertificateError) -> ConnectionFailure {
     let (broker, expected) = (context.broker(), context.expected_name());
-    let sentence = match error {
+    let message = match error {
         CertificateError::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
             let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
             format!(
@@ -185,11 +185,11 @@ fn wrong_name(context: &Context<'_>, error: &CertificateError) -> Failure {
             )
         }
     };
-    Failure::new(FailureKind::TlsName, sentence)
+    ConnectionFailure::new(FailureKind::TlsName, message)
 }
 
 /// Names the key that signed, if it is one that cannot be verified.
-fn signer(context: &Context<'_>) -> String {
+fn signer(context: &FailureContext<'_>) -> String {
     let presented = context.presented();
     let known = || presented.iter().chain(context.anchors());
     known()
@@ -215,7 +215,7 @@ fn on(time: UnixTime) -> String {
 }
 
 /// Rarer causes. The library names some of them only in its debug form.
-fn detail(context: &Context<'_>, error: &CertificateError) -> String {
+fn detail(context: &FailureContext<'_>, error: &CertificateError) -> String {
     let shown = error.to_string();
     if shown.contains("CaUsedAsEndEntity") {
         "it is a CA certificate used as a server's, as `openssl req -x509` makes by default; \

@@ -28,7 +28,7 @@ pub fn pause_at(max_unacked: usize, max_packet_size: usize) -> usize {
 /// Answers a delivery once it is durable. Either way the broker may then forget the message. At QoS 2
 /// it sends PUBREL and expects PUBCOMP, which needs no memory here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum AckPacket {
     /// Acknowledges a QoS-1 delivery of this packet id.
     Puback(u16),
     /// Acknowledges a QoS-2 delivery of this packet id. The bridge never asks for QoS 2, but an
@@ -36,7 +36,7 @@ pub enum Answer {
     Pubrec(u16),
 }
 
-impl Answer {
+impl AckPacket {
     /// Returns the packet id.
     pub fn packet_id(self) -> u16 {
         match self {
@@ -47,9 +47,9 @@ impl Answer {
 
 /// Describes one QoS-1 or QoS-2 delivery.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival {
+pub struct DeliveryInfo {
     /// Acknowledges it.
-    pub answer: Answer,
+    pub answer: AckPacket,
     /// MQTT DUP flag.
     pub dup: bool,
     /// Digest of topic and payload, which tells two messages under one packet id apart.
@@ -75,7 +75,7 @@ pub enum DeliveryOutcome {
 
 /// A bound on what may be un-acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
+pub enum LedgerBound {
     /// [`MAX_MESSAGES`].
     Messages,
     /// `mqtt.max_unacked`.
@@ -83,9 +83,9 @@ pub enum Bound {
 }
 
 #[derive(Debug)]
-struct Delivery {
+struct OutstandingDelivery {
     /// `None` at QoS 0.
-    answer: Option<Answer>,
+    answer: Option<AckPacket>,
     size: usize,
     received_at: Instant,
     durable: bool,
@@ -94,11 +94,11 @@ struct Delivery {
 /// The un-acknowledged deliveries of one connection, and those of earlier ones that are not durable
 /// yet.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct DeliveryLedger {
     max_bytes: usize,
     connection: ConnectionId,
     /// In order of receipt. A durable front stays until [`Self::release`].
-    outstanding: VecDeque<Delivery>,
+    outstanding: VecDeque<OutstandingDelivery>,
     /// Sequence of the front of `outstanding`.
     first: u64,
     /// By packet id: one more than the sequence of its last delivery on this connection, 0 if none.
@@ -117,7 +117,7 @@ pub struct Ledger {
     sealed: bool,
 }
 
-impl Ledger {
+impl DeliveryLedger {
     /// Makes an empty ledger with room for `max_bytes`.
     pub fn new(max_bytes: usize) -> Self {
         Self {
@@ -154,10 +154,10 @@ impl Ledger {
     }
 
     /// Enters a QoS-1 or QoS-2 delivery.
-    pub fn receive(&mut self, arrival: Arrival, now: Instant) -> DeliveryOutcome {
-        let packet_id = arrival.answer.packet_id();
+    pub fn receive(&mut self, delivery: DeliveryInfo, now: Instant) -> DeliveryOutcome {
+        let packet_id = delivery.answer.packet_id();
         let place = usize::from(packet_id);
-        let same = arrival.dup && self.digests[place] == arrival.digest;
+        let same = delivery.dup && self.digests[place] == delivery.digest;
         match self.sequences[place].checked_sub(1) {
             Some(last) if same => {
                 if last < self.first {
@@ -169,9 +169,9 @@ impl Ledger {
             _ if self.sealed => return DeliveryOutcome::Refused,
             _ => {}
         }
-        let id = self.enter(Some(arrival.answer), arrival.size, now);
+        let id = self.enter(Some(delivery.answer), delivery.size, now);
         self.sequences[place] = id.sequence + 1;
-        self.digests[place] = arrival.digest;
+        self.digests[place] = delivery.digest;
         // The broker has had the earlier answer, or it would not use the id again.
         self.unclear.remove(&packet_id);
         DeliveryOutcome::New(id)
@@ -183,9 +183,14 @@ impl Ledger {
         (!self.sealed).then(|| self.enter(None, size, now))
     }
 
-    fn enter(&mut self, answer: Option<Answer>, size: usize, now: Instant) -> DeliveryId {
+    fn enter(&mut self, answer: Option<AckPacket>, size: usize, now: Instant) -> DeliveryId {
         let sequence = self.first + self.outstanding.len() as u64;
-        self.outstanding.push_back(Delivery { answer, size, received_at: now, durable: false });
+        self.outstanding.push_back(OutstandingDelivery {
+            answer,
+            size,
+            received_at: now,
+            durable: false,
+        });
         self.bytes += size;
         DeliveryId { connection: self.connection, sequence }
     }
@@ -197,7 +202,7 @@ impl Ledger {
     }
 
     /// Notes that deliveries are durable. Unknown ones, and ones seen before, have no effect.
-    pub fn settle(&mut self, durable: impl Iterator<Item = DeliveryId>) {
+    pub fn mark_durable(&mut self, durable: impl Iterator<Item = DeliveryId>) {
         for id in durable {
             if id.connection != self.connection {
                 self.bytes -= self.earlier.remove(&id).unwrap_or(0);
@@ -212,7 +217,7 @@ impl Ledger {
 
     /// Takes out the answers that may be sent, in order of receipt. They must be written before the
     /// next packet is read, because their packet ids are free from now on.
-    pub fn release(&mut self) -> impl Iterator<Item = Answer> + '_ {
+    pub fn release(&mut self) -> impl Iterator<Item = AckPacket> + '_ {
         std::iter::from_fn(|| {
             if !self.has_releasable() {
                 return None;
@@ -258,11 +263,11 @@ impl Ledger {
 
     /// Returns the bound that leaves no room for another message. A single message larger than all
     /// of the room is taken in when nothing else is held.
-    pub fn reached(&self) -> Option<Bound> {
+    pub fn reached(&self) -> Option<LedgerBound> {
         if self.unacked() >= MAX_MESSAGES {
-            Some(Bound::Messages)
+            Some(LedgerBound::Messages)
         } else if self.bytes >= self.max_bytes {
-            Some(Bound::Bytes)
+            Some(LedgerBound::Bytes)
         } else {
             None
         }

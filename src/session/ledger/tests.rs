@@ -7,40 +7,44 @@ use super::*;
 const MAX_BYTES: usize = 100;
 
 #[derive(Debug, Clone)]
-enum Step {
+enum LedgerStep {
     /// A delivery: packet id, DUP, digest, size.
     Receive(u16, bool, u64, usize),
     ReceiveUnanswered(usize),
     /// Makes these of the deliveries ever entered durable (modulo their number), together.
-    Settle(Vec<usize>),
+    MarkDurable(Vec<usize>),
     Release,
     Seal,
     Reconnect,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LedgerStep> {
     prop_oneof![
         8 => (1u16..10, any::<bool>(), 1u64..4, 0usize..40)
-            .prop_map(|(id, dup, digest, size)| Step::Receive(id, dup, digest, size)),
-        1 => (0usize..40).prop_map(Step::ReceiveUnanswered),
-        6 => prop::collection::vec(0usize..64, 0..4).prop_map(Step::Settle),
-        4 => Just(Step::Release),
-        1 => Just(Step::Seal),
-        1 => Just(Step::Reconnect),
+            .prop_map(|(id, dup, digest, size)| LedgerStep::Receive(id, dup, digest, size)),
+        1 => (0usize..40).prop_map(LedgerStep::ReceiveUnanswered),
+        6 => prop::collection::vec(0usize..64, 0..4).prop_map(LedgerStep::MarkDurable),
+        4 => Just(LedgerStep::Release),
+        1 => Just(LedgerStep::Seal),
+        1 => Just(LedgerStep::Reconnect),
     ]
 }
 
 /// Mixes both kinds of answers, told apart by the packet id.
-fn answer(packet_id: u16) -> Answer {
-    if packet_id.is_multiple_of(3) { Answer::Pubrec(packet_id) } else { Answer::Puback(packet_id) }
+fn answer(packet_id: u16) -> AckPacket {
+    if packet_id.is_multiple_of(3) {
+        AckPacket::Pubrec(packet_id)
+    } else {
+        AckPacket::Puback(packet_id)
+    }
 }
 
-fn arrival(packet_id: u16, dup: bool, digest: u64, size: usize) -> Arrival {
-    Arrival { answer: answer(packet_id), dup, digest, size }
+fn delivery(packet_id: u16, dup: bool, digest: u64, size: usize) -> DeliveryInfo {
+    DeliveryInfo { answer: answer(packet_id), dup, digest, size }
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct NaiveDelivery {
     id: DeliveryId,
     packet_id: Option<u16>,
     digest: u64,
@@ -51,35 +55,35 @@ struct Entry {
 }
 
 /// The ledger as a list of everything ever received, searched from the start each time.
-struct Naive {
+struct NaiveLedger {
     connection: ConnectionId,
-    entries: Vec<Entry>,
+    entries: Vec<NaiveDelivery>,
     sealed: bool,
 }
 
-impl Naive {
-    fn current(&self) -> impl Iterator<Item = &Entry> {
+impl NaiveLedger {
+    fn current(&self) -> impl Iterator<Item = &NaiveDelivery> {
         self.entries.iter().filter(|entry| entry.id.connection == self.connection)
     }
 
-    fn outstanding(&self) -> impl Iterator<Item = &Entry> {
+    fn outstanding(&self) -> impl Iterator<Item = &NaiveDelivery> {
         self.current().filter(|entry| !entry.released)
     }
 
     /// Deliveries that take room: un-acknowledged ones, and those of dead connections that are not
     /// durable.
-    fn held(&self) -> impl Iterator<Item = &Entry> {
+    fn held(&self) -> impl Iterator<Item = &NaiveDelivery> {
         self.entries.iter().filter(|entry| {
             let is_current = entry.id.connection == self.connection;
             if is_current { !entry.released } else { !entry.durable && !entry.released }
         })
     }
 
-    fn receive(&mut self, arrival: Arrival, now: Instant) -> DeliveryOutcome {
-        let packet_id = arrival.answer.packet_id();
+    fn receive(&mut self, delivery: DeliveryInfo, now: Instant) -> DeliveryOutcome {
+        let packet_id = delivery.answer.packet_id();
         let last = self.current().filter(|entry| entry.packet_id == Some(packet_id)).last();
         if let Some(last) = last {
-            if arrival.dup && last.digest == arrival.digest {
+            if delivery.dup && last.digest == delivery.digest {
                 return DeliveryOutcome::Repeated;
             }
             if !last.released {
@@ -89,7 +93,7 @@ impl Naive {
         if self.sealed {
             return DeliveryOutcome::Refused;
         }
-        DeliveryOutcome::New(self.enter(Some(packet_id), arrival.digest, arrival.size, now))
+        DeliveryOutcome::New(self.enter(Some(packet_id), delivery.digest, delivery.size, now))
     }
 
     fn enter(
@@ -102,18 +106,18 @@ impl Naive {
         let sequence = self.current().count() as u64;
         let id = DeliveryId { connection: self.connection, sequence };
         let (durable, released) = (false, false);
-        let entry = Entry { id, packet_id, digest, size, received_at, durable, released };
+        let entry = NaiveDelivery { id, packet_id, digest, size, received_at, durable, released };
         self.entries.push(entry);
         id
     }
 
-    fn settle(&mut self, durable: &[DeliveryId]) {
+    fn mark_durable(&mut self, durable: &[DeliveryId]) {
         for entry in &mut self.entries {
             entry.durable |= durable.contains(&entry.id);
         }
     }
 
-    fn release(&mut self) -> Vec<Answer> {
+    fn release(&mut self) -> Vec<AckPacket> {
         let mut released = Vec::new();
         let connection = self.connection;
         for entry in self.entries.iter_mut().filter(|entry| entry.id.connection == connection) {
@@ -132,21 +136,21 @@ proptest! {
     #[test]
     fn behaves_as_the_naive_model(steps in prop::collection::vec(step(), 0..200)) {
         let first = ConnectionId(1);
-        let mut ledger = Ledger::new(MAX_BYTES);
+        let mut ledger = DeliveryLedger::new(MAX_BYTES);
         ledger.begin(first);
-        let mut naive = Naive { connection: first, entries: Vec::new(), sealed: false };
+        let mut naive = NaiveLedger { connection: first, entries: Vec::new(), sealed: false };
         let mut ids = Vec::new();
         let start = Instant::now();
         for (second, step) in (0..).zip(steps) {
             let now = start + Duration::from_secs(second);
             match step {
-                Step::Receive(packet_id, dup, digest, size) => {
-                    let arrival = arrival(packet_id, dup, digest, size);
-                    let outcome = ledger.receive(arrival, now);
-                    prop_assert_eq!(outcome, naive.receive(arrival, now));
+                LedgerStep::Receive(packet_id, dup, digest, size) => {
+                    let delivery = delivery(packet_id, dup, digest, size);
+                    let outcome = ledger.receive(delivery, now);
+                    prop_assert_eq!(outcome, naive.receive(delivery, now));
                     if let DeliveryOutcome::New(id) = outcome { ids.push(id); }
                 }
-                Step::ReceiveUnanswered(size) => {
+                LedgerStep::ReceiveUnanswered(size) => {
                     let entered = ledger.receive_unanswered(size, now);
                     prop_assert_eq!(entered.is_none(), naive.sealed);
                     if let Some(id) = entered {
@@ -154,19 +158,19 @@ proptest! {
                         ids.push(id);
                     }
                 }
-                Step::Settle(places) if !ids.is_empty() => {
+                LedgerStep::MarkDurable(places) if !ids.is_empty() => {
                     let some: Vec<_> = places.iter().map(|n| ids[n % ids.len()]).collect();
-                    ledger.settle(some.iter().copied());
-                    naive.settle(&some);
+                    ledger.mark_durable(some.iter().copied());
+                    naive.mark_durable(&some);
                 }
-                Step::Settle(_) => {}
-                Step::Release => {
+                LedgerStep::MarkDurable(_) => {}
+                LedgerStep::Release => {
                     let released: Vec<_> = ledger.release().collect();
                     prop_assert_eq!(released, naive.release());
                     prop_assert!(!ledger.has_releasable());
                 }
-                Step::Seal => { ledger.seal(); naive.sealed = true; }
-                Step::Reconnect => {
+                LedgerStep::Seal => { ledger.seal(); naive.sealed = true; }
+                LedgerStep::Reconnect => {
                     naive.connection = ConnectionId(naive.connection.0 + 1);
                     naive.sealed = false;
                     ledger.begin(naive.connection);
@@ -184,17 +188,17 @@ proptest! {
     }
 }
 
-fn ledger() -> Ledger {
-    let mut ledger = Ledger::new(MAX_BYTES);
+fn ledger() -> DeliveryLedger {
+    let mut ledger = DeliveryLedger::new(MAX_BYTES);
     ledger.begin(ConnectionId(1));
     ledger
 }
 
-fn enter(ledger: &mut Ledger, packet_id: u16, dup: bool, digest: u64) -> DeliveryOutcome {
-    ledger.receive(arrival(packet_id, dup, digest, 1), Instant::now())
+fn enter(ledger: &mut DeliveryLedger, packet_id: u16, dup: bool, digest: u64) -> DeliveryOutcome {
+    ledger.receive(delivery(packet_id, dup, digest, 1), Instant::now())
 }
 
-fn entered(ledger: &mut Ledger, packet_id: u16, digest: u64) -> DeliveryId {
+fn entered(ledger: &mut DeliveryLedger, packet_id: u16, digest: u64) -> DeliveryId {
     match enter(ledger, packet_id, false, digest) {
         DeliveryOutcome::New(id) => id,
         other => panic!("{other:?}"),
@@ -222,8 +226,8 @@ fn another_message_under_an_outstanding_id_is_noticed() {
 fn a_retry_that_crosses_its_puback_is_a_repeat() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
-    ledger.settle([id].into_iter());
-    assert_eq!(ledger.release().collect::<Vec<_>>(), [Answer::Puback(7)]);
+    ledger.mark_durable([id].into_iter());
+    assert_eq!(ledger.release().collect::<Vec<_>>(), [AckPacket::Puback(7)]);
     assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
     entered(&mut ledger, 7, 2);
 }
@@ -232,7 +236,7 @@ fn a_retry_that_crosses_its_puback_is_a_repeat() {
 fn an_id_stays_outstanding_until_its_answer_is_released() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
-    ledger.settle([id].into_iter());
+    ledger.mark_durable([id].into_iter());
     assert_eq!(enter(&mut ledger, 7, false, 2), DeliveryOutcome::IdReused);
 }
 
@@ -242,7 +246,7 @@ fn dead_deliveries_keep_their_room_and_are_never_answered() {
     let id = entered(&mut ledger, 7, 1);
     ledger.begin(ConnectionId(2));
     assert_eq!((ledger.outstanding(), ledger.unacked()), (0, 1));
-    ledger.settle([id].into_iter());
+    ledger.mark_durable([id].into_iter());
     assert_eq!(ledger.release().count(), 0);
     assert_eq!((ledger.unacked(), ledger.unacked_bytes()), (0, 0));
 }
@@ -250,13 +254,13 @@ fn dead_deliveries_keep_their_room_and_are_never_answered() {
 #[test]
 fn the_bound_in_messages_is_below_the_packet_ids() {
     const { assert!(MAX_MESSAGES < 65_535) };
-    let mut ledger = Ledger::new(usize::MAX);
+    let mut ledger = DeliveryLedger::new(usize::MAX);
     ledger.begin(ConnectionId(1));
     for packet_id in 1..=u16::try_from(MAX_MESSAGES).unwrap() {
         assert_eq!(ledger.reached(), None);
         entered(&mut ledger, packet_id, 1);
     }
-    assert_eq!(ledger.reached(), Some(Bound::Messages));
+    assert_eq!(ledger.reached(), Some(LedgerBound::Messages));
 }
 
 #[test]
@@ -269,7 +273,7 @@ fn reading_pauses_one_packet_below_the_bound() {
 
 #[test]
 fn reading_resumes_at_half_of_the_messages() {
-    let mut ledger = Ledger::new(usize::MAX);
+    let mut ledger = DeliveryLedger::new(usize::MAX);
     ledger.begin(ConnectionId(1));
     let half = u16::try_from(MAX_MESSAGES / 2).unwrap();
     for packet_id in 1..=half {
@@ -286,7 +290,7 @@ fn a_repeat_after_its_answer_is_unclear_until_the_id_returns() {
     let id = entered(&mut ledger, 7, 1);
     assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
     assert!(!ledger.has_unclear_repeats(), "its answer is still to come");
-    ledger.settle([id].into_iter());
+    ledger.mark_durable([id].into_iter());
     assert_eq!(ledger.release().count(), 1);
     assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
     assert!(ledger.has_unclear_repeats());
@@ -298,7 +302,7 @@ fn a_repeat_after_its_answer_is_unclear_until_the_id_returns() {
 fn a_new_connection_settles_unclear_repeats() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
-    ledger.settle([id].into_iter());
+    ledger.mark_durable([id].into_iter());
     assert_eq!(ledger.release().count(), 1);
     enter(&mut ledger, 7, true, 1);
     ledger.begin(ConnectionId(2));

@@ -11,34 +11,36 @@ use bytes::Bytes;
 use rumqttc::ConnectionError;
 
 use self::connector::ConnectError;
-use super::credentials::Credentials;
-use crate::config::Mqtt;
+use super::credentials::ClientCredentials;
+use crate::config::MqttConfig;
 
 /// A future of one step on the network.
-pub type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
+pub type TransportFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
 
 /// A future of an attempt to connect.
-pub type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Accepted, ConnectError>> + Send + 'a>>;
+pub type ConnectFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<AcceptedConnection, ConnectError>> + Send + 'a>>;
 
 /// Makes connections to the broker.
-pub trait Connect: Send + Sync {
+pub trait BrokerConnector: Send + Sync {
     /// Opens a connection, sends CONNECT and waits for CONNACK. May be dropped at any point.
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a>;
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> ConnectFuture<'a>;
 }
 
 /// The parameters of one connection attempt.
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     /// Section `mqtt` of the configuration.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// Proves the client's identity.
-    pub credentials: &'a Credentials,
+    pub credentials: &'a ClientCredentials,
     /// Largest packet accepted, bytes.
     pub max_packet_size: usize,
 }
 
 /// A connection that the broker accepted.
-pub struct Accepted {
+pub struct AcceptedConnection {
     /// Carries the packets.
     pub transport: Box<dyn Transport>,
     /// MQTT Session Present of the CONNACK.
@@ -48,21 +50,21 @@ pub struct Accepted {
 /// Carries packets over one connection, in order.
 pub trait Transport: Send {
     /// Waits for the next packet. Dropping the future loses no packet.
-    fn read(&mut self) -> Step<'_, Incoming>;
+    fn read(&mut self) -> TransportFuture<'_, IncomingPacket>;
 
     /// Returns a packet that has already arrived, if there is one.
-    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>>;
+    fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>>;
 
     /// Writes all of `packets`, in order, and flushes. Dropping the future may leave a part unsent:
     /// the connection is of no further use then.
-    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()>;
+    fn write(&mut self, packets: Vec<OutgoingPacket>) -> TransportFuture<'_, ()>;
 }
 
 /// A packet from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
+pub enum IncomingPacket {
     /// PUBLISH.
-    Publish(Publish),
+    Publish(PublishPacket),
     /// SUBACK: a return code for each filter of the SUBSCRIBE, `None` for a refusal.
     SubAck {
         /// Packet id of the SUBSCRIBE.
@@ -80,7 +82,7 @@ pub enum Incoming {
 
 /// A PUBLISH as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
+pub struct PublishPacket {
     /// Topic name.
     pub topic: String,
     /// Application message.
@@ -95,7 +97,7 @@ pub struct Publish {
     pub packet_id: u16,
 }
 
-impl Publish {
+impl PublishPacket {
     /// Returns the bytes of topic and payload, which is its size against `mqtt.max_unacked`.
     pub fn size(&self) -> usize {
         self.topic.len() + self.payload.len()
@@ -104,7 +106,7 @@ impl Publish {
 
 /// A packet to the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outgoing {
+pub enum OutgoingPacket {
     /// PUBACK of this packet id.
     PubAck(u16),
     /// PUBREC of this packet id.

@@ -15,8 +15,10 @@ use rumqttc::{
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Accepted, Incoming, Outgoing, Publish, Step, Transport};
-use crate::config::Mqtt;
+use super::{
+    AcceptedConnection, IncomingPacket, OutgoingPacket, PublishPacket, Transport, TransportFuture,
+};
+use crate::config::MqttConfig;
 
 /// Room for what one read takes from the socket. Most events are smaller.
 const READ_BUFFER: usize = 16 * 1024;
@@ -25,16 +27,16 @@ const READ_BUFFER: usize = 16 * 1024;
 const SMALLEST_READ: usize = 256;
 
 /// A connected socket, with or without TLS.
-pub type Stream = Box<dyn ReadWrite>;
+pub type BrokerStream = Box<dyn DuplexStream>;
 
 /// A stream in both directions.
-pub trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait DuplexStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReadWrite for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 
 /// How the client introduces itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Login {
+pub struct LoginOptions {
     /// MQTT Clean Session: leaves nothing behind.
     pub clean_session: bool,
     /// Largest packet accepted, bytes.
@@ -43,7 +45,7 @@ pub struct Login {
 
 /// Carries packets over a socket.
 pub struct NetworkTransport {
-    stream: Stream,
+    stream: BrokerStream,
     max_packet_size: usize,
     /// Bytes received, from the beginning of a packet.
     received: BytesMut,
@@ -54,10 +56,10 @@ pub struct NetworkTransport {
 impl NetworkTransport {
     /// Sends CONNECT and waits for CONNACK.
     pub async fn login(
-        mqtt: &Mqtt,
-        stream: Stream,
-        Login { clean_session, max_packet_size }: Login,
-    ) -> Result<Accepted, ConnectionError> {
+        mqtt: &MqttConfig,
+        stream: BrokerStream,
+        LoginOptions { clean_session, max_packet_size }: LoginOptions,
+    ) -> Result<AcceptedConnection, ConnectionError> {
         let (received, to_send) = (BytesMut::with_capacity(READ_BUFFER), BytesMut::new());
         let mut transport = Self { stream, max_packet_size, received, to_send };
         transport.send([Packet::Connect(connect(mqtt, clean_session))]).await?;
@@ -70,7 +72,7 @@ impl NetworkTransport {
             }
             other => return Err(ConnectionError::NotConnAck(other)),
         };
-        Ok(Accepted { transport: Box::new(transport), session_present })
+        Ok(AcceptedConnection { transport: Box::new(transport), session_present })
     }
 
     /// Reads a packet. Dropping the future loses nothing: a part of a packet stays in the buffer.
@@ -111,17 +113,17 @@ impl NetworkTransport {
         Ok(self.stream.flush().await?)
     }
 
-    async fn next_incoming(&mut self) -> Result<Incoming, ConnectionError> {
+    async fn next_incoming(&mut self) -> Result<IncomingPacket, ConnectionError> {
         Ok(incoming(self.next().await?)?)
     }
 }
 
 impl Transport for NetworkTransport {
-    fn read(&mut self) -> Step<'_, Incoming> {
+    fn read(&mut self) -> TransportFuture<'_, IncomingPacket> {
         Box::pin(self.next_incoming())
     }
 
-    fn read_ready(&mut self) -> Option<Result<Incoming, ConnectionError>> {
+    fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>> {
         // Nothing is lost by dropping it, and the next `read` registers a waker of its own.
         match pin!(self.next_incoming()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(packet) => Some(packet),
@@ -129,13 +131,13 @@ impl Transport for NetworkTransport {
         }
     }
 
-    fn write(&mut self, packets: Vec<Outgoing>) -> Step<'_, ()> {
+    fn write(&mut self, packets: Vec<OutgoingPacket>) -> TransportFuture<'_, ()> {
         Box::pin(self.send(packets.into_iter().map(outgoing)))
     }
 }
 
 /// Makes the CONNECT packet.
-fn connect(mqtt: &Mqtt, clean_session: bool) -> rumqttc::Connect {
+fn connect(mqtt: &MqttConfig, clean_session: bool) -> rumqttc::Connect {
     let mut connect = rumqttc::Connect::new(&mqtt.client_id);
     // At most 65,535 s by the configuration.
     connect.keep_alive = u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX);
@@ -147,9 +149,9 @@ fn connect(mqtt: &Mqtt, clean_session: bool) -> rumqttc::Connect {
     connect
 }
 
-fn incoming(packet: Packet) -> Result<Incoming, StateError> {
+fn incoming(packet: Packet) -> Result<IncomingPacket, StateError> {
     Ok(match packet {
-        Packet::Publish(publish) => Incoming::Publish(Publish {
+        Packet::Publish(publish) => IncomingPacket::Publish(PublishPacket {
             topic: publish.topic,
             payload: publish.payload,
             qos: publish.qos as u8,
@@ -157,12 +159,13 @@ fn incoming(packet: Packet) -> Result<Incoming, StateError> {
             retain: publish.retain,
             packet_id: publish.pkid,
         }),
-        Packet::SubAck(suback) => {
-            Incoming::SubAck { packet_id: suback.pkid, granted: granted(&suback.return_codes) }
-        }
-        Packet::UnsubAck(unsuback) => Incoming::UnsubAck(unsuback.pkid),
-        Packet::PubRel(pubrel) => Incoming::PubRel(pubrel.pkid),
-        Packet::PingResp => Incoming::PingResp,
+        Packet::SubAck(suback) => IncomingPacket::SubAck {
+            packet_id: suback.pkid,
+            granted: granted(&suback.return_codes),
+        },
+        Packet::UnsubAck(unsuback) => IncomingPacket::UnsubAck(unsuback.pkid),
+        Packet::PubRel(pubrel) => IncomingPacket::PubRel(pubrel.pkid),
+        Packet::PingResp => IncomingPacket::PingResp,
         _ => return Err(StateError::WrongPacket),
     })
 }
@@ -176,20 +179,20 @@ fn granted(codes: &[SubscribeReasonCode]) -> Vec<Option<u8>> {
     codes.iter().map(qos).collect()
 }
 
-fn outgoing(packet: Outgoing) -> Packet {
+fn outgoing(packet: OutgoingPacket) -> Packet {
     match packet {
-        Outgoing::PubAck(packet_id) => Packet::PubAck(PubAck::new(packet_id)),
-        Outgoing::PubRec(packet_id) => Packet::PubRec(PubRec::new(packet_id)),
-        Outgoing::PubComp(packet_id) => Packet::PubComp(PubComp::new(packet_id)),
-        Outgoing::Subscribe { packet_id, filters } => {
+        OutgoingPacket::PubAck(packet_id) => Packet::PubAck(PubAck::new(packet_id)),
+        OutgoingPacket::PubRec(packet_id) => Packet::PubRec(PubRec::new(packet_id)),
+        OutgoingPacket::PubComp(packet_id) => Packet::PubComp(PubComp::new(packet_id)),
+        OutgoingPacket::Subscribe { packet_id, filters } => {
             let filters =
                 filters.into_iter().map(|path| SubscribeFilter::new(path, QoS::AtLeastOnce));
             Packet::Subscribe(Subscribe { pkid: packet_id, filters: filters.collect() })
         }
-        Outgoing::Unsubscribe { packet_id, filter } => {
+        OutgoingPacket::Unsubscribe { packet_id, filter } => {
             Packet::Unsubscribe(Unsubscribe { pkid: packet_id, topics: vec![filter] })
         }
-        Outgoing::PingReq => Packet::PingReq,
-        Outgoing::Disconnect => Packet::Disconnect,
+        OutgoingPacket::PingReq => Packet::PingReq,
+        OutgoingPacket::Disconnect => Packet::Disconnect,
     }
 }

@@ -1,8 +1,8 @@
-//! The packets of the bridge, above all its PUBACKs.
+//! Packets from the bridge, most of them PUBACKs.
 
 use std::sync::Arc;
 
-use centiloc_bridge::session::transport::{Incoming, Outgoing};
+use centiloc_bridge::session::transport::{IncomingPacket, OutgoingPacket};
 use tokio::time::Instant;
 
 use super::{Broker, Door, Durable, InFlight, State, Stored};
@@ -10,7 +10,7 @@ use crate::link::Link;
 use crate::message::OLD_FILTER;
 
 impl Broker {
-    /// Takes up to so many packets of the bridge.
+    /// Receives up to that many packets of the bridge.
     pub fn receive(&self, most: u64, durable: &dyn Durable) {
         for _ in 0..most {
             let link = self.lock().link.clone();
@@ -21,24 +21,24 @@ impl Broker {
         }
     }
 
-    fn apply(&self, link: &Arc<Link>, packet: Outgoing, durable: &dyn Durable) {
+    fn apply(&self, link: &Arc<Link>, packet: OutgoingPacket, durable: &dyn Durable) {
         let mut guard = self.lock();
         let state = &mut *guard;
         self.world.note(format_args!("{} broker takes {packet:?}", link.number));
         match packet {
-            Outgoing::PubAck(id) => self.answered(state, link, id, 1, durable),
-            Outgoing::PubRec(id) => self.answered(state, link, id, 2, durable),
-            Outgoing::PubComp(id) => {
+            OutgoingPacket::PubAck(id) => self.answered(state, link, id, 1, durable),
+            OutgoingPacket::PubRec(id) => self.answered(state, link, id, 2, durable),
+            OutgoingPacket::PubComp(id) => {
                 let Some(session) = &mut state.session else { return };
                 let done = |e: &InFlight| e.id == id && e.received;
                 if let Some(place) = session.in_flight.iter().position(done) {
                     session.in_flight.remove(place);
                 }
             }
-            Outgoing::Subscribe { packet_id, filters } => {
+            OutgoingPacket::Subscribe { packet_id, filters } => {
                 let refused = state.door == Door::NoSubscription;
                 let granted = filters.iter().map(|_| (!refused).then_some(1)).collect();
-                link.send(Incoming::SubAck { packet_id, granted });
+                link.send(IncomingPacket::SubAck { packet_id, granted });
                 if refused {
                     return;
                 }
@@ -53,12 +53,12 @@ impl Broker {
                     state.messages.push(copy);
                 }
             }
-            Outgoing::Unsubscribe { packet_id, filter } => {
+            OutgoingPacket::Unsubscribe { packet_id, filter } => {
                 assert_eq!(filter, OLD_FILTER);
-                link.send(Incoming::UnsubAck(packet_id));
+                link.send(IncomingPacket::UnsubAck(packet_id));
             }
-            Outgoing::PingReq => link.send(Incoming::PingResp),
-            Outgoing::Disconnect => {
+            OutgoingPacket::PingReq => link.send(IncomingPacket::PingResp),
+            OutgoingPacket::Disconnect => {
                 link.close(true);
                 state.link = None;
             }
@@ -105,7 +105,7 @@ impl Broker {
         state.last_progress = Instant::now();
         if qos == 2 {
             entry.received = true;
-            link.send(Incoming::PubRel(id));
+            link.send(IncomingPacket::PubRel(id));
         } else {
             session.in_flight.remove(place);
         }

@@ -8,12 +8,12 @@ use std::time::Instant;
 use rumqttc::StateError;
 
 use super::*;
-use crate::config::Proxy;
+use crate::config::ProxyConfig;
 use crate::race::{AttemptError, FailedAttempt};
-use crate::session::tls::testing::{mqtt, serve};
-use crate::session::tls::{Loaded, client_config};
+use crate::session::credentials::tls::testing::{mqtt, serve};
+use crate::session::credentials::tls::{LoadedTls, client_config};
 use crate::session::transport::connector::NetworkConnector;
-use crate::session::transport::mqtt::Login;
+use crate::session::transport::mqtt::LoginOptions;
 
 mod server_certificate;
 mod tls;
@@ -21,17 +21,17 @@ mod tls;
 const CONNACK_ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
 /// Connects, reads until the connection fails, and explains the failure.
-async fn fail(mqtt: &Mqtt) -> Failure {
+async fn fail(mqtt: &MqttConfig) -> ConnectionFailure {
     let tls = mqtt.tls.as_ref().map(|tls| client_config(tls).expect("a TLS configuration"));
     fail_with(mqtt, tls).await
 }
 
-async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
-    let mut context = Context::new("acme", mqtt, OffsetDateTime::now_utc());
+async fn fail_with(mqtt: &MqttConfig, tls: Option<LoadedTls>) -> ConnectionFailure {
+    let mut context = FailureContext::new("acme", mqtt, OffsetDateTime::now_utc());
     context.tls = tls.as_ref();
     let failure = tokio::time::timeout(Duration::from_secs(20), async {
         let connector = NetworkConnector::default();
-        let login = Login { clean_session: false, max_packet_size: mqtt.max_packet_size };
+        let login = LoginOptions { clean_session: false, max_packet_size: mqtt.max_packet_size };
         let mut accepted = match connector.open(mqtt, tls.as_ref(), login).await {
             Ok(accepted) => accepted,
             Err(error) => return context.explain_attempt(&error),
@@ -44,15 +44,15 @@ async fn fail_with(mqtt: &Mqtt, tls: Option<Loaded>) -> Failure {
         }
     });
     let failure = failure.await.expect("the connection fails before the deadline");
-    assert!(!failure.sentence.contains("hunter2"), "no secret in {failure}");
-    assert!(!failure.sentence.contains("  "), "no stray spaces in {failure}");
+    assert!(!failure.message.contains("hunter2"), "no secret in {failure}");
+    assert!(!failure.message.contains("  "), "no stray spaces in {failure}");
     failure
 }
 
-fn expect(failure: &Failure, kind: FailureKind, words: &[&str]) {
+fn expect(failure: &ConnectionFailure, kind: FailureKind, words: &[&str]) {
     assert_eq!(failure.kind, kind, "{failure}");
     for word in words {
-        assert!(failure.sentence.contains(word), "{word:?} in {failure}");
+        assert!(failure.message.contains(word), "{word:?} in {failure}");
     }
 }
 
@@ -101,7 +101,7 @@ async fn silence_before_connack_is_a_timeout() {
 #[test]
 fn unanswered_ping_is_a_lost_keep_alive() {
     let mqtt = mqtt("127.0.0.1", 1883, None);
-    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    let context = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc());
     let failure = context.up_for(Duration::from_secs(9)).explain(&StateError::AwaitPingResp.into());
     expect(&failure, FailureKind::KeepAliveLost, &["keep alive of 1 s"]);
 }
@@ -117,7 +117,7 @@ fn unreachable_addresses_are_each_named() {
         (silent(), no_route(), FailureKind::Timeout, "10.0.0.1:8883 did not answer within 30.0 s"),
     ];
     let mqtt = mqtt("broker.example", 8883, None);
-    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    let context = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc());
     for (first, second, kind, word) in cases {
         let attempt = |last, cause| {
             let address = SocketAddr::from(([10, 0, 0, last], 8883));
@@ -206,9 +206,10 @@ async fn a_packet_over_the_limit_tells_the_limit_it_needs() {
     expect(&failure, FailureKind::PacketTooLarge(2000), &["2000 bytes", "mqtt.max_packet_size"]);
 }
 
-fn behind_proxy(proxy_host: &str, proxy_port: u16) -> Mqtt {
+fn behind_proxy(proxy_host: &str, proxy_port: u16) -> MqttConfig {
     let mut mqtt = mqtt("broker.example", 8883, None);
-    mqtt.proxy = Some(Proxy { host: proxy_host.to_owned(), port: proxy_port, credentials: None });
+    mqtt.proxy =
+        Some(ProxyConfig { host: proxy_host.to_owned(), port: proxy_port, credentials: None });
     mqtt
 }
 
@@ -244,7 +245,7 @@ async fn a_proxy_that_is_not_there_is_not_blamed_on_the_broker() {
 #[test]
 fn an_alert_without_a_meaning_of_its_own_is_named_by_its_number() {
     let mqtt = mqtt("localhost", 8883, None);
-    let context = Context::new("acme", &mqtt, OffsetDateTime::now_utc());
+    let context = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc());
     let failure = alert::explain(&context, rustls::AlertDescription::RecordOverflow);
     expect(&failure, FailureKind::TlsProtocol, &["number 22"]);
 }
@@ -252,9 +253,9 @@ fn an_alert_without_a_meaning_of_its_own_is_named_by_its_number() {
 #[test]
 fn a_takeover_names_the_client_id_and_needs_a_person() {
     let mqtt = mqtt("localhost", 8883, None);
-    let failure = Context::new("acme", &mqtt, OffsetDateTime::now_utc()).takeover(3);
+    let failure = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc()).takeover(3);
     expect(&failure, FailureKind::Takeover, &["acme-bridge", "last 3 connections"]);
-    assert!(failure.needs_a_person());
+    assert!(failure.needs_operator());
 }
 
 /// The cells of the table under `heading` whose first cell is code.
@@ -279,7 +280,7 @@ fn the_documented_kinds_are_the_kinds_there_are() {
     let real: Vec<_> = FailureKind::ALL
         .iter()
         .map(|kind| {
-            let person = if kind.needs_a_person() { "yes" } else { "no" };
+            let person = if kind.needs_operator() { "yes" } else { "no" };
             (kind.label().to_owned(), person.to_owned())
         })
         .collect();

@@ -1,16 +1,19 @@
 //! Certificates and ciphers of brokers that operators got wrong, each with its own explanation.
 
 use super::*;
-use crate::credentials::testing::{Leaf, Pki, openssl};
-use crate::session::tls::testing::{OpenSslServer, Setting, TLS12, TLS13, serve_tls};
+use crate::credentials::testing::{LeafSpec, TestPki, openssl};
+use crate::session::credentials::tls::testing::{
+    OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls,
+};
 
-async fn fail_at(port: u16, setting: &Setting) -> Failure {
+async fn fail_at(port: u16, setting: &TlsSetting) -> ConnectionFailure {
     fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await
 }
 
 #[tokio::test]
 async fn certificate_without_subject_alt_name_is_explained() {
-    let setting = Setting::with(&Leaf::server("localhost").nameless(), &Leaf::client("acme"));
+    let setting =
+        TlsSetting::with(&LeafSpec::server("localhost").nameless(), &LeafSpec::client("acme"));
     for version in [TLS12, TLS13] {
         let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
         let failure = fail_at(port, &setting).await;
@@ -21,8 +24,8 @@ async fn certificate_without_subject_alt_name_is_explained() {
 
 #[tokio::test]
 async fn missing_intermediate_is_explained() {
-    let setting = Setting::new();
-    let issued = setting.pki.intermediate("Site Issuer").issue(&Leaf::server("localhost"));
+    let setting = TlsSetting::new();
+    let issued = setting.pki.intermediate("Site Issuer").issue(&LeafSpec::server("localhost"));
     let port = serve_tls(&issued, TLS13, None, &CONNACK_ACCEPTED);
     let words = ["issued by CN = Site Issuer", "sent no intermediate", "full chain", "ca.pem"];
     expect(&fail_at(port, &setting).await, FailureKind::TlsTrust, &words);
@@ -30,8 +33,8 @@ async fn missing_intermediate_is_explained() {
 
 #[tokio::test]
 async fn authority_with_a_new_key_is_explained() {
-    let setting = Setting::new();
-    let renewed = Pki::new().issue(&Leaf::server("localhost"));
+    let setting = TlsSetting::new();
+    let renewed = TestPki::new().issue(&LeafSpec::server("localhost"));
     let port = serve_tls(&renewed, TLS13, None, &CONNACK_ACCEPTED);
     let words = ["same name (CN = Test Root)", "authority's new certificate"];
     expect(&fail_at(port, &setting).await, FailureKind::TlsTrust, &words);
@@ -39,7 +42,7 @@ async fn authority_with_a_new_key_is_explained() {
 
 #[tokio::test]
 async fn broker_without_common_cipher_is_explained() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     // Neither side's fault but that of age: CBC and SHA-1.
     let server = OpenSslServer::start(&setting, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"]);
     let failure = fail_at(server.port, &setting).await;
@@ -47,12 +50,12 @@ async fn broker_without_common_cipher_is_explained() {
 }
 
 /// The path of a file of the setting.
-fn path(setting: &Setting, name: &str) -> String {
+fn path(setting: &TlsSetting, name: &str) -> String {
     setting.files.path(name).display().to_string()
 }
 
 /// Makes a key on the curve and a certificate for it, signed by the authority in `ca`.
-fn issue(setting: &Setting, curve: &str, (name, ca): (&str, &str), extensions: &str) {
+fn issue(setting: &TlsSetting, curve: &str, (name, ca): (&str, &str), extensions: &str) {
     let key = path(setting, &format!("{name}-key.pem"));
     let curve = format!("ec_paramgen_curve:{curve}");
     let subject = format!("/CN={name}");
@@ -78,8 +81,8 @@ fn issue(setting: &Setting, curve: &str, (name, ca): (&str, &str), extensions: &
 
 const FOR_LOCALHOST: &str = "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n";
 
-fn with_authority_key() -> Setting {
-    let setting = Setting::new();
+fn with_authority_key() -> TlsSetting {
+    let setting = TlsSetting::new();
     let key = setting.pki.as_issued().key;
     setting.files.write("ca-key.pem", key.to_sec1_pem().as_str());
     setting

@@ -5,8 +5,10 @@ use std::net::Shutdown;
 use rustls::CertificateError;
 
 use super::*;
-use crate::credentials::testing::{Leaf, Pki};
-use crate::session::tls::testing::{OpenSslServer, Setting, TLS12, TLS13, serve_tls};
+use crate::credentials::testing::{LeafSpec, TestPki};
+use crate::session::credentials::tls::testing::{
+    OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls,
+};
 
 #[tokio::test]
 async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
@@ -26,21 +28,21 @@ async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
             "does not say why",
         ),
     ];
-    let setting = Setting::new();
-    for (verdict, alert, cure) in cases {
+    let setting = TlsSetting::new();
+    for (verdict, alert, remedy) in cases {
         for version in [TLS12, TLS13] {
             let port =
                 serve_tls(&setting.server, version, Some(verdict.clone()), &CONNACK_ACCEPTED);
             let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
             let alert = format!("refused the client certificate (TLS alert {alert})");
-            expect(&failure, FailureKind::TlsClientCertificate, &[&alert, cure]);
+            expect(&failure, FailureKind::TlsClientCertificate, &[&alert, remedy]);
         }
     }
 }
 
 #[tokio::test]
 async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     for (version, alert) in [("-tls1_2", "handshake_failure"), ("-tls1_3", "certificate_required")]
     {
         let server = OpenSslServer::start(&setting, &[version]);
@@ -49,7 +51,7 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
         expect(&failure, FailureKind::TlsClientCertificate, &[alert, "mqtt.tls.cert_file"]);
 
         let mut stranger = setting.tls.clone();
-        let issued = Pki::new().intermediate("Stranger").issue(&Leaf::client("acme"));
+        let issued = TestPki::new().intermediate("Stranger").issue(&LeafSpec::client("acme"));
         stranger.cert_file = setting.files.write("stranger.pem", &issued.pem);
         stranger.key_file = setting.files.write("its-key.pem", issued.key.to_sec1_pem().as_str());
         let server = OpenSslServer::start(&setting, &[version]);
@@ -59,11 +61,11 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
 }
 
 /// A configuration that presents no certificate, as none of ours can be made.
-fn anonymous(setting: &Setting) -> Loaded {
+fn anonymous(setting: &TlsSetting) -> LoadedTls {
     let loaded = client_config(&setting.tls).unwrap();
     let mut config = (*loaded.config).clone();
     config.client_auth_cert_resolver = std::sync::Arc::new(NoCertificate);
-    Loaded { config: std::sync::Arc::new(config), ..loaded }
+    LoadedTls { config: std::sync::Arc::new(config), ..loaded }
 }
 
 #[derive(Debug)]
@@ -85,7 +87,8 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 
 #[tokio::test]
 async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
-    let expired = Setting::with(&Leaf::server("localhost"), &Leaf::client("acme").days(-400, -35));
+    let expired =
+        TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").days(-400, -35));
     for version in ["-tls1_2", "-tls1_3"] {
         let server = OpenSslServer::start(&expired, &[version]);
         let failure = fail(&mqtt("localhost", server.port, Some(expired.tls.clone()))).await;
@@ -100,7 +103,7 @@ async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
     let failure = fail(&mqtt("localhost", port, Some(expired.tls.clone()))).await;
     let words = ["before answering CONNECT: the certificate expired on 20"];
     expect(&failure, FailureKind::TlsClientCertificate, &words);
-    let other = Setting::with(&Leaf::server("localhost"), &Leaf::client("other"));
+    let other = TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("other"));
     let verdict = CertificateError::ApplicationVerificationFailure;
     let port = serve_tls(&other.server, TLS13, Some(verdict), &CONNACK_ACCEPTED);
     let failure = fail(&mqtt("localhost", port, Some(other.tls.clone()))).await;
@@ -114,7 +117,7 @@ async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
 #[tokio::test]
 async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
     for version in [TLS12, TLS13] {
-        let setting = Setting::new();
+        let setting = TlsSetting::new();
         let mut tls = setting.tls.clone();
         tls.ca_file = None;
         let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
@@ -125,8 +128,8 @@ async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
         expect(&failure, FailureKind::TlsName, &["\"127.0.0.1\" but for localhost;"]);
 
         for (from, to, word) in [(-400, -35, "expired on 20"), (35, 400, "becomes valid on 20")] {
-            let leaf = Leaf::server("localhost").days(from, to);
-            let setting = Setting::with(&leaf, &Leaf::client("acme"));
+            let leaf = LeafSpec::server("localhost").days(from, to);
+            let setting = TlsSetting::with(&leaf, &LeafSpec::client("acme"));
             let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
             let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
             expect(&failure, FailureKind::TlsExpiredServer, &[word, "this machine's clock"]);
@@ -136,7 +139,7 @@ async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
 
 #[tokio::test]
 async fn a_self_signed_ca_certificate_as_a_servers_is_explained() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let port = serve_tls(&setting.pki.as_issued(), TLS13, None, &CONNACK_ACCEPTED);
     let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
     expect(&failure, FailureKind::TlsTrust, &["CA certificate used as a server's"]);
@@ -144,7 +147,7 @@ async fn a_self_signed_ca_certificate_as_a_servers_is_explained() {
 
 #[tokio::test]
 async fn a_port_without_tls_is_told_apart_from_one_that_hangs_up() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let port = answering(b"\x20\x02\x00\x05 not TLS at all");
     let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
     expect(&failure, FailureKind::TlsProtocol, &["does not speak TLS", "mqtt.port"]);
@@ -158,7 +161,7 @@ async fn a_port_without_tls_is_told_apart_from_one_that_hangs_up() {
 
 #[tokio::test]
 async fn an_accepted_certificate_leads_on_to_connack() {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     for version in [TLS12, TLS13] {
         let port = serve_tls(&setting.server, version, None, &[0x20, 2, 0, 5]);
         let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;

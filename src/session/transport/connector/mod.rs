@@ -14,11 +14,11 @@ use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::mqtt::{Login, NetworkTransport, Stream};
-use super::{Accepted, Connect, ConnectRequest, Connecting};
-use crate::config::{Mqtt, Proxy};
+use super::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
+use super::{AcceptedConnection, BrokerConnector, ConnectFuture, ConnectRequest};
+use crate::config::{MqttConfig, ProxyConfig};
 use crate::race::{self, FIRST, FailedAttempt, RaceOutcome, ReachedAddress, SuspectAddresses};
-use crate::session::tls::Loaded;
+use crate::session::credentials::tls::LoadedTls;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +46,10 @@ pub struct NetworkConnector {
     suspects: SuspectAddresses,
 }
 
-impl Connect for NetworkConnector {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> Connecting<'a> {
+impl BrokerConnector for NetworkConnector {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> ConnectFuture<'a> {
         let tls = request.credentials.tls.as_ref();
-        let login = Login { clean_session: false, max_packet_size: request.max_packet_size };
+        let login = LoginOptions { clean_session: false, max_packet_size: request.max_packet_size };
         Box::pin(self.open(request.mqtt, tls, login))
     }
 }
@@ -58,10 +58,10 @@ impl NetworkConnector {
     /// Opens a connection: it resumes the durable session, or ends it.
     pub(in crate::session) async fn open(
         &self,
-        mqtt: &Mqtt,
-        tls: Option<&Loaded>,
-        login: Login,
-    ) -> Result<Accepted, ConnectError> {
+        mqtt: &MqttConfig,
+        tls: Option<&LoadedTls>,
+        login: LoginOptions,
+    ) -> Result<AcceptedConnection, ConnectError> {
         let deadline = Instant::now() + mqtt.connect_timeout;
         let resolved = resolve(mqtt, deadline).await?;
         self.open_any(&resolved, mqtt, tls, login, deadline).await
@@ -70,11 +70,11 @@ impl NetworkConnector {
     async fn open_any(
         &self,
         resolved: &[SocketAddr],
-        mqtt: &Mqtt,
-        tls: Option<&Loaded>,
-        login: Login,
+        mqtt: &MqttConfig,
+        tls: Option<&LoadedTls>,
+        login: LoginOptions,
         deadline: Instant,
-    ) -> Result<Accepted, ConnectError> {
+    ) -> Result<AcceptedConnection, ConnectError> {
         let addresses = self.suspects.order(resolved);
         let RaceOutcome { mut reached, failed } =
             race::connect_tcp(&addresses, FIRST, deadline).await;
@@ -82,7 +82,7 @@ impl NetworkConnector {
             return Err(ConnectError::Unreachable(failed));
         };
         report_failed(&failed, address);
-        let result = timeout_at(deadline, converse(mqtt, tls, stream, login)).await;
+        let result = timeout_at(deadline, complete_handshake(mqtt, tls, stream, login)).await;
         let result = result.unwrap_or(Err(ConnectError::Stalled(address)));
         self.suspects.note(address, result.is_ok());
         result
@@ -101,7 +101,7 @@ fn report_failed(failed: &[FailedAttempt], connected: SocketAddr) {
 }
 
 /// Returns the first hop: the proxy if one is configured, else the broker.
-fn first_hop(mqtt: &Mqtt) -> (&str, u16) {
+fn first_hop(mqtt: &MqttConfig) -> (&str, u16) {
     match &mqtt.proxy {
         Some(proxy) => (proxy.host.as_str(), proxy.port),
         None => (mqtt.host.as_str(), mqtt.port),
@@ -110,7 +110,7 @@ fn first_hop(mqtt: &Mqtt) -> (&str, u16) {
 
 /// Looks the addresses of the first hop up.
 pub(in crate::session) async fn resolve(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     deadline: Instant,
 ) -> Result<Vec<SocketAddr>, ConnectError> {
     let (host, port) = first_hop(mqtt);
@@ -129,12 +129,12 @@ pub(in crate::session) async fn resolve(
 }
 
 /// Takes a TCP connection through all that follows.
-async fn converse(
-    mqtt: &Mqtt,
-    tls: Option<&Loaded>,
+async fn complete_handshake(
+    mqtt: &MqttConfig,
+    tls: Option<&LoadedTls>,
     mut stream: TcpStream,
-    login: Login,
-) -> Result<Accepted, ConnectError> {
+    login: LoginOptions,
+) -> Result<AcceptedConnection, ConnectError> {
     tunnel(mqtt, &mut stream).await?;
     let stream = secure(mqtt, tls, stream).await?;
     Ok(NetworkTransport::login(mqtt, stream, login).await?)
@@ -142,10 +142,10 @@ async fn converse(
 
 /// Passes the HTTP proxy, if one is configured.
 pub(in crate::session) async fn tunnel(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     stream: &mut TcpStream,
 ) -> Result<(), HttpError> {
-    let Some(Proxy { credentials, .. }) = &mqtt.proxy else { return Ok(()) };
+    let Some(ProxyConfig { credentials, .. }) = &mqtt.proxy else { return Ok(()) };
     let host = if mqtt.host.contains(':') { &format!("[{}]", mqtt.host) } else { &mqtt.host };
     match credentials {
         None => http_connect_tokio(stream, host, mqtt.port).await,
@@ -158,10 +158,10 @@ pub(in crate::session) async fn tunnel(
 
 /// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
 pub(in crate::session) async fn secure(
-    mqtt: &Mqtt,
-    tls: Option<&Loaded>,
+    mqtt: &MqttConfig,
+    tls: Option<&LoadedTls>,
     stream: TcpStream,
-) -> Result<Stream, ConnectionError> {
+) -> Result<BrokerStream, ConnectionError> {
     let Some(loaded) = tls else { return Ok(Box::new(stream)) };
     loaded.recorder.reset();
     let name = ServerName::try_from(mqtt.host.clone()).map_err(TlsError::from)?;

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::session::tls::testing::{BlackHole, mqtt};
+use crate::session::credentials::tls::testing::{BlackHole, mqtt};
 
-const LOGIN: Login = Login { clean_session: false, max_packet_size: 1024 };
+const LOGIN: LoginOptions = LoginOptions { clean_session: false, max_packet_size: 1024 };
 
 /// A listener on 127.0.0.`last`.
 async fn listen(last: u8) -> (TcpListener, SocketAddr) {
@@ -30,7 +30,7 @@ async fn open<const N: usize>(
     connector: &NetworkConnector,
     addresses: [SocketAddr; N],
     within: Duration,
-) -> Result<Accepted, ConnectError> {
+) -> Result<AcceptedConnection, ConnectError> {
     connector
         .open_any(
             &addresses,

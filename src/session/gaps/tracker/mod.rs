@@ -1,0 +1,278 @@
+//! Remembers possible losses until they are durable in the database: beyond the pipeline that noticed
+//! them and, where there is a [`GapState`](super::gaps::GapState), beyond the process. While
+//! one of them is not durable, no acknowledgement may leave.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::{AckStallDetector, PendingGaps};
+use crate::connection_event::ConnectionEvent;
+use crate::gap::{Gap, GapCause};
+
+/// Tracks the gaps of one session.
+#[derive(Debug)]
+pub struct GapTracker {
+    /// Detects acknowledgements that are held for too long.
+    pub stall: AckStallDetector,
+    /// Acknowledgements are or were held for too long, and none has left since.
+    held: Option<OpenGap>,
+    /// QoS-0 messages were dropped for want of room.
+    dropped: Option<DroppedMessages>,
+    /// How often the broker said that the session is new, as far as that is not durable yet.
+    new_sessions: usize,
+    /// Since when there has been a session of which the database may know nothing.
+    unknown_since: Option<OffsetDateTime>,
+    /// The database knows that there was a session.
+    known: bool,
+    /// The broker lost a session of which the database may know nothing.
+    lost: Option<OpenGap>,
+    /// True once the state of an earlier process was taken over.
+    restored: bool,
+    /// No connection was made since.
+    just_restored: bool,
+    /// What the file has.
+    saved: PendingGaps,
+}
+
+#[derive(Debug)]
+struct OpenGap {
+    gap: Gap,
+    durable: bool,
+}
+
+#[derive(Debug)]
+struct DroppedMessages {
+    open: OpenGap,
+    messages: u64,
+}
+
+impl GapTracker {
+    /// Makes the tracker of a process that has just started. `grace` is `mqtt.queue_grace`.
+    pub fn new(grace: Duration) -> Self {
+        Self {
+            stall: AckStallDetector::new(grace),
+            held: None,
+            dropped: None,
+            new_sessions: 0,
+            unknown_since: None,
+            known: false,
+            lost: None,
+            restored: false,
+            just_restored: false,
+            saved: PendingGaps::default(),
+        }
+    }
+
+    /// Returns true if durable messages may be acknowledged: not before every possible loss that was
+    /// noticed is durable too.
+    pub fn acks_may_leave(&self) -> bool {
+        let dropped = self.dropped.as_ref().map(|drops| &drops.open);
+        let gaps_are_durable =
+            self.held.iter().chain(dropped).chain(&self.lost).all(|open| open.durable);
+        gaps_are_durable && self.new_sessions == 0
+    }
+
+    /// Returns the gap to be stored when acknowledgements have been held for too long, once for each
+    /// such time.
+    pub fn overdue(
+        &mut self,
+        now: Instant,
+        at: OffsetDateTime,
+        describe: impl FnOnce(Duration) -> (String, GapCause, String),
+    ) -> Option<Gap> {
+        if self.held.is_some() {
+            return None;
+        }
+        let held = self.stall.overdue(now)?;
+        let (client_id, cause, detail) = describe(held);
+        let gap = Gap { client_id, started_at: at - held, ended_at: None, cause, detail };
+        self.held = Some(OpenGap { gap: gap.clone(), durable: false });
+        Some(gap)
+    }
+
+    /// Notes that acknowledgements left, and how many deliveries still wait for theirs. Returns the gap
+    /// that thereby ended, to be stored. One that is not durable does not end, because those
+    /// acknowledgements were under way when it was noticed.
+    pub fn acknowledged(
+        &mut self,
+        unacked: usize,
+        now: Instant,
+        at: OffsetDateTime,
+    ) -> Option<Gap> {
+        self.stall.acknowledged(unacked, now);
+        let held = self.held.take_if(|held| held.durable)?;
+        Some(Gap { ended_at: Some(at), ..held.gap })
+    }
+
+    /// Notes a QoS-0 message that was dropped. Returns the gap to be stored, for the first of a row.
+    pub fn drop_message(&mut self, client_id: &str, at: OffsetDateTime) -> Option<Gap> {
+        if let Some(drops) = &mut self.dropped {
+            drops.messages += 1;
+            return None;
+        }
+        let gap = Gap {
+            client_id: client_id.to_owned(),
+            started_at: at,
+            ended_at: None,
+            cause: GapCause::Backpressure,
+            detail: "QoS-0 messages are dropped: mqtt.max_unacked was reached".to_owned(),
+        };
+        let open = OpenGap { gap: gap.clone(), durable: false };
+        self.dropped = Some(DroppedMessages { open, messages: 1 });
+        Some(gap)
+    }
+
+    /// Ends a row of dropped QoS-0 messages. Returns the gap to be stored, with their number.
+    pub fn end_drops(&mut self, at: OffsetDateTime) -> Option<Gap> {
+        let drops = self.dropped.as_mut().filter(|drops| drops.open.gap.ended_at.is_none())?;
+        drops.open.gap.ended_at = Some(at);
+        drops.open.gap.detail =
+            format!("{} QoS-0 messages were dropped: mqtt.max_unacked was reached", drops.messages);
+        drops.open.durable = false;
+        Some(drops.open.gap.clone())
+    }
+
+    /// Notes a CONNACK. Returns whether the session is to be reported as present. `first` is the first
+    /// connection of a pipeline, or after the file was read: it reports again that the session was new
+    /// if an earlier pipeline or process noticed that and did not store it.
+    pub fn opened(
+        &mut self,
+        first: bool,
+        session_present: bool,
+        client_id: &str,
+        at: OffsetDateTime,
+    ) -> bool {
+        if let Some(since) = self.unknown_since
+            && !session_present
+        {
+            self.lose_unknown_session(client_id, since.min(at), at);
+        }
+        if !self.known {
+            self.unknown_since.get_or_insert(at);
+        }
+        let first = std::mem::take(&mut self.just_restored) || first;
+        let reported_present = session_present && !(first && self.new_sessions > 0);
+        if first {
+            self.new_sessions = 0;
+        }
+        self.new_sessions += usize::from(!reported_present);
+        reported_present
+    }
+
+    /// Notes the loss of a session that the database may take for the first one ever, which would be
+    /// no loss.
+    fn lose_unknown_session(
+        &mut self,
+        client_id: &str,
+        started_at: OffsetDateTime,
+        ended_at: OffsetDateTime,
+    ) {
+        let gap = Gap {
+            client_id: client_id.to_owned(),
+            started_at,
+            ended_at: Some(ended_at),
+            cause: GapCause::SessionLost,
+            detail: "the broker no longer knew the session, nor what it had queued for it"
+                .to_owned(),
+        };
+        self.lost = Some(OpenGap { gap, durable: false });
+    }
+
+    /// Returns true if the file is to be read before connecting: only once this process has the
+    /// session, because until then another one may write it.
+    pub fn needs_restore(&self) -> bool {
+        !self.restored
+    }
+
+    /// Leaves the file to the process that has the session now.
+    pub fn stand_by(&mut self) {
+        self.restored = false;
+    }
+
+    /// Takes over the gaps that an earlier process noticed and did not store.
+    /// That process ended at `at` or before.
+    pub fn restore(&mut self, pending: PendingGaps, at: OffsetDateTime) {
+        (self.restored, self.just_restored) = (true, true);
+        self.saved = pending.clone();
+        self.new_sessions = self.new_sessions.max(pending.lost_session.into());
+        if pending.lost_session {
+            self.unknown_since = self.unknown_since.or(pending.new_session_at).or(Some(at));
+        }
+        let open = |gap| OpenGap { gap, durable: false };
+        if self.held.is_none() {
+            self.held = pending.gap.map(open);
+        }
+        if self.lost.is_none() {
+            self.lost = pending.lost.map(open);
+        }
+        if self.dropped.is_none() {
+            self.dropped = pending.dropped.map(|mut gap| {
+                gap.ended_at.get_or_insert(at);
+                DroppedMessages { open: open(gap), messages: 0 }
+            });
+        }
+    }
+
+    /// Returns the gaps that an earlier pipeline or process noticed and did not store.
+    pub fn pending_gaps(&self) -> Vec<Gap> {
+        let PendingGaps { gap, dropped, lost, .. } = self.pending();
+        lost.into_iter().chain(gap).chain(dropped).collect()
+    }
+
+    fn pending(&self) -> PendingGaps {
+        let pending = |open: &OpenGap| (!open.durable).then(|| open.gap.clone());
+        PendingGaps {
+            lost_session: self.new_sessions > 0,
+            new_session_at: self.unknown_since.filter(|_| self.new_sessions > 0),
+            lost: self.lost.as_ref().and_then(pending),
+            gap: self.held.as_ref().and_then(pending),
+            dropped: self.dropped.as_ref().and_then(|drops| pending(&drops.open)),
+        }
+    }
+
+    /// Returns the state to be handed to the file, if the file does not have it.
+    pub fn unsaved(&self) -> Option<PendingGaps> {
+        let pending = self.pending();
+        (self.restored && pending != self.saved).then_some(pending)
+    }
+
+    /// Notes what the file has.
+    pub fn saved(&mut self, pending: PendingGaps) {
+        self.saved = pending;
+    }
+
+    /// Notes that an event is durable.
+    pub fn persisted(&mut self, event: &ConnectionEvent) {
+        match event {
+            ConnectionEvent::Gap(gap) => self.gap_persisted(gap),
+            ConnectionEvent::Opened { session_present, .. } => {
+                let reported_new = usize::from(!session_present);
+                self.new_sessions = self.new_sessions.saturating_sub(reported_new);
+                (self.known, self.unknown_since) = (true, None);
+            }
+            _ => {}
+        }
+    }
+
+    fn gap_persisted(&mut self, gap: &Gap) {
+        if let Some(held) = &mut self.held
+            && held.gap.started_at == gap.started_at
+            && held.gap.cause == gap.cause
+        {
+            held.durable = true;
+        }
+        _ = self.lost.take_if(|lost| lost.gap == *gap);
+        if let Some(drops) = &mut self.dropped
+            && drops.open.gap == *gap
+        {
+            drops.open.durable = true;
+        }
+        // Another drop begins another gap.
+        _ = self.dropped.take_if(|d| d.open.durable && d.open.gap.ended_at.is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests;
