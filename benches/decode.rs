@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use centiloc_bridge::config::{self, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
-use centiloc_bridge::topic::{self, Encoding, Kind};
+use centiloc_bridge::topic::{self, EventEncoding, EventKind};
 use prost::Message;
 use time::OffsetDateTime;
 
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             assert!(black_box(event).is_ok());
         })
     };
-    let (p, j) = (Encoding::Protobuf, Encoding::Json);
+    let (p, j) = (EventEncoding::Protobuf, EventEncoding::Json);
     let ways: [Way; 6] = [
         (
             "generated struct only",
@@ -59,11 +59,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 assert!(black_box(pb::ItemEvent::decode(black_box(proto.as_ref()))).is_ok());
             }),
         ),
-        ("item, shipped schema", way(&shipped, Kind::Item, p, &proto)),
-        ("item, vendor's schema", way(&vendor, Kind::Item, p, &proto)),
-        ("item, JSON", way(&shipped, Kind::Item, j, &json)),
-        ("board, shipped schema", way(&shipped, Kind::Board, p, &board)),
-        ("board, JSON", way(&shipped, Kind::Board, j, &board_json)),
+        ("item, shipped schema", way(&shipped, EventKind::Item, p, &proto)),
+        ("item, vendor's schema", way(&vendor, EventKind::Item, p, &proto)),
+        ("item, JSON", way(&shipped, EventKind::Item, j, &json)),
+        ("board, shipped schema", way(&shipped, EventKind::Board, p, &board)),
+        ("board, JSON", way(&shipped, EventKind::Board, j, &board_json)),
     ];
     let mut fastest = [f64::INFINITY; 6];
     for _ in 0..ROUNDS {

@@ -4,14 +4,14 @@ use crate::config::MqttConfig;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum EventKind {
     /// A tagged item.
     Item,
     /// A board's status.
     Board,
 }
 
-impl Kind {
+impl EventKind {
     /// All kinds of events.
     pub const ALL: [Self; 2] = [Self::Item, Self::Board];
 
@@ -26,14 +26,14 @@ impl Kind {
 
 /// How an event is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Encoding {
+pub enum EventEncoding {
     /// Protobuf.
     Protobuf,
     /// JSON.
     Json,
 }
 
-impl Encoding {
+impl EventEncoding {
     /// For people.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,15 +46,15 @@ impl Encoding {
 const PREFIX: &str = "centiloc/";
 
 /// Every topic of the vendor, by what follows `centiloc/<tenant>`.
-const TOPICS: [(Kind, Encoding, &str); 4] = [
-    (Kind::Item, Encoding::Protobuf, ""),
-    (Kind::Item, Encoding::Json, "/json/item/v1/update"),
-    (Kind::Board, Encoding::Protobuf, "/proto/board/v1/update"),
-    (Kind::Board, Encoding::Json, "/json/board/v1/update"),
+const TOPICS: [(EventKind, EventEncoding, &str); 4] = [
+    (EventKind::Item, EventEncoding::Protobuf, ""),
+    (EventKind::Item, EventEncoding::Json, "/json/item/v1/update"),
+    (EventKind::Board, EventEncoding::Protobuf, "/proto/board/v1/update"),
+    (EventKind::Board, EventEncoding::Json, "/json/board/v1/update"),
 ];
 
 /// The topic on which a tenant's events of a kind and encoding are published.
-pub fn name(tenant: &str, kind: Kind, encoding: Encoding) -> String {
+pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
     let suffix = TOPICS
         .iter()
         .find(|(k, e, _)| *k == kind && *e == encoding)
@@ -65,7 +65,7 @@ pub fn name(tenant: &str, kind: Kind, encoding: Encoding) -> String {
 /// What arrives on a topic; `None` for one that is not the tenant's or not known. Topics that are
 /// not subscribed to are routed too: the session may still hold filters of an earlier
 /// configuration, and what they deliver is an event like any other.
-pub fn route(tenant: &str, topic: &str) -> Option<(Kind, Encoding)> {
+pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
     let suffix = topic.strip_prefix(PREFIX)?.strip_prefix(tenant)?;
     TOPICS
         .iter()
@@ -77,12 +77,12 @@ pub fn route(tenant: &str, topic: &str) -> Option<(Kind, Encoding)> {
 pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
     let wanted = |kind, encoding| {
         let formats = match kind {
-            Kind::Item => mqtt.items,
-            Kind::Board => mqtt.boards,
+            EventKind::Item => mqtt.items,
+            EventKind::Board => mqtt.boards,
         };
         match encoding {
-            Encoding::Protobuf => formats.protobuf(),
-            Encoding::Json => formats.json(),
+            EventEncoding::Protobuf => formats.protobuf(),
+            EventEncoding::Json => formats.json(),
         }
     };
     TOPICS
@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn every_topic_of_the_vendor_is_routed() {
         for (topic, expected) in [
-            ("centiloc/acme", (Kind::Item, Encoding::Protobuf)),
-            ("centiloc/acme/json/item/v1/update", (Kind::Item, Encoding::Json)),
-            ("centiloc/acme/proto/board/v1/update", (Kind::Board, Encoding::Protobuf)),
-            ("centiloc/acme/json/board/v1/update", (Kind::Board, Encoding::Json)),
+            ("centiloc/acme", (EventKind::Item, EventEncoding::Protobuf)),
+            ("centiloc/acme/json/item/v1/update", (EventKind::Item, EventEncoding::Json)),
+            ("centiloc/acme/proto/board/v1/update", (EventKind::Board, EventEncoding::Protobuf)),
+            ("centiloc/acme/json/board/v1/update", (EventKind::Board, EventEncoding::Json)),
         ] {
             assert_eq!(route("acme", topic), Some(expected), "{topic}");
             assert_eq!(name("acme", expected.0, expected.1), topic);

@@ -9,7 +9,7 @@ use super::report::CheckReport;
 use super::schema::{self, SEE_LOG};
 use crate::config::Config;
 use crate::decode::stage::CLOCK_TOLERANCE_SECONDS;
-use crate::store::inspect::{self, OLDEST_SERVER, Place, Server};
+use crate::store::inspect::{self, OLDEST_SERVER, ServerInfo, ServerLocation};
 
 /// Names of the lines of a database that answers.
 pub(super) const EXPECTED: [&str; 12] = [
@@ -77,7 +77,7 @@ async fn run(config: &Config, checks: &mut Vec<CheckLine>) {
     };
     let place = inspection.place.clone();
     checks.push(connection(&server, &place));
-    checks.push(CheckLine::ok(names::DATABASE_SESSIONS, "each connection is a session of its own"));
+    checks.push(CheckLine::ok(names::DATABASE_SESSIONS, "each connection has its own session"));
     checks.push(match inspection.limits().await {
         Ok(limits) => database_link::connections(&limits),
         Err(error) => fault(names::DATABASE_CONNECTIONS, &error),
@@ -93,22 +93,24 @@ async fn run(config: &Config, checks: &mut Vec<CheckLine>) {
     }
 }
 
-fn describe_place(place: &Place) -> String {
+fn describe_place(place: &ServerLocation) -> String {
     match place {
-        Place::Socket => "on the unix socket".to_owned(),
-        Place::Loopback(address) | Place::Remote(address) => format!("at {address}"),
+        ServerLocation::Socket => "on the unix socket".to_owned(),
+        ServerLocation::Loopback(address) | ServerLocation::Remote(address) => {
+            format!("at {address}")
+        }
     }
 }
 
-fn connection(server: &Server, place: &Place) -> CheckLine {
-    let Server { database, role, .. } = server;
+fn connection(server: &ServerInfo, place: &ServerLocation) -> CheckLine {
+    let ServerInfo { database, role, .. } = server;
     CheckLine::ok(
         names::DATABASE_CONNECTION,
         format!("database {database:?} {} as role {role:?}", describe_place(place)),
     )
 }
 
-pub(super) fn of_server(server: &Server, place: &Place) -> Vec<CheckLine> {
+pub(super) fn of_server(server: &ServerInfo, place: &ServerLocation) -> Vec<CheckLine> {
     vec![
         tls(server, place),
         version(server),
@@ -118,16 +120,18 @@ pub(super) fn of_server(server: &Server, place: &Place) -> Vec<CheckLine> {
     ]
 }
 
-fn tls(server: &Server, place: &Place) -> CheckLine {
+fn tls(server: &ServerInfo, place: &ServerLocation) -> CheckLine {
     match (&server.tls, place) {
         (Some((version, cipher)), _) => {
             CheckLine::ok(names::DATABASE_TLS, format!("{version}, {cipher}"))
         }
-        (None, Place::Socket) => CheckLine::ok(names::DATABASE_TLS, "not needed on a unix socket"),
-        (None, Place::Loopback(_)) => {
+        (None, ServerLocation::Socket) => {
+            CheckLine::ok(names::DATABASE_TLS, "not needed on a unix socket")
+        }
+        (None, ServerLocation::Loopback(_)) => {
             CheckLine::ok(names::DATABASE_TLS, "not in use, and not needed on this machine")
         }
-        (None, Place::Remote(address)) => CheckLine::problem(
+        (None, ServerLocation::Remote(address)) => CheckLine::problem(
             names::DATABASE_TLS,
             CheckStatus::Warning,
             format!("events and credentials travel readable to {address}"),
@@ -137,7 +141,7 @@ fn tls(server: &Server, place: &Place) -> CheckLine {
     }
 }
 
-fn version(server: &Server) -> CheckLine {
+fn version(server: &ServerInfo) -> CheckLine {
     let found = format!("PostgreSQL {}", server.version);
     if server.version_number >= OLDEST_SERVER {
         return CheckLine::ok(names::DATABASE_VERSION, found);
@@ -152,7 +156,7 @@ fn version(server: &Server) -> CheckLine {
     )
 }
 
-fn encoding(server: &Server) -> CheckLine {
+fn encoding(server: &ServerInfo) -> CheckLine {
     if server.encoding == "UTF8" {
         return CheckLine::ok(names::DATABASE_ENCODING, "UTF8");
     }
@@ -165,7 +169,7 @@ fn encoding(server: &Server) -> CheckLine {
     )
 }
 
-fn writable(server: &Server) -> CheckLine {
+fn writable(server: &ServerInfo) -> CheckLine {
     let found = if server.in_recovery {
         "the server is a standby, which takes no writes"
     } else if server.read_only {
@@ -178,11 +182,11 @@ fn writable(server: &Server) -> CheckLine {
         CheckStatus::Failed,
         found,
         "a server that takes writes",
-        "name the primary in database.url, or lift default_transaction_read_only",
+        "name the primary in database.url, or turn default_transaction_read_only off",
     )
 }
 
-fn durability(server: &Server) -> CheckLine {
+fn durability(server: &ServerInfo) -> CheckLine {
     if server.fsync {
         return CheckLine::ok(
             names::DATABASE_DURABILITY,

@@ -2,10 +2,10 @@
 
 use super::line::{CheckLine, CheckStatus};
 use super::names;
-use crate::store::inspect::{Limits, Look};
+use crate::store::inspect::{AddressProbe, ConnectionLimits};
 
-pub(super) fn address(look: &Look) -> CheckLine {
-    let Look { address, problem } = look;
+pub(super) fn address(look: &AddressProbe) -> CheckLine {
+    let AddressProbe { address, problem } = look;
     match problem {
         None => CheckLine::ok(names::DATABASE_ADDRESS, format!("{address} accepts connections")),
         Some(problem) => CheckLine::problem(
@@ -18,8 +18,8 @@ pub(super) fn address(look: &Look) -> CheckLine {
     }
 }
 
-pub(super) fn connections(limits: &Limits) -> CheckLine {
-    let Limits { needed, role, database, server, in_use } = *limits;
+pub(super) fn connections(limits: &ConnectionLimits) -> CheckLine {
+    let ConnectionLimits { needed, role, database, server, in_use } = *limits;
     let least = [
         (role, "the role", "alter role … connection limit"),
         (database, "the database", "alter database … connection limit"),

@@ -4,10 +4,10 @@ use super::line::{CheckLine, CheckStatus};
 use super::names;
 use crate::config::Config;
 use crate::decode::Decoder;
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
 const VENDOR_SCHEMA: &str =
-    "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
+    "the .proto that Centiloc gives to subscribers, or its FileDescriptorSet";
 
 /// Returns one line, or one for each kind of event that the schema lacks.
 pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
@@ -27,8 +27,11 @@ pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
         }
     };
     let (items, boards) = (config.mqtt.items.protobuf(), config.mqtt.boards.protobuf());
-    let wanted: Vec<Kind> =
-        [(items, Kind::Item), (boards, Kind::Board)].iter().filter(|w| w.0).map(|w| w.1).collect();
+    let wanted: Vec<EventKind> = [(items, EventKind::Item), (boards, EventKind::Board)]
+        .iter()
+        .filter(|w| w.0)
+        .map(|w| w.1)
+        .collect();
     if wanted.is_empty() {
         return vec![CheckLine::ok(
             names::PROTOBUF_SCHEMA,
@@ -58,10 +61,10 @@ fn assumed_numbers() -> CheckLine {
     )
 }
 
-fn missing_message(file: &str, kind: Kind) -> CheckLine {
+fn missing_message(file: &str, kind: EventKind) -> CheckLine {
     let (kind, key) = match kind {
-        Kind::Item => ("item", "mqtt.items"),
-        Kind::Board => ("board", "mqtt.boards"),
+        EventKind::Item => ("item", "mqtt.items"),
+        EventKind::Board => ("board", "mqtt.boards"),
     };
     CheckLine::problem(
         names::PROTOBUF_SCHEMA,

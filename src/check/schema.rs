@@ -6,8 +6,10 @@ use super::line::{CheckLine, CheckStatus};
 use super::names;
 use crate::config::Config;
 use crate::credentials::identity::date;
-use crate::store::inspect::{self, Coverage, Inspection, Rights, Server};
-use crate::store::schema::{SchemaError, Step};
+use crate::store::inspect::{
+    self, DatabaseInspection, PartitionCoverage, RolePrivileges, ServerInfo,
+};
+use crate::store::schema::{MigrationError, MigrationStatus};
 
 /// The remedy where the error of the server has none.
 pub(super) const SEE_LOG: &str = "see the database server's log";
@@ -15,9 +17,9 @@ pub(super) const SEE_LOG: &str = "see the database server's log";
 /// Adds the lines of the schema, in the order in which they depend on each other.
 pub(super) async fn check(
     config: &Config,
-    server: &Server,
-    rights: &Rights,
-    inspection: &mut Inspection,
+    server: &ServerInfo,
+    rights: &RolePrivileges,
+    inspection: &mut DatabaseInspection,
     checks: &mut Vec<CheckLine>,
 ) {
     if rights.schema_exists && !rights.use_schema {
@@ -52,7 +54,7 @@ pub(super) async fn check(
     });
 }
 
-fn no_usage(server: &Server) -> CheckLine {
+fn no_usage(server: &ServerInfo) -> CheckLine {
     let role = &server.role;
     CheckLine::problem(
         names::DATABASE_RIGHTS,
@@ -71,7 +73,7 @@ fn grant_tables(role: &str) -> String {
     format!("grant select, insert, update, delete on all tables in schema centiloc to \"{role}\"")
 }
 
-fn schema(steps: &Result<Vec<Step>, SchemaError>, migrate: bool) -> CheckLine {
+fn schema(steps: &Result<Vec<MigrationStatus>, MigrationError>, migrate: bool) -> CheckLine {
     let expected = "the schema of this program";
     let steps = match steps {
         Ok(steps) => steps,
@@ -107,7 +109,7 @@ fn schema(steps: &Result<Vec<Step>, SchemaError>, migrate: bool) -> CheckLine {
     }
 }
 
-fn role(server: &Server, rights: &Rights, pending: bool, migrate: bool) -> CheckLine {
+fn role(server: &ServerInfo, rights: &RolePrivileges, pending: bool, migrate: bool) -> CheckLine {
     let role = &server.role;
     if pending && migrate {
         return for_migrations(server, rights);
@@ -133,8 +135,8 @@ fn role(server: &Server, rights: &Rights, pending: bool, migrate: bool) -> Check
     CheckLine::ok(names::DATABASE_RIGHTS, format!("the role {role:?} may write events"))
 }
 
-fn for_migrations(server: &Server, rights: &Rights) -> CheckLine {
-    let Server { role, database, .. } = server;
+fn for_migrations(server: &ServerInfo, rights: &RolePrivileges) -> CheckLine {
+    let ServerInfo { role, database, .. } = server;
     let (may, hint) = if rights.schema_exists {
         (rights.migrate, format!("alter schema centiloc owner to \"{role}\""))
     } else {
@@ -156,7 +158,7 @@ fn for_migrations(server: &Server, rights: &Rights) -> CheckLine {
     )
 }
 
-pub(super) fn partitions(coverage: &Coverage, rights: &Rights) -> CheckLine {
+pub(super) fn partitions(coverage: &PartitionCoverage, rights: &RolePrivileges) -> CheckLine {
     let until = coverage.until;
     if coverage.in_default > 0 {
         return CheckLine::problem(

@@ -8,10 +8,10 @@ use super::database::{clock, of_server};
 use super::schema::partitions;
 use super::*;
 use crate::credentials::testing::{LeafSpec, TestFiles, TestPki};
-use crate::store::inspect::{Coverage, Place, Rights, Server};
+use crate::store::inspect::{PartitionCoverage, RolePrivileges, ServerInfo, ServerLocation};
 
-fn server() -> Server {
-    Server {
+fn server() -> ServerInfo {
+    ServerInfo {
         database: "centiloc".into(),
         role: "bridge".into(),
         version: "15.4".into(),
@@ -24,8 +24,8 @@ fn server() -> Server {
     }
 }
 
-fn remote() -> Place {
-    Place::Remote("db.example.com:5432".into())
+fn remote() -> ServerLocation {
+    ServerLocation::Remote("db.example.com:5432".into())
 }
 
 /// Names and statuses of the lines that did not pass. Each of them must have a remedy.
@@ -54,9 +54,11 @@ fn every_name_is_its_own_and_documented() {
 
 #[test]
 fn suitable_servers_pass_everywhere() {
-    for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
+    for place in
+        [ServerLocation::Socket, ServerLocation::Loopback("localhost:5432".into()), remote()]
+    {
         assert_eq!(troubles(&of_server(&server(), &place)), []);
-        let plain = Server { tls: None, ..server() };
+        let plain = ServerInfo { tls: None, ..server() };
         let expected: &[_] =
             if place == remote() { &[("database_tls", CheckStatus::Warning)] } else { &[] };
         assert_eq!(troubles(&of_server(&plain, &place)), expected, "{place:?}");
@@ -67,14 +69,18 @@ fn suitable_servers_pass_everywhere() {
 fn unsuitable_servers_fail_for_each_reason() {
     use CheckStatus::{Failed, Warning};
     let cases = [
-        (Server { version_number: 130_012, ..server() }, "database_version", Failed),
-        (Server { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
-        (Server { in_recovery: true, read_only: true, ..server() }, "database_writable", Failed),
-        (Server { read_only: true, ..server() }, "database_writable", Failed),
-        (Server { fsync: false, ..server() }, "database_durability", Warning),
+        (ServerInfo { version_number: 130_012, ..server() }, "database_version", Failed),
+        (ServerInfo { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
+        (
+            ServerInfo { in_recovery: true, read_only: true, ..server() },
+            "database_writable",
+            Failed,
+        ),
+        (ServerInfo { read_only: true, ..server() }, "database_writable", Failed),
+        (ServerInfo { fsync: false, ..server() }, "database_durability", Warning),
     ];
     for (server, name, status) in cases {
-        assert_eq!(troubles(&of_server(&server, &Place::Socket)), [(name, status)]);
+        assert_eq!(troubles(&of_server(&server, &ServerLocation::Socket)), [(name, status)]);
     }
 }
 
@@ -98,14 +104,14 @@ fn a_clock_of_1970_fails() {
 #[test]
 fn missing_partitions_warn_without_create_rights() {
     let until = Some(datetime!(2027-01-01 00:00 UTC));
-    let owner = Rights { make_partitions: true, ..Rights::default() };
+    let owner = RolePrivileges { make_partitions: true, ..RolePrivileges::default() };
     let warned = [("database_partitions", CheckStatus::Warning)];
     for until in [until, None] {
-        let coverage = Coverage { until, in_default: 0 };
+        let coverage = PartitionCoverage { until, in_default: 0 };
         assert_eq!(troubles(&[partitions(&coverage, &owner)]), []);
-        assert_eq!(troubles(&[partitions(&coverage, &Rights::default())]), warned);
+        assert_eq!(troubles(&[partitions(&coverage, &RolePrivileges::default())]), warned);
     }
-    let many = partitions(&Coverage { until, in_default: 1000 }, &owner);
+    let many = partitions(&PartitionCoverage { until, in_default: 1000 }, &owner);
     assert!(many.found.starts_with("1000 or more events"), "{}", many.found);
     assert_eq!(troubles(&[many]), warned);
 }

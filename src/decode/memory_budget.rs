@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::config::{DecodeConfig, KeepPayload};
     use crate::decode::{ClockTrust, Decoder};
-    use crate::topic::{Encoding, Kind};
+    use crate::topic::{EventEncoding, EventKind};
 
     fn message() -> Message {
         Message {
@@ -82,8 +82,8 @@ mod tests {
         let config = DecodeConfig::new(None, KeepPayload::Never);
         let Message { payload, received_at, .. } = message();
         let event = Decoder::new(&config, "acme").unwrap().decode_as(
-            Kind::Item,
-            Encoding::Json,
+            EventKind::Item,
+            EventEncoding::Json,
             &payload,
             received_at,
             ClockTrust::Unknown,

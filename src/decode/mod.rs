@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 
 use crate::config::{self, KeepPayload};
 use crate::event::{Event, Reject, RejectReason};
-use crate::topic::{self, Encoding, Kind};
+use crate::topic::{self, EventEncoding, EventKind};
 pub use load::ProtoSchemaError;
 use load::SchemaProblem;
 use schema::FieldTable;
@@ -57,8 +57,8 @@ pub enum ClockTrust {
 #[derive(Debug)]
 pub struct Decoder {
     tenant: String,
-    item: Option<FieldTable>,
-    board: Option<FieldTable>,
+    /// The protobuf fields of each kind. Invariant: a kind has its discriminant as index.
+    tables: [Option<FieldTable>; EventKind::ALL.len()],
     /// The protobuf field numbers are the assumed ones.
     assumed: bool,
     /// The resolved setting, never [`KeepPayload::Auto`].
@@ -71,20 +71,22 @@ impl Decoder {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
-            let find = |kind| FieldTable::find(&pool, kind);
-            let tables = (find(Kind::Item)?, find(Kind::Board)?);
-            if let (None, None) = tables {
+            let mut tables: [Option<FieldTable>; _] = Default::default();
+            for kind in EventKind::ALL {
+                tables[kind as usize] = FieldTable::find(&pool, kind)?;
+            }
+            if tables.iter().all(Option::is_none) {
                 return Err(SchemaProblem::NoMessage(schema::message_names(&pool)));
             }
             Ok(tables)
         };
-        let (item, board) = tables().map_err(|problem| ProtoSchemaError::new(path, problem))?;
+        let tables = tables().map_err(|problem| ProtoSchemaError::new(path, problem))?;
         let keep = match config.keep_payload {
             KeepPayload::Auto if path.is_none() => KeepPayload::Always,
             KeepPayload::Auto => KeepPayload::Unknown,
             keep => keep,
         };
-        Ok(Self { tenant: tenant.to_owned(), item, board, assumed: path.is_none(), keep })
+        Ok(Self { tenant: tenant.to_owned(), tables, assumed: path.is_none(), keep })
     }
 
     /// Returns true if the protobuf field numbers are the assumed ones, because no `decode.proto_file`
@@ -95,7 +97,7 @@ impl Decoder {
 
     /// Returns true if protobuf events of a kind can be decoded. A vendor's file may define only one
     /// kind.
-    pub fn covers(&self, kind: Kind) -> bool {
+    pub fn covers(&self, kind: EventKind) -> bool {
         self.table(kind).is_some()
     }
 
@@ -105,8 +107,10 @@ impl Decoder {
         decode: &config::DecodeConfig,
         mqtt: &config::MqttConfig,
     ) -> Result<(), ProtoSchemaError> {
-        let wanted =
-            [(Kind::Item, mqtt.items, "mqtt.items"), (Kind::Board, mqtt.boards, "mqtt.boards")];
+        let wanted = [
+            (EventKind::Item, mqtt.items, "mqtt.items"),
+            (EventKind::Board, mqtt.boards, "mqtt.boards"),
+        ];
         match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
             None => Ok(()),
             Some((kind, _, key)) => {
@@ -116,11 +120,8 @@ impl Decoder {
         }
     }
 
-    fn table(&self, kind: Kind) -> Option<&FieldTable> {
-        match kind {
-            Kind::Item => self.item.as_ref(),
-            Kind::Board => self.board.as_ref(),
-        }
+    fn table(&self, kind: EventKind) -> Option<&FieldTable> {
+        self.tables[kind as usize].as_ref()
     }
 
     /// Decodes a message of a topic.
@@ -141,21 +142,21 @@ impl Decoder {
     /// Decodes a message whose kind and encoding are known.
     pub fn decode_as(
         &self,
-        kind: Kind,
-        encoding: Encoding,
+        kind: EventKind,
+        encoding: EventEncoding,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
         let result = match encoding {
-            Encoding::Json => self.json(kind, payload, received_at),
-            Encoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
+            EventEncoding::Json => self.json(kind, payload, received_at),
+            EventEncoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
         };
         result.map_err(|mut reject| {
             if let Some(mismatch) = format::mismatch(&self.tenant, kind, encoding, payload) {
                 return mismatch;
             }
-            if self.assumed && encoding == Encoding::Protobuf {
+            if self.assumed && encoding == EventEncoding::Protobuf {
                 reject.detail = format!("{}; {HINT}", reject.detail);
             }
             reject
@@ -164,7 +165,7 @@ impl Decoder {
 
     fn json(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
@@ -175,7 +176,7 @@ impl Decoder {
 
     fn protobuf(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
@@ -196,7 +197,7 @@ impl Decoder {
 
     fn event(
         &self,
-        kind: Kind,
+        kind: EventKind,
         draft: &mut field::EventDraft,
         names: &field::FieldNames,
         payload: &Bytes,

@@ -25,7 +25,7 @@ use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::{BackoffBounds, Config, LoadedConfig};
 use crate::decode::Decoder;
 use crate::exit;
@@ -41,8 +41,8 @@ use crate::session::gaps::GapStateFile;
 use crate::session::gaps::GapTracker;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
-use crate::store::schema::SchemaError;
-use crate::store::{Condition, Store};
+use crate::store::schema::MigrationError;
+use crate::store::{DatabaseStatus, Store};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
@@ -67,7 +67,7 @@ struct BridgeService {
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
@@ -153,7 +153,7 @@ impl BridgeService {
         let state_dir = state_file::folder(config.spool.as_ref().map(|spool| &*spool.dir));
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
-        let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
+        let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = CredentialSource::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let settings = LiveSettings {
@@ -171,7 +171,7 @@ impl BridgeService {
             gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
             connector: Arc::new(NetworkConnector::default()),
-            clock: Clock::system(),
+            clock: WallClock::system(),
         };
         Ok(Self {
             settings,
@@ -240,7 +240,7 @@ impl BridgeService {
         background: &mut BackgroundTasks,
         reloads: &mut ReloadSignals,
         reloader: &mut ConfigReloader,
-    ) -> (&'static str, TaskOutcome<SchemaError>) {
+    ) -> (&'static str, TaskOutcome<MigrationError>) {
         loop {
             tokio::select! {
                 Some(failed) = pipeline.group.next() => return failed,

@@ -18,7 +18,7 @@ use super::ledger::LedgerBound;
 use super::transport::{BrokerConnector, PublishPacket};
 use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::config::MqttConfig;
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 use crate::gap::GapCause;
@@ -42,7 +42,7 @@ pub struct ProcessContext {
     /// Makes connections to the broker.
     pub connector: Arc<dyn BrokerConnector>,
     /// Tells the time of day.
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
 /// Settings and figures, the same for all connections.

@@ -23,8 +23,8 @@ use centiloc_bridge::session::intake_sender::{self, IntakeSender};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
-use centiloc_bridge::store::Condition;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::store::DatabaseStatus;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use centiloc_bridge::topic;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -98,7 +98,7 @@ pub struct Process {
     state: ProcessContext,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
     max_events: watch::Sender<usize>,
@@ -133,7 +133,7 @@ impl Process {
         };
         let mut process = Self {
             state,
-            condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+            condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
             leadership: watch::Sender::new(Leadership::Pending),
@@ -226,7 +226,7 @@ impl Process {
             decoded,
             feedback: stored,
             max_events: self.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

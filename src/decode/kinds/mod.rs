@@ -7,7 +7,7 @@ mod item;
 use super::field::{EventDraft, FieldNames};
 use super::row::EventReceipt;
 use crate::event::{Event, Reject};
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
 /// A kind of event, as decoding treats it.
 pub(super) struct EventTable {
@@ -22,9 +22,9 @@ pub(super) struct EventTable {
 }
 
 /// Returns the table of a kind.
-pub(super) fn table(kind: Kind) -> &'static EventTable {
+pub(super) fn table(kind: EventKind) -> &'static EventTable {
     match kind {
-        Kind::Item => &item::TABLE,
-        Kind::Board => &board::TABLE,
+        EventKind::Item => &item::TABLE,
+        EventKind::Board => &board::TABLE,
     }
 }

@@ -3,7 +3,7 @@
 use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::event::RejectReason;
-use centiloc_bridge::topic::{Encoding, Kind};
+use centiloc_bridge::topic::{EventEncoding, EventKind};
 
 use super::in_file;
 use super::messages::decoded;
@@ -38,11 +38,12 @@ pub fn vendor_schema(bytes: &[u8]) -> bool {
 
 fn try_on_messages(decoder: &Decoder) {
     assert!(!decoder.schema_is_assumed());
-    let kinds = [Kind::Item, Kind::Board].into_iter().filter(|kind| decoder.covers(*kind));
+    let kinds =
+        [EventKind::Item, EventKind::Board].into_iter().filter(|kind| decoder.covers(*kind));
     let kinds: Vec<_> = kinds.collect();
     assert!(!kinds.is_empty(), "a schema without events is refused");
     for (kind, message) in kinds.iter().flat_map(|kind| MESSAGES.map(|message| (*kind, message))) {
-        if let Err(reject) = decoded(decoder, kind, Encoding::Protobuf, message) {
+        if let Err(reject) = decoded(decoder, kind, EventEncoding::Protobuf, message) {
             assert_ne!(reject.reason, RejectReason::Implausible, "the vendor's word is believed");
         }
     }

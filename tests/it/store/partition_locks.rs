@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::store::Store;
-use centiloc_bridge::store::dead_letters::Filter;
-use centiloc_bridge::store::maintenance::Upkeep;
+use centiloc_bridge::store::dead_letters::DeadLetterFilter;
+use centiloc_bridge::store::maintenance::UpkeepOutcome;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -54,7 +54,7 @@ fn hasty_store(bench: &Bench, statement_timeout: Duration) -> Store {
 async fn move_all(store: &Store, now: OffsetDateTime) {
     until("maintenance to end", SOON * 2, || async {
         match store.make_partitions_ahead(now).await {
-            Ok(Upkeep::Done) => Ok(()),
+            Ok(UpkeepOutcome::Done) => Ok(()),
             other => Err(other),
         }
     })
@@ -193,14 +193,14 @@ async fn abandoned_transaction_ends_with_its_connection() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
     bench.items(&[arrives("U", "A", 0)]).await;
-    let id = bench.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
+    let id = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
     let holder = hold(&bench.db, "select from centiloc.dead_letter for update").await;
     let event = centiloc_bridge::event::Event::Item(arrives("U", "A", 1));
     let replay = bench.store.replay(id, |_, _, _| Ok(event));
     assert!(tokio::time::timeout(Duration::from_millis(300), replay).await.is_err());
     let_go(holder).await;
     until_eq("no open transaction", SOON, 0, || in_transaction(&bench.db)).await;
-    assert_eq!(bench.store.dead_letter_ids(&Filter::default()).await.unwrap(), [id]);
+    assert_eq!(bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap(), [id]);
     assert_eq!(bench.db.count("centiloc.item_event").await, 1);
 }
 

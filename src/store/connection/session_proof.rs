@@ -7,17 +7,17 @@ use std::time::Duration;
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
-use super::fault::Fault;
-use super::partitions::run;
-use super::write::bounded;
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
+use crate::store::partitions::run;
 
 /// What to do about a pooler of the wrong kind.
-pub(super) const USE_SESSIONS: &str = "use session pooling for this service (PgBouncer: pool_mode = session), or name PostgreSQL \
+pub(in crate::store) const USE_SESSIONS: &str = "use session pooling for this service (PgBouncer: pool_mode = session), or name PostgreSQL \
      itself in database.url";
 
 /// The refusal of such a pooler.
-pub(super) fn shared_sessions(observed: &str) -> Fault {
-    Fault::unsuitable(format!(
+pub(in crate::store) fn shared_sessions(observed: &str) -> DbError {
+    DbError::unsuitable(format!(
         "a connection pooler between here and PostgreSQL shares its server connections by \
          transaction ({observed}), so that the single-writer lock and prepared statements cannot \
          work; {USE_SESSIONS}"
@@ -28,11 +28,11 @@ pub(super) fn shared_sessions(observed: &str) -> Fault {
 /// same one, or swaps them once both have been in use at the same time. The swap is provoked in
 /// either order, as poolers reuse the connection returned first or the one returned last. Runs
 /// without prepared statements, which such a pooler may refuse.
-pub(super) async fn prove_sessions(
+pub(in crate::store) async fn prove_sessions(
     a: &mut PgConnection,
     b: &mut PgConnection,
     limit: Duration,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     let (first, second) = (process(a, limit).await?, process(b, limit).await?);
     if first == second {
         return Err(shared_sessions("two connections have the same server process"));
@@ -53,7 +53,10 @@ pub(super) async fn prove_sessions(
 }
 
 /// The server process behind a connection.
-pub(super) async fn process(conn: &mut PgConnection, limit: Duration) -> Result<i32, Fault> {
+pub(in crate::store) async fn process(
+    conn: &mut PgConnection,
+    limit: Duration,
+) -> Result<i32, DbError> {
     let row = sqlx::raw_sql("select pg_backend_pid() as pid").fetch_one(conn);
     Ok(bounded(limit, row).await?.try_get("pid")?)
 }

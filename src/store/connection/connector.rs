@@ -10,13 +10,13 @@ use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
-use super::fault::{Class, Fault};
-use super::route::{self, Look};
-use super::text::literal;
-use super::write::bounded;
-use super::{establish, limits};
+use super::{limits, options};
 use crate::config::{self, DatabaseEndpoint, DatabaseHost, DatabaseUrl};
 use crate::race::SuspectAddresses;
+use crate::store::batch::write::bounded;
+use crate::store::connection::route::{self, AddressProbe};
+use crate::store::error::{DbError, ErrorClass};
+use crate::store::text::literal;
 
 /// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
 /// one that does not answer leaves time for the others.
@@ -42,7 +42,7 @@ const DURABLE: &str = "set_config('synchronous_commit', \
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ServerLocation {
     /// On this machine, over a unix socket.
     Socket,
     /// On this machine, over TCP.
@@ -53,7 +53,7 @@ pub enum Place {
 
 /// How to connect. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(in crate::store) struct Connector {
     url: Arc<DatabaseUrl>,
     application_name: Arc<str>,
     /// Set after connecting, because poolers refuse most settings in the start-up packet.
@@ -67,11 +67,11 @@ pub(super) struct Link {
     pub answer_within: Duration,
 }
 
-impl Link {
+impl Connector {
     /// Reads `database.url`; opens nothing yet.
-    pub fn new(config: &config::DatabaseConfig) -> Result<Self, Fault> {
+    pub fn new(config: &config::DatabaseConfig) -> Result<Self, DbError> {
         let url = DatabaseUrl::parse(config.url.expose_secret())
-            .map_err(|why| Fault::stop(format!("database.url cannot be used: {why}")))?;
+            .map_err(|why| DbError::stop(format!("database.url cannot be used: {why}")))?;
         let statement_timeout = format!("{}ms", config.statement_timeout.as_millis());
         let settings = [
             ("search_path", "centiloc"),
@@ -113,14 +113,14 @@ impl Link {
     }
 
     /// Where the server is, as far as the URL says: the first of several that is not on this machine.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> ServerLocation {
         let places: Vec<_> = self.url.endpoints.iter().map(place_of).collect();
-        let remote = places.iter().find(|place| matches!(place, Place::Remote(_)));
-        remote.or(places.first()).cloned().unwrap_or(Place::Socket)
+        let remote = places.iter().find(|place| matches!(place, ServerLocation::Remote(_)));
+        remote.or(places.first()).cloned().unwrap_or(ServerLocation::Socket)
     }
 
     /// Tries every address by TCP, where there are several.
-    pub async fn look_at_addresses(&self) -> Vec<Look> {
+    pub async fn look_at_addresses(&self) -> Vec<AddressProbe> {
         route::look_at_all(&self.url, self.share()).await
     }
 
@@ -144,7 +144,7 @@ impl Link {
 
     /// Opens one connection, at the host reached last or the first that can be used after it.
     /// Refusals come out as they are, at once.
-    pub async fn open(&self) -> Result<PgConnection, Fault> {
+    pub async fn open(&self) -> Result<PgConnection, DbError> {
         let endpoints = &self.url.endpoints;
         let mut order: Vec<usize> = (0..endpoints.len()).collect();
         if self.url.shuffled {
@@ -152,7 +152,7 @@ impl Link {
         } else {
             order.rotate_left(self.preferred.load(Ordering::Relaxed) % endpoints.len());
         }
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for at in order {
             match self.open_at(&endpoints[at]).await {
                 Ok(conn) => {
@@ -160,25 +160,25 @@ impl Link {
                     return Ok(conn);
                 }
                 // Other hosts would be asked with the same credentials.
-                Err(fault) if matches!(fault.class, Class::Stop | Class::Unsuitable) => {
-                    return Err(limits::explain(fault, self.needed));
+                Err(error) if matches!(error.class, ErrorClass::Stop | ErrorClass::Unsuitable) => {
+                    return Err(limits::explain(error, self.needed));
                 }
-                Err(fault) => faults.push((&endpoints[at], limits::explain(fault, self.needed))),
+                Err(error) => errors.push((&endpoints[at], limits::explain(error, self.needed))),
             }
         }
-        Err(of_all(faults))
+        Err(of_all(errors))
     }
 
-    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<PgConnection, Fault> {
+    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<PgConnection, DbError> {
         let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
         let name = &self.application_name;
-        let options = establish::options(&self.url, endpoint, found.route, name).await?;
+        let options = options::options(&self.url, endpoint, found.route, name).await?;
         let connected = bounded(self.share(), PgConnection::connect_with(&options)).await;
         if let Some(address) = found.address {
-            let works = !matches!(&connected, Err(fault) if !fault.is_answer());
+            let works = !matches!(&connected, Err(error) if !error.is_answer());
             self.suspects.note(address, works);
         }
-        let mut conn = connected.map_err(|fault| at_address(fault, found.address))?;
+        let mut conn = connected.map_err(|error| at_address(error, found.address))?;
         self.identify(&mut conn).await?;
         self.set_up(&mut conn).await?;
         if self.url.writable || self.url.endpoints.len() > 1 {
@@ -188,12 +188,12 @@ impl Link {
     }
 
     /// Refuses a server that takes no writes where there may be another that does.
-    async fn prove_writable(&self, conn: &mut PgConnection) -> Result<(), Fault> {
+    async fn prove_writable(&self, conn: &mut PgConnection) -> Result<(), DbError> {
         let sql = "select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean \
                    as read_only";
         let row = bounded(self.answer_within, sqlx::raw_sql(sql).fetch_one(conn)).await?;
         if row.try_get("read_only")? {
-            return Err(Fault::retry(
+            return Err(DbError::retry(
                 "the server takes no writes (a standby, or default_transaction_read_only); name \
                  the primary in database.url",
             ));
@@ -202,11 +202,11 @@ impl Link {
     }
 
     /// Refuses servers that only look like PostgreSQL.
-    async fn identify(&self, conn: &mut PgConnection) -> Result<(), Fault> {
+    async fn identify(&self, conn: &mut PgConnection) -> Result<(), DbError> {
         let version = sqlx::raw_sql("select version() as version").fetch_one(conn);
         let version: String = bounded(self.answer_within, version).await?.try_get("version")?;
         if version.contains("CockroachDB") {
-            return Err(Fault::unsuitable(
+            return Err(DbError::unsuitable(
                 "the server is CockroachDB, whose advisory locks lock nothing, so that two \
                  processes could receive at once; name a PostgreSQL server in database.url",
             ));
@@ -215,7 +215,7 @@ impl Link {
     }
 
     /// Applies the settings in one round trip, without a prepared statement.
-    pub async fn set_up(&self, conn: &mut PgConnection) -> Result<(), Fault> {
+    pub async fn set_up(&self, conn: &mut PgConnection) -> Result<(), DbError> {
         let set = |(name, value): &(String, String)| {
             format!("set_config({}, {}, false)", literal(name), literal(value))
         };
@@ -234,12 +234,12 @@ fn is_ours<const N: usize>(settings: &[(&str, &str); N], name: &str) -> bool {
     settings.iter().any(|(ours, _)| *ours == name)
 }
 
-fn place_of(endpoint: &DatabaseEndpoint) -> Place {
-    let DatabaseHost::Tcp(name) = &endpoint.host else { return Place::Socket };
+fn place_of(endpoint: &DatabaseEndpoint) -> ServerLocation {
+    let DatabaseHost::Tcp(name) = &endpoint.host else { return ServerLocation::Socket };
     let ip = endpoint.address.or(name.parse::<IpAddr>().ok());
     let loopback = name.eq_ignore_ascii_case("localhost") || ip.is_some_and(|ip| ip.is_loopback());
     let address = address_of(endpoint);
-    if loopback { Place::Loopback(address) } else { Place::Remote(address) }
+    if loopback { ServerLocation::Loopback(address) } else { ServerLocation::Remote(address) }
 }
 
 /// Names an endpoint for a person.
@@ -255,25 +255,25 @@ fn address_of(endpoint: &DatabaseEndpoint) -> String {
 }
 
 /// Names the address that was chosen among several.
-fn at_address(fault: Fault, address: Option<SocketAddr>) -> Fault {
+fn at_address(error: DbError, address: Option<SocketAddr>) -> DbError {
     match address {
-        Some(address) => Fault { text: format!("{address}: {}", fault.text), ..fault },
-        None => fault,
+        Some(address) => DbError { text: format!("{address}: {}", error.text), ..error },
+        None => error,
     }
 }
 
 /// The one fault, or all of them with the host of each.
-fn of_all(mut faults: Vec<(&DatabaseEndpoint, Fault)>) -> Fault {
-    if faults.len() == 1
-        && let Some((_, fault)) = faults.pop()
+fn of_all(mut errors: Vec<(&DatabaseEndpoint, DbError)>) -> DbError {
+    if errors.len() == 1
+        && let Some((_, error)) = errors.pop()
     {
-        return fault;
+        return error;
     }
     let each: Vec<_> =
-        faults.iter().map(|(e, fault)| format!("{}: {fault}", address_of(e))).collect();
+        errors.iter().map(|(e, error)| format!("{}: {error}", address_of(e))).collect();
     let text = format!("no host of database.url can be used; {}", each.join("; "));
-    match faults.into_iter().find(|(_, fault)| fault.is_answer()) {
-        Some((_, fault)) => Fault { text, ..fault },
-        None => Fault::retry(text),
+    match errors.into_iter().find(|(_, error)| error.is_answer()) {
+        Some((_, error)) => DbError { text, ..error },
+        None => DbError::retry(text),
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::Store;
-use super::bisect::{self, Sorted};
-use super::fault::{Class, Fault, StoreError};
-use super::rows::{Chunk, Entry, Letter, Rows};
-use super::transaction::{Conn, Transaction};
-use super::write::{self, Written};
+use crate::store::Store;
+use crate::store::batch::bisect::{self, BisectResult};
+use crate::store::batch::rows::{BatchRows, DeadLetter, DecodedMessage, EventRows};
+use crate::store::batch::write::{self, RowCounts};
+use crate::store::error::{DbError, ErrorClass, StoreError};
+use crate::store::query::{Db, Transaction};
 
 /// A batch that met an unknown code this often in a row is taken apart, to see whether one row
 /// causes it. Fewer would take a passing trouble of the server for the row's.
@@ -20,7 +20,7 @@ const UNKNOWN_TRIES: u32 = 3;
 
 /// What became of one kind of event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct KindCount {
     /// Rows that are new.
     pub inserted: u64,
     /// Events whose row existed, or that came twice in the batch.
@@ -29,21 +29,21 @@ pub struct Count {
 
 /// What a commit did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct CommitOutcome {
     /// Item events.
-    pub items: Count,
+    pub items: KindCount,
     /// Board events.
-    pub boards: Count,
+    pub boards: KindCount,
     /// Messages set aside, by `reason`.
     pub dead_letters: BTreeMap<&'static str, u64>,
     /// Item rows that went to the default partition.
     pub default_partition_rows: u64,
 }
 
-impl Outcome {
+impl CommitOutcome {
     /// Returns how many messages it accounts for, which is all of the batch.
     pub fn messages(&self) -> u64 {
-        let events = |count: Count| count.inserted + count.duplicates;
+        let events = |count: KindCount| count.inserted + count.duplicates;
         events(self.items) + events(self.boards) + self.dead_letters.values().sum::<u64>()
     }
 }
@@ -51,30 +51,38 @@ impl Outcome {
 impl Store {
     /// Writes the whole batch durably, or nothing of it. Rows that the database refuses become
     /// dead letters in the same transaction. May be repeated: keys come from the content.
-    pub async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
+    pub async fn commit(&self, batch: &[DecodedMessage]) -> Result<CommitOutcome, StoreError> {
         let mut writer = self.writer.take().await?;
         let result = self.commit_checked(writer.conn(), batch).await;
         self.memory.committed(result.is_ok());
         writer.finish(result)
     }
 
-    async fn commit_checked(&self, conn: &mut Conn<'_>, batch: &[Entry]) -> Result<Outcome, Fault> {
+    async fn commit_checked(
+        &self,
+        conn: &mut Db<'_>,
+        batch: &[DecodedMessage],
+    ) -> Result<CommitOutcome, DbError> {
         if let Some(client_id) = self.memory.suspect() {
             self.advance_position(conn, &client_id).await?;
         }
         let latest = self.latest_plausible(conn).await?;
-        self.commit_on(conn, &Rows::of(batch, latest)).await
+        self.commit_on(conn, &BatchRows::of(batch, latest)).await
     }
 
-    async fn commit_on(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
+    async fn commit_on(
+        &self,
+        conn: &mut Db<'_>,
+        rows: &BatchRows<'_>,
+    ) -> Result<CommitOutcome, DbError> {
         self.make_partitions(conn, rows).await?;
         let mut result = self.write_whole(conn, rows).await;
-        if matches!(&result, Err(fault) if fault.class == Class::NoPartition) {
+        if matches!(&result, Err(error) if error.class == ErrorClass::NoPartition) {
             let restored = self.partitions.restore_default(conn, self.link.answer_within).await;
             self.partitions.forget();
             self.make_partitions(conn, rows).await?;
             result = self.write_whole(conn, rows).await;
-            if matches!(&result, Err(fault) if fault.class == Class::NoPartition) {
+            if matches!(&result, Err(error) if error.class == ErrorClass::NoPartition) {
                 // Why there is none says more than that there is none.
                 restored?;
             }
@@ -84,28 +92,28 @@ impl Store {
                 self.trouble().passed(rows.events());
                 outcome
             }
-            Err(fault) if fault.class == Class::SetAside => {
-                self.write_sorted(conn, rows, &[Class::SetAside]).await?
+            Err(error) if error.class == ErrorClass::SetAside => {
+                self.write_sorted(conn, rows, &[ErrorClass::SetAside]).await?
             }
-            Err(fault) if fault.class == Class::Unknown => {
-                if self.trouble().unknown_again(&fault) < UNKNOWN_TRIES {
-                    return Err(fault);
+            Err(error) if error.class == ErrorClass::Unknown => {
+                if self.trouble().unknown_again(&error) < UNKNOWN_TRIES {
+                    return Err(error);
                 }
                 // After an error of no known meaning the connection itself is not trusted.
                 *conn = self.link.open().await?.into();
-                self.write_sorted(conn, rows, &[Class::SetAside, Class::Unknown]).await?
+                self.write_sorted(conn, rows, &[ErrorClass::SetAside, ErrorClass::Unknown]).await?
             }
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         };
         self.look_again_if_misplaced(rows, &outcome);
         Ok(outcome)
     }
 
-    pub(super) async fn make_partitions(
+    pub(in crate::store) async fn make_partitions(
         &self,
-        conn: &mut Conn<'_>,
-        rows: &Rows<'_>,
-    ) -> Result<(), Fault> {
+        conn: &mut Db<'_>,
+        rows: &BatchRows<'_>,
+    ) -> Result<(), DbError> {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
         let now = self.later_clock(OffsetDateTime::now_utc());
         let missing = self.partitions.missing(momenta, now);
@@ -113,7 +121,11 @@ impl Store {
     }
 
     /// The batch as it is. One kind alone needs no transaction of ours.
-    async fn write_whole(&self, conn: &mut Conn<'_>, rows: &Rows<'_>) -> Result<Outcome, Fault> {
+    async fn write_whole(
+        &self,
+        conn: &mut Db<'_>,
+        rows: &BatchRows<'_>,
+    ) -> Result<CommitOutcome, DbError> {
         let limit = self.link.answer_within;
         if rows.kinds() <= 1 {
             return write_all(conn, limit, rows).await;
@@ -126,20 +138,27 @@ impl Store {
     /// The batch without the rows that are at fault, which become dead letters.
     async fn write_sorted(
         &self,
-        conn: &mut Conn<'_>,
-        rows: &Rows<'_>,
-        culpable: &[Class],
-    ) -> Result<Outcome, Fault> {
+        conn: &mut Db<'_>,
+        rows: &BatchRows<'_>,
+        culpable: &[ErrorClass],
+    ) -> Result<CommitOutcome, DbError> {
         let limit = self.link.answer_within;
         let mut transaction = Transaction::begin(conn, limit).await?;
-        let mut sorted = Sorted::default();
+        let mut sorted = BisectResult::default();
         let written = async {
             let conn = transaction.conn();
             let latest = rows.latest;
-            bisect::sort(conn, limit, latest, Chunk::Items(&rows.items), culpable, &mut sorted)
+            bisect::sort(conn, limit, latest, EventRows::Items(&rows.items), culpable, &mut sorted)
                 .await?;
-            bisect::sort(conn, limit, latest, Chunk::Boards(&rows.boards), culpable, &mut sorted)
-                .await?;
+            bisect::sort(
+                conn,
+                limit,
+                latest,
+                EventRows::Boards(&rows.boards),
+                culpable,
+                &mut sorted,
+            )
+            .await?;
             self.judge(&sorted, culpable)?;
             let letters: Vec<_> = rows.letters.iter().chain(&sorted.letters).collect();
             write_letters(conn, limit, &letters).await?;
@@ -152,28 +171,28 @@ impl Store {
     }
 
     /// Whether the rows are at fault, rather than the tables or the server.
-    fn judge(&self, sorted: &Sorted<'_>, culpable: &[Class]) -> Result<(), Fault> {
+    fn judge(&self, sorted: &BisectResult<'_>, culpable: &[ErrorClass]) -> Result<(), DbError> {
         let Some(example) = sorted.letters.first() else { return Ok(()) };
-        if culpable.contains(&Class::Unknown) && sorted.accepted() == 0 {
+        if culpable.contains(&ErrorClass::Unknown) && sorted.accepted() == 0 {
             self.trouble().unknown_to_all();
-            let fault = Fault::retry(example.detail.as_ref());
-            let class = Class::Unknown;
-            return Err(Fault { class, sqlstate: example.sqlstate.clone(), ..fault });
+            let error = DbError::retry(example.detail.as_ref());
+            let class = ErrorClass::Unknown;
+            return Err(DbError { class, sqlstate: example.sqlstate.clone(), ..error });
         }
         if self.trouble().refusals.blame_tables(sorted.accepted(), &sorted.refused) {
-            let fault = Fault::stop(format!(
+            let error = DbError::stop(format!(
                 "PostgreSQL refuses every event alike, so the tables must be at fault: {}; \
                  undo what was changed on schema centiloc",
                 example.detail
             ));
-            return Err(Fault { sqlstate: example.sqlstate.clone(), ..fault });
+            return Err(DbError { sqlstate: example.sqlstate.clone(), ..error });
         }
         Ok(())
     }
 
     /// More rows in the default partition than are known to have no other: one was dropped behind
     /// our back.
-    fn look_again_if_misplaced(&self, rows: &Rows<'_>, outcome: &Outcome) {
+    fn look_again_if_misplaced(&self, rows: &BatchRows<'_>, outcome: &CommitOutcome) {
         let momenta = rows.items.iter().map(|r| r.event.momentum);
         if outcome.default_partition_rows > 0
             && outcome.default_partition_rows > self.partitions.count_uncovered(momenta)
@@ -186,15 +205,15 @@ impl Store {
 async fn write_all(
     conn: &mut PgConnection,
     limit: Duration,
-    rows: &Rows<'_>,
-) -> Result<Outcome, Fault> {
-    let mut items = Written::default();
-    let mut boards = Written::default();
+    rows: &BatchRows<'_>,
+) -> Result<CommitOutcome, DbError> {
+    let mut items = RowCounts::default();
+    let mut boards = RowCounts::default();
     if !rows.items.is_empty() {
-        items = write::events(conn, limit, rows.latest, Chunk::Items(&rows.items)).await?;
+        items = write::events(conn, limit, rows.latest, EventRows::Items(&rows.items)).await?;
     }
     if !rows.boards.is_empty() {
-        boards = write::events(conn, limit, rows.latest, Chunk::Boards(&rows.boards)).await?;
+        boards = write::events(conn, limit, rows.latest, EventRows::Boards(&rows.boards)).await?;
     }
     let letters: Vec<_> = rows.letters.iter().collect();
     write_letters(conn, limit, &letters).await?;
@@ -206,27 +225,32 @@ async fn write_all(
 async fn write_letters(
     conn: &mut PgConnection,
     limit: Duration,
-    letters: &[&Letter<'_>],
-) -> Result<(), Fault> {
+    letters: &[&DeadLetter<'_>],
+) -> Result<(), DbError> {
     if letters.is_empty() {
         return Ok(());
     }
-    write::letters(conn, limit, letters).await.map_err(|fault| match fault.class {
-        Class::SetAside | Class::NoPartition => fault.taken_as(Class::Stop),
-        _ => fault,
+    write::letters(conn, limit, letters).await.map_err(|error| match error.class {
+        ErrorClass::SetAside | ErrorClass::NoPartition => error.with_class(ErrorClass::Stop),
+        _ => error,
     })
 }
 
 fn outcome<'l, 'a: 'l>(
-    items: Written,
-    boards: Written,
-    letters: impl Iterator<Item = &'l Letter<'a>>,
-) -> Outcome {
-    let count = |w: Written| Count { inserted: w.inserted, duplicates: w.rows - w.inserted };
+    items: RowCounts,
+    boards: RowCounts,
+    letters: impl Iterator<Item = &'l DeadLetter<'a>>,
+) -> CommitOutcome {
+    let count = |w: RowCounts| KindCount { inserted: w.inserted, duplicates: w.rows - w.inserted };
     let mut dead_letters = BTreeMap::new();
     for letter in letters {
         *dead_letters.entry(letter.reason.as_str()).or_default() += 1;
     }
     let default_partition_rows = items.in_default;
-    Outcome { items: count(items), boards: count(boards), dead_letters, default_partition_rows }
+    CommitOutcome {
+        items: count(items),
+        boards: count(boards),
+        dead_letters,
+        default_partition_rows,
+    }
 }

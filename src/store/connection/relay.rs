@@ -19,7 +19,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Returns the folder to name to `sqlx` as that of a unix socket. The first connection to it from
 /// this process is `remote`, until either end closes.
-pub(super) fn lead_to(mut remote: TcpStream, port: u16) -> io::Result<PathBuf> {
+pub(in crate::store) fn lead_to(mut remote: TcpStream, port: u16) -> io::Result<PathBuf> {
     let folder = format!("\0centiloc-bridge-{}", Uuid::new_v4().simple());
     // As sqlx names the socket.
     let listener = UnixListener::bind(format!("{folder}/.s.PGSQL.{port}"))?;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::Store;
-use super::fault::{Class, Fault, StoreError};
-use super::partitions::{self, Named, become_maker, default_partition, pause, run};
-use super::transaction::Transaction;
-use super::write::bounded;
+use crate::store::Store;
+use crate::store::batch::write::bounded;
+use crate::store::error::{DbError, ErrorClass, StoreError};
+use crate::store::partitions::{
+    self, ListedPartition, become_maker, default_partition, pause, run,
+};
+use crate::store::query::Transaction;
 
 /// How long dead letters are kept after they were replayed, and connections after they ended.
 const KEPT: time::Duration = time::Duration::days(90);
@@ -29,7 +31,7 @@ const DROP_TIMEOUT: &str = "25s";
 
 /// What was deleted, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Deleted {
+pub struct RetentionOutcome {
     /// Partitions of `item_event`.
     pub partitions: u64,
     /// Rows of the default partition, and of `board_event`.
@@ -45,7 +47,7 @@ pub struct Deleted {
     pub problems: Vec<String>,
 }
 
-impl Deleted {
+impl RetentionOutcome {
     /// Whether anything was deleted.
     pub fn is_empty(&self) -> bool {
         self.partitions + self.events + self.dead_letters + self.connections == 0
@@ -53,10 +55,10 @@ impl Deleted {
 
     /// Counts what a step did. Fails where the server did not answer, so that no other step can
     /// succeed.
-    fn count(&mut self, step: &str, result: Result<u64, Fault>) -> Result<u64, Fault> {
+    fn count(&mut self, step: &str, result: Result<u64, DbError>) -> Result<u64, DbError> {
         match result {
-            Err(fault) if fault.is_from_server() => {
-                self.problems.push(format!("{step}: {fault}"));
+            Err(error) if error.is_from_server() => {
+                self.problems.push(format!("{step}: {error}"));
                 Ok(0)
             }
             other => other,
@@ -103,8 +105,9 @@ impl Store {
         &self,
         events: Option<Duration>,
         now: OffsetDateTime,
-    ) -> Result<Deleted, StoreError> {
-        let mut deleted = Deleted { overdue: Some(Duration::ZERO), ..Deleted::default() };
+    ) -> Result<RetentionOutcome, StoreError> {
+        let mut deleted =
+            RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
         if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
             self.drop_partitions(cutoff, &mut deleted).await?;
             let items = self.delete_from_default(cutoff).await;
@@ -123,12 +126,12 @@ impl Store {
     async fn drop_partitions(
         &self,
         cutoff: OffsetDateTime,
-        deleted: &mut Deleted,
-    ) -> Result<(), Fault> {
+        deleted: &mut RetentionOutcome,
+    ) -> Result<(), DbError> {
         let listed = match self.list_partitions().await {
-            Err(fault) if fault.is_from_server() => {
+            Err(error) if error.is_from_server() => {
                 deleted.overdue = None;
-                deleted.problems.push(format!("list of partitions: {fault}"));
+                deleted.problems.push(format!("list of partitions: {error}"));
                 return Ok(());
             }
             other => other?,
@@ -149,20 +152,20 @@ impl Store {
         Ok(())
     }
 
-    async fn list_partitions(&self) -> Result<Vec<Named>, Fault> {
+    async fn list_partitions(&self) -> Result<Vec<ListedPartition>, DbError> {
         let mut conn = self.acquire().await?;
         let listed = partitions::list(&mut conn, self.link.answer_within).await;
         conn.finish(listed)
     }
 
     /// Returns 1 once it is gone.
-    async fn drop_partition(&self, named: &Named, attempts: u32) -> Result<u64, Fault> {
+    async fn drop_partition(&self, named: &ListedPartition, attempts: u32) -> Result<u64, DbError> {
         let mut attempt = 1;
         loop {
             match self.try_drop(&named.table).await {
                 Ok(()) => break,
-                Err(fault) if fault.is_contention() && attempt < attempts => attempt += 1,
-                Err(fault) => return Err(fault),
+                Err(error) if error.is_contention() && attempt < attempts => attempt += 1,
+                Err(error) => return Err(error),
             }
             pause().await;
         }
@@ -172,7 +175,7 @@ impl Store {
         Ok(1)
     }
 
-    async fn try_drop(&self, table: &str) -> Result<(), Fault> {
+    async fn try_drop(&self, table: &str) -> Result<(), DbError> {
         let limit = self.link.answer_within.max(partitions::STEP_ANSWER);
         let mut conn = self.acquire().await?;
         let mut transaction = Transaction::begin(&mut conn, limit).await?;
@@ -186,7 +189,7 @@ impl Store {
     }
 
     /// Rows without a partition to drop.
-    async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, Fault> {
+    async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
         let mut conn = self.acquire().await?;
         let default = default_partition(&mut conn, self.link.answer_within).await;
         match conn.finish(default)? {
@@ -196,7 +199,7 @@ impl Store {
     }
 
     /// Deletes in chunks; in smaller ones where the server takes too long.
-    async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, Fault> {
+    async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, DbError> {
         let limit = self.link.answer_within;
         let (mut total, mut chunk) = (0, CHUNK);
         loop {
@@ -210,8 +213,8 @@ impl Store {
                         return Ok(total);
                     }
                 }
-                Err(fault) if fault.class == Class::Halve && chunk > LEAST_CHUNK => chunk /= 2,
-                Err(fault) => return Err(fault),
+                Err(error) if error.class == ErrorClass::Halve && chunk > LEAST_CHUNK => chunk /= 2,
+                Err(error) => return Err(error),
             }
         }
     }

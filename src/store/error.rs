@@ -10,27 +10,27 @@ use sqlx::postgres::PgDatabaseError;
 pub enum StoreError {
     /// Time mends it: try the same again after a short wait.
     #[error(transparent)]
-    Retry(Fault),
+    Retry(DbError),
     /// The statement took too long: try again with half as much.
     #[error(transparent)]
-    Halve(Fault),
+    Halve(DbError),
     /// Only a person can mend it: hold, acknowledge nothing, try again every minute.
     #[error(transparent)]
-    Stop(Fault),
+    Stop(DbError),
 }
 
 impl StoreError {
     /// What went wrong.
-    pub fn fault(&self) -> &Fault {
+    pub fn error(&self) -> &DbError {
         match self {
-            Self::Retry(fault) | Self::Halve(fault) | Self::Stop(fault) => fault,
+            Self::Retry(error) | Self::Halve(error) | Self::Stop(error) => error,
         }
     }
 
     /// Returns the class in the words of the metric `commit_failures_total`.
     pub fn class(&self) -> &'static str {
         match self {
-            Self::Retry(Fault { class: Class::Unknown, .. }) => "unknown",
+            Self::Retry(DbError { class: ErrorClass::Unknown, .. }) => "unknown",
             Self::Retry(_) => "retry",
             Self::Halve(_) => "halve",
             Self::Stop(_) => "stop",
@@ -38,23 +38,24 @@ impl StoreError {
     }
 }
 
-impl From<Fault> for StoreError {
+impl From<DbError> for StoreError {
     /// For callers without rows to bisect or partitions to make: what a row would be set aside for
     /// is then a defect of the tables, so [`StoreError::Stop`].
-    fn from(fault: Fault) -> Self {
-        match fault.class {
-            Class::Retry | Class::Unknown => Self::Retry(fault),
-            Class::Halve => Self::Halve(fault),
-            Class::SetAside | Class::NoPartition | Class::Stop | Class::Unsuitable => {
-                Self::Stop(fault)
-            }
+    fn from(error: DbError) -> Self {
+        match error.class {
+            ErrorClass::Retry | ErrorClass::Unknown => Self::Retry(error),
+            ErrorClass::Halve => Self::Halve(error),
+            ErrorClass::SetAside
+            | ErrorClass::NoPartition
+            | ErrorClass::Stop
+            | ErrorClass::Unsuitable => Self::Stop(error),
         }
     }
 }
 
 /// What an error means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum ErrorClass {
     /// I/O, overload, conflict, restart: passes by itself.
     Retry,
     /// `statement_timeout`.
@@ -74,53 +75,53 @@ pub enum Class {
 
 /// Sorts a SQLSTATE. `constraint` is the name of the violated constraint, if the error names one:
 /// a missing partition is reported as a check violation of none.
-pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
+pub fn classify(sqlstate: &str, constraint: Option<&str>) -> ErrorClass {
     match sqlstate {
-        "57014" => return Class::Halve,
-        "55P03" | "25006" => return Class::Retry,
+        "57014" => return ErrorClass::Halve,
+        "55P03" | "25006" => return ErrorClass::Retry,
         // Ours are only ever prepared once in a session and never freed: this is another session.
-        "42P05" | "26000" => return Class::Unsuitable,
-        "23514" if constraint.is_none() => return Class::NoPartition,
+        "42P05" | "26000" => return ErrorClass::Unsuitable,
+        "23514" if constraint.is_none() => return ErrorClass::NoPartition,
         _ => {}
     }
     match sqlstate.get(..2) {
-        Some("08" | "40" | "53" | "57" | "58") => Class::Retry,
-        Some("22" | "23" | "54") => Class::SetAside,
-        Some("42" | "28" | "3D") => Class::Stop,
-        _ => Class::Unknown,
+        Some("08" | "40" | "53" | "57" | "58") => ErrorClass::Retry,
+        Some("22" | "23" | "54") => ErrorClass::SetAside,
+        Some("42" | "28" | "3D") => ErrorClass::Stop,
+        _ => ErrorClass::Unknown,
     }
 }
 
 /// One failure, ready to be shown to a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct Fault {
+pub struct DbError {
     /// What it means.
-    pub class: Class,
+    pub class: ErrorClass,
     /// The server's code; `None` if the server did not answer.
     pub sqlstate: Option<String>,
     /// What happened and what to do. Never holds a secret.
     pub text: String,
 }
 
-impl Fault {
+impl DbError {
     /// A failure that passes by itself.
     pub(super) fn retry(text: impl Into<String>) -> Self {
-        Self { class: Class::Retry, sqlstate: None, text: text.into() }
+        Self { class: ErrorClass::Retry, sqlstate: None, text: text.into() }
     }
 
     /// A failure that a person must mend.
     pub(super) fn stop(text: impl Into<String>) -> Self {
-        Self { class: Class::Stop, sqlstate: None, text: text.into() }
+        Self { class: ErrorClass::Stop, sqlstate: None, text: text.into() }
     }
 
     /// A server that this service cannot work with.
     pub(super) fn unsuitable(text: impl Into<String>) -> Self {
-        Self { class: Class::Unsuitable, ..Self::stop(text) }
+        Self { class: ErrorClass::Unsuitable, ..Self::stop(text) }
     }
 
     /// The server's silence.
-    pub(super) fn silent(limit: Duration) -> Self {
+    pub(super) fn timed_out(limit: Duration) -> Self {
         Self::retry(format!(
             "PostgreSQL did not answer within {} s; the connection was dropped",
             limit.as_secs()
@@ -128,15 +129,15 @@ impl Fault {
     }
 
     /// The same failure, taken differently.
-    pub(super) fn taken_as(mut self, class: Class) -> Self {
+    pub(super) fn with_class(mut self, class: ErrorClass) -> Self {
         self.class = class;
         self
     }
 
     /// Whether the connection may be used again: the server answered, and the failure lies in the
     /// statement.
-    pub(super) fn spares_connection(&self) -> bool {
-        matches!(self.class, Class::Halve | Class::SetAside | Class::NoPartition)
+    pub(super) fn leaves_connection_usable(&self) -> bool {
+        matches!(self.class, ErrorClass::Halve | ErrorClass::SetAside | ErrorClass::NoPartition)
     }
 
     /// Whether it is the server's answer, rather than its silence.
@@ -153,7 +154,7 @@ impl Fault {
     /// Whether the server answered and refused, so that it is not away: credentials, privileges, a
     /// limit on connections, a pooler of the wrong kind.
     pub(super) fn is_answer(&self) -> bool {
-        self.class == Class::Unsuitable
+        self.class == ErrorClass::Unsuitable
             || self.sqlstate.as_deref() == Some("53300")
             || self.is_refusal()
     }
@@ -166,7 +167,7 @@ impl Fault {
     }
 }
 
-impl From<sqlx::Error> for Fault {
+impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(error) => {
@@ -181,7 +182,7 @@ impl From<sqlx::Error> for Fault {
                 }
             }
             sqlx::Error::Encode(error) => Self {
-                class: Class::SetAside,
+                class: ErrorClass::SetAside,
                 sqlstate: None,
                 text: format!("a value cannot be sent to PostgreSQL: {error}"),
             },
@@ -260,36 +261,36 @@ mod tests {
     #[test]
     fn every_listed_code_has_the_meaning_the_design_gives_it() {
         for (code, class) in [
-            ("08006", Class::Retry),
-            ("08P01", Class::Retry),
-            ("40001", Class::Retry),
-            ("40P01", Class::Retry),
-            ("53100", Class::Retry),
-            ("53300", Class::Retry),
-            ("57P01", Class::Retry),
-            ("57P03", Class::Retry),
-            ("58030", Class::Retry),
-            ("55P03", Class::Retry),
-            ("25006", Class::Retry),
-            ("57014", Class::Halve),
-            ("22021", Class::SetAside),
-            ("22P05", Class::SetAside),
-            ("22003", Class::SetAside),
-            ("23502", Class::SetAside),
-            ("23505", Class::SetAside),
-            ("54000", Class::SetAside),
-            ("42P01", Class::Stop),
-            ("42501", Class::Stop),
-            ("28P01", Class::Stop),
-            ("3D000", Class::Stop),
-            ("42P05", Class::Unsuitable),
-            ("26000", Class::Unsuitable),
-            ("XX000", Class::Unknown),
-            ("P0001", Class::Unknown),
-            ("55000", Class::Unknown),
-            ("25P02", Class::Unknown),
-            ("0A000", Class::Unknown),
-            ("21000", Class::Unknown),
+            ("08006", ErrorClass::Retry),
+            ("08P01", ErrorClass::Retry),
+            ("40001", ErrorClass::Retry),
+            ("40P01", ErrorClass::Retry),
+            ("53100", ErrorClass::Retry),
+            ("53300", ErrorClass::Retry),
+            ("57P01", ErrorClass::Retry),
+            ("57P03", ErrorClass::Retry),
+            ("58030", ErrorClass::Retry),
+            ("55P03", ErrorClass::Retry),
+            ("25006", ErrorClass::Retry),
+            ("57014", ErrorClass::Halve),
+            ("22021", ErrorClass::SetAside),
+            ("22P05", ErrorClass::SetAside),
+            ("22003", ErrorClass::SetAside),
+            ("23502", ErrorClass::SetAside),
+            ("23505", ErrorClass::SetAside),
+            ("54000", ErrorClass::SetAside),
+            ("42P01", ErrorClass::Stop),
+            ("42501", ErrorClass::Stop),
+            ("28P01", ErrorClass::Stop),
+            ("3D000", ErrorClass::Stop),
+            ("42P05", ErrorClass::Unsuitable),
+            ("26000", ErrorClass::Unsuitable),
+            ("XX000", ErrorClass::Unknown),
+            ("P0001", ErrorClass::Unknown),
+            ("55000", ErrorClass::Unknown),
+            ("25P02", ErrorClass::Unknown),
+            ("0A000", ErrorClass::Unknown),
+            ("21000", ErrorClass::Unknown),
         ] {
             assert_eq!(classify(code, Some("some_check")), class, "{code}");
         }
@@ -298,45 +299,47 @@ mod tests {
     #[test]
     fn every_failure_has_a_class_of_the_metric() {
         let mut seen = Vec::new();
-        for class in [Class::Retry, Class::Halve, Class::Stop, Class::Unknown] {
-            seen.push(StoreError::from(Fault::retry("x").taken_as(class)).class());
+        for class in [ErrorClass::Retry, ErrorClass::Halve, ErrorClass::Stop, ErrorClass::Unknown] {
+            seen.push(StoreError::from(DbError::retry("x").with_class(class)).class());
         }
         assert_eq!(seen, crate::telemetry::metrics::FAILURE_CLASSES);
     }
 
     #[test]
     fn a_check_violation_without_a_constraint_is_a_missing_partition() {
-        assert_eq!(classify("23514", None), Class::NoPartition);
-        assert_eq!(classify("23514", Some("positive")), Class::SetAside);
-        assert_eq!(classify("23502", None), Class::SetAside);
+        assert_eq!(classify("23514", None), ErrorClass::NoPartition);
+        assert_eq!(classify("23514", Some("positive")), ErrorClass::SetAside);
+        assert_eq!(classify("23502", None), ErrorClass::SetAside);
     }
 
     #[test]
     fn without_rows_to_blame_a_refused_statement_stops() {
-        let fault = Fault::retry("x").taken_as(Class::SetAside);
-        assert!(matches!(StoreError::from(fault), StoreError::Stop(_)));
-        let fault = Fault::retry("x").taken_as(Class::Unknown);
-        assert!(matches!(StoreError::from(fault), StoreError::Retry(_)));
+        let error = DbError::retry("x").with_class(ErrorClass::SetAside);
+        assert!(matches!(StoreError::from(error), StoreError::Stop(_)));
+        let error = DbError::retry("x").with_class(ErrorClass::Unknown);
+        assert!(matches!(StoreError::from(error), StoreError::Retry(_)));
     }
 
     #[test]
     fn only_failures_of_a_statement_leave_the_connection_usable() {
-        let usable = [Class::Halve, Class::SetAside, Class::NoPartition];
-        for class in [Class::Retry, Class::Stop, Class::Unknown].iter().chain(&usable) {
-            let fault = Fault::retry("x").taken_as(*class);
-            assert_eq!(fault.spares_connection(), usable.contains(class), "{class:?}");
+        let usable = [ErrorClass::Halve, ErrorClass::SetAside, ErrorClass::NoPartition];
+        for class in
+            [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown].iter().chain(&usable)
+        {
+            let error = DbError::retry("x").with_class(*class);
+            assert_eq!(error.leaves_connection_usable(), usable.contains(class), "{class:?}");
         }
     }
 
     #[test]
     fn a_failing_server_refuses_nothing() {
-        let fault =
-            |code: Option<&str>| Fault { sqlstate: code.map(Into::into), ..Fault::retry("") };
+        let error =
+            |code: Option<&str>| DbError { sqlstate: code.map(Into::into), ..DbError::retry("") };
         for code in ["08006", "57P01", "58030", "53100"] {
-            assert!(!fault(Some(code)).is_refusal(), "{code}");
+            assert!(!error(Some(code)).is_refusal(), "{code}");
         }
-        assert!(!fault(None).is_refusal(), "no answer");
-        assert!(fault(Some("42501")).is_refusal());
+        assert!(!error(None).is_refusal(), "no answer");
+        assert!(error(Some("42501")).is_refusal());
     }
 
     #[test]
@@ -364,7 +367,7 @@ mod tests {
         fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {
             let class = classify(&code, Some("c"));
             let blamed = ["22", "23", "54"].iter().any(|c| code.starts_with(c));
-            prop_assert_eq!(class == Class::SetAside, blamed);
+            prop_assert_eq!(class == ErrorClass::SetAside, blamed);
         }
     }
 }

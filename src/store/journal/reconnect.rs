@@ -9,7 +9,7 @@ use crate::gap::{Gap, GapCause};
 
 /// The newest row of the client id before this connection.
 #[derive(Debug)]
-pub(super) struct Earlier {
+pub(super) struct EarlierConnection {
     pub last_seen_at: OffsetDateTime,
     pub filters: Vec<String>,
     /// Of the process that writes now, or of another.
@@ -22,7 +22,7 @@ pub(super) struct Earlier {
 
 /// What [`ConnectionEvent::Opened`] says.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Opened<'n> {
+pub(super) struct OpenedConnection<'n> {
     pub connection: &'n ConnectionName,
     pub at: OffsetDateTime,
     pub session_present: bool,
@@ -35,17 +35,21 @@ pub(super) struct Opened<'n> {
 
 /// What a new connection means, given the one before.
 #[derive(Debug, PartialEq)]
-pub(super) struct Opening {
+pub(super) struct ReconnectAssessment {
     pub stale_filters: Vec<String>,
     pub gap: Option<Gap>,
 }
 
 /// Pure. A first start is no gap, nor is the first after the client was retired.
-pub(super) fn opening(earlier: Option<&Earlier>, opened: Opened<'_>, expiry: Duration) -> Opening {
+pub(super) fn opening(
+    earlier: Option<&EarlierConnection>,
+    opened: OpenedConnection<'_>,
+    expiry: Duration,
+) -> ReconnectAssessment {
     let Some(earlier) = earlier.filter(|earlier| !earlier.retired) else {
-        return Opening { stale_filters: Vec::new(), gap: None };
+        return ReconnectAssessment { stale_filters: Vec::new(), gap: None };
     };
-    let Opened { at, session_present, filters, .. } = opened;
+    let OpenedConnection { at, session_present, filters, .. } = opened;
     let away = Duration::try_from(at - earlier.last_seen_at).unwrap_or_default();
     let expired = (away > expiry).then(|| {
         let short = |d: Duration| humantime::format_duration(Duration::from_secs(d.as_secs()));
@@ -71,7 +75,10 @@ pub(super) fn opening(earlier: Option<&Earlier>, opened: Opened<'_>, expiry: Dur
             detail,
         });
     let stale = |f: &&String| session_present && !filters.contains(f);
-    Opening { stale_filters: earlier.filters.iter().filter(stale).cloned().collect(), gap }
+    ReconnectAssessment {
+        stale_filters: earlier.filters.iter().filter(stale).cloned().collect(),
+        gap,
+    }
 }
 
 #[cfg(test)]
@@ -84,18 +91,28 @@ mod tests {
 
     const EXPIRY: Duration = Duration::from_secs(7200);
 
-    fn earlier(filters: &[&str]) -> Earlier {
+    fn earlier(filters: &[&str]) -> EarlierConnection {
         let filters = filters.iter().map(|f| (*f).to_owned()).collect();
-        Earlier { last_seen_at: at(0), filters, same_process: false, later: false, retired: false }
+        EarlierConnection {
+            last_seen_at: at(0),
+            filters,
+            same_process: false,
+            later: false,
+            retired: false,
+        }
     }
 
-    fn open(earlier: Option<&Earlier>, seconds: i64, session_present: bool) -> Opening {
+    fn open(
+        earlier: Option<&EarlierConnection>,
+        seconds: i64,
+        session_present: bool,
+    ) -> ReconnectAssessment {
         let connection = ConnectionName {
             client_id: "T-bridge".into(),
             instance: Uuid::nil(),
             id: ConnectionId(1),
         };
-        let opened = Opened {
+        let opened = OpenedConnection {
             connection: &connection,
             at: at(seconds),
             session_present,
@@ -108,12 +125,12 @@ mod tests {
 
     #[test]
     fn a_first_start_is_no_gap() {
-        assert_eq!(open(None, 0, false), Opening { stale_filters: vec![], gap: None });
+        assert_eq!(open(None, 0, false), ReconnectAssessment { stale_filters: vec![], gap: None });
     }
 
     #[test]
     fn the_first_start_after_a_retirement_is_no_gap() {
-        let retired = Earlier { retired: true, ..earlier(&["old"]) };
+        let retired = EarlierConnection { retired: true, ..earlier(&["old"]) };
         assert_eq!(open(Some(&retired), 10_000, false), open(None, 0, false));
     }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::fault::Fault;
-use super::journal::insert_gap;
-use super::maintenance::MaintenanceParts;
-use super::timestamp::Timestamp;
-use super::write::bounded;
-use super::{Store, StoreError, lock};
 use crate::connection_event::RETIRED;
 use crate::gap::{Gap, GapCause};
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
+use crate::store::journal::insert_gap;
+use crate::store::maintenance::MaintenanceParts;
+use crate::store::pg_timestamp::PgTimestamp;
+use crate::store::{Store, StoreError, lock};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(120);
 
 /// This member, and what it shares.
 #[derive(Debug)]
-pub struct Members {
+pub struct GroupMembership {
     /// Its client id.
     pub client_id: String,
     /// Its topic filters.
@@ -35,22 +35,22 @@ pub struct Members {
 
 /// Decides when to look. To be made anew when the database did not answer.
 #[derive(Debug)]
-pub(super) struct Lookout {
+pub(in crate::store) struct MemberWatch {
     since: Instant,
     looked: Option<Instant>,
 }
 
-impl Default for Lookout {
+impl Default for MemberWatch {
     fn default() -> Self {
         Self { since: Instant::now(), looked: None }
     }
 }
 
-impl Lookout {
+impl MemberWatch {
     /// Looks for members that vanished, if it is time, and warns of them.
     pub async fn look(&mut self, parts: &MaintenanceParts, now: OffsetDateTime) {
         let MaintenanceParts { store, members, metrics, .. } = parts;
-        let Members { client_id, filters, session_expiry } = members;
+        let GroupMembership { client_id, filters, session_expiry } = members;
         let settled = self.since.elapsed() >= SETTLE.min(*session_expiry);
         if !settled || self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
@@ -100,7 +100,7 @@ impl Store {
                     new.push(gap);
                 }
             }
-            Ok::<_, Fault>(new)
+            Ok::<_, DbError>(new)
         }
         .await;
         Ok(conn.finish(result)?)
@@ -116,7 +116,7 @@ async fn candidates(
     shared: &[String],
     session_expiry: Duration,
     now: OffsetDateTime,
-) -> Result<Vec<Gap>, Fault> {
+) -> Result<Vec<Gap>, DbError> {
     const SQL: &str = "
         select m.client_id, m.last_seen_at
           from (select distinct on (client_id) client_id, last_seen_at, filters, reason
@@ -135,14 +135,14 @@ async fn candidates(
     else {
         return Ok(Vec::new());
     };
-    let query = sqlx::query_as::<_, (String, Timestamp)>(SQL)
+    let query = sqlx::query_as::<_, (String, PgTimestamp)>(SQL)
         .bind(client_id)
         .bind(shared)
         .bind(before)
         .bind(RETIRED)
         .bind(GapCause::MemberVanished.as_str());
     let members = bounded(limit, query.fetch_all(conn)).await?;
-    Ok(members.into_iter().map(|(id, Timestamp(at))| vanished(id, at, session_expiry)).collect())
+    Ok(members.into_iter().map(|(id, PgTimestamp(at))| vanished(id, at, session_expiry)).collect())
 }
 
 fn vanished(client_id: String, seen_at: OffsetDateTime, session_expiry: Duration) -> Gap {
@@ -167,7 +167,7 @@ async fn holds_lock(
     conn: &mut PgConnection,
     limit: Duration,
     client_id: &str,
-) -> Result<bool, Fault> {
+) -> Result<bool, DbError> {
     // Safe: made of constants.
     let sql = sqlx::AssertSqlSafe(format!("select exists (select {})", lock::LOCKS_OF_KEY));
     let query = sqlx::query_scalar(sql).bind(lock::key(client_id));

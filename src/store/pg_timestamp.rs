@@ -7,7 +7,7 @@ use sqlx::{Decode, Postgres, Row as _, Type};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
-use super::fault::Fault;
+use super::error::DbError;
 
 /// Epoch of the binary form.
 const EPOCH: OffsetDateTime = datetime!(2000-01-01 00:00 UTC);
@@ -21,9 +21,9 @@ pub(super) const GREATEST: OffsetDateTime = datetime!(9999-01-01 00:00 UTC);
 /// A `timestamptz`. What lies beyond [`LEAST`] and [`GREATEST`], infinity too, is read as the nearer
 /// of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Timestamp(pub OffsetDateTime);
+pub(super) struct PgTimestamp(pub OffsetDateTime);
 
-impl Timestamp {
+impl PgTimestamp {
     fn from_microseconds(microseconds: i64) -> Self {
         let since = Duration::microseconds(microseconds);
         let beyond = if microseconds < 0 { LEAST } else { GREATEST };
@@ -31,13 +31,13 @@ impl Timestamp {
     }
 }
 
-impl Type<Postgres> for Timestamp {
+impl Type<Postgres> for PgTimestamp {
     fn type_info() -> PgTypeInfo {
         <OffsetDateTime as Type<Postgres>>::type_info()
     }
 }
 
-impl Decode<'_, Postgres> for Timestamp {
+impl Decode<'_, Postgres> for PgTimestamp {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
         if value.format() == PgValueFormat::Text {
             return Err("a timestamptz in text form was not asked for".into());
@@ -47,13 +47,16 @@ impl Decode<'_, Postgres> for Timestamp {
 }
 
 /// Reads a column of type `timestamptz`.
-pub(super) fn time_of(row: &PgRow, column: &str) -> Result<OffsetDateTime, Fault> {
-    Ok(row.try_get::<Timestamp, _>(column)?.0)
+pub(super) fn time_of(row: &PgRow, column: &str) -> Result<OffsetDateTime, DbError> {
+    Ok(row.try_get::<PgTimestamp, _>(column)?.0)
 }
 
 /// Reads a column of type `timestamptz` that may be null.
-pub(super) fn optional_time_of(row: &PgRow, column: &str) -> Result<Option<OffsetDateTime>, Fault> {
-    Ok(row.try_get::<Option<Timestamp>, _>(column)?.map(|timestamp| timestamp.0))
+pub(super) fn optional_time_of(
+    row: &PgRow,
+    column: &str,
+) -> Result<Option<OffsetDateTime>, DbError> {
+    Ok(row.try_get::<Option<PgTimestamp>, _>(column)?.map(|timestamp| timestamp.0))
 }
 
 #[cfg(test)]
@@ -64,15 +67,15 @@ mod tests {
 
     #[test]
     fn infinity_is_read_as_the_nearer_bound() {
-        assert_eq!(Timestamp::from_microseconds(i64::MIN).0, LEAST);
-        assert_eq!(Timestamp::from_microseconds(i64::MAX).0, GREATEST);
+        assert_eq!(PgTimestamp::from_microseconds(i64::MIN).0, LEAST);
+        assert_eq!(PgTimestamp::from_microseconds(i64::MAX).0, GREATEST);
     }
 
     proptest! {
         #[test]
         fn any_value_is_read_in_order(a in any::<i64>(), b in any::<i64>()) {
             let (low, high) = (a.min(b), a.max(b));
-            prop_assert!(Timestamp::from_microseconds(low).0 <= Timestamp::from_microseconds(high).0);
+            prop_assert!(PgTimestamp::from_microseconds(low).0 <= PgTimestamp::from_microseconds(high).0);
         }
 
         #[test]
@@ -82,7 +85,7 @@ mod tests {
             let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap()
                 + Duration::microseconds(microseconds);
             let sent = i64::try_from((at - EPOCH).whole_microseconds()).unwrap();
-            prop_assert_eq!(Timestamp::from_microseconds(sent).0, at);
+            prop_assert_eq!(PgTimestamp::from_microseconds(sent).0, at);
         }
     }
 }

@@ -9,10 +9,10 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::connect::Link;
-use super::fault::Fault;
-use super::write::bounded;
 use crate::progress::during;
+use crate::store::batch::write::bounded;
+use crate::store::connection::connector::Connector;
+use crate::store::error::DbError;
 
 /// Bounds the wait for a connection that others use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,23 +22,23 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens connections when they are needed, up to a number, and keeps them.
 #[derive(Debug)]
-pub(super) struct Pool {
-    link: Link,
+pub(in crate::store) struct ConnectionPool {
+    link: Connector,
     slots: Semaphore,
     /// Connections that came back in order.
     returned: AtomicU64,
     idle: Mutex<Vec<PgConnection>>,
 }
 
-impl Pool {
-    pub fn new(link: Link, size: usize) -> Self {
+impl ConnectionPool {
+    pub fn new(link: Connector, size: usize) -> Self {
         let slots = Semaphore::new(size.max(1));
         Self { link, slots, returned: AtomicU64::new(0), idle: Mutex::default() }
     }
 
     /// Takes a connection that works: an idle one, or a new one. What the server answers to a new
     /// one comes out as it is, at once.
-    pub async fn acquire(&self) -> Result<Pooled<'_>, Fault> {
+    pub async fn acquire(&self) -> Result<PooledConnection<'_>, DbError> {
         let returned = self.returned.load(Ordering::Relaxed);
         let slot = tokio::time::timeout(ACQUIRE_TIMEOUT, self.slots.acquire());
         let Ok(Ok(slot)) = during(ACQUIRE_TIMEOUT, slot).await else {
@@ -48,7 +48,7 @@ impl Pool {
             Some(conn) => conn,
             None => self.link.open().await?,
         };
-        Ok(Pooled { pool: self, conn: Some(conn), spoilt: false, _slot: slot })
+        Ok(PooledConnection { pool: self, conn: Some(conn), spoilt: false, _slot: slot })
     }
 
     /// The idle connection used last that still answers. Those that do not are dropped.
@@ -69,36 +69,36 @@ impl Pool {
 
 /// No connection came free in time. Where others came back meanwhile, the server is well and more would
 /// help; in an outage none does.
-fn none_free(others_came_back: bool) -> Fault {
+fn none_free(others_came_back: bool) -> DbError {
     let seconds = ACQUIRE_TIMEOUT.as_secs();
     let because = if others_came_back {
         "statements are slow, or database.max_connections is too low"
     } else {
         "PostgreSQL has not answered the statements on any of them"
     };
-    Fault::retry(format!(
+    DbError::retry(format!(
         "no pooled connection to PostgreSQL came free within {seconds} s: {because}"
     ))
 }
 
 /// A connection out of the pool. Dropping it puts it back.
 #[derive(Debug)]
-pub(super) struct Pooled<'p> {
-    pool: &'p Pool,
+pub(in crate::store) struct PooledConnection<'p> {
+    pool: &'p ConnectionPool,
     /// Invariant: present until dropped.
     conn: Option<PgConnection>,
     spoilt: bool,
     _slot: SemaphorePermit<'p>,
 }
 
-impl Pooled<'_> {
+impl PooledConnection<'_> {
     /// Closes the connection when it is dropped, instead of putting it back.
     pub fn close_on_drop(&mut self) {
         self.spoilt = true;
     }
 }
 
-impl Deref for Pooled<'_> {
+impl Deref for PooledConnection<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -107,14 +107,14 @@ impl Deref for Pooled<'_> {
     }
 }
 
-impl DerefMut for Pooled<'_> {
+impl DerefMut for PooledConnection<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         // Unwrap safety: see the invariant.
         self.conn.as_mut().expect("a pooled connection is present until dropped")
     }
 }
 
-impl Drop for Pooled<'_> {
+impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take().filter(|_| !self.spoilt) {
             self.pool.idle().push(conn);

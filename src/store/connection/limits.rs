@@ -1,6 +1,6 @@
 //! How many connections the service uses, and which limit keeps it from them.
 
-use super::fault::Fault;
+use crate::store::error::DbError;
 
 /// The stream's writer, the single-writer lock, and one of the pool.
 const LEAST: u32 = 3;
@@ -11,11 +11,11 @@ pub fn needed(max_connections: u32) -> u32 {
 }
 
 /// Says which limit on connections was hit and how many are needed.
-pub(super) fn explain(fault: Fault, needed: u32) -> Fault {
-    if fault.sqlstate.as_deref() != Some("53300") {
-        return fault;
+pub(in crate::store) fn explain(error: DbError, needed: u32) -> DbError {
+    if error.sqlstate.as_deref() != Some("53300") {
+        return error;
     }
-    let text = fault.text.to_lowercase();
+    let text = error.text.to_lowercase();
     let limit = if text.contains("role") {
         "the role's CONNECTION LIMIT is reached: alter role … connection limit"
     } else if text.contains("database") {
@@ -23,12 +23,12 @@ pub(super) fn explain(fault: Fault, needed: u32) -> Fault {
     } else {
         "max_connections of the server is reached: raise it, or close connections of others"
     };
-    let found = fault.text.split("; ").next().unwrap_or_default();
+    let found = error.text.split("; ").next().unwrap_or_default();
     let text = format!(
         "{found}; {limit}; this service uses {needed} connections (database.max_connections, at \
          least {LEAST})"
     );
-    Fault { text, ..fault }
+    DbError { text, ..error }
 }
 
 #[cfg(test)]
@@ -43,8 +43,8 @@ mod tests {
             ("sorry, too many clients already", "max_connections of the server"),
         ] {
             let text = format!("{message} (SQLSTATE 53300); advice");
-            let fault = Fault { sqlstate: Some("53300".into()), ..Fault::retry(text) };
-            let text = explain(fault, 4).text;
+            let error = DbError { sqlstate: Some("53300".into()), ..DbError::retry(text) };
+            let text = explain(error, 4).text;
             assert!(text.starts_with(message) && text.contains(words), "{text}");
             assert!(text.contains("uses 4 connections") && !text.contains("advice"), "{text}");
         }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn other_faults_stay_as_they_are() {
-        assert_eq!(explain(Fault::retry("x"), 4), Fault::retry("x"));
+        assert_eq!(explain(DbError::retry("x"), 4), DbError::retry("x"));
         assert_eq!((needed(1), needed(8)), (3, 8));
     }
 }

@@ -16,11 +16,11 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
-use super::Store;
-use super::fault::Fault;
-use super::write::bounded;
 use crate::gap::GapCause;
 use crate::state_file::{FilePurpose, StateFile};
+use crate::store::Store;
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
 use crate::telemetry::Metrics;
 
 const PURPOSE: FilePurpose = FilePurpose {
@@ -31,7 +31,7 @@ const PURPOSE: FilePurpose = FilePurpose {
 
 /// The number that was written last, and when.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Position {
+pub(in crate::store) struct JournalPosition {
     /// `journal_position.position`; 0 before the first.
     position: i64,
     /// When it was written.
@@ -41,24 +41,24 @@ pub(super) struct Position {
 
 /// The memory of one process.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    known: Mutex<Known>,
+pub(in crate::store) struct PositionTracker {
+    known: Mutex<KnownPosition>,
     recalled: OnceCell<()>,
-    outside: OnceLock<(StateFile<Position>, Arc<Metrics>)>,
+    outside: OnceLock<(StateFile<JournalPosition>, Arc<Metrics>)>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownPosition {
     client_id: String,
-    last: Position,
+    last: JournalPosition,
     /// The newest commit of this process.
     committed_at: Option<OffsetDateTime>,
     /// The connection to the database was lost: the one behind the next may be another.
     suspect: bool,
 }
 
-impl Memory {
-    fn lock(&self) -> MutexGuard<'_, Known> {
+impl PositionTracker {
+    fn lock(&self) -> MutexGuard<'_, KnownPosition> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -84,7 +84,7 @@ impl Memory {
             .get_or_init(|| async {
                 let read = match self.outside.get() {
                     Some((file, _)) => file.read().await,
-                    None => Position::default(),
+                    None => JournalPosition::default(),
                 };
                 let mut known = self.lock();
                 client_id.clone_into(&mut known.client_id);
@@ -103,11 +103,11 @@ impl Store {
 
     /// Compares the position of the database with the one that was written last, and writes the
     /// next. If the database has gone back, that is a gap from its own time to the last commit.
-    pub(super) async fn advance_position(
+    pub(in crate::store) async fn advance_position(
         &self,
         conn: &mut PgConnection,
         client_id: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DbError> {
         self.memory.recall(client_id).await;
         let now = OffsetDateTime::now_utc();
         let (last, seen_at, ended_at) = {
@@ -119,7 +119,7 @@ impl Store {
         let limit = self.link.answer_within;
         let found =
             advance(conn, limit, client_id, last.position, [now, seen_at, ended_at]).await?;
-        let next = Position { position: found.position, at: Some(now) };
+        let next = JournalPosition { position: found.position, at: Some(now) };
         {
             let mut known = self.memory.lock();
             (known.last, known.suspect) = (next, false);
@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// Returns once the file has the position, for the end of the process.
-    pub(super) async fn keep_position(&self) {
+    pub(in crate::store) async fn keep_position(&self) {
         if let Some((file, _)) = self.memory.outside.get() {
             let last = self.memory.lock().last;
             file.keep(last).await;
@@ -150,7 +150,7 @@ impl Store {
     }
 }
 
-struct Found {
+struct AdvancedPosition {
     position: i64,
     restored: bool,
 }
@@ -161,8 +161,8 @@ async fn advance(
     client_id: &str,
     known: i64,
     [now, seen_at, ended_at]: [OffsetDateTime; 3],
-) -> Result<Found, Fault> {
-    let query = sqlx::query(include_str!("sql/journal_position.sql"))
+) -> Result<AdvancedPosition, DbError> {
+    let query = sqlx::query(include_str!("../sql/journal_position.sql"))
         .bind(client_id)
         .bind(known)
         .bind(now)
@@ -170,5 +170,5 @@ async fn advance(
         .bind(ended_at)
         .bind(GapCause::DatabaseRestored.as_str());
     let row = bounded(limit, query.fetch_one(conn)).await?;
-    Ok(Found { position: row.try_get("position")?, restored: row.try_get("restored")? })
+    Ok(AdvancedPosition { position: row.try_get("position")?, restored: row.try_get("restored")? })
 }

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::fault::Fault;
-use super::relay;
 use crate::config::{DatabaseEndpoint, DatabaseHost, DatabaseUrl, SslMode};
 use crate::race::{
     self, EVERY, FIRST, FailedAttempt, RaceOutcome, RacePace, ReachedAddress, SuspectAddresses,
 };
+use crate::store::connection::relay;
+use crate::store::error::DbError;
 
 /// How `sqlx` gets to the server.
 #[derive(Debug)]
-pub(super) enum Route {
+pub(in crate::store) enum ConnectRoute {
     /// By what the URL names.
     AsNamed,
     /// By an address instead of the name.
@@ -27,19 +27,19 @@ pub(super) enum Route {
 
 /// A way, and the address it leads to where there was a choice.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub route: Route,
+pub(in crate::store) struct FoundRoute {
+    pub route: ConnectRoute,
     pub address: Option<SocketAddr>,
 }
 
 /// Finds the way to an endpoint.
-pub(super) async fn find(
+pub(in crate::store) async fn find(
     url: &DatabaseUrl,
     endpoint: &DatabaseEndpoint,
     suspects: &SuspectAddresses,
     limit: Duration,
-) -> Result<Found, Fault> {
-    let as_named = Found { route: Route::AsNamed, address: None };
+) -> Result<FoundRoute, DbError> {
+    let as_named = FoundRoute { route: ConnectRoute::AsNamed, address: None };
     let DatabaseHost::Tcp(name) = &endpoint.host else { return Ok(as_named) };
     let deadline = Instant::now() + limit;
     let addresses = match endpoint.address {
@@ -47,8 +47,8 @@ pub(super) async fn find(
         None => resolve(name, endpoint.port, deadline, limit).await?,
     };
     match addresses.as_slice() {
-        [one] if endpoint.address.is_none() || !needs_name(url, name, *one) => Ok(Found {
-            route: endpoint.address.map_or(Route::AsNamed, Route::Address),
+        [one] if endpoint.address.is_none() || !needs_name(url, name, *one) => Ok(FoundRoute {
+            route: endpoint.address.map_or(ConnectRoute::AsNamed, ConnectRoute::Address),
             address: None,
         }),
         several => choose(url, name, several, suspects, deadline).await,
@@ -62,7 +62,7 @@ async fn choose(
     addresses: &[SocketAddr],
     suspects: &SuspectAddresses,
     deadline: Instant,
-) -> Result<Found, Fault> {
+) -> Result<FoundRoute, DbError> {
     let order = suspects.order(addresses);
     let RaceOutcome { mut reached, failed } = race::connect_tcp(&order, FIRST, deadline).await;
     let Some(ReachedAddress { stream, address, .. }) = reached.pop() else {
@@ -78,11 +78,13 @@ async fn choose(
     }
     let route = if needs_name(url, name, address) {
         let folder = relay::lead_to(stream, address.port());
-        Route::Relay(folder.map_err(|e| Fault::retry(format!("could not open a socket: {e}")))?)
+        ConnectRoute::Relay(
+            folder.map_err(|e| DbError::retry(format!("could not open a socket: {e}")))?,
+        )
     } else {
-        Route::Address(address.ip())
+        ConnectRoute::Address(address.ip())
     };
-    Ok(Found { route, address: Some(address) })
+    Ok(FoundRoute { route, address: Some(address) })
 }
 
 /// Whether TLS has to know the host's name: to verify it, or to send it to a server that serves
@@ -92,9 +94,9 @@ fn needs_name(url: &DatabaseUrl, name: &str, address: SocketAddr) -> bool {
     url.tls.mode > SslMode::Allow && name.parse::<IpAddr>().is_err() && !local
 }
 
-fn unreachable(name: &str, failed: &[FailedAttempt]) -> Fault {
+fn unreachable(name: &str, failed: &[FailedAttempt]) -> DbError {
     let each: Vec<_> = failed.iter().map(ToString::to_string).collect();
-    Fault::retry(format!(
+    DbError::retry(format!(
         "could not reach PostgreSQL at {name}: {}; check that it runs and what database.url names",
         each.join(", ")
     ))
@@ -105,7 +107,7 @@ async fn resolve(
     port: u16,
     deadline: Instant,
     limit: Duration,
-) -> Result<Vec<SocketAddr>, Fault> {
+) -> Result<Vec<SocketAddr>, DbError> {
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
@@ -118,7 +120,7 @@ async fn resolve(
         .map_err(unanswered)
         .flatten()
         .map_err(|error| {
-            Fault::retry(format!(
+            DbError::retry(format!(
                 "could not resolve the name {name} of the database: {error}; correct it in \
                  database.url, or look into DNS"
             ))
@@ -129,7 +131,7 @@ async fn resolve(
 
 /// What came of a look at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct AddressProbe {
     /// Which.
     pub address: SocketAddr,
     /// Why it cannot be reached, if so.
@@ -137,7 +139,7 @@ pub struct Look {
 }
 
 /// Tries every address of every host. None where there is no choice.
-pub(super) async fn look_at_all(url: &DatabaseUrl, limit: Duration) -> Vec<Look> {
+pub(in crate::store) async fn look_at_all(url: &DatabaseUrl, limit: Duration) -> Vec<AddressProbe> {
     let deadline = Instant::now() + limit;
     let mut addresses = Vec::new();
     for endpoint in &url.endpoints {
@@ -153,11 +155,12 @@ pub(super) async fn look_at_all(url: &DatabaseUrl, limit: Duration) -> Vec<Look>
     look_at(&race::order(&addresses, &[]), EVERY, deadline).await
 }
 
-async fn look_at(addresses: &[SocketAddr], pace: RacePace, deadline: Instant) -> Vec<Look> {
+async fn look_at(addresses: &[SocketAddr], pace: RacePace, deadline: Instant) -> Vec<AddressProbe> {
     let RaceOutcome { reached, failed } = race::connect_tcp(addresses, pace, deadline).await;
-    let good = reached.into_iter().map(|one| Look { address: one.address, problem: None });
+    let good = reached.into_iter().map(|one| AddressProbe { address: one.address, problem: None });
     let failed = failed.into_iter().filter(FailedAttempt::is_noteworthy);
-    let bad = failed.map(|one| Look { address: one.address, problem: Some(one.cause.to_string()) });
+    let bad = failed
+        .map(|one| AddressProbe { address: one.address, problem: Some(one.cause.to_string()) });
     good.chain(bad).collect()
 }
 
@@ -183,7 +186,11 @@ mod tests {
         (listener, address)
     }
 
-    async fn chosen(query: &str, addresses: &[SocketAddr], suspects: &SuspectAddresses) -> Found {
+    async fn chosen(
+        query: &str,
+        addresses: &[SocketAddr],
+        suspects: &SuspectAddresses,
+    ) -> FoundRoute {
         let deadline = Instant::now() + LONG;
         choose(&url(query), "db.example", addresses, suspects, deadline).await.unwrap()
     }
@@ -196,7 +203,7 @@ mod tests {
         let found = chosen("sslmode=verify-full", &addresses, &SuspectAddresses::default()).await;
         assert_eq!(found.address, Some(address));
         // What sqlx would do with the folder.
-        let Route::Relay(folder) = found.route else { panic!("{:?}", found.route) };
+        let ConnectRoute::Relay(folder) = found.route else { panic!("{:?}", found.route) };
         let socket = format!("{}/.s.PGSQL.{}", folder.display(), address.port());
         let mut local = UnixStream::connect(socket).await.unwrap();
         let (mut remote, _) = listener.accept().await.unwrap();
@@ -214,7 +221,7 @@ mod tests {
         let suspects = SuspectAddresses::default();
         let addresses = [first, second];
         let found = chosen("sslmode=disable", &addresses, &suspects).await;
-        assert!(matches!(found.route, Route::Address(ip) if ip == first.ip()), "{found:?}");
+        assert!(matches!(found.route, ConnectRoute::Address(ip) if ip == first.ip()), "{found:?}");
         suspects.note(first, false);
         let found = chosen("sslmode=disable", &addresses, &suspects).await;
         assert_eq!(found.address, Some(second));

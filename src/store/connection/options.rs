@@ -7,14 +7,14 @@ use secrecy::ExposeSecret;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::fault::Fault;
-use super::route::Route;
 use crate::config::{
     DatabaseEndpoint, DatabaseHost, DatabaseTls, DatabaseUrl, RootCertificates, SslMode,
 };
 use crate::credentials::error::FileRole;
 use crate::credentials::pem::PemFile;
 use crate::files;
+use crate::store::connection::route::ConnectRoute;
+use crate::store::error::DbError;
 
 /// Where sockets are by default: Debian's folder, then PostgreSQL's own.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -29,12 +29,12 @@ const SYSTEM_BUNDLES: [&str; 4] = [
 
 /// Returns the options for one endpoint. Certificate files are read anew each time, so that renewed
 /// ones are used.
-pub(super) async fn options(
+pub(in crate::store) async fn options(
     url: &DatabaseUrl,
     endpoint: &DatabaseEndpoint,
-    route: Route,
+    route: ConnectRoute,
     application_name: &str,
-) -> Result<PgConnectOptions, Fault> {
+) -> Result<PgConnectOptions, DbError> {
     let options = PgConnectOptions::new_without_pgpass();
     let user = url.user.clone().unwrap_or_else(|| options.get_username().to_owned());
     let database = url.database.as_deref().unwrap_or(&user);
@@ -53,9 +53,9 @@ pub(super) async fn options(
     }
     options = match &endpoint.host {
         DatabaseHost::Tcp(name) => match route {
-            Route::AsNamed => options.host(name),
-            Route::Address(address) => options.host(&address.to_string()),
-            Route::Relay(folder) => options.host(name).socket(folder),
+            ConnectRoute::AsNamed => options.host(name),
+            ConnectRoute::Address(address) => options.host(&address.to_string()),
+            ConnectRoute::Relay(folder) => options.host(name).socket(folder),
         },
         DatabaseHost::Socket(folder) => options.host("localhost").socket(folder),
         DatabaseHost::Default => match default_socket(endpoint.port) {
@@ -67,7 +67,7 @@ pub(super) async fn options(
 }
 
 /// The folder of the socket that is used where no host is named.
-pub(super) fn default_socket(port: u16) -> Option<PathBuf> {
+pub(in crate::store) fn default_socket(port: u16) -> Option<PathBuf> {
     let socket = format!(".s.PGSQL.{port}");
     SOCKET_FOLDERS.iter().map(Path::new).find(|dir| dir.join(&socket).exists()).map(Path::to_owned)
 }
@@ -86,12 +86,12 @@ fn ssl_mode(mode: SslMode) -> PgSslMode {
 async fn with_certificates(
     options: PgConnectOptions,
     tls: DatabaseTls,
-) -> Result<PgConnectOptions, Fault> {
+) -> Result<PgConnectOptions, DbError> {
     if tls.mode <= SslMode::Allow {
         return Ok(options.ssl_root_cert_from_pem(Vec::new()));
     }
     let read = files::apart(move || read_certificates(&tls)).await;
-    let (roots, client) = read.map_err(|error| Fault::retry(error.to_string()))??;
+    let (roots, client) = read.map_err(|error| DbError::retry(error.to_string()))??;
     let options = options.ssl_root_cert_from_pem(roots);
     Ok(match client {
         Some((cert, key)) => options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key),
@@ -101,23 +101,23 @@ async fn with_certificates(
 
 type ClientPem = (Vec<u8>, Vec<u8>);
 
-fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), Fault> {
+fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), DbError> {
     let roots = match &tls.root {
         RootCertificates::BuiltIn => Vec::new(),
         RootCertificates::System => system_roots(),
         RootCertificates::File(path) => {
             let file = pem(FileRole::DatabaseRoot, path)?;
-            file.certificates().map_err(|error| Fault::stop(error.to_string()))?;
+            file.certificates().map_err(|error| DbError::stop(error.to_string()))?;
             file.text().to_vec()
         }
     };
     let client = match &tls.client {
         Some((cert, key)) => {
             let cert = pem(FileRole::DatabaseCertificate, cert)?;
-            cert.certificates().map_err(|error| Fault::stop(error.to_string()))?;
+            cert.certificates().map_err(|error| DbError::stop(error.to_string()))?;
             let key = pem(FileRole::DatabaseKey, key)?;
             if !key.has_private_key() {
-                return Err(Fault::stop(key.wrong_content().to_string()));
+                return Err(DbError::stop(key.wrong_content().to_string()));
             }
             Some((cert.text().to_vec(), key.text().to_vec()))
         }
@@ -126,8 +126,8 @@ fn read_certificates(tls: &DatabaseTls) -> Result<(Vec<u8>, Option<ClientPem>), 
     Ok((roots, client))
 }
 
-fn pem(role: FileRole, path: &Path) -> Result<PemFile, Fault> {
-    PemFile::read(role, path).map_err(|error| Fault::stop(error.to_string()))
+fn pem(role: FileRole, path: &Path) -> Result<PemFile, DbError> {
+    PemFile::read(role, path).map_err(|error| DbError::stop(error.to_string()))
 }
 
 /// The system's authorities, but for those that cannot be used. Without such a file the built-in

@@ -2,6 +2,10 @@
 //! differs, makes partitions ahead, deletes what is past its time. Whatever holds up readers and
 //! writers is done in small steps, with short waits for locks and pauses in between.
 
+pub mod members;
+mod payload_retention;
+mod retention;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +14,16 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::condition::{Condition, Source};
-use super::fault::{Fault, StoreError};
-use super::members::{Lookout, Members};
-pub use super::partitions::Upkeep;
-use super::payload_retention::PayloadSweep;
-use super::retention::Deleted;
-use super::write::bounded;
-use super::{Store, clocks};
 use crate::connection_event::ConnectionName;
 use crate::progress::idle;
+use crate::store::batch::write::bounded;
+use crate::store::database_status::{DatabaseStatus, StatusSource};
+use crate::store::error::{DbError, StoreError};
+use crate::store::maintenance::members::{GroupMembership, MemberWatch};
+use crate::store::maintenance::payload_retention::PayloadSweep;
+use crate::store::maintenance::retention::RetentionOutcome;
+pub use crate::store::partitions::UpkeepOutcome;
+use crate::store::{Store, clocks};
 use crate::telemetry::health::ClockReading;
 use crate::telemetry::{Health, Metrics};
 
@@ -42,13 +46,13 @@ pub struct MaintenanceParts {
     /// `retention.payloads`, as it is at the moment.
     pub keep_payloads: watch::Receiver<Option<Duration>>,
     /// The database's condition.
-    pub condition: Arc<Condition>,
+    pub condition: Arc<DatabaseStatus>,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
     /// Looks after the other members of a share group.
-    pub members: Members,
+    pub members: GroupMembership,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -65,11 +69,11 @@ pub async fn run(parts: MaintenanceParts) {
 async fn keep_house(parts: &MaintenanceParts) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut duties = Duties::new(parts);
+    let mut duties = MaintenanceDuties::new(parts);
     loop {
         idle(beat.tick()).await;
         let Some(skew) = measure_skew(parts).await else {
-            duties.lookout = Lookout::default();
+            duties.lookout = MemberWatch::default();
             continue;
         };
         // The writer makes the tables; without them there is no house to keep, but the server is
@@ -106,44 +110,44 @@ async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
                 s.database.clock_skew_seconds = Some(skew);
                 s.database.clock = Some(reading);
             });
-            parts.condition.answered(Source::Maintenance);
+            parts.condition.answered(StatusSource::Maintenance);
             Some(skew)
         }
         Err(error) => {
-            parts.condition.failed(Source::Maintenance, &error);
+            parts.condition.failed(StatusSource::Maintenance, &error);
             None
         }
     }
 }
 
 /// What is due when.
-struct Duties<'p> {
+struct MaintenanceDuties<'p> {
     parts: &'p MaintenanceParts,
     keep_events: watch::Receiver<Option<Duration>>,
     payloads: PayloadSweep,
-    lookout: Lookout,
+    lookout: MemberWatch,
     partitions_due: Instant,
     /// Between two looks at the partitions while something is left to do.
     partitions_wait: Duration,
     retention_due: Instant,
-    partitions_problem: Problem,
-    payloads_problem: Problem,
-    retention_problem: Problem,
+    partitions_problem: RepeatedWarning,
+    payloads_problem: RepeatedWarning,
+    retention_problem: RepeatedWarning,
 }
 
-impl<'p> Duties<'p> {
+impl<'p> MaintenanceDuties<'p> {
     fn new(parts: &'p MaintenanceParts) -> Self {
         Self {
             parts,
             keep_events: parts.keep_events.clone(),
             payloads: PayloadSweep::default(),
-            lookout: Lookout::default(),
+            lookout: MemberWatch::default(),
             partitions_due: Instant::now(),
             partitions_wait: BEAT,
             retention_due: Instant::now(),
-            partitions_problem: Problem::default(),
-            payloads_problem: Problem::default(),
-            retention_problem: Problem::default(),
+            partitions_problem: RepeatedWarning::default(),
+            payloads_problem: RepeatedWarning::default(),
+            retention_problem: RepeatedWarning::default(),
         }
     }
 
@@ -158,8 +162,8 @@ impl<'p> Duties<'p> {
         let now = self.parts.store.later_clock(OffsetDateTime::now_utc());
         let result = self.parts.store.make_partitions_ahead(now).await;
         let wait = match &result {
-            Ok(Upkeep::Done) => PARTITIONS_EVERY,
-            Ok(Upkeep::Unfinished) => Duration::ZERO,
+            Ok(UpkeepOutcome::Done) => PARTITIONS_EVERY,
+            Ok(UpkeepOutcome::Unfinished) => Duration::ZERO,
             Err(_) => self.partitions_wait,
         };
         self.partitions_wait = match &result {
@@ -192,7 +196,10 @@ impl<'p> Duties<'p> {
         let kept = *self.keep_events.borrow_and_update();
         let deleted = match self.parts.store.delete_expired(kept, now).await {
             Ok(deleted) => deleted,
-            Err(error) => Deleted { problems: vec![error.to_string()], ..Deleted::default() },
+            Err(error) => RetentionOutcome {
+                problems: vec![error.to_string()],
+                ..RetentionOutcome::default()
+            },
         };
         // What readers hold up is tried again soon.
         let wait = if deleted.overdue == Some(Duration::ZERO) { RETENTION_EVERY } else { BEAT };
@@ -205,7 +212,7 @@ impl<'p> Duties<'p> {
         );
     }
 
-    fn show(&self, deleted: &Deleted) {
+    fn show(&self, deleted: &RetentionOutcome) {
         if let Some(overdue) = deleted.overdue {
             let overdue = overdue.as_secs_f64();
             self.parts.metrics.retention_overdue_seconds.set(overdue);
@@ -225,9 +232,9 @@ impl<'p> Duties<'p> {
 
 /// A problem that lasts, logged when it changes.
 #[derive(Default)]
-struct Problem(Option<String>);
+struct RepeatedWarning(Option<String>);
 
-impl Problem {
+impl RepeatedWarning {
     fn report(&mut self, problem: Option<String>, sentence: &'static str) {
         if let Some(reason) = &problem
             && self.0 != problem
@@ -264,7 +271,7 @@ impl Store {
                     self.reopen(&mut conn, open).await?;
                 }
             }
-            Ok::<f64, Fault>(skew)
+            Ok::<f64, DbError>(skew)
         }
         .await;
         Ok(conn.finish(result)?)

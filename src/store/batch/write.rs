@@ -10,22 +10,22 @@ use sqlx::postgres::{PgBindIterExt, PgConnection};
 use sqlx::{Postgres, Row as _};
 use time::OffsetDateTime;
 
-use super::fault::Fault;
-use super::rows::{Chunk, Letter, Row, fold_letters};
-use super::state::{fold_boards, fold_items};
-use super::text::array_literal;
 use crate::event::{BoardEvent, ItemEvent};
 use crate::progress::during;
+use crate::store::batch::rows::{DeadLetter, EventRow, EventRows, fold_letters};
+use crate::store::batch::state::{fold_boards, fold_items};
+use crate::store::error::DbError;
+use crate::store::text::array_literal;
 
-const ITEMS: &str = include_str!("sql/items.sql");
-const BOARDS: &str = include_str!("sql/boards.sql");
-const LETTERS: &str = include_str!("sql/dead_letters.sql");
+const ITEMS: &str = include_str!("../sql/items.sql");
+const BOARDS: &str = include_str!("../sql/boards.sql");
+const LETTERS: &str = include_str!("../sql/dead_letters.sql");
 
-type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
+type PgQuery<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
 
 /// What one statement did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Written {
+pub(in crate::store) struct RowCounts {
     /// Rows that were offered.
     pub rows: u64,
     /// Rows that are new.
@@ -34,7 +34,7 @@ pub(super) struct Written {
     pub in_default: u64,
 }
 
-impl std::ops::AddAssign for Written {
+impl std::ops::AddAssign for RowCounts {
     fn add_assign(&mut self, other: Self) {
         self.rows += other.rows;
         self.inserted += other.inserted;
@@ -44,33 +44,33 @@ impl std::ops::AddAssign for Written {
 
 /// Runs one exchange with the server under our own limit: a half-open connection would hang for
 /// ever. The caller drops the connection when this fails without an answer.
-pub(super) async fn bounded<T>(
+pub(in crate::store) async fn bounded<T>(
     limit: Duration,
     exchange: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, Fault> {
+) -> Result<T, DbError> {
     match during(limit, tokio::time::timeout(limit, exchange)).await {
-        Ok(result) => result.map_err(Fault::from),
-        Err(_) => Err(Fault::silent(limit)),
+        Ok(result) => result.map_err(DbError::from),
+        Err(_) => Err(DbError::timed_out(limit)),
     }
 }
 
 /// Writes event rows and the states they change; events after `latest` change none, and a state
 /// after it gives way.
-pub(super) async fn events(
+pub(in crate::store) async fn events(
     conn: &mut PgConnection,
     limit: Duration,
     latest: OffsetDateTime,
-    chunk: Chunk<'_, '_>,
-) -> Result<Written, Fault> {
+    chunk: EventRows<'_, '_>,
+) -> Result<RowCounts, DbError> {
     let query = match chunk {
-        Chunk::Items(rows) => bind_items(rows, latest),
-        Chunk::Boards(rows) => bind_boards(rows, latest),
+        EventRows::Items(rows) => bind_items(rows, latest),
+        EventRows::Boards(rows) => bind_boards(rows, latest),
     };
     let row = bounded(limit, query.fetch_one(conn)).await?;
-    let count = |name: &str| -> Result<u64, Fault> {
+    let count = |name: &str| -> Result<u64, DbError> {
         Ok(row.try_get::<i64, _>(name)?.try_into().unwrap_or(0))
     };
-    Ok(Written {
+    Ok(RowCounts {
         rows: chunk.len() as u64,
         inserted: count("inserted")?,
         in_default: count("in_default")?,
@@ -78,11 +78,11 @@ pub(super) async fn events(
 }
 
 /// Writes dead letters.
-pub(super) async fn letters(
+pub(in crate::store) async fn letters(
     conn: &mut PgConnection,
     limit: Duration,
-    letters: &[&Letter<'_>],
-) -> Result<(), Fault> {
+    letters: &[&DeadLetter<'_>],
+) -> Result<(), DbError> {
     let rows = fold_letters(letters.iter().copied());
     let query = sqlx::query(LETTERS)
         .bind(rows.iter().map(|r| r.received_at).bind_iter())
@@ -98,7 +98,7 @@ pub(super) async fn letters(
 }
 
 /// One parameter per column, in the order of `items.sql`.
-fn bind_items<'q>(rows: &[Row<'_, ItemEvent>], latest: OffsetDateTime) -> Query<'q> {
+fn bind_items<'q>(rows: &[EventRow<'_, ItemEvent>], latest: OffsetDateTime) -> PgQuery<'q> {
     let events: Vec<&ItemEvent> = rows.iter().map(|r| r.event).collect();
     let changes = fold_items(&events, latest);
     let e = || events.iter();
@@ -135,7 +135,7 @@ fn bind_items<'q>(rows: &[Row<'_, ItemEvent>], latest: OffsetDateTime) -> Query<
 }
 
 /// One parameter per column, in the order of `boards.sql`.
-fn bind_boards<'q>(rows: &[Row<'_, BoardEvent>], latest: OffsetDateTime) -> Query<'q> {
+fn bind_boards<'q>(rows: &[EventRow<'_, BoardEvent>], latest: OffsetDateTime) -> PgQuery<'q> {
     let events: Vec<&BoardEvent> = rows.iter().map(|r| r.event).collect();
     let is_newest = fold_boards(&events, latest);
     let e = || events.iter();

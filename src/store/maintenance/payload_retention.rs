@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::Store;
-use super::fault::{Fault, StoreError};
-use super::write::bounded;
+use crate::store::Store;
+use crate::store::batch::write::bounded;
+use crate::store::error::{DbError, StoreError};
 
 /// Events visited by one statement: well below a second.
 const CHUNK: i64 = 5_000;
@@ -26,7 +26,7 @@ const LATE: time::Duration = time::Duration::days(7);
 
 /// How far the removal has come. In memory: a new process visits all events once more.
 #[derive(Debug, Default)]
-pub(super) struct PayloadSweep {
+pub(in crate::store) struct PayloadSweep {
     /// `retention.payloads` as of the last step.
     kept: Option<Duration>,
     /// Where to go on; `None` is the beginning.
@@ -91,7 +91,7 @@ async fn clear(
     from: OffsetDateTime,
     cutoff: OffsetDateTime,
     chunk: i64,
-) -> Result<(u64, Option<OffsetDateTime>), Fault> {
+) -> Result<(u64, Option<OffsetDateTime>), DbError> {
     // Ranges of momentum are found by the primary key, and touch only the partitions they lie in.
     const END: &str = "
         select least(

@@ -6,79 +6,79 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::fault::{Class, Fault};
+use super::connection::pool::PooledConnection;
+use super::error::{DbError, ErrorClass};
 use super::partitions::run;
-use super::pool::Pooled;
 
-/// A connection in use. It is closed when dropped, unless [`Conn::finish`] found it reusable: a
+/// A connection in use. It is closed when dropped, unless [`Db::finish`] found it reusable: a
 /// future that is dropped half-way leaves a connection in an unknown state.
 #[derive(Debug)]
-pub(super) struct Conn<'p> {
-    inner: Inner<'p>,
+pub(super) struct Db<'p> {
+    inner: DbInner<'p>,
     in_transaction: bool,
     reusable: bool,
 }
 
 #[derive(Debug)]
-enum Inner<'p> {
+enum DbInner<'p> {
     Own(PgConnection),
-    Pooled(Pooled<'p>),
+    PooledConnection(PooledConnection<'p>),
 }
 
-impl From<PgConnection> for Conn<'_> {
+impl From<PgConnection> for Db<'_> {
     fn from(conn: PgConnection) -> Self {
-        Self { inner: Inner::Own(conn), in_transaction: false, reusable: false }
+        Self { inner: DbInner::Own(conn), in_transaction: false, reusable: false }
     }
 }
 
-impl<'p> From<Pooled<'p>> for Conn<'p> {
-    fn from(conn: Pooled<'p>) -> Self {
-        Self { inner: Inner::Pooled(conn), in_transaction: false, reusable: false }
+impl<'p> From<PooledConnection<'p>> for Db<'p> {
+    fn from(conn: PooledConnection<'p>) -> Self {
+        Self { inner: DbInner::PooledConnection(conn), in_transaction: false, reusable: false }
     }
 }
 
-impl Conn<'_> {
+impl Db<'_> {
     /// Whether it may be used again after this result: it is in no transaction, and a failure lay
     /// in the statement.
-    pub fn is_reusable_after<T>(&self, result: &Result<T, Fault>) -> bool {
-        !self.in_transaction && result.as_ref().err().is_none_or(Fault::spares_connection)
+    pub fn is_reusable_after<T>(&self, result: &Result<T, DbError>) -> bool {
+        !self.in_transaction && result.as_ref().err().is_none_or(DbError::leaves_connection_usable)
     }
 
     fn parts(&mut self) -> (&mut PgConnection, &mut bool) {
         let conn = match &mut self.inner {
-            Inner::Own(conn) => conn,
-            Inner::Pooled(conn) => &mut **conn,
+            DbInner::Own(conn) => conn,
+            DbInner::PooledConnection(conn) => &mut **conn,
         };
         (conn, &mut self.in_transaction)
     }
 
     /// Ends its use: one of the pool goes back there if it may be used again.
-    pub fn finish<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
+    pub fn finish<T>(mut self, result: Result<T, DbError>) -> Result<T, DbError> {
         self.reusable = self.is_reusable_after(&result);
         result
     }
 }
 
-impl Deref for Conn<'_> {
+impl Deref for Db<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
         match &self.inner {
-            Inner::Own(conn) => conn,
-            Inner::Pooled(conn) => conn,
+            DbInner::Own(conn) => conn,
+            DbInner::PooledConnection(conn) => conn,
         }
     }
 }
 
-impl DerefMut for Conn<'_> {
+impl DerefMut for Db<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
         self.parts().0
     }
 }
 
-impl Drop for Conn<'_> {
+impl Drop for Db<'_> {
     fn drop(&mut self) {
-        if let Inner::Pooled(conn) = &mut self.inner
+        if let DbInner::PooledConnection(conn) = &mut self.inner
             && !self.reusable
         {
             conn.close_on_drop();
@@ -97,7 +97,7 @@ pub(super) struct Transaction<'c> {
 
 impl<'c> Transaction<'c> {
     /// Begins one; each exchange with the server may take `limit`.
-    pub async fn begin(conn: &'c mut Conn<'_>, limit: Duration) -> Result<Self, Fault> {
+    pub async fn begin(conn: &'c mut Db<'_>, limit: Duration) -> Result<Self, DbError> {
         conn.in_transaction = true;
         let (conn, open) = conn.parts();
         run(conn, limit, "begin".into()).await?;
@@ -110,31 +110,31 @@ impl<'c> Transaction<'c> {
     }
 
     /// Commits a success, and takes back a failure.
-    pub async fn end<T>(self, result: Result<T, Fault>) -> Result<T, Fault> {
+    pub async fn end<T>(self, result: Result<T, DbError>) -> Result<T, DbError> {
         // After a failed statement COMMIT would report success and roll back; `select` refuses.
         let commit = "select 1; commit";
         let result = match result {
             Ok(value) => run(self.conn, self.limit, commit.into()).await.map(|()| value),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
-        if let Err(fault) = result {
-            return Err(self.roll_back(fault).await);
+        if let Err(error) = result {
+            return Err(self.roll_back(error).await);
         }
         *self.open = false;
         result
     }
 
     /// Returns why. If even the rollback fails, the connection is of no more use.
-    async fn roll_back(self, fault: Fault) -> Fault {
-        if !fault.is_from_server() && !fault.spares_connection() {
-            return fault;
+    async fn roll_back(self, error: DbError) -> DbError {
+        if !error.is_from_server() && !error.leaves_connection_usable() {
+            return error;
         }
         match run(self.conn, self.limit, "rollback".into()).await {
             Ok(()) => {
                 *self.open = false;
-                fault
+                error
             }
-            Err(worse) => worse.taken_as(Class::Retry),
+            Err(worse) => worse.with_class(ErrorClass::Retry),
         }
     }
 }

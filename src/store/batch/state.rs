@@ -7,7 +7,7 @@ use crate::event::{BoardEvent, ItemEvent};
 
 /// What an item event changes in `item_state`, beside its own columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ItemChange {
+pub(in crate::store) struct ItemChange {
     /// Least momentum of the tag on the board within the batch.
     pub first_seen_at: OffsetDateTime,
     /// First arrival after the last leave within the batch; `None` when the newest is a leave.
@@ -17,18 +17,23 @@ pub(super) struct ItemChange {
 
 /// The order in which item rows are sent: by key of `item_state`, then oldest first. Every writer
 /// locks rows in this order, so that two of them do not deadlock.
-pub(super) fn item_order(e: &ItemEvent) -> (&str, &str, &str, OffsetDateTime, uuid::Uuid) {
+pub(in crate::store) fn item_order(
+    e: &ItemEvent,
+) -> (&str, &str, &str, OffsetDateTime, uuid::Uuid) {
     (&e.tenant, &e.uid, e.board_sn.as_deref().unwrap_or(""), e.momentum, e.event_id)
 }
 
 /// The order in which board rows are sent; see [`item_order`].
-pub(super) fn board_order(e: &BoardEvent) -> (&str, &str, OffsetDateTime, uuid::Uuid) {
+pub(in crate::store) fn board_order(e: &BoardEvent) -> (&str, &str, OffsetDateTime, uuid::Uuid) {
     (&e.tenant, &e.board_sn, e.momentum, e.event_id)
 }
 
 /// For each event, in [`item_order`], what it changes; `None` where a newer one of its key follows,
 /// the same one precedes, or its momentum is after `latest`, the latest plausible one.
-pub(super) fn fold_items(sorted: &[&ItemEvent], latest: OffsetDateTime) -> Vec<Option<ItemChange>> {
+pub(in crate::store) fn fold_items(
+    sorted: &[&ItemEvent],
+    latest: OffsetDateTime,
+) -> Vec<Option<ItemChange>> {
     let same_key = |a: &ItemEvent, b: &ItemEvent| {
         a.uid == b.uid
             && a.tenant == b.tenant
@@ -49,7 +54,7 @@ pub(super) fn fold_items(sorted: &[&ItemEvent], latest: OffsetDateTime) -> Vec<O
 
 /// For each event, in [`board_order`], whether it is the newest of its board up to `latest`, the
 /// latest plausible momentum.
-pub(super) fn fold_boards(sorted: &[&BoardEvent], latest: OffsetDateTime) -> Vec<bool> {
+pub(in crate::store) fn fold_boards(sorted: &[&BoardEvent], latest: OffsetDateTime) -> Vec<bool> {
     let mut is_newest = vec![false; sorted.len()];
     let mut start = 0;
     for group in sorted.chunk_by(|a, b| a.board_sn == b.board_sn && a.tenant == b.tenant) {

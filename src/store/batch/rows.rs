@@ -6,51 +6,51 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::state;
-use super::text;
 use crate::event::{BoardEvent, Event, ItemEvent, Reject, RejectReason};
 use crate::message::Message;
+use crate::store::batch::state;
+use crate::store::text;
 
 /// A message with what it decoded to.
-pub type Entry = (Message, Result<Event, Reject>);
+pub type DecodedMessage = (Message, Result<Event, Reject>);
 
 /// An event and the message it came in, which becomes a dead letter if the database refuses the
 /// event.
 #[derive(Debug)]
-pub(super) struct Row<'a, E> {
+pub(in crate::store) struct EventRow<'a, E> {
     pub event: &'a E,
     pub message: &'a Message,
 }
 
 // Derived impls would ask for E: Copy.
-impl<E> Clone for Row<'_, E> {
+impl<E> Clone for EventRow<'_, E> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<E> Copy for Row<'_, E> {}
+impl<E> Copy for EventRow<'_, E> {}
 
 /// A batch by table. Event rows are in the order of their state's key; see
 /// [`state::item_order`].
 #[derive(Debug)]
-pub(super) struct Rows<'a> {
-    pub items: Vec<Row<'a, ItemEvent>>,
-    pub boards: Vec<Row<'a, BoardEvent>>,
-    pub letters: Vec<Letter<'a>>,
+pub(in crate::store) struct BatchRows<'a> {
+    pub items: Vec<EventRow<'a, ItemEvent>>,
+    pub boards: Vec<EventRow<'a, BoardEvent>>,
+    pub letters: Vec<DeadLetter<'a>>,
     /// The latest momentum that may become state.
     pub latest: OffsetDateTime,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> BatchRows<'a> {
     /// Sorts a batch. Several forms of one event all stay, in the order they came: the first is
     /// stored, and were it refused, the next would have its try.
-    pub fn of(batch: &'a [Entry], latest: OffsetDateTime) -> Self {
+    pub fn of(batch: &'a [DecodedMessage], latest: OffsetDateTime) -> Self {
         let mut rows = Self { items: Vec::new(), boards: Vec::new(), letters: Vec::new(), latest };
         for (message, result) in batch {
             match result {
-                Ok(Event::Item(event)) => rows.items.push(Row { event, message }),
-                Ok(Event::Board(event)) => rows.boards.push(Row { event, message }),
-                Err(reject) => rows.letters.push(Letter::rejected(message, reject)),
+                Ok(Event::Item(event)) => rows.items.push(EventRow { event, message }),
+                Ok(Event::Board(event)) => rows.boards.push(EventRow { event, message }),
+                Err(reject) => rows.letters.push(DeadLetter::rejected(message, reject)),
             }
         }
         rows.items.sort_by(|a, b| state::item_order(a.event).cmp(&state::item_order(b.event)));
@@ -74,12 +74,12 @@ impl<'a> Rows<'a> {
 
 /// Event rows of one kind: what one statement writes, and what is bisected.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Chunk<'r, 'a> {
-    Items(&'r [Row<'a, ItemEvent>]),
-    Boards(&'r [Row<'a, BoardEvent>]),
+pub(in crate::store) enum EventRows<'r, 'a> {
+    Items(&'r [EventRow<'a, ItemEvent>]),
+    Boards(&'r [EventRow<'a, BoardEvent>]),
 }
 
-impl<'a> Chunk<'_, 'a> {
+impl<'a> EventRows<'_, 'a> {
     pub fn len(&self) -> usize {
         match self {
             Self::Items(rows) => rows.len(),
@@ -113,14 +113,14 @@ impl<'a> Chunk<'_, 'a> {
 
 /// A row of `dead_letter` to be.
 #[derive(Debug)]
-pub(super) struct Letter<'a> {
+pub(in crate::store) struct DeadLetter<'a> {
     pub message: &'a Message,
     pub reason: RejectReason,
     pub detail: Cow<'a, str>,
     pub sqlstate: Option<String>,
 }
 
-impl<'a> Letter<'a> {
+impl<'a> DeadLetter<'a> {
     fn rejected(message: &'a Message, reject: &'a Reject) -> Self {
         Self {
             message,
@@ -140,8 +140,8 @@ impl<'a> Letter<'a> {
 /// Letters of the same topic and payload, folded into one: a second row of one key in an upsert is
 /// an error (21000).
 #[derive(Debug)]
-pub(super) struct FoldedLetter<'l> {
-    pub letter: &'l Letter<'l>,
+pub(in crate::store) struct MergedDeadLetter<'l> {
+    pub letter: &'l DeadLetter<'l>,
     pub digest: [u8; 32],
     pub topic: String,
     pub detail: String,
@@ -151,11 +151,11 @@ pub(super) struct FoldedLetter<'l> {
 }
 
 /// Folds twins, sorted by digest so that two writers lock in the same order.
-pub(super) fn fold_letters<'l>(
-    letters: impl Iterator<Item = &'l Letter<'l>>,
-) -> Vec<FoldedLetter<'l>> {
-    let mut folded: Vec<FoldedLetter<'l>> = letters
-        .map(|letter| FoldedLetter {
+pub(in crate::store) fn fold_letters<'l>(
+    letters: impl Iterator<Item = &'l DeadLetter<'l>>,
+) -> Vec<MergedDeadLetter<'l>> {
+    let mut folded: Vec<MergedDeadLetter<'l>> = letters
+        .map(|letter| MergedDeadLetter {
             letter,
             digest: digest(&letter.message.topic, &letter.message.payload),
             topic: text::clean(&letter.message.topic),
@@ -179,7 +179,7 @@ pub(super) fn fold_letters<'l>(
 }
 
 /// SHA-256 of topic and payload, each preceded by its length as a big-endian `u64`.
-pub(super) fn digest(topic: &str, payload: &[u8]) -> [u8; 32] {
+pub(in crate::store) fn digest(topic: &str, payload: &[u8]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for part in [topic.as_bytes(), payload] {
         hasher.update((part.len() as u64).to_be_bytes());
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn twins_are_one_letter_with_their_number_and_times() {
         let batch = [reject("t", b"x", 9), reject("t", b"y", 1), reject("t", b"x", 4)];
-        let rows = Rows::of(&batch, at(0));
+        let rows = BatchRows::of(&batch, at(0));
         let folded = fold_letters(rows.letters.iter());
         assert_eq!(folded.len(), 2);
         let twin = folded.iter().find(|l| l.seen == 2).unwrap();
@@ -220,7 +220,7 @@ mod tests {
             entry(Event::Item(other)),
             entry(Event::Board(board("A", 1, "CONNECTED"))),
         ];
-        let rows = Rows::of(&batch, at(0));
+        let rows = BatchRows::of(&batch, at(0));
         let products: Vec<_> =
             rows.items.iter().map(|r| r.event.product_reference.as_deref()).collect();
         assert_eq!(products, [None, None, Some("second")]);

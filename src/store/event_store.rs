@@ -3,21 +3,26 @@
 
 use std::time::Duration;
 
-use super::fault::StoreError;
-use super::journal::Noted;
-use super::rows::Entry;
-use super::schema::SchemaError;
-use super::{Outcome, Store};
+use super::batch::rows::DecodedMessage;
+use super::error::StoreError;
+use super::journal::JournalOutcome;
+use super::schema::MigrationError;
+use super::{CommitOutcome, Store};
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 
 /// The operations of the database that the writer needs.
-pub trait Database: Send + Sync {
+pub trait EventStore: Send + Sync {
     /// See [`Store::prepare_schema`].
-    fn prepare_schema(&self, migrate: bool)
-    -> impl Future<Output = Result<(), SchemaError>> + Send;
+    fn prepare_schema(
+        &self,
+        migrate: bool,
+    ) -> impl Future<Output = Result<(), MigrationError>> + Send;
 
     /// See [`Store::commit`].
-    fn commit(&self, batch: &[Entry]) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
+    fn commit(
+        &self,
+        batch: &[DecodedMessage],
+    ) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send;
 
     /// See [`Store::note`].
     fn note(
@@ -25,15 +30,15 @@ pub trait Database: Send + Sync {
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
-    ) -> impl Future<Output = Result<Noted, StoreError>> + Send;
+    ) -> impl Future<Output = Result<JournalOutcome, StoreError>> + Send;
 }
 
-impl Database for Store {
-    async fn prepare_schema(&self, migrate: bool) -> Result<(), SchemaError> {
+impl EventStore for Store {
+    async fn prepare_schema(&self, migrate: bool) -> Result<(), MigrationError> {
         self.prepare_schema(migrate).await
     }
 
-    async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
+    async fn commit(&self, batch: &[DecodedMessage]) -> Result<CommitOutcome, StoreError> {
         self.commit(batch).await
     }
 
@@ -42,7 +47,7 @@ impl Database for Store {
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
-    ) -> Result<Noted, StoreError> {
+    ) -> Result<JournalOutcome, StoreError> {
         self.note(session_expiry, standing, news).await
     }
 }

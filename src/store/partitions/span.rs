@@ -4,16 +4,16 @@ use time::{Date, Duration, Month, OffsetDateTime, Time};
 
 use crate::config::PartitionSpan;
 use crate::event::plausibility;
-pub(super) use crate::event::plausibility::{EARLIEST, MAX_AHEAD as AHEAD};
+pub(in crate::store) use crate::event::plausibility::{EARLIEST, MAX_AHEAD as AHEAD};
 
 /// A partition's bounds: `from` is in it, `to` is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Range {
+pub(in crate::store) struct PartitionRange {
     pub from: OffsetDateTime,
     pub to: OffsetDateTime,
 }
 
-impl Range {
+impl PartitionRange {
     /// The span around `momentum`, in UTC. `None` at the end of the calendar.
     pub fn around(momentum: OffsetDateTime, span: PartitionSpan) -> Option<Self> {
         let date = momentum.to_offset(time::UtcOffset::UTC).date();
@@ -64,27 +64,33 @@ impl Range {
 }
 
 /// Whether a partition may be made for `momentum`.
-pub(super) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> bool {
+pub(in crate::store) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> bool {
     plausibility::is_plausible(momentum, plausibility::latest(now))
 }
 
 /// The range to make for `momentum` beside the `existing` ones: the configured span, or a day
 /// where the span was configured differently before and part of it exists, or what others leave
 /// free of the day. `None` if `momentum` lies in an existing one.
-pub(super) fn range_to_make(
+pub(in crate::store) fn range_to_make(
     momentum: OffsetDateTime,
     span: PartitionSpan,
-    existing: &[Range],
-) -> Option<Range> {
+    existing: &[PartitionRange],
+) -> Option<PartitionRange> {
     [span, PartitionSpan::Day]
         .into_iter()
-        .filter_map(|span| Range::around(momentum, span))
+        .filter_map(|span| PartitionRange::around(momentum, span))
         .find(|range| !existing.iter().any(|e| e.overlaps(range)))
-        .or_else(|| free_part(Range::around(momentum, PartitionSpan::Day)?, momentum, existing))
+        .or_else(|| {
+            free_part(PartitionRange::around(momentum, PartitionSpan::Day)?, momentum, existing)
+        })
 }
 
 /// The part of `range` around `momentum` that no existing one covers.
-fn free_part(range: Range, momentum: OffsetDateTime, existing: &[Range]) -> Option<Range> {
+fn free_part(
+    range: PartitionRange,
+    momentum: OffsetDateTime,
+    existing: &[PartitionRange],
+) -> Option<PartitionRange> {
     if existing.iter().any(|e| e.contains(momentum)) {
         return None;
     }
@@ -92,7 +98,7 @@ fn free_part(range: Range, momentum: OffsetDateTime, existing: &[Range]) -> Opti
     let after = existing.iter().map(|e| e.from).filter(|from| *from > momentum).min();
     let from = before.map_or(range.from, |to| to.max(range.from));
     let to = after.map_or(range.to, |from| from.min(range.to));
-    Some(Range { from, to })
+    Some(PartitionRange { from, to })
 }
 
 fn midnight(date: Date) -> OffsetDateTime {
@@ -123,11 +129,11 @@ mod tests {
     proptest! {
         #[test]
         fn ranges_tile_time(at in moments(), span in spans()) {
-            let range = Range::around(at, span).unwrap();
+            let range = PartitionRange::around(at, span).unwrap();
             prop_assert!(range.contains(at));
-            let next = Range::around(range.to, span).unwrap();
+            let next = PartitionRange::around(range.to, span).unwrap();
             prop_assert_eq!(next.from, range.to);
-            let last = Range::around(range.to - Duration::microseconds(1), span).unwrap();
+            let last = PartitionRange::around(range.to - Duration::microseconds(1), span).unwrap();
             prop_assert_eq!(last, range);
         }
 
@@ -135,7 +141,7 @@ mod tests {
         fn what_is_made_never_overlaps_what_exists(
             moments in prop::collection::vec((moments(), spans()), 1..40)
         ) {
-            let mut made: Vec<Range> = Vec::new();
+            let mut made: Vec<PartitionRange> = Vec::new();
             for (at, span) in moments {
                 if made.iter().any(|r| r.contains(at)) { continue }
                 let range = range_to_make(at, span, &made);
@@ -151,13 +157,13 @@ mod tests {
     #[test]
     fn names_and_bounds_are_utc_whatever_the_offset() {
         let at = datetime!(2027-01-01 00:30 +01:00);
-        let month = Range::around(at, PartitionSpan::Month).unwrap();
+        let month = PartitionRange::around(at, PartitionSpan::Month).unwrap();
         assert_eq!(month.table(), "item_event_y2026m12");
         let (from, to) = month.literals();
         assert_eq!(from, "'2026-12-01 00:00:00.000000+00'");
         assert_eq!(to, "'2027-01-01 00:00:00.000000+00'");
         assert_eq!(
-            Range::around(at, PartitionSpan::Day).unwrap().table(),
+            PartitionRange::around(at, PartitionSpan::Day).unwrap().table(),
             "item_event_y2026m12d31"
         );
     }
@@ -170,8 +176,8 @@ mod tests {
             bounds in prop::collection::btree_set(moments(), 2..20)
         ) {
             let bounds: Vec<_> = bounds.into_iter().collect();
-            let existing: Vec<Range> =
-                bounds.chunks_exact(2).map(|b| Range { from: b[0], to: b[1] }).collect();
+            let existing: Vec<PartitionRange> =
+                bounds.chunks_exact(2).map(|b| PartitionRange { from: b[0], to: b[1] }).collect();
             let taken = existing.iter().any(|e| e.contains(at));
             let range = range_to_make(at, span, &existing);
             prop_assert_eq!(range.is_none(), taken);

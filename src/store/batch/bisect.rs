@@ -6,25 +6,25 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::fault::{Class, Fault};
-use super::partitions::run;
-use super::refusals::Refused;
-use super::rows::{Chunk, Letter};
-use super::write::{self, Written};
+use crate::store::batch::refusals::RefusedRow;
+use crate::store::batch::rows::{DeadLetter, EventRows};
+use crate::store::batch::write::{self, RowCounts};
+use crate::store::error::{DbError, ErrorClass};
+use crate::store::partitions::run;
 
 /// What became of the rows.
 #[derive(Debug, Default)]
-pub(super) struct Sorted<'a> {
+pub(in crate::store) struct BisectResult<'a> {
     /// What the transaction now holds (or that existed).
-    pub items: Written,
-    pub boards: Written,
+    pub items: RowCounts,
+    pub boards: RowCounts,
     /// The others, as dead letters.
-    pub letters: Vec<Letter<'a>>,
-    /// The same, for [`super::refusals::Refusals`].
-    pub refused: Vec<Refused>,
+    pub letters: Vec<DeadLetter<'a>>,
+    /// The same, for [`crate::store::batch::refusals::RefusalHistory`].
+    pub refused: Vec<RefusedRow>,
 }
 
-impl Sorted<'_> {
+impl BisectResult<'_> {
     /// Rows that were accepted.
     pub fn accepted(&self) -> u64 {
         self.items.rows + self.boards.rows
@@ -33,14 +33,14 @@ impl Sorted<'_> {
 
 /// Writes what can be written of `chunk` within the open transaction. Errors of a class in
 /// `culpable` blame the row; any other ends the attempt.
-pub(super) async fn sort<'a>(
+pub(in crate::store) async fn sort<'a>(
     conn: &mut PgConnection,
     limit: Duration,
     latest: OffsetDateTime,
-    chunk: Chunk<'_, 'a>,
-    culpable: &[Class],
-    sorted: &mut Sorted<'a>,
-) -> Result<(), Fault> {
+    chunk: EventRows<'_, 'a>,
+    culpable: &[ErrorClass],
+    sorted: &mut BisectResult<'a>,
+) -> Result<(), DbError> {
     let mut stack = vec![chunk];
     while let Some(chunk) = stack.pop() {
         if chunk.len() == 0 {
@@ -51,15 +51,15 @@ pub(super) async fn sort<'a>(
             Ok(written) => {
                 run(conn, limit, "release part".into()).await?;
                 match chunk {
-                    Chunk::Items(_) => sorted.items += written,
-                    Chunk::Boards(_) => sorted.boards += written,
+                    EventRows::Items(_) => sorted.items += written,
+                    EventRows::Boards(_) => sorted.boards += written,
                 }
             }
-            Err(fault) if culpable.contains(&fault.class) => {
+            Err(error) if culpable.contains(&error.class) => {
                 run(conn, limit, "rollback to part; release part".into()).await?;
                 if let Some((message, id)) = chunk.single() {
-                    sorted.refused.push(Refused { id, code: fault.sqlstate.clone() });
-                    sorted.letters.push(Letter::refused(message, fault.text, fault.sqlstate));
+                    sorted.refused.push(RefusedRow { id, code: error.sqlstate.clone() });
+                    sorted.letters.push(DeadLetter::refused(message, error.text, error.sqlstate));
                 } else {
                     // The first half is written first, so that the first form of an event stays
                     // the first.
@@ -67,7 +67,7 @@ pub(super) async fn sort<'a>(
                     stack.extend([second, first]);
                 }
             }
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

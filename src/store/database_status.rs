@@ -4,12 +4,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::fault::StoreError;
+use super::error::StoreError;
 use crate::telemetry::{Health, Metrics};
 
 /// Who found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum StatusSource {
     /// The stage that writes the stream. What it finds counts until it finds otherwise.
     Writer,
     /// The regular look of maintenance, which notices an outage while the stream is idle.
@@ -18,42 +18,42 @@ pub enum Source {
 
 /// The database's condition.
 #[derive(Debug)]
-pub struct Condition {
+pub struct DatabaseStatus {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    state: Mutex<State>,
+    state: Mutex<StatusState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct StatusState {
     /// Whether the writer has found the schema in place. Before that nothing can be stored, however
     /// well the server answers.
     prepared: bool,
-    writer: Option<Problem>,
-    maintenance: Option<Problem>,
+    writer: Option<OngoingError>,
+    maintenance: Option<OngoingError>,
 }
 
 #[derive(Debug)]
-struct Problem {
+struct OngoingError {
     text: String,
     since: Instant,
 }
 
-impl Condition {
+impl DatabaseStatus {
     /// Nothing known yet.
     pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
         Self { health, metrics, state: Mutex::default() }
     }
 
     /// The database did what was asked.
-    pub fn answered(&self, source: Source) {
+    pub fn answered(&self, source: StatusSource) {
         self.change(|state| {
             let mut mended = state.maintenance.take();
-            if source == Source::Writer {
+            if source == StatusSource::Writer {
                 // If the stream flows, nothing else matters.
                 mended = state.writer.take().or(mended);
             }
-            let first = source == Source::Writer && !state.prepared;
+            let first = source == StatusSource::Writer && !state.prepared;
             let changed = mended.is_some() || first;
             state.prepared |= first;
             if let Some(problem) = mended.filter(|_| state.writer.is_none()) {
@@ -65,12 +65,12 @@ impl Condition {
     }
 
     /// The database did not do what was asked.
-    pub fn failed(&self, source: Source, error: &StoreError) {
+    pub fn failed(&self, source: StatusSource, error: &StoreError) {
         let text = error.to_string();
         self.change(|state| {
             let known = match source {
-                Source::Writer => &mut state.writer,
-                Source::Maintenance => &mut state.maintenance,
+                StatusSource::Writer => &mut state.writer,
+                StatusSource::Maintenance => &mut state.maintenance,
             };
             if known.as_ref().is_some_and(|p| p.text == text) {
                 return false;
@@ -84,12 +84,12 @@ impl Condition {
                 tracing::warn!(reason = %text, "the database is in trouble; trying again");
             }
             let since = known.take().map_or_else(Instant::now, |p| p.since);
-            *known = Some(Problem { text, since });
+            *known = Some(OngoingError { text, since });
             true
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut StatusState) -> bool) {
         // What a panic left behind is whole: each change is one assignment.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !change(&mut state) {
@@ -108,23 +108,23 @@ impl Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::fault::Fault;
+    use crate::store::error::DbError;
 
-    fn condition() -> (Condition, Arc<Health>) {
+    fn condition() -> (DatabaseStatus, Arc<Health>) {
         let health = Arc::new(Health::default());
-        (Condition::new(Arc::clone(&health), Arc::new(Metrics::new())), health)
+        (DatabaseStatus::new(Arc::clone(&health), Arc::new(Metrics::new())), health)
     }
 
     fn stop(text: &str) -> StoreError {
-        StoreError::Stop(Fault::stop(text))
+        StoreError::Stop(DbError::stop(text))
     }
 
     #[test]
     fn nothing_is_up_before_the_writer_found_its_tables() {
         let (condition, health) = condition();
-        condition.answered(Source::Maintenance);
+        condition.answered(StatusSource::Maintenance);
         assert!(!health.snapshot().database.up);
-        condition.answered(Source::Writer);
+        condition.answered(StatusSource::Writer);
         assert!(health.snapshot().database.up);
         assert_eq!(condition.metrics.database_up.get(), 1);
     }
@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn a_ping_that_works_does_not_hide_that_the_stream_is_stuck() {
         let (condition, health) = condition();
-        condition.failed(Source::Writer, &stop("permission denied"));
-        condition.answered(Source::Maintenance);
+        condition.failed(StatusSource::Writer, &stop("permission denied"));
+        condition.answered(StatusSource::Maintenance);
         let database = health.snapshot().database;
         assert!(!database.up);
         assert_eq!(database.problem.as_deref(), Some("permission denied"));
-        condition.answered(Source::Writer);
+        condition.answered(StatusSource::Writer);
         assert!(health.snapshot().database.up);
         assert_eq!(health.snapshot().database.problem, None);
     }
@@ -145,19 +145,19 @@ mod tests {
     #[test]
     fn an_outage_is_seen_while_the_stream_is_idle_and_ends_with_the_next_commit() {
         let (condition, health) = condition();
-        condition.answered(Source::Writer);
-        condition.failed(Source::Maintenance, &stop("gone"));
+        condition.answered(StatusSource::Writer);
+        condition.failed(StatusSource::Maintenance, &stop("gone"));
         assert!(!health.snapshot().database.up);
-        condition.answered(Source::Writer);
+        condition.answered(StatusSource::Writer);
         assert!(health.snapshot().database.up);
     }
 
     #[test]
     fn the_writer_mends_both_its_own_and_the_ping_s_problem() {
         let (condition, health) = condition();
-        condition.failed(Source::Writer, &stop("a"));
-        condition.failed(Source::Maintenance, &stop("b"));
-        condition.answered(Source::Writer);
+        condition.failed(StatusSource::Writer, &stop("a"));
+        condition.failed(StatusSource::Maintenance, &stop("b"));
+        condition.answered(StatusSource::Writer);
         assert!(health.snapshot().database.up);
     }
 }

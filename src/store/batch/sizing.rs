@@ -12,7 +12,7 @@ pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// What to do with the front of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum BatchStep {
     /// Nothing is there.
     Wait,
     /// Write this many messages together; at least one.
@@ -22,12 +22,12 @@ pub enum Step {
 }
 
 /// What the policy needs to know about one entry.
-pub trait Entry {
+pub trait BatchItem {
     /// Bytes of a message and its event, of which both are sent; `None` for news, which keeps its place between batches.
     fn message_bytes(&self) -> Option<usize>;
 }
 
-impl Entry for DecodedItem {
+impl BatchItem for DecodedItem {
     fn message_bytes(&self) -> Option<usize> {
         match self {
             Self::Message(message, outcome) => {
@@ -40,12 +40,15 @@ impl Entry for DecodedItem {
 }
 
 /// The next step, given what is queued. `max_events` is at least 1.
-pub fn next<'a, E: Entry + 'a>(queue: impl IntoIterator<Item = &'a E>, max_events: usize) -> Step {
+pub fn next<'a, E: BatchItem + 'a>(
+    queue: impl IntoIterator<Item = &'a E>,
+    max_events: usize,
+) -> BatchStep {
     let mut count = 0;
     let mut bytes = 0;
     for entry in queue {
         match entry.message_bytes() {
-            None if count == 0 => return Step::News,
+            None if count == 0 => return BatchStep::News,
             None => break,
             Some(size) => {
                 if count > 0 && (count >= max_events || bytes + size > MAX_BATCH_BYTES) {
@@ -56,20 +59,20 @@ pub fn next<'a, E: Entry + 'a>(queue: impl IntoIterator<Item = &'a E>, max_event
             }
         }
     }
-    if count == 0 { Step::Wait } else { Step::Messages(count) }
+    if count == 0 { BatchStep::Wait } else { BatchStep::Messages(count) }
 }
 
 /// How many events a batch may hold: the configured number, halved after each statement that took
 /// too long, and grown back by an eighth with each commit. Were it doubled, a database that is slow
 /// for long would see every other batch time out.
 #[derive(Debug, Clone, Copy)]
-pub struct Size {
+pub struct BatchSize {
     /// Invariant: `1 <= now <= max`.
     now: usize,
     max: usize,
 }
 
-impl Size {
+impl BatchSize {
     /// Starts at `max`, which is taken as at least 1.
     pub fn new(max: usize) -> Self {
         Self { now: max.max(1), max: max.max(1) }
@@ -107,7 +110,7 @@ mod tests {
     #[derive(Debug, Clone)]
     struct Fake(Option<usize>);
 
-    impl Entry for Fake {
+    impl BatchItem for Fake {
         fn message_bytes(&self) -> Option<usize> {
             self.0
         }
@@ -123,17 +126,17 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Outcome {
+    enum SimOutcome {
         TookTooLong,
         Committed,
         Bound(usize),
     }
 
-    fn outcome() -> impl Strategy<Value = Outcome> {
+    fn outcome() -> impl Strategy<Value = SimOutcome> {
         prop_oneof![
-            3 => Just(Outcome::TookTooLong),
-            3 => Just(Outcome::Committed),
-            1 => (0usize..5000).prop_map(Outcome::Bound),
+            3 => Just(SimOutcome::TookTooLong),
+            3 => Just(SimOutcome::Committed),
+            1 => (0usize..5000).prop_map(SimOutcome::Bound),
         ]
     }
 
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn a_batch_may_reach_its_bound_exactly() {
         let queue = [Fake(Some(MAX_BATCH_BYTES - 1)), Fake(Some(1)), Fake(Some(1))];
-        assert_eq!(next(&queue, 10), Step::Messages(2));
+        assert_eq!(next(&queue, 10), BatchStep::Messages(2));
     }
 
     proptest! {
@@ -164,9 +167,9 @@ mod tests {
                     && (n == 1 || (n <= max && bytes <= MAX_BATCH_BYTES))
             };
             match next(&queue, max) {
-                Step::Wait => prop_assert!(queue.is_empty()),
-                Step::News => prop_assert!(queue[0].0.is_none()),
-                Step::Messages(n) => {
+                BatchStep::Wait => prop_assert!(queue.is_empty()),
+                BatchStep::News => prop_assert!(queue[0].0.is_none()),
+                BatchStep::Messages(n) => {
                     prop_assert!(n >= 1 && fits(n));
                     prop_assert!(n == queue.len() || !fits(n + 1));
                 }
@@ -178,9 +181,9 @@ mod tests {
             let mut taken = 0;
             loop {
                 match next(&queue[taken..], max) {
-                    Step::Wait => break,
-                    Step::News => taken += 1,
-                    Step::Messages(n) => taken += n,
+                    BatchStep::Wait => break,
+                    BatchStep::News => taken += 1,
+                    BatchStep::Messages(n) => taken += n,
                 }
             }
             prop_assert_eq!(taken, queue.len());
@@ -188,7 +191,7 @@ mod tests {
 
         #[test]
         fn the_size_stays_within_its_bounds_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
-            let mut size = Size::new(max);
+            let mut size = BatchSize::new(max);
             for _ in 0..halvings {
                 let before = size.get();
                 size.halve(before);
@@ -203,19 +206,19 @@ mod tests {
             first in 0usize..5000,
             outcomes in prop::collection::vec((outcome(), any::<prop::sample::Index>()), 0..64),
         ) {
-            let (mut size, mut max) = (Size::new(first), first.max(1));
+            let (mut size, mut max) = (BatchSize::new(first), first.max(1));
             for (outcome, queued) in outcomes {
                 let before = size.get();
                 let expected = match outcome {
-                    Outcome::TookTooLong => {
+                    SimOutcome::TookTooLong => {
                         // Less may have been queued than a batch holds.
                         let tried = 1 + queued.index(before);
                         size.halve(tried);
                         (tried / 2).max(1)
                     }
-                    Outcome::Committed => { size.grow(); (before + (before / 8).max(1)).min(max) }
-                    Outcome::Bound(new) if new.max(1) == max => { size.set_max(new); before }
-                    Outcome::Bound(new) => { size.set_max(new); max = new.max(1); max }
+                    SimOutcome::Committed => { size.grow(); (before + (before / 8).max(1)).min(max) }
+                    SimOutcome::Bound(new) if new.max(1) == max => { size.set_max(new); before }
+                    SimOutcome::Bound(new) => { size.set_max(new); max = new.max(1); max }
                 };
                 prop_assert_eq!(size.get(), expected);
                 prop_assert!((1..=max).contains(&expected));
