@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::batch::rows::{BatchRows, DecodedMessage, EventRows};
-use super::batch::write::{self, bounded};
+use super::batch::rows::{BatchRows, DecodedMessage};
+use super::batch::write;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
-use super::query::{Db, Transaction};
+use super::query::Db;
 use crate::event::{Event, Reject};
 use crate::message::Message;
 use crate::timestamp;
@@ -94,15 +94,15 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<DeadLetterSummary>, StoreError> {
         let sql = format!("{COLUMNS} {FILTER} order by id desc limit $5");
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let query = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(filter.replayed)
             .bind(&filter.reason)
             .bind(&filter.topic)
             .bind(filter.since)
             .bind(limit);
-        let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await;
-        Ok(conn.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
+        let rows = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
     }
 
     /// One dead letter and its payload.
@@ -110,23 +110,22 @@ impl Store {
         &self,
         id: i64,
     ) -> Result<Option<(DeadLetterSummary, Bytes)>, StoreError> {
-        let mut conn = self.acquire().await?;
-        let letter = self.read_letter(&mut conn, id).await;
-        Ok(conn.finish(letter)?)
+        let mut db = self.acquire().await?;
+        let letter = self.read_letter(&mut db, id).await;
+        Ok(db.finish(letter)?)
     }
 
     /// The ids of those meant, oldest first.
     pub async fn dead_letter_ids(&self, filter: &DeadLetterFilter) -> Result<Vec<i64>, StoreError> {
         let sql = format!("select id from centiloc.dead_letter {FILTER} order by id");
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
             .bind(filter.replayed)
             .bind(&filter.reason)
             .bind(&filter.topic)
-            .bind(filter.since)
-            .fetch_all(&mut *conn);
-        let ids = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(ids)?)
+            .bind(filter.since);
+        let ids = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(ids)?)
     }
 
     /// Deletes these dead letters for good, in small transactions; how many there were.
@@ -134,10 +133,10 @@ impl Store {
         const SQL: &str = "delete from centiloc.dead_letter where id = any($1)";
         let mut deleted = 0;
         for step in ids.chunks(PURGE_STEP) {
-            let mut conn = self.acquire().await?;
-            let query = sqlx::query(SQL).bind(step).execute(&mut *conn);
-            let done = bounded(self.link.answer_within, query).await;
-            deleted += conn.finish(done)?.rows_affected();
+            let mut db = self.acquire().await?;
+            let query = sqlx::query(SQL).bind(step);
+            let done = db.query(|conn| query.execute(conn)).await;
+            deleted += db.finish(done)?.rows_affected();
         }
         Ok(deleted)
     }
@@ -148,18 +147,18 @@ impl Store {
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<ReplayOutcome, StoreError> {
-        let mut conn = self.acquire().await?;
-        let result = self.replay_on(&mut conn, id, decode).await;
-        Ok(conn.finish(result)?)
+        let mut db = self.acquire().await?;
+        let result = self.replay_on(&mut db, id, decode).await;
+        Ok(db.finish(result)?)
     }
 
     async fn replay_on(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<ReplayOutcome, DbError> {
-        let Some((letter, payload)) = self.read_letter(conn, id).await? else {
+        let Some((letter, payload)) = self.read_letter(db, id).await? else {
             return Ok(ReplayOutcome::Unknown);
         };
         let event = match decode(&letter.topic, &payload, letter.received_at) {
@@ -167,7 +166,7 @@ impl Store {
             Err(reject) => return Ok(ReplayOutcome::Rejected(reject)),
         };
         let entry: DecodedMessage = (message(letter, payload), Ok(event));
-        match self.bring_in(conn, id, &entry).await {
+        match self.bring_in(db, id, &entry).await {
             Ok(true) => Ok(ReplayOutcome::Stored),
             Ok(false) => Ok(ReplayOutcome::Duplicate),
             Err(error) if error.class == ErrorClass::SetAside => {
@@ -180,43 +179,36 @@ impl Store {
     /// True if the event is new.
     async fn bring_in(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         id: i64,
         entry: &DecodedMessage,
     ) -> Result<bool, DbError> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
-        let limit = self.link.answer_within;
-        let latest = self.latest_plausible(conn).await?;
+        let latest = self.latest_plausible(db).await?;
         let rows = BatchRows::of(std::slice::from_ref(entry), latest);
-        self.make_partitions(conn, &rows).await?;
-        let chunk = if rows.items.is_empty() {
-            EventRows::Boards(&rows.boards)
-        } else {
-            EventRows::Items(&rows.items)
-        };
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let written = async {
-            let conn = transaction.conn();
-            let written = write::events(conn, limit, latest, chunk).await?;
-            bounded(limit, sqlx::query(MARK).bind(id).execute(conn)).await?;
-            Ok(written.inserted > 0)
-        }
-        .await;
-        transaction.end(written).await
+        self.make_partitions(db, &rows).await?;
+        db.transaction(async |db| {
+            let mut inserted = 0;
+            for of_kind in rows.events() {
+                inserted += write::events(db, latest, of_kind).await?.inserted;
+            }
+            db.query(|conn| sqlx::query(MARK).bind(id).execute(conn)).await?;
+            Ok(inserted > 0)
+        })
+        .await
     }
 
     async fn read_letter(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         id: i64,
     ) -> Result<Option<(DeadLetterSummary, Bytes)>, DbError> {
         const PAYLOAD: &str = "select payload from centiloc.dead_letter where id = $1";
-        let limit = self.link.answer_within;
         let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1"));
-        let query = sqlx::query(sql).bind(id).fetch_optional(&mut *conn);
-        let Some(row) = bounded(limit, query).await? else { return Ok(None) };
-        let query = sqlx::query_scalar(PAYLOAD).bind(id).fetch_one(conn);
-        let payload: Vec<u8> = bounded(limit, query).await?;
+        let query = sqlx::query(sql).bind(id);
+        let Some(row) = db.query(|conn| query.fetch_optional(conn)).await? else { return Ok(None) };
+        let query = sqlx::query_scalar(PAYLOAD).bind(id);
+        let payload: Vec<u8> = db.query(|conn| query.fetch_one(conn)).await?;
         Ok(Some((summary(&row)?, payload.into())))
     }
 }

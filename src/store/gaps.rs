@@ -5,7 +5,6 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::error::{DbError, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
 use super::text::clean;
@@ -48,10 +47,10 @@ impl Store {
              where $1 or acknowledged_at is null
              order by started_at desc, id desc
              limit $2";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query(SQL).bind(acknowledged).bind(limit).fetch_all(&mut *conn);
-        let rows = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(rows)?.iter().map(recorded).collect::<Result<_, DbError>>()?)
+        let mut db = self.acquire().await?;
+        let query = sqlx::query(SQL).bind(acknowledged).bind(limit);
+        let rows = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(rows)?.iter().map(recorded).collect::<Result<_, DbError>>()?)
     }
 
     /// Notes that a person has looked at these gaps; a second time replaces the note. Returns the
@@ -62,10 +61,10 @@ impl Store {
                set acknowledged_at = now(), note = $2
              where id = any($1)
             returning id";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note)).fetch_all(&mut *conn);
-        let known = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(known)?)
+        let mut db = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note));
+        let known = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(known)?)
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::connection::connector::Connector;
-use super::connection::session_proof::{process, prove_sessions, shared_sessions};
+use super::connection::session_proof::{prove_sessions, server_process, shared_sessions};
 use super::error::{DbError, ErrorClass};
+use super::query::Db;
 use crate::backoff::Backoff;
 use crate::config::BackoffBounds;
 use crate::progress::idle;
@@ -32,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An answer to a look. The lock's connection does nothing else, so a server that takes longer is
 /// overloaded or gone.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bounds of the wait before a database that is away is tried again. Short: until it answers, two
 /// processes may hold the client id.
@@ -90,7 +89,7 @@ pub async fn run(parts: LockParts) {
 
 struct WriterLock {
     store: Arc<Store>,
-    link: Connector,
+    connector: Connector,
     key: i64,
     instance: Uuid,
     leadership: watch::Sender<Leadership>,
@@ -100,7 +99,7 @@ impl WriterLock {
     fn new(parts: LockParts) -> Self {
         let name = application_name(host_name().as_deref(), parts.instance);
         Self {
-            link: parts.store.link.named(&name).with_settings(VANISHED),
+            connector: parts.store.connector.named(&name).with_settings(VANISHED),
             store: parts.store,
             key: key(&parts.client_id),
             instance: parts.instance,
@@ -112,9 +111,9 @@ impl WriterLock {
         let mut backoff = Backoff::new(RETRY);
         loop {
             let started = Instant::now();
-            let limit = self.link.connect_within();
-            let error = match timeout(limit, self.link.open()).await {
-                Ok(Ok(mut conn)) => self.stay(&mut conn).await,
+            let limit = self.connector.connect_within();
+            let error = match timeout(limit, self.connector.open()).await {
+                Ok(Ok(db)) => self.stay(&mut db.with_timeout(ANSWER_TIMEOUT)).await,
                 Ok(Err(error)) => error,
                 Err(_) => DbError::timed_out(limit),
             };
@@ -129,12 +128,12 @@ impl WriterLock {
     }
 
     /// Asks and holds on one connection, until it fails.
-    async fn stay(&self, conn: &mut PgConnection) -> DbError {
+    async fn stay(&self, db: &mut Db) -> DbError {
         if self.leadership.borrow().holder().is_some() {
             idle(tokio::time::sleep(AFTER_YOU)).await;
         }
-        let mut session = match self.begin(conn).await {
-            Ok(process) => LockSession { conn, process, held: false },
+        let mut session = match self.begin(db).await {
+            Ok(process) => LockSession { db, process, held: false },
             Err(error) => return error,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -149,10 +148,10 @@ impl WriterLock {
 
     /// Makes sure that the connection is a session of its own, by comparing it with another one.
     /// Returns the server process behind it.
-    async fn begin(&self, conn: &mut PgConnection) -> Result<i32, DbError> {
+    async fn begin(&self, db: &mut Db) -> Result<i32, DbError> {
         match self.store.acquire().await {
             Ok(mut other) => {
-                let proof = prove_sessions(conn, &mut other, ANSWER_WITHIN).await;
+                let proof = prove_sessions(db, &mut other).await;
                 other.finish(proof)?;
             }
             // The looks that follow find it out too, only later.
@@ -161,7 +160,7 @@ impl WriterLock {
                 "the single-writer lock's connection could not be compared with another one"
             ),
         }
-        process(conn, ANSWER_WITHIN).await
+        server_process(db).await
     }
 
     /// Takes the lock, or proves that it is still held.
@@ -174,7 +173,7 @@ impl WriterLock {
             session.held = false;
         }
         if !session.held {
-            session.held = self.ask(session.conn).await?;
+            session.held = self.ask(session.db).await?;
         }
         Ok(())
     }
@@ -187,7 +186,7 @@ impl WriterLock {
         );
         // Safe: made of constants.
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
-        let row = bounded(ANSWER_WITHIN, query.fetch_one(&mut *session.conn)).await?;
+        let row = session.db.query(|conn| query.fetch_one(conn)).await?;
         if row.try_get::<i32, _>("process")? != session.process {
             return Err(shared_sessions("the lock's connection has another server process"));
         }
@@ -195,23 +194,23 @@ impl WriterLock {
     }
 
     /// Whether the lock is ours now.
-    async fn ask(&self, conn: &mut PgConnection) -> Result<bool, DbError> {
+    async fn ask(&self, db: &mut Db) -> Result<bool, DbError> {
         let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.key);
-        let held: bool = bounded(ANSWER_WITHIN, query.fetch_one(&mut *conn)).await?;
+        let held: bool = db.query(|conn| query.fetch_one(conn)).await?;
         if held {
             self.publish(Leadership::Held);
             return Ok(true);
         }
         // Between the two questions the holder may have gone: then the next look takes it.
-        match self.holder(conn).await? {
-            Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(conn, pid).await?,
+        match self.holder(db).await? {
+            Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(db, pid).await?,
             Some((_, holder)) => self.publish(Leadership::HeldByOther(holder)),
             None => {}
         }
         Ok(false)
     }
 
-    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, LockHolder)>, DbError> {
+    async fn holder(&self, db: &mut Db) -> Result<Option<(i32, LockHolder)>, DbError> {
         let sql = format!(
             "select held.pid, a.application_name, host(a.client_addr) as address
                from (select l.pid {LOCKS_OF_KEY}) held
@@ -219,7 +218,7 @@ impl WriterLock {
         );
         // Safe: made of constants.
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
-        let Some(row) = bounded(ANSWER_WITHIN, query.fetch_optional(conn)).await? else {
+        let Some(row) = db.query(|conn| query.fetch_optional(conn)).await? else {
             return Ok(None);
         };
         let name: Option<String> = row.try_get("application_name")?;
@@ -234,9 +233,9 @@ impl WriterLock {
     }
 
     /// The server has not noticed yet that our last connection is gone: tell it.
-    async fn end_our_own(&self, conn: &mut PgConnection, pid: i32) -> Result<(), DbError> {
+    async fn end_our_own(&self, db: &mut Db, pid: i32) -> Result<(), DbError> {
         let query = sqlx::query("select pg_terminate_backend($1)").bind(pid);
-        bounded(ANSWER_WITHIN, query.execute(conn)).await?;
+        db.query(|conn| query.execute(conn)).await?;
         tracing::info!(
             pid,
             "ended our own lost connection, which still held the single-writer lock"
@@ -301,7 +300,7 @@ impl WriterLock {
 
 /// The connection that asks and holds.
 struct LockSession<'c> {
-    conn: &'c mut PgConnection,
+    db: &'c mut Db,
     /// The server process behind it, which never changes.
     process: i32,
     /// Whether the lock was given.

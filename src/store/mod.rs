@@ -15,6 +15,7 @@ pub mod event_store;
 pub mod gaps;
 pub mod inspect;
 pub mod journal;
+mod kinds;
 pub mod lock;
 pub mod maintenance;
 mod partitions;
@@ -47,15 +48,15 @@ use crate::config::{self, PartitionSpan};
 /// Access to the database. Opens connections when they are needed.
 #[derive(Debug)]
 pub struct Store {
-    link: Connector,
+    connector: Connector,
     writer: WriterSlot,
     /// For everything but the stream itself, so that neither waits for the other.
     pool: ConnectionPool,
     partitions: PartitionManager,
-    trouble: Mutex<FailureHistory>,
+    failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
     clocks: ClockComparison,
-    memory: journal::position::PositionTracker,
+    position: journal::position::PositionTracker,
     /// Whether the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
@@ -63,31 +64,41 @@ pub struct Store {
 impl Store {
     /// Reads the configuration; connects to nothing yet.
     pub fn new(config: &config::DatabaseConfig, span: PartitionSpan) -> Result<Self, StoreError> {
-        let link = Connector::new(config)?;
+        let connector = Connector::new(config)?;
         Ok(Self {
-            writer: WriterSlot::new(link.clone()),
+            writer: WriterSlot::new(connector.clone()),
             // The writer and the single-writer lock have their own.
             pool: ConnectionPool::new(
-                link.clone(),
+                connector.clone(),
                 config.max_connections.saturating_sub(2) as usize,
             ),
             partitions: PartitionManager::new(span),
-            trouble: Mutex::default(),
+            failures: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: ClockComparison::default(),
-            memory: journal::position::PositionTracker::default(),
+            position: journal::position::PositionTracker::default(),
             prepared: watch::Sender::new(false),
-            link,
+            connector,
         })
     }
 
-    /// A connection of the pool.
-    async fn acquire(&self) -> Result<Db<'_>, DbError> {
-        Ok(self.pool.acquire().await?.into())
+    /// Takes a connection of the pool.
+    async fn acquire(&self) -> Result<Db, DbError> {
+        self.pool.acquire().await
     }
 
-    fn trouble(&self) -> MutexGuard<'_, FailureHistory> {
+    /// Runs `work` on a connection of the pool.
+    async fn with_db<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Db) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let mut db = self.pool.acquire().await?;
+        let result = work(&mut db).await;
+        db.finish(result)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, FailureHistory> {
         // Counters only: a panic between two of them does no harm.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -32,6 +32,7 @@ use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
+use crate::topic::EventKind;
 
 /// Holds the inputs and outputs of the stage.
 #[derive(Debug)]
@@ -333,7 +334,9 @@ impl<D: EventStore> BatchWriter<D> {
         Metrics::observe(&metrics.commit_seconds, took);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         metrics.batch_events.observe(entries.len() as f64);
-        for (kind, count) in [("item", outcome.items), ("board", outcome.boards)] {
+        for kind in EventKind::ALL {
+            let count = outcome.of(kind);
+            let kind = kind.as_str();
             metrics.committed.get_or_create(&KindLabel { kind }).inc_by(count.inserted);
             metrics.duplicates.get_or_create(&KindLabel { kind }).inc_by(count.duplicates);
         }

@@ -26,7 +26,7 @@ pub(in crate::store) struct RefusedRow {
 impl RefusalHistory {
     /// Whether these refusals, with `accepted` rows committed beside them, are the tables' fault.
     /// To be asked before they are set aside.
-    pub fn blame_tables(&self, accepted: u64, refused: &[RefusedRow]) -> bool {
+    pub fn is_systemic(&self, accepted: u64, refused: &[RefusedRow]) -> bool {
         let Some(first) = refused.first() else { return false };
         if accepted > 0 || refused.iter().any(|r| r.code != first.code) {
             return false;
@@ -67,16 +67,16 @@ mod tests {
     #[test]
     fn a_whole_batch_refused_alike_is_the_tables_fault() {
         let none = RefusalHistory::default();
-        assert!(none.blame_tables(0, &refused(0..8, "23502")));
-        assert!(!none.blame_tables(0, &refused(0..7, "23502")));
-        assert!(!none.blame_tables(1, &refused(0..8, "23502")));
+        assert!(none.is_systemic(0, &refused(0..8, "23502")));
+        assert!(!none.is_systemic(0, &refused(0..7, "23502")));
+        assert!(!none.is_systemic(1, &refused(0..8, "23502")));
     }
 
     #[test]
     fn refusals_of_different_kinds_are_the_rows_fault() {
         let mut mixed = refused(0..8, "23502");
         mixed[3].code = Some("22021".into());
-        assert!(!RefusalHistory::default().blame_tables(0, &mixed));
+        assert!(!RefusalHistory::default().is_systemic(0, &mixed));
     }
 
     #[test]
@@ -84,17 +84,17 @@ mod tests {
         let mut refusals = RefusalHistory::default();
         refusals.note(0, &refused(0..4, "23502"));
         refusals.note(0, &refused(4..7, "23502"));
-        assert!(refusals.blame_tables(0, &refused(7..8, "23502")));
-        assert!(!refusals.blame_tables(0, &refused(7..8, "22021")));
+        assert!(refusals.is_systemic(0, &refused(7..8, "23502")));
+        assert!(!refusals.is_systemic(0, &refused(7..8, "22021")));
         refusals.note(3, &[]);
-        assert!(!refusals.blame_tables(0, &refused(7..8, "23502")));
+        assert!(!refusals.is_systemic(0, &refused(7..8, "23502")));
     }
 
     #[test]
     fn one_row_redelivered_for_ever_stays_one_row() {
         let mut refusals = RefusalHistory::default();
         for _ in 0..100 {
-            assert!(!refusals.blame_tables(0, &refused(1..2, "54000")));
+            assert!(!refusals.is_systemic(0, &refused(1..2, "54000")));
             refusals.note(0, &refused(1..2, "54000"));
         }
     }

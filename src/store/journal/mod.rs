@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use self::reconnect::{OpenedConnection, opening};
@@ -18,10 +17,9 @@ use self::sql::{
     NewestRow, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
 };
 use super::Store;
-use super::batch::write::bounded;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::PgTimestamp;
-use super::query::{Db, Transaction};
+use super::query::Db;
 use super::text::clean;
 use crate::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::GapCause;
@@ -121,7 +119,7 @@ impl Store {
         news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         let mut writer = self.writer.take().await?;
-        let conn = writer.conn();
+        let db = writer.db();
         let result = match news {
             ConnectionEvent::Opened { connection, at, session_present, filters, spool_dir } => {
                 let opened = OpenedConnection {
@@ -132,20 +130,18 @@ impl Store {
                     spool_dir: spool_dir.as_deref(),
                     spooled: spool_dir.is_some() && standing != Some(connection),
                 };
-                self.opened(conn, session_expiry, opened).await
+                self.opened(db, session_expiry, opened).await
             }
             ConnectionEvent::Unsubscribed { connection, filters } => {
-                self.unsubscribed(conn, connection, filters).await
+                self.unsubscribed(db, connection, filters).await
             }
             ConnectionEvent::Closed { connection, at, reason } => {
-                self.closed(conn, connection, *at, reason).await
+                self.closed(db, connection, *at, reason).await
             }
-            ConnectionEvent::Gap(gap) => {
-                insert_gap(conn, self.link.answer_within, gap).await.map(|new| JournalOutcome {
-                    gap: new.then_some(gap.cause),
-                    ..JournalOutcome::default()
-                })
-            }
+            ConnectionEvent::Gap(gap) => insert_gap(db, gap).await.map(|new| JournalOutcome {
+                gap: new.then_some(gap.cause),
+                ..JournalOutcome::default()
+            }),
         };
         writer.finish(result)
     }
@@ -156,10 +152,8 @@ impl Store {
             update centiloc.connection
                set reason = $2, disconnected_at = coalesce(disconnected_at, last_seen_at)
              where id = (select max(id) from centiloc.connection where client_id = $1)";
-        let mut conn = self.acquire().await?;
         let query = sqlx::query(SQL).bind(client_id).bind(RETIRED);
-        let written = bounded(self.link.answer_within, query.execute(&mut *conn)).await;
-        conn.finish(written)?;
+        self.with_db(async |db| db.query(|conn| query.execute(conn)).await).await?;
         Ok(())
     }
 
@@ -186,10 +180,9 @@ impl Store {
              where client_id = $1 and acknowledged_at is null
              order by ended_at desc nulls first
              limit 1";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
-        let newest = bounded(self.link.answer_within, query).await;
-        let newest: Option<Option<PgTimestamp>> = conn.finish(newest)?;
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        let newest: Option<Option<PgTimestamp>> =
+            self.with_db(async |db| db.query(|conn| query.fetch_optional(conn)).await).await?;
         Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
@@ -199,26 +192,21 @@ impl Store {
              where client_id = $1 and spool_dir is not null
              order by id desc
              limit 1";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
-        let found = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(found)?)
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        Ok(self.with_db(async |db| db.query(|conn| query.fetch_optional(conn)).await).await?)
     }
 
     async fn opened(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         session_expiry: Duration,
         opened: OpenedConnection<'_>,
     ) -> Result<JournalOutcome, DbError> {
-        let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
-        self.advance_position(conn, client_id).await?;
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let written: Result<(Option<OpenRow>, JournalOutcome), DbError> = async {
-            let conn = transaction.conn();
-            await_predecessor(conn, limit, client_id).await?;
-            let newest = newest(conn, limit, opened).await?;
+        self.advance_position(db, client_id).await?;
+        let written = async |db: &mut Db| {
+            await_predecessor(db, client_id).await?;
+            let newest = newest(db, opened).await?;
             if let Some(NewestRow::This { row, held, stands }) = newest {
                 if !stands {
                     return Ok((None, JournalOutcome::default()));
@@ -235,28 +223,27 @@ impl Store {
             };
             if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
             {
-                let noted = late(conn, limit, session_expiry, opened).await?;
+                let noted = late(db, session_expiry, opened).await?;
                 return Ok((None, noted));
             }
             let opening = opening(earlier, opened, session_expiry);
             let mut gap = None;
             if let Some(found) = &opening.gap {
-                gap = insert_gap(conn, limit, found).await?.then_some(found.cause);
+                gap = insert_gap(db, found).await?.then_some(found.cause);
             }
             if earlier.is_some_and(|earlier| !earlier.same_process) {
-                end_abandoned_gaps(conn, limit, client_id, opened.at).await?;
+                end_abandoned_gaps(db, client_id, opened.at).await?;
             }
-            close_abandoned(conn, limit, client_id).await?;
+            close_abandoned(db, client_id).await?;
             let held: Vec<String> =
                 opened.filters.iter().chain(&opening.stale_filters).cloned().collect();
-            let row = insert(conn, limit, opened, &held).await?;
+            let row = insert(db, opened, &held).await?;
             Ok((
                 row.map(|row| OpenRow::of(row, opened, held)),
                 JournalOutcome { stale_filters: opening.stale_filters, gap },
             ))
-        }
-        .await;
-        match transaction.end(written).await {
+        };
+        match db.transaction(written).await {
             Ok((row, noted)) => {
                 self.open.set(row);
                 Ok(noted)
@@ -270,7 +257,7 @@ impl Store {
 
     async fn unsubscribed(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         connection: &ConnectionName,
         filters: &[String],
     ) -> Result<JournalOutcome, DbError> {
@@ -280,7 +267,7 @@ impl Store {
              where id = $1";
         if let Some(row) = self.open.row_of(connection) {
             let query = sqlx::query(SQL).bind(row).bind(filters);
-            bounded(self.link.answer_within, query.execute(conn)).await?;
+            db.query(|conn| query.execute(conn)).await?;
         }
         Ok(JournalOutcome::default())
     }
@@ -289,7 +276,7 @@ impl Store {
     /// the client's newest row: what is told keeps its order.
     async fn closed(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         connection: &ConnectionName,
         at: OffsetDateTime,
         reason: &str,
@@ -311,10 +298,10 @@ impl Store {
             .bind(clean(reason))
             .bind(connection.instance)
             .bind(reason == WITHOUT_NOTICE);
-        bounded(self.link.answer_within, query.execute(&mut *conn)).await?;
+        db.query(|conn| query.execute(conn)).await?;
         if row.is_some() {
             self.open.set(None);
-            self.advance_position(conn, &connection.client_id).await?;
+            self.advance_position(db, &connection.client_id).await?;
             self.keep_position().await;
         }
         Ok(JournalOutcome::default())
@@ -322,12 +309,8 @@ impl Store {
 
     /// Stores the open connection again where its row is gone, because the database was restored from
     /// an earlier backup.
-    pub(super) async fn reopen(
-        &self,
-        conn: &mut PgConnection,
-        mut open: OpenRow,
-    ) -> Result<(), DbError> {
-        let inserted = insert(conn, self.link.answer_within, open.opened(), &open.held).await?;
+    pub(super) async fn reopen(&self, db: &mut Db, mut open: OpenRow) -> Result<(), DbError> {
+        let inserted = insert(db, open.opened(), &open.held).await?;
         if let Some(row) = inserted {
             open.row = row;
             self.open.set(Some(open));

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection_event::ConnectionName;
 use crate::progress::idle;
-use crate::store::batch::write::bounded;
 use crate::store::database_status::{DatabaseStatus, StatusSource};
 use crate::store::error::{DbError, StoreError};
 use crate::store::maintenance::members::{GroupMembership, MemberWatch};
@@ -257,23 +256,22 @@ impl Store {
         const TOUCH: &str = "
             update centiloc.connection set last_seen_at = $2
              where id = $1 and disconnected_at is null and instance = $3";
-        let limit = self.link.answer_within;
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let result = async {
-            let skew = clocks::skew(&mut conn, limit).await?;
+            let skew = clocks::skew(&mut db).await?;
             self.clocks.note(skew);
             if let Some(open) = standing.and_then(|name| self.open.get(name)) {
                 let name = open.name();
-                self.advance_position(&mut conn, &name.client_id).await?;
+                self.advance_position(&mut db, &name.client_id).await?;
                 let touch = sqlx::query(TOUCH).bind(open.row()).bind(now).bind(name.instance);
-                let touched = bounded(limit, touch.execute(&mut *conn)).await?.rows_affected();
+                let touched = db.query(|conn| touch.execute(conn)).await?.rows_affected();
                 if touched == 0 {
-                    self.reopen(&mut conn, open).await?;
+                    self.reopen(&mut db, open).await?;
                 }
             }
             Ok::<f64, DbError>(skew)
         }
         .await;
-        Ok(conn.finish(result)?)
+        Ok(db.finish(result)?)
     }
 }

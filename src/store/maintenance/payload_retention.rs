@@ -5,12 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
 use crate::store::Store;
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, StoreError};
+use crate::store::kinds;
+use crate::store::query::Db;
+use crate::topic::EventKind;
 
 /// Events visited by one statement: well below a second.
 const CHUNK: i64 = 5_000;
@@ -78,43 +80,42 @@ impl Store {
         cutoff: OffsetDateTime,
         chunk: i64,
     ) -> Result<(u64, Option<OffsetDateTime>), StoreError> {
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let from = from.unwrap_or(time::macros::datetime!(0001-01-01 00:00 UTC));
-        let result = clear(&mut conn, self.link.answer_within, from, cutoff, chunk).await;
-        Ok(conn.finish(result)?)
+        let result = clear(&mut db, from, cutoff, chunk).await;
+        Ok(db.finish(result)?)
     }
 }
 
 async fn clear(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     from: OffsetDateTime,
     cutoff: OffsetDateTime,
     chunk: i64,
 ) -> Result<(u64, Option<OffsetDateTime>), DbError> {
     // Ranges of momentum are found by the primary key, and touch only the partitions they lie in.
-    const END: &str = "
-        select least(
-               (select momentum from centiloc.item_event
-                 where momentum >= $1 and momentum < $2
-                 order by momentum offset $3 limit 1),
-               (select momentum from centiloc.board_event
-                 where momentum >= $1 and momentum < $2
-                 order by momentum offset $3 limit 1))";
-    const ITEMS: &str = "
-        update centiloc.item_event set payload = null
-         where momentum >= $1 and momentum < $2 and received_at < $3 and payload is not null";
-    const BOARDS: &str = "
-        update centiloc.board_event set payload = null
-         where momentum >= $1 and momentum < $2 and received_at < $3 and payload is not null";
-    let end = sqlx::query_scalar(END).bind(from).bind(cutoff).bind(chunk);
-    let end: Option<OffsetDateTime> = bounded(limit, end.fetch_one(&mut *conn)).await?;
+    let tables = EventKind::ALL.map(|kind| kinds::tables(kind).event_table());
+    let ends = tables.map(|table| {
+        format!(
+            "(select momentum from centiloc.{table}
+               where momentum >= $1 and momentum < $2
+               order by momentum offset $3 limit 1)"
+        )
+    });
+    let sql = AssertSqlSafe(format!("select least({})", ends.join(", ")));
+    let end = sqlx::query_scalar(sql).bind(from).bind(cutoff).bind(chunk);
+    let end: Option<OffsetDateTime> = db.query(|conn| end.fetch_one(conn)).await?;
     // Events of one momentum are never split: a chunk of nothing else would not come to an end.
     let end = end.map(|end| end + time::Duration::MICROSECOND);
     let mut cleared = 0;
-    for sql in [ITEMS, BOARDS] {
+    for table in tables {
+        let sql = AssertSqlSafe(format!(
+            "update centiloc.{table} set payload = null
+              where momentum >= $1 and momentum < $2 and received_at < $3
+                and payload is not null"
+        ));
         let update = sqlx::query(sql).bind(from).bind(end.unwrap_or(cutoff)).bind(cutoff);
-        cleared += bounded(limit, update.execute(&mut *conn)).await?.rows_affected();
+        cleared += db.query(|conn| update.execute(conn)).await?.rows_affected();
     }
     Ok((cleared, end))
 }

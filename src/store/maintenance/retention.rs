@@ -7,12 +7,9 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::store::Store;
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, ErrorClass, StoreError};
-use crate::store::partitions::{
-    self, ListedPartition, become_maker, default_partition, pause, run,
-};
-use crate::store::query::Transaction;
+use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
+use crate::store::query::Db;
 
 /// How long dead letters are kept after they were replayed, and connections after they ended.
 const KEPT: time::Duration = time::Duration::days(90);
@@ -153,9 +150,7 @@ impl Store {
     }
 
     async fn list_partitions(&self) -> Result<Vec<ListedPartition>, DbError> {
-        let mut conn = self.acquire().await?;
-        let listed = partitions::list(&mut conn, self.link.answer_within).await;
-        conn.finish(listed)
+        self.with_db(async |db| partitions::list(db).await).await
     }
 
     /// Returns 1 once it is gone.
@@ -176,23 +171,19 @@ impl Store {
     }
 
     async fn try_drop(&self, table: &str) -> Result<(), DbError> {
-        let limit = self.link.answer_within.max(partitions::STEP_ANSWER);
-        let mut conn = self.acquire().await?;
-        let mut transaction = Transaction::begin(&mut conn, limit).await?;
-        let dropped = async {
-            become_maker(transaction.conn(), limit, DROP_TIMEOUT).await?;
-            run(transaction.conn(), limit, format!("drop table {table}")).await
-        }
-        .await;
-        let dropped = transaction.end(dropped).await;
-        conn.finish(dropped)
+        let timeout = self.connector.answer_within.max(partitions::STEP_ANSWER);
+        let mut db = self.acquire().await?.with_timeout(timeout);
+        let drop_table = async |db: &mut Db| {
+            become_maker(db, DROP_TIMEOUT).await?;
+            db.execute(format!("drop table {table}")).await
+        };
+        let dropped = db.transaction(drop_table).await;
+        db.finish(dropped)
     }
 
     /// Rows without a partition to drop.
     async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
-        let mut conn = self.acquire().await?;
-        let default = default_partition(&mut conn, self.link.answer_within).await;
-        match conn.finish(default)? {
+        match self.with_db(async |db| default_partition(db).await).await? {
             Some(default) => self.delete_rows(&items_sql(&default), cutoff).await,
             None => Ok(0),
         }
@@ -200,13 +191,12 @@ impl Store {
 
     /// Deletes in chunks; in smaller ones where the server takes too long.
     async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, DbError> {
-        let limit = self.link.answer_within;
         let (mut total, mut chunk) = (0, CHUNK);
         loop {
-            let mut conn = self.acquire().await?;
+            let mut db = self.acquire().await?;
             let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(before).bind(chunk);
-            let result = bounded(limit, query.execute(&mut *conn)).await;
-            match conn.finish(result) {
+            let result = db.query(|conn| query.execute(conn)).await;
+            match db.finish(result) {
                 Ok(done) => {
                     total += done.rows_affected();
                     if done.rows_affected() < chunk.unsigned_abs() {

@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 pub(super) use self::catalog::{ListedPartition, default_partition, list};
@@ -22,10 +21,9 @@ use self::moving::GrowingPartition;
 pub(super) use self::moving::{MoveProgress, STEP_ANSWER};
 pub use self::upkeep::UpkeepOutcome;
 pub(super) use self::upkeep::pause;
-use super::batch::write::bounded;
 use super::error::DbError;
 use super::partitions::span::{PartitionRange, is_plausible, range_to_make};
-use super::query::{Db, Transaction};
+use super::query::Db;
 use crate::config::PartitionSpan;
 
 /// After a partition could not be made, its rows go to the default partition for this long.
@@ -142,14 +140,13 @@ impl PartitionManager {
     /// only if the server does not answer.
     pub async fn ensure(
         &self,
-        conn: &mut Db<'_>,
-        limit: Duration,
+        db: &mut Db,
         missing: BTreeSet<OffsetDateTime>,
     ) -> Result<(), DbError> {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut busy = match list(conn, limit).await {
+        let mut busy = match list(db).await {
             Ok(listed) => {
                 self.known().refresh(listed);
                 None
@@ -161,7 +158,7 @@ impl PartitionManager {
             let Some(range) = self.next_range(momentum) else { continue };
             let attempt = match &busy {
                 Some(error) => Err(error.clone()),
-                None => make(conn, limit, range).await,
+                None => make(db, range).await,
             };
             match attempt {
                 Ok(MakeAttempt::Made) => self.known().made(range, Some(&range.table())),
@@ -179,15 +176,12 @@ impl PartitionManager {
     }
 
     /// Makes the default partition if it is gone.
-    pub async fn restore_default(&self, conn: &mut Db<'_>, limit: Duration) -> Result<(), DbError> {
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let restored = async {
-            let conn = transaction.conn();
-            become_maker(conn, limit, "10s").await?;
-            catalog::ensure_default(conn, limit).await.map(drop)
-        }
-        .await;
-        transaction.end(restored).await?;
+    pub async fn restore_default(&self, db: &mut Db) -> Result<(), DbError> {
+        db.transaction(async |db| {
+            become_maker(db, "10s").await?;
+            catalog::ensure_default(db).await.map(drop)
+        })
+        .await?;
         // It holds nothing that could be in the way.
         self.known().deferred.clear();
         Ok(())
@@ -253,14 +247,4 @@ impl PartitionManager {
         // What a panic left behind is at worst incomplete, and is then looked up again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Runs statements that take no parameters.
-pub(super) async fn run(
-    conn: &mut PgConnection,
-    limit: Duration,
-    sql: String,
-) -> Result<(), DbError> {
-    // Safe: made of constants, numbers, dates and names that the server quoted.
-    bounded(limit, sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn)).await.map(drop)
 }

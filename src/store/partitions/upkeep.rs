@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::MoveProgress;
+use super::{MoveProgress, STEP_ANSWER};
 use crate::progress::idle;
 use crate::store::error::{DbError, StoreError};
 use crate::store::partitions::span::{AHEAD, EARLIEST, PartitionRange};
@@ -53,9 +53,9 @@ impl Store {
         let mut rest = PartitionRange { from: EARLIEST, to: now + AHEAD };
         let mut failed = None;
         while rest.from < rest.to {
-            let mut conn = self.acquire().await?;
-            let first = self.partitions.first_misplaced(&mut conn, rest).await;
-            let Some(first) = conn.finish(first)? else { break };
+            let mut db = self.acquire().await?.with_timeout(STEP_ANSWER);
+            let first = self.partitions.first_misplaced(&mut db, rest).await;
+            let Some(first) = db.finish(first)? else { break };
             match self.move_at(first, started).await {
                 Ok(MoveProgress::Done) => rest.from = first,
                 Ok(MoveProgress::More) => return Ok(UpkeepOutcome::Unfinished),
@@ -79,9 +79,7 @@ impl Store {
     async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), DbError> {
         let mut at = now;
         for _ in 0..=SPANS_AHEAD {
-            let mut conn = self.acquire().await?;
-            let listed = super::list(&mut conn, self.link.answer_within).await;
-            let listed = conn.finish(listed)?;
+            let listed = self.with_db(async |db| super::list(db).await).await?;
             if !listed.iter().any(|named| named.range.contains(at)) {
                 self.move_at(at, Instant::now()).await?;
             }
@@ -102,9 +100,9 @@ impl Store {
         let mut attempt = 1;
         loop {
             let begun = Instant::now();
-            let mut conn = self.acquire().await?;
-            let moved = self.partitions.move_step(&mut conn, momentum).await;
-            match conn.finish(moved) {
+            let mut db = self.acquire().await?.with_timeout(STEP_ANSWER);
+            let moved = self.partitions.move_step(&mut db, momentum).await;
+            match db.finish(moved) {
                 Ok(MoveProgress::More) => attempt = 1,
                 Ok(done) => return Ok(done),
                 Err(error) if error.is_contention() && attempt < ATTEMPTS => {

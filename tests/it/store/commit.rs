@@ -1,6 +1,7 @@
 //! The result of a commit: each event once, and states by momentum rather than by arrival.
 
 use centiloc_bridge::store::KindCount;
+use centiloc_bridge::topic::EventKind;
 use sqlx::Row;
 
 use crate::support::store::{
@@ -13,7 +14,7 @@ async fn every_item_column_round_trips() {
     let mut event = arrives("U", "B", 5);
     event.extra = serde_json::json!({"new": [1, "é"], "pos_mm": [1, 2, 3]}).as_object().cloned();
     let outcome = bench.items(&[event.clone()]).await;
-    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 0 });
+    assert_eq!(outcome.of(EventKind::Item), KindCount { inserted: 1, duplicates: 0 });
     let rows = bench.db.rows("select * from centiloc.item_event").await.unwrap();
     let row = &rows[0];
     assert_eq!(row.get::<uuid::Uuid, _>("event_id"), event.event_id);
@@ -54,7 +55,7 @@ async fn first_format_of_event_is_kept() {
     let mut other = arrives("U", "A", 1);
     other.product_reference = Some("from the other format".into());
     let outcome = bench.items(&[arrives("U", "A", 1), other.clone()]).await;
-    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 1 });
+    assert_eq!(outcome.of(EventKind::Item), KindCount { inserted: 1, duplicates: 1 });
     assert_eq!(bench.items(&[other]).await.items, KindCount { inserted: 0, duplicates: 1 });
     for table in ["item_event", "item_state"] {
         let product: String =
@@ -130,7 +131,7 @@ async fn board_states_follow_momentum() {
     let bench = Bench::new().await;
     let batch = [of_board(board("B", 20, "DISCONNECTED")), of_board(board("B", 10, "CONNECTED"))];
     let outcome = bench.commit(&batch).await;
-    assert_eq!(outcome.boards, KindCount { inserted: 2, duplicates: 0 });
+    assert_eq!(outcome.of(EventKind::Board), KindCount { inserted: 2, duplicates: 0 });
     bench.commit(&[of_board(board("B", 15, "ONERROR"))]).await;
     let status: String = bench.db.value("select status from centiloc.board_state").await;
     assert_eq!(status, "DISCONNECTED");
@@ -147,7 +148,10 @@ async fn mixed_batch_is_one_transaction() {
         malformed(b"garbage"),
     ];
     let outcome = bench.commit(&batch).await;
-    assert_eq!((outcome.items.inserted, outcome.boards.inserted), (1, 1));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Board).inserted),
+        (1, 1)
+    );
     assert_eq!(outcome.dead_letters["malformed"], 1);
     let transactions: Vec<String> = bench
         .db
@@ -206,7 +210,10 @@ async fn thousand_mixed_events_fit_one_batch() {
         })
         .collect();
     let outcome = bench.commit(&batch).await;
-    assert_eq!((outcome.items.inserted, outcome.boards.inserted), (960, 20));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Board).inserted),
+        (960, 20)
+    );
     assert_eq!(outcome.dead_letters["malformed"], 20);
     assert_eq!(bench.db.count("centiloc.item_state").await, {
         let pairs: std::collections::HashSet<_> =
