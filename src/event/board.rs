@@ -15,10 +15,10 @@ use super::{content_id, json};
 pub struct BoardEvent {
     /// [`board_event_id`] over the content at full resolution.
     pub event_id: Uuid,
-    /// When it happened, UTC, cut to microseconds.
+    /// Time of the event, UTC, cut to microseconds.
     #[serde(with = "rfc3339")]
     pub momentum: OffsetDateTime,
-    /// When the bridge received it.
+    /// Time of receipt by the bridge.
     #[serde(with = "rfc3339")]
     pub received_at: OffsetDateTime,
     /// The configured tenant; board events carry none.
@@ -29,16 +29,16 @@ pub struct BoardEvent {
     pub status: Option<String>,
     /// Firmware version.
     pub fw_version: Option<String>,
-    /// When the board last connected.
+    /// Time of the last connection of the board.
     #[serde(with = "rfc3339::option")]
     pub last_connection_at: Option<OffsetDateTime>,
-    /// When the board last disconnected.
+    /// Time of the last disconnection of the board.
     #[serde(with = "rfc3339::option")]
     pub last_disconnection_at: Option<OffsetDateTime>,
-    /// When the board last reported an error.
+    /// Time of the last error that the board reported.
     #[serde(with = "rfc3339::option")]
     pub last_error_at: Option<OffsetDateTime>,
-    /// What the columns cannot hold.
+    /// Values that no column can hold.
     pub extra: Option<Map<String, Value>>,
     /// The message as received, where `decode.keep_payload` asks for it.
     #[serde(serialize_with = "json::payload_size")]

@@ -15,15 +15,15 @@ use super::{content_id, json};
 pub struct ItemEvent {
     /// [`item_event_id`] over the content at full resolution.
     pub event_id: Uuid,
-    /// When it happened, UTC, cut to microseconds.
+    /// Time of the event, UTC, cut to microseconds.
     #[serde(with = "rfc3339")]
     pub momentum: OffsetDateTime,
-    /// When the bridge received it.
+    /// Time of receipt by the bridge.
     #[serde(with = "rfc3339")]
     pub received_at: OffsetDateTime,
     /// The event's own tenant, else the configured one.
     pub tenant: String,
-    /// The tag.
+    /// Identifier of the tag.
     pub uid: String,
     /// True: on the board; false: it left.
     pub is_in: bool,
@@ -45,18 +45,18 @@ pub struct ItemEvent {
     pub floor: Option<i32>,
     /// Detections behind the event.
     pub nb_hits: Option<i32>,
-    /// How long the item has been held, microseconds.
+    /// Time for which the item has been held, microseconds.
     #[serde(rename = "hold_time", serialize_with = "json::interval")]
     pub hold_time_us: Option<i64>,
-    /// As sent.
+    /// Fill ratio, unchanged from the message.
     pub fill_ratio: Option<f32>,
-    /// Enrolled product.
+    /// Reference of the enrolled product.
     pub product_reference: Option<String>,
     /// Shelf that bears the board.
     pub shelf_sn: Option<String>,
     /// Furniture that bears the shelf.
     pub furniture_sn: Option<String>,
-    /// Named location.
+    /// Reference of the named location.
     pub loc_reference: Option<String>,
     /// Labels of the location; never an empty list.
     pub loc_labels: Option<Vec<String>>,
@@ -64,7 +64,7 @@ pub struct ItemEvent {
     pub item_labels: Option<Vec<String>>,
     /// Computed rather than measured.
     pub is_interpolated: Option<bool>,
-    /// What the columns cannot hold: unknown JSON keys, positions of more than two numbers.
+    /// Values that no column can hold: unknown JSON keys, positions of more than two numbers.
     pub extra: Option<Map<String, Value>>,
     /// The message as received, where `decode.keep_payload` asks for it.
     #[serde(serialize_with = "json::payload_size")]

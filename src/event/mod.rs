@@ -36,7 +36,7 @@ impl Event {
         }
     }
 
-    /// The key that makes redelivery harmless; see [`ItemEvent::event_id`].
+    /// Returns the key by which a redelivery is a duplicate; see [`ItemEvent::event_id`].
     pub fn event_id(&self) -> Uuid {
         match self {
             Self::Item(item) => item.event_id,
@@ -44,7 +44,7 @@ impl Event {
         }
     }
 
-    /// When it happened, cut to the microsecond that PostgreSQL keeps.
+    /// Returns the time of the event, cut to the microsecond that PostgreSQL keeps.
     pub fn momentum(&self) -> OffsetDateTime {
         match self {
             Self::Item(item) => item.momentum,
@@ -62,7 +62,7 @@ impl Event {
     }
 }
 
-/// Why a message became no event. The words are the `reason` column of `dead_letter`.
+/// Reason why a message is no event, as in the column `reason` of `dead_letter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// Not the format its topic promises.
@@ -90,7 +90,7 @@ impl RejectReason {
         Self::RefusedByDatabase,
     ];
 
-    /// As stored in `dead_letter.reason` and in the metrics label.
+    /// Returns the value of `dead_letter.reason` and in the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -103,13 +103,13 @@ impl RejectReason {
     }
 }
 
-/// Why a message became no event, in words for a person.
+/// Refusal of a message, with an explanation for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", reason.as_str())]
 pub struct Reject {
     /// The class.
     pub reason: RejectReason,
-    /// What was found, what was expected, what to do.
+    /// The value found, the value expected, and a hint.
     pub detail: String,
 }
 

@@ -1,4 +1,4 @@
-//! What was set aside, for a person to look at and to try again.
+//! Dead letters, for an operator to read and to replay.
 
 use bytes::Bytes;
 use sqlx::Row as _;
@@ -18,35 +18,35 @@ use crate::timestamp;
 /// A row of `dead_letter`, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DeadLetterSummary {
-    /// Number to name it by.
+    /// ID of the row.
     pub id: i64,
-    /// When it was first received.
+    /// Time of the first receipt.
     #[serde(serialize_with = "timestamp::serialize")]
     pub received_at: OffsetDateTime,
-    /// When it was last received.
+    /// Time of the last receipt.
     #[serde(serialize_with = "timestamp::serialize")]
     pub last_seen_at: OffsetDateTime,
     /// MQTT topic.
     pub topic: String,
     /// Size of the payload, bytes.
     pub size: i64,
-    /// Why, in a word.
+    /// Reason, as in the column.
     pub reason: String,
-    /// Why, in words.
+    /// Explanation of the reason.
     pub detail: String,
     /// PostgreSQL's code, if it refused the row.
     pub sqlstate: Option<String>,
-    /// How often it was received; the largest value means that often or more.
+    /// Number of receipts. The largest value means that many or more.
     pub seen: i32,
-    /// When a replay brought it in.
+    /// Time of the successful replay.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub replayed_at: Option<OffsetDateTime>,
 }
 
-/// Which dead letters are meant. The default is all that no replay has brought in.
+/// Selects dead letters. The default is all that were not replayed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
-    /// Also those that a replay has brought in.
+    /// Includes those that were replayed.
     pub replayed: bool,
     /// Only those set aside for this reason.
     pub reason: Option<String>,
@@ -56,18 +56,18 @@ pub struct DeadLetterFilter {
     pub since: Option<OffsetDateTime>,
 }
 
-/// What a replay led to.
+/// Outcome of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// It is an event now.
+    /// The event was stored.
     Stored,
-    /// Its event was there already.
+    /// The event existed already.
     Duplicate,
-    /// Still no event, for this reason.
+    /// It still does not decode, for this reason.
     Rejected(Reject),
     /// PostgreSQL still refuses it.
     Refused(String),
-    /// There is no such dead letter.
+    /// The dead letter does not exist.
     Unknown,
 }
 
@@ -87,7 +87,7 @@ const FILTER: &str = "
 const PURGE_STEP: usize = 1000;
 
 impl Store {
-    /// The newest `limit` dead letters of those meant, newest first.
+    /// Returns the newest `limit` dead letters that match, newest first.
     pub async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -105,7 +105,7 @@ impl Store {
         Ok(db.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
     }
 
-    /// One dead letter and its payload.
+    /// Returns one dead letter and its payload.
     pub async fn dead_letter(
         &self,
         id: i64,
@@ -115,7 +115,7 @@ impl Store {
         Ok(db.finish(letter)?)
     }
 
-    /// The ids of those meant, oldest first.
+    /// Returns the IDs of those that match, oldest first.
     pub async fn dead_letter_ids(&self, filter: &DeadLetterFilter) -> Result<Vec<i64>, StoreError> {
         let sql = format!("select id from centiloc.dead_letter {FILTER} order by id");
         let mut db = self.acquire().await?;
@@ -128,7 +128,7 @@ impl Store {
         Ok(db.finish(ids)?)
     }
 
-    /// Deletes these dead letters for good, in small transactions; how many there were.
+    /// Deletes these dead letters permanently, in small transactions. Returns how many there were.
     pub async fn purge_dead_letters(&self, ids: &[i64]) -> Result<u64, StoreError> {
         const SQL: &str = "delete from centiloc.dead_letter where id = any($1)";
         let mut deleted = 0;
@@ -141,7 +141,7 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Tries one dead letter again. The event and the mark on the dead letter are one transaction.
+    /// Replays one dead letter. The event and the mark on the dead letter are one transaction.
     pub async fn replay(
         &self,
         id: i64,
@@ -176,7 +176,7 @@ impl Store {
         }
     }
 
-    /// True if the event is new.
+    /// Stores the event of a dead letter. Returns true if it is new.
     async fn bring_in(
         &self,
         db: &mut Db,

@@ -1,4 +1,4 @@
-//! Looks at a database without changing anything in it: for `check`, before the service starts.
+//! Inspects a database without changing it: for `check`, before the service starts.
 
 use sqlx::Row as _;
 use time::OffsetDateTime;
@@ -39,23 +39,23 @@ const TO_DELETE: [(&str, &[&str]); 5] = [
     ("connection", &["delete"]),
 ];
 
-/// An open connection to look through.
+/// An open connection for inspection.
 #[derive(Debug)]
 pub struct DatabaseInspection {
     connector: Connector,
     db: Db,
-    /// Where the server is.
+    /// Location of the server.
     pub place: ServerLocation,
 }
 
-/// What the server is and says about itself.
+/// Properties of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// `current_database()`.
     pub database: String,
     /// `current_user`.
     pub role: String,
-    /// `server_version`, for a person.
+    /// `server_version`, as text.
     pub version: String,
     /// `server_version_num`.
     pub version_number: i32,
@@ -65,13 +65,13 @@ pub struct ServerInfo {
     pub in_recovery: bool,
     /// `transaction_read_only`.
     pub read_only: bool,
-    /// Whether a COMMIT reaches the disk at all.
+    /// True if a COMMIT reaches the disk.
     pub fsync: bool,
     /// TLS version and cipher; `None` is a connection in the clear.
     pub tls: Option<(String, String)>,
 }
 
-/// What the role may do.
+/// Privileges of the role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "rights are granted independently")]
 pub struct RolePrivileges {
@@ -129,7 +129,7 @@ pub async fn look_at_addresses(
     Ok(Connector::new(config)?.look_at_addresses().await)
 }
 
-/// Where the configured server is, without connecting.
+/// Returns the location of the configured server, without connecting.
 pub fn place(config: &config::DatabaseConfig) -> Result<ServerLocation, DbError> {
     Ok(Connector::new(config)?.place())
 }
@@ -147,7 +147,7 @@ fn to_write() -> Vec<(&'static str, &'static [&'static str])> {
 }
 
 impl DatabaseInspection {
-    /// What the server says about itself.
+    /// Reads the properties of the server.
     pub async fn server(&mut self) -> Result<ServerInfo, DbError> {
         const SQL: &str = "
             select current_database()::text as database, current_user::text as role,
@@ -176,7 +176,7 @@ impl DatabaseInspection {
         })
     }
 
-    /// Which limits on connections there are.
+    /// Reads the limits on connections.
     pub async fn limits(&mut self) -> Result<ConnectionLimits, DbError> {
         const SQL: &str = "
             select (select case when rolsuper then -1 else rolconnlimit end
@@ -204,12 +204,12 @@ impl DatabaseInspection {
         prove_sessions(&mut self.db, &mut other).await
     }
 
-    /// Which migrations are applied.
+    /// Returns all migrations, applied or pending.
     pub async fn schema(&mut self) -> Result<Vec<MigrationStatus>, MigrationError> {
         schema::status(&mut self.db).await
     }
 
-    /// What the role may do. Asks the catalogues alone, so that it needs no right itself.
+    /// Reads the privileges of the role. Queries only the catalogues, so that it needs none itself.
     pub async fn rights(&mut self) -> Result<RolePrivileges, DbError> {
         const SQL: &str = "
             select n.oid is not null as schema_exists,
@@ -235,7 +235,7 @@ impl DatabaseInspection {
         })
     }
 
-    /// Privileges that the role has not, on tables that exist.
+    /// Returns the privileges that the role does not have, on tables that exist.
     async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, DbError> {
         const SQL: &str = "
             select format('%s on %s', w.privilege, w.relation)
@@ -252,7 +252,7 @@ impl DatabaseInspection {
         self.db.query(|conn| query.fetch_all(conn)).await
     }
 
-    /// How far partitions reach. Needs the schema.
+    /// Returns how far partitions reach. Requires the schema.
     pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<PartitionCoverage, DbError> {
         let mut ranges: Vec<_> = list(&mut self.db).await?;
         ranges.retain(|named| named.routable);
@@ -276,7 +276,7 @@ impl DatabaseInspection {
         self.db.query(|conn| count.fetch_one(conn)).await
     }
 
-    /// How far this host's clock is ahead of the database's, seconds.
+    /// Measures how far this host's clock is ahead of the database's, seconds.
     pub async fn clock_skew(&mut self) -> Result<f64, DbError> {
         super::clocks::skew(&mut self.db).await
     }

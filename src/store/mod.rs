@@ -1,8 +1,8 @@
-//! PostgreSQL: everything that is written, and when it counts as written.
+//! Storage in PostgreSQL.
 //!
-//! [`Store::commit`] makes a batch durable; [`writer`] is the stage that feeds it and passes on
-//! the right to acknowledge; [`maintenance`] keeps the house; [`journal`] writes down connections
-//! and gaps. Errors tell what to do next ([`StoreError`]), by SQLSTATE ([`error`]).
+//! [`Store::commit`] makes a batch durable. [`writer`] is the stage that calls it and forwards the
+//! acknowledgements. [`maintenance`] is the periodic work. [`journal`] records connections and gaps.
+//! An error is the caller's next action ([`StoreError`]), by SQLSTATE ([`error`]).
 
 pub mod batch;
 mod clocks;
@@ -21,6 +21,7 @@ pub mod maintenance;
 mod partitions;
 mod pg_timestamp;
 mod query;
+mod retry_waits;
 pub mod schema;
 #[cfg(test)]
 mod testing;
@@ -50,14 +51,14 @@ use crate::config::{self, PartitionSpan};
 pub struct Store {
     connector: Connector,
     writer: WriterSlot,
-    /// For everything but the stream itself, so that neither waits for the other.
+    /// Connections for everything except the stream, so that neither waits for the other.
     pool: ConnectionPool,
     partitions: PartitionManager,
     failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
     clocks: ClockComparison,
     position: journal::position::PositionTracker,
-    /// Whether the schema was found to be the one this program knows.
+    /// True once the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
 

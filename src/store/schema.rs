@@ -40,13 +40,13 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub struct MigrationStatus {
     /// Its number.
     pub version: i64,
-    /// What it brings.
+    /// Description, from its file name.
     pub description: &'static str,
-    /// When it was applied; `None` while it is pending.
+    /// Time of its application; `None` while it is pending.
     pub applied_at: Option<OffsetDateTime>,
 }
 
-/// Why the schema cannot be used.
+/// Reason why the schema cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MigrationError {
     /// Exit code 78.
@@ -66,7 +66,7 @@ pub enum MigrationError {
          was it edited after it was applied?"
     )]
     Changed {
-        /// Which.
+        /// Version of the migration.
         version: i64,
     },
     /// Migrations are pending and may not be applied.
@@ -75,7 +75,7 @@ pub enum MigrationError {
          run `centiloc-bridge migrate`"
     )]
     Behind {
-        /// How many.
+        /// Number of pending migrations.
         pending: usize,
     },
     /// The database failed.
@@ -90,7 +90,7 @@ impl From<DbError> for MigrationError {
 }
 
 impl Store {
-    /// Every migration and whether it is applied. Changes nothing.
+    /// Returns all migrations, applied or pending. Changes nothing.
     pub async fn schema_status(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;
         let steps = status(writer.db()).await?;
@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Applies what is pending; returns what was applied, as far as this process did it. Needs no
-    /// connection beside the one that the stream is written over afterwards.
+    /// connection in addition to the one that the stream is written over afterwards.
     pub async fn migrate(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;
         let db = writer.db();

@@ -1,5 +1,5 @@
-//! Tells rows that are at fault from tables that are: when nothing but refusals comes, all of one
-//! kind, setting each aside would empty the stream into `dead_letter`.
+//! Distinguishes rows at fault from tables at fault. If the database refuses every row with the same
+//! code, setting each aside would move the whole stream to `dead_letter`.
 
 use std::collections::HashSet;
 
@@ -24,8 +24,8 @@ pub(in crate::store) struct RefusedRow {
 }
 
 impl RefusalHistory {
-    /// Whether these refusals, with `accepted` rows committed beside them, are the tables' fault.
-    /// To be asked before they are set aside.
+    /// Returns true if these refusals, with `accepted` rows written next to them, are the fault of the
+    /// tables. Called before the rows are set aside.
     pub fn is_systemic(&self, accepted: u64, refused: &[RefusedRow]) -> bool {
         let Some(first) = refused.first() else { return false };
         if accepted > 0 || refused.iter().any(|r| r.code != first.code) {
@@ -38,7 +38,7 @@ impl RefusalHistory {
         ids.len() >= ALIKE
     }
 
-    /// Notes a commit in which `refused` were set aside and `accepted` were not.
+    /// Records a commit in which `refused` were set aside and `accepted` were not.
     pub fn note(&mut self, accepted: u64, refused: &[RefusedRow]) {
         let Some(first) = refused.first() else {
             if accepted > 0 {

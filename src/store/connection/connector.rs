@@ -25,11 +25,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least share of a host.
 const LEAST_SHARE: Duration = Duration::from_secs(3);
 
-/// What the connections are called in `pg_stat_activity` where the URL does not say.
+/// Default name of the connections in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "centiloc-bridge";
 
-/// How much longer than `statement_timeout` we wait ourselves: the server's own answer, which says
-/// more, should come first.
+/// Margin of our time limit over `statement_timeout`: the server's own report, which is more precise,
+/// should come first.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// An open transaction that goes on no longer is one whose client is gone; it must not hold locks.
@@ -40,7 +40,7 @@ const DURABLE: &str = "set_config('synchronous_commit', \
                        case current_setting('synchronous_commit') when 'off' then 'on' \
                        else current_setting('synchronous_commit') end, false)";
 
-/// Where a server is.
+/// Location of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerLocation {
     /// On this machine, over a unix socket.
@@ -51,7 +51,7 @@ pub enum ServerLocation {
     Remote(String),
 }
 
-/// How to connect. Cheap to clone.
+/// Opens connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Connector {
     url: Arc<DatabaseUrl>,
@@ -112,7 +112,7 @@ impl Connector {
         Self { application_name: application_name.into(), ..self.clone() }
     }
 
-    /// Where the server is, as far as the URL says: the first of several that is not on this machine.
+    /// Returns the location of the server by the URL: of several, the first that is not on this machine.
     pub fn place(&self) -> ServerLocation {
         let places: Vec<_> = self.url.endpoints.iter().map(place_of).collect();
         let remote = places.iter().find(|place| matches!(place, ServerLocation::Remote(_)));
@@ -206,7 +206,7 @@ async fn prove_writable(db: &mut Db) -> Result<(), DbError> {
     let row = db.query(|conn| sqlx::raw_sql(SQL).fetch_one(conn)).await?;
     if row.try_get("read_only")? {
         return Err(DbError::retry(
-            "the server accepts no writes (a standby, or default_transaction_read_only); name \
+            "the server takes no writes (a standby, or default_transaction_read_only); name \
              the primary in database.url",
         ));
     }
@@ -242,7 +242,7 @@ fn place_of(endpoint: &DatabaseEndpoint) -> ServerLocation {
     if loopback { ServerLocation::Loopback(address) } else { ServerLocation::Remote(address) }
 }
 
-/// Names an endpoint for a person.
+/// Formats an endpoint for messages.
 fn address_of(endpoint: &DatabaseEndpoint) -> String {
     match &endpoint.host {
         DatabaseHost::Default => format!("the default socket, port {}", endpoint.port),
@@ -262,7 +262,7 @@ fn at_address(error: DbError, address: Option<SocketAddr>) -> DbError {
     }
 }
 
-/// The one fault, or all of them with the host of each.
+/// Returns the only error, or all of them with the host of each.
 fn of_all(mut errors: Vec<(&DatabaseEndpoint, DbError)>) -> DbError {
     if errors.len() == 1
         && let Some((_, error)) = errors.pop()

@@ -1,13 +1,13 @@
 //! Proves that a connection is a session of its own. A pooler that shares server connections by
 //! transaction or statement lends each statement another session, so that a session-level lock, a
-//! setting or a prepared statement belongs to whoever comes next.
+//! setting or a prepared statement belongs to the next client.
 
 use sqlx::Row as _;
 
 use crate::store::error::DbError;
 use crate::store::query::Db;
 
-/// What to do about a pooler of the wrong kind.
+/// Hint for an unsuitable pooler.
 pub(in crate::store) const USE_SESSIONS: &str = "use session pooling for this service (PgBouncer: pool_mode = session), or name PostgreSQL \
      itself in database.url";
 

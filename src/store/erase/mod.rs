@@ -28,12 +28,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Settings of the connection: momenta are passed back as text.
 const SETTINGS: &str = "set datestyle = 'ISO'; set timezone = 'UTC'; set lock_timeout = '2s'";
 
-/// Whether rows are deleted.
+/// Selects between counting and deleting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseMode {
-    /// Only counted.
+    /// Rows are only counted.
     KindCount,
-    /// Deleted.
+    /// Rows are deleted.
     Erase,
 }
 
@@ -81,7 +81,7 @@ pub struct Eraser<'s> {
 }
 
 impl<'s> Eraser<'s> {
-    /// Connects, and writes down that a trace is being erased.
+    /// Connects, and records that a trace is being erased.
     pub async fn begin(
         store: &'s Store,
         selector: &'s TraceSelector,
@@ -111,7 +111,7 @@ impl<'s> Eraser<'s> {
         Ok(())
     }
 
-    /// Writes down that the trace is gone. Returns what was found.
+    /// Records that the trace is erased. Returns the counts.
     pub async fn finish(mut self) -> Result<ErasedCounts, StoreError> {
         if self.mode == EraseMode::Erase {
             self.run(&[sql::finish(self.erasure)]).await?;

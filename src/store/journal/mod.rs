@@ -1,5 +1,5 @@
-//! Writes down connections to the broker and possible losses, in line with the messages: what a
-//! connection began with is durable before anything it delivered is acknowledged.
+//! Records connections to the broker and possible losses, in order with the messages: the start of a
+//! connection is durable before any of its deliveries is acknowledged.
 
 pub(super) mod position;
 mod reconnect;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use self::reconnect::{OpenedConnection, opening};
+use self::reconnect::{OpenedConnection, assess_reconnect};
 pub(super) use self::sql::insert_gap;
 use self::sql::{
     NewestRow, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
@@ -26,20 +26,20 @@ use crate::gap::GapCause;
 use crate::progress::idle;
 use crate::telemetry::NewestGap;
 
-/// Between two questions that the database did not answer.
+/// Wait before a query is repeated that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What writing down news led to.
+/// Consequences of a recorded connection event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JournalOutcome {
     /// Filters that the session may still hold though they are no longer configured.
     pub stale_filters: Vec<String>,
-    /// A loss that was written down just now.
+    /// A loss that was recorded just now.
     pub gap: Option<GapCause>,
 }
 
-/// The connection that was stored last, shared with maintenance, which refreshes its row while it
-/// lasts.
+/// The connection that was stored last, shared with maintenance, which refreshes its row while it is
+/// open.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnection(Mutex<Option<OpenRow>>);
 
@@ -55,12 +55,12 @@ pub(super) struct OpenRow {
 }
 
 impl OpenConnection {
-    /// The row id of this connection.
+    /// Returns the row id of this connection.
     pub fn row_of(&self, connection: &ConnectionName) -> Option<i64> {
         self.get(connection).map(|open| open.row)
     }
 
-    /// The row of this connection.
+    /// Returns the row of this connection.
     pub fn get(&self, connection: &ConnectionName) -> Option<OpenRow> {
         self.lock().as_ref().filter(|open| open.connection == *connection).cloned()
     }
@@ -75,12 +75,12 @@ impl OpenConnection {
 }
 
 impl OpenRow {
-    /// The connection.
+    /// Returns the name of the connection.
     pub fn name(&self) -> &ConnectionName {
         &self.connection
     }
 
-    /// Its row id.
+    /// Returns its row id.
     pub fn row(&self) -> i64 {
         self.row
     }
@@ -109,9 +109,9 @@ impl OpenRow {
 }
 
 impl Store {
-    /// Writes down what the session reports. May be repeated. `session_expiry` is how long the
-    /// broker keeps the session of an absent client; `standing` is the connection that this process
-    /// has now, which is never told late.
+    /// Records a connection event. May be repeated. `session_expiry` is how long the broker keeps the
+    /// session of an absent client. `standing` is the connection that this process has now, which is
+    /// never recorded late.
     pub async fn note(
         &self,
         session_expiry: Duration,
@@ -146,7 +146,7 @@ impl Store {
         writer.finish(result)
     }
 
-    /// Writes down that the session of a client id is ended for good: its next start is a first one.
+    /// Records that the session of a client id is retired: its next start is a first one.
     pub async fn retire(&self, client_id: &str) -> Result<(), StoreError> {
         const SQL: &str = "
             update centiloc.connection
@@ -157,23 +157,23 @@ impl Store {
         Ok(())
     }
 
-    /// Where the last process of this client id that had a spool had it; as soon as the database can
-    /// tell.
+    /// Returns the spool directory of the last process of this client id that had one. Waits until the
+    /// database answers.
     pub async fn find_spool(&self, client_id: &str) -> Option<PathBuf> {
         idle(self.until_prepared()).await;
         loop {
             match self.spool_dir(client_id).await {
                 Ok(dir) => return dir.map(PathBuf::from),
                 Err(error) => {
-                    tracing::debug!(reason = %error, "could not ask where the last spool was");
+                    tracing::debug!(%error, "could not query the last spool directory; retrying");
                     idle(tokio::time::sleep(ASK_AGAIN)).await;
                 }
             }
         }
     }
 
-    /// Returns the newest gap of this client id that nobody acknowledged: one that lasts, else the one
-    /// that ended last.
+    /// Returns the newest unacknowledged gap of this client id: an open one, else the one that ended
+    /// last.
     pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
         const SQL: &str = "
             select ended_at from centiloc.gap
@@ -211,7 +211,7 @@ impl Store {
                 if !stands {
                     return Ok((None, JournalOutcome::default()));
                 }
-                // The answer to an earlier try was lost.
+                // The reply to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.iter().filter(|f| stale(f)).cloned().collect();
                 let open = OpenRow::of(row, opened, held);
@@ -226,7 +226,7 @@ impl Store {
                 let noted = late(db, session_expiry, opened).await?;
                 return Ok((None, noted));
             }
-            let opening = opening(earlier, opened, session_expiry);
+            let opening = assess_reconnect(earlier, opened, session_expiry);
             let mut gap = None;
             if let Some(found) = &opening.gap {
                 gap = insert_gap(db, found).await?.then_some(found.cause);
@@ -272,8 +272,8 @@ impl Store {
         Ok(JournalOutcome::default())
     }
 
-    /// The end of a connection that an earlier process wrote down, told out of the spool, is that of
-    /// the client's newest row: what is told keeps its order.
+    /// Records the end of a connection. One that an earlier process recorded, and whose end is read
+    /// from the spool, is the client's newest row: events keep their order.
     async fn closed(
         &self,
         db: &mut Db,
@@ -307,7 +307,7 @@ impl Store {
         Ok(JournalOutcome::default())
     }
 
-    /// Stores the open connection again where its row is gone, because the database was restored from
+    /// Stores the open connection again if its row is missing, because the database was restored from
     /// an earlier backup.
     pub(super) async fn reopen(&self, db: &mut Db, mut open: OpenRow) -> Result<(), DbError> {
         let inserted = insert(db, open.opened(), &open.held).await?;

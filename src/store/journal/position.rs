@@ -1,6 +1,6 @@
-//! Notices that the database has gone back in time, because a backup was restored or a standby
-//! without the newest commits was promoted: what was acknowledged since is missing there, and the
-//! broker will not deliver it again.
+//! Detects that the database has gone back in time, because a backup was restored or a standby
+//! without the newest commits was promoted. Messages acknowledged since are missing there, and the
+//! broker will not deliver them again.
 //!
 //! `centiloc.journal_position` holds a number for each client id that only grows. The process
 //! remembers the number it wrote last, in memory and in the state directory. A database that has a
@@ -31,12 +31,12 @@ const PURPOSE: FilePurpose = FilePurpose {
 pub(in crate::store) struct JournalPosition {
     /// `journal_position.position`; 0 before the first.
     position: i64,
-    /// When it was written.
+    /// Time of the write.
     #[serde(default, with = "time::serde::rfc3339::option")]
     at: Option<OffsetDateTime>,
 }
 
-/// The memory of one process.
+/// The position as known to this process.
 #[derive(Debug, Default)]
 pub(in crate::store) struct PositionTracker {
     known: Mutex<KnownPosition>,
@@ -50,7 +50,7 @@ struct KnownPosition {
     last: JournalPosition,
     /// The newest commit of this process.
     committed_at: Option<OffsetDateTime>,
-    /// The connection to the database was lost: the one behind the next may be another.
+    /// The connection to the database was lost. The next one may reach another server.
     suspect: bool,
 }
 
@@ -59,7 +59,7 @@ impl PositionTracker {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how a commit ended.
+    /// Records the end of a commit.
     pub fn committed(&self, done: bool) {
         let mut known = self.lock();
         if done {
@@ -129,8 +129,8 @@ impl Store {
             }
             tracing::error!(
                 cause = GapCause::DatabaseRestored.as_str(),
-                "the database has gone back to an earlier state: events acknowledged since are \
-                 missing; see the view data_gap"
+                "the database was restored to an earlier state; events acknowledged since are missing \
+                 (see the view data_gap)"
             );
         }
         Ok(())

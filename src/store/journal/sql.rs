@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::JournalOutcome;
-use super::reconnect::{EarlierConnection, OpenedConnection, opening};
+use super::reconnect::{EarlierConnection, OpenedConnection, assess_reconnect};
 use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::Gap;
 use crate::store::error::DbError;
@@ -18,11 +18,11 @@ use crate::store::text::clean;
 /// The newest row of the client id.
 #[derive(Debug)]
 pub(super) enum NewestRow {
-    /// The connection itself, written down by an earlier try, or told before out of the spool.
+    /// The connection itself, recorded by an earlier try, or before from the spool.
     This {
         row: i64,
         held: Vec<String>,
-        /// It is the newest, and not known to have ended.
+        /// True if it is the newest, and not known to have ended.
         stands: bool,
     },
     Earlier(EarlierConnection),
@@ -58,8 +58,8 @@ pub(super) async fn newest(
     }))
 }
 
-/// Told out of the spool after another machine has taken over: the connection is over, and the other
-/// one's stands. What was lost before it is still to be written down.
+/// Records a connection that is read from the spool after another machine has taken over. The
+/// connection is over, and that of the other machine is open. A loss before it must still be recorded.
 pub(super) async fn late(
     db: &mut Db,
     session_expiry: Duration,
@@ -81,14 +81,14 @@ pub(super) async fn late(
         retired,
     });
     let mut gap = None;
-    if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
+    if let Some(found) = assess_reconnect(earlier.as_ref(), opened, session_expiry).gap {
         gap = insert_gap(db, &found).await?.then_some(found.cause);
     }
     Ok(JournalOutcome { stale_filters: Vec::new(), gap })
 }
 
-/// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
-/// session, and what it holds back itself it will notice anew.
+/// Ends the open gaps of a process that is gone: their true end is unknown. Its successor has found
+/// the session, and detects its own gaps anew.
 pub(super) async fn end_abandoned_gaps(
     db: &mut Db,
     client_id: &str,
@@ -100,15 +100,15 @@ pub(super) async fn end_abandoned_gaps(
     db.query(|conn| sqlx::query(SQL).bind(client_id).bind(at).execute(conn)).await.map(drop)
 }
 
-/// What a process that was killed had sent may still be running in the server: its row must be
-/// seen, and closed, by its successor.
+/// Waits for the statements of a killed process that may still run in the server: its successor must
+/// see its row, and close it.
 pub(super) async fn await_predecessor(db: &mut Db, client_id: &str) -> Result<(), DbError> {
     const SQL: &str =
         "select pg_advisory_xact_lock(hashtextextended('centiloc.connection ' || $1, 0))";
     db.query(|conn| sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
 }
 
-/// A process that died could not write down the end of its connection.
+/// Closes the connection of a process that died before it could record the end.
 pub(super) async fn close_abandoned(db: &mut Db, client_id: &str) -> Result<(), DbError> {
     const SQL: &str = "
         update centiloc.connection

@@ -1,6 +1,5 @@
-//! Removes the messages kept beside events before the events themselves: `retention.payloads`. A
-//! message is as large as the rest of its row, and is of no use once the field numbers are known to
-//! be right. Events are visited in the order of their momentum, a few thousand at a time, so that
+//! Removes the messages kept with events before the events themselves: `retention.payloads`. A
+//! message is as large as the rest of its row, and has no use once the field numbers are verified. Events are visited in the order of their momentum, a few thousand at a time, so that
 //! neither the writer nor maintenance waits for long.
 
 use std::time::{Duration, Instant};
@@ -26,14 +25,14 @@ const EVERY: Duration = Duration::from_secs(24 * 3600);
 /// A sweep begins so long before the end of the last one, for events that came late.
 const LATE: time::Duration = time::Duration::days(7);
 
-/// How far the removal has come. In memory: a new process visits all events once more.
+/// Progress of the removal. It is kept in memory: a new process visits all events once more.
 #[derive(Debug, Default)]
 pub(in crate::store) struct PayloadSweep {
     /// `retention.payloads` as of the last step.
     kept: Option<Duration>,
-    /// Where to go on; `None` is the beginning.
+    /// Start of the next chunk; `None` is the beginning.
     next: Option<OffsetDateTime>,
-    /// When the next sweep is due; `None` while one is under way.
+    /// Time of the next sweep; `None` during one.
     due: Option<Instant>,
     /// Removed in this sweep.
     cleared: u64,
@@ -72,7 +71,7 @@ impl PayloadSweep {
 }
 
 impl Store {
-    /// Removes the messages kept beside the next `chunk` events from `from` on that happened and came
+    /// Removes the messages kept with the next `chunk` events from `from` on that happened and came
     /// before `cutoff`. Returns how many, and where to go on; `None` at the end.
     pub async fn clear_payloads(
         &self,

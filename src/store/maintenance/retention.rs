@@ -1,4 +1,4 @@
-//! Deletes what is no longer kept. Events go by whole partitions, which costs nothing; only where
+//! Deletes rows past their retention. Events go by whole partitions, which costs nothing; only where
 //! there are none are rows deleted, a few at a time. Each step is a transaction of its own, and one
 //! that fails keeps none of the others from being taken.
 
@@ -11,7 +11,7 @@ use crate::store::error::{DbError, ErrorClass, StoreError};
 use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
 use crate::store::query::Db;
 
-/// How long dead letters are kept after they were replayed, and connections after they ended.
+/// Retention of dead letters after their replay, and of connections after their end.
 const KEPT: time::Duration = time::Duration::days(90);
 
 /// Rows deleted by one statement: a fraction of a second.
@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 5;
 /// Bounds the work of dropping a partition: removing many files may take long.
 const DROP_TIMEOUT: &str = "25s";
 
-/// What was deleted, and what was not.
+/// Deleted rows and failed steps of a retention run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetentionOutcome {
     /// Partitions of `item_event`.
@@ -37,15 +37,15 @@ pub struct RetentionOutcome {
     pub dead_letters: u64,
     /// Rows of `connection`.
     pub connections: u64,
-    /// How long the oldest partition that is still there is past its retention; zero without one,
-    /// `None` where the partitions could not be listed.
+    /// Age of the oldest remaining partition beyond its retention. Zero without one, `None` if the
+    /// partitions could not be listed.
     pub overdue: Option<Duration>,
     /// Steps that failed, each with its reason.
     pub problems: Vec<String>,
 }
 
 impl RetentionOutcome {
-    /// Whether anything was deleted.
+    /// Returns true if nothing was deleted.
     pub fn is_empty(&self) -> bool {
         self.partitions + self.events + self.dead_letters + self.connections == 0
     }
@@ -68,7 +68,7 @@ const LETTERS: &str = "
      where ctid = any (array(
            select ctid from centiloc.dead_letter where replayed_at < $1 limit $2))";
 
-// The newest of a client id tells the next start since when it was away.
+// The next start needs the newest row of a client id, to know since when it was away.
 const CONNECTIONS: &str = "
     delete from centiloc.connection
      where ctid = any (array(
@@ -133,7 +133,7 @@ impl Store {
             }
             other => other?,
         };
-        // Who holds one up holds up the next: there, one attempt is enough to see that.
+        // A reader that blocks one also blocks the next: there, one attempt is enough.
         let mut attempts = ATTEMPTS;
         for named in listed.into_iter().filter(|named| named.range.to <= cutoff) {
             let dropped = self.drop_partition(&named, attempts).await;

@@ -10,7 +10,7 @@ use crate::store::partitions::span::PartitionRange;
 use crate::store::pg_timestamp::{PgTimestamp, time_of};
 use crate::store::query::Db;
 
-/// Names tried for one table: more would mean that someone detaches it again and again.
+/// Names tried for one table. More are taken only if partitions are detached again and again.
 const NAMES: usize = 20;
 
 // No backslash: they mean something else where standard_conforming_strings is off.
@@ -36,11 +36,11 @@ pub(in crate::store) struct ListedPartition {
     pub table: String,
     /// Its bounds. A bound beyond the calendar, or none, is the last point in time we know.
     pub range: PartitionRange,
-    /// Whether rows go there: not while it is being detached.
+    /// True if rows are routed to it: not while it is being detached.
     pub routable: bool,
 }
 
-/// The partitions that exist, but for the default one.
+/// Lists the existing partitions, without the default one.
 pub(in crate::store) async fn list(db: &mut Db) -> Result<Vec<ListedPartition>, DbError> {
     let rows = db.query(|conn| sqlx::query(LIST).fetch_all(conn)).await?;
     let named = |row: &PgRow| -> Result<ListedPartition, DbError> {
@@ -54,7 +54,7 @@ pub(in crate::store) async fn list(db: &mut Db) -> Result<Vec<ListedPartition>, 
     rows.iter().map(named).collect()
 }
 
-/// The default partition, as SQL quotes it, whoever made it.
+/// Returns the default partition, as SQL quotes it, even if a user made it.
 pub(in crate::store) async fn default_partition(db: &mut Db) -> Result<Option<String>, DbError> {
     const SQL: &str = "
         select format('%I.%I', n.nspname, c.relname)
@@ -65,7 +65,7 @@ pub(in crate::store) async fn default_partition(db: &mut Db) -> Result<Option<St
     db.query(|conn| sqlx::query_scalar(SQL).fetch_optional(conn)).await
 }
 
-/// The default partition. Makes it if it is gone, within the caller's transaction.
+/// Returns the default partition. Makes it if it is missing, within the caller's transaction.
 pub(super) async fn ensure_default(db: &mut Db) -> Result<String, DbError> {
     if let Some(table) = default_partition(db).await? {
         return Ok(table);
@@ -80,12 +80,12 @@ pub(super) async fn ensure_default(db: &mut Db) -> Result<String, DbError> {
     Ok(table)
 }
 
-/// A table like `item_event`, to be attached.
+/// Returns the statement that makes a table like `item_event`, to be attached.
 pub(super) fn create_sql(table: &str) -> String {
     format!("create table {table} (like centiloc.item_event including all)")
 }
 
-/// A name in schema centiloc that nothing has: a detached partition keeps its own.
+/// Returns a free name in schema centiloc. A detached partition keeps its name.
 pub(super) async fn free_name(db: &mut Db, wanted: &str) -> Result<String, DbError> {
     const SQL: &str = "
         select format('centiloc.%I', name)
@@ -105,7 +105,7 @@ pub(super) async fn free_name(db: &mut Db, wanted: &str) -> Result<String, DbErr
     })
 }
 
-/// Whether the default partition holds rows of a range.
+/// Returns true if the default partition holds rows of a range.
 pub(super) async fn default_holds(
     db: &mut Db,
     default: &str,
@@ -117,7 +117,7 @@ pub(super) async fn default_holds(
     db.query(|conn| query.fetch_one(conn)).await
 }
 
-/// The earliest momentum of a range that the default partition holds.
+/// Returns the earliest momentum of a range in the default partition.
 pub(super) async fn first_in_default(
     db: &mut Db,
     default: &str,

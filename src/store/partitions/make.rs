@@ -9,27 +9,27 @@ use crate::store::query::Db;
 /// Serialises the makers of partitions, in any process: "centpart" as bytes.
 pub(in crate::store) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590388)";
 
-/// How long a statement that changes partitions waits for others. Whoever comes after it waits as
-/// long, so it is short, and tried again.
+/// Lock timeout of a statement that changes partitions. Later statements queue behind it for as
+/// long, so it is short, and the statement is tried again.
 const LOCK_TIMEOUT: &str = "100ms";
 
-/// How long to wait for another maker of partitions, for which nobody else waits.
+/// Lock timeout while another process makes partitions. No other statement queues behind this wait.
 const MAKER_TIMEOUT: &str = "300ms";
 
-/// Bounds the work itself, while a batch waits.
+/// Statement timeout of the work itself, while a batch waits.
 const WRITER_TIMEOUT: &str = "1s";
 
 /// A default partition is read whole when another one is attached. A larger one takes longer than a
 /// batch should wait.
 const SMALL: i64 = 64 << 20;
 
-/// What became of an attempt to make a partition.
+/// Outcome of an attempt to make a partition.
 #[derive(Debug)]
 pub(super) enum MakeAttempt {
     Made,
-    /// Another process was faster. These exist.
+    /// Another process was faster. These partitions exist.
     Exists(Vec<ListedPartition>),
-    /// Not now, for this reason.
+    /// It was not made, for this reason.
     Left(&'static str),
 }
 
@@ -82,7 +82,7 @@ pub(super) fn attach_sql(table: &str, range: PartitionRange) -> String {
     )
 }
 
-/// Bytes on disk.
+/// Returns the bytes of a table on disk.
 pub(super) async fn size(db: &mut Db, table: &str) -> Result<i64, DbError> {
     const SQL: &str = "select pg_relation_size(to_regclass($1))";
     let query = sqlx::query_scalar::<_, Option<i64>>(SQL).bind(table);

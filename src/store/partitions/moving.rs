@@ -1,15 +1,15 @@
 //! Moves rows out of the default partition into one of their own, a few at a time. The partition
-//! grows with them: after each step every row is where queries look for it, exactly once.
+//! grows with them. After each step queries find every row exactly once.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::PartitionManager;
 use super::catalog::{
     self, ListedPartition, create_sql, default_holds, ensure_default, first_in_default, free_name,
 };
 use super::make::{attach_sql, become_maker, size};
-use super::PartitionManager;
 use crate::store::error::{DbError, ErrorClass};
 use crate::store::partitions::span::{PartitionRange, range_to_make};
 use crate::store::pg_timestamp::PgTimestamp;
@@ -21,11 +21,11 @@ const ROWS: i64 = 4_000;
 /// A partition is read whole when it is attached again: past this size the next one is begun.
 const LARGEST: i64 = 256 << 20;
 
-/// Bounds one statement of a step. A default partition that takes longer to look through is one that
-/// someone must empty.
+/// Statement timeout in a step. A default partition that takes longer to scan needs operator
+/// action.
 const STEP_TIMEOUT: &str = "60s";
 
-/// Our own bound on one exchange of a step.
+/// Our time limit of one exchange in a step.
 pub(in crate::store) const STEP_ANSWER: Duration = Duration::from_secs(65);
 
 /// A partition that takes the rows of the default partition step by step.
@@ -33,9 +33,9 @@ pub(in crate::store) const STEP_ANSWER: Duration = Duration::from_secs(65);
 pub(super) struct GrowingPartition {
     /// Its name; `None` while there is nothing of it.
     table: Option<String>,
-    /// What it covers so far.
+    /// The range that it covers so far.
     reached: PartitionRange,
-    /// Where it is to end.
+    /// The planned end of its range.
     to: OffsetDateTime,
 }
 
@@ -45,7 +45,7 @@ impl GrowingPartition {
     }
 }
 
-/// What a step led to.
+/// Progress after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum MoveProgress {
     /// The partition covers its whole range.
@@ -100,7 +100,7 @@ impl PartitionManager {
         };
         let step = PartitionRange { from: rest.from, to: end };
         let (from, until) = step.literals();
-        // A query that has begun would look for moved rows where they were.
+        // A running query would still expect moved rows in the default partition.
         let readers = if default_holds(db, &default, step).await? {
             "lock table only centiloc.item_event in access exclusive mode;"
         } else {
@@ -186,7 +186,7 @@ async fn go_on(
     Ok(Some(growing))
 }
 
-/// Where the rows of one step end: all rows of one moment go together.
+/// Returns the end of the rows of one step. All rows of one moment move together.
 async fn end_of_step(
     db: &mut Db,
     default: &str,

@@ -1,4 +1,4 @@
-//! Keeps the partitions whole beside the ingest: makes them ahead of time, and moves rows out of the
+//! Maintains the partitions during ingestion: makes them ahead of time, and moves rows out of the
 //! default partition in small steps, with pauses for readers and writers.
 
 use std::time::{Duration, Instant};
@@ -11,20 +11,20 @@ use crate::store::error::{DbError, StoreError};
 use crate::store::partitions::span::{AHEAD, EARLIEST, PartitionRange};
 use crate::store::{Store, pg_timestamp};
 
-/// Rows are moved for at most this long before the other duties get their turn.
+/// Longest time of moving rows before the other duties of maintenance run.
 const MOVING_FOR: Duration = Duration::from_secs(5);
 
-/// Partitions made ahead of the present one: two spans are a day or a month of a database that
-/// nobody can write DDL to.
+/// Partitions made ahead of the present one. Two spans cover at least a day, or a month, in which
+/// the database accepts no DDL.
 const SPANS_AHEAD: usize = 2;
 
-/// Attempts at a step that others hold up, before it is left for the next time.
+/// Attempts at a step that other statements block, before it is left for the next run.
 const ATTEMPTS: u32 = 5;
 
-/// Between two steps that hold writers up, milliseconds: they have most of the time.
+/// Pause between two steps that block writers, milliseconds: writers have most of the time.
 const PAUSE_MS: std::ops::Range<u64> = 150..450;
 
-/// Whether upkeep came to its end.
+/// Outcome of a run of upkeep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpkeepOutcome {
     /// Nothing is left to do.
@@ -60,7 +60,7 @@ impl Store {
                 Ok(MoveProgress::Done) => rest.from = first,
                 Ok(MoveProgress::More) => return Ok(UpkeepOutcome::Unfinished),
                 Ok(MoveProgress::Blocked) => rest.from = next_day(first),
-                // Who holds the default partition holds up every step.
+                // A lock on the default partition blocks every step.
                 Err(error) if error.is_contention() || !error.is_from_server() => {
                     return Err(error);
                 }
@@ -91,7 +91,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes steps until the partition of a momentum is whole, or the time is up.
+    /// Takes steps until the partition of a momentum is complete, or the time is over.
     async fn move_at(
         &self,
         momentum: OffsetDateTime,
@@ -120,7 +120,7 @@ impl Store {
     }
 }
 
-/// Lets writers and readers pass between two steps.
+/// Pauses between two steps, for writers and readers.
 pub(in crate::store) async fn pause() {
     let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
     idle(tokio::time::sleep(pause)).await;
