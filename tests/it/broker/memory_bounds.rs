@@ -145,7 +145,7 @@ async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
     let before = bridge.memory();
     postgres.stop().await;
     publish_padded(&broker, &ItemEvent::series(TENANT, EVENTS), PADDING).await;
-    bridge.until_logged(&["WARN", "further messages stay with the broker"]).await;
+    bridge.until_logged(&["WARN", "refusing further messages"]).await;
     // Messages that come now are read and refused, because the pause outlived the keep-alive.
     publish_padded(&broker, &ItemEvent::series(TENANT, LATE), 0).await;
     until_received(&bridge, 10 + EVENTS + LATE).await;
