@@ -1,5 +1,5 @@
-//! Time to decode one event, in the ways there are, measured in turns within one run so that the
-//! ratios hold whatever the machine does. `cargo bench --bench decode`
+//! Measures the time to decode one event in each format. The formats are measured in turns within
+//! one run, so that the ratios hold whatever the machine does. `cargo bench --bench decode`
 
 use std::hint::black_box;
 use std::path::Path;
@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use centiloc_bridge::config::{self, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
-use centiloc_bridge::topic::{self, Encoding, Kind};
+use centiloc_bridge::topic::{self, EventEncoding, EventKind};
 use prost::Message;
 use time::OffsetDateTime;
 
-/// Turns that each way gets; the fastest is reported, the one that other work disturbed least.
+/// Turns of each format. The fastest is reported, because other work disturbed it least.
 const ROUNDS: usize = 501;
-/// Length of one turn: shorter than a scheduler's time slice, so that some are not interrupted.
+/// Length of one turn. It is shorter than a scheduler's time slice, so that some turns are not
+/// interrupted.
 const TURN: Duration = Duration::from_millis(2);
-/// Events between two looks at the clock.
+/// Events between two readings of the clock.
 const CHUNK: u32 = 100;
 
 type Way<'a> = (&'static str, Box<dyn Fn() + 'a>);
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sample = |name| std::fs::read(root.join("tests/samples").join(name)).map(Bytes::from);
     let (proto, json) = (sample("item-41.pb")?, sample("item-41.json")?);
     let (board, board_json) = (sample("board.pb")?, sample("board.json")?);
-    let config = |proto_file| config::Decode { proto_file, keep_payload: KeepPayload::Auto };
+    let config = |proto_file| config::DecodeConfig::new(proto_file, KeepPayload::Auto);
     let shipped = Decoder::new(&config(None), "acme")?;
     let vendor = Decoder::new(&config(Some(root.join("proto/transtream.proto"))), "acme")?;
     let now = OffsetDateTime::now_utc();
@@ -50,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             assert!(black_box(event).is_ok());
         })
     };
-    let (p, j) = (Encoding::Protobuf, Encoding::Json);
+    let (p, j) = (EventEncoding::Protobuf, EventEncoding::Json);
     let ways: [Way; 6] = [
         (
             "generated struct only",
@@ -58,11 +59,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 assert!(black_box(pb::ItemEvent::decode(black_box(proto.as_ref()))).is_ok());
             }),
         ),
-        ("item, shipped schema", way(&shipped, Kind::Item, p, &proto)),
-        ("item, vendor's schema", way(&vendor, Kind::Item, p, &proto)),
-        ("item, JSON", way(&shipped, Kind::Item, j, &json)),
-        ("board, shipped schema", way(&shipped, Kind::Board, p, &board)),
-        ("board, JSON", way(&shipped, Kind::Board, j, &board_json)),
+        ("item, shipped schema", way(&shipped, EventKind::Item, p, &proto)),
+        ("item, vendor's schema", way(&vendor, EventKind::Item, p, &proto)),
+        ("item, JSON", way(&shipped, EventKind::Item, j, &json)),
+        ("board, shipped schema", way(&shipped, EventKind::Board, p, &board)),
+        ("board, JSON", way(&shipped, EventKind::Board, j, &board_json)),
     ];
     let mut fastest = [f64::INFINITY; 6];
     for _ in 0..ROUNDS {

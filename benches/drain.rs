@@ -1,9 +1,10 @@
-//! How fast a backlog drains: messages waiting in the broker's session until they are rows.
+//! Measures how fast a backlog drains: the time until messages waiting in the broker's session are
+//! rows.
 //!
-//! The broker keeps Mosquitto's default of 20 messages in flight, so a drain is a race of round
-//! trips: throughput = window / time to commit. The yardstick is `baseline.py`, a careful script
-//! doing the same work (without the state tables) against the same broker and database in the
-//! same run. EVENTS sets the size of the backlog, ROUNDS how often each drains one.
+//! The broker keeps Mosquitto's default of 20 messages in flight, so a drain is bound by round
+//! trips: throughput = window / time to commit. The baseline is `baseline.py`, a careful script
+//! that does the same work (without the state tables) against the same broker and database in the
+//! same run. EVENTS sets the size of the backlog, ROUNDS the number of drains of each.
 //!
 //! With the argument `backlog` it counts connections and deliveries instead: see [`backlog`].
 
@@ -45,7 +46,7 @@ struct Figures {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it builds.
+    // `cargo test --benches` only checks that it builds and starts.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -78,7 +79,7 @@ async fn bench() {
     }
 }
 
-/// The bridge's own database on the shared cluster, vacuumed and checkpointed.
+/// Creates the bridge's own database on the shared cluster, vacuumed and checkpointed.
 async fn database(postgres: &Postgres) -> Database {
     let database = postgres.database().await;
     postgres.execute("checkpoint").await;
@@ -113,7 +114,7 @@ async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) ->
 enum Setup {
     Plain,
     Tls,
-    /// Over plain TCP, through the spool.
+    /// The bridge over plain TCP, through the spool.
     Spool,
 }
 
@@ -150,7 +151,7 @@ async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Fi
     figures
 }
 
-/// Waits until so many events are committed; returns how many there were then.
+/// Waits until that many events are committed. Returns the number committed by then.
 async fn wait_committed(bridge: &Bridge, at_least: u64) -> u64 {
     until("the backlog to drain", DEADLINE, || async {
         let committed = bridge.metric("centiloc_bridge_committed_total", "").await.unwrap_or(0.0);

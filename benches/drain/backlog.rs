@@ -1,5 +1,5 @@
-//! A backlog that is larger than MQTT has packet ids: over how many connections, and with how many
-//! deliveries, does it become rows? One line a variant, for another build too: see `make drain`.
+//! Counts the connections and deliveries that it takes to drain a backlog larger than the number of
+//! MQTT packet ids. Prints one line a variant, for another build too: see `make drain`.
 
 use super::support::backlog::{Drain, Session, debian_broker, publish};
 use super::support::config::Config;
@@ -7,10 +7,10 @@ use super::support::mosquitto::Mosquitto;
 use super::support::postgres::Postgres;
 use super::support::slow;
 
-/// How much slower the slow database is.
+/// Slowdown factor of the slow database.
 const SLOWER: u32 = 10;
 
-/// How a bridge is set up.
+/// A variant: the setup of a bridge.
 #[derive(Debug, Clone, Copy)]
 struct Variant {
     name: &'static str,
@@ -32,7 +32,7 @@ const VARIANTS: [Variant; 6] = [
     variant("slow-spool", false, true, true),
 ];
 
-/// Drains `events` events with each variant, or with the one that is named, and prints what came of it.
+/// Drains `events` events with each variant, or with the named one, and prints the result.
 pub async fn run(events: usize, only: Option<&str>) {
     let chosen = |variant: &Variant| only.is_none_or(|name| name == variant.name);
     assert!(VARIANTS.iter().any(chosen), "VARIANT={only:?} is none of {VARIANTS:?}");

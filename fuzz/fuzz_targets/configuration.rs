@@ -1,4 +1,4 @@
-//! The configuration file and the environment.
+//! Fuzzes the configuration file and the environment.
 
 #![no_main]
 

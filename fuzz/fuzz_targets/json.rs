@@ -1,4 +1,4 @@
-//! JSON events.
+//! Fuzzes JSON events.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Protobuf events with the assumed numbers.
+//! Fuzzes protobuf events with the assumed numbers.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Protobuf events by a vendor's schema.
+//! Fuzzes protobuf events by a vendor's schema.
 
 #![no_main]
 

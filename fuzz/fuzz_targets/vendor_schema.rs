@@ -1,4 +1,4 @@
-//! The file of `decode.proto_file`.
+//! Fuzzes the file of `decode.proto_file`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What the fuzz targets assert: the functions that the integration tests run on the seeds.
+//! The functions that the fuzz targets call. The integration tests run them on the seeds.
 
 #[path = "../../tests/it/fuzz_corpus/mod.rs"]
 mod fuzz_corpus;

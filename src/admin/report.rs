@@ -9,7 +9,7 @@ use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
 /// The document of `/livez`.
 #[derive(Debug, Serialize)]
@@ -181,13 +181,13 @@ pub struct StatusCounters {
 
 impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
-        let committed = |kind: Kind| {
+        let committed = |kind: EventKind| {
             metrics
                 .committed
                 .get(&KindLabel { kind: kind.as_str() })
                 .map_or(0, |counter| counter.get())
         };
-        let duplicates = |kind: Kind| {
+        let duplicates = |kind: EventKind| {
             metrics
                 .duplicates
                 .get(&KindLabel { kind: kind.as_str() })
@@ -199,9 +199,9 @@ impl StatusCounters {
         };
         Self {
             received: metrics.received_total(),
-            items_committed: committed(Kind::Item),
-            boards_committed: committed(Kind::Board),
-            duplicates: Kind::ALL.map(duplicates).iter().sum(),
+            items_committed: committed(EventKind::Item),
+            boards_committed: committed(EventKind::Board),
+            duplicates: EventKind::ALL.map(duplicates).iter().sum(),
             dead_letters: RejectReason::ALL.iter().map(dead_letters).sum(),
             acks: metrics.acks.get(),
             unacked: metrics.unacked.get(),

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::CredentialState;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 use crate::service::leadership::Leadership;
 
 /// Control inputs of the session.
@@ -18,7 +18,7 @@ pub struct SessionControl {
     /// Client credentials, with each renewal.
     pub credentials: watch::Receiver<CredentialState>,
     /// Limits of the wait between two connections.
-    pub reconnect: watch::Receiver<Reconnect>,
+    pub reconnect: watch::Receiver<BackoffBounds>,
     /// Set if the session is to be retired: it subscribes to nothing and unsubscribes from every
     /// filter. Becomes true once that is done and the broker's queue is empty.
     pub retire: Option<watch::Sender<bool>>,

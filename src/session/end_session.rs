@@ -11,7 +11,7 @@ use super::failure::{ConnectionFailure, FailureContext};
 use super::transport::OutgoingPacket;
 use super::transport::connector::NetworkConnector;
 use super::transport::mqtt::LoginOptions;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// Gives up sending DISCONNECT after this long. Closing the socket ends the connection too.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Deletes the durable session of `mqtt.client_id`. The error explains the cause and its remedy.
 pub async fn end_session(
     tenant: &str,
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     credentials: &ClientCredentials,
 ) -> Result<(), ConnectionFailure> {
     let mut mqtt = mqtt.clone();

@@ -1,4 +1,4 @@
-//! The support is what all other tests stand on: what it claims is tested too.
+//! Tests of the test support, which all other tests rely on.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::support::subscriber::Subscriber;
 use crate::support::tap::{Packet, Tap};
 use crate::support::wait::{SOON, until, until_eq};
 
-/// Sends back what it reads; on a background runtime, until the process ends.
+/// Starts a server that echoes its input, on a background runtime, until the process ends.
 async fn echo_server() -> u16 {
     let listener = TcpListener::bind(loopback(0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -49,7 +49,7 @@ async fn say(stream: &mut TcpStream, word: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn proxy_passes_then_resets_on_cut_and_passes_new_connections() {
+async fn proxy_cut_resets_and_admits_new_connections() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut first = connect(&proxy).await;
     assert_eq!(say(&mut first, b"hello").await.unwrap(), b"hello");
@@ -65,7 +65,7 @@ async fn proxy_passes_then_resets_on_cut_and_passes_new_connections() {
 }
 
 #[tokio::test]
-async fn proxy_refuses_as_a_closed_port_does_until_it_passes_again() {
+async fn proxy_refuse_looks_like_closed_port() {
     let proxy = Proxy::to(echo_server().await).await;
     proxy.refuse().await;
     let error = TcpStream::connect(loopback(proxy.port())).await.unwrap_err();
@@ -75,7 +75,7 @@ async fn proxy_refuses_as_a_closed_port_does_until_it_passes_again() {
 }
 
 #[tokio::test]
-async fn proxy_stall_holds_bytes_back_and_pass_delivers_them() {
+async fn proxy_stall_delivers_bytes_on_pass() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;
     assert_eq!(say(&mut stream, b"1").await.unwrap(), b"1");
@@ -90,7 +90,7 @@ async fn proxy_stall_holds_bytes_back_and_pass_delivers_them() {
 }
 
 #[tokio::test]
-async fn proxy_half_open_silences_the_connections_there_are_and_passes_new_ones() {
+async fn proxy_half_open_silences_only_existing_connections() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut old = connect(&proxy).await;
     assert_eq!(say(&mut old, b"1").await.unwrap(), b"1");
@@ -105,7 +105,7 @@ async fn proxy_half_open_silences_the_connections_there_are_and_passes_new_ones(
 }
 
 #[tokio::test]
-async fn proxy_idle_timeout_ends_connections_in_order() {
+async fn proxy_idle_timeout_closes_connections_cleanly() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut idle = connect(&proxy).await;
     assert_eq!(say(&mut idle, b"1").await.unwrap(), b"1");
@@ -116,7 +116,7 @@ async fn proxy_idle_timeout_ends_connections_in_order() {
 }
 
 #[tokio::test]
-async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
+async fn proxy_limit_resets_after_that_many_bytes() {
     let proxy = Proxy::to(echo_server().await).await;
     proxy.limit(Direction::Down, 3);
     let mut stream = connect(&proxy).await;
@@ -127,7 +127,7 @@ async fn proxy_limit_delivers_that_many_bytes_and_then_resets() {
 }
 
 #[tokio::test]
-async fn proxy_falls_silent_after_that_many_bytes_and_delivers_the_rest_later() {
+async fn proxy_stalls_after_that_many_bytes() {
     let proxy = Proxy::to(echo_server().await).await;
     proxy.silence_after(Direction::Down, 3);
     let mut stream = connect(&proxy).await;
@@ -153,7 +153,7 @@ async fn proxy_delay_adds_to_the_round_trip() {
 }
 
 #[tokio::test]
-async fn proxy_forwards_an_orderly_end_as_one() {
+async fn proxy_forwards_an_orderly_close() {
     let proxy = Proxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;
     stream.write_all(b"bye").await.unwrap();
@@ -164,7 +164,7 @@ async fn proxy_forwards_an_orderly_end_as_one() {
 }
 
 #[tokio::test]
-async fn connect_proxy_tunnels_only_with_the_right_credentials() {
+async fn connect_proxy_tunnels_only_with_right_credentials() {
     let target = echo_server().await;
     let proxy = ConnectProxy::with_credentials("user", "secret").await;
     for (header, status) in [
@@ -183,7 +183,7 @@ async fn connect_proxy_tunnels_only_with_the_right_credentials() {
 }
 
 #[tokio::test]
-async fn postgres_keeps_what_was_committed_over_a_stop_and_a_kill() {
+async fn postgres_keeps_commits_over_stop_and_kill() {
     let mut postgres = Postgres::own().await;
     let port = postgres.port();
     let database = postgres.database().await;
@@ -220,7 +220,7 @@ async fn postgres_read_only_refuses_writes_with_25006() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_with_53100_until_there_is_room() {
+async fn full_disk_refuses_with_53100() {
     let Some(disk) = SmallDisk::mount(32) else { return };
     let postgres = Postgres::own().await;
     let database = disk.database(&postgres).await;
@@ -239,7 +239,7 @@ async fn a_full_disk_refuses_with_53100_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn databases_of_the_shared_cluster_are_apart_and_fsync_is_on() {
+async fn shared_cluster_isolates_databases_with_fsync_on() {
     let postgres = Postgres::shared().await;
     let (one, two) = (postgres.database().await, postgres.database().await);
     one.execute("create table mine (n int)").await;
@@ -258,7 +258,7 @@ async fn databases_of_the_shared_cluster_are_apart_and_fsync_is_on() {
 }
 
 #[tokio::test]
-async fn broker_keeps_a_session_over_a_restart_and_delivers_what_was_published_meanwhile() {
+async fn broker_keeps_session_over_restart() {
     let mut broker = Mosquitto::start().await;
     let events = ItemEvent::series(TENANT, 5);
     let topic = events[0].json_topic();
@@ -278,7 +278,7 @@ async fn broker_keeps_a_session_over_a_restart_and_delivers_what_was_published_m
 }
 
 #[tokio::test]
-async fn broker_killed_keeps_what_it_had_saved() {
+async fn killed_broker_keeps_saved_messages() {
     let mut broker = Mosquitto::start().await;
     let events = ItemEvent::series(TENANT, 1);
     let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
@@ -293,7 +293,7 @@ async fn broker_killed_keeps_what_it_had_saved() {
 }
 
 #[tokio::test]
-async fn tap_sees_deliveries_and_acknowledgements_and_tells_a_wrong_order() {
+async fn tap_detects_acknowledgements_out_of_order() {
     let broker = Mosquitto::start().await;
     let tap = Tap::checking(broker.plain_port(), |publish| async move {
         if publish.payload == b"3" { Err("3 may not be acknowledged".to_owned()) } else { Ok(()) }
@@ -308,7 +308,7 @@ async fn tap_sees_deliveries_and_acknowledgements_and_tells_a_wrong_order() {
     subscriber.receive_and_ack().await.unwrap();
     until_eq("the first PUBACK", SOON, 1, || async { tap.pubacks() }).await;
     tap.assert_no_violation();
-    // 2 stays unacknowledged: 3 overtakes it, and is the one objected to.
+    // 2 stays unacknowledged. 3 overtakes it, and is the one that the check rejects.
     subscriber.receive().await.unwrap();
     subscriber.receive_and_ack().await.unwrap();
     until_eq("the second PUBACK", SOON, 2, || async { tap.pubacks() }).await;
@@ -323,7 +323,7 @@ async fn tap_sees_deliveries_and_acknowledgements_and_tells_a_wrong_order() {
 }
 
 #[test]
-fn certificates_are_what_they_are_called() {
+fn certificates_match_their_names() {
     let authority = Authority::new("CA");
     let folder = Scratch::new("certs");
     let ca = folder.write("ca.pem", authority.pem());
@@ -355,7 +355,7 @@ fn certificates_are_what_they_are_called() {
 }
 
 #[test]
-fn both_forms_of_a_key_are_the_key_of_its_certificate() {
+fn both_key_forms_fit_the_certificate() {
     let client = Authority::new("CA").client("acme");
     let folder = Scratch::new("certs");
     let cert = folder.write("cert.pem", &client.cert);

@@ -1,12 +1,14 @@
-//! The stages of the bridge as they are in the service, joined by the same channels, between the
-//! model broker and the model database.
+//! The stages of the bridge as in the service, joined by the same channels, between the model
+//! broker and the model database.
 
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use centiloc_bridge::accounting::MessageAccounting;
-use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
+use centiloc_bridge::config::keys::env_name;
+use centiloc_bridge::config::{self, BackoffBounds, KeepPayload, MqttConfig};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::decode::stage::DecodeStage;
 use centiloc_bridge::gap::GapCause;
@@ -21,8 +23,8 @@ use centiloc_bridge::session::intake_sender::{self, IntakeSender};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
-use centiloc_bridge::store::Condition;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::store::DatabaseStatus;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use centiloc_bridge::topic;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -35,20 +37,15 @@ use crate::database::{ModelDatabase, ModelDisk};
 use crate::spool::{ModelSpool, ModelStorage};
 use crate::world::World;
 
-/// The surroundings of the bridge.
+/// The models that surround the bridge.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Shared.
     pub world: Arc<World>,
-    /// The broker.
     pub broker: Arc<Broker>,
-    /// The database.
     pub database: Arc<ModelDatabase>,
-    /// What survives the process on its own host.
+    /// The local disk, which survives the process on its own host.
     pub disk: Arc<ModelDisk>,
-    /// The file of the spool.
     pub spool: Arc<ModelSpool>,
-    /// Configuration.
     pub settings: Settings,
 }
 
@@ -66,7 +63,7 @@ impl Durable for Surroundings {
         loss.excused
             || self.database.has_gap_over(loss.number, causes)
             || self.spool.has_gap(causes)
-            // The news of the loss itself may have been damaged.
+            // The event of the loss itself may have been damaged.
             || (self.spool.lost_news() && self.has_gap_of_damage())
     }
 }
@@ -91,7 +88,7 @@ pub struct Settings {
     pub queue_grace: Duration,
     /// `batch.max_events`.
     pub max_events: usize,
-    /// `spool.max_size`; `None` where the spool is off.
+    /// `spool.max_size`. `None` if the spool is off.
     pub spool: Option<u64>,
 }
 
@@ -101,11 +98,11 @@ pub struct Process {
     state: ProcessContext,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
     max_events: watch::Sender<usize>,
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<BackoffBounds>,
     connections: Arc<AtomicU64>,
     pipeline: Pipeline,
 }
@@ -117,7 +114,7 @@ struct Pipeline {
 }
 
 impl Process {
-    /// Starts a process, which waits for the word on who holds the session.
+    /// Starts a process, which waits for the leadership decision.
     pub fn start(around: &Surroundings) -> Self {
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
@@ -136,7 +133,7 @@ impl Process {
         };
         let mut process = Self {
             state,
-            condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+            condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
             leadership: watch::Sender::new(Leadership::Pending),
@@ -229,7 +226,7 @@ impl Process {
             decoded,
             feedback: stored,
             max_events: self.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
@@ -241,23 +238,23 @@ impl Process {
         self.pipeline = Pipeline { stages, stop, abandon };
     }
 
-    /// Returns the account of messages.
+    /// Returns the accounting of messages.
     pub fn accounting(&self) -> &MessageAccounting {
         &self.state.accounting
     }
 
-    /// Tells the process who holds the session.
+    /// Informs the process about the holder of the session.
     pub fn lead(&self, leadership: Leadership) {
         self.around.world.note(format_args!("{} is told {leadership:?}", self.name()));
         self.leadership.send_replace(leadership);
     }
 
-    /// Tells the process that another one holds the session.
+    /// Informs the process that another one holds the session.
     pub fn stand_by(&self) {
         self.lead(Leadership::HeldByOther(LockHolder::default()));
     }
 
-    /// Puts new credentials in place.
+    /// Replaces the credentials.
     pub fn renew_credentials(&self) {
         self.around.world.note(format_args!("{} renews its credentials", self.name()));
         self.material.send_replace(material(&self.around));
@@ -275,13 +272,13 @@ impl Process {
         format!("process {:08x}", self.state.instance.as_u128() & 0xffff_ffff)
     }
 
-    /// Kills all stages where they stand.
+    /// Kills all stages wherever they are.
     pub async fn kill(mut self) {
         self.around.world.note(format_args!("{} is killed", self.name()));
         self.pipeline.stages.shutdown().await;
     }
 
-    /// Takes the stages down and builds them anew, as after a stage failed.
+    /// Stops the stages and builds them anew, as after a failed stage.
     pub async fn rebuild(&mut self) {
         self.around.world.note(format_args!("{} rebuilds its pipeline", self.name()));
         self.pipeline.stop.cancel();
@@ -306,7 +303,7 @@ impl Process {
         in_time
     }
 
-    /// Returns how a stage ended that should not have.
+    /// Returns the outcome of a stage that ended unexpectedly.
     pub fn ended_unasked(&mut self) -> Option<String> {
         let ended = self.pipeline.stages.try_join_next()?;
         Some(match ended {
@@ -315,7 +312,7 @@ impl Process {
         })
     }
 
-    /// Checks that no message was forgotten.
+    /// Checks that every message is accounted for.
     pub fn check_accounts(&self) {
         let counts = self.accounting().counts();
         if counts.unaccounted() != 0 {
@@ -326,31 +323,35 @@ impl Process {
 
 fn decoder() -> Arc<Decoder> {
     static DECODER: OnceLock<Arc<Decoder>> = OnceLock::new();
-    let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Never };
+    let config = config::DecodeConfig::new(None, KeepPayload::Never);
     Arc::clone(DECODER.get_or_init(|| Arc::new(Decoder::new(&config, "acme").unwrap())))
 }
 
-fn mqtt(settings: &Settings) -> Mqtt {
-    Mqtt {
-        host: "broker".into(),
-        port: 1883,
-        client_id: "acme-bridge".into(),
-        username: None,
-        password: None,
-        password_file: None,
+fn mqtt(settings: &Settings) -> MqttConfig {
+    static DEFAULTS: OnceLock<MqttConfig> = OnceLock::new();
+    MqttConfig {
         keep_alive: settings.keep_alive,
         connect_timeout: Duration::from_secs(10),
-        proxy: None,
         max_packet_size: settings.max_packet_size,
         max_unacked: settings.max_unacked,
-        items: Formats::Json,
-        boards: Formats::Off,
-        share_group: None,
-        session_expiry: Duration::from_secs(7200),
         queue_grace: settings.queue_grace,
-        tls: None,
-        reconnect: Reconnect { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        reconnect: BackoffBounds { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        ..DEFAULTS.get_or_init(defaults).clone()
     }
+}
+
+/// Loads a configuration of defaults with one event format.
+fn defaults() -> MqttConfig {
+    let keys = [
+        ("tenant", "acme"),
+        ("mqtt.host", "localhost"),
+        ("mqtt.tls.enabled", "false"),
+        ("mqtt.items", "json"),
+        ("mqtt.boards", "off"),
+        ("database.url", "postgres:///centiloc"),
+    ];
+    let environment = keys.map(|(key, value)| (env_name(key), value.to_owned()));
+    config::load(Some(Path::new("/dev/null")), environment).unwrap().config.mqtt
 }
 
 fn material(around: &Surroundings) -> CredentialState {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts each bug of tests/sim/bugs into a copy of the sources, and sees that the simulator finds it.
+# Puts each bug of tests/sim/bugs into a copy of the sources, and checks that the simulator finds it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,4 +1,4 @@
-//! A model of PostgreSQL, and of the disk of the host: what survives the death of the process.
+//! Models of PostgreSQL, and of the host's disk, which survives the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,31 +7,31 @@ use std::time::Duration;
 use centiloc_bridge::connection_event::{ConnectionEvent, ConnectionName};
 use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::session::gaps::{GapState, PendingGaps};
-use centiloc_bridge::store::database::Database;
-use centiloc_bridge::store::fault::{Class, classify};
-use centiloc_bridge::store::journal::Noted;
-use centiloc_bridge::store::schema::SchemaError;
-use centiloc_bridge::store::{Entry, Fault, Outcome, StoreError};
+use centiloc_bridge::store::error::{ErrorClass, classify};
+use centiloc_bridge::store::event_store::EventStore;
+use centiloc_bridge::store::journal::JournalOutcome;
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::{CommitOutcome, DbError, DecodedMessage, StoreError};
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::message::{Kind, OLD_FILTER, identify};
 use crate::world::World;
 
-/// SQLSTATEs of every class that the writer tells apart.
+/// SQLSTATEs of every class that the writer distinguishes.
 const CODES: [&str; 14] = [
     "08006", "40001", "53300", "57P01", "58030", "55P03", "25006", "57014", "42P01", "28P01",
     "3D000", "XX000", "0A000", "25P02",
 ];
 
-/// How the server behaves at present.
+/// The current behaviour of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
-    /// Does what is asked.
+    /// Answers normally.
     Well,
-    /// Is not there.
+    /// Refuses connections.
     Away,
-    /// Takes the question and does not answer.
+    /// Accepts a statement and does not answer.
     Silent,
     /// Answers everything with this SQLSTATE.
     Refuses(&'static str),
@@ -39,7 +39,7 @@ pub enum Mood {
     Slow,
 }
 
-/// The model.
+/// A model database.
 #[derive(Debug)]
 pub struct ModelDatabase {
     world: Arc<World>,
@@ -49,7 +49,7 @@ pub struct ModelDatabase {
 #[derive(Debug)]
 struct State {
     mood: Mood,
-    /// A commit may be applied and its answer lost, in so many of 1,000 cases.
+    /// Share of commits that are applied but whose answer is lost, per mille.
     silent_commits: u64,
     rows: BTreeSet<u64>,
     dead_letters: BTreeSet<u64>,
@@ -60,7 +60,7 @@ struct State {
     stale_filter: bool,
 }
 
-/// [`GapCause`] by its name, which has an order.
+/// The name of a [`GapCause`], which has an order.
 type CauseName = &'static str;
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ struct GapRow {
 }
 
 impl ModelDatabase {
-    /// Makes an empty database.
+    /// Creates an empty database.
     pub fn new(world: &Arc<World>, silent_commits: u64) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
@@ -92,13 +92,13 @@ impl ModelDatabase {
         self.state.lock().unwrap()
     }
 
-    /// Changes how the server behaves.
+    /// Changes the behaviour of the server.
     pub fn set_mood(&self, mood: Mood) {
         self.world.note(format_args!("database is {mood:?}"));
         self.lock().mood = mood;
     }
 
-    /// Draws a mood.
+    /// Draws a behaviour.
     pub fn change_mood(&self) {
         let mood = match self.world.draw(0..=5) {
             0 | 1 => Mood::Away,
@@ -118,7 +118,7 @@ impl ModelDatabase {
         self.set_mood(mood);
     }
 
-    /// Returns true if the database can be asked.
+    /// Returns true if the database answers.
     pub fn is_well(&self) -> bool {
         matches!(self.lock().mood, Mood::Well | Mood::Slow)
     }
@@ -140,8 +140,8 @@ impl ModelDatabase {
         self.lock().dead_letters.contains(&event)
     }
 
-    /// Notes how many losses the broker has had: open gaps cover them, and so do those that are
-    /// written from now on.
+    /// Records the number of losses of the broker. Open gaps cover them, and so do gaps written
+    /// from now on.
     pub fn after_loss(&self, number: u64) {
         let mut state = self.lock();
         state.losses = number;
@@ -161,7 +161,7 @@ impl ModelDatabase {
         self.lock().gaps.keys().filter(|(name, _)| *name == cause.as_str()).count()
     }
 
-    /// Waits as long as the server takes, and returns its refusal if it has one.
+    /// Waits for the server's response time, and returns its refusal if it has one.
     async fn answer(&self) -> Result<(), StoreError> {
         let mood = self.lock().mood;
         match mood {
@@ -183,9 +183,9 @@ impl ModelDatabase {
         Ok(())
     }
 
-    fn apply(&self, batch: &[Entry]) -> Outcome {
+    fn apply(&self, batch: &[DecodedMessage]) -> CommitOutcome {
         let mut state = self.lock();
-        let mut outcome = Outcome::default();
+        let mut outcome = CommitOutcome::default();
         for (message, result) in batch {
             let (event, kind) = identify(&message.payload);
             if (result.is_ok()) != (kind != Kind::Garbage) {
@@ -204,7 +204,7 @@ impl ModelDatabase {
         outcome
     }
 
-    fn note_now(&self, news: &ConnectionEvent) -> Noted {
+    fn note_now(&self, news: &ConnectionEvent) -> JournalOutcome {
         let mut state = self.lock();
         let losses = state.losses;
         self.world.note(format_args!("database notes {}", describe(news)));
@@ -212,7 +212,7 @@ impl ModelDatabase {
             ConnectionEvent::Opened { connection, at, session_present, .. } => {
                 self.world.news_in_memory(false);
                 if state.connections.contains(connection) {
-                    return Noted::default();
+                    return JournalOutcome::default();
                 }
                 let gap = (!state.connections.is_empty() && !session_present)
                     .then_some(GapCause::SessionLost);
@@ -229,16 +229,16 @@ impl ModelDatabase {
                 let holds_old = std::mem::take(&mut state.stale_filter) && *session_present;
                 let stale_filters =
                     if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
-                Noted { stale_filters, gap }
+                JournalOutcome { stale_filters, gap }
             }
             ConnectionEvent::Gap(gap) => {
                 let key = (gap.cause.as_str(), gap.started_at.unix_timestamp_nanos());
                 let row = GapRow { open: gap.ended_at.is_none(), covers: losses };
                 let new = state.gaps.insert(key, row).is_none();
-                Noted { gap: new.then_some(gap.cause), ..Noted::default() }
+                JournalOutcome { gap: new.then_some(gap.cause), ..JournalOutcome::default() }
             }
             ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
-                Noted::default()
+                JournalOutcome::default()
             }
         }
     }
@@ -253,7 +253,7 @@ impl ModelDatabase {
     }
 }
 
-/// Describes news in a line of the trace.
+/// Describes a connection event in a line of the trace.
 pub fn describe(news: &ConnectionEvent) -> String {
     match news {
         ConnectionEvent::Opened { connection, session_present, .. } => {
@@ -269,20 +269,20 @@ pub fn describe(news: &ConnectionEvent) -> String {
     }
 }
 
-fn fault(code: Option<&str>) -> Fault {
-    Fault {
-        class: code.map_or(Class::Retry, |code| classify(code, None)),
+fn fault(code: Option<&str>) -> DbError {
+    DbError {
+        class: code.map_or(ErrorClass::Retry, |code| classify(code, None)),
         sqlstate: code.map(str::to_owned),
         text: format!("the model answers {code:?}"),
     }
 }
 
-impl Database for ModelDatabase {
-    async fn prepare_schema(&self, _migrate: bool) -> Result<(), SchemaError> {
-        self.answer().await.map_err(SchemaError::Store)
+impl EventStore for ModelDatabase {
+    async fn prepare_schema(&self, _migrate: bool) -> Result<(), MigrationError> {
+        self.answer().await.map_err(MigrationError::Store)
     }
 
-    async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
+    async fn commit(&self, batch: &[DecodedMessage]) -> Result<CommitOutcome, StoreError> {
         self.answer().await?;
         let outcome = self.apply(batch);
         if self.loses_answer() {
@@ -298,7 +298,7 @@ impl Database for ModelDatabase {
         _session_expiry: Duration,
         _standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
-    ) -> Result<Noted, StoreError> {
+    ) -> Result<JournalOutcome, StoreError> {
         self.answer().await?;
         let noted = self.note_now(news);
         if self.loses_answer() {
@@ -317,7 +317,7 @@ pub struct ModelDisk {
 }
 
 impl ModelDisk {
-    /// Makes an empty disk.
+    /// Creates an empty disk.
     pub fn new(world: &Arc<World>) -> Arc<Self> {
         Arc::new(Self { world: Arc::clone(world), pending: Mutex::default() })
     }

@@ -1,5 +1,5 @@
-//! One connection between the bridge and the model broker. Packets wait on it in both directions
-//! until the other side takes them, so that a cut can fall between any two.
+//! A connection between the bridge and the model broker. Packets wait on it in both directions
+//! until the other side receives them, so that a cut can occur between any two.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,7 +17,7 @@ use crate::world::World;
 /// The state of the connection.
 #[derive(Debug)]
 pub struct Link {
-    /// Numbers the connections of a schedule.
+    /// Number of the connection in its schedule.
     pub number: u64,
     world: Arc<World>,
     state: Mutex<State>,
@@ -28,13 +28,13 @@ pub struct Link {
 struct State {
     to_client: VecDeque<IncomingPacket>,
     to_broker: VecDeque<OutgoingPacket>,
-    /// The client can still use it.
+    /// True while the client can use it.
     open: bool,
-    /// Nothing passes any more, and the client is not told.
+    /// True once nothing passes any more, without notice to the client.
     silent: bool,
-    /// The broker does not read, and the buffers between are full.
+    /// True while the broker does not read, and the buffers between are full.
     stalled: bool,
-    /// When the broker last took a packet of the client.
+    /// Time at which the broker last received a packet of the client.
     heard: Instant,
 }
 
@@ -70,7 +70,7 @@ impl Link {
         self.changed.notify_one();
     }
 
-    /// Takes the next packet of the client, unless it is held up.
+    /// Receives the next packet of the client, unless the link is blocked.
     pub fn take(&self) -> Option<OutgoingPacket> {
         let mut state = self.lock();
         let packet = if state.stalled || state.silent { None } else { state.to_broker.pop_front() };
@@ -80,17 +80,17 @@ impl Link {
         packet
     }
 
-    /// Returns true while nothing waits to be taken by the broker.
+    /// Returns true if no packet waits for the broker.
     pub fn is_idle(&self) -> bool {
         self.lock().to_broker.is_empty()
     }
 
-    /// Returns when the client was last heard.
+    /// Returns the time of the client's last packet.
     pub fn heard(&self) -> Instant {
         self.lock().heard
     }
 
-    /// Ends the connection for both sides. With `orderly`, what was sent still arrives.
+    /// Ends the connection for both sides. With `orderly`, packets sent before still arrive.
     pub fn close(&self, orderly: bool) {
         let mut state = self.lock();
         state.open = false;
@@ -101,12 +101,12 @@ impl Link {
         self.changed.notify_one();
     }
 
-    /// Lets nothing pass any more, without a word to the client.
+    /// Stops all traffic, without notice to the client.
     pub fn silence(&self) {
         self.lock().silent = true;
     }
 
-    /// Stops or resumes taking what the client writes.
+    /// Stops or resumes receiving packets of the client.
     pub fn stall(&self, stalled: bool) {
         self.lock().stalled = stalled;
         self.changed.notify_one();

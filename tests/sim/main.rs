@@ -1,6 +1,6 @@
-//! Runs the session, the spool, decoding and the writer of the bridge between a model broker, a model
-//! disk and a model database, on paused time, with every choice drawn from one seed. `make simulate-faults` runs as
-//! many schedules as you like.
+//! Runs the session, the spool, decoding and the writer of the bridge between a model broker, a
+//! model disk and a model database, on paused time, with every choice drawn from one seed. `make
+//! simulate-faults` runs as many schedules as requested.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

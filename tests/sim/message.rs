@@ -1,5 +1,5 @@
-//! The messages that boards publish. A number in the payload identifies the event wherever it turns
-//! up, so that every part of the model can tell which one it has.
+//! The messages that boards publish. A number in the payload identifies the event wherever it
+//! occurs, so that every part of the model can recognise it.
 
 use std::fmt::Write as _;
 
@@ -13,10 +13,10 @@ pub const TOPIC: &str = "centiloc/acme/json/item/v1/update";
 /// A filter that an earlier configuration subscribed to.
 pub const OLD_FILTER: &str = "centiloc/acme/old";
 
-/// What becomes of an event at the end.
+/// The row that an event becomes in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A row.
+    /// An event row.
     Good,
     /// A dead letter, because it cannot be decoded.
     Garbage,
@@ -24,7 +24,7 @@ pub enum Kind {
     Refused,
 }
 
-/// Makes the payload of an event.
+/// Creates the payload of an event.
 pub fn payload(event: u64, kind: Kind, momentum: OffsetDateTime, padding: usize) -> Bytes {
     let mark = match kind {
         Kind::Good => 'g',

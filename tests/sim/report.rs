@@ -1,17 +1,17 @@
-//! Runs many schedules and says what they were made of.
+//! Runs many schedules and reports their statistics.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-/// A schedule that takes longer than this, on a busy machine too, will never end.
+/// Duration after which a schedule is stuck, on a busy machine too.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 use crate::schedule;
 use crate::world::Ended;
 
-/// Last lines of a trace that are printed, unless `SIM_LINES` says otherwise.
+/// Number of last trace lines printed, unless `SIM_LINES` sets another.
 const SHOWN: u64 = 400;
 
 /// Sums over many schedules.
@@ -74,7 +74,7 @@ fn run_watched(seed: u64) -> (Ended, u64) {
     })
 }
 
-/// Prints where two runs of one seed part.
+/// Prints the first difference between two runs of one seed.
 fn first_difference(seed: u64, one: &Ended, other: &Ended) {
     let (one, other) = (&one.trace.text, &other.trace.text);
     let place = one.iter().zip(other).position(|(a, b)| a != b).unwrap_or(0);
@@ -98,8 +98,8 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// Runs so many schedules as are asked for, prints what they were made of, and panics with the trace
-/// of one that broke a rule.
+/// Runs the requested number of schedules, prints their statistics, and panics with the trace of
+/// one that broke a rule.
 fn explore_and_print(seeds: std::ops::Range<u64>, limit: Duration) {
     let started = Instant::now();
     let (sums, failed) = explore(seeds.clone(), limit);
@@ -133,7 +133,8 @@ fn no_schedule_loses_or_doubles_an_event() {
 
 #[test]
 fn seeds_that_failed_once_pass() {
-    // 60012669: an equal message, sent with DUP under an id that was answered before, was never answered.
+    // 60012669: an equal message, sent with DUP under an id that was answered before, was never
+    // answered.
     for seed in [50_005_228, 60_012_669] {
         explore_and_print(seed..seed + 1, Duration::from_secs(60));
     }

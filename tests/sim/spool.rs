@@ -1,4 +1,4 @@
-//! A model of the spool's file: every transaction is on disk whole or not at all.
+//! A model of the spool's file. Every transaction is on disk whole or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,10 +14,10 @@ use centiloc_bridge::spool::storage::{
 use crate::message::identify;
 use crate::world::World;
 
-/// How the disk behaves at present.
+/// The current behaviour of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskMood {
-    /// Does what is asked.
+    /// Writes normally.
     Well,
     /// Has no space left.
     Full,
@@ -44,12 +44,12 @@ struct State {
     damaged: Option<u64>,
     /// Events that were lost with such rows.
     lost: BTreeSet<u64>,
-    /// News were lost with such rows.
+    /// True if connection events were lost with such rows.
     lost_news: bool,
 }
 
 impl ModelSpool {
-    /// Makes an empty file.
+    /// Creates an empty file.
     pub fn new(world: &Arc<World>) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
@@ -69,13 +69,13 @@ impl ModelSpool {
         self.state.lock().unwrap()
     }
 
-    /// Changes how the disk behaves.
+    /// Changes the behaviour of the disk.
     pub fn set_mood(&self, mood: DiskMood) {
         self.world.note(format_args!("the spool's disk is {mood:?}"));
         self.lock().mood = mood;
     }
 
-    /// Draws a mood.
+    /// Draws a behaviour.
     pub fn change_mood(&self) {
         let moods = [DiskMood::Well, DiskMood::Full, DiskMood::Failing, DiskMood::Slow];
         let mood = self.world.pick(&moods);
@@ -88,7 +88,7 @@ impl ModelSpool {
         self.set_mood(mood);
     }
 
-    /// Changes the bytes of a row behind the back of the bridge.
+    /// Changes the bytes of a row without the bridge's knowledge.
     pub fn damage(&self) {
         let mut state = self.lock();
         if state.rows.is_empty() {
@@ -111,12 +111,12 @@ impl ModelSpool {
         self.lock().lost.contains(&event)
     }
 
-    /// Returns true if news were lost with a damaged row.
+    /// Returns true if a connection event was lost with a damaged row.
     pub fn lost_news(&self) -> bool {
         self.lock().lost_news
     }
 
-    /// Returns true if news of a gap, or of a new session, are in the file.
+    /// Returns true if the event of a gap or of a new session is in the file.
     pub fn has_gap(&self, causes: &[GapCause]) -> bool {
         self.lock().rows.values().any(|row| match news_in(row) {
             Some(ConnectionEvent::Gap(gap)) => causes.contains(&gap.cause),
@@ -127,7 +127,7 @@ impl ModelSpool {
         })
     }
 
-    /// Returns how many rows there are.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.lock().rows.len()
     }
@@ -192,7 +192,7 @@ fn news_in(row: &SpoolRow<'_>) -> Option<ConnectionEvent> {
     row.topic.is_none().then(|| serde_json::from_slice(&row.payload).unwrap())
 }
 
-/// Opens the model's file.
+/// An opener of the model's file.
 #[derive(Debug)]
 pub struct ModelStorage(pub Arc<ModelSpool>);
 
@@ -205,7 +205,7 @@ impl ModelStorage {
     }
 }
 
-/// Frees the file when dropped.
+/// A lock that frees the file when dropped.
 #[derive(Debug)]
 pub struct ModelLock(Arc<ModelSpool>);
 

@@ -1,5 +1,5 @@
 //! The state that all parts of one schedule share: the seed's choices, the trace, the time of day,
-//! and the first rule that was broken.
+//! and the first broken rule.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,16 +8,16 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use centiloc_bridge::clock::Clock;
+use centiloc_bridge::clock::WallClock;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// 2026-01-01T00:00:00Z, where every schedule begins.
+/// 2026-01-01T00:00:00Z, the start of every schedule.
 const EPOCH: i64 = 1_767_225_600;
 
-/// Shared by all parts of one schedule.
+/// State shared by all parts of one schedule.
 #[derive(Debug)]
 pub struct World(Mutex<State>);
 
@@ -25,22 +25,21 @@ pub struct World(Mutex<State>);
 struct State {
     rng: StdRng,
     started: Instant,
-    /// Set by clock jumps.
+    /// Offset of the clock after jumps.
     clock_offset: time::Duration,
     trace: Trace,
     faults: BTreeMap<&'static str, u64>,
     violation: Option<String>,
-    /// A CONNACK has told of a new session, and that is neither stored nor on disk.
+    /// True if a CONNACK has reported a new session that is neither stored nor on disk.
     news_in_memory: bool,
-    /// Faults may be drawn. False once the schedule is to come to rest.
+    /// True while faults may be drawn. False once the schedule is to come to rest.
     stormy: bool,
 }
 
-/// What happened, in order.
+/// The events of a schedule, in order.
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
     hasher: DefaultHasher,
-    /// All lines.
     pub text: Vec<String>,
 }
 
@@ -51,19 +50,17 @@ impl Trace {
     }
 }
 
-/// What a schedule left behind.
+/// The result of a schedule.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// All lines.
     pub trace: Trace,
-    /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// The first rule that was broken.
     pub violation: Option<String>,
 }
 
 impl World {
-    /// Makes the world of a seed. Must be called on the paused runtime.
+    /// Creates the world of a seed. Must be called on the paused runtime.
     pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             rng: StdRng::seed_from_u64(seed),
@@ -91,12 +88,12 @@ impl World {
         self.lock().rng.random_range(0..len)
     }
 
-    /// Returns true in so many of 1,000 cases.
+    /// Returns true with this probability, per mille.
     pub fn chance(&self, per_mille: u64) -> bool {
         self.draw(1..=1000) <= per_mille
     }
 
-    /// As [`Self::chance`], but never once the storm is over.
+    /// Does the same as [`Self::chance`], but always returns false once the storm is over.
     pub fn fault_chance(&self, per_mille: u64) -> bool {
         self.is_stormy() && self.chance(per_mille)
     }
@@ -106,17 +103,17 @@ impl World {
         of[self.index(of.len())]
     }
 
-    /// Makes a generator for a part of the bridge.
+    /// Creates a random generator for a part of the bridge.
     pub fn rng(&self) -> StdRng {
         StdRng::seed_from_u64(self.draw(0..=u64::MAX))
     }
 
-    /// Waits for so many milliseconds of paused time.
+    /// Waits for that many milliseconds of paused time.
     pub async fn sleep(&self, millis: RangeInclusive<u64>) {
         tokio::time::sleep(Duration::from_millis(self.draw(millis))).await;
     }
 
-    /// Lets the other tasks make so many steps.
+    /// Lets the other tasks take that many steps.
     pub async fn step_aside(&self, times: RangeInclusive<u64>) {
         for _ in 0..self.draw(times) {
             tokio::task::yield_now().await;
@@ -138,7 +135,7 @@ impl World {
         self.note(format_args!("FAULT {kind}"));
     }
 
-    /// Notes that a rule was broken. Only the first counts.
+    /// Records that a rule was broken. Only the first counts.
     pub fn violated(&self, rule: impl Display) {
         let rule = rule.to_string();
         self.note(format_args!("BROKEN {rule}"));
@@ -150,12 +147,12 @@ impl World {
         self.lock().violation.is_some()
     }
 
-    /// Notes whether the news of a new session are in the memory of a process alone.
+    /// Records if the event of a new session is in the memory of a process alone.
     pub fn news_in_memory(&self, alone: bool) {
         self.lock().news_in_memory = alone;
     }
 
-    /// Returns true if the death of the process takes the news of a new session with it.
+    /// Returns true if the death of the process loses the event of a new session.
     pub fn takes_news_with_it(&self) -> bool {
         std::mem::take(&mut self.lock().news_in_memory)
     }
@@ -169,7 +166,7 @@ impl World {
             + state.clock_offset
     }
 
-    /// Sets the clock of the bridge's host ahead or back.
+    /// Sets the clock of the bridge's host forward or back.
     pub fn jump_clock(&self) {
         let seconds = self.draw(0..=200_000).cast_signed() - 100_000;
         self.lock().clock_offset += time::Duration::seconds(seconds);
@@ -177,9 +174,9 @@ impl World {
     }
 
     /// Returns the clock for the bridge.
-    pub fn clock(self: &Arc<Self>) -> Clock {
+    pub fn clock(self: &Arc<Self>) -> WallClock {
         let world = Arc::clone(self);
-        Clock::simulated(move || world.now_utc())
+        WallClock::simulated(move || world.now_utc())
     }
 
     /// Returns true while faults may be drawn.
@@ -193,7 +190,7 @@ impl World {
         self.note("calm");
     }
 
-    /// Returns what the schedule leaves behind.
+    /// Returns the result of the schedule.
     pub fn ended(&self) -> Ended {
         let state = self.lock();
         Ended {

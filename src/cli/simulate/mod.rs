@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::target::PublishTarget;
 use super::{ConfigFileArgs, UsageError};
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::EventHistory;
 use crate::simulate::ledger::PublishReport;
@@ -115,7 +115,7 @@ pub struct SimulateArgs {
 /// Publishes the events, reports progress on stderr and prints one line on stdout at the end.
 pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     // Lost connections are logged as warnings.
-    let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
+    let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let target = PublishTarget::new(&args)?;
     let broker = target.broker(&args)?;
     let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));

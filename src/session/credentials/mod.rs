@@ -14,14 +14,14 @@ use secrecy::SecretString;
 
 pub use self::fallback::{AfterRefusal, CredentialFallback};
 pub use self::source::{CredentialSource, CredentialSourceError, SourceFingerprint};
-use crate::config::{Mqtt, Tls};
+use crate::config::{MqttConfig, TlsConfig};
 use crate::credentials::CertificateFacts;
 
 /// One complete set of credentials as loaded. Parts of two sets are never mixed.
 #[derive(Debug)]
 pub struct ClientCredentials {
     /// Section `mqtt.tls` that names the files.
-    section: Option<Tls>,
+    section: Option<TlsConfig>,
     /// TLS configuration, `None` without TLS.
     pub tls: Option<tls::LoadedTls>,
     username: Option<String>,
@@ -50,7 +50,7 @@ impl ClientCredentials {
     }
 
     /// Writes the credentials into the settings of a connection.
-    pub fn apply_to(&self, mqtt: &mut Mqtt) {
+    pub fn apply_to(&self, mqtt: &mut MqttConfig) {
         mqtt.tls.clone_from(&self.section);
         mqtt.username.clone_from(&self.username);
         mqtt.password.clone_from(&self.password);

@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::{ClientCredentials, tls};
-use crate::config::{Mqtt, Tls, read_secret};
+use crate::config::{MqttConfig, TlsConfig, read_secret};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 use crate::files;
 
 /// Limit of bytes read from a file. Valid files are far smaller.
@@ -24,7 +24,7 @@ pub struct CredentialSource {
     /// Tenant that the certificate must be issued for.
     pub tenant: String,
     /// Section `mqtt.tls` of the configuration.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// User name, `mqtt.username`.
     pub username: Option<String>,
     /// Password as read with the configuration.
@@ -80,7 +80,7 @@ pub struct SourceFingerprint([u8; 32]);
 
 impl CredentialSource {
     /// Returns the source named by the configuration.
-    pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
+    pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
         Self {
             tenant: tenant.to_owned(),
             tls: mqtt.tls.clone(),
@@ -158,8 +158,8 @@ impl CredentialSource {
     }
 
     /// Returns the problem of a certificate whose common name is not the tenant.
-    fn tenant_mismatch(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
-        if facts.fits_tenant(&self.tenant) == TenantFit::Exact {
+    fn tenant_mismatch(&self, section: &TlsConfig, facts: &CertificateFacts) -> Option<String> {
+        if facts.fits_tenant(&self.tenant) == TenantMatch::Exact {
             return None;
         }
         Some(format!(

@@ -4,7 +4,7 @@ use rustls::AlertDescription as Alert;
 
 use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 
 /// Meaning of an alert: its name in the standard, its kind, and the cause with its remedy.
 pub(super) struct AlertMeaning {
@@ -142,7 +142,7 @@ fn own_fault(context: &FailureContext<'_>) -> Option<String> {
     if let Some(note) = outside_validity(context) {
         return Some(note);
     }
-    if facts.fits_tenant(context.tenant) == TenantFit::Exact {
+    if facts.fits_tenant(context.tenant) == TenantMatch::Exact {
         return None;
     }
     Some(format!(

@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 
 use super::credentials::tls::LoadedTls;
 use super::transport::connector::ConnectError;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 
 /// Explanation of a failed or lost connection.
@@ -230,7 +230,7 @@ pub struct FailureContext<'a> {
 
 impl<'a> FailureContext<'a> {
     /// Creates the context of a connection without a CONNACK.
-    pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
+    pub fn new(tenant: &'a str, mqtt: &'a MqttConfig, now: OffsetDateTime) -> Self {
         Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 

@@ -12,7 +12,7 @@ use rumqttc::ConnectionError;
 
 use self::connector::ConnectError;
 use super::credentials::ClientCredentials;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// Future of one read or write of a transport.
 pub type TransportFuture<'a, T> =

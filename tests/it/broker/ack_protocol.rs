@@ -1,5 +1,5 @@
-//! The rules of acknowledging, on the wire, against a peer that does what brokers rarely do:
-//! repeats on the same connection, reuses packet ids, dies at the worst moment, sends QoS 2.
+//! The acknowledgement protocol on the wire, against a scripted broker with rare behaviour: it
+//! redelivers on the same connection, reuses packet ids, dies at the worst moment, and sends QoS 2.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::support::postgres::Postgres;
 use crate::support::publisher::Publisher;
 use crate::support::subscriber::Subscriber;
 
-/// Long enough for an acknowledgement that must not come to come.
+/// Time within which a forbidden acknowledgement would arrive.
 const A_MOMENT: Duration = Duration::from_millis(200);
 
 /// Reason of a reconnect.
 const REUSED: &str = "packet_id_reused";
 
 #[tokio::test]
-async fn a_message_repeated_on_the_same_connection_is_one_row_and_one_puback() {
+async fn repeat_on_one_connection_gets_one_puback() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 2);
     let hold = rig.hold_commits().await;
@@ -40,8 +40,8 @@ async fn a_message_repeated_on_the_same_connection_is_one_row_and_one_puback() {
     until_count(&rig.bridge, "centiloc_bridge_acks_total", "", 2).await;
 }
 
-/// While the first event is un-acknowledged under id 1, sends the second under the same id. It must
-/// end the connection, and nothing may be acknowledged before both were delivered again.
+/// Sends the second event under id 1 while the first is un-acknowledged under the same id. This
+/// must end the connection, and nothing may be acknowledged before both were delivered again.
 async fn reuse_of_an_outstanding_id(dup: bool) {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 2);
@@ -78,12 +78,12 @@ async fn repeat_with_other_payload_ends_connection() {
 }
 
 #[tokio::test]
-async fn repeat_that_crosses_its_puback_is_not_answered() {
+async fn repeat_crossing_its_puback_is_not_answered() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3);
     deliver(&mut broker, 1, 1, false, &events[0]).await;
     assert_eq!(broker.next().await, FromBridge::Puback(1));
-    // For the broker, that PUBACK is still on its way.
+    // From the broker's view, that PUBACK is still in flight.
     deliver(&mut broker, 1, 1, true, &events[0]).await;
     rig.until_received(2).await;
     assert!(broker.is_quiet_for(A_MOMENT).await, "the repetition was answered");
@@ -99,7 +99,7 @@ async fn repeat_that_crosses_its_puback_is_not_answered() {
 }
 
 #[tokio::test]
-async fn crossing_repeat_and_reused_id_together_are_told_apart() {
+async fn crossing_repeat_and_reused_id_are_distinguished() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3);
     deliver(&mut broker, 1, 1, false, &events[0]).await;
@@ -107,7 +107,7 @@ async fn crossing_repeat_and_reused_id_together_are_told_apart() {
     let hold = rig.hold_commits().await;
     deliver(&mut broker, 1, 1, true, &events[0]).await;
     deliver(&mut broker, 1, 1, false, &events[1]).await;
-    // The second itself is repeated while it is un-acknowledged.
+    // The second itself is redelivered while it is un-acknowledged.
     deliver(&mut broker, 1, 1, true, &events[1]).await;
     rig.until_received(4).await;
     let_go(hold).await;
@@ -120,7 +120,7 @@ async fn crossing_repeat_and_reused_id_together_are_told_apart() {
     assert_accounted_for(&rig.bridge).await;
 }
 
-/// Lets an event of one tag be committed only while nobody else holds advisory lock 1.
+/// Blocks the commit of an event of one tag while another session holds advisory lock 1.
 const GATE: &str = "
     create function gate() returns trigger language plpgsql as $$
     begin
@@ -131,7 +131,7 @@ const GATE: &str = "
         for each row execute function gate()";
 
 #[tokio::test]
-async fn what_commits_after_its_connection_died_is_not_acknowledged_on_the_next() {
+async fn late_commit_is_not_acknowledged_on_next_connection() {
     let (rig, mut broker) = PeerRig::new().await;
     rig.database.execute(GATE).await;
     let mut events = ItemEvent::series(TENANT, 3);
@@ -140,7 +140,7 @@ async fn what_commits_after_its_connection_died_is_not_acknowledged_on_the_next(
     deliver(&mut broker, 1, 1, false, &events[0]).await;
     rig.until_held().await;
     broker.reset();
-    // The broker gives the packet id to another message, and repeats the first under a new one.
+    // The broker gives the packet id to another message and redelivers the first under a new one.
     let mut broker = rig.peer.subscribed(true).await;
     let mut gate = rig.database.connect().await.unwrap();
     sqlx::raw_sql("select pg_advisory_lock(1)").execute(&mut gate).await.unwrap();
@@ -148,7 +148,7 @@ async fn what_commits_after_its_connection_died_is_not_acknowledged_on_the_next(
     deliver(&mut broker, 1, 2, true, &events[0]).await;
     rig.until_received(3).await;
     let_go(hold).await;
-    // The first is committed now, while a packet id like its own is outstanding.
+    // The first is committed now, while another message with its packet id is outstanding.
     until_stored(&rig.database, 1).await;
     rig.until_held().await;
     assert!(broker.is_quiet_for(A_MOMENT).await, "acknowledged before it was stored");
@@ -162,7 +162,7 @@ async fn what_commits_after_its_connection_died_is_not_acknowledged_on_the_next(
 }
 
 #[tokio::test]
-async fn what_was_buffered_when_a_connection_died_is_not_replayed_into_the_next() {
+async fn buffered_publishes_are_not_replayed_into_next_connection() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3);
     for (packet_id, event) in (1..).zip(&events) {
@@ -170,7 +170,7 @@ async fn what_was_buffered_when_a_connection_died_is_not_replayed_into_the_next(
     }
     broker.reset();
     let mut broker = rig.peer.subscribed(false).await;
-    // Nothing is outstanding here: whatever is acknowledged now is stale.
+    // Nothing is outstanding here, so any acknowledgement now is stale.
     assert!(broker.is_quiet_for(A_MOMENT).await);
     deliver(&mut broker, 1, 9, false, &events[2]).await;
     assert_eq!(broker.next().await, FromBridge::Puback(9));
@@ -178,7 +178,7 @@ async fn what_was_buffered_when_a_connection_died_is_not_replayed_into_the_next(
 }
 
 #[tokio::test]
-async fn pubacks_leave_in_the_order_of_receipt_whatever_becomes_of_the_messages() {
+async fn rejected_messages_keep_puback_order() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3);
     let topic = events[0].json_topic();
@@ -201,7 +201,7 @@ async fn pubacks_leave_in_the_order_of_receipt_whatever_becomes_of_the_messages(
 }
 
 #[tokio::test]
-async fn packet_ids_are_used_again_after_their_puback() {
+async fn packet_ids_are_reusable_after_their_puback() {
     const ROUNDS: usize = 5;
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3 * ROUNDS);
@@ -217,7 +217,7 @@ async fn packet_ids_are_used_again_after_their_puback() {
 }
 
 #[tokio::test]
-async fn a_qos_2_message_is_taken_over_once_it_is_stored_and_released_afterwards() {
+async fn qos_2_message_is_stored_before_pubrec() {
     let (rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 3);
     let hold = rig.hold_commits().await;
@@ -238,12 +238,12 @@ async fn a_qos_2_message_is_taken_over_once_it_is_stored_and_released_afterwards
 }
 
 #[tokio::test]
-async fn a_release_left_over_from_an_earlier_connection_is_completed() {
+async fn pubrel_from_earlier_connection_is_completed() {
     let (mut rig, mut broker) = PeerRig::new().await;
     let events = ItemEvent::series(TENANT, 2);
     deliver(&mut broker, 2, 4, false, &events[0]).await;
     assert_eq!(broker.next().await, FromBridge::Pubrec(4));
-    // The PUBREC arrived; the connection dies before the PUBREL does.
+    // The PUBREC arrived. The connection dies before the PUBREL does.
     broker.reset();
     let mut broker = rig.peer.subscribed(true).await;
     broker.pubrel(4).await;
@@ -257,7 +257,7 @@ async fn a_release_left_over_from_an_earlier_connection_is_completed() {
 }
 
 #[tokio::test]
-async fn a_qos_2_subscription_left_in_the_session_by_another_client_does_not_clog_it() {
+async fn foreign_qos_2_subscription_does_not_block_session() {
     const EVENTS: usize = 50;
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -265,7 +265,7 @@ async fn a_qos_2_subscription_left_in_the_session_by_another_client_does_not_clo
     other.subscribe_qos2("centiloc/acme/json/item/#").await.unwrap();
     drop(other);
     let publisher = Publisher::connect(&broker).await;
-    // More than Mosquitto's window of 20: without answers it would close.
+    // More than Mosquitto's window of 20, which would fill up without answers.
     publisher.publish_json_qos2(&ItemEvent::series(TENANT, EVENTS)).await;
     let config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
     let bridge = Bridge::ready(&config).await;

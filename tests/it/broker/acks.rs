@@ -1,5 +1,5 @@
-//! The first promise, seen from the broker's side: an acknowledgement leaves after its commit, in
-//! its turn, or not at all.
+//! The first promise from the broker's side: an acknowledgement leaves after its commit and in its
+//! order, or not at all.
 
 use serde_json::json;
 use time::OffsetDateTime;
@@ -11,7 +11,7 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::{Onlooker, Rig, TableLock};
 use crate::support::tap::{Packet, Tap};
 
-/// A rig whose tap looks into the database at every PUBACK.
+/// Creates a rig whose tap queries the database at every PUBACK.
 async fn looking_rig(builder: crate::support::mosquitto::Builder) -> Rig {
     let mut rig = Rig::with(builder, Postgres::shared().await).await;
     let onlooker = Onlooker::of(&rig.database);
@@ -20,7 +20,7 @@ async fn looking_rig(builder: crate::support::mosquitto::Builder) -> Rig {
     rig
 }
 
-/// Events of both kinds and what cannot be one, each payload different.
+/// Returns events of both kinds and undecodable messages, each with a different payload.
 fn mixture(count: usize) -> Vec<(String, Vec<u8>)> {
     let now = OffsetDateTime::now_utc();
     let refused = |event: &ItemEvent| {
@@ -43,7 +43,7 @@ fn mixture(count: usize) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn no_puback_leaves_before_another_session_can_see_the_row() {
+async fn puback_follows_visible_row() {
     // A larger window makes larger batches.
     let rig = looking_rig(Mosquitto::builder().max_inflight_messages(100)).await;
     let _bridge = Bridge::ready(&rig.config().set("decode.keep_payload", "always")).await;
@@ -56,9 +56,9 @@ async fn no_puback_leaves_before_another_session_can_see_the_row() {
 }
 
 #[tokio::test]
-async fn pubacks_leave_in_the_order_of_receipt_over_many_small_batches_of_all_kinds() {
-    // Some batches hold items, which cannot be written for a while, and some boards and dead letters
-    // only, which can.
+async fn pubacks_keep_receipt_order_across_batches() {
+    // Some batches hold items, which cannot be written for a while. Others hold only board events
+    // and dead letters, which can.
     let rig = looking_rig(Mosquitto::builder().max_inflight_messages(60)).await;
     let config = rig.config().set("decode.keep_payload", "always").set("batch.max_events", 3);
     let _bridge = Bridge::ready(&config).await;
@@ -84,7 +84,7 @@ async fn nothing_is_acknowledged_while_its_commit_waits() {
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     let events = ItemEvent::series(TENANT, 50);
     rig.platform().await.publish_json(&events).await;
-    // As much as the broker sends without acknowledgements.
+    // The number of messages that the broker sends without acknowledgements.
     rig.until_delivered(20).await;
     lock.until_waited_for().await;
     assert_eq!(rig.tap.pubacks(), 0);

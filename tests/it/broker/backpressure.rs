@@ -1,5 +1,5 @@
-//! Where commits do not keep up, the bridge stops reading: TCP holds the broker back, and nothing has
-//! to be delivered twice. A peer in the broker's stead notices that its socket takes no more.
+//! The bridge stops reading when commits do not keep up. TCP then holds the broker back, and
+//! nothing has to be delivered twice. A scripted broker detects that its socket accepts no more.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ const KIB: usize = 1024;
 /// `mqtt.max_unacked`.
 const ROOM: &str = "1MiB";
 
-/// White space before each event: sixteen fill [`ROOM`].
+/// White space before each event. Sixteen events fill [`ROOM`].
 const PADDING: usize = 64 * KIB;
 
-/// Many times what the bridge and the sockets between take in.
+/// Many times the capacity of the bridge and the sockets between.
 const EVENTS: usize = 400;
 
-/// Events un-acknowledged at most: sixteen, and what was read with the last of them.
+/// Maximum of un-acknowledged events: sixteen, and those read together with the last of them.
 const HELD: usize = 32;
 
-/// Messages that fill the bridge.
+/// Number of messages that fill the bridge.
 const FILL: usize = 40;
 
-/// Queues padded events with packet ids from 1 on, or without at QoS 0.
+/// Queues padded events with packet ids from 1 on, or without ids at QoS 0.
 fn queue(broker: &mut Duplex, qos: u8, events: &[ItemEvent]) {
     for (packet_id, event) in (1..).zip(events) {
         let (topic, payload) = (event.json_topic(), event.padded_json(PADDING));
@@ -50,7 +50,7 @@ async fn full_bridge_stops_reading_and_keeps_pinging() {
     .await;
     let events = ItemEvent::series(TENANT, EVENTS);
     until_true("the first PINGREQ", 2 * KEEP_ALIVE, || broker.pings() > 0).await;
-    // The pause begins half-way to the next PINGREQ, and ends with it: it outlives no keep alive.
+    // The pause begins half-way to the next PINGREQ and ends with it, so it outlives no keep-alive.
     tokio::time::sleep(KEEP_ALIVE / 2).await;
     let hold = rig.hold_commits().await;
     queue(&mut broker, 1, &events);
@@ -72,8 +72,8 @@ async fn full_bridge_stops_reading_and_keeps_pinging() {
 }
 
 #[tokio::test]
-async fn slow_commits_outlast_a_keep_alive_without_reconnect() {
-    // Reading pauses at eight messages. Until half are committed takes longer than the keep alive.
+async fn slow_commits_outlast_keep_alive_without_reconnect() {
+    // Reading pauses at eight messages. Committing half of them takes longer than the keep-alive.
     const COMMIT_SECONDS: f64 = 1.2;
     const SOME: usize = 20;
     let (rig, mut broker) = PeerRig::duplex(|config| {
@@ -94,8 +94,8 @@ async fn slow_commits_outlast_a_keep_alive_without_reconnect() {
     assert_accounted_for(&rig.bridge).await;
 }
 
-/// A bridge that is full for longer than its keep alive, so that it reads on and has to drop QoS-0
-/// messages; and its peer.
+/// Returns a bridge that is full for longer than its keep-alive, so that it reads on and must drop
+/// QoS-0 messages, with its broker.
 async fn dropping(adapt: impl FnOnce(Config) -> Config) -> (PeerRig, Duplex, sqlx::PgConnection) {
     let (rig, mut broker) = PeerRig::duplex(|config| {
         adapt(config.set("mqtt.max_unacked", ROOM).set("mqtt.keep_alive", "1s"))
@@ -116,7 +116,7 @@ async fn until_gap_of_qos0(rig: &PeerRig) {
 }
 
 #[tokio::test]
-async fn dropped_qos_0_is_a_gap_when_room_returns() {
+async fn dropped_qos0_is_gap_when_room_returns() {
     let (rig, _broker, hold) = dropping(|config| config).await;
     let_go(hold).await;
     let reconnected = async {
@@ -125,13 +125,13 @@ async fn dropped_qos_0_is_a_gap_when_room_returns() {
     };
     tokio::select! {
         () = until_gap_of_qos0(&rig) => {}
-        // Dropped QoS-1 messages are to be delivered again.
+        // Dropped QoS-1 messages must be delivered again.
         () = reconnected => {}
     }
 }
 
 #[tokio::test]
-async fn dropped_qos_0_is_a_gap_though_the_link_breaks() {
+async fn dropped_qos0_is_gap_though_link_breaks() {
     let (rig, broker, hold) = dropping(|config| config).await;
     broker.reset();
     let _broker = rig.peer.subscribed(true).await;
@@ -142,7 +142,7 @@ async fn dropped_qos_0_is_a_gap_though_the_link_breaks() {
 }
 
 #[tokio::test]
-async fn dropped_qos_0_is_a_gap_though_it_stops() {
+async fn dropped_qos0_is_gap_though_bridge_stops() {
     let (mut rig, _broker, hold) = dropping(|config| config).await;
     rig.bridge.signal("TERM");
     rig.bridge.until_logged(&["stopping", "SIGTERM"]).await;
@@ -152,7 +152,7 @@ async fn dropped_qos_0_is_a_gap_though_it_stops() {
 }
 
 #[tokio::test]
-async fn dropped_qos_0_is_a_gap_after_a_failed_stop() {
+async fn dropped_qos0_is_gap_after_failed_stop() {
     let (mut rig, broker, hold) = dropping(|config| config.set("shutdown.grace", "2s")).await;
     assert_eq!(rig.bridge.terminate().await, 1, "the database took what is locked");
     drop(broker);

@@ -1,5 +1,5 @@
-//! Each thing that can be wrong with a connection, one at a time: the bridge names it, counts it
-//! under its label, keeps running, and connects once it is mended.
+//! Every connection error, one at a time. The bridge names it, counts it under its label, keeps
+//! running, and connects once the cause is removed.
 
 use crate::support::bridge::Bridge;
 use crate::support::certs::{Authority, Validity};
@@ -17,7 +17,8 @@ async fn database() -> Database {
     Postgres::shared().await.database().await
 }
 
-/// With the client certificate in files of the test's own, to be replaced later.
+/// Returns a configuration whose client certificate is in files of the test's own, to be replaced
+/// later.
 fn with_own_files(config: Config, cert: &str, key: &str) -> Config {
     let cert = config.file("own.crt", cert);
     let key = config.file("own.key", key);
@@ -27,7 +28,7 @@ fn with_own_files(config: Config, cert: &str, key: &str) -> Config {
 }
 
 #[tokio::test]
-async fn a_wrong_ca_is_named_and_the_right_one_is_taken_up_without_a_restart() {
+async fn wrong_ca_is_reported_until_replaced() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database);
     let ca = config.file("ca.pem", Authority::new("Another CA").pem());
@@ -38,7 +39,7 @@ async fn a_wrong_ca_is_named_and_the_right_one_is_taken_up_without_a_restart() {
     until_recovered(&mut bridge, &broker, &database).await;
 }
 
-/// Starts with one client certificate, expects it to be refused, and mends it.
+/// Starts with one client certificate, expects its refusal, and replaces it.
 async fn client_certificate_refused(
     version: &str,
     wrong: impl Fn(&Mosquitto) -> (String, String),
@@ -67,31 +68,31 @@ fn expired(broker: &Mosquitto) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_client_certificate_of_another_ca_is_named_with_tls_1_2() {
+async fn foreign_client_certificate_is_reported_with_tls12() {
     let said = ["ERROR", "refused the client certificate", "unknown_ca"];
     client_certificate_refused("TLSv1.2", of_another_authority, &said).await;
 }
 
 #[tokio::test]
-async fn a_client_certificate_of_another_ca_is_named_with_tls_1_3() {
+async fn foreign_client_certificate_is_reported_with_tls13() {
     let said = ["ERROR", "refused the client certificate", "unknown_ca"];
     client_certificate_refused("TLSv1.3", of_another_authority, &said).await;
 }
 
 #[tokio::test]
-async fn an_expired_client_certificate_is_named_with_tls_1_2() {
+async fn expired_client_certificate_is_reported_with_tls12() {
     let said = ["ERROR", "refused the client certificate", "expired"];
     client_certificate_refused("TLSv1.2", expired, &said).await;
 }
 
 #[tokio::test]
-async fn an_expired_client_certificate_is_named_with_tls_1_3() {
+async fn expired_client_certificate_is_reported_with_tls13() {
     let said = ["ERROR", "refused the client certificate", "expired"];
     client_certificate_refused("TLSv1.3", expired, &said).await;
 }
 
 #[tokio::test]
-async fn a_missing_certificate_file_is_named_and_taken_up_once_it_is_there() {
+async fn missing_certificate_file_is_reported_until_it_exists() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let config = with_own_files(Config::new(&broker, &database), "", &broker.client().key_sec1);
     let file = config.folder().join("own.crt");
@@ -103,7 +104,7 @@ async fn a_missing_certificate_file_is_named_and_taken_up_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_named_and_never_shown() {
+async fn wrong_password_is_reported_without_showing_it() {
     let (mut broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database).set("mqtt.password", "not-the-password");
     let mut bridge = Bridge::start(&config);
@@ -115,7 +116,7 @@ async fn a_wrong_password_is_named_and_never_shown() {
 }
 
 #[tokio::test]
-async fn an_unknown_user_is_named_and_let_in_once_the_broker_knows_it() {
+async fn unknown_user_is_reported_until_broker_knows_it() {
     let (mut broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database).set("mqtt.username", "nobody");
     let mut bridge = Bridge::start(&config);
@@ -125,7 +126,7 @@ async fn an_unknown_user_is_named_and_let_in_once_the_broker_knows_it() {
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_resolve_is_named_and_tried_on() {
+async fn unresolvable_host_is_reported_and_retried() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database).set("mqtt.host", "broker.invalid");
     let mut bridge = Bridge::start(&config);
@@ -135,7 +136,7 @@ async fn a_host_that_does_not_resolve_is_named_and_tried_on() {
 }
 
 #[tokio::test]
-async fn a_refused_port_is_named_and_tried_until_something_listens() {
+async fn refused_port_is_reported_and_retried() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let proxy = Proxy::to(broker.port()).await;
     proxy.refuse().await;
@@ -147,7 +148,7 @@ async fn a_refused_port_is_named_and_tried_until_something_listens() {
 }
 
 #[tokio::test]
-async fn a_peer_that_accepts_and_stays_silent_is_given_up_after_connect_timeout() {
+async fn silent_peer_is_left_after_connect_timeout() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let proxy = Proxy::to(broker.port()).await;
     proxy.stall_both().await;
@@ -161,7 +162,7 @@ async fn a_peer_that_accepts_and_stays_silent_is_given_up_after_connect_timeout(
 }
 
 #[tokio::test]
-async fn a_server_certificate_for_another_name_is_refused_until_it_is_replaced() {
+async fn server_certificate_for_other_name_is_refused() {
     let names = ["mqtt.elsewhere.example"];
     let mut broker = Mosquitto::builder().server_names(&names).start().await;
     let database = database().await;
@@ -175,7 +176,7 @@ async fn a_server_certificate_for_another_name_is_refused_until_it_is_replaced()
 }
 
 #[tokio::test]
-async fn every_refusal_in_a_connack_has_its_own_reason() {
+async fn every_connack_refusal_has_its_own_reason() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let peer = Peer::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port());
@@ -198,7 +199,7 @@ async fn every_refusal_in_a_connack_has_its_own_reason() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_asks_for_credentials_is_named_and_passed_once_it_does_not() {
+async fn proxy_without_credentials_is_reported_until_open() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let proxy = ConnectProxy::with_credentials("user", "secret").await;
     let url = format!("http://127.0.0.1:{}", proxy.port());
@@ -209,7 +210,7 @@ async fn a_proxy_that_asks_for_credentials_is_named_and_passed_once_it_does_not(
 }
 
 #[tokio::test]
-async fn wrong_credentials_for_the_proxy_are_named_and_never_shown() {
+async fn wrong_proxy_credentials_are_reported_without_showing_them() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let proxy = ConnectProxy::with_credentials("user", "secret").await;
     let url = format!("http://user:wr0ng@127.0.0.1:{}", proxy.port());
@@ -220,7 +221,7 @@ async fn wrong_credentials_for_the_proxy_are_named_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_cannot_reach_the_broker_is_named_and_passed_once_it_can() {
+async fn proxy_that_cannot_reach_broker_is_reported() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let (proxy, link) = (ConnectProxy::open().await, Proxy::to(broker.port()).await);
     link.refuse().await;
@@ -234,7 +235,7 @@ async fn a_proxy_that_cannot_reach_the_broker_is_named_and_passed_once_it_can() 
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_not_blamed_on_the_broker() {
+async fn absent_proxy_is_distinguished_from_absent_broker() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let url = format!("http://127.0.0.1:{}", free_port());
     let mut bridge = Bridge::start(&Config::new(&broker, &database).set("mqtt.proxy", url));

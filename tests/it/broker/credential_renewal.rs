@@ -1,5 +1,5 @@
-//! Credentials change while the service runs: good ones are taken up, bad ones kept out, and no
-//! event is lost or stored twice by it.
+//! Credentials change while the service runs. Valid ones are adopted and invalid ones rejected, and
+//! no event is lost or stored twice.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
 
 const ACCEPTED: &str = "the broker accepted the connection";
-/// Of the renewal under load.
+/// Number of events published during the renewal.
 const EVENTS: usize = 6_000;
 const RENEWED: &str = "reconnecting with renewed credentials";
 
@@ -32,7 +32,7 @@ async fn until_rows(database: &Database, rows: usize) {
     until_eq("every event in a row", SOON, rows, || database.count("centiloc.item_event")).await;
 }
 
-/// Puts a file in the place of another as a careful administrator does.
+/// Replaces a file by renaming another over it, as a careful administrator does.
 fn replace(path: &Path, content: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, content).unwrap();
@@ -73,7 +73,7 @@ async fn days_left(bridge: &Bridge) -> f64 {
 }
 
 #[tokio::test]
-async fn a_renewal_under_load_loses_nothing_and_stores_nothing_twice() {
+async fn renewal_under_load_loses_and_doubles_nothing() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database);
     let bridge = Bridge::ready(&config).await;
@@ -82,7 +82,7 @@ async fn a_renewal_under_load_loses_nothing_and_stores_nothing_twice() {
     let events = ItemEvent::series(TENANT, EVENTS);
     let platform = Publisher::connect(&broker).await;
     let load = async {
-        // In portions, so that the load lasts until well after the second renewal.
+        // Published in portions, so that the load lasts until well after the second renewal.
         let portions = events.chunks(EVENTS / 60);
         for portion in portions {
             platform.publish_json(portion).await;
@@ -94,7 +94,7 @@ async fn a_renewal_under_load_loses_nothing_and_stores_nothing_twice() {
         replace_pair(&config, &soon);
         until_eq("the first renewal", SOON, 1, || async { bridge.log().count(RENEWED) }).await;
         let later = broker.authority().client_valid(TENANT, Validity::Days(200));
-        // In place, one after the other, as a careless script does.
+        // Overwritten in place, one after the other, as a careless script does.
         config.file("client.crt", &later.cert);
         tokio::time::sleep(Duration::from_millis(500)).await;
         config.file("client.key", &later.key_sec1);
@@ -114,7 +114,7 @@ async fn a_renewal_under_load_loses_nothing_and_stores_nothing_twice() {
 }
 
 #[tokio::test]
-async fn bad_files_are_said_and_kept_out_also_from_later_connections() {
+async fn invalid_credential_files_are_reported_and_never_used() {
     let (mut broker, database) = services().await;
     let config = Config::new(&broker, &database);
     let mut bridge = Bridge::ready(&config).await;
@@ -131,7 +131,7 @@ async fn bad_files_are_said_and_kept_out_also_from_later_connections() {
     until_status(&bridge, place, "client.crt").await;
     assert_eq!(bridge.log().count(ACCEPTED), 1, "nothing disturbed the session");
 
-    // The old ones are in memory: a connection can be made though no file is left to make it from.
+    // The old credentials are in memory, so connecting works although the files are unusable.
     broker.stop().await;
     broker.start_again().await;
     bridge.until_ready().await;
@@ -144,7 +144,7 @@ async fn bad_files_are_said_and_kept_out_also_from_later_connections() {
 }
 
 #[tokio::test]
-async fn a_new_password_that_the_broker_refuses_gives_way_to_the_old_one() {
+async fn refused_new_password_falls_back_to_old() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database).without("mqtt.password");
     let file = config.file("mqtt.password", PASSWORD);
@@ -159,7 +159,7 @@ async fn a_new_password_that_the_broker_refuses_gives_way_to_the_old_one() {
     let platform = Publisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
     until_rows(&database, 10).await;
-    // Corrected, it is taken up.
+    // The corrected file is adopted.
     replace(&file, &format!("{PASSWORD}\n"));
     until_no_status(&bridge, "/credentials/refused").await;
     until_eq("two renewals", SOON, 2, || async { bridge.log().count(RENEWED) }).await;
@@ -179,7 +179,7 @@ async fn renewed_credentials_without_subscription_fall_back() {
     bridge.until_ready().await;
     replace(&file, "late");
     assert_eq!(first.until_closed().await, [FromBridge::Disconnect]);
-    // Good enough to connect, not to subscribe: no event would come.
+    // These credentials can connect but not subscribe, so no event would arrive.
     let mut renewed = peer.accept().await;
     assert_eq!(renewed.connect().password.as_deref(), Some("late"));
     renewed.connack(true, 0).await;
@@ -192,7 +192,7 @@ async fn renewed_credentials_without_subscription_fall_back() {
         .await;
     until_status(&bridge, "/credentials/refused", "refuses the subscription to").await;
     bridge.until_ready().await;
-    // Credentials that may subscribe are taken up.
+    // Credentials that may subscribe are adopted.
     replace(&file, "later");
     assert_eq!(earlier.until_closed().await, [FromBridge::Disconnect]);
     let latest = peer.subscribed(true).await;
@@ -201,8 +201,8 @@ async fn renewed_credentials_without_subscription_fall_back() {
     bridge.until_ready().await;
 }
 
-/// A folder as Kubernetes mounts a secret: the files are links through `..data`, itself a link to
-/// a folder that is never changed.
+/// Creates a folder as Kubernetes mounts a secret. The files are links through `..data`, itself a
+/// link to a folder that is never changed.
 struct Mount {
     folder: PathBuf,
 }
@@ -234,7 +234,7 @@ impl Mount {
 }
 
 #[tokio::test]
-async fn a_secret_that_kubernetes_swaps_is_taken_up() {
+async fn kubernetes_secret_swap_is_detected() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database);
     let mount = Mount::new(&config, broker.client());
@@ -245,7 +245,7 @@ async fn a_secret_that_kubernetes_swaps_is_taken_up() {
     mount.update("..2", &broker.authority().client_valid(TENANT, Validity::Days(20)));
     until_eq("the renewal", SOON, 1, || async { bridge.log().count(RENEWED) }).await;
     bridge.until_ready().await;
-    // It ends soon, which is said with the way out.
+    // The certificate expires soon, which is reported with the remedy.
     let line = bridge.until_logged(&["the client certificate expires soon"]).await;
     let command = format!("centiloc-bridge csr --key {} --tenant acme", mount.path("tls.key"));
     assert!(line.contains(&command), "{line}");
@@ -253,7 +253,7 @@ async fn a_secret_that_kubernetes_swaps_is_taken_up() {
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_named_retried_slowly_and_replaced_at_once() {
+async fn expired_certificate_retries_slowly_until_renewed() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database).set("mqtt.reconnect.max", "1h");
     replace_pair(&config, &broker.authority().client_valid(TENANT, Validity::Expired));

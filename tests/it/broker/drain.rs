@@ -1,5 +1,6 @@
-//! Backlogs of more messages than MQTT has packet ids, from Debian's Mosquitto, which does not keep to
-//! its window once a session is resumed: back-pressure makes one connection of it, and one delivery.
+//! Backlogs of more messages than MQTT has packet ids, from Debian's Mosquitto, which ignores its
+//! window once a session is resumed. With back-pressure the drain takes one connection and one
+//! delivery.
 //!
 //! The backlogs are published once. All tests share the broker, each with a session of its own.
 
@@ -20,28 +21,28 @@ use crate::support::rig::TableLock;
 use crate::support::slow;
 use crate::support::wait::{SOON, all, until};
 
-/// Waiting in each session.
+/// Number of messages waiting in each session.
 const EVENTS: usize = 250_000;
 
-/// How much slower the slow database is.
+/// Slowdown factor of the slow database.
 const SLOWER: u32 = 10;
 
-/// `mqtt.keep_alive` where half of the room is not free within it, or none.
+/// `mqtt.keep_alive` in the setups where half of the room, or none, is free within it.
 const SHORT: Option<&str> = Some("5s");
 
-/// How long nothing is committed before it is tried again: three times the keep-alive.
+/// Duration of a blocked commit before the next try: three times the keep-alive.
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 
-/// For several such tries.
+/// Deadline for several such tries.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Between two looks at the counters.
+/// Interval between two samples of the counters.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How a bridge is set up.
+/// The setup of a bridge.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    /// In the client id.
+    /// Part of the client id.
     name: &'static str,
     tls: bool,
     spool: bool,
@@ -69,7 +70,7 @@ impl Setup {
             config = config.set("spool.dir", folder.to_str().unwrap());
         }
         if let Some(keep_alive) = self.keep_alive {
-            // One commit must take far less than that, on a busy machine too.
+            // One commit must take far less than this, on a busy machine too.
             config = config.set("mqtt.keep_alive", keep_alive).set("batch.max_events", 500);
         }
         if let Some(max_unacked) = self.max_unacked {
@@ -83,22 +84,24 @@ const PLAIN: Setup = Setup::new("plain");
 const TLS: Setup = Setup { tls: true, ..Setup::new("tls") };
 const SPOOL: Setup = Setup { spool: true, ..Setup::new("spool") };
 const TLS_SPOOL: Setup = Setup { tls: true, spool: true, ..Setup::new("tls-spool") };
-/// Its keep-alive is short, which asks for more than a long one does.
+/// A short keep-alive, which is more demanding than a long one.
 const SLOW: Setup = Setup { slow: true, keep_alive: SHORT, ..Setup::new("slow") };
 const SLOW_SPOOL: Setup = Setup { slow: true, spool: true, ..Setup::new("slow-spool") };
-/// Its room is full at any time, whatever part of the backlog the broker sends unasked.
+/// Room for so few messages that it is full at any time, whatever part of the backlog the broker
+/// sends beyond its window.
 const BLOCKED: Setup =
     Setup { keep_alive: SHORT, max_unacked: Some("1MiB"), ..Setup::new("blocked") };
 
 /// Every session whose backlog is published.
 const SETUPS: [Setup; 7] = [PLAIN, TLS, SPOOL, TLS_SPOOL, SLOW, SLOW_SPOOL, BLOCKED];
 
-/// What the tests share.
+/// The backlogs that the tests share.
 struct Backlogs {
     _broker: Mosquitto,
     _postgres: Postgres,
     waiting: Mutex<HashMap<&'static str, Session>>,
-    /// Slow databases mostly sleep: their drains run beside the others from the start on.
+    /// Drains with a slow database, which mostly sleep. They run concurrently with the others from
+    /// the start.
     draining: Mutex<HashMap<&'static str, JoinHandle<(Session, Drain)>>>,
 }
 
@@ -141,7 +144,7 @@ async fn left_behind(setup: Setup, broker: &Mosquitto, postgres: &Postgres) -> (
     (setup, session)
 }
 
-/// A session with its backlog, for one test.
+/// Returns a session with its backlog, for one test.
 async fn waiting(setup: Setup) -> Session {
     let mut waiting = Backlogs::published().await.waiting.lock().await;
     waiting.remove(setup.name).expect("each session is drained once")
@@ -150,7 +153,7 @@ async fn waiting(setup: Setup) -> Session {
 /// Drains a backlog with a bridge that has just started.
 async fn drained(mut session: Session) -> (Session, Drain) {
     session.bridge.start_again();
-    // A second delivery settles it: no need to see all of them.
+    // One second delivery decides the outcome, without waiting for all of them.
     let drain = session.watch(EVENTS, |counts| counts.received <= EVENTS).await;
     (session, drain)
 }
@@ -173,13 +176,13 @@ async fn assert_one_delivery(setup: Setup) {
     assert_eq!(session.database.count("centiloc.gap").await, 0);
 }
 
-/// For who runs with `--nocapture`.
+/// Prints the figures for a run with `--nocapture`.
 fn report(setup: Setup, drain: &Drain) {
     let (seconds, rate) = (drain.seconds(), drain.rate());
     println!("{}: {seconds:.1} s, {rate:.0} events/s, {drain:?}", setup.name);
 }
 
-/// However often it was delivered.
+/// Asserts that everything is stored, however often it was delivered.
 async fn assert_everything_stored(session: &mut Session, drain: &Drain) {
     assert!(drain.complete, "nothing moves any more: {drain:?}");
     assert_eq!(session.rows().await, EVENTS);
@@ -207,24 +210,24 @@ async fn backlog_into_the_spool_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn backlog_over_tls_into_spool_is_delivered_once() {
+async fn tls_backlog_into_spool_is_delivered_once() {
     assert_one_delivery(TLS_SPOOL).await;
 }
 
 #[tokio::test]
-async fn slow_database_is_no_reason_for_second_delivery() {
+async fn slow_database_causes_no_second_delivery() {
     assert_one_delivery(SLOW).await;
 }
 
 #[tokio::test]
-async fn spooled_backlog_for_slow_database_is_delivered_once() {
+async fn spooled_backlog_with_slow_database_delivers_once() {
     assert_one_delivery(SLOW_SPOOL).await;
 }
 
-/// Keeps everything from being committed until messages are refused for want of room.
+/// Blocks all commits until messages are refused for lack of room.
 ///
-/// Now and then Mosquitto keeps to its window after all, and the room stays half empty however long
-/// nothing is committed. Then some commits pass, and it is tried again.
+/// Now and then Mosquitto respects its window after all, and the room stays half empty however long
+/// commits are blocked. Then some commits pass, and the block is tried again.
 async fn block(session: &Session) {
     let count = |name: &'static str, labels: &'static str| async move {
         session.bridge.count(name, labels).await.unwrap_or(0)
@@ -252,7 +255,7 @@ async fn block(session: &Session) {
 }
 
 #[tokio::test]
-async fn pause_beyond_keep_alive_loses_and_doubles_nothing() {
+async fn pause_beyond_keepalive_loses_and_doubles_nothing() {
     let mut session = waiting(BLOCKED).await;
     // The broker runs far ahead of a slow database, and the room fills.
     slow::prepare(&session.database).await;

@@ -1,4 +1,4 @@
-//! What may have been lost is written down, before anything that follows is acknowledged.
+//! A possible loss is recorded before anything that follows is acknowledged.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq, until_true};
 
-/// A link to the database that can be broken, and a bridge that soon takes a held queue for an
-/// overflowing one.
+/// Creates a database link that can be broken, and a bridge that soon treats a held queue as
+/// overflowing.
 async fn impatient(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
     let link = Proxy::to(postgres.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(link.port()));
@@ -24,8 +24,7 @@ async fn impatient(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
 }
 
 #[tokio::test]
-async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_first_of_them_leaves()
-{
+async fn acks_wait_for_gap_row() {
     let postgres = Postgres::shared().await;
     let (broker, database) = tokio::join!(Mosquitto::start(), postgres.database());
     let link = Proxy::to(postgres.port()).await;
@@ -73,7 +72,7 @@ async fn acknowledgements_held_too_long_are_a_gap_that_is_durable_before_the_fir
 }
 
 #[tokio::test]
-async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held() {
+async fn window_with_known_room_makes_no_gap() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
     let (link, config) = impatient(&rig, postgres).await;
@@ -81,7 +80,7 @@ async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held()
     let platform = rig.platform().await;
     let mut bridge = Bridge::ready(&config).await;
     bridge.signal("STOP");
-    // Delivered at once, so that the bridge sees how wide the window is.
+    // Delivered at once, so that the bridge learns the width of the window.
     platform.publish_json(&events[..50]).await;
     bridge.signal("CONT");
     rig.until_acked(50).await;
@@ -100,7 +99,7 @@ async fn a_window_that_is_known_to_have_room_is_no_gap_however_long_it_is_held()
 }
 
 #[tokio::test]
-async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process_died() {
+async fn gap_noticed_during_outage_survives_a_kill() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
     let (link, config) = impatient(&rig, postgres).await;
@@ -109,14 +108,14 @@ async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process
     bridge.kill();
     link.refuse().await;
     forget_session(rig.broker.plain_port(), "acme-bridge").await.unwrap();
-    // This process alone is told that the session is gone, and sees its window fill.
+    // Only this process learns that the session is gone, and that its window is full.
     bridge.start_again();
     bridge.until_logged(&["accepted the connection", "session_present=false"]).await;
     bridge.until_subscribed(2).await;
     let events = ItemEvent::series(TENANT, 30);
     rig.platform().await.publish_json(&events).await;
     bridge.until_logged(&["queue may overflow"]).await;
-    // It is logged before it is written down.
+    // The loss is logged before it is written to disk.
     let record = config.folder().join("acme-bridge.unsaid.json");
     until_true("the record", SOON, || {
         fs::read_to_string(&record).is_ok_and(|record| record.contains("backpressure"))
@@ -134,7 +133,7 @@ async fn what_was_noticed_while_the_database_was_away_is_told_though_the_process
 }
 
 #[tokio::test]
-async fn a_gap_that_lasts_when_the_process_dies_is_closed_by_the_next() {
+async fn next_process_closes_open_gap() {
     let postgres = Postgres::shared().await;
     let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), postgres).await;
     let (link, config) = impatient(&rig, postgres).await;

@@ -1,4 +1,4 @@
-//! Large packets and full memory: what is received and not yet committed is bounded, and the
+//! Large packets and full memory. Messages received and not yet committed are bounded, and the
 //! broker never notices, because polling goes on.
 
 use sha2::{Digest, Sha256};
@@ -22,8 +22,8 @@ use crate::support::worst::{self, Excess};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Pings that must be answered before polling counts as going on; the broker gives up after one
-/// and a half keep alives of silence.
+/// Pings that must be answered as proof that polling goes on. The broker gives up after one and a
+/// half keep-alives of silence.
 const PINGS: u64 = 3;
 
 async fn publish_padded(broker: &Mosquitto, events: &[ItemEvent], padding: usize) {
@@ -32,7 +32,7 @@ async fn publish_padded(broker: &Mosquitto, events: &[ItemEvent], padding: usize
     assert_eq!(publisher.publish_all(messages).await, events.len(), "the broker took not all");
 }
 
-/// Waits until pings have gone both ways through a plain link that carries nothing else.
+/// Waits until pings have passed in both directions through a plain link that carries nothing else.
 async fn until_pinged(proxy: &Proxy) {
     let counts = || (proxy.forwarded(Direction::Up), proxy.forwarded(Direction::Down));
     let (up, down) = counts();
@@ -42,7 +42,7 @@ async fn until_pinged(proxy: &Proxy) {
 }
 
 #[tokio::test]
-async fn a_message_beyond_rumqttcs_default_limit_is_ordinary() {
+async fn message_over_rumqttc_default_limit_is_stored() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let bridge = Bridge::ready(&Config::new(&broker, &database)).await;
@@ -55,7 +55,7 @@ async fn a_message_beyond_rumqttcs_default_limit_is_ordinary() {
 }
 
 #[tokio::test]
-async fn a_message_over_max_packet_size_is_set_aside_whole_and_the_session_goes_on() {
+async fn message_over_max_packet_size_is_dead_lettered() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database).set("mqtt.max_packet_size", "4KiB");
@@ -74,7 +74,7 @@ async fn a_message_over_max_packet_size_is_set_aside_whole_and_the_session_goes_
 }
 
 #[tokio::test]
-async fn a_payload_of_16_mib_is_an_event_where_the_limit_leaves_room_for_its_topic() {
+async fn sixteen_mib_payload_with_larger_limit_is_stored() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config().set("mqtt.max_packet_size", "17MiB")).await;
     let events = ItemEvent::series(TENANT, 3);
@@ -89,7 +89,7 @@ async fn a_payload_of_16_mib_is_an_event_where_the_limit_leaves_room_for_its_top
 }
 
 #[tokio::test]
-async fn messages_beyond_the_default_limit_are_set_aside_whole_and_never_wedge_the_session() {
+async fn messages_over_default_limit_never_block_session() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config()).await;
     let events = ItemEvent::series(TENANT, 20);
@@ -116,7 +116,7 @@ async fn messages_beyond_the_default_limit_are_set_aside_whole_and_never_wedge_t
 }
 
 #[tokio::test]
-async fn a_single_message_larger_than_max_unacked_passes() {
+async fn message_larger_than_max_unacked_passes() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database).set("mqtt.max_unacked", "1MiB");
@@ -126,11 +126,12 @@ async fn a_single_message_larger_than_max_unacked_passes() {
 }
 
 #[tokio::test]
-async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
+async fn database_outage_bounds_memory_and_keeps_polling() {
     const EVENTS: usize = 64;
     const LATE: usize = 10;
     const PADDING: usize = 256 * KIB;
-    /// Of 16 MiB that wait. Beside `max_unacked` it leaves room for buffers and allocators.
+    /// Peak memory allowed with 16 MiB waiting. It leaves room for buffers and allocators in
+    /// addition to `max_unacked`.
     const ROOM: usize = 8 * MIB;
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
@@ -161,35 +162,36 @@ async fn memory_is_bounded_and_polling_goes_on_while_the_database_is_away() {
     until_count(&bridge, "centiloc_bridge_messages_unaccounted", "", 0).await;
 }
 
-/// More than MQTT has packet ids, so that the bound in messages is met.
+/// More than MQTT has packet ids, so that the bound in messages is reached.
 const FLOOD: usize = 70_000;
-/// Packet ids, and so messages that a broker may have outstanding at QoS 1.
+/// Packet ids, and so the most messages that a broker may have outstanding at QoS 1.
 const OUTSTANDING: u16 = 65_535;
-/// Messages that the bridge takes in before it stops reading.
+/// Messages that the bridge accepts before it stops reading.
 const MAX_MESSAGES: usize = 32_768;
-/// What a message needs beside its payload and topic: its place in a channel, the allocations of
-/// both, its entry in the ledger; once decoded, which few are at a time, its event.
+/// Memory of a message in addition to its payload and topic: its place in a channel, the
+/// allocations of both, and its entry in the ledger. Once decoded, which few are at a time, also
+/// its event.
 const OVERHEAD: usize = 512;
 
 /// `mqtt.max_unacked`, which bounds payloads and topics.
 const MAX_UNACKED: usize = 64 * MIB;
 
-/// Where reading pauses: `mqtt.max_unacked` less one packet.
+/// Amount at which reading pauses: `mqtt.max_unacked` less one packet.
 const MAX_BYTES: usize = 48 * MIB;
 
-/// A batch of 16 MiB on its way to the database: as parameters, in the buffer of the connection, and
-/// what allocators keep of an earlier one.
+/// Memory of a batch of 16 MiB on its way to the database: as parameters, in the buffer of the
+/// connection, and as memory that allocators keep from an earlier one.
 const UNDER_WAY: usize = 3 * 16 * MIB;
 
 fn mib(bytes: usize) -> usize {
     bytes / MIB
 }
 
-/// Publishes messages, of which the largest has `size` bytes with its topic, at full speed while the
-/// database is away, to a bridge with default settings and a broker that holds nothing back.
-/// Asserts that the peak stays below what is held, its overhead, and `decoded`. Afterwards the peak
-/// may rise further: glibc keeps what was freed for the thread that asked for it, and other threads
-/// ask for more. By how much it is above that bound in the end is returned.
+/// Publishes messages, the largest of `size` bytes with its topic, at full speed while the database
+/// is away, to a bridge with default settings and a broker that holds nothing back. Asserts that
+/// the peak stays below the held bytes, their overhead, and `decoded`. Afterwards the peak may rise
+/// further: glibc keeps freed memory for the thread that allocated it, and other threads allocate
+/// more. Returns how far it is above that bound in the end.
 async fn assert_peak_memory(
     messages: impl ExactSizeIterator<Item = (String, Vec<u8>)>,
     size: usize,
@@ -214,8 +216,8 @@ async fn assert_peak_memory(
     })
     .await;
     let held = full * size;
-    // A quarter more: a message holds the whole buffer it was read into, and a packet that does
-    // not fit into the rest of one is copied into the next.
+    // A quarter more: a message holds the whole buffer it was read into, and a packet that does not
+    // fit into the rest of one is copied into the next.
     let bound = before + held + held / 4 + full * OVERHEAD + decoded;
     let peak = bridge.peak_memory().unwrap();
     postgres.start().await;
@@ -235,7 +237,7 @@ async fn assert_peak_memory(
     end.saturating_sub(bound)
 }
 
-/// [`FLOOD`] ordinary events, with so much white space before each.
+/// Returns [`FLOOD`] ordinary events, each after that much white space.
 async fn assert_peak_memory_of_padded(padding: usize) {
     let events = ItemEvent::series(TENANT, FLOOD);
     let longest = events.iter().map(|event| event.json().to_string().len()).max().unwrap();
@@ -245,20 +247,20 @@ async fn assert_peak_memory_of_padded(padding: usize) {
 }
 
 #[tokio::test]
-async fn peak_memory_of_small_messages_is_bounded_by_their_number() {
+async fn small_messages_are_bounded_by_their_number() {
     assert_peak_memory_of_padded(0).await;
 }
 
 #[tokio::test]
-async fn peak_memory_of_large_messages_is_bounded_by_max_unacked() {
+async fn large_messages_are_bounded_by_max_unacked() {
     assert_peak_memory_of_padded(KIB).await;
 }
 
 #[tokio::test]
-async fn events_that_grow_when_decoded_wait_for_room() {
-    /// Twice what fits between decoding and storing by number.
+async fn events_growing_when_decoded_wait_for_room() {
+    /// Twice the number of messages that fit between decoding and storing.
     const DENSE: usize = 6_000;
-    /// What is decoded ahead, and the event that waits for room.
+    /// Memory of the events decoded ahead, and of the event that waits for room.
     const DECODED: usize = 25 * MIB;
     let events = ItemEvent::series(TENANT, DENSE);
     let message = |(place, event): (usize, &ItemEvent)| worst::dense(event, place % 2 == 0);
@@ -269,10 +271,10 @@ async fn events_that_grow_when_decoded_wait_for_room() {
     assert!(more < UNDER_WAY, "storing them took {more} bytes more");
 }
 
-/// Messages of 8 MiB with millions of parts, which took several hundred MiB each when they were
-/// decoded whole.
+/// Returns messages of 8 MiB with millions of parts, which took several hundred MiB each when they
+/// were decoded whole.
 #[tokio::test]
-async fn worst_messages_peak_at_max_unacked_plus_constant() {
+async fn worst_messages_peak_near_max_unacked() {
     const SIZE: usize = 8 * MIB - KIB;
     let database = Postgres::shared().await.database().await;
     let broker = Mosquitto::start().await;
@@ -303,7 +305,7 @@ async fn worst_messages_peak_at_max_unacked_plus_constant() {
     bridge.assert_running();
 }
 
-/// Waits until so many PUBLISH packets have been read, whatever became of them.
+/// Waits until that many PUBLISH packets have been read.
 async fn until_received(bridge: &Bridge, events: usize) {
     until("everything to be delivered", SOON, || async {
         let received = bridge.count("centiloc_bridge_received_total", "").await;
@@ -335,7 +337,7 @@ async fn polling_never_pauses_while_the_database_hangs() {
     pass_through(&broker, &database, 5).await;
     link.stall_both().await;
     Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
-    // Mosquitto's window: no more comes while nothing is acknowledged.
+    // Mosquitto's window: no more arrives while nothing is acknowledged.
     until_received(&bridge, 5 + 20).await;
     until_pinged(&tap.proxy).await;
     assert_eq!(tap.proxy.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
@@ -349,9 +351,9 @@ async fn polling_never_pauses_while_the_database_hangs() {
     assert_eq!(bridge.get("/livez").await.map(|(status, _)| status), Ok(200));
 }
 
-/// A stop of the database is not a reason to reconnect to the broker, however long it lasts.
+/// Asserts that an outage of the database causes no reconnect to the broker, however long it lasts.
 #[tokio::test]
-async fn a_database_down_for_a_while_costs_no_connection_to_the_broker() {
+async fn database_outage_costs_no_broker_connection() {
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
     let broker = Mosquitto::start().await;

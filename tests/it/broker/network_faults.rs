@@ -1,5 +1,5 @@
-//! Links that die silently, in the middle of a packet, again and again: noticed, waited out with
-//! growing patience, and nothing lost.
+//! Links that fail silently, in the middle of a packet, or repeatedly. The bridge detects them,
+//! reconnects with backoff, and loses nothing.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ async fn database() -> Database {
 }
 
 #[tokio::test]
-async fn a_half_open_link_is_noticed_by_keepalive_and_nothing_is_lost() {
+async fn half_open_link_is_detected_by_keepalive() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let tap = Tap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database)
@@ -44,7 +44,7 @@ async fn a_half_open_link_is_noticed_by_keepalive_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_link_cut_in_the_middle_of_a_packet_delivers_it_whole_later() {
+async fn packet_cut_midway_is_redelivered_whole() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let tap = Tap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database).plain(tap.proxy.port());
@@ -67,13 +67,13 @@ async fn a_link_cut_in_the_middle_of_a_packet_delivers_it_whole_later() {
     tap.assert_no_violation();
 }
 
-/// The least that `failures` waits in a row last: half of each ceiling.
+/// Returns the least duration of `failures` waits in a row: half of each ceiling.
 fn least_waits(min: Duration, max: Duration, failures: u32) -> Duration {
     (0..failures).map(|n| (min * 2u32.pow(n)).min(max) / 2).sum()
 }
 
 #[tokio::test]
-async fn a_broker_away_is_asked_ever_less_often_and_found_again() {
+async fn reconnects_back_off_until_broker_returns() {
     const FAILURES: u32 = 7;
     let (min, max) = (Duration::from_millis(50), Duration::from_millis(800));
     let (mut broker, database) = (Mosquitto::start().await, database().await);
@@ -93,8 +93,8 @@ async fn a_broker_away_is_asked_ever_less_often_and_found_again() {
 }
 
 #[tokio::test]
-async fn a_flapping_broker_is_not_hammered_though_every_connection_is_accepted() {
-    /// Fewer than look like a takeover, which is waited out at once.
+async fn flapping_broker_does_not_reset_backoff() {
+    /// Fewer cuts than look like a takeover, which would be waited out at once.
     const FLAPS: u32 = 4;
     let (min, max) = (Duration::from_millis(100), Duration::from_secs(10));
     let (broker, database) = (Mosquitto::start().await, database().await);
@@ -116,27 +116,27 @@ async fn a_flapping_broker_is_not_hammered_though_every_connection_is_accepted()
 }
 
 #[tokio::test]
-async fn another_client_with_the_client_id_throws_the_bridge_out_once() {
+async fn single_takeover_costs_one_connection() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
     pass_through(&broker, &database, 5).await;
     let other = Subscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
     assert!(other.session_present());
     until_reconnects(&bridge, "closed_by_broker", 1).await;
-    // What came to the other one meanwhile was not acknowledged by it.
+    // The other client did not acknowledge the messages delivered to it meanwhile.
     until_recovered(&mut bridge, &broker, &database).await;
     until_count(&bridge, "centiloc_bridge_session_present", "", 1).await;
     drop(other);
 }
 
 #[tokio::test]
-async fn a_lasting_fight_over_the_client_id_is_recognised_and_said() {
+async fn lasting_client_id_takeover_is_reported() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let peer = Peer::listen().await;
     let mut bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
     let log = bridge.log().clone();
     let recognised = || log.find(&["reason=\"takeover\"", "acme-bridge"]).is_some();
-    // Mosquitto closes the connection of the one who is thrown out, without a word.
+    // Mosquitto closes the connection of the client that lost its id without a packet.
     for _ in 0..20 {
         drop(peer.subscribed(true).await);
         if recognised() {
@@ -161,7 +161,7 @@ async fn idle_timeout_is_named_and_then_prevented() {
     let cure = "set mqtt.keep_alive to 6s";
     until_failing(&mut bridge, "idle_timeout", &["WARN", "silence in both directions", cure]).await;
     bridge.until_ready().await;
-    // Each PINGREQ comes within the timeout. Without them, four times the timeout would pass.
+    // Each PINGREQ arrives within the timeout. Without them, four times the timeout would pass.
     let (second, up) = (proxy.accepted(), proxy.forwarded(Direction::Up));
     assert_eq!(second, first + 1);
     until_true("PINGREQs", SOON, || proxy.forwarded(Direction::Up) >= up + 8 * PINGREQ).await;

@@ -1,4 +1,4 @@
-//! Deliveries that are not QoS 1 news: QoS 0, retained, and what comes again.
+//! Deliveries other than new messages at QoS 1: QoS 0, retained messages, and redeliveries.
 
 use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
@@ -7,7 +7,7 @@ use crate::support::rig::{Rig, TableLock, counter};
 use crate::support::wait::{SOON, until_eq};
 
 #[tokio::test]
-async fn a_qos0_message_is_stored_counted_never_acknowledged_and_warned_of_once() {
+async fn qos0_message_is_stored_and_never_acknowledged() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
@@ -28,7 +28,7 @@ async fn a_qos0_message_is_stored_counted_never_acknowledged_and_warned_of_once(
 }
 
 #[tokio::test]
-async fn a_retained_message_is_an_event_once_and_left_out_of_the_lag() {
+async fn retained_message_is_stored_outside_lag_metrics() {
     let rig = Rig::new().await;
     let platform = rig.platform().await;
     let events = ItemEvent::series(TENANT, 2);
@@ -52,7 +52,7 @@ async fn a_retained_message_is_an_event_once_and_left_out_of_the_lag() {
 }
 
 #[tokio::test]
-async fn killed_between_commit_and_ack_redelivery_makes_no_second_row() {
+async fn kill_between_commit_and_ack_doubles_nothing() {
     let rig = Rig::new().await;
     let config = rig.config();
     let mut bridge = Bridge::ready(&config).await;
@@ -62,7 +62,7 @@ async fn killed_between_commit_and_ack_redelivery_makes_no_second_row() {
     rig.until_rows("item_event", 15).await;
     assert_eq!(rig.tap.pubacks(), 0, "the PUBACKs are on their way, not there");
     bridge.kill();
-    // Cut before passing on, or the PUBACKs that were held back would still arrive.
+    // Cut before the link passes again, or the PUBACKs held back would still arrive.
     rig.tap.proxy.cut().await;
     rig.tap.proxy.pass().await;
     bridge.start_again();
@@ -77,7 +77,7 @@ async fn killed_between_commit_and_ack_redelivery_makes_no_second_row() {
 }
 
 #[tokio::test]
-async fn a_cut_before_the_commit_redelivers_and_late_tokens_acknowledge_nothing() {
+async fn cut_before_commit_discards_late_tokens() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
@@ -87,7 +87,7 @@ async fn a_cut_before_the_commit_redelivers_and_late_tokens_acknowledge_nothing(
     lock.until_waited_for().await;
     rig.until_delivered(10).await;
     rig.tap.proxy.cut().await;
-    // On the new connection the same packet ids are in use again: the commits of the first
+    // On the new connection the same packet ids are in use again. The commits of the first
     // deliveries must not acknowledge the second ones before their turn.
     rig.until_delivered(20).await;
     lock.release().await;
@@ -99,7 +99,7 @@ async fn a_cut_before_the_commit_redelivers_and_late_tokens_acknowledge_nothing(
 }
 
 #[tokio::test]
-async fn a_link_cut_again_and_again_loses_and_doubles_nothing() {
+async fn repeated_cuts_lose_and_double_nothing() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config().set("mqtt.reconnect.max", "100ms")).await;
     let platform = rig.platform().await;
@@ -107,7 +107,7 @@ async fn a_link_cut_again_and_again_loses_and_doubles_nothing() {
     for (round, events) in events.chunks(100).enumerate() {
         let publish = platform.publish_protobuf(events);
         let cut = async {
-            // In the midst of the round's acknowledgements.
+            // Amid the acknowledgements of this round.
             let acked = rig.tap.pubacks();
             until_eq("some PUBACKs", SOON, true, || async { rig.tap.pubacks() > acked + 5 }).await;
             rig.tap.proxy.cut().await;

@@ -1,5 +1,5 @@
-//! The durable session: resumed over restarts of either side, cleaned of what is no longer wanted,
-//! and its loss written down.
+//! The durable session: resumed over restarts of either side, freed of filters that are no longer
+//! configured, and its loss recorded.
 
 use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
@@ -13,11 +13,11 @@ use crate::support::wait::{SOON, until_eq, until_true};
 const FILTERS: &str = "select filters from centiloc.connection order by id desc limit 1";
 
 #[tokio::test]
-async fn a_restarted_broker_resumes_the_session_and_nothing_is_lost() {
+async fn restarted_broker_resumes_session_without_loss() {
     let mut rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let events = ItemEvent::series(TENANT, 60);
-    // Delivered and not yet acknowledged when the broker goes.
+    // Delivered and not yet acknowledged when the broker stops.
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     rig.platform().await.publish_json(&events[..40]).await;
     rig.until_delivered(20).await;
@@ -42,7 +42,7 @@ async fn a_restarted_broker_resumes_the_session_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn filters_dropped_from_the_configuration_are_unsubscribed_and_what_they_queued_is_stored() {
+async fn removed_filters_are_unsubscribed_and_their_queue_stored() {
     let builder = Mosquitto::builder().line("log_type unsubscribe");
     let rig = Rig::with(builder, Postgres::shared().await).await;
     let config = rig.config();
@@ -83,7 +83,7 @@ async fn filters_dropped_from_the_configuration_are_unsubscribed_and_what_they_q
 }
 
 #[tokio::test]
-async fn every_connection_is_a_row_with_its_end() {
+async fn every_connection_row_records_its_end() {
     let rig = Rig::new().await;
     let config = rig.config();
     let mut bridge = Bridge::ready(&config).await;
@@ -103,7 +103,7 @@ async fn every_connection_is_a_row_with_its_end() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack() {
+async fn lost_session_gap_precedes_next_ack() {
     let mut rig = Rig::new().await;
     let database = rig.database.clone();
     rig.tap = Tap::checking(rig.broker.plain_port(), move |publish| {
@@ -123,7 +123,8 @@ async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack()
     rig.until_acked(1).await;
     assert_eq!(bridge.terminate().await, 0);
     assert_eq!(rig.database.count("centiloc.gap").await, 0, "a first start is none");
-    // Another client with the same id and a clean session wipes it, and what comes then is lost.
+    // Another client with the same id and a clean session deletes it, and messages published then
+    // are lost.
     let other = Publisher::try_connect(rig.broker.plain_port(), "acme-bridge").await;
     drop(other.expect("the other client could not connect"));
     rig.platform().await.publish_json(&events[1..2]).await;
@@ -143,12 +144,12 @@ async fn a_session_that_the_broker_forgot_is_a_gap_written_before_the_next_ack()
 }
 
 #[tokio::test]
-async fn away_longer_than_the_session_is_kept_is_a_gap_of_absence() {
+async fn absence_beyond_session_expiry_is_gap() {
     let rig = Rig::new().await;
     let config = rig.config().set("mqtt.session_expiry", "1s");
     let mut bridge = Bridge::ready(&config).await;
     assert_eq!(bridge.terminate().await, 0);
-    // Not a wait for time to pass: as if it had.
+    // Changes the recorded time in place of waiting.
     rig.database
         .execute("update centiloc.connection set last_seen_at = last_seen_at - interval '1 hour'")
         .await;

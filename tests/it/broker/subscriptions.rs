@@ -1,5 +1,5 @@
-//! What the broker grants is compared with what was asked; several bridges share one tenant's
-//! events.
+//! The granted subscriptions are compared with the requested ones. Several bridges share one
+//! tenant's events.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn may_subscribe_to(filters: &[&str]) -> Value {
     })
 }
 
-/// Waits until `/readyz` says no, and why.
+/// Waits until `/readyz` reports not ready, with this reason.
 async fn until_unready(bridge: &Bridge, said: &str) {
     until("not to be ready", SOON, || async {
         match bridge.get("/readyz").await {
@@ -50,7 +50,7 @@ async fn until_unready(bridge: &Bridge, said: &str) {
 }
 
 #[tokio::test]
-async fn a_subscription_refused_with_0x80_is_an_error_until_it_is_granted() {
+async fn refused_subscription_is_an_error_until_granted() {
     let broker = Mosquitto::builder().rights(&may_subscribe_to(&[]));
     let mut broker = broker.start().await;
     let database = Postgres::shared().await.database().await;
@@ -64,7 +64,7 @@ async fn a_subscription_refused_with_0x80_is_an_error_until_it_is_granted() {
 }
 
 #[tokio::test]
-async fn one_refused_filter_is_loud_and_the_granted_ones_deliver_meanwhile() {
+async fn granted_filters_deliver_beside_a_refused_one() {
     let broker = Mosquitto::builder().rights(&may_subscribe_to(&["centiloc/acme/json/item/#"]));
     let broker = broker.start().await;
     let database = Postgres::shared().await.database().await;
@@ -82,7 +82,7 @@ async fn one_refused_filter_is_loud_and_the_granted_ones_deliver_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_grant_of_qos_0_is_loud_and_what_it_delivers_is_stored_meanwhile() {
+async fn qos0_grant_is_reported_and_still_stores() {
     let broker = Mosquitto::builder().tls_line("max_qos 0").start().await;
     let database = Postgres::shared().await.database().await;
     let bridge = Bridge::start(&Config::new(&broker, &database));
@@ -95,7 +95,7 @@ async fn a_grant_of_qos_0_is_loud_and_what_it_delivers_is_stored_meanwhile() {
 }
 
 #[tokio::test]
-async fn two_bridges_of_a_share_group_store_each_event_once_between_them() {
+async fn share_group_stores_each_event_once() {
     const EVENTS: usize = 400;
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -121,7 +121,7 @@ async fn two_bridges_of_a_share_group_store_each_event_once_between_them() {
 }
 
 #[tokio::test]
-async fn what_a_leaving_member_of_a_share_group_had_not_acknowledged_is_stored_too() {
+async fn unacked_messages_of_leaving_member_are_stored() {
     const EVENTS: usize = 100;
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -135,14 +135,15 @@ async fn what_a_leaving_member_of_a_share_group_had_not_acknowledged_is_stored_t
     publisher.publish_json(&events[..EVENTS / 2]).await;
     one.kill();
     publisher.publish_json(&events[EVENTS / 2..]).await;
-    // Its durable session keeps what the broker had given to it: it is stored when it is back.
+    // Its durable session keeps the messages that the broker gave to it, and they are stored when
+    // it is back.
     one.start_again();
     one.until_ready().await;
     until_stored(&database, EVENTS).await;
 }
 
 #[tokio::test]
-async fn a_broker_that_answers_subscribe_wrongly_or_never_is_left_and_tried_again() {
+async fn wrong_or_missing_suback_causes_reconnect() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let peer = Peer::listen().await;
@@ -163,10 +164,10 @@ async fn a_broker_that_answers_subscribe_wrongly_or_never_is_left_and_tried_agai
     bridge.until_ready().await;
 }
 
-/// How long a SUBSCRIBE is left unanswered, so that UNSUBSCRIBEs may join it.
+/// Time that a SUBSCRIBE is left unanswered, so that UNSUBSCRIBEs may join it.
 const UNANSWERED: Duration = Duration::from_secs(1);
 
-/// Reads one UNSUBSCRIBE for each of so many filters.
+/// Reads one UNSUBSCRIBE for each of that many filters.
 async fn unsubscribes(
     broker: &mut Conversation,
     mut first: Option<FromBridge>,
@@ -196,7 +197,7 @@ async fn until_filters(database: &Database, mut expected: Vec<String>) {
 }
 
 #[tokio::test]
-async fn unsubacks_out_of_order_are_matched_by_id() {
+async fn unsubacks_out_of_order_match_by_id() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let peer = Peer::listen().await;

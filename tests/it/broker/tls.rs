@@ -1,4 +1,5 @@
-//! Mutual TLS with every kind of key and both versions of TLS, and the way through an HTTP proxy.
+//! Mutual TLS with every kind of key and both versions of TLS, and connections through an HTTP
+//! proxy.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::process::Scratch;
 
-/// `BEGIN EC PRIVATE KEY` and `BEGIN PRIVATE KEY`, each on P-256 and P-384.
+/// The keys as `BEGIN EC PRIVATE KEY` and `BEGIN PRIVATE KEY`, each on P-256 and P-384.
 fn identities(broker: &Mosquitto) -> Vec<(&'static str, Identity, bool)> {
     let p256 = broker.client().clone();
     let p384 = broker.authority().client_p384(TENANT);
@@ -32,7 +33,7 @@ fn with_identity(config: Config, identity: &Identity, pkcs8: bool) -> Config {
         .set("mqtt.tls.key_file", key.to_str().unwrap())
 }
 
-/// Whether the broker completes a handshake of this version with its tenant.
+/// True if the broker completes a handshake of this version with its tenant.
 fn speaks(broker: &Mosquitto, version: &str) -> bool {
     let folder = Scratch::new("s_client");
     let (cert, key) = broker.client().write(&folder, "client");
@@ -59,17 +60,17 @@ async fn every_key_connects(version: &str) {
 }
 
 #[tokio::test]
-async fn every_key_form_and_curve_connects_to_a_broker_of_tls_1_2_only() {
+async fn every_key_kind_connects_over_tls12() {
     every_key_connects("TLSv1.2").await;
 }
 
 #[tokio::test]
-async fn every_key_form_and_curve_connects_to_a_broker_of_tls_1_3_only() {
+async fn every_key_kind_connects_over_tls13() {
     every_key_connects("TLSv1.3").await;
 }
 
 #[tokio::test]
-async fn a_version_1_client_certificate_is_accepted_with_a_warning() {
+async fn version_1_certificate_is_accepted_with_warning() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let identity = broker.authority().client_v1(TENANT);
@@ -80,7 +81,7 @@ async fn a_version_1_client_certificate_is_accepted_with_a_warning() {
 }
 
 #[tokio::test]
-async fn certificate_of_another_tenant_is_warned_of() {
+async fn certificate_of_another_tenant_gets_warning() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let identity = broker.authority().client("other");
@@ -90,13 +91,13 @@ async fn certificate_of_another_tenant_is_warned_of() {
     pass_through(&broker, &database, 1).await;
 }
 
-/// The text as Windows PowerShell writes it.
+/// Encodes text as Windows PowerShell writes it.
 fn utf16(text: &str) -> Vec<u8> {
     let text = text.replace('\n', "\r\n");
     [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
 }
 
-/// The text as Windows Notepad writes it.
+/// Encodes text as Windows Notepad writes it.
 fn marked(text: &str) -> Vec<u8> {
     format!("\u{feff}{}", text.replace('\n', "\r\n")).into_bytes()
 }
@@ -127,7 +128,7 @@ async fn files_saved_on_windows_are_accepted() {
 }
 
 #[tokio::test]
-async fn server_name_is_what_the_brokers_certificate_is_checked_against() {
+async fn broker_certificate_is_verified_against_server_name() {
     let names = ["mqtt.broker.example"];
     let broker = Mosquitto::builder().server_names(&names).start().await;
     let database = Postgres::shared().await.database().await;
@@ -137,19 +138,19 @@ async fn server_name_is_what_the_brokers_certificate_is_checked_against() {
 }
 
 #[tokio::test]
-async fn the_session_goes_through_an_http_proxy_without_credentials() {
+async fn session_passes_http_proxy_without_credentials() {
     let proxy = ConnectProxy::open().await;
     goes_through(&proxy, &format!("http://127.0.0.1:{}", proxy.port())).await;
 }
 
 #[tokio::test]
-async fn the_session_goes_through_an_http_proxy_that_asks_for_basic_credentials() {
+async fn session_passes_http_proxy_with_basic_credentials() {
     let proxy = ConnectProxy::with_credentials("ward 7", "p@ss:word/").await;
     let url = format!("http://ward%207:p%40ss%3Aword%2F@127.0.0.1:{}", proxy.port());
     goes_through(&proxy, &url).await;
 }
 
-/// TLS inside the tunnel, so that the proxy sees nothing of it.
+/// Asserts that TLS is inside the tunnel, so that the proxy cannot read it.
 async fn goes_through(proxy: &ConnectProxy, url: &str) {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;

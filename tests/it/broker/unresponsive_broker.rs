@@ -1,5 +1,6 @@
-//! Brokers and links that are there and yet are not: silent from the first byte, silent in the
-//! middle of a packet, slow. They are left in time, and everything arrives once.
+//! Brokers and links that accept a connection and then do not respond: silent from the first byte,
+//! silent in the middle of a packet, or slow. The bridge leaves them in time, and every message
+//! arrives once.
 
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use crate::support::proxy::{Direction, Proxy};
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
-/// Bytes of a CONNACK.
+/// Length of a CONNACK, bytes.
 const CONNACK: u64 = 4;
-/// Bytes of a SUBACK for the four filters of the tests' configuration.
+/// Length of a SUBACK for the four filters of the tests' configuration, bytes.
 const SUBACK: u64 = 8;
 
-/// Waits until so many connections were begun since there were `before`.
+/// Waits until that many connections were started since there were `before`.
 async fn until_connections(proxy: &Proxy, before: u64, more: u64) {
     until(&format!("{more} further connections"), SOON, || async {
         let now = proxy.accepted();
@@ -27,7 +28,7 @@ async fn until_connections(proxy: &Proxy, before: u64, more: u64) {
 }
 
 #[tokio::test]
-async fn a_broker_that_falls_silent_anywhere_in_the_handshake_is_left_and_nothing_is_lost() {
+async fn broker_silent_in_handshake_is_left_without_loss() {
     let rig = Rig::new().await;
     let config = rig.config().set("mqtt.keep_alive", "1s").set("mqtt.connect_timeout", "1s");
     let mut bridge = Bridge::ready(&config).await;
@@ -39,7 +40,7 @@ async fn a_broker_that_falls_silent_anywhere_in_the_handshake_is_left_and_nothin
         let before = rig.tap.proxy.accepted();
         rig.tap.proxy.silence_after(Direction::Down, bytes);
         rig.tap.proxy.cut().await;
-        // The connection that fell silent, and the one after it.
+        // The connection that went silent, and the one after it.
         until_connections(&rig.tap.proxy, before, 2).await;
         platform.publish_json(events).await;
         rig.tap.proxy.pass().await;
@@ -51,7 +52,7 @@ async fn a_broker_that_falls_silent_anywhere_in_the_handshake_is_left_and_nothin
 }
 
 #[tokio::test]
-async fn a_broker_that_stops_in_the_middle_of_a_packet_is_left_and_delivers_it_whole_later() {
+async fn broker_stopping_midpacket_redelivers_it_whole() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config().set("mqtt.keep_alive", "1s")).await;
     let platform = rig.platform().await;
@@ -72,7 +73,7 @@ async fn a_broker_that_stops_in_the_middle_of_a_packet_is_left_and_delivers_it_w
 }
 
 #[tokio::test]
-async fn links_of_half_a_second_to_broker_and_database_cost_no_connection() {
+async fn slow_links_cost_no_connection() {
     let rig = Rig::new().await;
     let database = Proxy::to(Postgres::shared().await.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(database.port()));

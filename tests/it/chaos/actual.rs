@@ -1,4 +1,4 @@
-//! What is stored.
+//! The rows stored at the end of a run.
 
 use std::collections::BTreeMap;
 
@@ -9,41 +9,39 @@ use time::OffsetDateTime;
 use super::expected::{BoardEvent, Item};
 use crate::support::database::Database;
 
-/// The tables and the view, at the end.
+/// The contents of the tables and of the location view.
 #[derive(Debug)]
 pub struct ActualState {
-    /// `item_event`.
+    /// Rows of `item_event`.
     pub items: Vec<Item>,
-    /// `board_event`.
+    /// Rows of `board_event`.
     pub boards: Vec<BoardEvent>,
-    /// `dead_letter`: topic, payload, reason.
+    /// Rows of `dead_letter`: topic, payload, reason.
     pub letters: Vec<(String, Vec<u8>, String)>,
-    /// `item_state` with `first_seen_at`, by tag and board.
+    /// Rows of `item_state` with `first_seen_at`, by tag and board.
     pub item_states: BTreeMap<(String, String), (Item, OffsetDateTime)>,
-    /// `item_location`, by tag.
+    /// Rows of `item_location`, by tag.
     pub item_locations: BTreeMap<String, Item>,
-    /// `board_state`, by board.
+    /// Rows of `board_state`, by board.
     pub board_states: BTreeMap<String, BoardEvent>,
-    /// `gap`.
+    /// Rows of `gap`.
     pub gaps: Vec<Gap>,
 }
 
 /// A row of `gap`.
 #[derive(Debug, Clone)]
 pub struct Gap {
-    /// The cause.
     pub cause: String,
-    /// Since when.
     pub started_at: OffsetDateTime,
-    /// Until when.
+    /// End, `None` while it is open.
     pub ended_at: Option<OffsetDateTime>,
-    /// In words.
+    /// Explanation of the gap.
     #[expect(dead_code, reason = "a complaint shows it")]
     pub detail: String,
 }
 
 impl ActualState {
-    /// Reads everything.
+    /// Reads all tables.
     pub async fn read(database: &Database) -> Self {
         Self {
             items: items(database, "item_event").await,
@@ -57,7 +55,8 @@ impl ActualState {
     }
 }
 
-/// Rows by a key; a key twice is the test's own mistake, because each is unique in the schema.
+/// Indexes rows by a key. A duplicate key is a mistake of the test, because each is unique in the
+/// schema.
 fn by<T, K: Ord>(rows: Vec<T>, key: impl Fn(&T) -> K) -> BTreeMap<K, T> {
     let count = rows.len();
     let map: BTreeMap<K, T> = rows.into_iter().map(|row| (key(&row), row)).collect();

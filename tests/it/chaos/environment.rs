@@ -1,4 +1,4 @@
-//! Broker, database, bridge and load, and what is done to them.
+//! Broker, database, bridge and load of a run, and the faults applied to them.
 
 use std::time::{Duration, Instant};
 
@@ -23,17 +23,18 @@ use crate::support::subscriber::forget_session;
 use crate::support::tap::Tap;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// From the end of all faults until something moves again. The bridge's longest waits are ten
-/// seconds, and there may be several in a row.
+/// Longest time from the end of all faults until something moves again. The bridge's longest waits
+/// are ten seconds, and there may be several in a row.
 const RECOVERY: Duration = Duration::from_secs(90);
 
-/// Nothing has moved for so long: nothing will.
+/// After this long without movement, nothing will move any more.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Between two looks at something that takes seconds.
+/// Interval between two polls of a condition that takes seconds.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// All that takes part. The fields end in this order: the bridge before those it is connected to.
+/// All services of a run. The fields are dropped in this order: the bridge before the services it
+/// is connected to.
 pub struct Environment {
     pub mode: Mode,
     pub fault_log: FaultLog,
@@ -47,7 +48,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Everything runs, and the load begins.
+    /// Starts all services and the load.
     pub async fn set(mode: Mode, seed: u64) -> Self {
         let broker = Mosquitto::builder().max_queued_messages(0);
         let (mut broker, postgres) = tokio::join!(broker.start(), Postgres::own());
@@ -63,7 +64,7 @@ impl Environment {
         slow::prepare(&database).await;
         let fault_log = FaultLog::new();
         if mode == Mode::BrokerKill {
-            // Else the first kill makes it forget the session too.
+            // Otherwise the first kill makes it forget the session too.
             fault_log.broker_saves();
             broker.save().await;
         }
@@ -72,7 +73,7 @@ impl Environment {
         Self { mode, fault_log, publisher, bridge, tap, database, database_link, broker, postgres }
     }
 
-    /// Goes through one part of the plan. What is missing already at its end is an error, and there
+    /// Executes one phase of the plan. A message already missing at its end is an error, and there
     /// is no point in going on.
     pub async fn play(&mut self, phase: &Phase) -> Result<(), String> {
         match phase {
@@ -111,7 +112,8 @@ impl Environment {
         bridge.assert_running();
     }
 
-    /// The database is away for longer than the broker's queue may be trusted; all else is well.
+    /// Takes the database away for longer than the broker's queue can be trusted, with no other
+    /// fault.
     async fn outage(&mut self, fault: Fault, lasts: Duration) {
         self.bridge.until_ready_within(RECOVERY).await;
         self.fault_log.note(format!("outage of the database for {lasts:?}: {fault:?}"));
@@ -129,7 +131,7 @@ impl Environment {
         }
         self.bridge.assert_running();
         let before = self.tap.pubacks();
-        // With the first acknowledgement, the gap is written down.
+        // The gap is recorded with the first acknowledgement.
         until("an acknowledgement after the outage", RECOVERY, || async {
             let pubacks = self.tap.pubacks();
             if pubacks > before { Ok(()) } else { Err(pubacks) }
@@ -140,14 +142,15 @@ impl Environment {
             "long outage of the database",
             Provoked {
                 cause: "backpressure",
-                // When the grace had passed, and the bridge's next look at its clock too.
+                // The latest start of the gap: the grace has passed, and the bridge's next clock
+                // tick too.
                 from: from + QUEUE_GRACE,
                 to,
             },
         );
     }
 
-    /// The broker forgets the session at a moment when it holds nothing for it that is not stored.
+    /// Makes the broker forget the session while it holds nothing for it that is not stored.
     async fn lose_session(&mut self) -> Result<(), String> {
         let silence = self.publisher.pause().await;
         self.bridge.until_ready_within(RECOVERY).await;
@@ -170,8 +173,8 @@ impl Environment {
         Ok(())
     }
 
-    /// A backlog of more messages than there are packet ids waits for a bridge that was away. The
-    /// database is slow, and nothing else is well either; then it works off the rest in peace.
+    /// Lets a backlog of more messages than there are packet ids wait for a bridge that was away.
+    /// At first the database is slow and a storm rages. The rest drains without faults.
     async fn drain(&mut self, drain: &Drain) -> Result<(), String> {
         self.bridge.until_ready_within(RECOVERY).await;
         slow::slow_down(&self.database, drain.slower).await;
@@ -188,7 +191,7 @@ impl Environment {
         Ok(())
     }
 
-    /// All faults are over: what is to be stored gets stored.
+    /// Waits until everything is stored after all faults have ended.
     pub async fn settle(&mut self) -> Result<(), String> {
         self.fault_log.note("the faults are over");
         self.publisher.stop().await;
@@ -205,7 +208,7 @@ impl Environment {
         }
     }
 
-    /// Waits until as much is stored as was published.
+    /// Waits until as many rows are stored as were published.
     async fn catch_up(&self) -> Result<(), String> {
         let (mut last, mut moved) = (None, Instant::now());
         loop {
@@ -224,7 +227,7 @@ impl Environment {
         }
     }
 
-    /// Waits until nothing is under way any more.
+    /// Waits until nothing is in flight any more.
     async fn fall_quiet(&self) -> Result<(), String> {
         let started = Instant::now();
         let (mut last, mut since) = (None, Instant::now());
@@ -243,7 +246,7 @@ impl Environment {
         Ok(())
     }
 
-    /// Whatever was received is somewhere.
+    /// Asserts that every received message is accounted for.
     async fn account_for_all(&self) -> Result<(), String> {
         match self.bridge.metric("centiloc_bridge_messages_unaccounted", "").await {
             Some(messages) if messages != 0.0 => {
@@ -253,7 +256,7 @@ impl Environment {
         }
     }
 
-    /// Item events, board events, dead letters.
+    /// Counts item events, board events and dead letters.
     async fn rows(&self) -> Option<[usize; 3]> {
         let mut rows = [0; 3];
         for (count, table) in rows.iter_mut().zip(["item_event", "board_event", "dead_letter"]) {
@@ -268,7 +271,7 @@ fn config(broker: &Mosquitto, database: &Database, tap: &Tap, link: &Proxy) -> C
     Config::new(broker, database)
         .plain(tap.proxy.port())
         .set("database.url", database.url_at(link.port()))
-        // What is lost without a word must be noticed within a short run.
+        // A silent loss must be detected within a short run.
         .set("mqtt.keep_alive", "2s")
         .set("mqtt.connect_timeout", "2s")
         .set("mqtt.queue_grace", format!("{}s", QUEUE_GRACE.as_secs()))

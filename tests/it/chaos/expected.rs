@@ -1,5 +1,5 @@
-//! What must be stored, given what was published: the bridge's promises once more, from the list of
-//! events and without any of its code.
+//! The rows that must be stored, given the published messages. It restates the bridge's promises
+//! from the list of events, without any of its code.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -11,87 +11,81 @@ use uuid::Uuid;
 use super::source::Message;
 use crate::support::event::ItemEvent;
 
-/// When something happened: momentum as stored, and event id. Newest is by both.
+/// Order of an event: momentum as stored, then event id. The newest has the greatest.
 pub type Moment = (OffsetDateTime, Uuid);
 
-/// A row of `item_event`, as far as the load varies it; also of `item_state` and `item_location`.
+/// A row of `item_event`, in the columns that the load varies. Also of `item_state` and
+/// `item_location`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// The key.
     pub event_id: Uuid,
-    /// Cut to microseconds.
+    /// Time of the event, cut to microseconds.
     pub momentum: OffsetDateTime,
-    /// The tag.
     pub uid: String,
-    /// Empty for none.
+    /// Serial number of the board, empty for none.
     pub board_sn: String,
-    /// On the board or gone.
+    /// True for an arrival, false for a leave.
     pub is_in: bool,
-    /// Position.
+    /// Position on the board, mm.
     pub mm: (i32, i32),
 }
 
-/// A row of `board_event`, and of `board_state`.
+/// A row of `board_event` or `board_state`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoardEvent {
-    /// The key.
     pub event_id: Uuid,
-    /// Cut to microseconds.
+    /// Time of the event, cut to microseconds.
     pub momentum: OffsetDateTime,
-    /// Which.
     pub board_sn: String,
-    /// Without the prefix.
+    /// Status without the enum's prefix.
     pub status: String,
 }
 
 /// The row that a message becomes.
 #[derive(Debug, Clone)]
 pub enum Meaning {
-    /// An item event.
     Item(Item),
-    /// A board event.
     Board(BoardEvent),
-    /// A dead letter, for this reason.
+    /// A dead letter with this reason.
     Garbage(&'static str),
 }
 
-/// What tells a row from others.
+/// Identity of a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
-    /// Of `item_event` or `board_event`.
+    /// A row of `item_event` or `board_event`.
     Event(Uuid),
-    /// Of `dead_letter`: topic and payload.
+    /// A row of `dead_letter`: topic and payload.
     Letter(String, Vec<u8>),
 }
 
-/// One message that the broker took over.
+/// A message that the broker has acknowledged.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// What becomes of it.
+    /// The row that it becomes.
     pub key: Key,
-    /// As sent.
     pub payload: Vec<u8>,
-    /// Before the first attempt.
+    /// Time before the first attempt.
     pub sent_at: Instant,
-    /// After the broker's PUBACK.
+    /// Time of the broker's PUBACK.
     pub acked_at: Instant,
 }
 
 /// Everything that was published and acknowledged.
 #[derive(Debug, Default)]
 pub struct ExpectedState {
-    /// By event id.
+    /// Item events by event id.
     pub items: HashMap<Uuid, Item>,
-    /// By event id.
+    /// Board events by event id.
     pub boards: HashMap<Uuid, BoardEvent>,
-    /// Reasons by topic and payload.
+    /// Reasons of dead letters by topic and payload.
     pub letters: HashMap<(String, Vec<u8>), &'static str>,
-    /// In order.
+    /// Acknowledged messages in order.
     pub publications: Vec<Publication>,
 }
 
 impl Item {
-    /// What an event becomes.
+    /// Computes the row of an event.
     pub fn of(event: &ItemEvent) -> Self {
         let momentum = event.momentum.unix_timestamp_nanos().to_be_bytes();
         let event_id = content_id(&[
@@ -112,14 +106,14 @@ impl Item {
         }
     }
 
-    /// By which it is older or newer than another.
+    /// Returns the order of an event among others.
     pub fn moment(&self) -> Moment {
         (self.momentum, self.event_id)
     }
 }
 
 impl BoardEvent {
-    /// What a status event becomes.
+    /// Computes the row of a status event.
     pub fn new(tenant: &str, board_sn: &str, momentum: OffsetDateTime, status: &str) -> Self {
         let nanoseconds = momentum.unix_timestamp_nanos().to_be_bytes();
         let parts: [&[u8]; 5] =
@@ -138,7 +132,7 @@ impl BoardEvent {
 }
 
 impl ExpectedState {
-    /// Notes a message that the broker has acknowledged.
+    /// Records a message that the broker has acknowledged.
     pub fn took(&mut self, message: Message, sent_at: Instant, acked_at: Instant) {
         let Message { topic, payload, meaning } = message;
         let key = match meaning {
@@ -160,13 +154,14 @@ impl ExpectedState {
         self.publications.push(Publication { key, payload, sent_at, acked_at });
     }
 
-    /// Rows that all of it becomes: item events, board events and dead letters.
+    /// Counts the expected rows: item events, board events and dead letters.
     pub fn rows(&self) -> [usize; 3] {
         [self.items.len(), self.boards.len(), self.letters.len()]
     }
 }
 
-/// `item_state`: the newest event of each tag on each board, and the least momentum of the two.
+/// Computes `item_state`: the newest event of each tag on each board, and the least momentum of the
+/// pair.
 pub fn item_states<'a>(
     items: impl IntoIterator<Item = &'a Item>,
 ) -> BTreeMap<(String, String), (Item, OffsetDateTime)> {
@@ -183,7 +178,7 @@ pub fn item_states<'a>(
     states
 }
 
-/// `item_location`: of the states of each tag the newest that is in, else the newest.
+/// Computes `item_location`: the newest state of each tag that is in, else its newest.
 pub fn item_locations<'a>(states: impl IntoIterator<Item = &'a Item>) -> BTreeMap<String, Item> {
     let mut locations: BTreeMap<String, Item> = BTreeMap::new();
     for state in states {
@@ -199,7 +194,7 @@ pub fn item_locations<'a>(states: impl IntoIterator<Item = &'a Item>) -> BTreeMa
     locations
 }
 
-/// `board_state`: the newest event of each board.
+/// Computes `board_state`: the newest event of each board.
 pub fn board_states<'a>(
     boards: impl IntoIterator<Item = &'a BoardEvent>,
 ) -> BTreeMap<String, BoardEvent> {
@@ -213,7 +208,7 @@ pub fn board_states<'a>(
     states
 }
 
-/// The first half of SHA-256 over the parts, each after its length.
+/// Returns the first half of SHA-256 over the parts, each after its length.
 fn content_id(parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {

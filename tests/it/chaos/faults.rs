@@ -1,4 +1,4 @@
-//! What is done to each victim during a storm: one thing after the other, each with its end.
+//! Applies the faults of a storm to each victim: one after the other, each with its end.
 
 use tokio::time::sleep;
 
@@ -11,10 +11,10 @@ use crate::support::postgres::Postgres;
 use crate::support::proxy::Proxy;
 use crate::support::slow;
 
-/// How much slower a slow database is.
+/// Slowdown factor of a slow database.
 const SLOWER: u32 = 10;
 
-/// The process.
+/// Applies faults to the bridge process.
 pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;
@@ -24,7 +24,7 @@ pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
         if step.fault == Fault::Kill {
             bridge.kill();
         } else {
-            // 1: what could not be committed in time stays with the broker.
+            // Exit code 1: messages that could not be committed in time stay with the broker.
             let code = bridge.terminate().await;
             assert!([0, 1].contains(&code), "the bridge stopped with {code}");
         }
@@ -33,7 +33,7 @@ pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
     }
 }
 
-/// The server.
+/// Applies faults to the database server.
 pub async fn postgres(
     server: &mut Postgres,
     database: &Database,
@@ -55,7 +55,7 @@ pub async fn postgres(
     }
 }
 
-/// Mosquitto.
+/// Applies faults to Mosquitto.
 pub async fn broker(broker: &mut Mosquitto, steps: &[Step], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;
@@ -80,7 +80,7 @@ pub async fn broker(broker: &mut Mosquitto, steps: &[Step], fault_log: &FaultLog
     }
 }
 
-/// One of the two links.
+/// Applies faults to one of the two links.
 pub async fn link(link: &Proxy, victim: Victim, steps: &[Step], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;

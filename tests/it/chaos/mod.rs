@@ -1,8 +1,8 @@
-//! Everything breaks at random under a known load; afterwards everything is there, once.
+//! Random faults of every component under a known load. Afterwards every event is stored, once.
 //!
 //! `CHAOS_SECONDS`, `CHAOS_SEED` and `CHAOS_MODE` (`direct`, `spool`, `broker-kill`) come from the
-//! environment: see `make chaos`. The seed decides on the faults and on the load; what the machine
-//! makes of them is never quite the same again.
+//! environment: see `make chaos`. The seed determines the faults and the load. Their timing on a
+//! machine is never quite the same again.
 
 mod actual;
 mod environment;
@@ -23,10 +23,10 @@ use self::plan::{DRAIN, Mode, Phase, Plan};
 use self::report::Report;
 use self::verify::Verdict;
 
-/// Without `CHAOS_SECONDS`, backlogs aside.
+/// Duration without `CHAOS_SECONDS`, backlogs not included.
 const SHORT: Duration = Duration::from_secs(18);
 
-/// What a run is made from.
+/// Parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     mode: Mode,
@@ -35,7 +35,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// `None` if another mode is asked for.
+    /// Returns the settings of a mode. `None` if another mode is asked for.
     fn of(mode: Mode) -> Option<Self> {
         let read = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name: &str| {
@@ -55,7 +55,8 @@ impl Settings {
     }
 }
 
-/// On a slow machine the plan takes longer than it should; then it has fewer storms.
+/// Executes the phases. On a slow machine they take longer than planned, and then there are fewer
+/// storms.
 async fn play(
     environment: &mut Environment,
     phases: &[Phase],
@@ -85,16 +86,16 @@ async fn run(mode: Mode) {
 }
 
 #[tokio::test]
-async fn whatever_breaks_every_event_becomes_one_row() {
+async fn every_event_becomes_one_row() {
     run(Mode::Direct).await;
 }
 
 #[tokio::test]
-async fn whatever_breaks_every_event_becomes_one_row_by_way_of_the_spool() {
+async fn every_spooled_event_becomes_one_row() {
     run(Mode::Spool).await;
 }
 
 #[tokio::test]
-async fn of_a_broker_that_is_killed_only_what_it_forgot_is_missing() {
+async fn killed_broker_loses_only_unsaved_messages() {
     run(Mode::BrokerKill).await;
 }

@@ -1,4 +1,4 @@
-//! What goes wrong when: drawn from a seed, and from nothing else.
+//! The plan of a run: which faults occur when, derived from a seed alone.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,133 +13,133 @@ use crate::support::proxy::Direction;
 /// `mqtt.queue_grace` of the bridge.
 pub const QUEUE_GRACE: Duration = Duration::from_secs(1);
 
-/// How long the database is away in a [`Phase::Outage`]: three times the grace must have passed for
+/// Duration of the outage in a [`Phase::Outage`]. Three times the grace must have passed for
 /// certain, on a busy machine too.
 const OUTAGE: Duration = Duration::from_millis(4_500);
 
-/// How long a [`Phase::Drain`] takes beside its storm.
+/// Duration of a [`Phase::Drain`] in addition to its storm.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
-/// Messages of a backlog: more than MQTT has packet ids, so that they are given out again.
+/// Messages of a backlog: more than MQTT has packet ids, so that ids are reused.
 const BACKLOG: usize = PACKET_IDS + 1_000;
 
-/// How many times slower the database is while a backlog is worked off.
+/// Slowdown factor of the database during a drain.
 const SLOWER: Range<u32> = 2..11;
 
-/// About how long one storm lasts in a long run.
+/// Approximate duration of one storm in a long run.
 const STORM: Duration = Duration::from_secs(20);
 
-/// What ending and starting a victim takes beside.
+/// Additional time for stopping and starting a victim.
 const RESTART: Duration = Duration::from_millis(300);
 
-/// Between two storms of a long run, so that backlogs are worked off again and again.
+/// Pause between two storms of a long run, so that backlogs are drained again and again.
 const CALM: Range<u64> = 1_000..4_000;
 
-/// How the bridge is set up, and what is done to it.
+/// The setup of the bridge, and whether the broker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Without a spool: acknowledged is committed.
+    /// Without a spool: acknowledged means committed.
     Direct,
     /// With a spool.
     Spool,
-    /// Without a spool, and the broker is killed too. It then forgets what it had not saved.
+    /// Without a spool, and with a broker that is killed and then forgets its unsaved state.
     BrokerKill,
 }
 
-/// One of those that something happens to. Each suffers one thing at a time, all at once.
+/// A component that faults are applied to. Each has one fault at a time, all of them concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
-    /// The process.
+    /// The bridge process.
     Bridge,
-    /// The server.
+    /// The PostgreSQL server.
     Postgres,
-    /// Mosquitto.
+    /// The Mosquitto broker.
     Broker,
-    /// Between bridge and broker.
+    /// The link between bridge and broker.
     BrokerLink,
-    /// Between bridge and database.
+    /// The link between bridge and database.
     DatabaseLink,
 }
 
-/// What happens to a victim.
+/// A fault of a victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// `kill -9`.
+    /// SIGKILL.
     Kill,
     /// SIGTERM.
     Stop,
-    /// The broker saves its state, which is no fault, but decides what a kill makes it forget.
+    /// The broker saves its state. This is no fault, but it determines the state left after a kill.
     Save,
     /// Inserts take ten times as long.
     Slow,
     /// All connections are reset.
     Cut,
-    /// All connections are reset, new ones refused.
+    /// All connections are reset and new ones refused.
     Refuse,
-    /// Nothing passes for a while, then what was held back does.
+    /// Nothing passes for a while. Then the bytes held back are delivered.
     Stall(Way),
-    /// The connections there are die without a word; new ones pass. At the end both sides hear.
+    /// Existing connections go silent without notice, and new ones pass. At the end both sides see
+    /// a reset.
     HalfOpen,
-    /// All connections are cut after so many bytes, most likely in the middle of a packet.
+    /// All connections are cut after that many bytes, most likely in the middle of a packet.
     Tear(Direction, u64),
 }
 
-/// Which directions are stalled.
+/// The directions that are stalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// One.
+    /// One direction.
     One(Direction),
-    /// Both.
+    /// Both directions.
     Both,
 }
 
-/// One thing that happens to a victim.
+/// A fault with its timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Peace before it.
+    /// Pause before the fault.
     pub after: Duration,
-    /// What.
     pub fault: Fault,
-    /// How long until the victim is as before.
+    /// Time until the victim has recovered.
     pub lasts: Duration,
 }
 
-/// What happens during one storm, to all victims at once.
+/// The faults of one storm, of all victims concurrently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storm(pub Vec<(Victim, Vec<Step>)>);
 
 /// A part of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// Everything at random.
+    /// Random faults.
     Storm(Storm),
-    /// Nothing.
+    /// No faults.
     Calm(Duration),
-    /// The database alone is away, longer than the broker's queue may be trusted.
+    /// The database alone is away, for longer than the broker's queue can be trusted.
     Outage(Fault, Duration),
-    /// The broker forgets the session, while it holds nothing for it.
+    /// The broker forgets the session while it holds nothing for it.
     LoseSession,
-    /// A long backlog for a slow database.
+    /// A long backlog with a slow database.
     Drain(Drain),
 }
 
-/// A backlog that is worked off, by a slow database and in a storm at first.
+/// A backlog that is drained with a slow database, at first in a storm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// Messages that wait.
+    /// Number of waiting messages.
     pub backlog: usize,
-    /// How many times slower the database is until the storm is over.
+    /// Slowdown factor of the database until the storm is over.
     pub slower: u32,
-    /// Meanwhile.
+    /// The storm at its beginning.
     pub storm: Storm,
 }
 
-/// A run.
+/// The phases of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan(pub Vec<Phase>);
 
 impl Plan {
-    /// For about so long.
+    /// Draws the plan of a run of about this duration.
     pub fn new(mode: Mode, seed: u64, lasts: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let storms = u32::try_from(lasts.as_secs() / STORM.as_secs()).unwrap().clamp(3, 1_000);
@@ -181,8 +181,8 @@ fn storm(rng: &mut StdRng, mode: Mode, lasts: Duration) -> Storm {
     Storm(victims.map(|victim| (victim, timeline(rng, mode, victim, lasts))).to_vec())
 }
 
-/// What must be lost if it was acknowledged too early: the bridge is killed while the database is
-/// away.
+/// Returns a storm that loses messages acknowledged too early: the bridge is killed while the
+/// database is away.
 fn coincidence(rng: &mut StdRng) -> Storm {
     let mut milliseconds = |range: Range<u64>| Duration::from_millis(rng.random_range(range));
     let away =
@@ -219,7 +219,8 @@ fn fault(rng: &mut StdRng, mode: Mode, victim: Victim) -> Fault {
     match (victim, dice) {
         (Victim::Postgres, 0..=3) => Fault::Slow,
         (Victim::Bridge, 0..=7) | (Victim::Postgres, _) => Fault::Kill,
-        // Between two saves whatever is not stored yet is lost, which shows nothing: save often.
+        // Messages not stored between two saves are lost, which shows nothing, so the broker saves
+        // often.
         (Victim::Broker, 0..=3) if mode == Mode::BrokerKill => Fault::Kill,
         (Victim::Broker, 4..=8) if mode == Mode::BrokerKill => Fault::Save,
         (Victim::Bridge | Victim::Broker, _) => Fault::Stop,
@@ -236,7 +237,8 @@ fn direction(rng: &mut StdRng) -> Direction {
     if rng.random() { Direction::Up } else { Direction::Down }
 }
 
-/// Milliseconds. Stalls last from less than a keepalive to more than it and a time-out.
+/// Draws a duration, milliseconds. Stalls last from less than a keepalive to more than it and a
+/// time-out.
 fn duration(fault: Fault) -> Range<u64> {
     match fault {
         Fault::Kill | Fault::Stop => 0..1_500,
@@ -251,7 +253,6 @@ fn outage(rng: &mut StdRng) -> Fault {
 }
 
 impl Mode {
-    /// One of each.
     pub const ALL: [Self; 3] = [Self::Direct, Self::Spool, Self::BrokerKill];
 }
 
@@ -266,7 +267,7 @@ impl fmt::Display for Mode {
 }
 
 impl Victim {
-    /// What the report calls `fault` of this victim.
+    /// Returns the report's name for a `fault` of this victim.
     pub fn suffers(self, fault: Fault) -> String {
         let what = match fault {
             Fault::Kill => "kill -9",
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_the_same_plan_again_and_another_makes_another() {
+    fn plan_follows_from_seed() {
         for mode in Mode::ALL {
             let plan = |seed| Plan::new(mode, seed, Duration::from_secs(60));
             assert_eq!(plan(7), plan(7));
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_is_killed_in_its_own_mode_alone() {
+    fn broker_is_killed_only_in_its_mode() {
         for mode in Mode::ALL {
             let plan = Plan::new(mode, 1, Duration::from_secs(600));
             let killed = steps(&plan).any(|(v, s)| (v, s.fault) == (Victim::Broker, Fault::Kill));
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn other_modes_lose_session_and_database_and_drain_backlog() {
+    fn other_modes_include_every_provoked_loss() {
         for seconds in [10, 20, 60, 900] {
             let plan = Plan::new(Mode::Direct, seconds, Duration::from_secs(seconds));
             let count = |wanted: fn(&Phase) -> bool| plan.0.iter().filter(|p| wanted(p)).count();
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_has_every_fault_of_every_victim() {
+    fn long_run_includes_every_fault() {
         let plan = Plan::new(Mode::BrokerKill, 3, Duration::from_secs(900));
         let kinds: std::collections::BTreeSet<String> =
             steps(&plan).map(|(victim, step)| victim.suffers(step.fault)).collect();

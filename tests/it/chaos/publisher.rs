@@ -1,4 +1,4 @@
-//! Publishes at a steady rate, and survives the broker: what was not acknowledged is published
+//! Publishes at a steady rate and survives broker failures: unacknowledged messages are published
 //! again on the next connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,33 +15,33 @@ use crate::support::process::background;
 use crate::support::publisher::Publisher;
 use crate::support::wait::until_true;
 
-/// Happenings per [`TICK`]: about 190 messages a second.
+/// Source events per [`TICK`]: about 190 messages a second.
 const AT_ONCE: usize = 3;
 const TICK: Duration = Duration::from_millis(20);
 
-/// Happenings published at once while a backlog is made.
+/// Source events published at once while a backlog is built.
 const BACKLOG_AT_ONCE: usize = 500;
 
-/// What a backlog takes at most, on a busy machine too.
+/// Deadline for a backlog, on a busy machine too.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Before a broker that is away is tried again.
+/// Delay before reconnecting to an absent broker.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// The publisher and its account.
+/// A publisher and its record of accepted messages.
 pub struct LoadPublisher {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
 struct Shared {
-    /// The broker's.
+    /// Port of the broker.
     port: u16,
     expected: Mutex<ExpectedState>,
     attempts: AtomicUsize,
-    /// Messages to be published as fast as the broker takes them.
+    /// Number of messages to publish as fast as the broker accepts them.
     backlog: AtomicUsize,
-    /// Held while messages are under way.
+    /// Held while messages are in flight.
     gate: Arc<tokio::sync::Mutex<()>>,
     stop: CancellationToken,
 }
@@ -61,12 +61,12 @@ impl LoadPublisher {
         Self { shared, task }
     }
 
-    /// Publishes nothing while the guard lives, and everything published so far is acknowledged.
+    /// Pauses publishing while the guard lives. Everything published so far is acknowledged.
     pub async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.shared.gate).lock_owned().await
     }
 
-    /// Publishes so many messages at once, and waits until the broker has taken them over.
+    /// Publishes that many messages at once, and waits until the broker has accepted them.
     pub async fn make_backlog(&self, messages: usize) {
         self.shared.backlog.store(messages, Ordering::SeqCst);
         until_true("the backlog", PUBLISHED_WITHIN, || {
@@ -76,18 +76,18 @@ impl LoadPublisher {
         drop(self.pause().await);
     }
 
-    /// Finishes. The broker must be there.
+    /// Stops after the last acknowledgement. The broker must be available.
     pub async fn stop(&mut self) {
         self.shared.stop.cancel();
         (&mut self.task).await.expect("the publisher failed");
     }
 
-    /// What the broker took over.
+    /// Returns the rows expected of the accepted messages.
     pub fn expected(&self) -> MutexGuard<'_, ExpectedState> {
         self.shared.expected()
     }
 
-    /// Messages sent, repeated ones again.
+    /// Counts the messages sent, repeated ones again.
     pub fn attempts(&self) -> usize {
         self.shared.attempts.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! A run in a few lines, printed however it ends.
+//! The summary of a run, printed however it ends.
 
 use std::fmt;
 
@@ -7,17 +7,16 @@ use super::environment::Environment;
 use super::expected::Publication;
 use super::verify::Verdict;
 
-/// Prints when dropped, so also when a test gives up.
+/// A report that prints itself when dropped, so also when a test panics.
 pub struct Report {
     settings: Settings,
-    /// All that was played with.
     pub environment: Environment,
-    /// Once there is one.
+    /// The result, once there is one.
     pub verdict: Option<Verdict>,
 }
 
 impl Report {
-    /// On a run that begins.
+    /// Creates the report of a run that begins.
     pub fn new(settings: Settings, environment: Environment) -> Self {
         Self { settings, environment, verdict: None }
     }
@@ -59,7 +58,7 @@ impl Report {
         verdict.complaints.iter().try_for_each(|complaint| writeln!(f, "  WRONG {complaint}"))
     }
 
-    /// What happened around the first losses, or last.
+    /// Writes the log entries around the first losses, or the last entries.
     fn schedule(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lost_at = self.verdict.as_ref().map_or(&[][..], |verdict| &verdict.lost_at);
         writeln!(f, "  the schedule around:\n{}", self.environment.fault_log.around(lost_at))?;

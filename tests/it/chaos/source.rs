@@ -1,5 +1,5 @@
-//! The load: tags that move between boards, boards that change status, and what a feed brings along
-//! beside: repetitions, two forms of one event, late news, and garbage.
+//! Generates the load: tags that move between boards, boards that change status, and the
+//! irregularities of a real feed: repetitions, two forms of one event, late events, and garbage.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,42 +14,41 @@ use super::expected::{BoardEvent, Item, Meaning};
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::mosquitto::TENANT;
 
-/// Few, so that each has a history.
+/// Number of tags. Few, so that each has a history.
 const TAGS: usize = 60;
 const BOARDS: usize = 6;
 
 /// Names of the enum in the order of its numbers.
 const STATUSES: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
-/// Messages that may be published again much later.
+/// Number of messages kept for a much later repetition.
 const REMEMBERED: usize = 500;
 
-/// What is published, and what it means.
+/// A message to publish, with the row that it must become.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Where.
     pub topic: String,
-    /// What.
     pub payload: Vec<u8>,
     /// The row that it must become.
     pub meaning: Meaning,
 }
 
-/// Makes up messages.
+/// A generator of messages.
 pub struct Source {
     rng: StdRng,
-    /// Where each tag is; `None` is on no board.
+    /// The board of each tag. `None` is no board.
     tags: Vec<Option<usize>>,
     /// The momentum of the newest event of each tag and board.
     last: HashMap<String, OffsetDateTime>,
     remembered: Vec<Message>,
-    /// A second event of one id with other content would leave open which of them is stored.
+    /// Event ids in use. A second event of one id with other content would leave the stored one
+    /// undetermined.
     ids: HashSet<Uuid>,
     garbage: u64,
 }
 
 impl Source {
-    /// All tags are away yet.
+    /// Creates a generator whose tags are on no board yet.
     pub fn new(rng: StdRng) -> Self {
         Self {
             rng,
@@ -61,7 +60,7 @@ impl Source {
         }
     }
 
-    /// The next happening: a few messages.
+    /// Generates the next event of the feed, as a few messages.
     pub fn happening(&mut self) -> Vec<Message> {
         let mut messages = match self.rng.random_range(0..100) {
             0..=1 => vec![self.garbage()],
@@ -117,7 +116,7 @@ impl Source {
     }
 
     fn event(&mut self, tag: usize, board: usize, is_in: bool) -> ItemEvent {
-        // Rarely a message of a board that names none.
+        // Rarely a board message lacks the serial number.
         let board = if self.rng.random_bool(0.01) { String::new() } else { format!("B-{board}") };
         let uid = format!("E004{tag:012X}");
         let momentum = self.momentum(&uid);
@@ -127,7 +126,8 @@ impl Source {
         event
     }
 
-    /// Mostly now; at times late, and at times within the same microsecond as the one before.
+    /// Draws a momentum: mostly now, at times late, at times within the same microsecond as the
+    /// last.
     fn momentum(&mut self, whose: &str) -> OffsetDateTime {
         let now = OffsetDateTime::now_utc();
         let last = *self.last.entry(whose.to_owned()).or_insert(now);
@@ -144,7 +144,7 @@ impl Source {
         }
     }
 
-    /// Nearly always one form; the two of one event must become one row.
+    /// Encodes an event, nearly always in one form. The two forms of one event must become one row.
     fn forms(&mut self, event: &ItemEvent) -> Vec<Message> {
         let meaning = Meaning::Item(Item::of(event));
         let json = Message {
@@ -181,7 +181,7 @@ impl Source {
         }]
     }
 
-    /// What cannot be decoded, no two alike.
+    /// Generates an undecodable message, each one different.
     fn garbage(&mut self) -> Message {
         self.garbage += 1;
         let number = self.garbage;
@@ -193,7 +193,7 @@ impl Source {
                 let text = json!({ "momentum": momentum, "nb_hits": number }).to_string();
                 (json_topic, text.into_bytes(), "missing_field")
             }
-            // A string that is longer than the message.
+            // A string whose length exceeds the message.
             _ => {
                 let payload = [b"\x12\x7f", number.to_string().as_bytes()].concat();
                 (format!("centiloc/{TENANT}"), payload, "malformed")

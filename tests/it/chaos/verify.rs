@@ -1,4 +1,4 @@
-//! Compares what is stored with what must be.
+//! Compares the stored rows with the expected ones.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
@@ -13,34 +13,35 @@ use super::fault_log::{FaultLog, Provoked};
 use super::plan::Mode;
 use crate::support::tap::Packet;
 
-/// Of each kind of complaint, so many are told in full.
+/// Number of complaints of one kind that are written in full.
 const TOLD: usize = 5;
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Item events, board events, dead letters.
+    /// Numbers of item events, board events and dead letters.
     pub rows: [usize; 3],
     /// Rows of `gap` by cause.
     pub gaps: BTreeMap<String, usize>,
-    /// Published and acknowledged, and not stored.
+    /// Messages published and acknowledged, but not stored.
     pub losses: usize,
-    /// When the first of them were acknowledged.
+    /// Times at which the first of them were acknowledged.
     pub lost_at: Vec<Instant>,
-    /// As [`Verdict::losses`], but the broker was killed and may have forgotten them.
+    /// Messages missing like [`Verdict::losses`], but of a killed broker that may have forgotten
+    /// them.
     pub forgotten: usize,
-    /// Those of them that were under way to the bridge at least once.
+    /// Those of them that were in flight to the bridge at least once.
     pub forgotten_under_way: usize,
     /// Rows beyond the first of one event or message.
     pub doubles: usize,
     /// Acknowledgements that broke the rules.
     pub violations: usize,
-    /// All that is not as it must be, in words.
+    /// Descriptions of everything that is wrong.
     pub complaints: Vec<String>,
 }
 
 impl Verdict {
-    /// On a run that has settled.
+    /// Verifies a run that has settled.
     pub async fn on(environment: &Environment) -> Self {
         let stored = ActualState::read(&environment.database).await;
         let violations = environment.tap.violations();
@@ -59,7 +60,7 @@ impl Verdict {
         verdict
     }
 
-    /// Adds complaints, of many alike only the first.
+    /// Adds complaints, of many similar ones only the first.
     pub fn complain(&mut self, what: &str, complaints: Vec<String>) {
         let count = complaints.len();
         let told = complaints.into_iter().take(TOLD);
@@ -109,7 +110,7 @@ impl Verdict {
         self.complain("doubled: ", doubles);
     }
 
-    /// Each row is what was published.
+    /// Compares each row with its published event.
     fn compare_rows(&mut self, expected: &ExpectedState, stored: &ActualState) {
         let items = stored.items.iter().map(|row| (expected.items.get(&row.event_id), row));
         self.complain("item_event: ", unlike(items));
@@ -125,7 +126,7 @@ impl Verdict {
         self.complain("dead_letter: ", unlike(letters));
     }
 
-    /// Where the broker forgot events, the states need not know of them.
+    /// Compares the states. Events that the broker forgot may be missing from them.
     fn compare_states(&mut self, mode: Mode, expected: &ExpectedState, stored: &ActualState) {
         let stored_ids: HashSet<_> = stored.items.iter().map(|item| item.event_id).collect();
         let stored_boards: HashSet<_> = stored.boards.iter().map(|board| board.event_id).collect();
@@ -168,7 +169,7 @@ impl Verdict {
     }
 }
 
-/// What was published and is not stored, with all its publications.
+/// Returns the messages that are missing from the rows, with all their publications.
 fn missing(expected: &ExpectedState, stored: &ActualState) -> HashMap<Key, Vec<Publication>> {
     let events = stored.items.iter().map(|item| item.event_id);
     let events = events.chain(stored.boards.iter().map(|board| board.event_id));
@@ -181,10 +182,10 @@ fn missing(expected: &ExpectedState, stored: &ActualState) -> HashMap<Key, Vec<P
     missing
 }
 
-/// Payloads that the tap saw.
+/// Payloads that the tap recorded.
 #[derive(Debug, Default)]
 struct Passage {
-    /// When.
+    /// Times of delivery.
     delivered: HashMap<Vec<u8>, Vec<Instant>>,
     acknowledged: HashSet<Vec<u8>>,
 }
@@ -210,13 +211,13 @@ impl Passage {
     }
 }
 
-/// How far something missing has come, over all its publications.
+/// The progress of a missing message, over all its publications.
 #[derive(Debug)]
 struct Trace<'a> {
     publications: &'a [Publication],
-    /// When.
+    /// Times of delivery.
     delivered: Vec<Instant>,
-    /// By the bridge.
+    /// True if the bridge acknowledged it.
     acknowledged: bool,
 }
 
@@ -234,8 +235,8 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Whether a broker that was killed took it along, for want of a save; what it had delivered
-    /// before counts only if that did not come to anything for another reason.
+    /// True if a killed broker lost the message because it had not saved. An earlier delivery
+    /// counts only if nothing else explains why it was not stored.
     fn may_be_forgotten(&self, fault_log: &FaultLog) -> bool {
         let forgotten = |p: &Publication| fault_log.may_be_forgotten(p.sent_at, p.acked_at);
         !self.acknowledged
@@ -254,7 +255,7 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// Rows that are not what they must be, or that nobody asked for.
+/// Adds rows that differ from the expected ones or were not expected at all.
 fn unlike<'a, T>(rows: impl Iterator<Item = (Option<&'a T>, &'a T)>) -> Vec<String>
 where
     T: PartialEq + Debug + 'a,

@@ -16,7 +16,7 @@ use crate::support::wait::SOON;
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
-/// A command with `-c FILE` behind it.
+/// Runs a command with `-c FILE` at its end.
 async fn with_config(config: &Config, args: &[&str]) -> Output {
     let file = config.write();
     let mut command = command(args);
@@ -33,7 +33,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[tokio::test]
-async fn wrong_arguments_are_64_and_say_what_there_is() {
+async fn wrong_arguments_exit_64_with_usage() {
     for args in [&["run", "--no-such-flag"][..], &["no-such-command"], &[]] {
         let output = finish(command(args)).await;
         assert_eq!(output.status.code(), Some(USAGE), "{args:?}: {output:?}");
@@ -47,7 +47,7 @@ async fn wrong_arguments_are_64_and_say_what_there_is() {
 }
 
 #[tokio::test]
-async fn a_refused_configuration_is_78_and_names_every_problem() {
+async fn refused_configuration_exits_78_naming_every_problem() {
     let rig = Rig::new().await;
     let config = rig
         .config()
@@ -69,7 +69,7 @@ async fn a_refused_configuration_is_78_and_names_every_problem() {
 }
 
 #[tokio::test]
-async fn a_proto_file_without_what_is_subscribed_to_is_78_and_names_the_key() {
+async fn unsuitable_proto_file_exits_78() {
     let rig = Rig::new().await;
     let config = rig.config().set("mqtt.boards", "protobuf");
     let items_only = config.file(
@@ -86,7 +86,7 @@ async fn a_proto_file_without_what_is_subscribed_to_is_78_and_names_the_key() {
 }
 
 #[tokio::test]
-async fn a_schema_newer_than_the_program_is_78_and_nothing_is_received() {
+async fn newer_schema_exits_78_before_receiving() {
     let rig = Rig::new().await;
     let config = rig.config();
     let output = with_config(&config, &["migrate"]).await;
@@ -110,7 +110,7 @@ async fn a_schema_newer_than_the_program_is_78_and_nothing_is_received() {
 }
 
 #[tokio::test]
-async fn migrate_lists_what_is_pending_applies_it_once_and_run_can_be_forbidden_to() {
+async fn migrate_applies_pending_migrations_once() {
     let rig = Rig::new().await;
     let config = rig.config().set("database.migrate", false);
     let pending = with_config(&config, &["migrate", "--status"]).await;
@@ -135,7 +135,7 @@ async fn migrate_lists_what_is_pending_applies_it_once_and_run_can_be_forbidden_
 }
 
 #[tokio::test]
-async fn run_without_the_right_to_migrate_waits_for_the_schema_and_says_so() {
+async fn unprivileged_run_waits_for_schema() {
     let rig = Rig::new().await;
     let config = rig.config().set("database.migrate", false);
     let mut bridge = Bridge::start(&config);
@@ -147,7 +147,7 @@ async fn run_without_the_right_to_migrate_waits_for_the_schema_and_says_so() {
 }
 
 #[tokio::test]
-async fn config_shows_every_value_with_its_origin_and_no_secret() {
+async fn config_shows_origins_and_no_secret() {
     let rig = Rig::new().await;
     let config = rig.config().without("mqtt.password");
     let password_file = config.file("password", format!("{PASSWORD}\n"));
@@ -170,7 +170,7 @@ async fn config_shows_every_value_with_its_origin_and_no_secret() {
     assert!(line("max_events").contains("CENTILOC_BRIDGE__BATCH__MAX_EVENTS"));
     assert!(line("keep_alive").contains("default"), "{}", line("keep_alive"));
     assert!(line("username").contains("config.toml"), "{}", line("username"));
-    // What is left of the URL still tells where the database is.
+    // The redacted URL still shows the location of the database.
     assert!(line("url ").contains(rig.database.name()), "{}", line("url "));
 }
 
@@ -207,7 +207,7 @@ async fn config_and_migrate_write_json() {
 }
 
 #[tokio::test]
-async fn decode_shows_every_sample_as_its_row_and_says_why_garbage_is_none() {
+async fn decode_shows_samples_and_explains_garbage() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let expected = std::fs::read(folder.join("expected.json")).unwrap();
     let expected: Value = serde_json::from_slice(&expected).unwrap();
@@ -218,7 +218,7 @@ async fn decode_shows_every_sample_as_its_row_and_says_why_garbage_is_none() {
             decode.arg(folder.join(file));
             let output = finish(decode).await;
             if args.len() == 1 && output.status.code() == Some(64) {
-                // Either kind of event: it does not guess.
+                // It could be either kind of event, and the command does not guess.
                 assert!(stderr(&output).contains("--topic"), "{file}: {output:?}");
                 assert!(output.stdout.is_empty(), "{file}: {output:?}");
                 continue;

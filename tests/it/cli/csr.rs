@@ -32,7 +32,7 @@ fn openssl(args: &[&str], file: &Path) -> String {
     run("openssl", [args, &["-in", file]].concat())
 }
 
-/// The public key of a request, which must verify.
+/// Returns the public key of a request, which must verify.
 fn public_key_of_request(path: &Path) -> String {
     openssl(&["req", "-verify", "-noout", "-pubkey"], path)
 }
@@ -42,7 +42,7 @@ fn public_key_of_key(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_new_key_is_private_from_the_start_and_the_request_verifies() {
+async fn new_key_is_private_and_request_verifies() {
     let folder = Scratch::new("csr");
     let out = folder.join("new/deep");
     let more = ["--country", "FR", "--state", "Isère", "--locality", "Grenoble"];
@@ -81,7 +81,7 @@ async fn nothing_is_ever_overwritten() {
 }
 
 #[tokio::test]
-async fn a_renewal_reuses_the_key_and_leaves_it_alone() {
+async fn renewal_reuses_key_unchanged() {
     let folder = Scratch::new("csr");
     let first = folder.join("first");
     assert_eq!(csr(&first, &["--curve", "p384"]).await.status.code(), Some(0));
@@ -104,7 +104,7 @@ async fn a_renewal_reuses_the_key_and_leaves_it_alone() {
 }
 
 #[tokio::test]
-async fn keys_that_will_not_do_are_refused_by_name_before_anything_is_written() {
+async fn unsuitable_keys_are_refused_before_writing() {
     let folder = Scratch::new("csr");
     let curve = |name| run("openssl", ["ecparam", "-name", name, "-genkey", "-noout"]);
     let keys = [

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::support::process::Scratch;
 use crate::support::store::{Bench, malformed};
 
-/// Five dead letters: 1 and 2 malformed, 3 implausible of another topic, 4 from last year, 5 replayed.
+/// Creates five dead letters: 1 and 2 malformed, 3 implausible of another topic, 4 from last year,
+/// 5 replayed.
 async fn bench() -> Bench {
     let bench = Bench::new().await;
     for payload in [&b"one"[..], b"\xff\0two", b"three", b"four", b"five"] {
@@ -50,7 +51,7 @@ async fn filters_choose_what_is_listed() {
 }
 
 #[tokio::test]
-async fn one_is_shown_as_json_with_its_bytes() {
+async fn show_prints_json_with_bytes() {
     let bench = bench().await;
     let letter = bench.run_json(&["dead-letters", "show", "2"], 0).await;
     assert_eq!((&letter["id"], &letter["reason"]), (&json!(2), &json!("malformed")));
@@ -73,7 +74,7 @@ async fn replay_takes_filters_and_reports_json() {
 }
 
 #[tokio::test]
-async fn an_export_holds_every_byte_and_overwrites_nothing() {
+async fn export_holds_every_byte_and_overwrites_nothing() {
     let bench = bench().await;
     let folder = Scratch::new("export");
     let file = folder.join("letters.jsonl");
@@ -90,7 +91,7 @@ async fn an_export_holds_every_byte_and_overwrites_nothing() {
 }
 
 #[tokio::test]
-async fn purge_deletes_what_was_chosen_and_nothing_else() {
+async fn purge_deletes_only_the_selected() {
     let bench = bench().await;
     let left = async || bench.db.count("centiloc.dead_letter").await;
     for nothing_chosen in [&["dead-letters", "purge"][..], &["dead-letters", "purge", "--dry-run"]]

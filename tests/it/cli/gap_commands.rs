@@ -1,4 +1,4 @@
-//! `gaps`, as built.
+//! The `gaps` command, as built.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ async fn bench() -> Bench {
 }
 
 #[tokio::test]
-async fn an_acknowledged_gap_keeps_its_note_in_data_gap() {
+async fn acknowledged_gap_keeps_its_note() {
     let bench = bench().await;
     let list = bench.run_json(&["gaps", "list"], 0).await;
     let causes: Vec<_> = list.as_array().unwrap().iter().map(|gap| &gap["cause"]).collect();
@@ -40,7 +40,7 @@ async fn an_acknowledged_gap_keeps_its_note_in_data_gap() {
 }
 
 #[tokio::test]
-async fn an_unknown_gap_is_named_and_fails() {
+async fn unknown_gap_is_named_and_fails() {
     let bench = bench().await;
     let report = bench.run_json(&["gaps", "acknowledge", "1", "99", "--note", "x"], 1).await;
     assert_eq!(report, json!({ "acknowledged": [1], "unknown": [99] }));

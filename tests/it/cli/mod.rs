@@ -1,4 +1,4 @@
-//! The commands around the service.
+//! The commands other than `run`, and their exit codes.
 
 mod check;
 mod commands;

@@ -1,4 +1,4 @@
-//! `retire` stores what the broker and the spool hold, and leaves nothing behind.
+//! `retire` stores the messages that broker and spool hold, and leaves no session behind.
 
 use std::process::Output;
 
@@ -24,12 +24,12 @@ fn text(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
 }
 
-/// A member of a share group.
+/// Returns the configuration of a member of a share group.
 fn member(broker: &Mosquitto, database: &Database, id: &str) -> Config {
     Config::new(broker, database).set("mqtt.share_group", "dock").set("mqtt.client_id", id)
 }
 
-/// Whether the broker still has a session of this client.
+/// True if the broker still has a session of this client.
 async fn has_session(broker: &Mosquitto, client_id: &str) -> bool {
     let session = Subscriber::connect(broker.plain_port(), client_id).await.unwrap();
     session.session_present()
@@ -39,7 +39,7 @@ const REASON: &str =
     "select reason from centiloc.connection where client_id = 'acme-two' order by id desc limit 1";
 
 #[tokio::test]
-async fn a_retired_member_leaves_nothing_behind() {
+async fn retired_member_leaves_nothing_behind() {
     const EVENTS: usize = 300;
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -48,7 +48,7 @@ async fn a_retired_member_leaves_nothing_behind() {
     let mut leaving = Bridge::ready(&two).await;
     assert_eq!(leaving.terminate().await, 0);
     let publisher = Publisher::connect(&broker).await;
-    // Into the session of the one that is away: there is no other member yet.
+    // Into the session of the absent one, because there is no other member yet.
     let events = ItemEvent::series(TENANT, EVENTS);
     publisher.publish_json(&events).await;
     let output = retire(&two).await;
@@ -58,21 +58,21 @@ async fn a_retired_member_leaves_nothing_behind() {
     assert_eq!(database.value::<String>(REASON).await, "retired");
     assert!(!has_session(&broker, "acme-two").await);
 
-    // The others get everything from now on.
+    // The others receive everything from now on.
     let mut staying = Bridge::ready(&one).await;
     let more = ItemEvent::series(TENANT, EVENTS + 100);
     publisher.publish_json(&more[EVENTS..]).await;
     until_stored(&database, EVENTS + 100).await;
     assert_eq!(staying.terminate().await, 0);
 
-    // Should it come back, it starts anew.
+    // If it comes back, it starts with a new session.
     leaving.start_again();
     leaving.until_ready().await;
     assert_eq!(database.count("centiloc.gap").await, 0);
 }
 
 #[tokio::test]
-async fn a_running_service_is_not_retired() {
+async fn running_service_is_not_retired() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = member(&broker, &database, "acme-two");
@@ -91,7 +91,7 @@ async fn a_running_service_is_not_retired() {
 }
 
 #[tokio::test]
-async fn without_its_database_nothing_is_retired() {
+async fn retire_needs_the_database() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
     let (database, link) = (postgres.database().await, Proxy::to(postgres.port()).await);
@@ -106,7 +106,7 @@ async fn without_its_database_nothing_is_retired() {
 }
 
 #[tokio::test]
-async fn what_is_spooled_is_stored_before_the_end() {
+async fn spooled_messages_are_stored_before_retirement() {
     const EVENTS: usize = 40;
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
@@ -133,7 +133,7 @@ async fn what_is_spooled_is_stored_before_the_end() {
 }
 
 #[tokio::test]
-async fn other_members_record_one_that_vanished() {
+async fn other_members_record_a_vanished_one() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = |id| member(&broker, &database, id).set("mqtt.session_expiry", "12s");

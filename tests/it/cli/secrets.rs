@@ -1,4 +1,4 @@
-//! Secrets stay secret: no command, no log line at any level, no page and no process list shows one.
+//! No command, no log line at any level, no page and no process list shows a secret.
 
 use std::process::Output;
 
@@ -43,7 +43,7 @@ fn shown(output: &Output) -> String {
 }
 
 #[tokio::test]
-async fn no_command_and_no_log_line_at_any_level_shows_a_secret() {
+async fn commands_and_logs_show_no_secret() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let secrets = Secrets::new(&broker, &database);
@@ -99,7 +99,7 @@ async fn no_command_and_no_log_line_at_any_level_shows_a_secret() {
         secrets.assert_absent(&args.join(" "), &text);
     }
 
-    // A reload with a password that the broker refuses, then one that is refused itself.
+    // A reload with a password that the broker refuses, then one that is itself refused.
     let config = config.set("mqtt.password", "mistyped-secret");
     config.write();
     bridge.signal("HUP");
@@ -121,7 +121,7 @@ async fn no_command_and_no_log_line_at_any_level_shows_a_secret() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_or_is_refused_is_said_without_the_secret() {
+async fn connection_errors_show_no_secret() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let secrets = Secrets::new(&broker, &database);

@@ -1,4 +1,5 @@
-//! `simulate`: what it says it published is what the broker has, and the decoder reads all of it.
+//! `simulate` reports exactly the messages that the broker has, and the decoder accepts all of
+//! them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::support::rig::Rig;
 use crate::support::subscriber::Subscriber;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// The last line of `simulate`.
+/// The last line of `simulate`, parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Report {
     published: u64,
@@ -50,7 +51,7 @@ fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> Command {
     command
 }
 
-/// A session that keeps all topics of the tenant. Nothing is received yet.
+/// Creates a session that keeps all topics of the tenant. Nothing is received yet.
 async fn session(broker: &Mosquitto) -> Subscriber {
     let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
     subscriber.subscribe(&format!("centiloc/{TENANT}/#")).await.unwrap();
@@ -68,18 +69,17 @@ async fn receive(subscriber: &mut Subscriber, messages: u64) -> Vec<(String, Byt
 
 fn decoder() -> Decoder {
     let keep_payload = config::KeepPayload::Never;
-    Decoder::new(&config::Decode { proto_file: None, keep_payload }, TENANT).unwrap()
+    Decoder::new(&config::DecodeConfig::new(None, keep_payload), TENANT).unwrap()
 }
 
-/// The decoder takes a momentum that is a day ahead for an error, so what is received is decoded
-/// as of now.
+/// Decodes a message as of now, because the decoder rejects a momentum more than a day ahead.
 fn decode(decoder: &Decoder, topic: &str, payload: &Bytes) -> Event {
     let now = OffsetDateTime::now_utc();
     let result = decoder.decode(topic, payload, now, ClockTrust::Agree(now));
     result.unwrap_or_else(|reject| panic!("{topic}: {reject}\n{payload:?}"))
 }
 
-/// What must be the same in both formats. Protobuf cannot tell zero from masked.
+/// Returns the fields that must be the same in both formats. Protobuf cannot tell zero from masked.
 fn comparable(event: Event) -> Event {
     let received_at = OffsetDateTime::UNIX_EPOCH;
     match event {
@@ -93,7 +93,7 @@ fn comparable(event: Event) -> Event {
 }
 
 #[test]
-fn every_simulated_event_decodes_to_one_row_whatever_the_format() {
+fn every_simulated_event_decodes_to_one_row() {
     let decoder = decoder();
     let source = MessageSource::new(SourceSettings {
         tenant: TENANT.into(),
@@ -120,7 +120,7 @@ fn every_simulated_event_decodes_to_one_row_whatever_the_format() {
 }
 
 #[tokio::test]
-async fn over_mutual_tls_a_subscriber_receives_exactly_what_the_report_says() {
+async fn mutual_tls_subscriber_receives_the_reported_count() {
     let broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
     let folder = Scratch::new("simulate");
@@ -162,8 +162,8 @@ async fn over_mutual_tls_a_subscriber_receives_exactly_what_the_report_says() {
 }
 
 #[tokio::test]
-async fn as_fast_as_acknowledged_every_event_is_published_and_acknowledged_once() {
-    // Nagle's algorithm, Mosquitto's default, makes the broker's PUBACKs come in clumps.
+async fn unlimited_rate_publishes_each_event_once() {
+    // Nagle's algorithm, Mosquitto's default, makes the broker's PUBACKs arrive in clumps.
     let broker = Mosquitto::builder().line("set_tcp_nodelay false").start().await;
     let folder = Scratch::new("simulate");
     let command = simulate(&broker, &folder, &["--rate", "0", "--count", "20000"]);
@@ -173,7 +173,7 @@ async fn as_fast_as_acknowledged_every_event_is_published_and_acknowledged_once(
 }
 
 #[tokio::test]
-async fn a_broker_that_restarts_gets_every_event_and_none_is_invented() {
+async fn restarted_broker_gets_every_event() {
     let mut broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
     let folder = Scratch::new("simulate");
@@ -181,7 +181,7 @@ async fn a_broker_that_restarts_gets_every_event_and_none_is_invented() {
     let log = Log::default();
     let mut process = Process::start_logging("simulate", &mut command, "KILL", log.clone());
     for _ in 0..2 {
-        // Something of every stretch arrives, so that each restart is one in the middle.
+        // Some messages of every stretch arrive, so that each restart is in the middle of one.
         receive(&mut subscriber, 100).await;
         broker.stop().await;
         broker.start_again().await;
@@ -199,7 +199,7 @@ async fn a_broker_that_restarts_gets_every_event_and_none_is_invented() {
 }
 
 #[tokio::test]
-async fn an_interrupt_ends_it_in_order_with_everything_acknowledged() {
+async fn interrupt_ends_with_everything_acknowledged() {
     let broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
     let folder = Scratch::new("simulate");
@@ -222,7 +222,7 @@ async fn an_interrupt_ends_it_in_order_with_everything_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_broker_that_refuses_is_named_with_the_cure() {
+async fn refusing_broker_is_named_with_remedy() {
     const WRONG: &str = "n0t-the-passw0rd";
     let broker = Mosquitto::start().await;
     let folder = Scratch::new("simulate");
@@ -238,7 +238,7 @@ async fn a_broker_that_refuses_is_named_with_the_cure() {
     assert!(!text.contains(WRONG), "{text}");
 }
 
-/// Starts `simulate` with a configuration as the bridge has it.
+/// Starts `simulate` with a configuration of the bridge.
 fn with_configuration(config: &Config, more: &[&str]) -> Command {
     let mut command = bridge::command(["simulate", "-c"]);
     command.arg(config.write()).args(more);
@@ -246,7 +246,7 @@ fn with_configuration(config: &Config, more: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn the_configuration_gives_broker_user_tls_and_formats() {
+async fn configuration_supplies_broker_user_tls_and_formats() {
     let broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let database = Postgres::shared().await.database().await;
     let mut subscriber = session(&broker).await;
@@ -259,7 +259,7 @@ async fn the_configuration_gives_broker_user_tls_and_formats() {
 }
 
 #[tokio::test]
-async fn history_is_spread_over_the_past_with_stays_and_boards() {
+async fn history_is_spread_over_the_past() {
     let rig =
         Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
     let _bridge = Bridge::ready(&rig.config()).await;
@@ -286,7 +286,7 @@ async fn history_is_spread_over_the_past_with_stays_and_boards() {
 }
 
 #[tokio::test]
-async fn a_port_of_the_other_kind_is_reported_as_such() {
+async fn tls_and_plain_port_mismatch_is_reported() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let (plain_port, tls_port) = (broker.plain_port().to_string(), broker.port().to_string());

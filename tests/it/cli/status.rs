@@ -1,4 +1,4 @@
-//! `status` as a person and a health check use it.
+//! `status` as an operator and a health check use it.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Writes the configuration beside the one in use.
+/// Writes the configuration next to the one in use.
 fn another(
     config: &Config,
     name: &str,
@@ -65,7 +65,7 @@ async fn exit_code_follows_readiness() {
 }
 
 #[tokio::test]
-async fn mistakes_in_the_file_hide_no_service() {
+async fn invalid_configuration_hides_no_service() {
     let rig = Rig::new().await;
     let config = rig.config();
     let _bridge = Bridge::ready(&config).await;
@@ -83,7 +83,7 @@ async fn mistakes_in_the_file_hide_no_service() {
 }
 
 #[tokio::test]
-async fn another_clients_service_is_refused() {
+async fn service_of_another_client_is_refused() {
     let rig = Rig::new().await;
     let config = rig.config();
     let _bridge = Bridge::ready(&config).await;
@@ -103,7 +103,7 @@ async fn another_clients_service_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_place_is_78_and_bad_url_64() {
+async fn unknown_address_exits_78_bad_url_64() {
     let rig = Rig::new().await;
     let config = rig.config();
     let file = another(&config, "nowhere.toml", |config| config.set("admin.listen", "somewhere"));

@@ -1,6 +1,6 @@
-//! What PostgreSQL does when it is unwell: it accepts and hangs, answers too late or not at all,
-//! fails over, has no connection or no disk left, lost a partition. Nothing is acknowledged
-//! meanwhile that is not stored; afterwards every event is in exactly one row, and no row is blamed.
+//! Faults of PostgreSQL: it accepts and hangs, answers too late or not at all, fails over, has no
+//! connection or disk space left, or lost a partition. Meanwhile nothing is acknowledged that is
+//! not stored. Afterwards every event is in exactly one row, and there is no dead letter.
 
 use sqlx::{Connection, PgConnection};
 
@@ -16,10 +16,10 @@ use crate::support::rig::{Rig, TableLock, until_settled_in};
 use crate::support::small_disk::SmallDisk;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// Mosquitto's default window: so much is delivered while nothing is acknowledged.
+/// Mosquitto's default window: the number of messages delivered while nothing is acknowledged.
 const WINDOW: usize = 20;
 
-/// A link to the rig's database, and the configuration that leads through it.
+/// Creates a link to the rig's database, and the configuration that connects through it.
 async fn linked(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
     let link = Proxy::to(postgres.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(link.port()));
@@ -27,7 +27,7 @@ async fn linked(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
 }
 
 #[tokio::test]
-async fn a_database_that_accepts_and_hangs_holds_everything_until_it_answers() {
+async fn hanging_database_holds_acks_until_it_answers() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
     let (link, config) = linked(&rig, postgres).await;
@@ -43,7 +43,7 @@ async fn a_database_that_accepts_and_hangs_holds_everything_until_it_answers() {
     link.cut().await;
     link.pass().await;
     rig.until_kept(&events[..50]).await;
-    // And once more in the middle of the work, with connections that worked so far.
+    // Once more in the middle of the work, with connections that worked so far.
     link.stall_both().await;
     let before = link.accepted();
     platform.publish_json(&events[50..]).await;
@@ -60,7 +60,7 @@ async fn a_database_that_accepts_and_hangs_holds_everything_until_it_answers() {
     bridge.assert_running();
 }
 
-/// Holds back a COMMIT that has a board event in it while somebody else has advisory lock 1.
+/// Blocks a COMMIT that contains a board event while another session has advisory lock 1.
 const GATE: &str = "
     create function gate() returns trigger language plpgsql as $$
     begin
@@ -77,7 +77,7 @@ async fn locked(database: &Database) -> PgConnection {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_is_repeated_and_stored_once() {
+async fn lost_commit_answer_stores_event_once() {
     const MIXED: usize = 9;
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
@@ -86,8 +86,8 @@ async fn a_commit_whose_answer_is_lost_is_repeated_and_stored_once() {
     rig.database.execute(GATE).await;
     let events = ItemEvent::series(TENANT, 1 + MIXED);
     let platform = rig.platform().await;
-    // What comes while the first is held back is the next batch, of both kinds: a transaction with
-    // a COMMIT of its own.
+    // Messages that arrive while the first is blocked are the next batch, of both kinds: a
+    // transaction with a COMMIT of its own.
     let mut first = TableLock::take(&rig.database, "item_event").await;
     platform.publish_json(&events[..1]).await;
     first.until_waited_for().await;
@@ -124,7 +124,7 @@ const SLOW: &str = "
     create trigger slow before insert on centiloc.item_event for each row execute function slow()";
 
 #[tokio::test]
-async fn batches_that_outlast_the_statement_timeout_shrink_until_they_pass() {
+async fn slow_batches_shrink_until_they_pass() {
     let rig = Rig::new().await;
     let config = rig.config().set("database.statement_timeout", "1s");
     let bridge = Bridge::ready(&config).await;
@@ -141,7 +141,7 @@ async fn batches_that_outlast_the_statement_timeout_shrink_until_they_pass() {
 }
 
 #[tokio::test]
-async fn a_failover_resets_then_refuses_writes_then_takes_everything_once() {
+async fn failover_loses_and_doubles_nothing() {
     let postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let (link, config) = linked(&rig, &postgres).await;
@@ -173,7 +173,7 @@ async fn a_failover_resets_then_refuses_writes_then_takes_everything_once() {
     bridge.until_ready().await;
 }
 
-/// Sessions of others, until the server has none left.
+/// Opens sessions until the server has none left.
 async fn crowd(database: &Database) -> Vec<PgConnection> {
     let mut crowd = Vec::new();
     loop {
@@ -186,7 +186,7 @@ async fn crowd(database: &Database) -> Vec<PgConnection> {
 }
 
 #[tokio::test]
-async fn too_many_connections_hold_everything_until_there_is_one() {
+async fn too_many_connections_hold_acks() {
     let postgres = Postgres::own_with(&["max_connections = 20"]).await;
     let rig = Rig::on(&postgres).await;
     let (link, config) = linked(&rig, &postgres).await;
@@ -208,7 +208,7 @@ async fn too_many_connections_hold_everything_until_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_full_disk_holds_everything_until_there_is_room() {
+async fn full_database_disk_holds_acks() {
     let Some(disk) = SmallDisk::mount(32) else { return };
     let postgres = Postgres::own().await;
     let rig = Rig::around(Mosquitto::start().await, disk.database(&postgres).await).await;
@@ -221,7 +221,7 @@ async fn a_full_disk_holds_everything_until_there_is_room() {
     disk.fill();
     platform.publish_json(&events[50..]).await;
     bridge.until_logged(&["WARN", "53100"]).await;
-    // What is acknowledged is stored, also on a disk that is nearly full.
+    // Everything acknowledged is stored, also on a disk that is nearly full.
     let acked = i64::try_from(rig.tap.pubacks()).unwrap();
     assert!((50..500).contains(&acked), "{acked} of 500 are acknowledged");
     assert!(rig.database.count("centiloc.item_event").await >= acked);
@@ -232,7 +232,7 @@ async fn a_full_disk_holds_everything_until_there_is_room() {
     drop(postgres);
 }
 
-/// Takes all partitions but the default one away, whatever they hold.
+/// Removes all partitions except the default one, whatever they hold.
 const DROP_PARTITIONS: &str = "
     do $$ declare p regclass; begin
         for p in select inhrelid from pg_inherits join pg_class on oid = inhrelid
@@ -242,7 +242,7 @@ const DROP_PARTITIONS: &str = "
     end $$";
 
 #[tokio::test]
-async fn a_dropped_partition_costs_what_it_held_and_no_event_after_it() {
+async fn dropped_partition_costs_no_later_event() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;

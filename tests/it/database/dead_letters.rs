@@ -1,4 +1,4 @@
-//! What cannot become an event is set aside with its bytes, and holds nothing else up.
+//! Messages that cannot become an event are set aside with their bytes, and delay nothing else.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,7 +14,7 @@ use crate::support::rig::{Rig, TableLock, counter};
 use crate::support::subscriber::Subscriber;
 use crate::support::wait::{SOON, until_eq};
 
-/// A topic of the vendor's future.
+/// A topic that the vendor might add.
 const UNKNOWN_TOPIC: &str = "centiloc/acme/json/temperature/v1/update";
 
 /// Lets the bridge's session hold a filter that no configuration asks for.
@@ -24,11 +24,12 @@ async fn leave_in_session(rig: &Rig, filter: &str) {
     session.subscribe(filter).await.unwrap();
 }
 
-/// Topic, payload, reason.
+/// Returns topic, payload and reason of undecodable messages.
 fn garbage() -> Vec<(String, Vec<u8>, &'static str)> {
     let item = format!("centiloc/{TENANT}");
     let item_json = format!("{item}/json/item/v1/update");
-    // The platform is younger than that: a sign of other field numbers than the assumed ones.
+    // The platform is younger than this momentum, which suggests field numbers other than the
+    // assumed ones.
     let implausible = ItemEvent::new(TENANT, "X", "B-1", datetime!(2014-12-31 23:59 UTC));
     let mut out_of_range = ItemEvent::series(TENANT, 1)[0].json();
     out_of_range["nb_hits"] = json!(5_000_000_000_i64);
@@ -46,7 +47,7 @@ fn garbage() -> Vec<(String, Vec<u8>, &'static str)> {
 }
 
 #[tokio::test]
-async fn garbage_is_set_aside_once_with_its_bytes_and_good_events_beside_it_are_stored() {
+async fn garbage_becomes_one_dead_letter_with_bytes() {
     let rig = Rig::new().await;
     leave_in_session(&rig, UNKNOWN_TOPIC).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -91,7 +92,7 @@ async fn garbage_is_set_aside_once_with_its_bytes_and_good_events_beside_it_are_
 }
 
 #[tokio::test]
-async fn rows_that_postgresql_refuses_are_set_aside_with_their_sqlstate_and_the_rest_commits() {
+async fn refused_rows_become_dead_letters_with_sqlstate() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
@@ -103,7 +104,7 @@ async fn rows_that_postgresql_refuses_are_set_aside_with_their_sqlstate_and_the_
     let mut rng = StdRng::seed_from_u64(1);
     let uid: String = (0..6000).map(|_| char::from(rng.random_range(b'A'..=b'Z'))).collect();
     events[13]["uid"] = json!(uid);
-    // Into one batch: behind one that waits for the table.
+    // Collects them into one batch, behind one that waits for the table.
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     let first = ItemEvent::new(TENANT, "FIRST", "B-1", time::OffsetDateTime::now_utc());
     platform.publish_json(std::slice::from_ref(&first)).await;

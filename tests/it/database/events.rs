@@ -1,5 +1,5 @@
-//! What becomes of an event: one row, whatever its format, however often and in whatever order it
-//! comes.
+//! An event becomes one row, whatever its format, and however often and in whatever order it
+//! arrives.
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::{Rig, TableLock, counter};
 use crate::support::wait::{SOON, until_eq};
 
-/// A row as JSON, with what the samples describe besides the columns.
+/// Reads a row as JSON, with everything that the samples describe in addition to the columns.
 const ITEM: &str = "select to_jsonb(t) - 'payload' || jsonb_build_object(
         'payload_kept', payload is not null,
         'hold_time_us', (extract(epoch from hold_time) * 1000000)::bigint)
     from centiloc.item_event t where uid = ";
 const BOARD: &str = "select to_jsonb(t) - 'payload' from centiloc.board_event t where board_sn = ";
 
-/// Topic of a board event in JSON.
+/// Returns the topic of a board event in JSON.
 fn board_json_topic() -> String {
     format!("centiloc/{TENANT}/json/board/v1/update")
 }
@@ -31,7 +31,7 @@ fn micros(text: &str) -> OffsetDateTime {
     time.replace_microsecond(time.microsecond()).unwrap()
 }
 
-/// Compares one column with what a sample says it must be.
+/// Compares one column with the value in a sample.
 fn assert_column(file: &str, row: &Value, name: &str, expected: &Value) {
     let (name, expected) = match (name, expected.as_i64()) {
         ("hold_time_ns", Some(ns)) => ("hold_time_us", json!(ns / 1000)),
@@ -50,8 +50,8 @@ fn assert_column(file: &str, row: &Value, name: &str, expected: &Value) {
     }
 }
 
-/// Publishes the samples of one format and compares every row with what the encoder's author says
-/// it must hold.
+/// Publishes the samples of one format and compares every row with the values given by the
+/// encoder's author.
 async fn samples_become_rows(extension: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let expected = std::fs::read(folder.join("expected.json")).unwrap();
@@ -87,18 +87,18 @@ async fn samples_become_rows(extension: &str) {
 }
 
 #[tokio::test]
-async fn every_protobuf_sample_becomes_the_row_it_must() {
+async fn every_protobuf_sample_becomes_expected_row() {
     samples_become_rows("pb").await;
 }
 
 #[tokio::test]
-async fn every_json_sample_becomes_the_row_it_must() {
+async fn every_json_sample_becomes_expected_row() {
     samples_become_rows("json").await;
 }
 
 #[tokio::test]
-async fn every_published_event_of_every_topic_becomes_one_row() {
-    // The broker drops what exceeds its queue although it acknowledges it.
+async fn every_event_of_every_topic_is_stored() {
+    // The broker drops messages beyond its queue although it acknowledges them.
     let builder = Mosquitto::builder().max_queued_messages(0);
     let rig = Rig::with(builder, Postgres::shared().await).await;
     let bridge = Bridge::ready(&rig.config()).await;
@@ -138,7 +138,7 @@ async fn every_published_event_of_every_topic_becomes_one_row() {
 }
 
 #[tokio::test]
-async fn both_formats_of_one_event_are_one_row_and_the_second_is_counted() {
+async fn second_format_counts_as_duplicate() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
@@ -162,7 +162,7 @@ async fn both_formats_of_one_event_are_one_row_and_the_second_is_counted() {
     rig.assert_promises_kept().await;
 }
 
-/// The newest known of a tag on board B-1, and since when it is known.
+/// Reads the newest event of a tag on board B-1, and since when it is known.
 async fn assert_state(rig: &Rig, uid: &str, newer: &ItemEvent, older: &ItemEvent) {
     let state: Value = rig
         .database
@@ -177,7 +177,7 @@ async fn assert_state(rig: &Rig, uid: &str, newer: &ItemEvent, older: &ItemEvent
 }
 
 #[tokio::test]
-async fn an_older_event_after_a_newer_one_does_not_overwrite_the_state() {
+async fn older_event_does_not_overwrite_state() {
     let rig = Rig::new().await;
     let _bridge = Bridge::ready(&rig.config()).await;
     let platform = rig.platform().await;
@@ -189,7 +189,7 @@ async fn an_older_event_after_a_newer_one_does_not_overwrite_the_state() {
         (newer, older)
     };
     let (apart, together) = (pair("APART"), pair("TOGETHER"));
-    // One after the other in batches of their own, and in one batch with something before it that
+    // First one after the other in batches of their own, then in one batch behind an event that
     // keeps the writer busy.
     platform.publish_json(std::slice::from_ref(&apart.0)).await;
     rig.until_acked(1).await;
@@ -215,7 +215,7 @@ async fn an_older_event_after_a_newer_one_does_not_overwrite_the_state() {
 }
 
 #[tokio::test]
-async fn leaving_one_board_after_arriving_on_another_does_not_hide_the_item() {
+async fn late_leave_does_not_hide_item() {
     let rig = Rig::new().await;
     let _bridge = Bridge::ready(&rig.config()).await;
     let now = OffsetDateTime::now_utc();

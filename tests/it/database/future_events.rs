@@ -1,5 +1,4 @@
-//! An event from the future is kept as an event and decides nothing: neither a state, nor a view,
-//! nor a figure.
+//! An event from the future is kept as an event and has no effect on a state, a view, or a metric.
 
 use sqlx::Row;
 use time::{Duration, OffsetDateTime};
@@ -10,19 +9,19 @@ use crate::support::mosquitto::TENANT;
 use crate::support::rig::Rig;
 use crate::support::store::{Bench, arrives, at, board, item, of_board};
 
-/// A board without NTP.
+/// Returns the time of a board without NTP.
 fn future() -> OffsetDateTime {
     OffsetDateTime::now_utc() + Duration::days(3650)
 }
 
-/// An event of such a board, received now.
+/// Creates an event of such a board, received now.
 fn future_item(board_sn: &str, is_in: bool) -> centiloc_bridge::event::ItemEvent {
     let mut event = item("U", board_sn, future(), is_in);
     event.received_at = OffsetDateTime::now_utc();
     event
 }
 
-/// Momentum and entry of the one item state.
+/// Reads momentum and entry of the only item state.
 async fn state(bench: &Bench) -> (OffsetDateTime, Option<OffsetDateTime>) {
     let sql = "select momentum, entered_at from centiloc.item_state";
     let rows = bench.db.rows(sql).await.unwrap();
@@ -35,11 +34,11 @@ async fn board_status(bench: &Bench) -> String {
 }
 
 #[tokio::test]
-async fn future_events_are_stored_and_never_become_state() {
+async fn future_events_are_stored_without_becoming_state() {
     let bench = Bench::new().await;
     let mut late = board("B", 5, "ONERROR");
     (late.momentum, late.event_id) = (future(), uuid::Uuid::new_v4());
-    // Alone, then in one batch with true ones.
+    // Alone, then in one batch with correctly dated ones.
     bench.items(&[future_item("A", false)]).await;
     bench.commit(&[of_board(late.clone())]).await;
     assert_eq!(bench.db.count("centiloc.item_state").await, 0);
@@ -54,11 +53,11 @@ async fn future_events_are_stored_and_never_become_state() {
 }
 
 #[tokio::test]
-async fn a_future_state_gives_way_to_any_event() {
+async fn any_event_replaces_a_future_state() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 100)]).await;
     bench.commit(&[of_board(board("B", 100, "ONERROR"))]).await;
-    // As earlier versions left it.
+    // A state as earlier versions left it.
     for table in ["item_state", "board_state"] {
         let freeze = format!("update centiloc.{table} set momentum = now() + interval '10 years'");
         bench.db.execute(&freeze).await;
@@ -67,13 +66,13 @@ async fn a_future_state_gives_way_to_any_event() {
     bench.commit(&[of_board(board("B", 50, "CONNECTED"))]).await;
     assert_eq!(state(&bench).await, (at(50), Some(at(50))));
     assert_eq!(board_status(&bench).await, "CONNECTED");
-    // And is then protected as any other.
+    // The state is then protected as any other.
     bench.items(&[arrives("U", "A", 40)]).await;
     assert_eq!(state(&bench).await.0, at(50));
 }
 
 #[tokio::test]
-async fn views_pass_over_future_events_and_states() {
+async fn views_ignore_future_events_and_states() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 10), future_item("B", true)]).await;
     bench.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
@@ -102,7 +101,7 @@ async fn views_pass_over_future_events_and_states() {
 }
 
 #[tokio::test]
-async fn figures_pass_over_future_events() {
+async fn metrics_ignore_future_events() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let true_one = ItemEvent::new(TENANT, "U", "B-1", OffsetDateTime::now_utc());

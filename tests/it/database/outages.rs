@@ -1,4 +1,4 @@
-//! The database is away, slow or read-only: nothing is acknowledged meanwhile, nothing lost after.
+//! The database is away, slow or read-only. Nothing is acknowledged meanwhile, and nothing is lost.
 
 use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
@@ -9,7 +9,7 @@ use crate::support::rig::{Rig, TableLock};
 use crate::support::wait::{SOON, until};
 
 #[tokio::test]
-async fn postgresql_stopped_holds_everything_and_its_return_stores_everything() {
+async fn stopped_postgresql_holds_acks_until_it_returns() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -32,7 +32,7 @@ async fn postgresql_stopped_holds_everything_and_its_return_stores_everything() 
 }
 
 #[tokio::test]
-async fn postgresql_restarted_in_the_middle_of_a_batch_loses_and_doubles_nothing() {
+async fn postgresql_restart_loses_and_doubles_nothing() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let _bridge = Bridge::ready(&rig.config()).await;
@@ -41,8 +41,8 @@ async fn postgresql_restarted_in_the_middle_of_a_batch_loses_and_doubles_nothing
     let mut lock = TableLock::take(&rig.database, "item_event").await;
     platform.publish_protobuf(&events[..30]).await;
     lock.until_waited_for().await;
-    // Ends the bridge's statement and our lock, in whatever order: the batch may yet be committed,
-    // and what the tap sees acknowledged is looked up in the database.
+    // Ends the bridge's statement and our lock, in any order. The batch may yet be committed, and
+    // every acknowledgement that the tap sees is looked up in the database.
     postgres.stop().await;
     drop(lock);
     postgres.start().await;
@@ -54,7 +54,7 @@ async fn postgresql_restarted_in_the_middle_of_a_batch_loses_and_doubles_nothing
 }
 
 #[tokio::test]
-async fn postgresql_killed_under_load_loses_and_doubles_nothing() {
+async fn postgresql_kill_loses_and_doubles_nothing() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -73,9 +73,9 @@ async fn postgresql_killed_under_load_loses_and_doubles_nothing() {
             postgres.start().await;
         };
         tokio::join!(publish, kill);
-        // Not more either: what was acknowledged was not repeated.
+        // Not more either: acknowledged messages were not redelivered.
         rig.until_acked((round + 1) * 300).await;
-        // What was acknowledged survived the kill.
+        // Everything acknowledged survived the kill.
         rig.until_rows("item_event", (round + 1) * 300).await;
     }
     bridge.assert_running();
@@ -83,7 +83,7 @@ async fn postgresql_killed_under_load_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_database_unreachable_at_the_start_does_not_keep_the_bridge_from_the_broker() {
+async fn unreachable_database_delays_no_broker_connection() {
     let rig = Rig::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
@@ -104,7 +104,7 @@ async fn a_database_unreachable_at_the_start_does_not_keep_the_bridge_from_the_b
 }
 
 #[tokio::test]
-async fn a_table_locked_beyond_the_statement_timeout_delays_and_loses_nothing() {
+async fn locked_table_delays_and_loses_nothing() {
     let postgres = Postgres::shared().await;
     let rig = Rig::on(postgres).await;
     let config = rig.config().set("database.statement_timeout", "1s");
@@ -129,7 +129,7 @@ async fn a_table_locked_beyond_the_statement_timeout_delays_and_loses_nothing() 
 }
 
 #[tokio::test]
-async fn a_read_only_database_holds_everything_until_it_can_be_written() {
+async fn read_only_database_holds_acks() {
     let postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let bridge = Bridge::ready(&rig.config()).await;
@@ -138,7 +138,7 @@ async fn a_read_only_database_holds_everything_until_it_can_be_written() {
     platform.publish_json(&events[..1]).await;
     rig.until_acked(1).await;
     postgres.set_read_only(true).await;
-    // The setting reaches the sessions when they next look.
+    // The setting takes effect when the sessions next check it.
     until("writing to be refused", SOON, || async {
         match rig.database.rows("create table centiloc.probe ()").await {
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("25006") => Ok(()),

@@ -1,6 +1,6 @@
-//! What stands between the bridge and PostgreSQL, or in PostgreSQL's stead: poolers that lend whole
-//! sessions work without any setting of theirs, others are refused, as are servers whose locks
-//! lock nothing. An answer is never taken for an outage.
+//! Poolers between the bridge and PostgreSQL, and servers other than PostgreSQL. Poolers that lend
+//! whole sessions work without any setting of theirs. Others are refused, as are servers whose
+//! locks lock nothing. An answer is never treated as an outage.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::postgres::{Postgres, ROLE};
 use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until, until_eq};
 
-/// The bridge's connections are each used once in this time.
+/// Each of the bridge's connections is used at least once in this time.
 const GIVEN_BACK: Duration = Duration::from_secs(2);
 
 async fn services() -> (Mosquitto, Database) {
@@ -27,7 +27,7 @@ fn through(port: u16, broker: &Mosquitto, database: &Database) -> Config {
     Config::new(broker, database).set("database.url", database.url_at(port))
 }
 
-/// Waits for `/readyz` to give a reason that holds all of `words`.
+/// Waits for `/readyz` to give a reason that contains all of `words`.
 async fn until_refused(bridge: &Bridge, words: &[&str]) {
     until("the reason in /readyz", SOON, || async {
         match bridge.get("/readyz").await {
@@ -40,7 +40,7 @@ async fn until_refused(bridge: &Bridge, words: &[&str]) {
 
 const REFUSED: &str = "the database answers but does not give the single-writer lock";
 
-/// Refused for the reason given, and never connected to the broker meanwhile.
+/// Asserts that the bridge refuses for the given reason and never connects to the broker meanwhile.
 async fn assert_refused(bridge: &Bridge, words: &[&str]) {
     let line = bridge.until_logged(&["ERROR", REFUSED]).await;
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
@@ -49,7 +49,7 @@ async fn assert_refused(bridge: &Bridge, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn session_pooling_needs_no_setting_of_the_pooler() {
+async fn session_pooling_needs_no_pooler_setting() {
     let (broker, database) = services().await;
     let pooler = PgBouncer::start(Postgres::shared().await, &["pool_mode = session"]).await;
     let config = through(pooler.port(), &broker, &database);
@@ -66,7 +66,7 @@ async fn session_pooling_needs_no_setting_of_the_pooler() {
 }
 
 #[tokio::test]
-async fn transaction_pooling_is_refused_with_an_explanation() {
+async fn transaction_pooling_is_refused_with_explanation() {
     let (broker, database) = services().await;
     let pooler = PgBouncer::start(Postgres::shared().await, &["pool_mode = transaction"]).await;
     let bridge = Bridge::start(&through(pooler.port(), &broker, &database));
@@ -74,13 +74,13 @@ async fn transaction_pooling_is_refused_with_an_explanation() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_becomes_unsuitable_is_noticed() {
+async fn pooler_becoming_unsuitable_is_detected() {
     let (broker, database) = services().await;
     let postgres = Postgres::shared().await;
     let mut pooler = PgBouncer::start(postgres, &["pool_mode = session"]).await;
     let bridge = Bridge::ready(&through(pooler.port(), &broker, &database)).await;
     pooler.change("pool_mode = session", "pool_mode = transaction");
-    // Others take the server processes that the bridge's connections give back.
+    // Others take the server processes that the bridge's connections return.
     let mut others: Vec<PgConnection> = Vec::new();
     let refusal = ["ERROR", REFUSED, "by transaction"];
     while tokio::time::timeout(GIVEN_BACK, bridge.until_logged(&refusal)).await.is_err() {
@@ -92,7 +92,7 @@ async fn a_pooler_that_becomes_unsuitable_is_noticed() {
     until_refused(&bridge, &["by transaction"]).await;
 }
 
-/// What `version()` of `CockroachDB` begins with, found before PostgreSQL's own.
+/// First line of `version()` of `CockroachDB`, found before PostgreSQL's own function.
 pub async fn pretend_cockroachdb(database: &Database) {
     let name = database.name();
     database
@@ -107,7 +107,7 @@ pub async fn pretend_cockroachdb(database: &Database) {
 }
 
 #[tokio::test]
-async fn a_server_whose_locks_are_stubs_is_refused() {
+async fn server_with_stub_locks_is_refused() {
     let (broker, database) = services().await;
     pretend_cockroachdb(&database).await;
     let bridge = Bridge::start(&Config::new(&broker, &database));
@@ -115,7 +115,7 @@ async fn a_server_whose_locks_are_stubs_is_refused() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_no_outage() {
+async fn wrong_credentials_count_as_no_outage() {
     let (broker, database) = services().await;
     let url = database.url().replace(ROLE, "nobody_knows");
     let bridge = Bridge::start(&Config::new(&broker, &database).set("database.url", url));

@@ -1,5 +1,5 @@
-//! Backups: a database that is dumped, restored and written on loses nothing that the dump holds,
-//! doubles nothing, and what was acknowledged after the dump is a gap.
+//! Backups. A database that is dumped, restored and written to loses nothing in the dump and
+//! doubles nothing. Messages acknowledged after the dump are a gap.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -38,7 +38,7 @@ fn restore(postgres: &Postgres, database: &str, file: &Path) {
     run_command(restore.arg("--exit-on-error").arg("--dbname").arg(database).arg(file));
 }
 
-/// Ten events that no other call returns.
+/// Creates ten events that no other call returns.
 fn batch(name: &str) -> Vec<ItemEvent> {
     let renamed = |event: ItemEvent| ItemEvent { uid: format!("{name}-{}", event.uid), ..event };
     ItemEvent::series(TENANT, 10).into_iter().map(renamed).collect()
@@ -55,7 +55,7 @@ async fn stored(database: &Database) -> BTreeSet<String> {
     distinct
 }
 
-/// A bridge between a broker and a server of its own, with a folder for state.
+/// A bridge between a broker and a server of its own, with a state directory.
 struct Drill {
     postgres: Postgres,
     rig: Rig,
@@ -73,7 +73,7 @@ impl Drill {
         Self { postgres, rig, config, bridge, acked: 0 }
     }
 
-    /// Without a spool: an acknowledgement follows the commit.
+    /// Configures no spool, so that an acknowledgement follows the commit.
     fn config(rig: &Rig) -> Config {
         rig.config().set("spool.dir", "")
     }
@@ -85,7 +85,7 @@ impl Drill {
         bridge
     }
 
-    /// Publishes events and a message that is none, and waits until all are acknowledged.
+    /// Publishes events and an undecodable message, and waits until all are acknowledged.
     async fn publish(&mut self, events: &[ItemEvent]) {
         let platform = self.rig.platform().await;
         platform.publish_json(events).await;
@@ -95,7 +95,7 @@ impl Drill {
         self.rig.until_acked(self.acked).await;
     }
 
-    /// Stops the bridge in order, and starts it on a new server with the content of the dump.
+    /// Stops the bridge regularly, and starts it on a new server with the content of the dump.
     async fn move_to(&mut self, server: &Postgres, file: &Path) -> Database {
         let database = server.database().await;
         restore(server, database.name(), file);
@@ -107,7 +107,7 @@ impl Drill {
 }
 
 #[tokio::test]
-async fn a_restored_dump_goes_on_with_its_loss_recorded() {
+async fn restored_dump_records_its_loss() {
     let mut drill = Drill::begin().await;
     let (before, lost, after) = (batch("BEFORE"), batch("LOST"), batch("AFTER"));
     drill.publish(&before).await;
@@ -120,7 +120,7 @@ async fn a_restored_dump_goes_on_with_its_loss_recorded() {
     drill.publish(&after).await;
     assert_eq!(stored(&restored).await, uids(&[&before, &after]));
     assert_eq!(restored.count("centiloc.item_state").await, 20);
-    // What is missing lies within the one gap.
+    // The missing events lie within the one gap.
     assert_eq!(restored.column::<String>(GAPS).await, ["database_restored"]);
     let bounds =
         "select format('started_at <= %L and ended_at >= %L', min(received_at), max(received_at))
@@ -130,7 +130,7 @@ async fn a_restored_dump_goes_on_with_its_loss_recorded() {
         restored.value::<bool>(&format!("select {bounds} from centiloc.gap")).await,
         "{bounds}"
     );
-    // Identity columns go on behind the restored rows, partitions are as they were.
+    // Identity columns continue after the restored rows, and partitions are as they were.
     let ids = "select array_agg(id order by received_at) = '{1,2}' from centiloc.dead_letter";
     assert!(restored.value::<bool>(ids).await);
     let partitions = async |database: &Database| -> BTreeSet<String> {
@@ -145,7 +145,7 @@ async fn a_restored_dump_goes_on_with_its_loss_recorded() {
 }
 
 #[tokio::test]
-async fn a_move_without_loss_is_no_gap() {
+async fn lossless_move_makes_no_gap() {
     let mut drill = Drill::begin().await;
     let (before, after) = (batch("BEFORE"), batch("AFTER"));
     drill.publish(&before).await;
@@ -160,7 +160,7 @@ async fn a_move_without_loss_is_no_gap() {
 }
 
 #[tokio::test]
-async fn a_restore_under_a_running_bridge_is_a_gap() {
+async fn restore_under_running_bridge_is_gap() {
     let mut drill = Drill::begin().await;
     let (before, lost, after) = (batch("BEFORE"), batch("LOST"), batch("AFTER"));
     drill.publish(&before).await;

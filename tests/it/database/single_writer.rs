@@ -1,5 +1,5 @@
-//! One process at a time holds the session, whatever goes away: the process, its connection to the
-//! database, or the peace with somebody else who uses the client id.
+//! One process at a time holds the session, even if the process dies, its database connection is
+//! lost, or a foreign client uses the client id.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -25,10 +25,10 @@ use crate::support::publisher::Publisher;
 use crate::support::store;
 use crate::support::wait::{SOON, until, until_eq, until_true};
 
-/// What `/readyz` says of a bridge that stands by.
+/// The state in `/readyz` of a bridge on standby.
 const STANDS_BY: &str = "standing by: centiloc-bridge on ";
 
-/// As it follows from the tenant.
+/// The client id derived from the tenant.
 const CLIENT_ID: &str = "acme-bridge";
 
 async fn services() -> (Mosquitto, Database) {
@@ -52,7 +52,7 @@ async fn until_standing_by(bridge: &Bridge) {
 }
 
 #[tokio::test]
-async fn a_second_bridge_stands_by_and_takes_over_within_seconds_of_a_kill() {
+async fn standby_takes_over_after_a_kill() {
     let (broker, database) = services().await;
     let (one, two) = (Config::new(&broker, &database), Config::new(&broker, &database));
     let mut first = Bridge::ready(&one).await;
@@ -75,7 +75,7 @@ async fn a_second_bridge_stands_by_and_takes_over_within_seconds_of_a_kill() {
     assert_eq!(second.metric("centiloc_bridge_session_present", "").await, Some(1.0));
     assert_eq!(second.metric("centiloc_bridge_standby", "").await, Some(0.0));
 
-    // The first comes back and finds its place taken.
+    // The first comes back and finds the lock taken.
     first.start_again();
     until_standing_by(&first).await;
     platform.publish_json(&events[40..]).await;
@@ -85,8 +85,7 @@ async fn a_second_bridge_stands_by_and_takes_over_within_seconds_of_a_kill() {
 }
 
 #[tokio::test]
-async fn a_holder_whose_connection_to_the_database_is_cut_keeps_the_session_and_takes_the_lock_again()
- {
+async fn holder_keeps_session_and_retakes_lost_lock() {
     let (broker, database) = services().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
@@ -104,7 +103,7 @@ async fn a_holder_whose_connection_to_the_database_is_cut_keeps_the_session_and_
 }
 
 #[tokio::test]
-async fn one_that_finds_the_lock_taken_when_its_database_returns_leaves_the_session_to_the_other() {
+async fn lock_taken_during_outage_yields_session() {
     let (broker, database) = services().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     let cut_off =
@@ -124,7 +123,7 @@ async fn one_that_finds_the_lock_taken_when_its_database_returns_leaves_the_sess
 }
 
 #[tokio::test]
-async fn without_a_database_the_session_is_opened_all_the_same() {
+async fn session_opens_without_a_database() {
     let (broker, database) = services().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
@@ -137,7 +136,7 @@ async fn without_a_database_the_session_is_opened_all_the_same() {
     assert_eq!(bridge.log().count("the broker accepted the connection"), 1);
 }
 
-/// A lock task in this process, to be polled or left alone.
+/// A lock task in this process, which the test polls or not.
 fn lock_task(
     database: &Database,
     instance: Uuid,
@@ -162,7 +161,7 @@ fn lock_task_at(
     (lock::run(parts), word)
 }
 
-/// Polls the task until it says what is awaited.
+/// Polls the task until it returns the expected state.
 async fn poll_until(
     task: &mut (impl Future<Output = ()> + Unpin),
     word: &mut watch::Receiver<Leadership>,
@@ -175,20 +174,20 @@ async fn poll_until(
 }
 
 #[tokio::test]
-async fn a_lost_connection_of_ones_own_that_still_holds_the_lock_is_ended() {
+async fn own_stale_lock_connection_is_terminated() {
     let database = Postgres::shared().await.database().await;
     let instance = Uuid::new_v4();
     let (old, mut old_word) = lock_task(&database, instance);
     let mut old = Box::pin(old);
     poll_until(&mut old, &mut old_word, |word| *word == Leadership::Held).await;
-    // No longer polled, it holds the lock and says nothing, as after a cut that the server has not
-    // noticed.
+    // Without polling, it holds the lock and sends nothing, as after a cut that the server has not
+    // detected.
     let (new, mut new_word) = lock_task(&database, instance);
     poll_until(&mut Box::pin(new), &mut new_word, |word| *word == Leadership::Held).await;
 }
 
 #[tokio::test]
-async fn another_process_is_named_and_never_ended() {
+async fn other_process_is_named_and_never_terminated() {
     let database = Postgres::shared().await.database().await;
     let (holder, mut holder_word) = lock_task(&database, Uuid::new_v4());
     let mut holder = Box::pin(holder);
@@ -202,7 +201,7 @@ async fn another_process_is_named_and_never_ended() {
     poll_until(&mut standby, &mut word, |word| *word == Leadership::Held).await;
 }
 
-/// Keeps what the client sends.
+/// Records the bytes that the client sends.
 #[derive(Default)]
 struct Sent(Mutex<Vec<u8>>);
 
@@ -221,9 +220,10 @@ impl Observer for Sent {
     }
 }
 
-/// No host can be cut off on loopback, so this looks at what the server is asked to do about one.
+/// No host can be cut off on loopback, so this test checks the settings that the server is asked to
+/// use.
 #[tokio::test]
-async fn the_server_is_asked_to_notice_a_vanished_host_within_25_seconds() {
+async fn server_keepalives_detect_lost_host_in_25_seconds() {
     let postgres = Postgres::shared().await;
     let sent = Arc::new(Sent::default());
     let observer: Arc<dyn Observer> = Arc::<Sent>::clone(&sent);
@@ -243,7 +243,7 @@ async fn the_server_is_asked_to_notice_a_vanished_host_within_25_seconds() {
     }
 }
 
-/// Somebody else who has the client id, and connects again whenever thrown out.
+/// A foreign client with the client id, which reconnects whenever it is disconnected.
 async fn intruder(port: u16) {
     let mut options = MqttOptions::new(CLIENT_ID, "127.0.0.1", port);
     options.set_credentials(USERNAME, PASSWORD).set_clean_session(false);
@@ -256,7 +256,7 @@ async fn intruder(port: u16) {
 }
 
 #[tokio::test]
-async fn somebody_else_with_the_client_id_is_recognised_named_and_waited_out() {
+async fn foreign_client_with_same_id_is_waited_out() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database).set("mqtt.reconnect.max", "2s");
     let mut bridge = Bridge::ready(&config).await;

@@ -1,6 +1,6 @@
-//! The way from nothing to a running service, in a copy of this machine on which nothing of it is
-//! installed: its own mounts over /etc, /usr and /var/lib, processes that end with it, and an
-//! ordinary user who has to use `sudo`.
+//! The documented steps from nothing to a running service, in a copy of this machine on which
+//! nothing of it is installed: its own mounts over /etc, /usr and /var/lib, processes that end with
+//! it, and an ordinary user who has to use `sudo`.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +12,7 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::Postgres;
 use crate::support::process::{Scratch, free_port};
 
-/// Gives each folder that is written to a layer in memory, and runs the steps.
+/// Mounts an in-memory layer over each folder that is written to, and runs the steps.
 const MACHINE: &str = r#"set -euo pipefail
 layers=$1 source=$2
 mount -t tmpfs tmpfs "$layers"
@@ -44,7 +44,7 @@ fi
 exec setpriv --reuid 0 --regid 0 --clear-groups "$@"
 "#;
 
-/// Starts what the unit says, as its user, and waits until the service is ready.
+/// Starts the command of the unit as its user, and waits until the service is ready.
 const SYSTEMCTL: &str = r#"#!/bin/bash
 set -euo pipefail
 unit=/etc/systemd/system/centiloc-bridge.service
@@ -84,7 +84,7 @@ disable)
 esac
 "#;
 
-/// Why there can be no such machine here.
+/// Returns the reason why there can be no such machine here.
 fn impossible() -> Option<&'static str> {
     let works = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
@@ -100,9 +100,9 @@ fn impossible() -> Option<&'static str> {
     missing.map(|_| "systemd is not installed")
 }
 
-/// README's first block, then docs/credentials.md, then what README has more, then the end of the
-/// service in docs/retire.md. A block of TOML is no
-/// step: it is the input of the one before.
+/// Returns the steps: README's first block, then docs/credentials.md, then the rest of README, then
+/// the end of the service in docs/retire.md. A block of TOML is no step but the input of the one
+/// before.
 fn steps(database_url: &str) -> Vec<(Block, String)> {
     let (readme, credentials): (Vec<_>, Vec<_>) = blocks_of("fresh_machine")
         .into_iter()
@@ -126,7 +126,7 @@ fn steps(database_url: &str) -> Vec<(Block, String)> {
     steps
 }
 
-/// Everything the machine reads, in one folder that an ordinary user may enter.
+/// Copies everything that the machine reads into one folder that an ordinary user may enter.
 fn prepare(broker: &Mosquitto, steps: &[(Block, String)]) -> Scratch {
     let folder = Scratch::new("machine");
     let mode = |name: &str, mode| {
@@ -164,7 +164,7 @@ fn prepare(broker: &Mosquitto, steps: &[(Block, String)]) -> Scratch {
 }
 
 #[tokio::test]
-async fn a_fresh_machine_gets_a_running_service() {
+async fn fresh_machine_gets_a_running_service() {
     if let Some(reason) = impossible() {
         eprintln!("not shown here: {reason}");
         return;

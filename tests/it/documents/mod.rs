@@ -1,10 +1,12 @@
-//! The fenced blocks of the documents do what they promise: each is run by a test here, or is marked
-//! with the reason why it is not.
+//! The fenced blocks of the documents work as printed. Each is run by a test here, or marked with
+//! the reason why it is not.
 //!
-//! A block is marked on the line before it, with `<!-- test: NAME -->` or `<!-- not run: REASON -->`.
-//! A test runs every block that is marked with its name. Blocks of `text` are output and need none.
+//! A block is marked on the line before it, with `<!-- test: NAME -->` or `<!-- not run: REASON
+//! -->`. A test runs every block that is marked with its name. Blocks of `text` are output and need
+//! no mark.
 
 mod fresh_machine;
+mod guarantees;
 mod shipped_files;
 
 use std::collections::BTreeSet;
@@ -19,14 +21,14 @@ use crate::support::postgres::Postgres;
 use crate::support::process::Scratch;
 use crate::support::store::{Bench, malformed};
 
-/// The tests that run blocks.
+/// Names of the tests that run blocks.
 const TESTS: [&str; 6] =
     ["commands", "compose", "configurations", "database", "fresh_machine", "request"];
 
-/// Fewer characters give no reason.
+/// Shortest accepted reason, characters.
 const SHORTEST_REASON: usize = 10;
 
-/// A fenced block.
+/// A fenced block of a document.
 #[derive(Debug, Clone)]
 struct Block {
     /// Document and line.
@@ -38,7 +40,7 @@ struct Block {
 }
 
 impl Block {
-    /// The test that runs it.
+    /// Returns the name of the test that runs it.
     fn test(&self) -> Option<&str> {
         self.marker.as_deref()?.strip_prefix("test: ")
     }
@@ -48,7 +50,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// README and all of docs/, in the order of their names.
+/// Returns README and all files of docs/, sorted by name.
 fn documents() -> Vec<(String, String)> {
     let pages = std::fs::read_dir(root().join("docs")).unwrap();
     let mut names: Vec<String> = pages
@@ -91,24 +93,24 @@ fn blocks() -> Vec<Block> {
     documents().iter().flat_map(|(name, text)| blocks_in(name, text)).collect()
 }
 
-/// The blocks that a test runs. There is at least one.
+/// Returns the blocks that a test runs. There is at least one.
 fn blocks_of(test: &str) -> Vec<Block> {
     let blocks: Vec<_> = blocks().into_iter().filter(|block| block.test() == Some(test)).collect();
     assert!(!blocks.is_empty(), "no block is marked with {test}");
     blocks
 }
 
-/// A program that a block calls, as a shell script.
+/// Writes a program that a block calls, as a shell script.
 fn stub(folder: &Scratch, name: &str, script: &str) {
     let path = folder.write(name, script);
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Runs a script in a folder, with this program and a `sudo` that asks for nothing in its PATH.
+/// Runs a script in a folder, with this program and a `sudo` without password in its PATH.
 async fn run_in(folder: &Scratch, script: &str) -> Output {
     let programs = Scratch::new("programs");
     symlink(env!("CARGO_BIN_EXE_centiloc-bridge"), programs.join("centiloc-bridge")).unwrap();
-    // Only root may give a file away.
+    // Only root may change the owner of a file.
     let sudo = "#!/bin/sh\nif [ \"$1\" = chown ] && [ \"$(id -u)\" != 0 ]; then exit 0; fi\n\
                 exec \"$@\"\n";
     stub(&programs, "sudo", sudo);
@@ -125,7 +127,7 @@ fn assert_succeeded(output: &Output, what: &str) -> String {
 }
 
 #[test]
-fn every_block_is_run_or_says_why_not() {
+fn every_block_runs_or_names_its_reason() {
     let mut run = BTreeSet::new();
     for block in blocks() {
         let Block { place, marker, .. } = &block;
@@ -159,7 +161,7 @@ async fn documented_configurations_are_accepted() {
 }
 
 #[tokio::test]
-async fn documented_requests_are_made() {
+async fn documented_certificate_requests_are_made() {
     let folder = Scratch::new("documents");
     let blocks = blocks_of("request");
     for block in &blocks {
@@ -172,9 +174,9 @@ async fn documented_requests_are_made() {
 }
 
 #[tokio::test]
-async fn documented_sql_makes_what_is_needed_to_write_and_to_read() {
+async fn documented_sql_grants_suffice() {
     let postgres = Postgres::own().await;
-    // The documents make it themselves.
+    // The documents create it themselves.
     postgres.execute("drop role bridge").await;
     let psql = |role: &str, database: &str, sql: &str, place: &str| {
         postgres.psql(role, database, sql).unwrap_or_else(|e| panic!("{place} failed: {e}"))
@@ -198,7 +200,7 @@ async fn documented_sql_makes_what_is_needed_to_write_and_to_read() {
     }
 }
 
-/// A query for Grafana without Grafana.
+/// Replaces Grafana's macros in a query.
 fn for_psql(sql: &str) -> String {
     let mut text =
         sql.replace("$__timeFrom()", "'2026-01-01'").replace("$__timeTo()", "'2027-01-01'");
@@ -210,7 +212,7 @@ fn for_psql(sql: &str) -> String {
     text
 }
 
-/// Makes the schema as the role and with the password that the documents gave.
+/// Migrates the schema with the documented role and password.
 async fn migrate(port: u16) {
     let folder = database_only(&format!("postgres://bridge:PASSWORD@127.0.0.1:{port}/centiloc"));
     let file = folder.join("config.toml");
@@ -231,7 +233,7 @@ async fn documented_commands_on_the_database_work() {
         .await;
     let config = database_only(&bench.db.socket_url());
     let folder = Scratch::new("documents");
-    // In the documents the configuration is in the usual place.
+    // In the documents the configuration is at the default path.
     let file = config.join("config.toml");
     let here =
         format!("centiloc-bridge() {{ command centiloc-bridge \"$@\" -c {}; }}\n", file.display());
@@ -252,7 +254,7 @@ async fn documented_compose_folder_holds_every_secret() {
     for name in ["compose.yaml", "config.toml"] {
         std::fs::copy(root().join("deploy/container").join(name), place.join(name)).unwrap();
     }
-    // Between the blocks, the answer of the support team.
+    // The answer of the support team comes between the blocks.
     let answer = "echo certificate >secrets/tls-cert.pem\necho PASSWORD >secrets/mqtt.password\n";
     let script: Vec<_> = blocks_of("compose").into_iter().map(|block| block.text).collect();
     let output = run_in(&folder, &script.join(answer)).await;

@@ -1,4 +1,4 @@
-//! Configurations that people copy from here are accepted as they stand.
+//! The shipped configurations are accepted unchanged.
 
 use crate::support::bridge::{command, finish};
 use crate::support::process::Scratch;
@@ -8,8 +8,8 @@ const COMPOSE: &str = include_str!("../../../deploy/container/compose.yaml");
 const COMPOSE_CONFIG: &str = include_str!("../../../deploy/container/config.toml");
 const CONTAINERS: &str = include_str!("../../../docs/containers.md");
 
-/// What stands between a line that is `open` and the next that is `close`, less the indentation of
-/// its first line.
+/// Returns the text between a line that is `open` and the next that is `close`, without the
+/// indentation of its first line.
 fn block<'t>(text: &'t str, open: &str, close: impl Fn(&str) -> bool) -> Vec<&'t str> {
     let mut lines = text.lines().skip_while(|line| *line != open).skip(1).peekable();
     let first = lines.peek().unwrap_or_else(|| panic!("there is no line {open:?}"));
@@ -33,7 +33,7 @@ pub async fn assert_accepted(configuration: &str, folder_in_it: &str) {
     assert!(!shown.contains("secret"), "a secret is shown: {shown}");
 }
 
-/// The file names behind `prefix`, sorted.
+/// Returns the file names after `prefix`, sorted.
 fn names_behind(text: &str, prefix: &str) -> Vec<String> {
     let end = |c: char| c.is_whitespace() || c == '"';
     let names = text.split(prefix).skip(1).filter_map(|rest| rest.split(end).next());

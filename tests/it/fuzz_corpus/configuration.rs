@@ -1,19 +1,19 @@
-//! The configuration: the text of a file and, behind a NUL, an environment written as the kernel
+//! Fuzzes the configuration: the text of a file and, after a NUL, an environment as the kernel
 //! shows one (`NAME=value`, each ended by a NUL).
 
 use std::path::Path;
 
-use centiloc_bridge::config::keys::{self, ENV_PREFIX, ENV_SEPARATOR, KEYS, Key, Kind};
-use centiloc_bridge::config::{Loaded, Problems, load};
+use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueKind};
+use centiloc_bridge::config::{ConfigError, LoadedConfig, load};
 
 use super::in_file;
 
-/// The seeds' secret. Wherever it stands where only secrets do, nothing that is said may hold it.
+/// The secret in the seeds. If it occurs only where secrets belong, no output may contain it.
 const SECRET: &str = "Zq7canary";
 
 type Environment = Vec<(String, String)>;
 
-/// Loads the configuration.
+/// Loads the configuration and returns true if it was accepted.
 pub fn configuration(bytes: &[u8]) -> bool {
     let (file, rest) = match bytes.iter().position(|byte| *byte == 0) {
         Some(end) => (&bytes[..end], &bytes[end + 1..]),
@@ -52,12 +52,12 @@ fn environment(bytes: &[u8]) -> Environment {
         .collect()
 }
 
-/// Asserts that each problem names what it is about, on one line, and says what to do.
-fn assert_named(problems: &Problems, path: &Path) {
-    assert!(!problems.list.is_empty());
-    for problem in &problems.list {
+/// Asserts that each problem names its subject, on one line, and gives a hint.
+fn assert_named(problems: &ConfigError, path: &Path) {
+    assert!(!problems.problems.is_empty());
+    for problem in &problems.problems {
         let said = problem.to_string();
-        for part in [&problem.subject, &problem.found, &problem.expected, &problem.cure] {
+        for part in [&problem.subject, &problem.found, &problem.expected, &problem.hint] {
             assert!(!part.is_empty(), "{said}");
         }
         assert!(!said.contains(char::is_control), "{said:?}");
@@ -71,8 +71,8 @@ fn is_variable(subject: &str) -> bool {
     subject.to_uppercase().starts_with(ENV_PREFIX)
 }
 
-/// Asserts what the types do not say by themselves.
-fn assert_consistent(loaded: &Loaded) {
+/// Asserts the invariants that the types do not express.
+fn assert_consistent(loaded: &LoadedConfig) {
     let (config, mqtt) = (&loaded.config, &loaded.config.mqtt);
     assert_eq!(loaded.settings.len(), KEYS.len());
     assert!(!config.tenant.is_empty() && mqtt.client_id.starts_with(&config.tenant));
@@ -89,15 +89,15 @@ fn assert_consistent(loaded: &Loaded) {
     }
 }
 
-/// Asserts that what is said to come from the file stands there, in its place.
-fn assert_written(loaded: &Loaded, text: &str) {
+/// Asserts that a value attributed to the file is in the file, at its place.
+fn assert_written(loaded: &LoadedConfig, text: &str) {
     let Ok(table) = text.parse::<toml::Table>() else { return };
     let of_file = |origin: &str| origin.starts_with("config.toml:");
     for setting in loaded.settings.iter().filter(|setting| of_file(setting.origin.as_str())) {
         let (section, leaf) = setting.key.rsplit_once('.').unwrap_or(("", setting.key));
         let mut parts = section.split('.').filter(|part| !part.is_empty());
         let section = parts.try_fold(&table, |table, part| table.get(part)?.as_table());
-        // What a secret comes to is shown beside the key of its file.
+        // The value of a secret is shown next to the key of its file.
         let pair = [leaf, &format!("{leaf}_file")];
         let written =
             section.is_some_and(|table| pair.iter().any(|name| table.contains_key(*name)));
@@ -105,12 +105,12 @@ fn assert_written(loaded: &Loaded, text: &str) {
     }
 }
 
-/// Asserts that what the command `config` prints is a configuration that comes to the same.
-fn assert_shown_as_it_loads(loaded: &Loaded) {
+/// Asserts that the output of the command `config` is a configuration with the same values.
+fn assert_shown_as_it_loads(loaded: &LoadedConfig) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     centiloc_bridge::cli::config::show(loaded, &mut out, &mut err).expect("memory takes it");
     let out = String::from_utf8(out).expect("it is text");
-    // Secrets are not shown, but where they come from is: neither can be read back.
+    // Secrets are redacted, but their origin is shown. Neither can be read back.
     let is_secret = |line: &&str| {
         let name = line.split(' ').next().unwrap_or_default();
         ["password", "password_file", "proxy", "url", "url_file"].contains(&name)
@@ -121,14 +121,14 @@ fn assert_shown_as_it_loads(loaded: &Loaded) {
         load(Some(path), environment).unwrap_or_else(|problems| panic!("{problems}\n{out}"))
     });
     for (ours, theirs) in again.settings.iter().zip(&loaded.settings) {
-        if !is_secret(&keys::find(ours.key).map_or("", Key::leaf)) {
+        if !is_secret(&keys::find(ours.key).map_or("", ConfigKey::leaf)) {
             assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
         }
     }
 }
 
-/// Everything a person or a log could be shown.
-fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
+/// Returns every text that an operator or a log could see.
+fn all_that_is_said(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
         Ok(loaded) => {
@@ -141,11 +141,11 @@ fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
     }
 }
 
-/// Whether [`SECRET`] stands somewhere, and only where what is written is never shown.
+/// True if [`SECRET`] occurs, and only in places that are never shown.
 fn must_stay_secret(
     text: &str,
     environment: &[(String, String)],
-    result: &Result<Loaded, Problems>,
+    result: &Result<LoadedConfig, ConfigError>,
 ) -> bool {
     let mut places = Vec::new();
     match text.parse::<toml::Table>() {
@@ -154,7 +154,7 @@ fn must_stay_secret(
                 places_in("", name, value, &mut places);
             }
         }
-        // Nothing of a file that is no TOML is quoted, whatever it was meant to be.
+        // A file that is no TOML is never quoted, whatever it was meant to be.
         Err(_) if text.contains(SECRET) && is_refused_whole(result) => places.push(true),
         Err(_) if text.contains(SECRET) => places.push(false),
         Err(_) => {}
@@ -170,14 +170,14 @@ fn must_stay_secret(
     places.contains(&true) && !places.contains(&false)
 }
 
-fn is_refused_whole(result: &Result<Loaded, Problems>) -> bool {
-    let broken = |problems: &Problems| {
-        problems.list.iter().any(|problem| problem.found.starts_with("broken TOML"))
+fn is_refused_whole(result: &Result<LoadedConfig, ConfigError>) -> bool {
+    let broken = |problems: &ConfigError| {
+        problems.problems.iter().any(|problem| problem.found.starts_with("broken TOML"))
     };
     result.as_ref().is_err_and(broken)
 }
 
-/// For each place of [`SECRET`] below a key, whether what stands there is never shown.
+/// Returns for each place of [`SECRET`] below a key if its text is never shown.
 fn places_in(section: &str, leaf: &str, value: &toml::Value, places: &mut Vec<bool>) {
     let full = if section.is_empty() { leaf.to_owned() } else { format!("{section}.{leaf}") };
     if leaf.contains(SECRET) {
@@ -202,17 +202,17 @@ fn places_in(section: &str, leaf: &str, value: &toml::Value, places: &mut Vec<bo
     }
 }
 
-fn variable(name: &str) -> Option<&'static Key> {
+fn variable(name: &str) -> Option<&'static ConfigKey> {
     let prefix = name.get(..ENV_PREFIX.len())?;
     let rest = name[ENV_PREFIX.len()..].to_lowercase().replace(ENV_SEPARATOR, ".");
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| keys::find(&rest))?
 }
 
-/// What no key takes is not shown, for it may be a misspelt password.
-fn never_shown(key: Option<&Key>, value: &str) -> bool {
+/// The value of an unknown key is not shown, because it may be a misspelt password.
+fn never_shown(key: Option<&ConfigKey>, value: &str) -> bool {
     match key.map(|key| key.kind) {
-        None | Some(Kind::Secret) => true,
-        Some(Kind::SecretUrl) => is_password_in_url(value),
+        None | Some(ValueKind::Secret) => true,
+        Some(ValueKind::SecretUrl) => is_password_in_url(value),
         Some(_) => false,
     }
 }

@@ -1,4 +1,4 @@
-//! What holds for every event that is accepted, whichever way it was written.
+//! Invariants of every accepted event, in whatever format it was written.
 
 use bytes::Bytes;
 use centiloc_bridge::event::{
@@ -8,18 +8,18 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::datetime;
 
-/// Far more than a field's name, a quote of 60 characters, escaped, and a hint come to.
+/// Far more than a field's name, a quote of 60 characters, escaped, and a hint need together.
 const MAX_DETAIL: usize = 2000;
 
-/// Go's zero time means that there is none, so a row can hold it only where nanoseconds were cut.
+/// Go's zero time means that there is none, so a row can hold it only if nanoseconds were cut.
 const ZERO_TIME: OffsetDateTime = datetime!(0001-01-01 0:00 UTC);
 
-/// Whether a JSON message can say so in UTC.
+/// True if a JSON message can express the time in UTC.
 fn is_written(at: OffsetDateTime) -> bool {
     at != ZERO_TIME && at.year() >= 0
 }
 
-/// Asserts what the tables take for granted.
+/// Asserts the conditions that the tables rely on.
 pub fn assert_storable(event: &Event) {
     assert_time(event.momentum());
     match event {
@@ -51,7 +51,7 @@ pub fn assert_storable(event: &Event) {
     }
 }
 
-/// Asserts that a refusal can be acted on and stored.
+/// Asserts that a rejection can be acted on and stored.
 pub fn assert_explained(reject: &Reject) {
     let detail = &reject.detail;
     assert!(!detail.is_empty() && detail.len() < MAX_DETAIL, "{reject}");
@@ -70,7 +70,7 @@ fn assert_extra(extra: Option<&Map<String, Value>>, payload: Option<&Bytes>) {
     assert!(payload.is_none_or(|bytes| !bytes.is_empty()), "an event has bytes");
 }
 
-/// The event as a JSON message; `None` where JSON has no way to write it.
+/// Encodes the event as a JSON message. `None` if JSON cannot express it.
 pub fn as_json(event: &Event) -> Option<String> {
     let object = match event {
         Event::Item(item) => item_json(item)?,
@@ -79,7 +79,7 @@ pub fn as_json(event: &Event) -> Option<String> {
     Some(Value::Object(object).to_string())
 }
 
-/// Every key is written, for one that is absent may be given in another case by `extra`.
+/// Every key is written, because `extra` may hold an absent one in another case.
 fn item_json(item: &ItemEvent) -> Option<Map<String, Value>> {
     if !is_written(item.momentum) || !item.fill_ratio.is_none_or(f32::is_finite) {
         return None;
@@ -118,7 +118,7 @@ fn board_json(board: &BoardEvent) -> Option<Map<String, Value>> {
         return None;
     }
     let [connection, disconnection, error] = last.map(|at| at.map_or(String::new(), rfc3339));
-    // What is left of a status may look as if it had the prefix too.
+    // The rest of a status may look as if it had the prefix too.
     let status = board.status.as_ref().map(|status| format!("BOARDSTATUS_{status}"));
     let mut object = board.extra.clone().unwrap_or_default();
     let rest = json!({
@@ -141,8 +141,8 @@ fn rfc3339(at: OffsetDateTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-/// Asserts that two rows are one but for what JSON cannot carry over: a momentum's nanoseconds,
-/// which are in the id, the bytes, and the last bits of numbers that no column takes.
+/// Asserts that two rows are equal except for the values that JSON cannot carry over: a momentum's
+/// nanoseconds, which are in the id, the bytes, and the last bits of numbers that no column takes.
 pub fn assert_same_columns(found: &Event, expected: &Event) {
     let (mut found, mut expected) = (found.clone(), expected.clone());
     assert_eq!(found.event_id(), id_of(&found), "no nanoseconds were lost");
@@ -158,7 +158,7 @@ pub fn assert_same_columns(found: &Event, expected: &Event) {
     assert_eq!(found, expected);
 }
 
-/// The id of an event whose momentum was sent in microseconds.
+/// Returns the id of an event whose momentum was sent in microseconds.
 fn id_of(event: &Event) -> uuid::Uuid {
     let momentum_ns = event.momentum().unix_timestamp_nanos();
     match event {

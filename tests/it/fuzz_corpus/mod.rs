@@ -1,5 +1,5 @@
-//! What holds whatever bytes arrive. The fuzz targets in `fuzz/` feed these functions, and so do
-//! the seeds that are committed there. Each asserts, and says whether it found the bytes good.
+//! Invariants for arbitrary input. The fuzz targets in `fuzz/` and a test of the committed seeds
+//! call these functions. Each asserts, and returns true if it accepted the bytes.
 
 mod configuration;
 mod event;
@@ -17,11 +17,11 @@ pub use messages::{json, protobuf, vendor_message};
 pub use schema::vendor_schema;
 
 thread_local! {
-    /// Making a folder costs more than what is asserted of most files.
+    /// A folder shared by all inputs, because creating one costs more than most assertions.
     static FOLDER: TempDir = tempfile::tempdir().expect("a folder for the files can be made");
 }
 
-/// Writes a file of this name, over an earlier one, and reads it.
+/// Writes a file of this name, overwriting an earlier one, and reads it.
 fn in_file<T>(name: &str, bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     let file = FOLDER.with(|folder| folder.path().join(name));
     std::fs::write(&file, bytes).expect("the file can be written");

@@ -1,12 +1,12 @@
-//! The seeds of the fuzz targets, run without a fuzzer: what they assert holds, and each seed is
-//! still good or bad, as its name says.
+//! The seeds of the fuzz targets, run without a fuzzer. Their invariants hold, and each seed is
+//! still accepted or refused, as its name states.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{configuration, json, protobuf, vendor_message, vendor_schema};
 
-/// Begins the names of seeds that are refused; the others are accepted.
+/// Prefix of the names of seeds that are refused. The others are accepted.
 const REFUSED: &str = "refused-";
 
 type Target = (&'static str, fn(&[u8]) -> bool);
@@ -19,7 +19,7 @@ const TARGETS: [Target; 5] = [
     ("vendor_schema", vendor_schema),
 ];
 
-/// The folder `fuzz`; `None` in a package of the sources, which leaves it out.
+/// Returns the folder `fuzz`, or `None` in a package of the sources, which leaves it out.
 fn fuzz() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     folder.exists().then_some(folder)
@@ -34,7 +34,7 @@ fn stem(path: &Path) -> String {
 }
 
 #[test]
-fn every_seed_holds_and_is_what_its_name_says() {
+fn every_seed_matches_its_name() {
     let Some(fuzz) = fuzz() else { return };
     for (target, run) in TARGETS {
         let seeds = entries(&fuzz.join("seeds").join(target));
@@ -51,7 +51,7 @@ fn every_seed_holds_and_is_what_its_name_says() {
 }
 
 #[test]
-fn every_fuzz_target_has_its_seeds_run_here() {
+fn every_fuzz_target_has_seeds() {
     let Some(fuzz) = fuzz() else { return };
     let here: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     for folder in ["fuzz_targets", "seeds"] {

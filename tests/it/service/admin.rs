@@ -1,4 +1,4 @@
-//! The service seen from outside.
+//! The admin endpoint: liveness, readiness, metrics and status.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
-/// The contract: name and type.
+/// Metrics of the contract: name and type.
 const METRICS: [(&str, &str); 26] = [
     ("received_total", "counter"),
     ("committed_total", "counter"),
@@ -53,14 +53,14 @@ async fn until_status(bridge: &Bridge, path: &str, expected: u16) -> Value {
 }
 
 #[tokio::test]
-async fn without_its_database_it_is_not_ready_with_the_reason_but_alive() {
+async fn lost_database_is_unready_with_reason_but_live() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let bridge = Bridge::ready(&rig.config()).await;
     assert_eq!(until_status(&bridge, "/readyz", 200).await["ready"], true);
     assert_eq!(bridge.metric("centiloc_bridge_database_up", "").await, Some(1.0));
     postgres.stop().await;
-    // No traffic is needed for it to be noticed.
+    // The loss is detected without any traffic.
     let ready = until_status(&bridge, "/readyz", 503).await;
     assert_eq!(ready["ready"], false);
     let obstacles = ready["not_ready"].as_array().unwrap();
@@ -76,7 +76,7 @@ async fn without_its_database_it_is_not_ready_with_the_reason_but_alive() {
 }
 
 #[tokio::test]
-async fn without_its_broker_it_is_not_ready_with_the_reason_but_alive() {
+async fn lost_broker_is_unready_with_reason_but_live() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     assert_eq!(bridge.metric("centiloc_bridge_connected", "").await, Some(1.0));
@@ -90,12 +90,12 @@ async fn without_its_broker_it_is_not_ready_with_the_reason_but_alive() {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_contract_is_there_from_the_start() {
+async fn every_contract_metric_exists_from_start() {
     let rig = Rig::new().await;
     let config = rig.config();
     let spool = config.folder().join("spool");
     let bridge = Bridge::ready(&config.set("spool.dir", spool.to_str().unwrap())).await;
-    // The spool is opened beside the subscription.
+    // The spool is opened concurrently with the subscription.
     let text = until("the spool's metrics", SOON, || async {
         let text = bridge.get("/metrics").await.unwrap().1;
         if text.contains("\ncentiloc_bridge_spool_events ") { Ok(text) } else { Err(text) }
@@ -136,7 +136,7 @@ async fn unknown_metrics_are_absent_until_known() {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     let committed = bridge.metric("centiloc_bridge_last_commit_timestamp_seconds", "").await;
     assert!(committed.is_some_and(|at| (at - now).abs() < 300.0), "{committed:?} at {now}");
-    // As an earlier process wrote it: the counter of this one does not know it.
+    // As an earlier process wrote it. The counter of this one does not include it.
     let gap = "insert into centiloc.gap (client_id, started_at, ended_at, cause, detail)
                values ('acme-bridge', now() - interval '2 h', now() - interval '1 h', 'absence', '')";
     rig.database.execute(gap).await;
@@ -149,7 +149,7 @@ async fn unknown_metrics_are_absent_until_known() {
 }
 
 #[tokio::test]
-async fn the_process_is_measured() {
+async fn process_metrics_are_exported() {
     let rig = Rig::new().await;
     let bridge = Bridge::ready(&rig.config()).await;
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
@@ -164,7 +164,7 @@ async fn the_process_is_measured() {
 }
 
 #[tokio::test]
-async fn the_status_tells_what_happened_to_programs_and_to_people() {
+async fn status_reports_events_as_json_and_page() {
     let rig = Rig::new().await;
     let config = rig.config();
     let mut bridge = Bridge::ready(&config).await;

@@ -1,6 +1,6 @@
 //! The host's clock is set while the bridge runs, as by NTP after a start without it, or by hand:
-//! days ahead and back. The events' times are the platform's and stay right; nothing that goes by
-//! the host's clock may lose, blame, delete or hide anything.
+//! days ahead and back. The events' times are the platform's and stay right. Nothing that uses the
+//! host's clock may lose, reject, delete or hide anything.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::support::wait::{SOON, until, until_eq};
 
 const DAYS: Duration = Duration::days(3);
 
-/// Waits until the bridge shows that its clock is apart from the database's by so much.
+/// Waits until the bridge shows that its clock differs from the database's by this much.
 async fn until_known(bridge: &Bridge, ahead: Duration) {
     until(&format!("a skew of {ahead}"), SOON, || async {
         let (_, status) = bridge.get("/api/status").await?;
@@ -29,7 +29,7 @@ async fn until_known(bridge: &Bridge, ahead: Duration) {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_days_ahead_and_back_loses_doubles_and_blames_nothing() {
+async fn clock_jumps_lose_and_reject_nothing() {
     let (rig, clock) = (Rig::new().await, Arc::new(Clock::new().await));
     let mut bridge = Bridge::start_under(&clock, &rig.config());
     bridge.until_ready().await;
@@ -40,7 +40,7 @@ async fn a_clock_that_jumps_days_ahead_and_back_loses_doubles_and_blames_nothing
     let mut stored = 0;
     for ahead in [DAYS, Duration::ZERO, -DAYS, Duration::ZERO] {
         clock.set_ahead(ahead);
-        // At once, while the clocks were last seen to agree, or to differ by another figure.
+        // Immediately, while the clocks were last seen to agree, or to differ by another amount.
         platform.publish_protobuf(left.next().unwrap()).await;
         platform.publish_json(left.next().unwrap()).await;
         until_known(&bridge, ahead).await;
@@ -57,7 +57,7 @@ async fn a_clock_that_jumps_days_ahead_and_back_loses_doubles_and_blames_nothing
 }
 
 #[tokio::test]
-async fn events_received_under_a_clock_long_behind_find_their_partition() {
+async fn slow_clock_events_find_their_partition() {
     let (rig, clock) = (Rig::new().await, Arc::new(Clock::new().await));
     clock.set_ahead(Duration::days(-400));
     let mut bridge = Bridge::start_under(&clock, &rig.config());
@@ -76,7 +76,7 @@ async fn events_received_under_a_clock_long_behind_find_their_partition() {
 }
 
 #[tokio::test]
-async fn a_clock_ahead_deletes_no_event_before_its_time() {
+async fn fast_clock_deletes_no_event_early() {
     let (rig, clock) = (Rig::new().await, Arc::new(Clock::new().await));
     let mut config = rig.config();
     let mut bridge = Bridge::ready(&config).await;
@@ -101,7 +101,7 @@ async fn a_clock_ahead_deletes_no_event_before_its_time() {
 }
 
 #[tokio::test]
-async fn an_absence_after_the_clock_jumped_and_came_back_is_written_down() {
+async fn absence_after_clock_jump_is_recorded() {
     let (rig, clock) = (Rig::new().await, Arc::new(Clock::new().await));
     let mut bridge = Bridge::start_under(&clock, &rig.config());
     bridge.until_ready().await;

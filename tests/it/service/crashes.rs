@@ -1,4 +1,4 @@
-//! `kill -9` at any moment.
+//! The bridge is killed with SIGKILL at random moments.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until_eq};
 
-/// Events published while the bridge is killed again and again.
+/// Events published while the bridge is killed repeatedly.
 const EVENTS: usize = 3000;
-/// Times that it is killed.
+/// Number of kills.
 const KILLS: usize = 8;
 
 #[tokio::test]
-async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
+async fn random_kills_lose_and_double_nothing() {
     let seed: u64 = StdRng::from_os_rng().random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -33,7 +33,7 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
     platform.publish_protobuf(first).await;
     let kills = async {
         for kill in 0..KILLS {
-            // Some of the work must get done between two kills, or only starting is tested.
+            // Some of the work must get done between two kills, or only the start is tested.
             let goal = (kill + 1) * EVENTS / (KILLS + 2);
             until_eq("the bridge to get on", SOON, true, || async {
                 rig.database.count("centiloc.item_event").await >= i64::try_from(goal).unwrap()
@@ -51,13 +51,13 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
     };
     tokio::join!(platform.publish_protobuf(rest), kills);
     rig.until_rows("item_event", EVENTS).await;
-    // It is the successor's first connection that accounts for the one that died.
+    // The successor's first connection records the end of the one that died.
     bridge.until_ready().await;
     until_eq("nothing unacknowledged", SOON, Some(0.0), || {
         bridge.metric("centiloc_bridge_unacked", "")
     })
     .await;
-    // The next one closes what a process that was killed had under way in the server.
+    // The next one closes the transactions that a killed process had open in the server.
     bridge.kill();
     bridge.start_again();
     bridge.until_ready().await;
@@ -68,7 +68,7 @@ async fn killed_at_random_moments_under_load_it_loses_and_doubles_nothing() {
     let gaps =
         "select format('%s %s %s %s', started_at, ended_at, cause, detail) from centiloc.gap";
     assert_eq!(rig.database.column::<String>(gaps).await, [""; 0], "the session was never lost");
-    // Every process that died is accounted for.
+    // Every killed process has its end recorded.
     let open = "select c::text from centiloc.connection c where disconnected_at is null";
     assert_eq!(rig.database.column::<String>(open).await, [""; 0]);
     rig.assert_promises_kept().await;

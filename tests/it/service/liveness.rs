@@ -1,5 +1,5 @@
-//! A file system that does not answer and a task that keeps failing: the service stays alive, says
-//! so, and recovers. A FIFO without a writer stands for a file on a dead NFS mount.
+//! A file system that does not answer and a task that keeps failing: the service stays alive,
+//! reports it, and recovers. A FIFO without a writer acts as a file on a dead NFS mount.
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -19,7 +19,7 @@ use crate::support::wait::{SOON, until, until_true};
 /// Far more than a process needs to end, far less than any wait for a file.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// A runtime that one blocked thread would stop.
+/// Adjusts a runtime so that one blocked thread would stop it.
 const ONE_WORKER: (&str, &str) = ("TOKIO_WORKER_THREADS", "1");
 
 async fn with_password_file() -> (Mosquitto, Config, PathBuf) {
@@ -59,7 +59,7 @@ async fn stops_at_once(mut bridge: Bridge) {
 }
 
 #[tokio::test]
-async fn a_silent_password_file_at_start_blocks_nothing() {
+async fn hanging_password_file_at_start_blocks_nothing() {
     let (_broker, config, file) = with_password_file().await;
     replace_by_fifo(&file);
     let bridge = Bridge::start_with(&config, &[ONE_WORKER]);
@@ -71,7 +71,7 @@ async fn a_silent_password_file_at_start_blocks_nothing() {
 }
 
 #[tokio::test]
-async fn a_password_file_that_answers_again_is_used() {
+async fn recovered_password_file_is_used() {
     let (_broker, config, file) = with_password_file().await;
     replace_by_fifo(&file);
     let mut bridge = Bridge::start_with(&config, &[ONE_WORKER]);
@@ -82,7 +82,7 @@ async fn a_password_file_that_answers_again_is_used() {
 }
 
 #[tokio::test]
-async fn a_password_file_gone_silent_leaves_earlier_credentials() {
+async fn hanging_password_file_leaves_earlier_credentials() {
     let (_broker, config, file) = with_password_file().await;
     let mut bridge = Bridge::start_with(&config, &[ONE_WORKER]);
     bridge.until_ready().await;
@@ -100,7 +100,7 @@ async fn a_password_file_gone_silent_leaves_earlier_credentials() {
 }
 
 #[tokio::test]
-async fn an_admin_port_taken_at_start_stops_no_events() {
+async fn occupied_admin_port_stops_no_events() {
     const FAILED: &str = "a background task failed";
     let rig = Rig::new().await;
     let config = rig.config().set("log.level", "debug");
@@ -130,13 +130,13 @@ async fn an_admin_port_taken_at_start_stops_no_events() {
     stops_at_once(bridge).await;
 }
 
-/// A name for an abstract socket that no other test uses.
+/// Returns a name for an abstract socket that no other test uses.
 fn abstract_name(config: &Config) -> String {
     config.folder().join("notify").to_string_lossy().replace('/', "-")
 }
 
 #[tokio::test]
-async fn an_unreachable_service_manager_is_logged_once() {
+async fn unreachable_service_manager_is_logged_once() {
     const UNREACHABLE: &str = "cannot notify the service manager at NOTIFY_SOCKET";
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -175,7 +175,7 @@ fn retry_in(line: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_watchdog_that_is_off_restarts_nothing() {
+async fn disabled_watchdog_restarts_nothing() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database);

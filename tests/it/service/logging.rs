@@ -17,7 +17,7 @@ use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until_true};
 
-/// Returns a stream that takes not one byte more, and its other end.
+/// Returns a stream that accepts not one byte more, and its other end.
 fn full_stream() -> (UnixStream, UnixStream) {
     let (mut writer, reader) = UnixStream::pair().unwrap();
     writer.set_nonblocking(true).unwrap();
@@ -68,7 +68,7 @@ async fn dropped_log_lines_are_counted_and_reported() {
     let config = rig.config();
     let mut bridge = Bridge::start_with_stderr(&config, OwnedFd::from(stderr));
     bridge.until_ready().await;
-    // Each unknown key is a line of the log at each reload.
+    // Each unknown key is one log line at each reload.
     let wrong = (0..3000).fold(config, |config, key| config.set(&format!("log.key{key}"), "x"));
     wrong.write();
     let started = Instant::now();
@@ -121,7 +121,7 @@ async fn closed_output_makes_no_command_panic() {
 }
 
 #[tokio::test]
-async fn the_first_line_names_version_file_and_peers() {
+async fn first_line_names_version_file_and_peers() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database);

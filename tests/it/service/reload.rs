@@ -1,5 +1,5 @@
-//! SIGHUP: what can change while the service runs does, the rest is listed, and a configuration
-//! with a fault changes nothing.
+//! SIGHUP applies the keys that can change while the service runs and lists the others. An invalid
+//! configuration changes nothing.
 
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
@@ -10,7 +10,7 @@ use crate::support::publisher::Publisher;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
-async fn a_reload_applies_what_it_can_and_lists_what_needs_a_restart() {
+async fn reload_applies_live_keys_and_lists_others() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database);
@@ -39,14 +39,14 @@ async fn a_reload_applies_what_it_can_and_lists_what_needs_a_restart() {
     let platform = Publisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 300)).await;
     until_eq("the rows", SOON, 300, || database.count("centiloc.item_event")).await;
-    // The last batch is counted a moment after its rows can be seen.
+    // The last batch is counted a moment after its rows are visible.
     until_eq("as many batches as 300 events in sevens make", SOON, true, || async {
         let batches = bridge.metric("centiloc_bridge_batch_events_count", "").await;
         batches.is_some_and(|batches| batches >= 300.0 / 7.0)
     })
     .await;
 
-    // Taken back, nothing needs a restart any more.
+    // Once the change is reverted, nothing needs a restart any more.
     let config = config.without("mqtt.keep_alive").without("database.max_connections");
     config.write();
     bridge.signal("HUP");
@@ -59,7 +59,7 @@ async fn a_reload_applies_what_it_can_and_lists_what_needs_a_restart() {
 }
 
 #[tokio::test]
-async fn a_faulty_configuration_is_refused_with_all_its_problems_and_changes_nothing() {
+async fn reload_of_invalid_configuration_changes_nothing() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database);

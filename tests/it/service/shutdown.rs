@@ -1,4 +1,4 @@
-//! Stopping: at once, in order, and without loss; and what the exit code says.
+//! Shutdown: prompt, in order, and without loss, with the documented exit codes.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::wait::{SOON, until_eq, until_true};
 /// Far more than a process needs to end, far less than any grace.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Drains what is in flight when the signal comes.
+/// Asserts that messages in flight at the signal are drained.
 async fn drains(signal: &str) {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -50,7 +50,7 @@ async fn sigint_commits_acknowledges_and_disconnects() {
 }
 
 #[tokio::test]
-async fn idle_it_stops_at_once() {
+async fn idle_bridge_stops_immediately() {
     let rig = Rig::new().await;
     let mut bridge = Bridge::ready(&rig.config()).await;
     let started = Instant::now();
@@ -59,7 +59,7 @@ async fn idle_it_stops_at_once() {
 }
 
 #[tokio::test]
-async fn after_its_database_restarted_while_idle_it_still_writes_down_the_end() {
+async fn disconnect_is_recorded_after_database_restart() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -71,7 +71,7 @@ async fn after_its_database_restarted_while_idle_it_still_writes_down_the_end() 
 }
 
 #[tokio::test]
-async fn idle_without_its_database_it_stops_at_once_for_nothing_would_be_lost() {
+async fn idle_without_database_stops_immediately() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let mut bridge = Bridge::ready(&rig.config()).await;
@@ -84,7 +84,7 @@ async fn idle_without_its_database_it_stops_at_once_for_nothing_would_be_lost() 
 }
 
 #[tokio::test]
-async fn without_a_broker_it_stops_at_once() {
+async fn stops_immediately_without_broker() {
     let rig = Rig::new().await;
     rig.tap.proxy.refuse().await;
     let config = rig.config();
@@ -96,7 +96,7 @@ async fn without_a_broker_it_stops_at_once() {
 }
 
 #[tokio::test]
-async fn a_drain_that_misses_its_deadline_exits_1_and_nothing_is_lost_later() {
+async fn missed_drain_deadline_exits_1_without_loss() {
     let mut postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
     let config = rig.config().set("shutdown.grace", "2s");
@@ -118,7 +118,7 @@ async fn a_drain_that_misses_its_deadline_exits_1_and_nothing_is_lost_later() {
     rig.assert_promises_kept().await;
 }
 
-/// The second signal ends a drain that still has a minute.
+/// Asserts that the second signal ends a drain that still has a minute.
 async fn second_signal(signal: &str) -> i32 {
     let rig = Rig::new().await;
     let config = rig.config().set("shutdown.grace", "60s");
@@ -140,11 +140,11 @@ async fn second_signal(signal: &str) -> i32 {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_the_drain_with_143() {
+async fn second_sigterm_ends_drain_with_143() {
     assert_eq!(second_signal("TERM").await, 143);
 }
 
 #[tokio::test]
-async fn a_sigint_after_a_sigterm_ends_the_drain_with_130() {
+async fn sigint_after_sigterm_ends_drain_with_130() {
     assert_eq!(second_signal("INT").await, 130);
 }

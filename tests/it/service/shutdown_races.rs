@@ -1,4 +1,4 @@
-//! SIGTERM at bad moments: the bridge ends in time, and loses nothing by it.
+//! SIGTERM at bad moments: the bridge ends in time and loses nothing.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::support::process::{free_port, loopback};
 use crate::support::proxy::Proxy;
 use crate::support::publisher::Publisher;
 
-/// For a stop that has nothing to wait for. Far below every wait it could be caught in, far above
-/// what a loaded machine takes.
+/// Deadline of a shutdown that has nothing to wait for. Far below every wait it could be caught in,
+/// far above the time that a loaded machine takes.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 async fn stops_at_once(mut bridge: Bridge) {
@@ -29,7 +29,7 @@ async fn stops_at_once(mut bridge: Bridge) {
 }
 
 #[tokio::test]
-async fn stopping_while_the_broker_does_not_answer_connect_is_done_at_once() {
+async fn shutdown_during_unanswered_connect_is_immediate() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let peer = Peer::listen().await;
@@ -39,7 +39,7 @@ async fn stopping_while_the_broker_does_not_answer_connect_is_done_at_once() {
 }
 
 #[tokio::test]
-async fn stopping_while_the_broker_does_not_answer_subscribe_is_done_at_once() {
+async fn shutdown_during_unanswered_subscribe_is_immediate() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let peer = Peer::listen().await;
@@ -51,7 +51,7 @@ async fn stopping_while_the_broker_does_not_answer_subscribe_is_done_at_once() {
 }
 
 #[tokio::test]
-async fn stopping_in_the_middle_of_a_backoff_is_done_at_once() {
+async fn shutdown_during_backoff_is_immediate() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
     let config = Config::new(&broker, &database)
@@ -64,7 +64,7 @@ async fn stopping_in_the_middle_of_a_backoff_is_done_at_once() {
 }
 
 #[tokio::test]
-async fn stopping_with_memory_full_and_the_database_away_ends_at_the_grace_and_loses_nothing() {
+async fn shutdown_with_full_memory_ends_at_grace() {
     const EVENTS: usize = 60;
     const PADDING: usize = 64 * 1024;
     let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
@@ -89,7 +89,8 @@ async fn stopping_with_memory_full_and_the_database_away_ends_at_the_grace_and_l
     until_stored(&database, EVENTS).await;
 }
 
-/// A database that accepts connections and never answers, and the configuration that names it.
+/// Creates a database that accepts connections and never answers, and the configuration that names
+/// it.
 async fn with_silent_database(broker: &Mosquitto) -> (TcpListener, Config) {
     let silent = TcpListener::bind(loopback(0)).await.unwrap();
     let database = Postgres::shared().await.database().await;
@@ -99,7 +100,7 @@ async fn with_silent_database(broker: &Mosquitto) -> (TcpListener, Config) {
 }
 
 #[tokio::test]
-async fn a_database_silent_from_the_start_delays_no_stop() {
+async fn database_silent_from_start_delays_no_shutdown() {
     let broker = Mosquitto::start().await;
     let (_silent, config) = with_silent_database(&broker).await;
     let bridge = Bridge::start(&config);
@@ -108,7 +109,7 @@ async fn a_database_silent_from_the_start_delays_no_stop() {
 }
 
 #[tokio::test]
-async fn a_database_gone_silent_delays_no_stop() {
+async fn database_gone_silent_delays_no_shutdown() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
     let database = postgres.database().await;
@@ -124,13 +125,13 @@ async fn a_database_gone_silent_delays_no_stop() {
 }
 
 #[tokio::test]
-async fn a_possible_loss_recorded_nowhere_is_no_success() {
+async fn unrecorded_possible_loss_is_no_success() {
     let broker = Mosquitto::start().await;
     let (_silent, config) = with_silent_database(&broker).await;
     let config = config.set("shutdown.grace", "5s");
     let no_state_folder = |command: &mut Command| _ = command.env_remove("STATE_DIRECTORY");
     let mut bridge = Bridge::start_in(Arc::new(no_state_folder), &config);
-    // The session is new, and only the database knows whether there was an earlier one.
+    // The session is new, and only the database knows if there was an earlier one.
     bridge.until_subscribed(1).await;
     assert_eq!(bridge.terminate().await, 1);
     bridge.until_logged(&["ERROR", "shutdown.grace", "gaps_recorded=false"]).await;

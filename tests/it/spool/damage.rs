@@ -1,4 +1,4 @@
-//! A damaged spool costs only what cannot be read.
+//! A damaged spool costs only the rows that cannot be read.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::wait::{SOON, until};
 
-/// Leaves a spool of so many messages behind.
+/// Leaves a spool of that many messages behind.
 async fn leave_spool(bench: &Bench, messages: usize) -> (Bridge, Vec<ItemEvent>) {
     let mut bridge = bench.without_database().await;
     let events = ItemEvent::series(TENANT, messages);
@@ -29,7 +29,7 @@ async fn until_damage_is_told(bench: &Bench, bridge: &mut Bridge) -> String {
 }
 
 #[tokio::test]
-async fn a_page_of_garbage_in_the_file_costs_only_what_was_on_it_and_is_told() {
+async fn corrupt_page_costs_only_its_rows() {
     let bench = Bench::new().await;
     let (mut bridge, events) = leave_spool(&bench, 2000).await;
     overwrite(&bench.dir.join("spool.db"), |length| length / 2 / 4096 * 4096, &[0xAA; 4096]);
@@ -53,7 +53,7 @@ fn rows_in(detail: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_in_a_message_is_noticed_and_costs_that_message_alone() {
+async fn flipped_bit_costs_one_message() {
     let bench = Bench::new().await;
     let (mut bridge, events) = leave_spool(&bench, 500).await;
     let path = bench.dir.join("spool.db");
@@ -68,7 +68,7 @@ async fn a_flipped_bit_in_a_message_is_noticed_and_costs_that_message_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_any_more_is_set_aside_and_the_service_goes_on() {
+async fn unreadable_spool_file_is_set_aside() {
     let bench = Bench::new().await;
     let (mut bridge, _) = leave_spool(&bench, 100).await;
     overwrite(&bench.dir.join("spool.db"), |_| 0, &[0x55; 8192]);

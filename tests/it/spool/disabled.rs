@@ -1,4 +1,4 @@
-//! A spool that is switched off is drained first.
+//! A spool that was switched off in the configuration is drained first.
 
 use super::Bench;
 use crate::support::bridge::Bridge;
@@ -9,7 +9,7 @@ use crate::support::rig::counter;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
-async fn switched_off_it_first_drains_what_the_last_run_left() {
+async fn disabled_spool_is_drained_first() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;
     let events = ItemEvent::series(TENANT, 300);
@@ -30,7 +30,7 @@ async fn switched_off_it_first_drains_what_the_last_run_left() {
 }
 
 #[tokio::test]
-async fn switched_off_after_a_kill_its_absence_counts_from_the_last_sign_of_life_on_disk() {
+async fn absence_counts_from_last_seen_on_disk() {
     let bench = Bench::new().await;
     let expiry = |config: Config| config.set("mqtt.session_expiry", "3s");
     let mut bridge = Bridge::ready(&expiry(bench.config())).await;

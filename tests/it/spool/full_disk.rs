@@ -1,4 +1,4 @@
-//! The disk of the spool is full.
+//! The disk of the spool is full, with and without the database.
 
 use super::{Bench, until_spooled};
 use crate::support::bridge::Bridge;
@@ -6,13 +6,13 @@ use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::small_disk::SmallDisk;
 
-/// The bridge of this bench spools to the disk instead.
+/// Lets the bridge of this bench spool to the small disk.
 fn on_disk(bench: &mut Bench, disk: &SmallDisk) {
     bench.dir = disk.path().join("spool");
 }
 
 #[tokio::test]
-async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_a_spool() {
+async fn full_disk_bypasses_the_spool() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
@@ -29,7 +29,7 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
     bench.rig.until_acked(600).await;
     bench.rig.until_rows("item_event", 600).await;
     bridge.until_logged(&["ERROR", "no space is left on the disk of spool.dir"]).await;
-    // Not even the file can be opened now.
+    // Now even opening the file fails.
     assert_eq!(bridge.terminate().await, 0);
     bridge.start_again();
     platform.publish_json(&events[600..700]).await;
@@ -47,7 +47,7 @@ async fn with_its_disk_full_and_the_database_well_everything_goes_on_as_without_
 }
 
 #[tokio::test]
-async fn with_its_disk_full_and_the_database_away_it_holds_everything_and_says_so() {
+async fn full_disk_and_lost_database_hold_acks() {
     let Some(disk) = SmallDisk::mount(24) else { return };
     let mut bench = Bench::new().await;
     on_disk(&mut bench, &disk);
@@ -58,7 +58,7 @@ async fn with_its_disk_full_and_the_database_away_it_holds_everything_and_says_s
     platform.publish_json(&events[..300]).await;
     bench.rig.until_acked(300).await;
     disk.fill();
-    // More than finds room in the write-ahead log as it is.
+    // More than fits into the write-ahead log as it is.
     let large = events[300..].iter().map(|event| (event.json_topic(), event.padded_json(30_000)));
     assert_eq!(platform.publish_all(large).await, 300);
     bridge.until_logged(&["ERROR", "no space is left on the disk of spool.dir"]).await;

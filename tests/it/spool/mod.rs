@@ -1,5 +1,5 @@
-//! Store-and-forward on disk: what is acknowledged is there, whatever happens to the database, the
-//! process or the disk.
+//! Store-and-forward on disk: every acknowledged message is there, despite failures of the
+//! database, the process or the disk.
 
 mod damage;
 mod disabled;
@@ -50,7 +50,7 @@ impl Bench {
             .set("mqtt.queue_grace", self.queue_grace)
     }
 
-    /// Ready, and then without its database.
+    /// Starts a bridge, and cuts it off from its database once it is ready.
     async fn without_database(&self) -> Bridge {
         let bridge = Bridge::ready(&self.config()).await;
         self.rig.until_rows("connection", 1).await;

@@ -1,5 +1,5 @@
-//! The power fails, at any moment and on a disk whose syncs fail now and then: what was acknowledged
-//! is there, and every start succeeds.
+//! Power cuts at any moment, on a disk whose syncs fail now and then: every acknowledged message is
+//! there, and every start succeeds.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::rig::Rig;
 use crate::support::subscriber::forget_session;
 use crate::support::wait::{SOON, until_true};
 
-/// One sync in so many fails, where some do.
+/// Failure rate in tests with failing syncs: one in this many.
 const ONE_IN: u64 = 12;
 
 /// Runs a shell command in the folder of the disk.
@@ -37,7 +37,7 @@ fn content(disk: &Disk, name: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_power_cut_keeps_only_what_was_synced() {
+async fn power_cut_keeps_only_synced_content() {
     let disk = Disk::new(0, 1).await;
     sh(
         &disk,
@@ -58,7 +58,7 @@ async fn a_power_cut_keeps_only_what_was_synced() {
 }
 
 #[tokio::test]
-async fn a_power_cut_undoes_unsynced_names() {
+async fn power_cut_undoes_unsynced_names() {
     let disk = Disk::new(0, 1).await;
     sh(&disk, "echo old > $D/a; echo new > $D/b; echo it > $D/c; sync $D/a $D/b $D/c $D");
     sh(&disk, "mv -f $D/b $D/a; rm $D/c");
@@ -71,7 +71,7 @@ async fn a_power_cut_undoes_unsynced_names() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_loses_what_it_was_to_write() {
+async fn failed_sync_loses_its_pending_writes() {
     let disk = Disk::new(0, 1).await;
     sh(&disk, "echo one > $D/a; echo one > $D/b; sync $D/a $D/b $D");
     disk.fail(Failing::All);
@@ -86,7 +86,7 @@ async fn a_failed_sync_loses_what_it_was_to_write() {
 }
 
 #[tokio::test]
-async fn a_torn_write_leaves_some_whole_sectors() {
+async fn torn_write_leaves_some_whole_sectors() {
     let disk = Disk::new(0, 1).await;
     let fill = |letter: char| {
         let bytes = format!("head -c 32768 /dev/zero | tr '\\0' {letter}");
@@ -102,7 +102,7 @@ async fn a_torn_write_leaves_some_whole_sectors() {
 }
 
 #[tokio::test]
-async fn one_sync_in_so_many_fails() {
+async fn syncs_fail_at_the_configured_rate() {
     let disk = Disk::new(4, 1).await;
     sh(&disk, "for n in $(seq 100); do echo $n > $D/a; sync $D/a 2>&- || true; done");
     let failed = disk.figures().failed;
@@ -140,14 +140,14 @@ impl Bench {
         Bridge::start_in(self.disk.surroundings(), &self.config())
     }
 
-    /// Waits for so many PUBACKs, and then a little.
+    /// Waits for that many PUBACKs, and then a little.
     async fn until_at(&self, pubacks: usize, pause: Duration) {
         let reached = || self.rig.tap.pubacks() >= pubacks;
         until_true("some to be acknowledged", 2 * SOON, reached).await;
         tokio::time::sleep(pause).await;
     }
 
-    /// Cuts the power and starts again on what is left.
+    /// Cuts the power and starts again on the remaining contents.
     fn cut(&self, bridge: &mut Bridge, unsynced: Unsynced) {
         bridge.kill();
         self.disk.cut(unsynced);
@@ -155,10 +155,10 @@ impl Bench {
     }
 }
 
-/// Power cuts, and the events published between two of them.
+/// Number of power cuts, and of events published between two of them.
 const CUTS: usize = 6;
 const EVENTS: usize = 250;
-/// White space before an event: two of them fill three pages, so that the write-ahead log is copied
+/// White space before an event. Two of them fill three pages, so that the write-ahead log is copied
 /// into the file now and then.
 const PADDING: usize = 5000;
 
@@ -169,7 +169,7 @@ async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
     let platform = bench.rig.platform().await;
     let events = ItemEvent::series(TENANT, CUTS * EVENTS);
     for (round, events) in events.chunks(EVENTS).enumerate() {
-        // The database takes what it can in every other round.
+        // In every other round the database takes as much as it can.
         if round % 2 == 1 {
             bench.link.pass().await;
         } else {
@@ -183,7 +183,7 @@ async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
         let cut = async {
             bench.until_at(goals[0], pauses[0]).await;
             bridge.assert_running();
-            // The next process can still read what a failed sync lost.
+            // The next process can still read the data that a failed sync lost.
             bridge.kill();
             bridge.start_again();
             bench.until_at(goals[1], pauses[1]).await;
@@ -227,7 +227,7 @@ async fn failing_syncs_and_torn_writes_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_sync_failed_takes_none_with_it() {
+async fn failed_commit_sync_loses_no_other_commit() {
     let bench = Bench::new(0).await;
     bench.link.refuse().await;
     let mut bridge = bench.start();
@@ -252,7 +252,7 @@ async fn a_commit_whose_sync_failed_takes_none_with_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_acknowledged_in_an_unsynced_folder() {
+async fn unsynced_folder_acknowledges_nothing() {
     let bench = Bench::new(0).await;
     bench.link.refuse().await;
     let mut bridge = bench.start();
@@ -261,7 +261,7 @@ async fn nothing_is_acknowledged_in_an_unsynced_folder() {
     let platform = bench.rig.platform().await;
     platform.publish_json(&events[..20]).await;
     bench.rig.until_acked(20).await;
-    // The write-ahead log is removed at the end, and made again.
+    // The write-ahead log is removed at the end and created again.
     assert_eq!(bridge.terminate().await, 0);
     bench.disk.fail(Failing::Of("made/spool"));
     bridge.start_again();
@@ -276,9 +276,9 @@ async fn nothing_is_acknowledged_in_an_unsynced_folder() {
 }
 
 #[tokio::test]
-async fn power_cuts_while_damage_is_mended_cost_nothing() {
+async fn power_cuts_during_recovery_lose_nothing() {
     const EVENTS: usize = 200;
-    /// Rows on the damaged page, at most.
+    /// Maximum number of rows on the damaged page.
     const LOST: i64 = 12;
     let mut bench = Bench::new(0).await;
     bench.link.refuse().await;
@@ -307,9 +307,9 @@ async fn power_cuts_while_damage_is_mended_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_lost_session_outlasts_a_power_cut() {
+async fn lost_session_gap_outlasts_power_cut() {
     let bench = Bench::new(0).await;
-    // The state folder alone, without a spool.
+    // The state directory alone, without a spool.
     let config = bench.config().set("spool.dir", "");
     let mut bridge = Bridge::start_in(bench.disk.surroundings(), &config);
     bridge.until_ready().await;
@@ -319,7 +319,7 @@ async fn a_lost_session_outlasts_a_power_cut() {
     forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
     bench.disk.cut(Unsynced::Lost);
     bridge.start_again();
-    // This process alone is told that the session is gone.
+    // Only this process learns that the session is gone.
     bridge.until_subscribed(2).await;
     bench.cut(&mut bridge, Unsynced::Lost);
     bench.link.pass().await;
@@ -327,14 +327,14 @@ async fn a_lost_session_outlasts_a_power_cut() {
     bridge.until_ready().await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
     bench.rig.until_acked(1).await;
-    // What is in the database is forgotten for good.
+    // Messages in the database are never delivered again.
     bench.cut(&mut bridge, Unsynced::Lost);
     bridge.until_ready().await;
     bench.rig.until_rows("gap", 1).await;
 }
 
 #[tokio::test]
-async fn a_lost_session_in_the_spool_outlasts_power_cuts() {
+async fn spooled_session_loss_outlasts_power_cuts() {
     let bench = Bench::new(ONE_IN).await;
     let mut bridge = bench.start();
     bridge.until_ready().await;

@@ -1,4 +1,4 @@
-//! What is acknowledged is on disk, and reaches the database later.
+//! Acknowledged messages are on disk, and reach the database later.
 
 use super::{Bench, files, until_spooled};
 use crate::support::bridge::Bridge;
@@ -10,7 +10,7 @@ use crate::support::tap::Packet;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
-async fn a_database_that_is_away_costs_no_acknowledgement_and_gets_everything_later() {
+async fn database_outage_delays_no_acknowledgement() {
     let bench = Bench::new().await;
     let bridge = bench.without_database().await;
     let events = ItemEvent::series(TENANT, 3000);
@@ -35,12 +35,12 @@ async fn a_database_that_is_away_costs_no_acknowledgement_and_gets_everything_la
 }
 
 #[tokio::test]
-async fn memory_does_not_grow_with_what_is_spooled() {
+async fn memory_does_not_grow_with_the_spool() {
     const EVENTS: usize = 30_000;
     const PADDING: usize = 4096;
     const MIB: usize = 1024 * 1024;
-    /// What is read ahead (16 MiB), as messages and as decoded rows, and room for groups and buffers;
-    /// half of what is spooled.
+    /// Memory for the messages read ahead (16 MiB), also as decoded rows, and for groups and
+    /// buffers: half of the spooled bytes.
     const ROOM: usize = 64 * MIB;
     let bench = Bench::new().await;
     let bridge = bench.without_database().await;
@@ -71,7 +71,7 @@ async fn large_messages_pass_the_spool() {
     until_spooled(&bridge, 4).await;
     bench.link.pass().await;
     bench.rig.until_rows("item_event", 3).await;
-    // Larger than mqtt.max_packet_size, and kept whole all the same.
+    // Larger than mqtt.max_packet_size, and yet kept whole.
     let whole = format!("dead_letter where length(payload) > {}", 20 * MIB);
     bench.rig.until_rows(&whole, 1).await;
     until_spooled(&bridge, 0).await;
@@ -80,7 +80,7 @@ async fn large_messages_pass_the_spool() {
 }
 
 #[tokio::test]
-async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledged() {
+async fn kill_during_outage_loses_nothing_acknowledged() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;
     let events = ItemEvent::series(TENANT, 900);
@@ -105,7 +105,7 @@ async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledge
     bench.rig.until_rows("item_event", 900).await;
     until_spooled(&bridge, 0).await;
     assert_eq!(bench.rig.database.count("centiloc.gap").await, 0);
-    // Three processes that died, each with its connection, and the one that lives.
+    // Three processes that died, each with its connection, and the one that runs.
     let ends = "select coalesce(reason, 'stands') from centiloc.connection order by id";
     let died = "ended without notice";
     assert_eq!(bench.rig.database.column::<String>(ends).await, [died, died, died, "stands"]);
@@ -113,7 +113,7 @@ async fn killed_while_the_database_is_away_it_has_everything_that_it_acknowledge
 }
 
 #[tokio::test]
-async fn started_without_a_database_it_spools_from_the_first_message() {
+async fn start_without_database_spools_from_first_message() {
     let bench = Bench::new().await;
     bench.link.refuse().await;
     let bridge = Bridge::start(&bench.config());
@@ -127,7 +127,7 @@ async fn started_without_a_database_it_spools_from_the_first_message() {
 }
 
 #[tokio::test]
-async fn a_stop_without_the_database_acknowledges_what_was_received_and_leaves_the_rest_on_disk() {
+async fn shutdown_during_outage_leaves_messages_on_disk() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 200)).await;
@@ -143,7 +143,7 @@ async fn a_stop_without_the_database_acknowledges_what_was_received_and_leaves_t
 }
 
 #[tokio::test]
-async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
+async fn full_spool_holds_acks_and_is_gap() {
     const EVENTS: usize = 6000;
     let bench = Bench::new().await;
     let config = bench.config().set("spool.max_size", "1MiB").set("mqtt.queue_grace", "2s");
@@ -158,7 +158,7 @@ async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
     let acked = bench.rig.tap.pubacks();
     assert!((500..3000).contains(&acked), "{acked} messages fit into 1 MiB");
     let size: u64 = files(&bench.dir).iter().map(|f| f.metadata().unwrap().len()).sum();
-    // The file itself, and SQLite's write-ahead log of a few MiB beside it.
+    // The file itself, and SQLite's write-ahead log of a few MiB next to it.
     assert!(size < 8 << 20, "{size} bytes in the folder");
     let file = bench.dir.join("spool.db").metadata().unwrap().len();
     assert!(file < 1_300_000, "the file has {file} bytes");
@@ -177,13 +177,13 @@ async fn a_full_spool_holds_the_acknowledgements_drops_nothing_and_is_a_gap() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_lost_while_the_database_was_away_is_a_gap_though_the_process_died() {
+async fn session_lost_during_outage_survives_a_kill() {
     let bench = Bench::new().await;
     let mut bridge = bench.without_database().await;
     bridge.kill();
     forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
     bridge.start_again();
-    // The broker says that it knows nothing, and then this process dies too.
+    // The broker reports no session, and then this process dies too.
     bridge.until_subscribed(2).await;
     bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
     bench.rig.until_acked(1).await;
@@ -197,7 +197,7 @@ async fn a_session_that_was_lost_while_the_database_was_away_is_a_gap_though_the
 }
 
 #[tokio::test]
-async fn a_state_directory_alone_outlasts_a_database_restart() {
+async fn state_directory_alone_outlasts_database_restart() {
     let bench = Bench::new().await;
     let config = bench.config().without("spool").set("mqtt.queue_grace", "1s");
     let bridge = Bridge::ready(&config).await;

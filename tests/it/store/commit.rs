@@ -1,6 +1,6 @@
-//! What a commit leaves behind: events once, states by momentum rather than by arrival.
+//! The result of a commit: each event once, and states by momentum rather than by arrival.
 
-use centiloc_bridge::store::Count;
+use centiloc_bridge::store::KindCount;
 use sqlx::Row;
 
 use crate::support::store::{
@@ -8,12 +8,12 @@ use crate::support::store::{
 };
 
 #[tokio::test]
-async fn every_column_of_an_item_comes_back_as_it_went_in() {
+async fn every_item_column_round_trips() {
     let bench = Bench::new().await;
     let mut event = arrives("U", "B", 5);
     event.extra = serde_json::json!({"new": [1, "é"], "pos_mm": [1, 2, 3]}).as_object().cloned();
     let outcome = bench.items(&[event.clone()]).await;
-    assert_eq!(outcome.items, Count { inserted: 1, duplicates: 0 });
+    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 0 });
     let rows = bench.db.rows("select * from centiloc.item_event").await.unwrap();
     let row = &rows[0];
     assert_eq!(row.get::<uuid::Uuid, _>("event_id"), event.event_id);
@@ -35,13 +35,13 @@ async fn every_column_of_an_item_comes_back_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn a_redelivery_is_counted_and_changes_nothing() {
+async fn redelivery_is_counted_and_changes_nothing() {
     let bench = Bench::new().await;
     let batch = [arrives("U", "A", 1), leaves("U", "A", 2), arrives("V", "A", 3)];
-    assert_eq!(bench.items(&batch).await.items, Count { inserted: 3, duplicates: 0 });
+    assert_eq!(bench.items(&batch).await.items, KindCount { inserted: 3, duplicates: 0 });
     let before = state(&bench.db).await;
     let xmin: Vec<String> = bench.db.column("select xmin::text from centiloc.item_state").await;
-    assert_eq!(bench.items(&batch).await.items, Count { inserted: 0, duplicates: 3 });
+    assert_eq!(bench.items(&batch).await.items, KindCount { inserted: 0, duplicates: 3 });
     assert_eq!(state(&bench.db).await, before);
     let after: Vec<String> = bench.db.column("select xmin::text from centiloc.item_state").await;
     assert_eq!(after, xmin, "a redelivery must not write state rows");
@@ -49,13 +49,13 @@ async fn a_redelivery_is_counted_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn both_formats_of_one_event_are_one_row_and_the_first_is_kept() {
+async fn first_format_of_event_is_kept() {
     let bench = Bench::new().await;
     let mut other = arrives("U", "A", 1);
     other.product_reference = Some("from the other format".into());
     let outcome = bench.items(&[arrives("U", "A", 1), other.clone()]).await;
-    assert_eq!(outcome.items, Count { inserted: 1, duplicates: 1 });
-    assert_eq!(bench.items(&[other]).await.items, Count { inserted: 0, duplicates: 1 });
+    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 1 });
+    assert_eq!(bench.items(&[other]).await.items, KindCount { inserted: 0, duplicates: 1 });
     for table in ["item_event", "item_state"] {
         let product: String =
             bench.db.value(&format!("select product_reference from centiloc.{table}")).await;
@@ -64,7 +64,7 @@ async fn both_formats_of_one_event_are_one_row_and_the_first_is_kept() {
 }
 
 #[tokio::test]
-async fn an_older_event_after_a_newer_one_moves_only_first_seen() {
+async fn older_event_moves_only_first_seen() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 100)]).await;
     let mut older = leaves("U", "A", 50);
@@ -79,7 +79,7 @@ async fn an_older_event_after_a_newer_one_moves_only_first_seen() {
 }
 
 #[tokio::test]
-async fn the_state_is_the_same_in_whatever_order_and_batches_events_arrive() {
+async fn state_is_independent_of_order_and_batches() {
     let events = [
         arrives("U", "A", 1),
         arrives("U", "A", 2),
@@ -109,7 +109,7 @@ async fn the_state_is_the_same_in_whatever_order_and_batches_events_arrive() {
 }
 
 #[tokio::test]
-async fn entered_at_is_the_first_arrival_since_the_last_leave_and_null_when_out() {
+async fn entered_at_is_first_arrival_since_leave() {
     let bench = Bench::new().await;
     let entered = "select entered_at from centiloc.item_state where uid = 'U'";
     let one = |event| async { bench.items(&[event]).await };
@@ -118,7 +118,7 @@ async fn entered_at_is_the_first_arrival_since_the_last_leave_and_null_when_out(
     assert_eq!(bench.db.value::<Option<time::OffsetDateTime>>(entered).await, Some(at(10)));
     one(leaves("U", "A", 30)).await;
     assert_eq!(bench.db.value::<Option<time::OffsetDateTime>>(entered).await, None);
-    // Several at once: only what follows the leave within the batch counts.
+    // Several at once. Only the events after the leave within the batch count.
     bench.items(&[arrives("U", "A", 40), leaves("U", "A", 50), arrives("U", "A", 60)]).await;
     assert_eq!(bench.db.value::<Option<time::OffsetDateTime>>(entered).await, Some(at(60)));
     bench.items(&[arrives("U", "A", 70), arrives("U", "A", 80)]).await;
@@ -126,20 +126,20 @@ async fn entered_at_is_the_first_arrival_since_the_last_leave_and_null_when_out(
 }
 
 #[tokio::test]
-async fn board_states_follow_momentum_too() {
+async fn board_states_follow_momentum() {
     let bench = Bench::new().await;
     let batch = [of_board(board("B", 20, "DISCONNECTED")), of_board(board("B", 10, "CONNECTED"))];
     let outcome = bench.commit(&batch).await;
-    assert_eq!(outcome.boards, Count { inserted: 2, duplicates: 0 });
+    assert_eq!(outcome.boards, KindCount { inserted: 2, duplicates: 0 });
     bench.commit(&[of_board(board("B", 15, "ONERROR"))]).await;
     let status: String = bench.db.value("select status from centiloc.board_state").await;
     assert_eq!(status, "DISCONNECTED");
-    assert_eq!(bench.commit(&batch).await.boards, Count { inserted: 0, duplicates: 2 });
+    assert_eq!(bench.commit(&batch).await.boards, KindCount { inserted: 0, duplicates: 2 });
     assert_eq!(bench.db.count("centiloc.board_event").await, 3);
 }
 
 #[tokio::test]
-async fn a_mixed_batch_is_one_transaction() {
+async fn mixed_batch_is_one_transaction() {
     let bench = Bench::new().await;
     let batch = [
         of_item(arrives("U", "A", 1)),
@@ -163,7 +163,7 @@ async fn a_mixed_batch_is_one_transaction() {
 }
 
 #[tokio::test]
-async fn a_mixed_batch_that_fails_leaves_nothing() {
+async fn failed_mixed_batch_leaves_nothing() {
     let bench = Bench::new().await;
     bench.db.execute("drop table centiloc.dead_letter").await;
     let batch = [of_item(arrives("U", "A", 1)), malformed(b"garbage")];
@@ -175,7 +175,7 @@ async fn a_mixed_batch_that_fails_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn dead_letters_received_again_are_counted_not_repeated() {
+async fn repeated_dead_letters_are_counted() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x"), malformed(b"y"), malformed(b"x")]).await;
     bench.commit(&[malformed(b"x")]).await;
@@ -196,7 +196,7 @@ async fn dead_letters_take_any_text() {
 }
 
 #[tokio::test]
-async fn a_thousand_events_of_all_kinds_fit_one_batch() {
+async fn thousand_mixed_events_fit_one_batch() {
     let bench = Bench::new().await;
     let batch: Vec<_> = (0i64..1000)
         .map(|i| match i % 50 {

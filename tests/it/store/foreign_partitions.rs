@@ -1,5 +1,5 @@
-//! Partitions that somebody else made, detached or bounded in their own way, and settings of the
-//! server, the database and the role: what the store lists does not depend on them.
+//! Partitions that were created, detached or given other bounds by hand, and settings of the
+//! server, the database and the role. The store's list of partitions does not depend on them.
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
@@ -28,7 +28,7 @@ async fn make(db: &Database, name: &str, from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn bounds_beyond_the_calendar_are_listed() {
+async fn bounds_beyond_calendar_are_listed() {
     let bounds = [
         ("MINVALUE", "'1990-01-01'"),
         ("'-infinity'", "'1990-01-01'"),
@@ -52,7 +52,7 @@ async fn bounds_beyond_the_calendar_are_listed() {
 }
 
 #[tokio::test]
-async fn events_in_a_partition_made_by_hand_go_there() {
+async fn manually_created_partition_receives_its_events() {
     let bench = Bench::new().await;
     make(&bench.db, "by_hand", "'2020-01-01'", "MAXVALUE").await;
     let outcome = bench.items(&[arrives("U", "A", 1)]).await;
@@ -62,7 +62,7 @@ async fn events_in_a_partition_made_by_hand_go_there() {
 }
 
 #[tokio::test]
-async fn what_others_leave_of_a_day_is_made() {
+async fn remaining_range_of_a_day_is_created() {
     let bench = Bench::new().await;
     make(&bench.db, "by_hand", "'2025-03-10 06:00+00'", "'2025-03-10 18:30+00'").await;
     make(&bench.db, "second", "'2025-03-10 20:00+00'", "'2025-05-01'").await;
@@ -76,7 +76,7 @@ async fn what_others_leave_of_a_day_is_made() {
 }
 
 #[tokio::test]
-async fn a_detached_partition_gets_a_successor() {
+async fn detached_partition_is_recreated() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1)]).await;
     let detach = "alter table centiloc.item_event detach partition centiloc.item_event_y2025m03";
@@ -89,7 +89,7 @@ async fn a_detached_partition_gets_a_successor() {
 }
 
 #[tokio::test]
-async fn a_default_partition_of_another_name_is_used() {
+async fn default_partition_of_other_name_is_used() {
     let bench = Bench::new().await;
     bench
         .db
@@ -109,7 +109,7 @@ async fn a_default_partition_of_another_name_is_used() {
 }
 
 #[tokio::test]
-async fn a_detached_default_partition_gets_a_successor() {
+async fn detached_default_partition_is_recreated() {
     let bench = Bench::new().await;
     let detach = "alter table centiloc.item_event detach partition centiloc.item_event_default";
     bench.db.execute(detach).await;
@@ -120,7 +120,7 @@ async fn a_detached_default_partition_gets_a_successor() {
 }
 
 #[tokio::test]
-async fn no_setting_changes_what_is_listed() {
+async fn session_settings_do_not_change_listing() {
     let bench = Bench::new().await;
     for setting in [
         "standard_conforming_strings = off",
@@ -150,7 +150,7 @@ async fn no_setting_changes_what_is_listed() {
 }
 
 #[tokio::test]
-async fn times_beyond_the_calendar_stop_no_connection() {
+async fn times_beyond_calendar_stop_no_connection() {
     let bench = Bench::new().await;
     bench.db.execute("update centiloc._sqlx_migrations set installed_on = 'infinity'").await;
     let store = Store::new(&config(&bench.db.socket_url()), PartitionSpan::Month).unwrap();

@@ -1,8 +1,8 @@
-//! Connections and gaps: what a restarted process knows about the one before.
+//! Connections and gaps: the knowledge of a restarted process about the one before.
 
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::gap::{Gap, GapCause};
-use centiloc_bridge::store::journal::Noted;
+use centiloc_bridge::store::journal::JournalOutcome;
 use time::OffsetDateTime;
 
 use crate::support::store::{Bench, EXPIRY, Process, at};
@@ -28,21 +28,21 @@ fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionEvent {
     ConnectionEvent::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(bench: &Bench, news: ConnectionEvent) -> Noted {
+async fn note(bench: &Bench, news: ConnectionEvent) -> JournalOutcome {
     bench.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_first_start_leaves_a_connection_and_no_gap() {
+async fn first_start_makes_no_gap() {
     let bench = Bench::new().await;
     let noted = note(&bench, opened(&Process::new(), 1, 0, false, &["a"])).await;
-    assert_eq!(noted, Noted::default());
+    assert_eq!(noted, JournalOutcome::default());
     assert_eq!(bench.db.count("centiloc.connection where disconnected_at is null").await, 1);
     assert_eq!(bench.db.count("centiloc.gap").await, 0);
 }
 
 #[tokio::test]
-async fn a_lost_session_is_a_gap_from_when_the_connection_was_last_seen() {
+async fn session_lost_gap_starts_at_last_seen() {
     let bench = Bench::new().await;
     let me = Process::new();
     note(&bench, opened(&me, 1, 0, false, &["a"])).await;
@@ -56,7 +56,7 @@ async fn a_lost_session_is_a_gap_from_when_the_connection_was_last_seen() {
 }
 
 #[tokio::test]
-async fn an_absence_is_a_gap_only_past_the_session_s_expiry() {
+async fn absence_is_gap_only_past_expiry() {
     let bench = Bench::new().await;
     let me = Process::new();
     note(&bench, opened(&me, 1, 0, false, &["a"])).await;
@@ -68,13 +68,13 @@ async fn an_absence_is_a_gap_only_past_the_session_s_expiry() {
 }
 
 #[tokio::test]
-async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_its_last_beat() {
+async fn dead_process_is_closed_at_last_heartbeat() {
     let bench = Bench::new().await;
     let dead = Process::new();
     note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
     let standing = dead.connection(1);
     bench.store.beat(Some(&standing), at(50)).await.unwrap();
-    // What is known of the connection counts, not that the process lives.
+    // The last sign of the connection counts, not that of the process.
     bench.store.beat(None, at(60)).await.unwrap();
     bench.store.beat(Some(&dead.connection(2)), at(60)).await.unwrap();
     let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
@@ -86,7 +86,7 @@ async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_i
     let ended: Vec<Option<String>> =
         bench.db.column("select reason from centiloc.connection order by id").await;
     assert_eq!(ended, [Some("ended without notice".into()), None]);
-    // The dead one's beat, were it alive after all, changes nothing any more.
+    // A heartbeat of the dead process, if it lived after all, changes nothing any more.
     bench.store.beat(Some(&standing), at(9000)).await.unwrap();
     let seen: OffsetDateTime =
         bench.db.value("select last_seen_at from centiloc.connection order by id limit 1").await;
@@ -94,7 +94,7 @@ async fn a_process_that_died_is_closed_by_the_next_and_its_absence_counts_from_i
 }
 
 #[tokio::test]
-async fn filters_of_earlier_connections_are_remembered_until_unsubscribed() {
+async fn filters_are_remembered_until_unsubscribed() {
     let bench = Bench::new().await;
     let filters = "select filters from centiloc.connection order by id desc limit 1";
     note(&bench, opened(&Process::new(), 1, 0, false, &["a", "old"])).await;
@@ -103,7 +103,7 @@ async fn filters_of_earlier_connections_are_remembered_until_unsubscribed() {
     let noted = note(&bench, opened(&me, 2, 10, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
     assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new", "old"]);
-    // It ends before the broker confirmed: the next has to ask again.
+    // It ends before the broker confirmed, so the next has to ask again.
     let noted = note(&bench, opened(&me, 3, 20, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
     let (connection, filters_done) = (me.connection(3), vec!["old".into()]);
@@ -113,7 +113,7 @@ async fn filters_of_earlier_connections_are_remembered_until_unsubscribed() {
 }
 
 #[tokio::test]
-async fn a_lost_session_holds_no_filters() {
+async fn lost_session_holds_no_filters() {
     let bench = Bench::new().await;
     note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
     let noted = note(&bench, opened(&Process::new(), 2, 10, false, &["a"])).await;
@@ -121,7 +121,7 @@ async fn a_lost_session_holds_no_filters() {
 }
 
 #[tokio::test]
-async fn news_written_twice_because_the_answer_was_lost_are_there_once() {
+async fn repeated_connection_event_is_recorded_once() {
     let bench = Bench::new().await;
     note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
     let me = Process::new();
@@ -135,13 +135,13 @@ async fn news_written_twice_because_the_answer_was_lost_are_there_once() {
 }
 
 #[tokio::test]
-async fn a_later_process_can_tell_how_a_connection_of_an_earlier_one_ended() {
+async fn later_process_reads_how_connection_ended() {
     let bench = Bench::new().await;
     let dead = Process::new();
     note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
     let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
     next.note(EXPIRY, None, &closed(&dead, 1, 100)).await.unwrap();
-    // Of a connection that was never written down nothing can be said.
+    // Nothing is known of a connection that was never recorded.
     next.note(EXPIRY, None, &closed(&Process::new(), 1, 9000)).await.unwrap();
     let ended: Vec<String> = bench.db.column("select reason from centiloc.connection").await;
     assert_eq!(ended, ["keepalive"]);
@@ -154,7 +154,7 @@ async fn a_later_process_can_tell_how_a_connection_of_an_earlier_one_ended() {
 }
 
 #[tokio::test]
-async fn a_gap_that_a_dead_process_left_open_ends_with_the_next_and_an_own_one_goes_on() {
+async fn only_gaps_of_dead_processes_are_closed() {
     let bench = Bench::new().await;
     let me = Process::new();
     note(&bench, opened(&me, 1, 0, false, &["a"])).await;
@@ -175,7 +175,7 @@ async fn a_gap_that_a_dead_process_left_open_ends_with_the_next_and_an_own_one_g
     assert_eq!(ended, at(20));
 }
 
-/// The same of a process with a spool.
+/// Returns the same event from a process with a spool.
 fn spooled(mut news: ConnectionEvent) -> ConnectionEvent {
     if let ConnectionEvent::Opened { spool_dir, .. } = &mut news {
         *spool_dir = Some("/var/lib/x".to_owned());
@@ -184,16 +184,19 @@ fn spooled(mut news: ConnectionEvent) -> ConnectionEvent {
 }
 
 #[tokio::test]
-async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_connection_alone() {
+async fn spooled_events_leave_newer_machines_connection_alone() {
     let bench = Bench::new().await;
     let (first, second) = (Process::new(), Process::new());
     note(&bench, spooled(opened(&first, 1, 0, false, &["a"]))).await;
     bench.store.beat(Some(&first.connection(1)), at(40)).await.unwrap();
     let other = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
     other.note(EXPIRY, None, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
-    // Between, the first had lost the session and could tell only its spool.
+    // In between, the first had lost the session and could record that only in its spool.
     let noted = note(&bench, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
-    assert_eq!(noted, Noted { gap: Some(GapCause::SessionLost), ..Noted::default() });
+    assert_eq!(
+        noted,
+        JournalOutcome { gap: Some(GapCause::SessionLost), ..JournalOutcome::default() }
+    );
     note(&bench, closed(&first, 2, 200)).await;
     let gap: Vec<OffsetDateTime> =
         bench.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
@@ -206,7 +209,7 @@ async fn what_a_spool_tells_after_another_machine_took_over_leaves_that_ones_con
 }
 
 #[tokio::test]
-async fn what_a_spool_tells_twice_is_there_once_and_ends_no_later_connection() {
+async fn repeated_spool_events_end_no_later_connection() {
     let bench = Bench::new().await;
     let me = Process::new();
     note(&bench, opened(&Process::new(), 1, -100, true, &["a"])).await;
@@ -220,11 +223,12 @@ async fn what_a_spool_tells_twice_is_there_once_and_ends_no_later_connection() {
     }
     let rows = "select to_jsonb(c)::text from centiloc.connection c order by id";
     let before = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
-    // A process that was killed before it could delete them tells them, all or the last ones.
+    // A process that was killed before it could delete them sends all of them again, or the last
+    // ones.
     for from in 0..told.len() {
         let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
         for news in &told[from..] {
-            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), Noted::default());
+            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), JournalOutcome::default());
         }
         let after = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
         assert_eq!(after, before);
@@ -232,7 +236,7 @@ async fn what_a_spool_tells_twice_is_there_once_and_ends_no_later_connection() {
 }
 
 #[tokio::test]
-async fn the_folder_of_the_last_spool_is_remembered() {
+async fn last_spool_folder_is_remembered() {
     let bench = Bench::new().await;
     bench.store.prepare_schema(true).await.unwrap();
     assert_eq!(bench.store.find_spool("T-bridge").await, None);
@@ -244,7 +248,7 @@ async fn the_folder_of_the_last_spool_is_remembered() {
 }
 
 #[tokio::test]
-async fn connections_are_deleted_after_90_days_but_never_the_newest() {
+async fn old_connections_expire_except_the_newest() {
     let bench = Bench::new().await;
     let me = Process::new();
     for id in 1..=3 {
@@ -259,7 +263,7 @@ async fn connections_are_deleted_after_90_days_but_never_the_newest() {
 }
 
 #[tokio::test]
-async fn the_clock_skew_is_that_of_the_two_clocks() {
+async fn clock_skew_compares_both_clocks() {
     let bench = Bench::new().await;
     let skew = bench.store.beat(None, OffsetDateTime::now_utc()).await.unwrap();
     assert!(skew.abs() < 5.0, "{skew} s on one host");

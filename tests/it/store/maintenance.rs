@@ -1,5 +1,5 @@
-//! Maintenance as a task: it notices outages while the stream is idle, and keeps house once the
-//! schema is there.
+//! Maintenance as a task: it detects outages while the stream is idle, and maintains partitions
+//! once the schema exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use bytes::Bytes;
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::event::BoardEvent;
-use centiloc_bridge::store::condition::Source;
+use centiloc_bridge::store::database_status::StatusSource;
+use centiloc_bridge::store::maintenance::members::GroupMembership;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
-use centiloc_bridge::store::members::Members;
-use centiloc_bridge::store::{Condition, Store};
+use centiloc_bridge::store::{DatabaseStatus, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,9 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    let condition = Condition::new(Arc::clone(&health), Arc::clone(&metrics));
-    // The writer has found its tables, and has nothing to do since.
-    condition.answered(Source::Writer);
+    let condition = DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics));
+    // The writer has found its tables, and has had nothing to do since.
+    condition.answered(StatusSource::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
@@ -32,14 +32,18 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
         condition: Arc::new(condition),
         metrics,
         health: Arc::clone(&health),
-        members: Members { client_id: "T-bridge".into(), filters: vec![], session_expiry: EXPIRY },
+        members: GroupMembership {
+            client_id: "T-bridge".into(),
+            filters: vec![],
+            session_expiry: EXPIRY,
+        },
         stop: CancellationToken::new(),
     };
     (parts, health)
 }
 
 #[tokio::test]
-async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connection_seen_lately() {
+async fn startup_maintenance_creates_and_expires_partitions() {
     let bench = Bench::new().await;
     bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
     let store = bench.another_store(PartitionSpan::Month);
@@ -79,7 +83,7 @@ async fn a_started_house_has_partitions_ahead_none_past_retention_and_a_connecti
 }
 
 #[tokio::test]
-async fn an_outage_is_noticed_while_the_stream_is_idle() {
+async fn outage_is_detected_while_idle() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
     let url = bench.db.url_at(proxy.port());
@@ -91,7 +95,7 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
         })
         .await;
         proxy.refuse().await;
-        // The beat is every 10 s, and a connection is waited for as long.
+        // The heartbeat is every 10 s, and acquiring a connection may take as long.
         let patience = SOON * 2;
         until_true("the outage", patience, || {
             let database = health.snapshot().database;
@@ -106,7 +110,7 @@ async fn an_outage_is_noticed_while_the_stream_is_idle() {
 }
 
 #[tokio::test]
-async fn overdue_retention_is_shown_until_the_reader_lets_go() {
+async fn overdue_retention_is_reported_until_reader_ends() {
     let bench = Bench::new().await;
     bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
     let mut reader = bench.db.connect().await.unwrap();
@@ -132,7 +136,7 @@ async fn overdue_retention_is_shown_until_the_reader_lets_go() {
 }
 
 #[tokio::test]
-async fn payloads_go_before_their_rows() {
+async fn payloads_expire_before_their_rows() {
     let bench = Bench::new().await;
     let cutoff = at(100);
     let mut came_late = item("LATE", "A", at(5), true);
@@ -140,7 +144,7 @@ async fn payloads_go_before_their_rows() {
     let board_event =
         BoardEvent { payload: Some(Bytes::from_static(b"raw")), ..board("A", 1, "CONNECTED") };
     let mut events: Vec<_> = (0..7).map(|n| arrives(&format!("U{n}"), "A", 10 + n)).collect();
-    // More of one momentum than a chunk holds.
+    // More rows of one momentum than a chunk holds.
     events.extend((0..4).map(|n| arrives(&format!("V{n}"), "A", 12)));
     events.extend([came_late, arrives("NEW", "A", 100)]);
     bench.items(&events).await;
@@ -162,7 +166,7 @@ async fn payloads_go_before_their_rows() {
 }
 
 #[tokio::test]
-async fn a_shorter_retention_of_payloads_counts_at_once() {
+async fn shorter_payload_retention_applies_immediately() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1)]).await;
     bench.db.execute("update centiloc.item_event set received_at = momentum").await;

@@ -1,14 +1,14 @@
-//! Migrations.
+//! Migrations: applied once, compared with the program, and possible without.
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::store::schema::SchemaError;
+use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
 
 use crate::support::postgres::Postgres;
 use crate::support::store::{Bench, arrives, config, of_item};
 
 #[tokio::test]
-async fn everything_lives_in_schema_centiloc_the_migration_table_too() {
+async fn everything_lives_in_schema_centiloc() {
     let bench = Bench::new().await;
     let elsewhere = "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace
                       where nspname not in ('centiloc', 'pg_catalog', 'information_schema', 'pg_toast')";
@@ -19,19 +19,19 @@ async fn everything_lives_in_schema_centiloc_the_migration_table_too() {
 }
 
 #[tokio::test]
-async fn the_status_of_an_empty_database_is_all_pending_and_changes_nothing() {
+async fn empty_database_lists_all_migrations_pending() {
     let db = Postgres::shared().await.database().await;
     let store = Store::new(&config(&db.url()), PartitionSpan::Month).unwrap();
     let steps = store.schema_status().await.unwrap();
     assert!(!steps.is_empty() && steps.iter().all(|s| s.applied_at.is_none()));
     assert!(!db.value::<bool>("select to_regnamespace('centiloc') is not null").await);
     let error = store.prepare_schema(false).await.unwrap_err();
-    assert!(matches!(error, SchemaError::Behind { .. }), "{error}");
+    assert!(matches!(error, MigrationError::Behind { .. }), "{error}");
     assert!(error.to_string().contains("centiloc-bridge migrate"));
 }
 
 #[tokio::test]
-async fn processes_that_migrate_at_once_apply_each_migration_once() {
+async fn concurrent_processes_apply_each_migration_once() {
     let db = Postgres::shared().await.database().await;
     let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
     let (a, b, c) = (store(), store(), store());
@@ -44,7 +44,7 @@ async fn processes_that_migrate_at_once_apply_each_migration_once() {
 }
 
 #[tokio::test]
-async fn a_schema_newer_than_the_program_is_refused_as_such() {
+async fn newer_schema_is_refused() {
     let bench = Bench::new().await;
     bench
         .db
@@ -56,23 +56,23 @@ async fn a_schema_newer_than_the_program_is_refused_as_such() {
         .await;
     for migrate in [true, false] {
         let error = bench.store.prepare_schema(migrate).await.unwrap_err();
-        assert!(matches!(error, SchemaError::Newer { found: 9999, .. }), "{error}");
+        assert!(matches!(error, MigrationError::Newer { found: 9999, .. }), "{error}");
     }
 }
 
 #[tokio::test]
-async fn an_edited_migration_is_noticed() {
+async fn edited_migration_is_detected() {
     let bench = Bench::new().await;
     bench
         .db
         .execute("update centiloc._sqlx_migrations set checksum = '\\x00' where version = 2")
         .await;
     let error = bench.store.prepare_schema(true).await.unwrap_err();
-    assert_eq!(error, SchemaError::Changed { version: 2 });
+    assert_eq!(error, MigrationError::Changed { version: 2 });
 }
 
 #[tokio::test]
-async fn a_role_with_rights_on_rows_only_can_run_once_the_schema_is_there() {
+async fn role_with_row_privileges_can_run() {
     let bench = Bench::new().await;
     bench.store.make_partitions_ahead(time::OffsetDateTime::now_utc()).await.unwrap();
     bench
@@ -91,7 +91,7 @@ async fn a_role_with_rights_on_rows_only_can_run_once_the_schema_is_there() {
 }
 
 #[tokio::test]
-async fn every_table_view_and_column_says_what_it_is() {
+async fn every_table_view_and_column_is_documented() {
     let bench = Bench::new().await;
     let bare = "select c.relname || coalesce('.' || a.attname, '')
           from pg_class c
@@ -106,7 +106,7 @@ async fn every_table_view_and_column_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_missing_schema_stops_the_stream_with_advice() {
+async fn missing_schema_stops_stream_with_hint() {
     let db = Postgres::shared().await.database().await;
     let store = Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
     let error = store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap_err();
@@ -115,7 +115,7 @@ async fn a_missing_schema_stops_the_stream_with_advice() {
 }
 
 #[test]
-fn a_wrong_url_is_refused_without_showing_the_password() {
+fn wrong_url_is_refused_without_showing_password() {
     let error = Store::new(&config("postgres://u:secret@host:port/db"), PartitionSpan::Month);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("database.url") && !error.contains("secret"), "{error}");

@@ -1,13 +1,13 @@
-//! Changes of partitions in front of readers and writers: whoever holds a lock, and however much the
-//! default partition holds, the stream goes on.
+//! Changes of partitions while readers and writers are active. The stream goes on despite any lock,
+//! and however many rows the default partition holds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::store::Store;
-use centiloc_bridge::store::dead_letters::Filter;
-use centiloc_bridge::store::maintenance::Upkeep;
+use centiloc_bridge::store::dead_letters::DeadLetterFilter;
+use centiloc_bridge::store::maintenance::UpkeepOutcome;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -18,10 +18,11 @@ use crate::support::wait::{SOON, until, until_eq};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What every maker of partitions locks.
+/// The lock that every creator of partitions takes.
 const MAKER: &str = "select pg_advisory_xact_lock(7161677110969590388)";
 
-/// Rows that a database which refused new partitions has collected, spread over March 2025.
+/// Inserts rows into the default partition, spread over March 2025, as after a time without new
+/// partitions.
 async fn fill_default(db: &Database, rows: u32) {
     let sql = format!(
         "insert into centiloc.item_event_default
@@ -43,17 +44,17 @@ async fn let_go(mut holder: PgConnection) {
     sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
 }
 
-/// A store whose statements may take as long as this.
+/// Opens a store with this statement timeout.
 fn hasty_store(bench: &Bench, statement_timeout: Duration) -> Store {
-    let config = config::Database { statement_timeout, ..config(&bench.db.socket_url()) };
+    let config = config::DatabaseConfig { statement_timeout, ..config(&bench.db.socket_url()) };
     Store::new(&config, PartitionSpan::Month).unwrap()
 }
 
-/// Maintenance, until nothing is left to move.
+/// Runs maintenance until nothing is left to move.
 async fn move_all(store: &Store, now: OffsetDateTime) {
     until("maintenance to end", SOON * 2, || async {
         match store.make_partitions_ahead(now).await {
-            Ok(Upkeep::Done) => Ok(()),
+            Ok(UpkeepOutcome::Done) => Ok(()),
             other => Err(other),
         }
     })
@@ -68,7 +69,7 @@ async fn in_transaction(db: &Database) -> i64 {
 }
 
 #[tokio::test]
-async fn a_full_default_partition_is_emptied_in_steps() {
+async fn full_default_partition_is_emptied_in_steps() {
     const ROWS: u32 = 30_000;
     let bench = Bench::new().await;
     fill_default(&bench.db, ROWS).await;
@@ -85,7 +86,8 @@ async fn a_full_default_partition_is_emptied_in_steps() {
         let mut stored = i64::from(ROWS) + 1;
         let mut seconds = 2;
         while !done.load(Ordering::Relaxed) {
-            // Each row is there once at every moment, and a redelivery is known wherever its row is.
+            // Each row is there once at every moment, and a redelivery is recognised wherever its
+            // row is.
             assert_eq!(bench.db.count("centiloc.item_event").await, stored);
             let batch = [of_item(arrives("U", "A", seconds)), of_item(arrives("first", "A", 1))];
             let outcome = bench.store.commit(&batch).await.unwrap();
@@ -102,7 +104,7 @@ async fn a_full_default_partition_is_emptied_in_steps() {
 }
 
 #[tokio::test]
-async fn rows_of_one_moment_move_together() {
+async fn rows_of_one_momentum_move_together() {
     let bench = Bench::new().await;
     bench
         .db
@@ -120,11 +122,11 @@ async fn rows_of_one_moment_move_together() {
 }
 
 #[tokio::test]
-async fn a_partition_slow_to_make_is_deferred() {
+async fn slow_partition_creation_is_deferred() {
     let bench = Bench::new().await;
     let store = hasty_store(&bench, Duration::from_millis(1500));
     store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap();
-    // The statements that make a partition take longer than they may: 57014.
+    // The statements that create a partition exceed their time limit: 57014.
     bench
         .db
         .execute(
@@ -148,7 +150,7 @@ async fn a_partition_slow_to_make_is_deferred() {
 }
 
 #[tokio::test]
-async fn a_deferred_range_costs_no_further_statement() {
+async fn deferred_range_costs_no_further_statement() {
     let postgres = Postgres::own_with(&["log_statement = all"]).await;
     let db = postgres.database().await;
     let store = Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
@@ -174,7 +176,7 @@ async fn a_deferred_range_costs_no_further_statement() {
 }
 
 #[tokio::test]
-async fn another_maker_holds_no_batch_up() {
+async fn concurrent_partition_creation_delays_no_batch() {
     let bench = Bench::new().await;
     let maker = hold(&bench.db, MAKER).await;
     let batch: Vec<_> = (0..12).map(|n| of_item(arrives("U", "A", n * 31 * 86_400))).collect();
@@ -187,23 +189,23 @@ async fn another_maker_holds_no_batch_up() {
 }
 
 #[tokio::test]
-async fn an_abandoned_transaction_ends_with_its_connection() {
+async fn abandoned_transaction_ends_with_its_connection() {
     let bench = Bench::new().await;
     bench.commit(&[malformed(b"x")]).await;
     bench.items(&[arrives("U", "A", 0)]).await;
-    let id = bench.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
+    let id = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
     let holder = hold(&bench.db, "select from centiloc.dead_letter for update").await;
     let event = centiloc_bridge::event::Event::Item(arrives("U", "A", 1));
     let replay = bench.store.replay(id, |_, _, _| Ok(event));
     assert!(tokio::time::timeout(Duration::from_millis(300), replay).await.is_err());
     let_go(holder).await;
     until_eq("no open transaction", SOON, 0, || in_transaction(&bench.db)).await;
-    assert_eq!(bench.store.dead_letter_ids(&Filter::default()).await.unwrap(), [id]);
+    assert_eq!(bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap(), [id]);
     assert_eq!(bench.db.count("centiloc.item_event").await, 1);
 }
 
 #[tokio::test]
-async fn a_reader_that_holds_on_holds_no_commit_up() {
+async fn long_reader_delays_no_commit() {
     let bench = Bench::new().await;
     let old = (0..3).map(|n| arrives("U", "A", n * 31 * 86_400));
     bench.items(&old.collect::<Vec<_>>()).await;

@@ -1,5 +1,5 @@
-//! Partitions: made when needed, found again when someone dropped them, moved into from the
-//! default one, dropped by retention.
+//! Partitions: created when needed, found again after someone dropped them, filled from the default
+//! one, dropped by retention.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn default_rows(db: &Database) -> i64 {
 }
 
 #[tokio::test]
-async fn missing_partitions_are_made_before_the_batch_is_written() {
+async fn missing_partitions_are_created_before_writing() {
     let bench = Bench::new().await;
     let events = [
         item("U", "A", datetime!(2024-12-31 23:59:59.999999 UTC), true),
@@ -48,7 +48,7 @@ async fn missing_partitions_are_made_before_the_batch_is_written() {
 }
 
 #[tokio::test]
-async fn only_implausible_momenta_go_to_the_default_partition_and_are_counted() {
+async fn only_implausible_momenta_use_default_partition() {
     let bench = Bench::new().await;
     let now = OffsetDateTime::now_utc();
     let events = [
@@ -62,13 +62,13 @@ async fn only_implausible_momenta_go_to_the_default_partition_and_are_counted() 
 }
 
 #[tokio::test]
-async fn a_dropped_partition_is_noticed_and_its_rows_come_home() {
+async fn dropped_partition_is_recreated_with_its_rows() {
     let bench = Bench::with_span(PartitionSpan::Day).await;
     bench.items(&[arrives("U", "A", 1)]).await;
     bench.db.execute("drop table centiloc.item_event_y2025m03d10").await;
-    // The first batch after it lands in the default partition, which tells.
+    // The first batch after it goes to the default partition, which shows the loss.
     assert_eq!(bench.items(&[arrives("U", "A", 2)]).await.default_partition_rows, 1);
-    // The writer moves no rows, and makes no partition whose rows the default one holds.
+    // The writer moves no rows, and creates no partition whose rows are in the default one.
     assert_eq!(bench.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 1);
     bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
     assert_eq!(bench.items(&[arrives("U", "A", 4)]).await.default_partition_rows, 0);
@@ -79,7 +79,7 @@ async fn a_dropped_partition_is_noticed_and_its_rows_come_home() {
 }
 
 #[tokio::test]
-async fn without_a_default_partition_a_missing_one_is_made_and_no_row_is_blamed() {
+async fn missing_partition_without_default_rejects_no_row() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1)]).await;
     bench.db.execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default").await;
@@ -91,9 +91,9 @@ async fn without_a_default_partition_a_missing_one_is_made_and_no_row_is_blamed(
 }
 
 #[tokio::test]
-async fn maintenance_makes_partitions_ahead_and_brings_misplaced_rows_home() {
+async fn maintenance_creates_partitions_and_moves_misplaced_rows() {
     let bench = Bench::new().await;
-    // As if written while partitions could not be made.
+    // As if written while partitions could not be created.
     bench
         .db
         .execute(
@@ -115,7 +115,7 @@ async fn maintenance_makes_partitions_ahead_and_brings_misplaced_rows_home() {
 }
 
 #[tokio::test]
-async fn days_fill_in_where_months_were_begun_with_days() {
+async fn daily_partitions_complete_a_partial_month() {
     let bench = Bench::with_span(PartitionSpan::Day).await;
     bench.items(&[arrives("U", "A", 1)]).await;
     let monthly = bench.another_store(PartitionSpan::Month);
@@ -136,7 +136,7 @@ async fn days_fill_in_where_months_were_begun_with_days() {
 }
 
 #[tokio::test]
-async fn processes_that_make_the_same_partitions_at_once_do_not_collide() {
+async fn concurrent_partition_creation_does_not_collide() {
     let bench = Bench::with_span(PartitionSpan::Day).await;
     let stores: Vec<Store> = (0..4).map(|_| bench.another_store(PartitionSpan::Day)).collect();
     let writes = stores.iter().enumerate().map(|(n, store)| async move {
@@ -156,7 +156,7 @@ async fn processes_that_make_the_same_partitions_at_once_do_not_collide() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_make_partitions_still_stores_every_event() {
+async fn role_without_create_stores_every_event() {
     let bench = Bench::new().await;
     bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
     bench
@@ -173,7 +173,7 @@ async fn a_role_that_may_not_make_partitions_still_stores_every_event() {
 }
 
 #[tokio::test]
-async fn a_reader_that_holds_the_default_partition_does_not_hold_the_stream() {
+async fn reader_of_default_partition_blocks_no_commit() {
     let bench = Bench::new().await;
     let mut reader = bench.db.connect().await.unwrap();
     sqlx::raw_sql("begin; lock table centiloc.item_event_default in access share mode")
@@ -186,7 +186,7 @@ async fn a_reader_that_holds_the_default_partition_does_not_hold_the_stream() {
 }
 
 #[tokio::test]
-async fn retention_drops_whole_partitions_and_only_what_is_past_it() {
+async fn retention_drops_only_expired_partitions() {
     let bench = Bench::with_span(PartitionSpan::Month).await;
     let now = datetime!(2025-06-15 12:00 UTC);
     let events = [
@@ -196,7 +196,7 @@ async fn retention_drops_whole_partitions_and_only_what_is_past_it() {
     ];
     bench.items(&events).await;
     bench.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
-    // A stray momentum is kept as long as if it had been true.
+    // A stray momentum is kept for as long as a true one.
     let mut stray = item("V", "A", datetime!(2002-01-01 00:00 UTC), true);
     stray.received_at = now - time::Duration::days(1);
     bench.items(&[stray]).await;
@@ -206,7 +206,8 @@ async fn retention_drops_whole_partitions_and_only_what_is_past_it() {
     let left: Vec<String> =
         bench.db.column("select momentum::date::text from centiloc.item_event order by 1").await;
     assert_eq!(left, ["2002-01-01", "2025-04-20"]);
-    // What was dropped is made again when it is needed, not sent to the default partition.
+    // A dropped partition is created again when needed. Its rows do not go to the default
+    // partition.
     assert_eq!(bench.items(&[arrives("W", "A", 5)]).await.default_partition_rows, 0);
     let kept = bench.store.delete_expired(None, now).await.unwrap();
     assert_eq!((kept.partitions, kept.events), (0, 0));

@@ -1,5 +1,5 @@
-//! Rows the database refuses: they are found and set aside, and the rest commits. Unless it is the
-//! tables that are at fault.
+//! Rows that the database refuses are found and set aside, and the rest commits, unless the tables
+//! themselves are at fault.
 
 use centiloc_bridge::event::ItemEvent;
 use centiloc_bridge::store::StoreError;
@@ -7,7 +7,7 @@ use sqlx::Row;
 
 use crate::support::store::{Bench, arrives, at, board, item, malformed, of_board, of_item};
 
-/// Text that no index entry holds: compression does not help.
+/// Text that no index entry can hold: compression does not help.
 fn incompressible(length: usize) -> String {
     let mut state = 1u64;
     (0..length)
@@ -25,7 +25,7 @@ fn with_nul(seconds: i64) -> ItemEvent {
 }
 
 #[tokio::test]
-async fn a_refused_row_is_set_aside_with_its_code_and_the_rest_commits() {
+async fn refused_row_is_dead_lettered_alone() {
     let bench = Bench::new().await;
     let mut in_json = arrives("V", "A", 2);
     in_json.extra = serde_json::json!({"k": "\0"}).as_object().cloned();
@@ -50,7 +50,7 @@ async fn a_refused_row_is_set_aside_with_its_code_and_the_rest_commits() {
 }
 
 #[tokio::test]
-async fn rows_commit_only_together_with_the_dead_letters_of_those_set_aside() {
+async fn rows_commit_together_with_dead_letters() {
     let bench = Bench::new().await;
     bench.db.execute("drop table centiloc.dead_letter").await;
     let batch = [of_item(arrives("U", "A", 2)), of_item(with_nul(1))];
@@ -60,7 +60,7 @@ async fn rows_commit_only_together_with_the_dead_letters_of_those_set_aside() {
 }
 
 #[tokio::test]
-async fn a_refused_row_keeps_its_bytes_and_says_why() {
+async fn refused_row_keeps_bytes_and_reason() {
     let bench = Bench::new().await;
     let entry = of_item(with_nul(1));
     let payload = entry.0.payload.clone();
@@ -73,7 +73,7 @@ async fn a_refused_row_keeps_its_bytes_and_says_why() {
 }
 
 #[tokio::test]
-async fn the_other_form_of_a_refused_event_has_its_own_try() {
+async fn each_format_of_refused_event_is_tried() {
     let bench = Bench::new().await;
     let outcome = bench.commit(&[of_item(with_nul(1)), of_item(arrives("U", "A", 1))]).await;
     assert_eq!((outcome.items.inserted, outcome.items.duplicates), (1, 0));
@@ -82,7 +82,7 @@ async fn the_other_form_of_a_refused_event_has_its_own_try() {
 }
 
 #[tokio::test]
-async fn the_state_of_a_tag_does_not_take_what_was_refused() {
+async fn refused_event_does_not_become_state() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "A", 1), with_nul(9), arrives("U", "A", 5)]).await;
     let momentum: time::OffsetDateTime =
@@ -91,7 +91,7 @@ async fn the_state_of_a_tag_does_not_take_what_was_refused() {
 }
 
 #[tokio::test]
-async fn when_every_row_is_refused_alike_the_stream_is_held_and_nothing_set_aside() {
+async fn uniformly_refused_batch_holds_the_stream() {
     let bench = Bench::new().await;
     bench.db.execute("alter table centiloc.item_state add hall text not null").await;
     let batch: Vec<_> = (0..20).map(|i| of_item(arrives("U", "A", i))).collect();
@@ -103,7 +103,7 @@ async fn when_every_row_is_refused_alike_the_stream_is_held_and_nothing_set_asid
 }
 
 #[tokio::test]
-async fn small_batches_do_not_trickle_a_broken_table_s_events_away() {
+async fn small_batches_do_not_drain_into_dead_letters() {
     let bench = Bench::new().await;
     bench.db.execute("alter table centiloc.item_event add hall text not null").await;
     let mut held = 0;
@@ -114,7 +114,7 @@ async fn small_batches_do_not_trickle_a_broken_table_s_events_away() {
     assert_eq!(held, 13);
 }
 
-/// As a table's owner may add for their own purposes.
+/// A trigger as a table's owner may add for their own purposes.
 const TRIGGER: &str = "
     create function refuse() returns trigger language plpgsql as $$
     begin
@@ -126,7 +126,7 @@ const TRIGGER: &str = "
     grant execute on function refuse() to public";
 
 #[tokio::test]
-async fn a_row_that_keeps_meeting_an_unknown_code_is_set_aside_once_others_commit() {
+async fn repeated_unknown_error_sets_row_aside() {
     let bench = Bench::new().await;
     bench.db.execute(TRIGGER).await;
     let bad = || of_item(arrives("bad", "A", 1));
@@ -150,7 +150,7 @@ async fn a_row_that_keeps_meeting_an_unknown_code_is_set_aside_once_others_commi
 }
 
 #[tokio::test]
-async fn a_statement_that_takes_too_long_asks_for_half() {
+async fn slow_statement_requests_half_batch() {
     let bench = Bench::new().await;
     let mut config = crate::support::store::config(&bench.db.socket_url());
     config.statement_timeout = std::time::Duration::from_millis(300);
@@ -174,7 +174,7 @@ async fn a_statement_that_takes_too_long_asks_for_half() {
 }
 
 #[tokio::test]
-async fn without_privileges_the_stream_is_held_with_advice() {
+async fn missing_privileges_hold_stream_with_hint() {
     let bench = Bench::new().await;
     bench.db.execute("alter table centiloc.item_state owner to postgres").await;
     let error = bench.store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Members of a share group that vanished, as the others write them down.
+//! Vanished members of a share group, as the other members record them.
 
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::gap::GapCause;
@@ -8,7 +8,7 @@ use crate::support::store::{Bench, EXPIRY, Process, at};
 
 const FILTER: &str = "$share/T-dock/centiloc/T";
 
-/// The member `T-bridge` connected at the start, and was never seen again.
+/// The member `T-bridge` connected at the start and was never seen again.
 async fn gone(filter: &str) -> Bench {
     let bench = Bench::new().await;
     let opened = ConnectionEvent::Opened {
@@ -22,7 +22,7 @@ async fn gone(filter: &str) -> Bench {
     bench
 }
 
-/// What another member writes down at a time.
+/// Returns the gaps that another member records at a time.
 async fn noted(bench: &Bench, now: OffsetDateTime) -> Vec<GapCause> {
     let filters = [FILTER.to_owned(), "centiloc/T/other".to_owned()];
     let gaps = bench.store.note_vanished("T-other", &filters, EXPIRY, now).await.unwrap();
@@ -30,7 +30,7 @@ async fn noted(bench: &Bench, now: OffsetDateTime) -> Vec<GapCause> {
 }
 
 #[tokio::test]
-async fn a_vanished_member_is_one_gap() {
+async fn vanished_member_is_one_gap() {
     let bench = gone(FILTER).await;
     assert!(noted(&bench, at(7200)).await.is_empty(), "the broker may still have its session");
     assert_eq!(noted(&bench, at(7201)).await, [GapCause::MemberVanished]);
@@ -43,14 +43,14 @@ async fn a_vanished_member_is_one_gap() {
 }
 
 #[tokio::test]
-async fn a_retired_member_is_no_gap() {
+async fn retired_member_is_no_gap() {
     let bench = gone(FILTER).await;
     bench.store.retire("T-bridge").await.unwrap();
     assert!(noted(&bench, at(9000)).await.is_empty());
 }
 
 #[tokio::test]
-async fn a_client_of_another_group_is_no_member() {
+async fn client_of_another_group_is_ignored() {
     for filter in ["centiloc/T/other", "$share/T-ramp/centiloc/T"] {
         let bench = gone(filter).await;
         assert!(noted(&bench, at(9000)).await.is_empty(), "{filter}");
@@ -58,7 +58,7 @@ async fn a_client_of_another_group_is_no_member() {
 }
 
 #[tokio::test]
-async fn a_member_that_holds_its_lock_lives() {
+async fn member_holding_its_lock_is_alive() {
     let bench = gone(FILTER).await;
     let mut holder = bench.db.connect().await.unwrap();
     let lock = "select pg_advisory_lock(('x' || left(encode(sha256(convert_to(

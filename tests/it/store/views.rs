@@ -1,4 +1,4 @@
-//! What dashboards read.
+//! The views that dashboards read.
 
 use sqlx::Row;
 use time::OffsetDateTime;
@@ -16,7 +16,7 @@ async fn lying_on(bench: &Bench, board: &str) -> Vec<String> {
     bench.db.column(&sql).await
 }
 
-/// Stays in order, as `board entered-left` with seconds since the start of the tests' time.
+/// Returns stays in order, as `board entered-left` with seconds since the start of the tests' time.
 async fn stays(bench: &Bench, uid: &str) -> Vec<String> {
     let sql = format!(
         "select board_sn, entered_at, left_at, duration = left_at - entered_at as exact
@@ -34,7 +34,7 @@ async fn stays(bench: &Bench, uid: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn leaving_a_after_arriving_on_b_does_not_hide_the_item_from_b() {
+async fn late_leave_does_not_hide_item() {
     let order = [arrives("U", "A", 1), arrives("U", "B", 10), leaves("U", "A", 11)];
     for turn in 0..3 {
         let bench = Bench::new().await;
@@ -50,7 +50,7 @@ async fn leaving_a_after_arriving_on_b_does_not_hide_the_item_from_b() {
 }
 
 #[tokio::test]
-async fn an_item_that_left_everywhere_is_where_it_was_last_seen_and_on_no_board() {
+async fn absent_item_keeps_its_last_location() {
     let bench = Bench::new().await;
     bench
         .items(&[
@@ -65,7 +65,7 @@ async fn an_item_that_left_everywhere_is_where_it_was_last_seen_and_on_no_board(
 }
 
 #[tokio::test]
-async fn an_item_seen_on_two_boards_is_on_the_later_one() {
+async fn item_is_on_its_latest_board() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "B", 5), arrives("U", "A", 9), arrives("V", "B", 1)]).await;
     assert_eq!(where_is(&bench, "U").await, [(Some("A".into()), true)]);
@@ -73,7 +73,7 @@ async fn an_item_seen_on_two_boards_is_on_the_later_one() {
 }
 
 #[tokio::test]
-async fn an_item_whose_board_is_masked_has_a_location_but_lies_on_no_board() {
+async fn masked_board_gives_location_without_board() {
     let bench = Bench::new().await;
     bench.items(&[arrives("U", "", 5)]).await;
     assert_eq!(where_is(&bench, "U").await, [(None, true)]);
@@ -81,7 +81,7 @@ async fn an_item_whose_board_is_masked_has_a_location_but_lies_on_no_board() {
 }
 
 #[tokio::test]
-async fn a_stay_ends_at_the_first_leave_from_its_board_or_arrival_elsewhere() {
+async fn stay_ends_at_first_leave_or_arrival_elsewhere() {
     let bench = Bench::new().await;
     bench
         .items(&[
@@ -102,7 +102,7 @@ async fn a_stay_ends_at_the_first_leave_from_its_board_or_arrival_elsewhere() {
 }
 
 #[tokio::test]
-async fn stays_do_not_depend_on_the_order_of_arrival() {
+async fn stays_are_independent_of_arrival_order() {
     let bench = Bench::new().await;
     for event in [
         leaves("U", "B", 30),
@@ -117,7 +117,7 @@ async fn stays_do_not_depend_on_the_order_of_arrival() {
     assert!(stays(&bench, "W").await.is_empty());
 }
 
-/// What the words of the design say, without windows.
+/// Computes stays by the words of the design, without window functions.
 fn stays_by_the_book(events: &[(i64, &'static str, bool)]) -> Vec<String> {
     let mut stays = Vec::new();
     let mut current: Option<(&str, i64)> = None;
@@ -140,7 +140,7 @@ fn stays_by_the_book(events: &[(i64, &'static str, bool)]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn stays_agree_with_a_plain_walk_through_random_histories() {
+async fn stays_match_reference_on_random_histories() {
     let bench = Bench::new().await;
     let mut state = 7u64;
     let mut random = |below: u64| {
@@ -195,7 +195,7 @@ async fn movements_are_counted_per_board_and_bucket() {
 type BoardHealth = (String, Option<String>, Option<OffsetDateTime>, i64, Option<bool>);
 
 #[tokio::test]
-async fn board_health_shows_every_board_known_by_status_or_by_items() {
+async fn board_health_shows_every_known_board() {
     let bench = Bench::new().await;
     let statuses =
         [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
@@ -216,7 +216,7 @@ async fn board_health_shows_every_board_known_by_status_or_by_items() {
 }
 
 #[tokio::test]
-async fn data_gap_shows_a_gap_while_it_is_open_and_its_end_when_it_is_known() {
+async fn data_gap_shows_open_and_closed_gaps() {
     use centiloc_bridge::connection_event::ConnectionEvent;
     use centiloc_bridge::gap::{Gap, GapCause};
     let bench = Bench::new().await;

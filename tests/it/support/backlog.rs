@@ -1,5 +1,5 @@
 //! Backlogs: events that wait in durable sessions of a broker while their bridges are away, and the
-//! counters of a bridge while it drains one.
+//! counters of a bridge that drains one.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use super::expect::ITEMS;
 use super::mosquitto::{Mosquitto, PLATFORM, PLATFORM_PASSWORD, TENANT};
 use super::wait::SOON;
 
-/// Between two samples of the counters: a scrape costs a debug build some milliseconds.
+/// Interval between two samples of the counters. A scrape costs a debug build some milliseconds.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
-/// Packet ids of MQTT. More messages than this cannot be told apart by them.
+/// Number of packet ids in MQTT. They cannot tell more messages than this apart.
 pub const PACKET_IDS: usize = 65_535;
 
-/// Mosquitto as Debian ships it, but for the length of its queue: 20 messages in flight, which 2.0.11
-/// forgets when a session is resumed.
+/// Returns a builder of Mosquitto as Debian ships it, except for the length of its queue: 20
+/// messages in flight, a limit that 2.0.11 forgets when a session is resumed.
 pub async fn debian_broker() -> Mosquitto {
     let builder = Mosquitto::builder().max_queued_messages(0).max_inflight_messages(20);
     builder.line("set_tcp_nodelay false").start().await
@@ -37,11 +37,10 @@ pub async fn publish(broker: &Mosquitto, format: &str, events: usize) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A durable session whose bridge is away, and where that bridge stores.
+/// A durable session whose bridge is away, and the database that this bridge writes to.
 pub struct Session {
-    /// Stopped at first.
+    /// The bridge, stopped at first.
     pub bridge: Bridge,
-    /// Its database.
     pub database: Database,
 }
 
@@ -53,19 +52,20 @@ impl Session {
         Self { bridge, database }
     }
 
-    /// Item events stored.
+    /// Counts the stored item events.
     pub async fn rows(&self) -> usize {
         usize::try_from(self.database.count(ITEMS).await).unwrap_or(0)
     }
 
-    /// Connections made since the session was left behind, as far as they were written down.
+    /// Counts the recorded connections made since the session was left behind.
     pub async fn connections(&self) -> usize {
         let later = "centiloc.connection where id > (select min(id) from centiloc.connection)";
         usize::try_from(self.database.count(later).await).unwrap_or(0)
     }
 
-    /// Samples the counters until all is drained: so many events stored, nothing un-acknowledged,
-    /// nothing in the spool. Ends early where nothing moves for long, and where `goes_on` says no.
+    /// Samples the counters until everything is drained: that many events stored, nothing
+    /// un-acknowledged, nothing in the spool. Ends early if nothing moves for long, or if `goes_on`
+    /// returns false.
     pub async fn watch(&self, events: usize, mut goes_on: impl FnMut(&Counts) -> bool) -> Drain {
         let mut drain = Drain::begin();
         let mut tick = tokio::time::interval(SAMPLE_EVERY);
@@ -78,7 +78,7 @@ impl Session {
             drain.peak_memory = drain.peak_memory.max(self.bridge.peak_memory().unwrap_or(0));
             let counts = &drain.counts;
             let settled = counts.unacked == 0 && counts.spooled == 0;
-            // What was delivered again may count as committed before the rest has come.
+            // Redelivered messages may count as committed before the rest has arrived.
             let all_counted = counts.committed >= events && settled;
             drain.complete = all_counted && self.rows().await >= events;
             if drain.complete || drain.has_stalled() || !goes_on(counts) {
@@ -91,7 +91,7 @@ impl Session {
 /// Counters of one process at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Counts {
-    /// PUBLISH packets read.
+    /// PUBLISH packets received.
     pub received: usize,
     /// Item events committed, duplicates included.
     pub committed: usize,
@@ -99,11 +99,11 @@ pub struct Counts {
     pub acks: usize,
     /// Received and neither acknowledged nor refused.
     pub unacked: usize,
-    /// In the spool.
+    /// Messages in the spool.
     pub spooled: usize,
     /// Connections lost or refused.
     pub reconnects: usize,
-    /// Received messages of which nothing is known any more. `None` where no such metric is shown.
+    /// Received messages that the bridge cannot account for. `None` if the metric is absent.
     pub unaccounted: Option<f64>,
 }
 
@@ -125,26 +125,26 @@ impl Counts {
     }
 }
 
-/// A drain, as sampled.
+/// The samples of one drain, summarized.
 #[derive(Debug)]
 pub struct Drain {
-    /// When the sampling began.
+    /// Start of the sampling.
     began: Instant,
-    /// When the first event was committed, and how many were at that sample.
+    /// Time of the first sample with a committed event, and the number committed by then.
     first: Option<(Instant, usize)>,
-    /// When a counter last changed.
+    /// Time of the last change of a counter.
     moved: Instant,
-    /// How often the counters were read.
+    /// Number of samples taken.
     pub samples: usize,
-    /// The last ones read.
+    /// The last sample.
     pub counts: Counts,
-    /// The most that was ever un-acknowledged.
+    /// Largest number of un-acknowledged messages.
     pub most_unacked: usize,
-    /// Samples in which something was unaccounted for.
+    /// Samples with messages unaccounted for.
     pub unaccounted: Vec<Counts>,
-    /// Bytes.
+    /// Largest resident memory, bytes.
     pub peak_memory: usize,
-    /// Whether everything was drained.
+    /// True if everything was drained.
     pub complete: bool,
 }
 
@@ -180,17 +180,17 @@ impl Drain {
         self.counts = counts;
     }
 
-    /// Nothing has moved for so long that nothing will.
+    /// True if nothing has moved for so long that nothing will.
     pub fn has_stalled(&self) -> bool {
         self.moved.elapsed() > SOON
     }
 
-    /// From the start of the process to the last change, in seconds.
+    /// Returns the seconds from the start of the process to the last change.
     pub fn seconds(&self) -> f64 {
         self.moved.duration_since(self.began).as_secs_f64()
     }
 
-    /// Events committed a second, from the first commit on.
+    /// Returns the events committed per second, counted from the first commit.
     #[allow(clippy::cast_precision_loss, reason = "a figure for people, far below 2^52")]
     pub fn rate(&self) -> f64 {
         let Some((at, already)) = self.first else { return 0.0 };

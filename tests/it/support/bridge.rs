@@ -1,4 +1,4 @@
-//! The program itself, as built.
+//! The program under test, as built.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use super::wait::{SOON, until, until_eq};
 /// Path of another build to be run in place of the one under test, for comparisons.
 const OTHER_BUILD: &str = "BRIDGE_BIN";
 
-/// `centiloc-bridge` with these arguments, free of what the environment would add.
+/// Returns a command for `centiloc-bridge` with these arguments, without the environment's own
+/// settings.
 pub fn command<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let built = || env!("CARGO_BIN_EXE_centiloc-bridge").into();
     let mut command = Command::new(std::env::var_os(OTHER_BUILD).unwrap_or_else(built));
@@ -39,17 +40,17 @@ pub async fn finish(mut command: Command) -> Output {
     ended.expect("the command did not end").unwrap().expect("could not start the program")
 }
 
-/// The answer of `/metrics`.
+/// The text of a `/metrics` response.
 #[derive(Debug, Clone)]
 pub struct Scrape(String);
 
 impl Scrape {
-    /// Of whatever bridge listens on this admin port. `None` if none answers.
+    /// Scrapes the bridge on this admin port. Returns `None` if none answers.
     pub async fn of(admin_port: u16) -> Option<Self> {
         get(admin_port, "/metrics").await.ok().map(|(_, text)| Self(text))
     }
 
-    /// The values of a metric; `labels` (`kind="item"`) narrows them.
+    /// Returns the values of a metric. `labels` (`kind="item"`) narrows them.
     pub fn values<T: std::str::FromStr>(&self, name: &str, labels: &str) -> Vec<T> {
         let value = |line: &str| {
             let (key, value) = line.rsplit_once(' ')?;
@@ -61,19 +62,19 @@ impl Scrape {
     }
 }
 
-/// What test failures call the process.
+/// Name of the process in failure messages.
 const NAME: &str = "centiloc-bridge";
 
-/// What a process is started in: sets environment variables.
+/// Adjusts the command of a process before it starts, for example its environment variables.
 pub type Surroundings = Arc<dyn Fn(&mut Command) + Send + Sync>;
 
-/// `run -c FILE`. Dropping it kills it.
+/// A running `run -c FILE`. Dropping it kills it.
 pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
     surroundings: Option<Surroundings>,
-    /// With the files that the configuration names.
+    /// The files that the configuration names.
     _folder: Arc<Scratch>,
 }
 
@@ -83,7 +84,7 @@ impl Bridge {
         Self::start_by(None, config)
     }
 
-    /// Starts it with further variables in its environment.
+    /// Starts it with additional environment variables.
     pub fn start_with(config: &Config, environment: &[(&'static str, &str)]) -> Self {
         let owned = |(name, value): &(&'static str, &str)| (*name, (*value).to_owned());
         let environment: Vec<_> = environment.iter().map(owned).collect();
@@ -106,7 +107,7 @@ impl Bridge {
         Self::of(process, file, None, config)
     }
 
-    /// Starts it in surroundings of its own.
+    /// Starts it in adjusted surroundings.
     pub fn start_in(surroundings: Surroundings, config: &Config) -> Self {
         Self::start_by(Some(surroundings), config)
     }
@@ -134,14 +135,14 @@ impl Bridge {
         bridge
     }
 
-    /// Starts it again with the same file, after it ended.
+    /// Starts it again with the same file, after it has ended.
     pub fn start_again(&mut self) {
         assert!(self.process.status().is_some(), "the bridge runs already");
         let log = self.process.log().clone();
         self.process = spawn(&self.config, self.surroundings.as_ref(), log);
     }
 
-    /// Waits until the broker has granted so many subscriptions, over all processes.
+    /// Waits until the broker has granted that many subscriptions, counted over all processes.
     pub async fn until_subscribed(&self, times: usize) {
         until_eq("the subscriptions", SOON, times, || async {
             self.log().count("subscribed at QoS 1")
@@ -154,7 +155,7 @@ impl Bridge {
         self.until_ready_within(SOON).await;
     }
 
-    /// As [`Bridge::until_ready`], after troubles that it waits out with patience.
+    /// Does the same as [`Bridge::until_ready`], with a longer deadline after faults.
     pub async fn until_ready_within(&mut self, deadline: Duration) {
         let port = self.admin_port;
         let process = std::cell::RefCell::new(&mut self.process);
@@ -170,29 +171,29 @@ impl Bridge {
         .await;
     }
 
-    /// Port of its admin endpoint, the same over restarts.
+    /// Returns the port of its admin endpoint, which is the same over restarts.
     pub fn admin_port(&self) -> u16 {
         self.admin_port
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// GET on the admin endpoint: status and body.
+    /// Sends a GET to the admin endpoint. Returns status and body.
     pub async fn get(&self, path: &str) -> Result<(u16, String), String> {
         get(self.admin_port, path).await
     }
 
-    /// A metric, all its labels added up; `labels` (`kind="item"`) narrows them.
-    /// `None` while there is no such line.
+    /// Returns a metric, summed over all its labels. `labels` (`kind="item"`) narrows them. `None`
+    /// if there is no such line.
     pub async fn metric(&self, name: &str, labels: &str) -> Option<f64> {
         self.values::<f64>(name, labels).await?.into_iter().reduce(|sum, value| sum + value)
     }
 
-    /// A metric that counts things, all its labels added up as in [`Bridge::metric`]; 0 while
-    /// there is no such line. `None` if the bridge does not answer.
+    /// Returns a metric that counts things, summed as in [`Bridge::metric`]. 0 if there is no such
+    /// line, `None` if the bridge does not answer.
     pub async fn count(&self, name: &str, labels: &str) -> Option<usize> {
         Some(self.values::<usize>(name, labels).await?.into_iter().sum())
     }
@@ -201,17 +202,17 @@ impl Bridge {
         Some(self.scrape().await?.values(name, labels))
     }
 
-    /// All metrics at one moment. `None` if the bridge does not answer.
+    /// Returns all metrics at one moment. `None` if the bridge does not answer.
     pub async fn scrape(&self) -> Option<Scrape> {
         Scrape::of(self.admin_port).await
     }
 
-    /// Bytes of memory it holds now.
+    /// Returns its resident memory, bytes.
     pub fn memory(&self) -> usize {
         self.proc_status("VmRSS:").expect("the bridge runs")
     }
 
-    /// The most bytes of memory that this process ever held; `None` if it is gone.
+    /// Returns the peak resident memory of this process, bytes. `None` if it is gone.
     pub fn peak_memory(&self) -> Option<usize> {
         self.proc_status("VmHWM:")
     }
@@ -223,7 +224,7 @@ impl Bridge {
         Some(line.trim().trim_end_matches(" kB").parse::<usize>().ok()? * 1024)
     }
 
-    /// What it logged.
+    /// Returns its log.
     pub fn log(&self) -> &Log {
         self.process.log()
     }
@@ -237,12 +238,12 @@ impl Bridge {
         .await
     }
 
-    /// Panics with the log if it ended.
+    /// Panics with the log if it has ended.
     pub fn assert_running(&mut self) {
         self.process.assert_running();
     }
 
-    /// `kill -9`.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -252,13 +253,13 @@ impl Bridge {
         self.process.signal(signal);
     }
 
-    /// Asks it to stop (SIGTERM) and waits for its exit code.
+    /// Stops it with SIGTERM and returns its exit code.
     pub async fn terminate(&mut self) -> i32 {
         self.signal("TERM");
         self.exit_code(SOON).await
     }
 
-    /// Waits for its end. A signal counts as 128 and its number, as in a shell.
+    /// Waits for its end. A signal counts as 128 plus its number, as in a shell.
     pub async fn exit_code(&mut self, deadline: Duration) -> i32 {
         use std::os::unix::process::ExitStatusExt;
         let log = self.log().clone();
@@ -288,7 +289,7 @@ fn spawn(config: &Path, surroundings: Option<&Surroundings>, log: Log) -> Proces
 
 fn run_command(config: &Path, surroundings: Option<&Surroundings>) -> Command {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
-    // As under systemd.
+    // As systemd sets it.
     command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));
     if let Some(surroundings) = surroundings {
         surroundings(&mut command);

@@ -1,5 +1,5 @@
-//! A certificate authority for the tests, and the certificates Centiloc's support team would
-//! send: P-256, Common Name = tenant. Also those it should never send.
+//! A certificate authority for the tests. It issues the certificates that Centiloc's support team
+//! would send (P-256, Common Name = tenant), and those that it should never send.
 
 use std::path::PathBuf;
 
@@ -20,24 +20,24 @@ use time::{Duration, OffsetDateTime};
 
 use super::process::Scratch;
 
-/// Issues certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// When a certificate holds.
+/// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// Since yesterday, for that many days from now.
+    /// From yesterday, for that many days from now.
     Days(i64),
-    /// Ended yesterday.
+    /// Until yesterday.
     Expired,
-    /// Begins tomorrow.
+    /// From tomorrow.
     NotYet,
 }
 
 impl Authority {
-    /// A new authority with a key of its own.
+    /// Creates an authority with a key of its own.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -47,22 +47,22 @@ impl Authority {
         Self { issuer }
     }
 
-    /// Its certificate.
+    /// Returns its certificate, PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// Its private key, for OpenSSL to sign with.
+    /// Returns its private key, for OpenSSL to sign with.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// A server certificate for `localhost` and 127.0.0.1.
+    /// Issues a server certificate for `localhost` and 127.0.0.1.
     pub fn server(&self) -> Identity {
         self.server_for(&["localhost", "127.0.0.1"])
     }
 
-    /// A server certificate for the given names.
+    /// Issues a server certificate for the given names.
     pub fn server_for(&self, names: &[&str]) -> Identity {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -71,17 +71,17 @@ impl Authority {
         self.issue_p256(params, Validity::Days(30))
     }
 
-    /// A tenant's client certificate, valid for a year as the vendor's are.
+    /// Issues a client certificate of a tenant, valid for a year as the vendor's are.
     pub fn client(&self, tenant: &str) -> Identity {
         self.client_valid(tenant, Validity::Days(365))
     }
 
-    /// A tenant's client certificate with another validity.
+    /// Issues a client certificate of a tenant with another validity.
     pub fn client_valid(&self, tenant: &str, validity: Validity) -> Identity {
         self.issue_p256(client_params(tenant), validity)
     }
 
-    /// A tenant's client certificate with a key on P-384.
+    /// Issues a client certificate of a tenant with a key on P-384.
     pub fn client_p384(&self, tenant: &str) -> Identity {
         let params = client_params(tenant);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
@@ -91,8 +91,8 @@ impl Authority {
         self.issue(params, Validity::Days(365), &key, sec1)
     }
 
-    /// A tenant's client certificate of X.509 version 1, as `openssl x509 -req` makes them
-    /// without extensions.
+    /// Issues a client certificate of a tenant of X.509 version 1, as `openssl x509 -req` makes
+    /// them without extensions.
     pub fn client_v1(&self, tenant: &str) -> Identity {
         let identity = self.client(tenant);
         let der = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
@@ -141,10 +141,9 @@ fn client_params(tenant: &str) -> CertificateParams {
 /// `emailAddress` of PKCS #9.
 const EMAIL_ADDRESS: [u64; 7] = [1, 2, 840, 113_549, 1, 9, 1];
 
-/// A certificate with its key, all in PEM.
+/// A certificate with its key in both forms, PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate, PEM.
     pub cert: String,
     /// The key as `BEGIN EC PRIVATE KEY`, which the vendor's documented command writes.
     pub key_sec1: String,
@@ -153,14 +152,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Writes certificate and SEC1 key; returns their paths in this order.
+    /// Writes certificate and SEC1 key. Returns their paths in this order.
     pub fn write(&self, folder: &Scratch, name: &str) -> (PathBuf, PathBuf) {
         let cert = folder.write(&format!("{name}.crt"), &self.cert);
         (cert, folder.write(&format!("{name}.key"), &self.key_sec1))
     }
 }
 
-/// DER tags used below.
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
@@ -173,8 +171,8 @@ const PUBLIC_KEY: u8 = 0xa1;
 const VERSION: u8 = 0xa0;
 const EXTENSIONS: u8 = 0xa3;
 
-/// `ECPrivateKey` of RFC 5915 as `openssl ecparam -genkey` writes it. The p256 crate leaves the
-/// curve out, and OpenSSL cannot read that.
+/// Encodes an `ECPrivateKey` of RFC 5915 as `openssl ecparam -genkey` does. The p256 crate leaves
+/// the curve out, and OpenSSL cannot read that.
 fn sec1_pem(secret: &[u8], curve: ObjectIdentifier, point: &[u8]) -> String {
     let body = [
         encode(INTEGER, &[1]),
@@ -185,7 +183,7 @@ fn sec1_pem(secret: &[u8], curve: ObjectIdentifier, point: &[u8]) -> String {
     pem("EC PRIVATE KEY", &encode(SEQUENCE, &body.concat()))
 }
 
-/// rcgen makes version 3 only: drop what version 1 has not, and sign again.
+/// Converts a certificate to version 1 and signs it again. rcgen makes version 3 only.
 fn without_version_and_extensions(certificate: &[u8], signer: &SigningKey) -> Vec<u8> {
     let outer = parts(parts(certificate)[0].1);
     let (tbs, algorithm) = (outer[0].1, outer[1]);
@@ -198,7 +196,7 @@ fn without_version_and_extensions(certificate: &[u8], signer: &SigningKey) -> Ve
     encode(SEQUENCE, &body)
 }
 
-/// The tag and body of each DER element in a row.
+/// Splits consecutive DER elements into tag and body.
 fn parts(mut der: &[u8]) -> Vec<(u8, &[u8])> {
     let mut parts = Vec::new();
     while let [tag, first, rest @ ..] = der {

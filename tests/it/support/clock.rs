@@ -1,5 +1,5 @@
-//! A clock for one program alone, put forward and back while it runs. A library preloaded into the
-//! program adds an offset to the time of day and to nothing else: the monotonic clock goes on, as
+//! A clock for one program alone, set forward and back while it runs. A library preloaded into the
+//! program adds an offset to the time of day and to nothing else. The monotonic clock goes on, as
 //! it does when an administrator or NTP sets a host's clock.
 
 use std::fs::File;
@@ -11,7 +11,8 @@ use tokio::sync::OnceCell;
 
 use super::process::{Scratch, run_command};
 
-/// Reads the offset, seconds, from the file that [`OFFSET`] names, anew at each call.
+/// Source of the library. It reads the offset in seconds from the file that [`OFFSET`] names, at
+/// each call.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -37,7 +38,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 }
 "#;
 
-/// Names the file with the offset to the library.
+/// Environment variable that names the file with the offset.
 const OFFSET: &str = "CLOCK_OFFSET_FILE";
 
 /// The clock of a program under test.
@@ -48,7 +49,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that goes right. Makes the library with the C compiler that Rust links with.
+    /// Creates a clock that agrees with the host's. Builds the library with the C compiler that
+    /// Rust links with.
     pub async fn new() -> Self {
         static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
         let built = LIBRARY.get_or_init(|| async {
@@ -61,12 +63,12 @@ impl Clock {
         Self { library, offset, folder }
     }
 
-    /// Sets the clock apart from the host's: ahead, or behind if negative. At once.
+    /// Sets the clock that far ahead of the host's, or behind it if negative, immediately.
     pub fn set_ahead(&self, by: time::Duration) {
         self.offset.write_all_at(&by.whole_seconds().to_ne_bytes(), 0).unwrap();
     }
 
-    /// Makes a program go by this clock.
+    /// Makes a program use this clock.
     pub fn govern(&self, command: &mut Command) {
         command.env("LD_PRELOAD", &self.library).env(OFFSET, self.folder.join("offset"));
     }

@@ -9,7 +9,7 @@ use super::database::Database;
 use super::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
 use super::process::{Scratch, free_port};
 
-/// A configuration file with the files it names.
+/// A configuration file and the files that it names.
 #[derive(Clone)]
 pub struct Config {
     table: Table,
@@ -18,8 +18,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// As a customer has it: mutual TLS, password, JSON and protobuf; but reconnecting in
-    /// milliseconds, because a test waits for it.
+    /// A customer's configuration: mutual TLS, password, JSON and protobuf. Only reconnecting takes
+    /// milliseconds, because tests wait for it.
     pub fn new(broker: &Mosquitto, database: &Database) -> Self {
         let folder = Arc::new(Scratch::new("bridge"));
         let (cert, key) = broker.client().write(&folder, "client");
@@ -39,17 +39,17 @@ impl Config {
             .set("mqtt.reconnect.min", "50ms")
             .set("mqtt.reconnect.max", "500ms")
             .set("database.url", database.url())
-            // The folder for state that the bridge is started with would turn it on.
+            // The state directory that the bridge is started with would turn the spool on.
             .set("spool.dir", "")
             .set("admin.listen", format!("127.0.0.1:{admin_port}"))
     }
 
-    /// The same over a plain listener, for example a tap's.
+    /// The same over a plain listener, for example that of a tap.
     pub fn plain(self, port: u16) -> Self {
         self.set("mqtt.port", i64::from(port)).without("mqtt.tls").set("mqtt.tls.enabled", false)
     }
 
-    /// Sets a key, `section.sub.name`.
+    /// Sets a key of the form `section.sub.name`.
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         let (sections, name) = split(key);
         let table = sections.iter().fold(&mut self.table, |table, section| {
@@ -71,29 +71,29 @@ impl Config {
         self
     }
 
-    /// Writes a file beside the configuration, and returns its path.
+    /// Writes a file next to the configuration and returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         self.folder.write(name, content)
     }
 
-    /// The folder the files are in.
+    /// Returns the folder of the files.
     pub fn folder(&self) -> &Arc<Scratch> {
         &self.folder
     }
 
-    /// Port of the admin endpoint on 127.0.0.1.
+    /// Returns the port of the admin endpoint on 127.0.0.1.
     pub fn admin_port(&self) -> u16 {
         self.admin_port
     }
 
-    /// Writes the configuration file.
+    /// Writes the configuration file and returns its path.
     pub fn write(&self) -> PathBuf {
         self.folder.write("config.toml", toml::to_string(&self.table).unwrap())
     }
 }
 
-/// The least that a command needs which only asks the database: a configuration file in a folder of
-/// its own. The broker it names is never asked.
+/// Writes the smallest configuration for a command that only uses the database, in a folder of its
+/// own. Nothing connects to the broker that it names.
 pub fn database_only(url: &str) -> Scratch {
     let folder = Scratch::new("database-only");
     let url = Value::from(url);

@@ -1,4 +1,4 @@
-//! A small HTTP CONNECT proxy, as hospitals put between their networks and the world.
+//! A small HTTP CONNECT proxy, as hospitals put between their networks and the internet.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::process::{background, loopback};
 
-/// Longest request head accepted, bytes.
+/// Longest accepted request head, bytes.
 const MAX_HEAD: u64 = 8 * 1024;
 
 /// The proxy. Dropping it ends its connections.
@@ -22,17 +22,17 @@ pub struct ConnectProxy {
 #[derive(Default)]
 struct Shared {
     requests: Mutex<Vec<String>>,
-    /// The `Proxy-Authorization` asked for; `None` lets everybody pass.
+    /// The required `Proxy-Authorization`. `None` admits everyone.
     authorization: Mutex<Option<String>>,
 }
 
 impl ConnectProxy {
-    /// A proxy that everybody may use.
+    /// Starts a proxy without authentication.
     pub async fn open() -> Self {
         Self::start(None).await
     }
 
-    /// A proxy that asks for Basic credentials.
+    /// Starts a proxy that requires Basic credentials.
     pub async fn with_credentials(user: &str, password: &str) -> Self {
         Self::start(Some(format!("Basic {}", base64(&format!("{user}:{password}"))))).await
     }
@@ -47,17 +47,17 @@ impl ConnectProxy {
         Self { port, shared, task: background().spawn(server).abort_handle() }
     }
 
-    /// Asks for no credentials any more.
+    /// Stops requiring credentials.
     pub fn let_everybody_pass(&self) {
         *self.shared.authorization.lock().unwrap() = None;
     }
 
-    /// The port on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The targets asked for, `host:port`, whether allowed or not.
+    /// Returns the requested targets (`host:port`), allowed or not.
     pub fn requests(&self) -> Vec<String> {
         self.shared.requests.lock().unwrap().clone()
     }
@@ -69,7 +69,7 @@ impl Drop for ConnectProxy {
     }
 }
 
-/// Accepts until aborted.
+/// Accepts connections until aborted.
 async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
@@ -94,7 +94,7 @@ async fn tunnel(client: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
     if authorization.is_some() && authorization != given {
         return answer(&mut client, "407 Proxy Authentication Required").await;
     }
-    // Nothing but loopback is ever a target here, whatever was asked for.
+    // Every target is replaced by loopback.
     let port = target.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
     let Ok(mut server) = TcpStream::connect(loopback(port)).await else {
         return answer(&mut client, "502 Bad Gateway").await;
@@ -124,7 +124,7 @@ async fn answer(client: &mut BufReader<TcpStream>, status: &str) -> io::Result<(
     client.get_mut().write_all(format!("HTTP/1.1 {status}\r\n{challenge}\r\n").as_bytes()).await
 }
 
-/// RFC 4648, with padding.
+/// Encodes base64 of RFC 4648, with padding.
 fn base64(text: &str) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut encoded = String::new();

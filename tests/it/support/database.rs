@@ -1,4 +1,4 @@
-//! One database of a test, and looks into it.
+//! The database of a test, and queries on it.
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Decode, Postgres, Row, Type};
@@ -17,17 +17,17 @@ impl Database {
         Self { address, name }
     }
 
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// URL over TCP, with a password.
+    /// Returns the URL over TCP, with a password.
     pub fn url(&self) -> String {
         self.url_at(self.address.port)
     }
 
-    /// URL through something that listens in the server's stead, such as a proxy.
+    /// Returns the URL through another listener in front of the server, such as a proxy.
     pub fn url_at(&self, port: u16) -> String {
         let mut url = url::Url::parse("postgres://127.0.0.1").unwrap();
         url.set_port(Some(port)).unwrap();
@@ -37,7 +37,7 @@ impl Database {
         url.into()
     }
 
-    /// URL over the unix socket, without a password.
+    /// Returns the URL over the unix socket, without a password.
     pub fn socket_url(&self) -> String {
         let mut url = url::Url::parse("postgres:///").unwrap();
         url.set_path(&self.name);
@@ -48,7 +48,7 @@ impl Database {
         url.into()
     }
 
-    /// A session of the superuser, past every proxy.
+    /// Opens a session of the superuser, not through any proxy.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect_with(&self.address.superuser(&self.name)).await
     }
@@ -63,13 +63,13 @@ impl Database {
         run.await.unwrap_or_else(|e: sqlx::Error| panic!("{sql:?} failed: {e}"));
     }
 
-    /// The rows of a query.
+    /// Returns the rows of a query.
     pub async fn rows(&self, sql: &str) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut connection = self.connect().await?;
         sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await
     }
 
-    /// The first column of every row.
+    /// Returns the first column of every row.
     pub async fn column<T>(&self, sql: &str) -> Vec<T>
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
@@ -78,7 +78,7 @@ impl Database {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// The one value of a query with one row.
+    /// Returns the only value of a query with one row.
     pub async fn value<T>(&self, sql: &str) -> T
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
@@ -88,8 +88,9 @@ impl Database {
         values.remove(0)
     }
 
-    /// Rows of a relation (`centiloc.item_event`, or one with a `where` clause behind). -1 while
-    /// it does not exist or the server does not answer, so that it can be waited for.
+    /// Counts the rows of a relation (`centiloc.item_event`, or one with a `where` clause after
+    /// it). Returns -1 while it does not exist or the server does not answer, so that tests can
+    /// wait for it.
     pub async fn count(&self, relation: &str) -> i64 {
         match self.rows(&format!("select count(*) from {relation}")).await {
             Ok(rows) => rows[0].get(0),
@@ -98,7 +99,7 @@ impl Database {
     }
 }
 
-/// As PostgreSQL writes a `bytea`, without the leading `\\x`.
+/// Parses a `bytea` as PostgreSQL writes it, without the leading `\\x`.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {

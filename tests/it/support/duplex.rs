@@ -1,5 +1,6 @@
-//! A peer's connection on which writing and reading do not wait for each other, as a broker's: packets
-//! are queued, and a PINGREQ is answered behind what was queued before it.
+//! A connection of the scripted broker on which writing and reading do not wait for each other, as
+//! with a real broker. Packets are queued, and a PINGREQ is answered after everything queued before
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,13 +15,13 @@ use super::peer::{Delivery, FromBridge, PINGRESP, read_from_bridge};
 use super::process::background;
 use super::wait::SOON;
 
-/// More than any test queues, and answers to as many.
+/// Capacity of the queues: more than any test queues, and as many answers.
 const ROOM: usize = 200_000;
 
-/// A socket that takes nothing for so long is blocked.
+/// A socket that accepts nothing for this long is blocked.
 const STILL: Duration = Duration::from_secs(1);
 
-/// The connection. Dropping it ends it.
+/// A connection with independent reading and writing. Dropping it ends it.
 pub struct Duplex {
     outgoing: mpsc::Sender<Vec<u8>>,
     incoming: mpsc::Receiver<FromBridge>,
@@ -32,13 +33,13 @@ pub struct Duplex {
 
 #[derive(Default)]
 struct Counts {
-    /// Packets that the socket took, PINGRESPs aside.
+    /// Packets that the socket accepted, without PINGRESPs.
     written: AtomicUsize,
     pings: AtomicUsize,
 }
 
 impl Duplex {
-    /// Takes over a stream that has carried whole packets so far.
+    /// Takes over a stream that has carried only whole packets so far.
     pub fn over(stream: TcpStream) -> Self {
         let (outgoing, to_write) = mpsc::channel(ROOM);
         let (read, incoming) = mpsc::channel(ROOM);
@@ -57,23 +58,24 @@ impl Duplex {
             .expect("a test queued more than there is room for");
     }
 
-    /// The next packet but PINGREQ. Panics at the end of the connection, and if nothing comes.
+    /// Returns the next packet other than PINGREQ. Panics at the end of the connection, and if
+    /// nothing arrives.
     pub async fn next(&mut self) -> FromBridge {
         let next = tokio::time::timeout(SOON, self.incoming.recv()).await;
         next.expect("the bridge sent nothing").expect("the bridge closed the connection")
     }
 
-    /// PINGREQs so far.
+    /// Counts the PINGREQs so far.
     pub fn pings(&self) -> usize {
         self.counts.pings.load(Ordering::SeqCst)
     }
 
-    /// Whether messages wait that the socket did not take.
+    /// True if queued messages have not been accepted by the socket.
     pub fn has_waiting(&self) -> bool {
         self.counts.written.load(Ordering::SeqCst) < self.queued
     }
 
-    /// Waits until the socket takes no more of what is queued, because the bridge does not read.
+    /// Waits until the socket accepts no more queued packets because the bridge does not read.
     pub async fn until_blocked(&self) {
         let started = Instant::now();
         loop {
@@ -88,7 +90,7 @@ impl Duplex {
         }
     }
 
-    /// Ends the connection by a reset, with whatever is on its way.
+    /// Ends the connection by a reset, including everything in flight.
     pub fn reset(self) {
         self.reset.cancel();
     }
@@ -100,9 +102,9 @@ impl Drop for Duplex {
     }
 }
 
-/// The task's side.
+/// State of the task that writes.
 struct Link {
-    /// For PINGRESPs; weak, or the queue would never end.
+    /// Sender for PINGRESPs. It is weak, or the queue would never end.
     outgoing: mpsc::WeakSender<Vec<u8>>,
     to_write: mpsc::Receiver<Vec<u8>>,
     read: mpsc::Sender<FromBridge>,
@@ -125,7 +127,7 @@ impl Link {
     }
 }
 
-/// Returns at the end of the connection.
+/// Reads until the end of the connection.
 async fn read_all(
     mut from: impl AsyncRead + Unpin,
     outgoing: &mpsc::WeakSender<Vec<u8>>,
@@ -144,7 +146,8 @@ async fn read_all(
     }
 }
 
-/// Never returns: what the bridge sent before it closed is still to be read.
+/// Writes queued packets. Never returns, because packets sent by the bridge before it closed are
+/// still to be read.
 async fn write_all(
     mut to: impl AsyncWrite + Unpin,
     mut to_write: mpsc::Receiver<Vec<u8>>,

@@ -1,31 +1,28 @@
-//! Events as the platform sends them, encoded here by hand: what the bridge makes of them is
-//! checked against an encoder that shares no code with it.
+//! Events as the platform sends them, encoded by hand. The bridge's decoding is checked against an
+//! encoder that shares no code with it.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// An item event. The fields that tests vary; the rest is as in [`ItemEvent::new`].
+/// An item event. The fields here vary between tests. The rest is as in [`ItemEvent::new`].
 #[derive(Debug, Clone)]
 pub struct ItemEvent {
-    /// When it happened.
+    /// Time of the event.
     pub momentum: OffsetDateTime,
-    /// The tag.
     pub uid: String,
-    /// On the board, or left it.
+    /// True for an arrival, false for a leave.
     pub is_in: bool,
-    /// Position on the board.
+    /// Position on the board, mm.
     pub pos_mm: Vec<i32>,
-    /// The board.
     pub board_sn: String,
-    /// Detections behind the event.
+    /// Number of detections behind the event.
     pub nb_hits: i32,
-    /// The tenant.
     pub tenant: String,
 }
 
 impl ItemEvent {
-    /// An arrival.
+    /// Creates an arrival.
     pub fn new(tenant: &str, uid: &str, board_sn: &str, momentum: OffsetDateTime) -> Self {
         Self {
             momentum,
@@ -38,7 +35,7 @@ impl ItemEvent {
         }
     }
 
-    /// `count` arrivals of different tags, a millisecond apart, the last of them now.
+    /// Creates `count` arrivals of different tags, a millisecond apart, the last of them now.
     pub fn series(tenant: &str, count: usize) -> Vec<Self> {
         let now = OffsetDateTime::now_utc();
         (0..count)
@@ -49,17 +46,17 @@ impl ItemEvent {
             .collect()
     }
 
-    /// Legacy topic, protobuf.
+    /// Returns the legacy topic, which carries protobuf.
     pub fn protobuf_topic(&self) -> String {
         format!("centiloc/{}", self.tenant)
     }
 
-    /// Topic of the JSON form.
+    /// Returns the topic of the JSON form.
     pub fn json_topic(&self) -> String {
         format!("centiloc/{}/json/item/v1/update", self.tenant)
     }
 
-    /// As the vendor's documentation shows it.
+    /// Encodes the JSON form as the vendor's documentation shows it.
     pub fn json(&self) -> Value {
         json!({
             "momentum": self.momentum.format(&Rfc3339).unwrap(),
@@ -84,12 +81,13 @@ impl ItemEvent {
         })
     }
 
-    /// The JSON form with so much white space before it: large, and quickly decoded.
+    /// Returns the JSON form after that much white space: large, and quickly decoded.
     pub fn padded_json(&self, padding: usize) -> Vec<u8> {
         [vec![b' '; padding], self.json().to_string().into_bytes()].concat()
     }
 
-    /// In the assumed numbers of `proto/transtream.proto`. Fields at their default are left out.
+    /// Encodes the assumed numbers of `proto/transtream.proto`. Fields at their default are left
+    /// out.
     pub fn protobuf(&self) -> Vec<u8> {
         let positions: Vec<u8> = self.pos_mm.iter().flat_map(|mm| varint(signed(*mm))).collect();
         [
@@ -106,12 +104,12 @@ impl ItemEvent {
     }
 }
 
-/// A board status event in protobuf: `status` as in the enum.
+/// Encodes a board status event as protobuf. `status` is as in the enum.
 pub fn board_protobuf(board_sn: &str, momentum: OffsetDateTime, status: u64) -> Vec<u8> {
     [bytes(1, &timestamp(momentum)), bytes(2, board_sn.as_bytes()), number(3, status)].concat()
 }
 
-/// Topic of [`board_protobuf`].
+/// Returns the topic of [`board_protobuf`].
 pub fn board_topic(tenant: &str) -> String {
     format!("centiloc/{tenant}/proto/board/v1/update")
 }
@@ -125,12 +123,12 @@ fn number(tag: u64, value: u64) -> Vec<u8> {
     [varint(tag << 3), varint(value)].concat()
 }
 
-/// A field with a length.
+/// Encodes a length-delimited field.
 pub fn bytes(tag: u64, value: &[u8]) -> Vec<u8> {
     [varint(tag << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }
 
-/// Negative numbers are sign-extended to 64 bits on the wire.
+/// Encodes a varint. Negative numbers are sign-extended to 64 bits on the wire.
 fn signed(value: i32) -> u64 {
     i64::from(value).cast_unsigned()
 }

@@ -1,8 +1,8 @@
 //! Real services for the tests: PostgreSQL, Mosquitto, proxies that break connections, and the
-//! built program itself. Everything runs on loopback, in scratch folders, on ports of its own,
+//! built program itself. Everything runs on loopback, in scratch folders and on ports of its own,
 //! and ends with the test process, however that ends.
 
-// Not every test needs every helper, and a helper must not wait for its second user.
+// Not every binary needs every helper, and a helper need not wait for its second user.
 #![allow(dead_code)]
 
 pub mod backlog;

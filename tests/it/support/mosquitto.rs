@@ -1,5 +1,5 @@
-//! A Mosquitto broker of a test's own, set up as Centiloc's: mutual TLS and a password, sessions
-//! kept on disk.
+//! A Mosquitto broker owned by one test, configured as Centiloc's: mutual TLS and a password,
+//! sessions persisted on disk.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -11,22 +11,22 @@ use super::process::{Log, Process, Scratch, free_port, loopback, run};
 use super::publisher::Publisher;
 use super::wait::{SOON, until};
 
-/// The tenant that the broker's files are made for.
+/// Tenant that the broker's files are made for.
 pub const TENANT: &str = "acme";
-/// The tenant's user name.
+/// User name of the tenant.
 pub const USERNAME: &str = "acme-mqtt";
-/// The tenant's password: with what a shell, a URL or TOML would trip over.
+/// Password of the tenant, with characters that a shell, a URL or TOML could misread.
 pub const PASSWORD: &str = "tr1cky #\"pass'word$";
-/// The user the platform publishes as.
+/// User that the platform publishes as.
 pub const PLATFORM: &str = "platform";
-/// The platform's password.
+/// Password of the platform.
 pub const PLATFORM_PASSWORD: &str = "platform";
 
-/// Files in the broker's folder.
+/// File of dynamic security roles in the broker's folder.
 const RIGHTS: &str = "rights.json";
 const OPENSSL: &str = "openssl.cnf";
 
-/// What is to be started.
+/// Settings of a broker to start.
 #[derive(Debug, Clone)]
 pub struct Builder {
     max_queued: u32,
@@ -40,7 +40,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Messages kept for an absent session; 0 is any number. Mosquitto's default is 1,000.
+    /// Messages kept for an absent session. 0 is unlimited. Mosquitto's default is 1,000.
     pub fn max_queued_messages(mut self, messages: u32) -> Self {
         self.max_queued = messages;
         self
@@ -52,13 +52,13 @@ impl Builder {
         self
     }
 
-    /// An ACL file; without one everybody may do everything.
+    /// An ACL file. Without one, everyone may do everything.
     pub fn acl(mut self, acl: &str) -> Self {
         self.acl = Some(acl.to_owned());
         self
     }
 
-    /// Names in the server certificate instead of `localhost` and 127.0.0.1.
+    /// Names in the server certificate in place of `localhost` and 127.0.0.1.
     pub fn server_names(mut self, names: &[&str]) -> Self {
         self.server_names = names.iter().map(ToString::to_string).collect();
         self
@@ -76,8 +76,8 @@ impl Builder {
         self
     }
 
-    /// Bounds the TLS versions of the listener, which Mosquitto itself can only from below:
-    /// `TLSv1.2` or `TLSv1.3`.
+    /// Restricts the TLS version of the listener to `TLSv1.2` or `TLSv1.3`. Mosquitto itself has a
+    /// lower bound only.
     pub fn tls_version(mut self, version: &str) -> Self {
         self.openssl = Some(format!(
             "openssl_conf = init\n[init]\nssl_conf = ssl\n[ssl]\nsystem_default = versions\n\
@@ -174,7 +174,7 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Mosquitto's defaults for queues.
+    /// Returns a builder with Mosquitto's default queues.
     pub fn builder() -> Builder {
         Builder {
             max_queued: 1000,
@@ -188,37 +188,37 @@ impl Mosquitto {
         }
     }
 
-    /// A broker with the defaults.
+    /// Starts a broker with the defaults.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// The TLS listener, which asks for a client certificate and a password.
+    /// Returns the port of the TLS listener, which requires a client certificate and a password.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The plain listener, which asks for a password.
+    /// Returns the port of the plain listener, which requires a password.
     pub fn plain_port(&self) -> u16 {
         self.plain_port
     }
 
-    /// Who signed its certificate, and the clients' it accepts.
+    /// Returns the authority that signed its certificate and the accepted client certificates.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The tenant's certificate and key.
+    /// Returns the tenant's certificate and key.
     pub fn client(&self) -> &Identity {
         &self.client
     }
 
-    /// The authority's certificate as a file.
+    /// Returns the authority's certificate as a file.
     pub fn ca_file(&self) -> PathBuf {
         self.scratch.join("ca.crt")
     }
 
-    /// Adds a user, or gives one another password; the broker takes it over at once.
+    /// Adds a user or changes a password. The broker applies it immediately.
     pub async fn set_password(&mut self, user: &str, password: &str) {
         let file = self.scratch.join("passwords");
         run(program("mosquitto_passwd"), ["-b", file.to_str().unwrap(), user, password]);
@@ -230,7 +230,7 @@ impl Mosquitto {
         server.write(&self.scratch, "server");
     }
 
-    /// Gives other rights than [`Builder::rights`], from the next start on.
+    /// Replaces the roles of [`Builder::rights`], from the next start on.
     pub fn replace_rights(&self, json: &serde_json::Value) {
         self.scratch.write(RIGHTS, json.to_string());
     }
@@ -243,12 +243,12 @@ impl Mosquitto {
         super::wait::until_true("Mosquitto to reload", SOON, || log.count(reloaded) > before).await;
     }
 
-    /// What the broker logged.
+    /// Returns the broker's log.
     pub fn log(&self) -> &Log {
         self.process.log()
     }
 
-    /// Ends the broker with SIGTERM; it saves its sessions.
+    /// Stops the broker with SIGTERM. It saves its sessions.
     pub async fn stop(&mut self) {
         self.process.signal("TERM");
         let process = RefCell::new(&mut self.process);
@@ -259,8 +259,8 @@ impl Mosquitto {
         .await;
     }
 
-    /// Kills the broker with SIGKILL. It forgets what it had not saved, messages that it had
-    /// acknowledged to publishers included.
+    /// Kills the broker with SIGKILL. It forgets unsaved state, including messages that it had
+    /// acknowledged to publishers.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -272,7 +272,7 @@ impl Mosquitto {
         self.wait_ready().await;
     }
 
-    /// Writes the sessions to disk now, as the autosave does every half hour.
+    /// Writes the sessions to disk now, as autosave does every half hour.
     pub async fn save(&mut self) {
         let saved = || {
             use std::os::unix::fs::MetadataExt;
@@ -307,13 +307,13 @@ fn spawn(scratch: &Scratch, log: Log) -> Process {
     Process::start_logging("mosquitto", &mut command, "KILL", log)
 }
 
-/// Debian installs the broker where an ordinary user's PATH does not look.
+/// Finds the broker. Debian installs it outside an ordinary user's PATH.
 fn program(name: &str) -> PathBuf {
     let installed = PathBuf::from("/usr/sbin").join(name);
     if installed.exists() { installed } else { name.into() }
 }
 
-/// The plugin of the Debian package, in the folder of the machine's architecture.
+/// Finds the plugin of the Debian package, in the folder of the machine's architecture.
 fn dynamic_security() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     folders

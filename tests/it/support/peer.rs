@@ -1,5 +1,5 @@
-//! A scripted MQTT peer in a broker's stead, for what Mosquitto cannot be made to do: it says what
-//! the test says, packet by packet, and hands over what comes back.
+//! A scripted MQTT broker, for behaviour that Mosquitto cannot be made to show. The test decides
+//! every packet that it sends and receives the bridge's packets.
 
 use std::time::Duration;
 
@@ -13,73 +13,68 @@ use super::wait::SOON;
 /// QoS 1 in a SUBSCRIBE and its SUBACK.
 const QOS1: u8 = 1;
 
-/// Bytes that a peer's socket takes before the bridge reads them: few, so that a bridge that does not
-/// read is noticed soon.
+/// Receive buffer of the broker's sockets, bytes. It is small, so that a bridge that does not read
+/// is detected soon.
 const SEND_BUFFER: u32 = 64 * 1024;
 
-/// PINGRESP.
+/// The bytes of a PINGRESP.
 pub const PINGRESP: [u8; 2] = [0xd0, 0];
 
-/// Waits for connections.
+/// A listener for connections of the bridge.
 pub struct Peer {
     listener: TcpListener,
 }
 
-/// One connection of the bridge, its CONNECT read.
+/// One connection of the bridge, after its CONNECT was read.
 pub struct Conversation {
     stream: TcpStream,
     connect: Connect,
 }
 
-/// What a CONNECT said.
+/// The contents of a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connect {
-    /// The client identifier.
     pub client_id: String,
-    /// CleanSession.
     pub clean_session: bool,
     /// Keep alive, seconds.
     pub keep_alive: u16,
-    /// The password, if one came.
     pub password: Option<String>,
 }
 
-/// What the bridge sends after CONNECT.
+/// A packet that the bridge sends after CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromBridge {
-    /// Packet id and filters with the QoS asked for.
+    /// Packet id, and filters with the requested QoS.
     Subscribe(u16, Vec<(String, u8)>),
     /// Packet id and filters.
     Unsubscribe(u16, Vec<String>),
-    /// QoS 1: taken over.
+    /// Acknowledgement at QoS 1.
     Puback(u16),
-    /// QoS 2: taken over.
+    /// First acknowledgement at QoS 2.
     Pubrec(u16),
-    /// QoS 2: forgotten.
+    /// Completion at QoS 2.
     Pubcomp(u16),
-    /// The bridge asks whether the peer is there.
+    /// PINGREQ.
     Pingreq,
-    /// An orderly end.
+    /// DISCONNECT.
     Disconnect,
 }
 
 /// A PUBLISH to be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivery<'a> {
-    /// 0 to 2.
+    /// QoS, 0 to 2.
     pub qos: u8,
     /// Ignored at QoS 0.
     pub packet_id: u16,
-    /// Whether it is said to be a repetition.
+    /// The DUP flag: true for a redelivery.
     pub dup: bool,
-    /// The topic.
     pub topic: &'a str,
-    /// The application message.
     pub payload: &'a [u8],
 }
 
 impl Peer {
-    /// On a free port of loopback.
+    /// Listens on a free port of loopback.
     #[expect(clippy::unused_async, reason = "a listener is registered with the runtime")]
     pub async fn listen() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
@@ -88,12 +83,12 @@ impl Peer {
         Self { listener: socket.listen(16).expect("could not listen") }
     }
 
-    /// Where to connect to, on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.listener.local_addr().unwrap().port()
     }
 
-    /// The next connection, up to its CONNECT.
+    /// Accepts the next connection and reads its CONNECT.
     pub async fn accept(&self) -> Conversation {
         let accepted = tokio::time::timeout(SOON, self.listener.accept()).await;
         let (mut stream, _) = accepted.expect("the bridge did not connect").unwrap();
@@ -103,7 +98,7 @@ impl Peer {
         Conversation { stream, connect: parse_connect(&body) }
     }
 
-    /// The next connection, accepted with CONNACK and every filter granted at QoS 1.
+    /// Accepts the next connection, with CONNACK and every filter granted at QoS 1.
     pub async fn subscribed(&self, session_present: bool) -> Conversation {
         let mut conversation = self.accept().await;
         conversation.connack(session_present, 0).await;
@@ -113,7 +108,7 @@ impl Peer {
 }
 
 impl Conversation {
-    /// What CONNECT said.
+    /// Returns the contents of CONNECT.
     pub fn connect(&self) -> &Connect {
         &self.connect
     }
@@ -123,7 +118,7 @@ impl Conversation {
         self.send(&[0x20, 2, u8::from(session_present), code]).await;
     }
 
-    /// Awaits the SUBSCRIBE and grants all its filters at one QoS, or refuses all with 0x80.
+    /// Reads the SUBSCRIBE and grants all its filters at one QoS, or refuses all with 0x80.
     pub async fn grant_all(&mut self, code: u8) {
         let FromBridge::Subscribe(packet_id, filters) = self.next().await else {
             panic!("expected SUBSCRIBE");
@@ -148,32 +143,32 @@ impl Conversation {
         self.send(&delivery.packet()).await;
     }
 
-    /// QoS 2, second half.
+    /// Sends PUBREL, the second half of QoS 2.
     pub async fn pubrel(&mut self, packet_id: u16) {
         self.send(&[&[0x62, 2], &packet_id.to_be_bytes()[..]].concat()).await;
     }
 
-    /// The next packet from the bridge; PINGREQs are answered on the way. Panics at the end of
-    /// the connection, and if nothing comes.
+    /// Returns the next packet from the bridge, answering PINGREQs. Panics at the end of the
+    /// connection, and if nothing arrives.
     pub async fn next(&mut self) -> FromBridge {
         let next = tokio::time::timeout(SOON, self.try_next()).await;
         next.expect("the bridge sent nothing").expect("the bridge closed the connection")
     }
 
-    /// Whether nothing but PINGREQs comes for that long. It can only fail, never prove: pair it
-    /// with something that must come afterwards.
+    /// True if nothing but PINGREQs arrives for that long. This can only fail, never prove: pair it
+    /// with something that must arrive afterwards.
     pub async fn is_quiet_for(&mut self, duration: Duration) -> bool {
         tokio::time::timeout(duration, self.try_next()).await.is_err()
     }
 
-    /// The next packet, if one comes within that time. As [`Conversation::is_quiet_for`], it proves
-    /// nothing.
+    /// Returns the next packet if one arrives within that time. As with
+    /// [`Conversation::is_quiet_for`], a `None` proves nothing.
     pub async fn next_within(&mut self, duration: Duration) -> Option<FromBridge> {
         let next = tokio::time::timeout(duration, self.try_next()).await.ok()?;
         Some(next.expect("the bridge closed the connection"))
     }
 
-    /// Waits for the bridge to end the connection, and returns what it sent before.
+    /// Waits for the bridge to end the connection. Returns the packets sent before.
     pub async fn until_closed(mut self) -> Vec<FromBridge> {
         let mut sent = Vec::new();
         let read = async {
@@ -185,18 +180,18 @@ impl Conversation {
         sent
     }
 
-    /// From now on written and read independently.
+    /// Splits the connection into independent reading and writing.
     pub fn duplex(self) -> Duplex {
         Duplex::over(self.stream)
     }
 
-    /// Ends the connection by a reset, with whatever is on its way.
+    /// Ends the connection by a reset, including everything in flight.
     pub fn reset(self) {
         let _ = self.stream.set_zero_linger();
     }
 
-    /// Waits for PINGREQ and answers it with a reset, as something on the way does that has
-    /// forgotten the connection.
+    /// Waits for PINGREQ and answers it with a reset, as a middlebox does that has forgotten the
+    /// connection.
     pub async fn reset_at_pingreq(mut self) {
         const PINGREQ: u8 = 0xc0;
         let read = async { while read_packet(&mut self.stream).await.unwrap().0 != PINGREQ {} };
@@ -204,7 +199,8 @@ impl Conversation {
         self.reset();
     }
 
-    /// Not safe to cancel in the middle of a packet; the bridge writes packets whole.
+    /// Reads one packet. Not safe to cancel in the middle of a packet, but the bridge writes
+    /// packets whole.
     async fn try_next(&mut self) -> std::io::Result<FromBridge> {
         loop {
             match read_from_bridge(&mut self.stream).await? {
@@ -220,7 +216,7 @@ impl Conversation {
 }
 
 impl Delivery<'_> {
-    /// The PUBLISH.
+    /// Encodes the PUBLISH.
     pub fn packet(self) -> Vec<u8> {
         let Self { qos, packet_id, dup, topic, payload } = self;
         let topic_length = u16::try_from(topic.len()).unwrap().to_be_bytes();
@@ -233,7 +229,7 @@ impl Delivery<'_> {
     }
 }
 
-/// The next packet after CONNECT.
+/// Reads the next packet after CONNECT.
 pub async fn read_from_bridge(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> std::io::Result<FromBridge> {
@@ -251,7 +247,7 @@ pub async fn read_from_bridge(
     })
 }
 
-/// The first byte, and what follows the fixed header.
+/// Reads the first byte, and everything after the fixed header.
 async fn read_packet(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, Vec<u8>)> {
     let first = stream.read_u8().await?;
     let mut length = 0;
@@ -290,7 +286,7 @@ fn parse_connect(body: &[u8]) -> Connect {
             text
         })
     };
-    // The bridge leaves no will behind.
+    // The bridge sets no will.
     let _username = next_if(0x80);
     let password = next_if(0x40);
     Connect {

@@ -1,4 +1,4 @@
-//! A bridge whose broker is the test.
+//! A bridge connected to a scripted broker.
 
 use sqlx::{Connection, PgConnection};
 
@@ -14,24 +14,23 @@ use super::postgres::Postgres;
 use super::rig::until_settled_in;
 use super::wait::{SOON, until_eq};
 
-/// The bridge, its database, and the peer that it takes for its broker.
+/// A bridge, its database, and the scripted broker.
 pub struct PeerRig {
-    /// Waits for the next connection.
+    /// Listens for the next connection.
     pub peer: Peer,
-    /// The bridge's database.
     pub database: Database,
-    /// Ready.
+    /// The bridge, ready.
     pub bridge: Bridge,
 }
 
 impl PeerRig {
-    /// With the usual configuration.
+    /// Starts a bridge with the usual configuration.
     pub async fn new() -> (Self, Conversation) {
         Self::with(|config| config, |conversation| conversation).await
     }
 
-    /// With a configuration that `adapt` makes of the usual one, and a peer that answers PINGREQs from
-    /// the start on.
+    /// Starts a bridge with the usual configuration changed by `adapt`, and a broker that answers
+    /// PINGREQs from the start.
     pub async fn duplex(adapt: impl FnOnce(Config) -> Config) -> (Self, Duplex) {
         Self::with(adapt, Conversation::duplex).await
     }
@@ -51,7 +50,7 @@ impl PeerRig {
         (Self { peer, database, bridge }, conversation)
     }
 
-    /// Keeps every event from being committed, until [`let_go`].
+    /// Blocks every commit of events, until [`let_go`].
     pub async fn hold_commits(&self) -> PgConnection {
         let mut connection = self.database.connect().await.unwrap();
         sqlx::raw_sql("begin; lock table centiloc.item_event in share mode")
@@ -61,26 +60,26 @@ impl PeerRig {
         connection
     }
 
-    /// Waits until a commit stands before a lock.
+    /// Waits until a commit is blocked by a lock.
     pub async fn until_held(&self) {
         let waiting = "pg_locks where not granted and database = \
                        (select oid from pg_database where datname = current_database())";
         until_eq("a commit to be held", SOON, 1, || self.database.count(waiting)).await;
     }
 
-    /// Waits until so many messages were read.
+    /// Waits until that many messages were received.
     pub async fn until_received(&self, messages: usize) {
         until_count(&self.bridge, "centiloc_bridge_received_total", "", messages).await;
     }
 
-    /// Whether an event of this tag is stored once.
+    /// True if an event of this tag is stored exactly once.
     pub async fn stored(&self, event: &ItemEvent) -> bool {
         let of = format!("{ITEMS} where uid = '{}'", event.uid);
         self.database.count(&of).await == 1
     }
 }
 
-/// Lets commits go on.
+/// Lets commits proceed.
 pub async fn let_go(hold: PgConnection) {
     hold.close().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A `PgBouncer` of a test's own, before a `PostgreSQL` of the tests.
+//! A `PgBouncer` owned by one test, in front of a `PostgreSQL` of the tests.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -18,13 +18,13 @@ use super::wait::{SOON, until};
 pub struct PgBouncer {
     process: Process,
     port: u16,
-    /// Line by line, so that one can be replaced.
+    /// Lines of the configuration, so that one can be replaced.
     settings: String,
     scratch: Scratch,
 }
 
 impl PgBouncer {
-    /// Starts one with further lines for section `[pgbouncer]`.
+    /// Starts a pooler with further lines in section `[pgbouncer]`.
     pub async fn start(postgres: &Postgres, settings: &[&str]) -> Self {
         let scratch = Scratch::new("pgbouncer");
         let port = free_port();
@@ -47,7 +47,7 @@ impl PgBouncer {
         Self { process, port, settings, scratch }
     }
 
-    /// Its TCP port on 127.0.0.1.
+    /// Returns its TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -61,7 +61,7 @@ impl PgBouncer {
         self.process.signal("HUP");
     }
 
-    /// A session of the role through it.
+    /// Opens a session of the role through it.
     pub async fn connect(&self, database: &Database) -> PgConnection {
         use sqlx::ConnectOptions as _;
         let url: url::Url = database.url_at(self.port).parse().unwrap();
@@ -71,10 +71,10 @@ impl PgBouncer {
     }
 }
 
-/// It refuses to run as root.
+/// Builds its command. `PgBouncer` refuses to run as root.
 fn command(file: &Path) -> Command {
     let mut command = Command::new("pgbouncer");
-    // Where the package puts it is in root's PATH only.
+    // The package installs it where only root's PATH has it.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin")).arg(file);
     if let Some(user) = User::to_run_postgres_as() {

@@ -1,7 +1,7 @@
 //! PostgreSQL clusters in scratch folders: one shared by the tests that only need a database, and
-//! clusters of their own for tests that stop, kill or constrain the server.
+//! separate ones for tests that stop, kill or constrain the server.
 //!
-//! `fsync` stays on: what the tests show about durability must be true.
+//! `fsync` stays on, because the tests make claims about durability.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -18,9 +18,9 @@ use super::wait::{SOON, until};
 
 pub use super::database::Database;
 
-/// The role that owns the databases. Not a superuser, as in the field.
+/// Role that owns the databases. It is no superuser, as in production.
 pub const ROLE: &str = "bridge";
-/// Its password, asked for over TCP.
+/// Password of the role, required over TCP.
 pub const PASSWORD: &str = "p@ss/word: 1";
 
 const SETTINGS: &str = "
@@ -42,12 +42,12 @@ pub struct Postgres {
     home: Home,
 }
 
-/// Where a server listens.
+/// The addresses that a server listens on.
 #[derive(Debug, Clone)]
 pub struct Address {
-    /// TCP port on 127.0.0.1; a password is asked for there.
+    /// TCP port on 127.0.0.1. It requires a password.
     pub port: u16,
-    /// Folder of the unix socket; everybody is trusted there.
+    /// Folder of the unix socket. It requires no password.
     pub socket_dir: PathBuf,
 }
 
@@ -63,18 +63,18 @@ impl Address {
 }
 
 impl Postgres {
-    /// The cluster for tests that leave the server itself alone. It ends with the process.
+    /// Returns the cluster for tests that leave the server itself alone. It ends with the process.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<Postgres> = OnceCell::const_new();
         SHARED.get_or_init(Self::own).await
     }
 
-    /// A cluster for one test.
+    /// Starts a cluster for one test.
     pub async fn own() -> Self {
         Self::own_with(&[]).await
     }
 
-    /// A cluster for one test with further lines in `postgresql.conf`.
+    /// Starts a cluster for one test with further lines in `postgresql.conf`.
     pub async fn own_with(settings: &[&str]) -> Self {
         let home = Home::create(&settings.join("\n")).await;
         let address = Address { port: free_port(), socket_dir: home.scratch.path().join("socket") };
@@ -86,12 +86,12 @@ impl Postgres {
         postgres
     }
 
-    /// A new, empty database of this server.
+    /// Creates an empty database on this server.
     pub async fn database(&self) -> Database {
         self.database_with("").await
     }
 
-    /// As [`Postgres::database`], with further options of CREATE DATABASE.
+    /// Does the same as [`Postgres::database`], with further options of CREATE DATABASE.
     pub async fn database_with(&self, options: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -105,7 +105,7 @@ impl Postgres {
         self.try_execute(sql).await.unwrap_or_else(|e| panic!("{sql:?} failed: {e}"));
     }
 
-    /// Runs SQL with psql over the unix socket, where everybody is trusted; what it printed.
+    /// Runs SQL with psql over the unix socket, without a password, and returns its output.
     pub fn psql(&self, role: &str, database: &str, sql: &str) -> Result<String, String> {
         let folder = Scratch::new("psql");
         let file = folder.write("script.sql", sql);
@@ -120,22 +120,22 @@ impl Postgres {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// The TCP port, the same over restarts.
+    /// Returns the TCP port, which is the same over restarts.
     pub fn port(&self) -> u16 {
         self.address.port
     }
 
-    /// Where it listens.
+    /// Returns the addresses that it listens on.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// What the server logged.
+    /// Returns the server's log.
     pub fn log(&self) -> &Log {
         self.process.log()
     }
 
-    /// Stops the server as an administrator does; sessions are ended.
+    /// Stops the server as an administrator does. Sessions are ended.
     pub async fn stop(&mut self) {
         self.process.signal("INT");
         let process = std::cell::RefCell::new(&mut self.process);
@@ -152,8 +152,8 @@ impl Postgres {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         self.process.kill();
         for child in children.unwrap_or_default().split_whitespace() {
-            // Until it is gone it holds the shared memory, which a new server would refuse. It may
-            // also have gone by itself.
+            // The process holds the shared memory until it is gone, and a new server would refuse
+            // to start. It may also have ended by itself.
             while Path::new("/proc").join(child).exists() {
                 let _ = Command::new("sh").args(["-c", "kill -KILL \"$0\" 2>&-", child]).status();
             }
@@ -168,7 +168,7 @@ impl Postgres {
         self.wait_ready().await;
     }
 
-    /// Makes a folder that the server may write to, and lets it pass through the one above.
+    /// Creates a folder that the server may write to, and lets the server traverse the one above.
     pub fn own_folder(&self, folder: &Path) {
         std::fs::create_dir(folder).unwrap();
         if let (Some(user), Some(parent)) = (&self.home.user, folder.parent()) {
@@ -212,7 +212,7 @@ impl Drop for Postgres {
     }
 }
 
-/// A data folder, and who may use it.
+/// A data folder, and the user who may use it.
 #[derive(Debug)]
 struct Home {
     scratch: Scratch,
@@ -220,7 +220,7 @@ struct Home {
 }
 
 impl Home {
-    /// Copies the one cluster that `initdb` made for this process: the copy takes a tenth of the
+    /// Copies the one cluster that `initdb` made for this process. The copy takes a tenth of the
     /// time.
     async fn create(settings: &str) -> Self {
         static TEMPLATE: OnceCell<Home> = OnceCell::const_new();
@@ -256,7 +256,7 @@ impl Home {
 
     fn empty(user: Option<User>) -> Self {
         let scratch = Scratch::new("pg");
-        // The folder itself only has to be passed through.
+        // The folder itself only has to be traversed.
         std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o711)).unwrap();
         let socket = scratch.join("socket");
         std::fs::create_dir(&socket).unwrap();
@@ -288,7 +288,7 @@ impl Home {
     }
 }
 
-/// PostgreSQL refuses to run as root.
+/// An unprivileged user. PostgreSQL refuses to run as root.
 #[derive(Debug, Clone)]
 pub(super) struct User {
     pub uid: u32,
@@ -296,7 +296,7 @@ pub(super) struct User {
 }
 
 impl User {
-    /// `None`: as the user who runs the tests.
+    /// Returns the user to run PostgreSQL as. `None` means the user who runs the tests.
     pub fn to_run_postgres_as() -> Option<Self> {
         if run("id", ["-u"]).trim() != "0" {
             return None;
@@ -312,7 +312,7 @@ impl User {
     }
 }
 
-/// A program of PostgreSQL: the newest of Debian's versions, else what is in PATH.
+/// Finds a program of PostgreSQL: that of the newest Debian version, else the one in PATH.
 pub fn program(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions

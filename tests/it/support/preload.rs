@@ -1,10 +1,10 @@
-//! Libraries in C that are preloaded into the program under test, to stand in for the system.
+//! C libraries that are preloaded into the program under test and replace system calls.
 
 use std::process::Command;
 
 use super::process::{Scratch, run_command};
 
-/// Makes `NAME.so` of C source in a folder of its own, with the C compiler that Rust links with.
+/// Builds `NAME.so` from C source in a folder of its own, with the C compiler that Rust links with.
 pub fn compile(name: &str, source: &str) -> Scratch {
     let folder = Scratch::new(name);
     let source = folder.write(&format!("{name}.c"), source);

@@ -1,9 +1,9 @@
 //! Child processes and scratch folders that never outlive the test process.
 //!
 //! Destructors do not run when a test binary is killed, and never for statics. So one guard, a
-//! shell waiting on a pipe that closes with this process, keeps a list of what is to be ended and
-//! removed. Children stand in process groups of their own, so that Ctrl-C reaches this process
-//! alone and the guard does the rest.
+//! shell waiting on a pipe that closes with this process, keeps a list of processes to end and
+//! folders to remove. Children are in process groups of their own, so that Ctrl-C reaches this
+//! process alone and the guard does the rest.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,21 +16,22 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two looks at a child that is ending.
+/// Interval between two polls of a child that is ending.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Bound on one captured log: the head is of no use once a test prints the tail.
+/// Bound on one captured log, bytes. The head is of no use once a test prints the tail.
 const LOG_LINES: usize = 20_000;
 
-/// Lines of a log that a failure message shows.
+/// Lines of a log in a failure message.
 const LOG_TAIL: usize = 60;
 
-/// Below the ports that Linux gives to outgoing connections (from 32,768 on), so that none of
-/// those takes the port of a service while it is down between stop and start.
+/// First port to give out. It is below the ports that Linux gives to outgoing connections (from
+/// 32,768 on), so that none of those takes the port of a service while it is down between stop and
+/// start.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// Ends every process it was told of, each with its signal and after five seconds with SIGKILL,
-/// then unmounts and removes every folder.
+/// Ends every registered process, each with its signal and after five seconds with SIGKILL, then
+/// unmounts and removes every folder.
 const GUARD: &str = r#"
 procs= dirs= mounts=
 while read -r verb value signal; do
@@ -52,7 +53,7 @@ for m in $mounts; do umount -l "$m" 2>/dev/null; done
 for d in $dirs; do rm -rf -- "$d"; done
 "#;
 
-/// Tells the guard what is to be ended, unmounted or removed, or no more.
+/// Registers a process to end, or a folder to unmount or remove, or withdraws one.
 pub fn guard(line: &str) {
     static PIPE: OnceLock<Mutex<std::process::ChildStdin>> = OnceLock::new();
     let pipe = PIPE.get_or_init(|| {
@@ -71,12 +72,12 @@ pub fn guard(line: &str) {
     writeln!(pipe, "{line}").expect("the guard of the test processes is gone");
 }
 
-/// A folder that is gone when dropped, or else when the test process ends.
+/// A folder that is removed when dropped, or at the latest when the test process ends.
 #[derive(Debug)]
 pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    /// A new, empty folder. The name goes into the folder's.
+    /// Creates an empty folder with this name in its own.
     pub fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix(&format!("centiloc-it-{name}-"))
@@ -88,12 +89,11 @@ impl Scratch {
         Self(folder)
     }
 
-    /// The folder.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(name)
     }
@@ -114,15 +114,15 @@ impl Scratch {
     }
 }
 
-/// A TCP port on loopback that nothing listens on, and that no other call here was given.
+/// Returns a TCP port on loopback that nothing listens on, and that no other call returned.
 ///
-/// The port is bound and never listened on: a child that is between fork and exec holds a copy of
-/// the socket, and a copy that listens would keep the port from whoever it is given to.
+/// The port is bound and never listened on. A child between fork and exec holds a copy of the
+/// socket, and a copy that listens would keep the port from its next user.
 pub fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     let span = PORTS.end - PORTS.start;
     let next = NEXT.get_or_init(|| {
-        // Test processes of several work trees may run at once: start apart.
+        // Test processes of several work trees may run at once, so they start at different ports.
         let apart = std::process::id().wrapping_mul(127) % u32::from(span);
         AtomicU16::new(u16::try_from(apart).unwrap())
     });
@@ -141,16 +141,16 @@ fn can_bind(port: u16) -> std::io::Result<()> {
     socket.bind(loopback(port))
 }
 
-/// `127.0.0.1:port`.
+/// Returns `127.0.0.1:port`.
 pub fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// What a child printed, standard output and error together.
+/// The output of a child, standard output and standard error together.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
-    /// Pipes that are still being read.
+    /// Number of pipes still being read.
     open: Arc<AtomicUsize>,
 }
 
@@ -170,8 +170,8 @@ impl Log {
         });
     }
 
-    /// What a child wrote last may still be in the pipe when it is gone. A grandchild may hold
-    /// the pipe open, so not for ever.
+    /// Waits for the rest of the output. A child's last output may still be in the pipe when it is
+    /// gone. A grandchild may hold the pipe open, so the wait is bounded.
     fn drain(&self) {
         let started = Instant::now();
         while self.open.load(Ordering::SeqCst) > 0 && started.elapsed() < Duration::from_secs(1) {
@@ -179,22 +179,22 @@ impl Log {
         }
     }
 
-    /// The lines so far.
+    /// Returns the lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The first line that contains all of `parts`.
+    /// Returns the first line that contains all of `parts`.
     pub fn find(&self, parts: &[&str]) -> Option<String> {
         self.lines.lock().unwrap().iter().find(|l| parts.iter().all(|p| l.contains(p))).cloned()
     }
 
-    /// Lines that contain `part`.
+    /// Counts the lines that contain `part`.
     pub fn count(&self, part: &str) -> usize {
         self.lines.lock().unwrap().iter().filter(|line| line.contains(part)).count()
     }
 
-    /// The last lines, for a failure message.
+    /// Returns the last lines, for a failure message.
     pub fn tail(&self) -> String {
         let lines = self.lines.lock().unwrap();
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
@@ -211,18 +211,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`. `end_with` is the signal that ends it and all its children at once,
+    /// Starts `command`. `end_with` is the signal that ends it and all its children immediately,
     /// should this process die.
     pub fn start(name: &str, command: &mut Command, end_with: &str) -> Self {
         Self::start_logging(name, command, end_with, Log::default())
     }
 
-    /// As [`Process::start`], adding to the log of an earlier run.
+    /// Does the same as [`Process::start`], adding to the log of an earlier run.
     pub fn start_logging(name: &str, command: &mut Command, end_with: &str, log: Log) -> Self {
         Self::start_with_stderr(name, command.stderr(Stdio::piped()), end_with, log)
     }
 
-    /// As [`Process::start_logging`], with the standard error that `command` has.
+    /// Does the same as [`Process::start_logging`], with the standard error that `command` has.
     pub fn start_with_stderr(name: &str, command: &mut Command, end_with: &str, log: Log) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -238,17 +238,17 @@ impl Process {
         Self { name: name.to_owned(), child, log, status: None }
     }
 
-    /// The process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it printed.
+    /// Returns its log.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// How it ended; `None` while it runs.
+    /// Returns its exit status, or `None` while it runs.
     pub fn status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("could not ask for a child's status");
@@ -263,12 +263,12 @@ impl Process {
     /// Sends a signal, for example `TERM`.
     pub fn signal(&mut self, signal: &str) {
         if self.status().is_none() {
-            // The shell's own kill: /bin/kill is not installed everywhere.
+            // The shell's own kill, because /bin/kill is not installed everywhere.
             run("sh", ["-c", "kill -\"$0\" \"$1\"", signal, &self.pid().to_string()]);
         }
     }
 
-    /// Waits for the end. Blocks the thread; panics after `deadline`.
+    /// Waits for the end. Blocks the thread. Panics after `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let started = Instant::now();
         loop {
@@ -285,7 +285,7 @@ impl Process {
         }
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Kills it with SIGKILL and waits until it is gone.
     pub fn kill(&mut self) {
         if self.status().is_none() {
             self.child.kill().expect("could not kill a child");
@@ -293,7 +293,7 @@ impl Process {
         }
     }
 
-    /// Panics with the log if it ended.
+    /// Panics with the log if it has ended.
     pub fn assert_running(&mut self) {
         if let Some(status) = self.status() {
             panic!("{} ended unasked ({status}); its log:\n{}", self.name, self.log.tail());
@@ -307,7 +307,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end and returns what it printed; panics with its errors if it fails.
+/// Runs a command to its end and returns its output. Panics with its errors if it fails.
 pub fn run<I, S>(program: impl AsRef<OsStr>, args: I) -> String
 where
     I: IntoIterator<Item = S>,
@@ -318,7 +318,7 @@ where
     run_command(&mut command)
 }
 
-/// As [`run`].
+/// Does the same as [`run`] for a prepared command.
 pub fn run_command(command: &mut Command) -> String {
     let output = command
         .stdin(Stdio::null())
@@ -334,7 +334,8 @@ pub fn run_command(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The runtime of everything that must go on while a test blocks its own: proxies, publishers.
+/// Returns the runtime of everything that must go on while a test blocks its own: proxies,
+/// publishers.
 pub fn background() -> &'static tokio::runtime::Handle {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME

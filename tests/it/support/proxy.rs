@@ -16,24 +16,24 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::process::{background, free_port, loopback};
 
-/// Read at once from one side.
+/// Bytes read at once from one side.
 const CHUNK: usize = 16 * 1024;
 
-/// Longer than any test.
+/// A duration longer than any test.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Which way bytes go.
+/// Direction of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From the one who connected.
+    /// From client to server.
     Up,
-    /// From the server.
+    /// From server to client.
     Down,
 }
 
-/// Looks at the bytes before they are forwarded, and may hold them back by waiting.
+/// Observes the bytes before they are forwarded, and may delay them by waiting.
 pub trait Observer: Send + Sync + 'static {
-    /// `connection` counts from 0.
+    /// Handles a chunk of bytes. `connection` counts from 0.
     fn bytes<'a>(
         &'a self,
         connection: u64,
@@ -44,22 +44,22 @@ pub trait Observer: Send + Sync + 'static {
 
 #[derive(Debug, Clone, Default)]
 struct Rules {
-    /// Counts the changes, so that one can be waited for.
+    /// Counts the changes, so that tasks can wait for one.
     version: u64,
     /// Connections of an earlier epoch are reset.
     epoch: u64,
     refuse: bool,
     stalled: Vec<Direction>,
     delay: Duration,
-    /// Connections numbered below are dead to both ends, who are not told.
+    /// Connections numbered below are cut off from both ends without notice.
     silent_below: u64,
     /// Connections numbered below are reset.
     reset_below: u64,
-    /// Connections without traffic for so long are closed.
+    /// Connections without traffic for this long are closed.
     idle_timeout: Option<Duration>,
 }
 
-/// The proxy. Dropping it resets all its connections.
+/// A proxy. Dropping it resets all its connections.
 pub struct Proxy {
     port: u16,
     rules: watch::Sender<Rules>,
@@ -73,18 +73,18 @@ struct Shared {
     observer: Option<Arc<dyn Observer>>,
     accepted: AtomicU64,
     forwarded: [AtomicU64; 2],
-    /// By direction; `None` lets everything pass.
+    /// Limit by direction. `None` lets everything pass.
     limits: Mutex<[Option<Limit>; 2]>,
 }
 
-/// How much may still pass.
+/// Number of bytes that may still pass.
 #[derive(Debug, Clone, Copy)]
 struct Limit {
     bytes: u64,
     then: Then,
 }
 
-/// What comes of a connection that has reached a limit.
+/// The end of a connection that has reached a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Cut,
@@ -92,12 +92,12 @@ enum Then {
 }
 
 impl Proxy {
-    /// A proxy in front of a port on loopback.
+    /// Starts a proxy in front of a port on loopback.
     pub async fn to(port: u16) -> Self {
         Self::observed(port, None).await
     }
 
-    /// A proxy whose traffic is looked at.
+    /// Starts a proxy with an observer of its traffic.
     pub async fn observed(port: u16, observer: Option<Arc<dyn Observer>>) -> Self {
         let shared = Arc::new(Shared {
             target: loopback(port),
@@ -117,23 +117,22 @@ impl Proxy {
         proxy
     }
 
-    /// Where to connect to, on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Connections accepted so far.
+    /// Counts the connections accepted so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Bytes forwarded so far.
+    /// Counts the bytes forwarded so far.
     pub fn forwarded(&self, direction: Direction) -> u64 {
         self.shared.forwarded[direction as usize].load(Ordering::Relaxed)
     }
 
-    /// Everything passes again: no refusal, stall, delay or limit. What a stall held back is
-    /// delivered.
+    /// Ends every refusal, stall, delay and limit. Bytes held back by a stall are delivered.
     pub async fn pass(&self) {
         *self.shared.limits.lock().unwrap() = [None, None];
         self.change(|rules| {
@@ -158,47 +157,46 @@ impl Proxy {
         .await;
     }
 
-    /// Forwards nothing more in this direction, not even the end of the connection: half-open.
+    /// Stops forwarding in this direction, including the end of the connection (half-open).
     pub async fn stall(&self, direction: Direction) {
         self.change(|rules| rules.stalled.push(direction)).await;
     }
 
-    /// [`Proxy::stall`] in both directions.
+    /// Applies [`Proxy::stall`] in both directions.
     pub async fn stall_both(&self) {
         self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
     }
 
-    /// Nothing passes any more on the connections there are, and neither end hears of it; new ones
-    /// pass. So it is when something on the way forgets its connections.
+    /// Silences the existing connections on both sides, as a middlebox that forgets them.
     pub async fn half_open(&self) {
         let below = self.accepted();
         self.change(|rules| rules.silent_below = below).await;
     }
 
-    /// Resets what [`Proxy::half_open`] left behind.
+    /// Resets the connections left by [`Proxy::half_open`].
     pub async fn reset_half_open(&self) {
         self.change(|rules| rules.reset_below = rules.silent_below).await;
     }
 
-    /// Closes (FIN) each connection, also those there are, on which nothing was sent either way for
-    /// so long, as load balancers do.
+    /// Closes (FIN) each connection, existing ones included, without traffic in either direction
+    /// for this long, as load balancers do.
     pub async fn set_idle_timeout(&self, timeout: Duration) {
         self.change(|rules| rules.idle_timeout = Some(timeout)).await;
     }
 
-    /// Holds every chunk back for this long.
+    /// Delays every chunk by this long.
     pub async fn delay(&self, delay: Duration) {
         self.change(|rules| rules.delay = delay).await;
     }
 
-    /// Lets so many bytes more pass in this direction, over all connections, then cuts the
+    /// Lets that many bytes more pass in this direction, over all connections, then cuts the
     /// connection that carried the last of them, and every later one at its first byte.
     pub fn limit(&self, direction: Direction, bytes: u64) {
         self.set_limit(direction, Limit { bytes, then: Then::Cut });
     }
 
-    /// As [`Proxy::limit`], but what has reached its end stays open and silent, also when the
-    /// other side closes.
+    /// Does the same as [`Proxy::limit`], but a connection at the limit stays open and silent, also
+    /// when the other side closes.
     pub fn silence_after(&self, direction: Direction, bytes: u64) {
         self.set_limit(direction, Limit { bytes, then: Then::Silence });
     }
@@ -228,7 +226,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Accepts while it may. Connections end with the set that holds them.
+/// Accepts connections until refused. They end with the set that holds them.
 async fn serve(
     port: u16,
     shared: Arc<Shared>,
@@ -265,7 +263,8 @@ async fn serve(
     }
 }
 
-/// A child that this process is about to start holds a copy of the closed listener until its exec.
+/// Waits until the port is free. A child that this process is about to start holds a copy of the
+/// closed listener until its exec.
 async fn until_refused(port: u16) {
     while TcpStream::connect(loopback(port)).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -290,8 +289,8 @@ struct Link {
 
 impl Link {
     async fn run(self, mut client: TcpStream) {
-        // Zero linger makes closing a reset, also when the task is aborted. An orderly end on both
-        // sides takes it back.
+        // Zero linger makes closing a reset, also when the task is aborted. A regular end on both
+        // sides reverts that.
         let _ = client.set_zero_linger();
         let Ok(mut server) = TcpStream::connect(self.shared.target).await else { return };
         let _ = server.set_zero_linger();
@@ -313,7 +312,7 @@ impl Link {
             }
         };
         if orderly {
-            // Both ends have been shut down already, or are idle: there is nothing left to reset.
+            // Both ends are already shut down or idle, so there is nothing left to reset.
             linger_as_usual(&client);
             linger_as_usual(&server);
         }
@@ -356,7 +355,8 @@ impl Link {
         }
     }
 
-    /// Waits until nothing has been sent either way for the idle timeout, or until the proxy is gone.
+    /// Waits until neither direction has had traffic for the idle timeout, or until the proxy is
+    /// gone.
     async fn until_idle(&self) {
         let mut rules = self.rules.clone();
         loop {
@@ -381,7 +381,7 @@ impl Link {
         !rules.stalled.contains(&direction) && self.number >= rules.silent_below
     }
 
-    /// How many of `count` bytes may pass now, and what is to come of the connection behind them.
+    /// Returns how many of `count` bytes may pass now, and the fate of the connection after them.
     fn take(&self, direction: Direction, count: usize) -> (usize, Option<Then>) {
         match &mut self.shared.limits.lock().unwrap()[direction as usize] {
             None => (count, None),

@@ -1,4 +1,4 @@
-//! Publishes as the platform does, and keeps account of what the broker took over.
+//! Publishes as the platform does, and records the messages that the broker accepted.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,20 +12,21 @@ use super::mosquitto::{Mosquitto, PLATFORM, PLATFORM_PASSWORD};
 use super::process::background;
 use super::wait::SOON;
 
-/// Messages under way to the broker: enough that the round trip does not count.
+/// Messages in flight to the broker: enough that the round trip does not count.
 const WINDOW: u16 = 100;
 
 /// Mosquitto's `max_inflight_messages`, which bounds QoS-2 messages from a client too.
 const QOS2_WINDOW: usize = 20;
 
-/// Largest packet sent or received; the tests send some that are too large for a bridge.
+/// Largest packet sent or received. Some tests send packets too large for a bridge.
 const MAX_PACKET: usize = 64 * 1024 * 1024;
 
-/// A publisher's connection. It does not reconnect: a test that breaks it says so.
+/// A publisher's connection. It does not reconnect, because a test that breaks it does so
+/// explicitly.
 pub struct Publisher {
     client: AsyncClient,
-    /// Held while a message is queued: the place in this queue is the place in the order of
-    /// publishing, also with several tasks.
+    /// Held while a message is queued. The position in this queue is the position in the publishing
+    /// order, also with several tasks.
     waiters: Mutex<mpsc::Sender<oneshot::Sender<()>>>,
     task: AbortHandle,
 }
@@ -38,7 +39,7 @@ impl Publisher {
         connected.unwrap_or_else(|e| panic!("the publisher could not connect: {e}"))
     }
 
-    /// Connects to a port, waiting for CONNACK.
+    /// Connects to a port and waits for CONNACK.
     pub async fn try_connect(port: u16, client_id: &str) -> Result<Self, String> {
         let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
         options
@@ -64,14 +65,14 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Publishes at QoS 1 and waits for the broker's PUBACK. False if the connection broke first:
-    /// the broker may have the message or not.
+    /// Publishes at QoS 1 and waits for the broker's PUBACK. Returns false if the connection broke
+    /// first. The broker may or may not have the message then.
     pub async fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) -> bool {
         self.publish_all([(topic.to_owned(), payload.into())]).await == 1
     }
 
-    /// Publishes all at QoS 1, several under way at once. How many, from the first on, the broker
-    /// acknowledged before the connection broke; all, if it did not.
+    /// Publishes all at QoS 1, several in flight. Returns how many, counted from the first, the
+    /// broker acknowledged before the connection broke, or all.
     pub async fn publish_all(
         &self,
         messages: impl IntoIterator<Item = (String, Vec<u8>)>,
@@ -99,14 +100,14 @@ impl Publisher {
         acknowledged
     }
 
-    /// Publishes item events in their JSON form; panics unless the broker takes all.
+    /// Publishes item events in their JSON form. Panics unless the broker accepts all.
     pub async fn publish_json(&self, events: &[ItemEvent]) {
         let messages = events.iter().map(|e| (e.json_topic(), e.json().to_string().into_bytes()));
         assert_eq!(self.publish_all(messages).await, events.len(), "the broker took not all");
     }
 
-    /// As [`Publisher::publish_json`], at QoS 2; few at once, because Mosquitto drops what exceeds
-    /// its window.
+    /// Does the same as [`Publisher::publish_json`] at QoS 2, few in flight, because Mosquitto
+    /// drops messages beyond its window.
     pub async fn publish_json_qos2(&self, events: &[ItemEvent]) {
         for few in events.chunks(QOS2_WINDOW) {
             let messages = few.iter().map(|e| (e.json_topic(), e.json().to_string().into_bytes()));
@@ -115,13 +116,13 @@ impl Publisher {
         }
     }
 
-    /// Publishes item events in protobuf; panics unless the broker takes all.
+    /// Publishes item events in protobuf. Panics unless the broker accepts all.
     pub async fn publish_protobuf(&self, events: &[ItemEvent]) {
         let messages = events.iter().map(|e| (e.protobuf_topic(), e.protobuf()));
         assert_eq!(self.publish_all(messages).await, events.len(), "the broker took not all");
     }
 
-    /// Publishes at QoS 0, which nobody acknowledges. What is published after it at QoS 1 comes
+    /// Publishes at QoS 0, which nobody acknowledges. Messages published after it at QoS 1 arrive
     /// after it.
     pub async fn publish_qos0(&self, topic: &str, payload: impl Into<Vec<u8>>) {
         self.client.publish(topic, QoS::AtMostOnce, false, payload).await.unwrap();
@@ -133,7 +134,7 @@ impl Publisher {
         assert!(acked(waiter).await, "the broker did not take the retained message");
     }
 
-    /// `None` if the connection is gone.
+    /// Queues a publish. Returns `None` if the connection is gone.
     async fn queue(
         &self,
         topic: &str,
@@ -162,13 +163,13 @@ async fn acked(waiter: Option<oneshot::Receiver<()>>) -> bool {
     }
 }
 
-/// Matches PUBACKs and PUBCOMPs with who waits for them, until the connection ends.
+/// Matches PUBACKs and PUBCOMPs with their waiters until the connection ends.
 async fn follow(mut events: EventLoop, mut waiting: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut under_way: VecDeque<(u16, oneshot::Sender<()>)> = VecDeque::new();
     while let Ok(event) = events.poll().await {
         match event {
             Event::Outgoing(Outgoing::Publish(id)) if id != 0 => {
-                // It was queued before the message was.
+                // The waiter was queued before the message was.
                 if let Ok(waiter) = waiting.try_recv() {
                     under_way.push_back((id, waiter));
                 }

@@ -1,5 +1,5 @@
-//! What most tests stand on: a broker, a database, and a tap between broker and bridge. And a
-//! table that is locked, which holds a commit back for as long as a test needs.
+//! The environment of most tests: a broker, a database, and a tap between broker and bridge. In
+//! addition a table lock, which holds a commit back for as long as a test needs.
 
 use std::sync::Arc;
 
@@ -19,48 +19,47 @@ use super::wait::{SOON, until, until_eq};
 
 /// A broker and a database, with a tap in front of the broker's plain listener.
 pub struct Rig {
-    /// The broker.
     pub broker: Mosquitto,
     /// The bridge's database.
     pub database: Database,
-    /// Every acknowledgement through it is checked: see [`Rig::assert_promises_kept`].
+    /// The tap checks every acknowledgement: see [`Rig::assert_promises_kept`].
     pub tap: Tap,
 }
 
 impl Rig {
-    /// On the shared cluster.
+    /// Creates an environment on the shared cluster.
     pub async fn new() -> Self {
         Self::on(Postgres::shared().await).await
     }
 
-    /// On a cluster of the test's own.
+    /// Creates an environment on a cluster owned by the test.
     pub async fn on(postgres: &Postgres) -> Self {
         Self::with(Mosquitto::builder(), postgres).await
     }
 
-    /// With another broker than the usual one.
+    /// Creates an environment with a broker of other settings.
     pub async fn with(builder: Builder, postgres: &Postgres) -> Self {
         let (broker, database) = tokio::join!(builder.start(), postgres.database());
         Self::around(broker, database).await
     }
 
-    /// Around a broker and a database that are there.
+    /// Creates an environment around an existing broker and database.
     pub async fn around(broker: Mosquitto, database: Database) -> Self {
         let tap = Tap::to(broker.plain_port()).await;
         Self { broker, database, tap }
     }
 
-    /// A configuration that leads through the tap.
+    /// Returns a configuration that connects through the tap.
     pub fn config(&self) -> Config {
         Config::new(&self.broker, &self.database).plain(self.tap.proxy.port())
     }
 
-    /// The platform.
+    /// Connects a publisher as the platform.
     pub async fn platform(&self) -> Publisher {
         Publisher::connect(&self.broker).await
     }
 
-    /// Waits until a relation of schema `centiloc` has so many rows.
+    /// Waits until a relation of schema `centiloc` has that many rows.
     pub async fn until_rows(&self, relation: &str, rows: usize) {
         let relation = format!("centiloc.{relation}");
         let rows = i64::try_from(rows).unwrap();
@@ -70,13 +69,13 @@ impl Rig {
         .await;
     }
 
-    /// Waits until so many PUBACKs have reached the broker.
+    /// Waits until that many PUBACKs have reached the broker.
     pub async fn until_acked(&self, pubacks: usize) {
         until_eq(&format!("{pubacks} PUBACKs"), SOON, pubacks, || async { self.tap.pubacks() })
             .await;
     }
 
-    /// Waits until the broker has delivered so many messages, repetitions included.
+    /// Waits until the broker has delivered that many messages, redeliveries included.
     pub async fn until_delivered(&self, messages: usize) {
         until_eq(&format!("{messages} deliveries"), SOON, messages, || async {
             self.tap.publishes().len()
@@ -84,8 +83,8 @@ impl Rig {
         .await;
     }
 
-    /// Waits until each of these events, of different tags, is in exactly one row and acknowledged,
-    /// and asserts that there is nothing else: no other row, no row blamed, no promise broken.
+    /// Waits until each of these events, of different tags, is in exactly one row and acknowledged.
+    /// Asserts that there is nothing else: no other row, no dead letter, no broken promise.
     pub async fn until_kept(&self, events: &[ItemEvent]) {
         self.until_rows("item_event", events.len()).await;
         until_eq("what is un-acknowledged", SOON, 0, || async { self.tap.unacked() }).await;
@@ -99,8 +98,8 @@ impl Rig {
         self.assert_promises_kept().await;
     }
 
-    /// Asserts what holds at any time: acknowledgements in order of receipt, each for something
-    /// delivered on its connection, and every event stored once.
+    /// Asserts the invariants of every moment: acknowledgements in order of receipt, each for a
+    /// message delivered on its connection, and every event stored once.
     pub async fn assert_promises_kept(&self) {
         self.tap.assert_no_violation();
         for table in ["item_event", "board_event"] {
@@ -111,22 +110,22 @@ impl Rig {
     }
 }
 
-/// A session of its own that looks for what was delivered: a check for [`Tap::checking`]. The bridge
-/// must run with `decode.keep_payload = "always"`.
+/// A database session that looks up delivered messages, as a check for [`Tap::checking`]. The
+/// bridge must run with `decode.keep_payload = "always"`.
 #[derive(Clone)]
 pub struct Onlooker {
     database: Database,
-    /// Opened at the first look, on the runtime of the tap.
+    /// Opened at the first lookup, on the runtime of the tap.
     session: Arc<Mutex<Option<PgConnection>>>,
 }
 
 impl Onlooker {
-    /// Has not looked yet.
+    /// Creates a check without a session yet.
     pub fn of(database: &Database) -> Self {
         Self { database: database.clone(), session: Arc::default() }
     }
 
-    /// Whether the message is in exactly one row.
+    /// True if the message is in exactly one row.
     pub async fn sees(self, publish: Publish) -> Result<(), String> {
         const SQL: &str = "select (select count(*) from centiloc.item_event where payload = $1) \
                                 + (select count(*) from centiloc.board_event where payload = $1) \
@@ -147,21 +146,21 @@ impl Onlooker {
     }
 }
 
-/// Waits until a new bridge has made the partitions that it makes at its start. Who locks tables
-/// before gets into each other's way with it.
+/// Waits until a new bridge has created its startup partitions. Locking tables earlier would
+/// conflict with that.
 pub async fn until_settled_in(database: &Database) {
     const PARTITIONS: &str = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
     until_eq("the partitions ahead", SOON, 4, || database.count(PARTITIONS)).await;
 }
 
-/// A table that another session has locked: whoever wants to write to it waits.
+/// A table locked by another session. Every writer to it waits.
 pub struct TableLock {
     session: PgConnection,
     table: String,
 }
 
 impl TableLock {
-    /// Locks `centiloc.<table>` of a bridge that has settled in: what waits afterwards are writes.
+    /// Locks `centiloc.<table>` of a settled bridge, so that only writes wait afterwards.
     pub async fn take(database: &Database, table: &str) -> Self {
         until_settled_in(database).await;
         let mut session = database.connect().await.expect("could not connect to lock a table");
@@ -170,7 +169,7 @@ impl TableLock {
         Self { session, table: format!("centiloc.{table}") }
     }
 
-    /// Waits until someone waits for the table.
+    /// Waits until a session waits for the table.
     pub async fn until_waited_for(&mut self) {
         const WAITERS: &str = "select count(*) from pg_locks where not granted and relation = \
                                $1::regclass and database = (select oid from pg_database where \
@@ -180,7 +179,7 @@ impl TableLock {
         let (session, table) = (Mutex::new(&mut self.session), &self.table);
         until(&format!("someone to wait for {table}"), SOON, || async {
             let mut session = session.lock().await;
-            // What it shows is otherwise the same for the whole transaction.
+            // Within one transaction the activity view would otherwise not change.
             run(&mut session, "select pg_stat_clear_snapshot()").await;
             let waiters = sqlx::query_scalar::<_, i64>(WAITERS).bind(table);
             if waiters.fetch_one(&mut **session).await.unwrap() > 0 {
@@ -192,7 +191,7 @@ impl TableLock {
         .await;
     }
 
-    /// Lets the others go on.
+    /// Lets the waiting sessions proceed.
     pub async fn release(mut self) {
         run(&mut self.session, "rollback").await;
         self.session.close().await.expect("could not end the session that held a lock");
@@ -204,7 +203,7 @@ async fn run(session: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(sql).execute(session).await.expect("could not lock or unlock a table");
 }
 
-/// A counter of the bridge, 0 while it is not shown.
+/// Returns a counter of the bridge, 0 while it is absent.
 pub async fn counter(bridge: &Bridge, name: &str, labels: &str) -> f64 {
     bridge.metric(&format!("centiloc_bridge_{name}"), labels).await.unwrap_or(0.0)
 }

@@ -1,10 +1,10 @@
-//! A database that is slower than it could be.
+//! A database that is slowed down on purpose.
 
 use super::database::Database;
 
-/// Each statement that inserts item events takes `factor` times as long as it did. Own time is
-/// measured, not assumed, so that this is true on every machine. The factor is read from a table: to
-/// change it locks nothing that the bridge needs.
+/// Makes each statement that inserts item events take `factor` times as long as it did. Its own
+/// time is measured, not assumed, so this holds on every machine. The factor is read from a table,
+/// because changing it there locks nothing that the bridge needs.
 const TRIGGERS: &str = "
     create table public.slowness (factor integer not null);
     insert into public.slowness values (1);
@@ -25,17 +25,18 @@ const TRIGGERS: &str = "
     create trigger slow_end after insert on centiloc.item_event
         for each statement execute function public.slow_end()";
 
-/// Prepares a database that has its tables, at its own speed yet.
+/// Prepares a migrated database, at its usual speed at first.
 pub async fn prepare(database: &Database) {
     database.execute(TRIGGERS).await;
 }
 
-/// Makes inserts of item events take so many times as long as they would. 1 is the usual speed.
+/// Slows inserts of item events by this factor. 1 is the usual speed.
 pub async fn slow_down(database: &Database, factor: u32) {
     database.execute(&format!("update public.slowness set factor = {factor}")).await;
 }
 
-/// Makes each statement that inserts item events take so many seconds longer, however few they are.
+/// Makes each statement that inserts item events take that many seconds longer, however few the
+/// events are.
 pub async fn delay_inserts(database: &Database, seconds: f64) {
     let trigger = format!(
         "create function public.delay_inserts() returns trigger language plpgsql as $$

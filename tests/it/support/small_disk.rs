@@ -1,6 +1,6 @@
 //! A disk that can be filled, for one database: a tablespace on a file system of a few MiB. The
-//! server's own files stay on the large disk, so that it refuses writes (SQLSTATE 53100) without
-//! ending, as a full data disk does.
+//! server's own files stay on the large disk, so it refuses writes (SQLSTATE 53100) without ending,
+//! as with a full data disk.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,21 +10,21 @@ use super::database::Database;
 use super::postgres::{Postgres, ROLE};
 use super::process::{Scratch, guard, run};
 
-/// Written at once while filling.
+/// Bytes written at once while filling.
 const BLOCK: usize = 8 * 1024;
 
-/// A mounted file system with a tablespace. Dropped after its server.
+/// A mounted file system with a tablespace. It must be dropped after its server.
 pub struct SmallDisk {
     scratch: Scratch,
 }
 
 impl SmallDisk {
-    /// Mounts it; says so where that is not possible.
+    /// Mounts the disk, or prints the reason why that is not possible.
     pub fn mount(mib: u32) -> Option<Self> {
         Self::try_mount(mib).map_err(|reason| eprintln!("not shown here: {reason}")).ok()
     }
 
-    /// Only root may.
+    /// Mounts the disk, which only root may do.
     fn try_mount(mib: u32) -> Result<Self, String> {
         if run("id", ["-u"]).trim() != "0" {
             return Err("only root may mount a small disk".to_owned());
@@ -43,12 +43,12 @@ impl SmallDisk {
         Ok(Self { scratch })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// A database of this server on this disk. Once a server.
+    /// Creates a database of this server on this disk, once per server.
     pub async fn database(&self, postgres: &Postgres) -> Database {
         let folder = self.scratch.join("tablespace");
         postgres.own_folder(&folder);
@@ -58,15 +58,15 @@ impl SmallDisk {
         postgres.database_with("tablespace small").await
     }
 
-    /// Leaves no byte free.
+    /// Fills the disk to the last byte.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
-        // Nothing lies behind the last byte: an error here is the aim.
+        // The disk is to be full, so an error is expected here.
         while ballast.write_all(&[1; BLOCK]).is_ok() {}
         while ballast.write_all(&[1]).is_ok() {}
     }
 
-    /// Takes back what [`SmallDisk::fill`] wrote.
+    /// Frees the space that [`SmallDisk::fill`] took.
     pub fn free(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
     }
@@ -78,7 +78,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may have files open for another moment.
+        // Lazily, because the server may keep files open for a moment.
         run("umount", ["-l".as_ref(), self.scratch.path().as_os_str()]);
         guard(&format!("unmounted {}", self.scratch.path().display()));
     }

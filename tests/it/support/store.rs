@@ -1,4 +1,4 @@
-//! A store over a fresh database, and events to put into it.
+//! A store over a fresh database, and events to commit to it.
 
 use std::process::Output;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use centiloc_bridge::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
 use centiloc_bridge::message::Message;
-use centiloc_bridge::store::{Entry, Outcome, Store};
+use centiloc_bridge::store::{CommitOutcome, DecodedMessage, Store};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ impl Bench {
         Self { db, store }
     }
 
-    /// Another process on the same database.
+    /// Opens a second store, as another process on the same database.
     pub fn another_store(&self, span: PartitionSpan) -> Store {
         Store::new(&config(&self.db.socket_url()), span).unwrap()
     }
@@ -51,37 +51,33 @@ impl Bench {
         finish(command).await
     }
 
-    /// Runs a command with `--json`, and expects this exit code.
+    /// Runs a command with `--json` and asserts its exit code.
     pub async fn run_json(&self, args: &[&str], code: i32) -> Value {
         let output = self.run(&[args, &["--json"]].concat()).await;
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
     }
 
-    pub async fn commit(&self, batch: &[Entry]) -> Outcome {
+    pub async fn commit(&self, batch: &[DecodedMessage]) -> CommitOutcome {
         self.store.commit(batch).await.unwrap()
     }
 
-    /// Commits item events, one batch.
-    pub async fn items(&self, events: &[ItemEvent]) -> Outcome {
-        let batch: Vec<Entry> = events.iter().cloned().map(of_item).collect();
+    /// Commits item events in one batch.
+    pub async fn items(&self, events: &[ItemEvent]) -> CommitOutcome {
+        let batch: Vec<DecodedMessage> = events.iter().cloned().map(of_item).collect();
         self.commit(&batch).await
     }
 }
 
-pub fn config(url: &str) -> config::Database {
-    config::Database {
-        url: url.to_owned().into(),
-        max_connections: 4,
-        statement_timeout: Duration::from_secs(30),
-        migrate: true,
-    }
+pub fn config(url: &str) -> config::DatabaseConfig {
+    let folder = database_only(url);
+    config::load(Some(&folder.path().join("config.toml")), []).unwrap().config.database
 }
 
-/// How long the broker keeps the session.
+/// Session expiry of the broker in these tests.
 pub const EXPIRY: Duration = Duration::from_secs(7200);
 
-/// A process: names its connections.
+/// A process that names its connections.
 #[derive(Debug, Clone)]
 pub struct Process(Uuid);
 
@@ -95,7 +91,7 @@ impl Process {
     }
 }
 
-/// Seconds after a Monday in March 2025.
+/// Returns a time in seconds after a Monday in March 2025.
 pub fn at(seconds: i64) -> OffsetDateTime {
     time::macros::datetime!(2025-03-10 00:00 UTC) + time::Duration::seconds(seconds)
 }
@@ -157,16 +153,16 @@ pub fn board(board_sn: &str, seconds: i64, status: &str) -> BoardEvent {
     }
 }
 
-pub fn of_item(event: ItemEvent) -> Entry {
+pub fn of_item(event: ItemEvent) -> DecodedMessage {
     (message("centiloc/T", event.event_id.as_bytes()), Ok(Event::Item(event)))
 }
 
-pub fn of_board(event: BoardEvent) -> Entry {
+pub fn of_board(event: BoardEvent) -> DecodedMessage {
     let topic = "centiloc/T/proto/board/v1/update";
     (message(topic, event.event_id.as_bytes()), Ok(Event::Board(event)))
 }
 
-pub fn malformed(payload: &[u8]) -> Entry {
+pub fn malformed(payload: &[u8]) -> DecodedMessage {
     let reject = Reject::new(RejectReason::Malformed, "not a protobuf message");
     (message("centiloc/T", payload), Err(reject))
 }
@@ -183,12 +179,12 @@ pub fn message(topic: &str, payload: &[u8]) -> Message {
     }
 }
 
-pub fn with_token(mut entry: Entry, sequence: u64) -> Entry {
+pub fn with_token(mut entry: DecodedMessage, sequence: u64) -> DecodedMessage {
     entry.0.ack = Some(AckToken::new(ConnectionId(1), sequence));
     entry
 }
 
-/// A row as text, for comparing whole states.
+/// Returns all item states as text, for comparing whole states.
 pub async fn state(db: &Database) -> Vec<String> {
     db.column("select to_jsonb(s)::text from centiloc.item_state s order by tenant, uid, board_sn")
         .await

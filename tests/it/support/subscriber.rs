@@ -1,5 +1,5 @@
-//! A plain MQTT client with a durable session: what the tests of the support itself, and tests of
-//! what a broker still holds, look through.
+//! A plain MQTT client with a durable session, for tests of the support itself and of a broker's
+//! remaining messages.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,8 +9,7 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, Publ
 use super::mosquitto::{PASSWORD, USERNAME};
 use super::wait::SOON;
 
-/// Makes a broker forget the session of a client id and all that it queued, as a client does that
-/// connects with CleanSession.
+/// Makes a broker forget the session of a client id and its queue, by connecting with CleanSession.
 pub async fn forget_session(port: u16, client_id: &str) -> Result<(), String> {
     let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
     options.set_credentials(USERNAME, PASSWORD).set_clean_session(true);
@@ -25,7 +24,7 @@ pub async fn forget_session(port: u16, client_id: &str) -> Result<(), String> {
     }
 }
 
-/// One connection.
+/// A subscriber's connection.
 pub struct Subscriber {
     client: AsyncClient,
     events: EventLoop,
@@ -34,7 +33,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Connects to a plain listener with CleanSession=false. Nothing is acknowledged unasked.
+    /// Connects to a plain listener with CleanSession=false. Nothing is acknowledged automatically.
     pub async fn connect(port: u16, client_id: &str) -> Result<Self, String> {
         let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
         options
@@ -54,7 +53,7 @@ impl Subscriber {
         }
     }
 
-    /// Whether the broker knew the session.
+    /// True if the broker knew the session.
     pub fn session_present(&self) -> bool {
         self.session_present
     }
@@ -64,7 +63,7 @@ impl Subscriber {
         self.subscribe_at(filter, QoS::AtLeastOnce).await
     }
 
-    /// As [`Subscriber::subscribe`], at QoS 2.
+    /// Does the same as [`Subscriber::subscribe`] at QoS 2.
     pub async fn subscribe_qos2(&mut self, filter: &str) -> Result<(), String> {
         self.subscribe_at(filter, QoS::ExactlyOnce).await
     }
@@ -74,7 +73,7 @@ impl Subscriber {
         self.poll_until(|event| matches!(event, Event::Incoming(Packet::SubAck(_)))).await
     }
 
-    /// The next message.
+    /// Returns the next message.
     pub async fn receive(&mut self) -> Result<Publish, String> {
         if self.inbox.is_empty() {
             self.poll_until(|event| matches!(event, Event::Incoming(Packet::Publish(_)))).await?;
@@ -82,7 +81,7 @@ impl Subscriber {
         Ok(self.inbox.pop_front().expect("a message was just received"))
     }
 
-    /// Receives, acknowledges, and goes on until the PUBACK has been written.
+    /// Receives a message, acknowledges it, and waits until the PUBACK has been written.
     pub async fn receive_and_ack(&mut self) -> Result<Publish, String> {
         let publish = self.receive().await?;
         self.client.ack(&publish).await.map_err(|e| e.to_string())?;
@@ -90,7 +89,7 @@ impl Subscriber {
         Ok(publish)
     }
 
-    /// Goes on until `wanted`; messages that come meanwhile are kept.
+    /// Polls until `wanted`. Messages received meanwhile are kept.
     async fn poll_until(&mut self, wanted: impl Fn(&Event) -> bool) -> Result<(), String> {
         loop {
             let event = tokio::time::timeout(SOON, self.events.poll()).await;

@@ -1,5 +1,5 @@
-//! Watches MQTT through a [`Proxy`] in front of a plain listener: which PUBLISH the broker
-//! delivered, which PUBACK came back, in which order, and what was true when it did.
+//! Records MQTT packets through a [`Proxy`] in front of a plain listener: the PUBLISHes of the
+//! broker and the PUBACKs returned, their order, and a check made at each PUBACK.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -14,40 +14,38 @@ const PUBLISH: u8 = 3;
 const PUBACK: u8 = 4;
 const DISCONNECT: u8 = 14;
 
-/// A packet that passed.
+/// A recorded packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
-    /// The broker delivered a message.
+    /// A message delivered by the broker.
     Publish(Publish),
-    /// The client acknowledged a packet id on a connection.
+    /// A PUBACK of the client: connection and packet id.
     Puback(u64, u16),
-    /// The client said DISCONNECT on a connection.
+    /// A DISCONNECT of the client on a connection.
     Disconnect(u64),
 }
 
 /// A PUBLISH from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
-    /// The connection, counted from 0.
+    /// Number of the connection, from 0.
     pub connection: u64,
-    /// 0 for QoS 0.
+    /// Packet id, 0 for QoS 0.
     pub packet_id: u16,
-    /// Whether the broker says that it delivers again.
+    /// The DUP flag: true for a redelivery.
     pub dup: bool,
-    /// The topic.
     pub topic: String,
-    /// The application message.
     pub payload: Vec<u8>,
 }
 
-/// How often what has passed.
+/// Counts of recorded packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// Messages that the broker delivered, repetitions included.
+    /// Messages delivered by the broker, redeliveries included.
     pub deliveries: usize,
-    /// Those of them that it called repetitions.
+    /// Deliveries with the DUP flag.
     pub repetitions: usize,
-    /// Acknowledgements.
+    /// Acknowledgements sent.
     pub pubacks: usize,
 }
 
@@ -68,9 +66,9 @@ impl Tally {
 type Verdict = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 type Check = dyn Fn(Publish) -> Verdict + Send + Sync;
 
-/// A proxy with its record.
+/// A recording proxy.
 pub struct Tap {
-    /// To connect through, and to break.
+    /// The proxy to connect through and to break.
     pub proxy: Proxy,
     record: Arc<Record>,
 }
@@ -78,7 +76,7 @@ pub struct Tap {
 #[derive(Default)]
 struct Record {
     state: Mutex<State>,
-    /// Asked before each PUBACK is forwarded.
+    /// Called before each PUBACK is forwarded.
     check: Option<Box<Check>>,
 }
 
@@ -86,30 +84,30 @@ struct Record {
 struct State {
     packets: Vec<(Instant, Packet)>,
     violations: Vec<String>,
-    /// Up, then Down: bytes of a packet that is not complete yet, by connection.
+    /// Bytes of incomplete packets, by connection: Up, then Down.
     partial: [HashMap<u64, Vec<u8>>; 2],
-    /// Delivered and not acknowledged, by connection.
+    /// Delivered and unacknowledged messages, by connection.
     unacked: HashMap<u64, Unacked>,
 }
 
-/// Of one connection.
+/// Unacknowledged messages of one connection.
 #[derive(Default)]
 struct Unacked {
-    /// In the order of delivery.
+    /// Messages in the order of delivery.
     deliveries: VecDeque<Publish>,
-    /// Their packet ids: there may be tens of thousands.
+    /// Their packet ids, as a set, because there may be tens of thousands.
     ids: HashSet<u16>,
 }
 
 impl Tap {
-    /// In front of a broker's plain listener.
+    /// Starts a tap in front of a broker's plain listener.
     pub async fn to(port: u16) -> Self {
         Self::with(port, Record::default()).await
     }
 
-    /// As [`Tap::to`]; before each PUBACK is forwarded, `check` is asked whether the message may
-    /// be acknowledged, for example because its row can be seen. What it objects to is a
-    /// violation.
+    /// Does the same as [`Tap::to`]. Before each PUBACK is forwarded, `check` decides if the
+    /// message may be acknowledged, for example because its row is visible. An `Err` is recorded
+    /// as a violation.
     pub async fn checking<F>(
         port: u16,
         check: impl Fn(Publish) -> F + Send + Sync + 'static,
@@ -127,34 +125,35 @@ impl Tap {
         Self { proxy: Proxy::observed(port, Some(observer)).await, record }
     }
 
-    /// Everything that passed, in the order of passing.
+    /// Returns all recorded packets in order.
     pub fn packets(&self) -> Vec<Packet> {
         self.timed_packets().into_iter().map(|(_, packet)| packet).collect()
     }
 
-    /// As [`Tap::packets`], each with when it passed.
+    /// Returns the same as [`Tap::packets`], each with its time.
     pub fn timed_packets(&self) -> Vec<(Instant, Packet)> {
         self.record.state.lock().unwrap().packets.clone()
     }
 
-    /// What the broker delivered, deliveries of the same message repeated.
+    /// Returns the messages that the broker delivered, redeliveries included.
     pub fn publishes(&self) -> Vec<Publish> {
         let packets = self.packets().into_iter();
         packets.filter_map(|p| if let Packet::Publish(p) = p { Some(p) } else { None }).collect()
     }
 
-    /// How often what has passed so far.
+    /// Returns the counts so far.
     pub fn tally(&self) -> Tally {
         let state = self.record.state.lock().unwrap();
         state.packets.iter().map(|(_, packet)| packet).fold(Tally::default(), Tally::add)
     }
 
-    /// PUBACKs so far.
+    /// Counts the PUBACKs so far.
     pub fn pubacks(&self) -> usize {
         self.tally().pubacks
     }
 
-    /// Delivered on the newest connection that delivered anything, and not acknowledged there.
+    /// Counts the messages delivered on the newest connection with deliveries and not acknowledged
+    /// there.
     pub fn unacked(&self) -> usize {
         let state = self.record.state.lock().unwrap();
         state
@@ -164,8 +163,8 @@ impl Tap {
             .map_or(0, |(_, left)| left.ids.len())
     }
 
-    /// PUBACKs that came out of the order of receipt (MQTT-4.6.0-2), acknowledged what was not
-    /// delivered on their connection, or were objected to by the check.
+    /// Returns the PUBACKs that left out of the order of receipt (MQTT-4.6.0-2), acknowledged a
+    /// message that was not delivered on their connection, or failed the check.
     pub fn violations(&self) -> Vec<String> {
         self.record.state.lock().unwrap().violations.clone()
     }
@@ -254,7 +253,7 @@ impl Observer for Record {
     }
 }
 
-/// Lengths of the fixed header and of what follows; `None` while the packet is incomplete.
+/// Returns the lengths of the fixed header and of the rest. `None` while the packet is incomplete.
 fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut length = 0;
     for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {

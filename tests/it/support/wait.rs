@@ -1,20 +1,22 @@
-//! Waiting on conditions. A test never sleeps and hopes: it says what it waits for and until when.
+//! Waiting on conditions. A test never sleeps and hopes. It states the condition that it waits for,
+//! with a deadline.
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// Between two looks at a condition: short against everything waited for, long against the look.
+/// Interval between two polls of a condition: short against everything waited for, long against the
+/// poll itself.
 const POLL: Duration = Duration::from_millis(20);
 
-/// For what takes milliseconds on an idle machine. Generous, because tests share two cores with
-/// builds; a passing test never waits for it.
+/// Deadline for operations that take milliseconds on an idle machine. It is generous, because tests
+/// share two cores with builds. A passing test never waits for it.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Polls until `look` answers `Ok`, whose value is returned.
+/// Polls until `poll` returns `Ok`, and returns its value.
 ///
 /// Panics after `deadline` with `what` was waited for and the last `Err`, the state last seen.
-pub async fn until<T, S, F>(what: &str, deadline: Duration, mut look: impl FnMut() -> F) -> T
+pub async fn until<T, S, F>(what: &str, deadline: Duration, mut poll: impl FnMut() -> F) -> T
 where
     S: Debug,
     F: Future<Output = Result<T, S>>,
@@ -22,12 +24,12 @@ where
     let started = Instant::now();
     let mut last = "nothing yet".to_owned();
     loop {
-        // A look that hangs must not outlive the deadline either.
+        // A hanging poll must not outlive the deadline either.
         let left = deadline.saturating_sub(started.elapsed()).max(POLL);
-        match tokio::time::timeout(left, look()).await {
+        match tokio::time::timeout(left, poll()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(state)) => last = format!("{state:?}"),
-            Err(_) => last.push_str(" (the last look did not return)"),
+            Err(_) => last.push_str(" (the last poll did not return)"),
         }
         assert!(
             started.elapsed() < deadline,
@@ -37,24 +39,24 @@ where
     }
 }
 
-/// [`until`] for a look that neither waits nor says more than whether.
-pub async fn until_true(what: &str, deadline: Duration, mut look: impl FnMut() -> bool) {
-    until(what, deadline, || std::future::ready(if look() { Ok(()) } else { Err("not yet") }))
+/// Does the same as [`until`] for a synchronous poll that returns a bool.
+pub async fn until_true(what: &str, deadline: Duration, mut poll: impl FnMut() -> bool) {
+    until(what, deadline, || std::future::ready(if poll() { Ok(()) } else { Err("not yet") }))
         .await;
 }
 
-/// Polls until `look` answers `expected`.
+/// Polls until `poll` returns `expected`.
 pub async fn until_eq<T, F>(
     what: &str,
     deadline: Duration,
     expected: T,
-    mut look: impl FnMut() -> F,
+    mut poll: impl FnMut() -> F,
 ) where
     T: PartialEq + Debug,
     F: Future<Output = T>,
 {
     until(what, deadline, || {
-        let seen = look();
+        let seen = poll();
         let expected = &expected;
         async move {
             let seen = seen.await;
@@ -64,7 +66,7 @@ pub async fn until_eq<T, F>(
     .await;
 }
 
-/// Runs futures beside each other, and returns their outputs in order.
+/// Runs futures concurrently and returns their outputs in order.
 pub async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pinned: Vec<_> = futures.map(|f| (Box::pin(f), None)).collect();
     std::future::poll_fn(|context| {

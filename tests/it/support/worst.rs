@@ -1,5 +1,5 @@
 //! The messages that would take the most memory once decoded: large ones with millions of parts,
-//! and small ones that are just within every maximum.
+//! and small ones just within every maximum.
 
 use time::OffsetDateTime;
 
@@ -8,15 +8,13 @@ use super::event::{ItemEvent, bytes};
 /// A message that exceeds a maximum.
 #[derive(Clone)]
 pub struct Excess {
-    /// MQTT topic.
     pub topic: String,
-    /// The message.
     pub payload: Vec<u8>,
-    /// How the detail of its dead letter begins.
+    /// The beginning of the detail of its dead letter.
     pub said: String,
 }
 
-/// Messages of about `size` bytes, each of them beyond another maximum by far.
+/// Returns messages of about `size` bytes, each far beyond another maximum.
 pub fn excesses(tenant: &str, size: usize) -> Vec<Excess> {
     let event = ItemEvent::new(tenant, "E-EXCESS", "B-0001", OffsetDateTime::now_utc());
     [protobuf_excesses(&event, size), json_excesses(&event, size)].concat()
@@ -41,7 +39,7 @@ fn protobuf_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
 fn json_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
     let object = event.json().to_string();
     let keys = event.json().as_object().unwrap().len();
-    // A part, and what stands before and after so many of it.
+    // A part that is repeated, and the text before and after the repetitions.
     let fill = |before: &str, part: &str, after: &str| {
         let count = size / part.len();
         let more = [before, &part.repeat(count), after].concat();
@@ -66,11 +64,11 @@ fn json_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
         .collect()
 }
 
-/// Topic and payload of an event that is just within the maxima: a few KiB that take a few hundred
+/// Returns topic and payload of an event just within the maxima: a few KiB that take a few hundred
 /// in memory.
 pub fn dense(event: &ItemEvent, is_json: bool) -> (String, Vec<u8>) {
     const MOST: usize = 1_000;
-    /// Objects of one key in one another, within what is unknown.
+    /// Returns objects of one key nested in one another, in an unknown field.
     const DEEP: usize = 10;
     if is_json {
         let deep = format!("{}0{}", r#"{"":"#.repeat(100), "}".repeat(100));

@@ -1,4 +1,4 @@
-//! CONNECT and CONNACK.
+//! CONNECT and CONNACK of the model broker.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Broker {
         (link, present)
     }
 
-    /// Notes whether CONNACK reached the client, which alone tells it of a lost session.
+    /// Records if CONNACK reached the client, which alone informs it of a lost session.
     fn announced(&self, present: bool, reached: bool) {
         if present || !std::mem::take(&mut self.lock().unannounced) {
             return;
@@ -48,7 +48,7 @@ impl Broker {
         }
     }
 
-    /// Notes that nobody knows of the session being new: neither CONNACK nor a process has told.
+    /// Records that no process knows of the new session: no CONNACK arrived.
     pub fn excuse_losses(&self) {
         let mut state = self.lock();
         state.first_unseen |= state.losses.is_empty();
@@ -58,15 +58,13 @@ impl Broker {
     }
 }
 
-/// Opens connections to the model.
+/// A connector that opens connections to the model.
 pub struct ModelConnector {
-    /// Shared.
     pub world: Arc<World>,
-    /// Where to connect to.
     pub broker: Arc<Broker>,
 }
 
-/// Tells the model whether CONNACK arrived, also when the attempt is given up.
+/// Informs the model if CONNACK arrived, also when the attempt is abandoned.
 struct Answer<'a> {
     broker: &'a Broker,
     present: bool,

@@ -1,4 +1,4 @@
-//! PUBLISH packets to the bridge, with the ids that they get.
+//! PUBLISH packets to the bridge, and their packet ids.
 
 use centiloc_bridge::session::transport::{IncomingPacket, PublishPacket};
 use tokio::time::Instant;
@@ -7,7 +7,7 @@ use super::{Behavior, Broker, Ids, InFlight, Session, Stored};
 use crate::message::TOPIC;
 
 impl Broker {
-    /// Sends up to so many packets to the bridge.
+    /// Sends up to that many packets to the bridge.
     pub fn deliver(&self, most: u64) {
         for _ in 0..most {
             if !self.deliver_one() {
@@ -67,8 +67,8 @@ impl Broker {
         true
     }
 
-    /// Sends a message once more on the same connection, as brokers of MQTT 3.1 do. Where two messages
-    /// in flight have one id, no client could tell which a repetition is of.
+    /// Redelivers a message on the same connection, as brokers of MQTT 3.1 do. If two messages in
+    /// flight have one id, no client could tell them apart in a redelivery.
     pub fn retry_live(&self) {
         let state = self.lock();
         let (Some(link), Some(session)) = (&state.link, &state.session) else { return };
@@ -94,7 +94,8 @@ impl Session {
         behavior.window.is_some_and(|most| self.in_flight.len() >= most)
     }
 
-    /// Takes the next message out of the queue and gives it a packet id. Returns its place in flight.
+    /// Takes the next message out of the queue and gives it a packet id. Returns its position in
+    /// flight.
     pub(super) fn start_next(&mut self, behavior: &Behavior, sent_before: bool) -> Option<usize> {
         let message = *self.queue.front()?;
         let id = free_id(self, behavior)?;

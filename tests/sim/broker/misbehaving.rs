@@ -1,4 +1,4 @@
-//! What brokers and networks do to a connection and to a session.
+//! Faults of brokers and networks that affect a connection or a session.
 
 use super::{Broker, Loss};
 
@@ -10,14 +10,14 @@ impl Broker {
         }
     }
 
-    /// Loses the connection without a word to the bridge.
+    /// Loses the connection without notice to the bridge.
     pub fn half_open(&self) {
         if let Some(link) = self.lock().link.take() {
             link.silence();
         }
     }
 
-    /// Stops or resumes reading what the bridge writes.
+    /// Stops or resumes reading packets of the bridge.
     pub fn stall(&self, stalled: bool) {
         if let Some(link) = &self.lock().link {
             link.stall(stalled);
@@ -37,8 +37,8 @@ impl Broker {
         }
     }
 
-    /// Gives the session to another client with the same id for a moment: it takes some messages and
-    /// answers none.
+    /// Gives the session to another client with the same id for a moment. That client receives some
+    /// messages and answers none.
     pub fn foreign_takeover(&self) {
         self.cut(true);
         let mut guard = self.lock();
@@ -54,13 +54,13 @@ impl Broker {
         session.in_flight.retain(|e| state.messages[e.message].qos > 0);
     }
 
-    /// Forgets the session with all that it holds.
+    /// Forgets the session with everything in it.
     pub fn forget_session(&self) {
         self.cut(false);
         let mut state = self.lock();
         let Some(session) = state.session.take() else { return };
         let number = state.losses.len() as u64 + 1;
-        // A first session that was never seen may be taken for one that was always there.
+        // A first session that was never seen may be mistaken for one that always existed.
         let excused = state.first_unseen && state.losses.is_empty();
         state.losses.push(Loss { number, of_session: true, excused });
         state.unannounced = true;

@@ -1,5 +1,5 @@
-//! A model broker with one durable session. It does what MQTT allows and what real brokers do beside
-//! that, and it knows of each PUBACK which message it stands for.
+//! A model broker with one durable session. It shows all behaviour that MQTT allows and some that
+//! real brokers show beyond it, and it knows for each PUBACK the message that it acknowledges.
 
 mod connecting;
 mod delivering;
@@ -19,25 +19,25 @@ use crate::world::World;
 
 pub use self::connecting::ModelConnector;
 
-/// How packet ids are given out.
+/// Policy for assigning packet ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ids {
-    /// The lowest that is free.
+    /// The lowest free id.
     LowestFree,
-    /// In turn, leaving out those in use.
+    /// In sequence, skipping those in use.
     InTurn,
-    /// In turn, whether in use or not.
+    /// In sequence, in use or not.
     Blind,
 }
 
-/// What kind of broker it is.
+/// The behaviour of the broker.
 #[derive(Debug, Clone)]
 pub struct Behavior {
-    /// How packet ids are given out.
+    /// Policy for assigning packet ids.
     pub ids: Ids,
     /// Largest packet id it uses.
     pub id_space: u16,
-    /// Most un-acknowledged messages; `None` where there is no such limit.
+    /// Maximum of un-acknowledged messages. `None` if there is no such limit.
     pub window: Option<usize>,
     /// Redelivers in the order of the first delivery.
     pub keeps_order: bool,
@@ -45,58 +45,56 @@ pub struct Behavior {
     pub renumbers: bool,
     /// Its queue overflows when acknowledgements are held for longer than this.
     pub overflows_after: Option<Duration>,
-    /// Delivers so many of 1,000 messages at QoS 2.
+    /// Share of messages delivered at QoS 2, per mille.
     pub qos2: u64,
     /// Ends a connection that was silent for 1.5 times this.
     pub keep_alive: Duration,
 }
 
-/// Whether CONNECT is answered.
+/// The response to CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
-    /// With CONNACK.
+    /// CONNACK.
     Open,
     /// The port is closed.
     Refused,
-    /// Not at all.
+    /// No response.
     Silent,
-    /// With "not authorized".
+    /// CONNACK with "not authorized".
     NotAuthorized,
-    /// With CONNACK, but SUBSCRIBE is refused.
+    /// CONNACK, but SUBSCRIBE is refused.
     NoSubscription,
 }
 
-/// A message that the broker has taken over.
+/// A message that the broker has accepted.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The event in it.
+    /// Number of the event in it.
     pub event: u64,
-    /// Application message.
     pub payload: Bytes,
     /// QoS it is delivered at.
     pub qos: u8,
-    /// RETAIN flag.
     pub retain: bool,
     /// The loss it was part of, if any.
     pub lost: Option<u64>,
 }
 
-/// Tells what is durable, and so may be acknowledged.
+/// The durable state, and so the messages that may be acknowledged.
 pub trait Durable {
-    /// Returns true if an event is.
+    /// Returns true if an event is durable.
     fn has(&self, event: u64) -> bool;
-    /// Returns true if a gap that covers this loss is.
+    /// Returns true if a gap that covers this loss is durable.
     fn covers(&self, loss: &Loss) -> bool;
 }
 
 /// A loss, by which messages never reach the bridge.
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
-    /// Counts from 1.
+    /// Number of the loss, from 1.
     pub number: u64,
-    /// The session was forgotten, rather than a message dropped from a full queue.
+    /// True if the session was forgotten, false if the queue overflowed.
     pub of_session: bool,
-    /// The bridge had no way to see it.
+    /// True if the bridge could not detect it.
     pub excused: bool,
 }
 
@@ -104,9 +102,9 @@ pub struct Loss {
 struct InFlight {
     id: u16,
     message: usize,
-    /// PUBREC was received.
+    /// True once PUBREC was received.
     received: bool,
-    /// The connection it was sent on last, and its place there.
+    /// The connection it was sent on last, and its position there.
     sent: Option<(u64, u64)>,
     sent_before: bool,
 }
@@ -127,22 +125,22 @@ struct State {
     session: Option<Session>,
     link: Option<Arc<Link>>,
     links: u64,
-    /// Packets sent on the present link that have a place in the order of acknowledgement.
+    /// Packets sent on the current link that have a position in the order of acknowledgement.
     sent_on_link: u64,
     last_answered: u64,
     retained: Option<usize>,
     losses: Vec<Loss>,
-    /// The session is new, and no CONNACK has said so yet.
+    /// True if the session is new, and no CONNACK has reported that yet.
     unannounced: bool,
-    /// The CONNACK of the very first session never arrived.
+    /// True if the CONNACK of the very first session never arrived.
     first_unseen: bool,
     last_progress: Instant,
     subscribed_once: bool,
-    /// Most messages that were ever in flight.
+    /// Largest number of messages in flight so far.
     widest: usize,
 }
 
-/// The model.
+/// A model broker.
 #[derive(Debug)]
 pub struct Broker {
     world: Arc<World>,
@@ -150,7 +148,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Makes a broker without a session.
+    /// Creates a broker without a session.
     pub fn new(world: &Arc<World>, behavior: Behavior) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
@@ -178,18 +176,18 @@ impl Broker {
         self.state.lock().unwrap()
     }
 
-    /// Opens or closes the door.
+    /// Changes the response to CONNECT.
     pub fn set_door(&self, door: Door) {
         self.world.note(format_args!("broker's door is {door:?}"));
         self.lock().door = door;
     }
 
-    /// Changes what kind of broker it is.
+    /// Changes the behaviour of the broker.
     pub fn change(&self, change: impl FnOnce(&mut Behavior)) {
         change(&mut self.lock().behavior);
     }
 
-    /// Takes a message over from a publisher. Returns true if a session gets it.
+    /// Accepts a message from a publisher. Returns true if a session receives it.
     pub fn publish(&self, event: u64, payload: Bytes, qos: u8, retain: bool) -> bool {
         let mut state = self.lock();
         let qos = if qos == 1 && self.world.chance(state.behavior.qos2) { 2 } else { qos };
@@ -202,7 +200,7 @@ impl Broker {
         let overflows = state.overflows();
         let connected = state.link.is_some();
         let Some(session) = &mut state.session else {
-            // Gone with the session that would have had it.
+            // Lost with the session that would have received it.
             if state.subscribed_once && qos > 0 {
                 let loss = state.losses.last().map_or(0, |loss| loss.number);
                 state.messages.push(Stored { lost: Some(loss), ..message });
@@ -222,7 +220,7 @@ impl Broker {
             return false;
         }
         state.messages.push(message);
-        // Unwrap safety: looked at above.
+        // Unwrap safety: checked above.
         state.session.as_mut().unwrap().queue.push_back(index);
         self.world.note(format_args!("broker takes event {event} at QoS {qos} as message {index}"));
         true
@@ -245,7 +243,7 @@ impl Broker {
         self.lock().losses.iter().any(|loss| loss.of_session)
     }
 
-    /// Describes what keeps the broker from being at rest.
+    /// Describes the reason why the broker is not at rest.
     pub fn unrest(&self) -> Option<String> {
         let state = self.lock();
         let Some(session) = &state.session else { return Some("there is no session".into()) };
@@ -265,8 +263,8 @@ impl Broker {
 }
 
 impl Session {
-    /// Gives every message in flight an id of its own, if two have the same: else no client could
-    /// ever answer them. What finds no id is queued again.
+    /// Gives every message in flight an id of its own if two have the same. Otherwise no client
+    /// could ever answer them. A message without a free id is queued again.
     fn part_equal_ids(&mut self, id_space: u16) {
         let ids: BTreeSet<u16> = self.in_flight.iter().map(|entry| entry.id).collect();
         if ids.len() == self.in_flight.len() {
@@ -289,14 +287,14 @@ impl State {
             return false;
         };
         let full = session.is_full(&self.behavior);
-        // A broker that has shown a wide window is taken to keep it.
+        // The bridge assumes that a broker keeps the widest window that it has shown.
         let shown_wide = self.widest >= 20 && session.in_flight.len() < 10;
-        // What the bridge has written and the broker does not read, the bridge cannot know.
+        // The bridge cannot know that the broker does not read its packets.
         let Some(link) = self.link.as_ref().filter(|link| link.is_usable() && link.is_idle())
         else {
             return false;
         };
-        // Nor what the broker has not delivered again yet.
+        // Nor which messages the broker has not delivered again yet.
         let sent = |e: &InFlight| e.sent.is_some_and(|(on, _)| on == link.number);
         session.in_flight.iter().all(sent)
             && full

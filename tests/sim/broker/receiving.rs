@@ -1,4 +1,4 @@
-//! The packets of the bridge, above all its PUBACKs.
+//! Packets from the bridge, most of them PUBACKs.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::link::Link;
 use crate::message::OLD_FILTER;
 
 impl Broker {
-    /// Takes up to so many packets of the bridge.
+    /// Receives up to that many packets of the bridge.
     pub fn receive(&self, most: u64, durable: &dyn Durable) {
         for _ in 0..most {
             let link = self.lock().link.clone();

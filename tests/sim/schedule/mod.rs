@@ -1,4 +1,4 @@
-//! One schedule: everything that happens, chosen by a seed, and then what must hold.
+//! One schedule: all of its events, chosen by a seed, and the rules that must hold afterwards.
 
 mod rest;
 mod trouble;
@@ -17,7 +17,7 @@ use crate::message::{Kind, payload};
 use crate::spool::ModelSpool;
 use crate::world::{Ended, World};
 
-/// What may go wrong.
+/// The faults that may occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Cut,
@@ -68,16 +68,16 @@ struct Schedule {
     world: Arc<World>,
     broker: Arc<Broker>,
     database: Arc<ModelDatabase>,
-    /// The first holds the session, the others stand by.
+    /// The processes. The first holds the session, and the others are on standby.
     processes: Vec<Process>,
     enabled: Vec<Fault>,
-    /// Faults in 1,000 steps.
+    /// Faults per 1,000 steps.
     fault_rate: u64,
     events: u64,
     payloads: BTreeMap<u64, (Bytes, Kind)>,
-    /// A process ended before it knew what the database had stored.
+    /// True if a process ended before it knew the result of a commit.
     unclean_ends: bool,
-    /// The session went to another process and perhaps back.
+    /// True if the session went to another process, and perhaps back.
     handovers: bool,
 }
 
@@ -113,7 +113,7 @@ impl Schedule {
             window: world.chance(600).then(|| usize::try_from(window).unwrap()),
             keeps_order: world.chance(700),
             renumbers: world.chance(200),
-            // The bridge looks once a second, and packets and answers take their time.
+            // The bridge polls once a second, and packets and answers take their time.
             overflows_after: world
                 .chance(500)
                 .then(|| settings.queue_grace + Duration::from_secs(5)),
@@ -221,7 +221,7 @@ impl Schedule {
         self.database.after_loss(self.broker.losses());
     }
 
-    /// Lets time pass, with the broker at work now and then.
+    /// Lets time pass, with the broker active now and then.
     async fn wait_busy(&mut self, millis: u64) {
         let mut left = millis;
         while left > 0 {

@@ -1,5 +1,5 @@
-//! The end of a schedule: with all faults over, everything comes to rest, and then every rule must
-//! hold.
+//! The end of a schedule: after all faults are over, everything comes to rest, and then every rule
+//! must hold.
 
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use crate::database::Mood;
 use crate::message::Kind;
 use crate::spool::DiskMood;
 
-/// Paused time within which everything must be stored once all faults have ended: the longest wait
+/// Paused time within which everything must be stored once all faults have ended. The longest wait
 /// of the bridge is a minute, and a few may follow each other.
 const REST_WITHIN: Duration = Duration::from_secs(900);
 
-/// Times in a row that everything must be found at rest: news may be between two stages.
+/// Consecutive checks that must find everything at rest, because an event may be between two
+/// stages.
 const QUIET_LOOKS: u32 = 5;
 
-/// The same where processes shared a record of possible losses, which then tells nothing certain.
+/// The same after processes shared a record of possible losses, which is unreliable then.
 const QUIET_LOOKS_AFTER_HANDOVER: u32 = 500;
 
 impl Schedule {
@@ -57,7 +58,8 @@ impl Schedule {
                 self.world.violated(format_args!("no rest after {REST_WITHIN:?}: {unrest}"));
                 return;
             }
-            // Fine steps at first, then coarse ones: most of the rest is waiting out a backoff.
+            // Fine steps at first, then coarse ones, because most of the time is spent waiting for
+            // a backoff.
             let step = if started.elapsed() < Duration::from_secs(2) { 10 } else { 250 };
             self.world.sleep(1..=step).await;
         }

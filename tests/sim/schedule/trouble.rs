@@ -1,4 +1,4 @@
-//! The faults of a schedule, made.
+//! The faults of a schedule and their application.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Schedule {
                 world.step_aside(0..=30).await;
                 self.processes[0].rebuild().await;
             }
-            // Each process needs a spool of its own, which the model has not.
+            // Each process needs a spool of its own, which the model does not have.
             Fault::SecondProcess if self.around.settings.spool.is_some() => {}
             Fault::SecondProcess => self.contend().await,
             Fault::Renewal => {
@@ -85,7 +85,7 @@ impl Schedule {
                 self.wait_busy(world.draw(5_000..=90_000)).await;
             }
         }
-        // Losses are numbered where they happen; gap rows follow them.
+        // Losses are numbered when they occur. Gap rows follow them.
         self.database.after_loss(self.broker.losses());
     }
 
@@ -136,7 +136,7 @@ impl Schedule {
         }
     }
 
-    /// Starts a second process that stands by, or lets it take over from the first.
+    /// Starts a second process on standby, or lets it take over from the first.
     async fn contend(&mut self) {
         if self.processes.len() == 1 {
             self.world.fault("second process");

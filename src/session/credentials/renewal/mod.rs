@@ -16,8 +16,8 @@ use super::{
     ClientCredentials, CredentialSource, CredentialSourceError, CredentialState, SourceFingerprint,
 };
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
-use crate::credentials::expiry::{self, Expiry, Notice};
+use crate::config::BackoffBounds;
+use crate::credentials::expiry::{self, ExpiryNotice, ExpiryReminder};
 use crate::credentials::identity::validity_note;
 use crate::files;
 use crate::progress::{during, idle};
@@ -31,8 +31,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Limits of the wait after reading a file timed out. Each attempt may leave a blocked thread behind.
-const READ_BACKOFF: Reconnect =
-    Reconnect { min: Duration::from_secs(5), max: Duration::from_secs(600) };
+const READ_BACKOFF: BackoffBounds =
+    BackoffBounds { min: Duration::from_secs(5), max: Duration::from_secs(600) };
 
 /// Inputs and outputs of the renewal task.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ struct CredentialWatcher {
     reported: Option<String>,
     unanswered: Option<UnresponsiveFile>,
     retry: Backoff,
-    expiry: Expiry,
+    expiry: ExpiryReminder,
 }
 
 impl CredentialWatcher {
@@ -173,7 +173,7 @@ impl CredentialWatcher {
             reported: None,
             unanswered: None,
             retry: Backoff::new(READ_BACKOFF),
-            expiry: Expiry::default(),
+            expiry: ExpiryReminder::default(),
         };
         if let CredentialState::Ready(credentials) = &*watcher.parts.state.borrow() {
             log_warnings(credentials);
@@ -258,7 +258,7 @@ impl CredentialWatcher {
 
     fn adopt(&mut self, credentials: ClientCredentials) {
         self.clear_problem();
-        self.expiry = Expiry::default();
+        self.expiry = ExpiryReminder::default();
         let certificate = credentials.certificate();
         tracing::info!(
             subject = certificate.map(|facts| facts.subject.as_str()),
@@ -322,7 +322,7 @@ impl CredentialWatcher {
         let Some(notice) = self.expiry.due(facts, now) else { return };
         let problem = expiry::in_words(notice, facts);
         let hint = expiry::advice(facts, &self.parts.source.borrow().tenant, key);
-        if notice == Notice::Expired {
+        if notice == ExpiryNotice::Expired {
             tracing::error!(error = problem, hint, "the client certificate has expired");
         } else {
             tracing::warn!(error = problem, hint, "the client certificate expires soon");

@@ -2,13 +2,13 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::Tls;
-use crate::credentials::testing::{Files, Issued, Leaf, Pki};
+use crate::config::TlsConfig;
+use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki};
 
 /// Credential files in use, and a watcher that has checked them.
 struct RenewalFixture {
-    pki: Pki,
-    files: Files,
+    pki: TestPki,
+    files: TestFiles,
     watcher: CredentialWatcher,
     state: watch::Receiver<CredentialState>,
     /// Keeps the receiver of the source open.
@@ -17,14 +17,11 @@ struct RenewalFixture {
 
 impl RenewalFixture {
     fn new() -> Self {
-        let (pki, files) = (Pki::new(), Files::new());
-        write(&files, &pki.issue(&Leaf::client("acme")));
-        let section = Tls {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.path("cert.pem"),
-            key_file: files.path("key.pem"),
-            server_name: None,
-        };
+        let (pki, files) = (TestPki::new(), TestFiles::new());
+        write(&files, &pki.issue(&LeafSpec::client("acme")));
+        let authority = files.write("ca.pem", pki.authority_pem());
+        let section =
+            TlsConfig::of_files(Some(authority), files.path("cert.pem"), files.path("key.pem"));
         let password_file = files.write("password", "first\n");
         let source = CredentialSource {
             tenant: "acme".into(),
@@ -67,7 +64,7 @@ impl RenewalFixture {
         self.watcher.parts.health.snapshot().credentials.problem
     }
 
-    fn issue(&self, leaf: &Leaf) {
+    fn issue(&self, leaf: &LeafSpec) {
         write(&self.files, &self.pki.issue(leaf));
     }
 
@@ -79,7 +76,7 @@ impl RenewalFixture {
     }
 }
 
-fn write(files: &Files, issued: &Issued) {
+fn write(files: &TestFiles, issued: &IssuedCertificate) {
     files.write("cert.pem", &issued.pem);
     files.write("key.pem", issued.key.to_sec1_pem().as_str());
 }
@@ -88,7 +85,7 @@ fn write(files: &Files, issued: &Issued) {
 fn new_pair_is_adopted_at_the_second_check() {
     let mut fixture = RenewalFixture::new();
     let old = fixture.serial();
-    fixture.issue(&Leaf::client("acme"));
+    fixture.issue(&LeafSpec::client("acme"));
     assert!(!fixture.checks(1));
     assert!(fixture.checks(1));
     assert_ne!(fixture.serial(), old);
@@ -99,7 +96,7 @@ fn new_pair_is_adopted_at_the_second_check() {
 fn pair_is_adopted_once_both_files_are_written() {
     let mut fixture = RenewalFixture::new();
     let old = fixture.serial();
-    let new = fixture.pki.issue(&Leaf::client("acme"));
+    let new = fixture.pki.issue(&LeafSpec::client("acme"));
     fixture.files.write("cert.pem", &new.pem);
     assert!(!fixture.checks(1));
     assert_eq!(fixture.problem(), None, "it may be complete in a moment");
@@ -113,10 +110,10 @@ fn pair_is_adopted_once_both_files_are_written() {
 
 #[test]
 fn invalid_files_are_rejected_and_named() {
-    let cases: [(Leaf, &str); 3] = [
-        (Leaf::client("acme").days(-400, -1), "expired on"),
-        (Leaf::client("acme").days(2, 300), "not valid before"),
-        (Leaf::client("other"), "not the tenant \"acme\""),
+    let cases: [(LeafSpec, &str); 3] = [
+        (LeafSpec::client("acme").days(-400, -1), "expired on"),
+        (LeafSpec::client("acme").days(2, 300), "not valid before"),
+        (LeafSpec::client("other"), "not the tenant \"acme\""),
     ];
     let mut fixture = RenewalFixture::new();
     let old = fixture.serial();
@@ -128,7 +125,7 @@ fn invalid_files_are_rejected_and_named() {
         assert_eq!(fixture.serial(), old);
     }
     fixture.files.write("password", "");
-    fixture.issue(&Leaf::client("acme"));
+    fixture.issue(&LeafSpec::client("acme"));
     assert!(!fixture.checks(3));
     assert!(fixture.problem().unwrap().contains("mqtt.password_file"), "{:?}", fixture.problem());
     std::fs::remove_file(fixture.files.path("ca.pem")).unwrap();
@@ -160,7 +157,7 @@ fn changed_content_is_adopted_and_a_touch_ignored() {
     let folder = |name: &str| -> PathBuf {
         let path = fixture.files.path(name);
         std::fs::create_dir(&path).unwrap();
-        let issued = fixture.pki.issue(&Leaf::client("acme"));
+        let issued = fixture.pki.issue(&LeafSpec::client("acme"));
         std::fs::write(path.join("tls.crt"), &issued.pem).unwrap();
         std::fs::write(path.join("tls.key"), issued.key.to_sec1_pem().as_str()).unwrap();
         path
@@ -185,7 +182,7 @@ fn changed_content_is_adopted_and_a_touch_ignored() {
 #[test]
 fn requested_check_adopts_at_once() {
     let mut fixture = RenewalFixture::new();
-    fixture.issue(&Leaf::client("acme"));
+    fixture.issue(&LeafSpec::client("acme"));
     fixture.check(CheckTrigger::Requested);
     assert!(fixture.state.has_changed().unwrap());
 }
@@ -195,7 +192,7 @@ fn loadable_files_are_adopted_after_an_unusable_start() {
     let mut fixture = RenewalFixture::new();
     fixture.watcher.parts.state.send_replace(CredentialState::Unusable("none".into()));
     // Expired, for another tenant: the broker decides.
-    fixture.issue(&Leaf::client("other").days(-400, -1));
+    fixture.issue(&LeafSpec::client("other").days(-400, -1));
     fixture.state.borrow_and_update();
     assert!(fixture.checks(2));
     assert!(matches!(*fixture.state.borrow(), CredentialState::Ready(_)));
@@ -204,7 +201,7 @@ fn loadable_files_are_adopted_after_an_unusable_start() {
 #[test]
 fn near_expiry_is_shown_with_the_renewal_command() {
     let mut fixture = RenewalFixture::new();
-    fixture.issue(&Leaf::client("acme").days(-358, 6));
+    fixture.issue(&LeafSpec::client("acme").days(-358, 6));
     assert!(fixture.checks(2));
     fixture.watcher.check_expiry(OffsetDateTime::now_utc());
     let renewal = fixture.watcher.parts.health.snapshot().credentials.renewal.unwrap();

@@ -8,8 +8,8 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::testing::{OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls};
 use super::*;
-use crate::credentials::Curve;
-use crate::credentials::testing::Leaf;
+use crate::credentials::EcCurve;
+use crate::credentials::testing::LeafSpec;
 
 /// Connects as `localhost`, sends a line, and returns the line received.
 fn exchange(config: Arc<ClientConfig>, port: u16) -> std::io::Result<String> {
@@ -32,15 +32,17 @@ fn exchange_as(
     Ok(line.trim_end().to_owned())
 }
 
-fn config(tls: &Tls) -> Arc<ClientConfig> {
+fn config(tls: &TlsConfig) -> Arc<ClientConfig> {
     client_config(tls).expect("a configuration").config
 }
 
 #[test]
 fn openssl_accepts_both_curves_and_tls_versions() {
-    for curve in Curve::ALL {
-        let setting =
-            TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").curve(curve));
+    for curve in EcCurve::ALL {
+        let setting = TlsSetting::with(
+            &LeafSpec::server("localhost"),
+            &LeafSpec::client("acme").curve(curve),
+        );
         for version in ["-tls1_2", "-tls1_3"] {
             let server = OpenSslServer::start(&setting, &["-rev", version]);
             let received = exchange(config(&setting.tls), server.port);
@@ -51,7 +53,8 @@ fn openssl_accepts_both_curves_and_tls_versions() {
 
 #[test]
 fn version_1_client_certificate_is_presented_with_warning() {
-    let setting = TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").version_1());
+    let setting =
+        TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").version_1());
     let loaded = client_config(&setting.tls).expect("accepted");
     assert_eq!(loaded.certificate.version, 1);
     assert!(loaded.warnings.iter().any(|w| w.contains("X.509 version 1")), "{loaded:?}");
@@ -66,7 +69,7 @@ fn version_1_client_certificate_is_presented_with_warning() {
 fn chain_with_intermediate_satisfies_root_only_server() {
     let mut setting = TlsSetting::new();
     let middle = setting.pki.intermediate("Middle");
-    let client = middle.issue(&Leaf::client("acme"));
+    let client = middle.issue(&LeafSpec::client("acme"));
     let both = format!("{}{}", middle.authority_pem(), client.pem);
     setting.tls.cert_file = setting.files.write("chain.pem", both);
     setting.tls.key_file = setting.files.write("key.pem", client.key.to_sec1_pem().as_str());
@@ -87,7 +90,8 @@ fn built_in_authority_rejects_other_issuers() {
 
 #[test]
 fn configured_server_name_is_checked_instead_of_host() {
-    let mut setting = TlsSetting::with(&Leaf::server("broker.internal"), &Leaf::client("acme"));
+    let mut setting =
+        TlsSetting::with(&LeafSpec::server("broker.internal"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS13, None, b"cba\n");
     let error = exchange(config(&setting.tls), port).expect_err("another name");
     assert!(error.to_string().contains("not valid for name"), "{error}");
@@ -100,7 +104,7 @@ fn configured_server_name_is_checked_instead_of_host() {
 
 #[test]
 fn address_is_checked_against_certificate_addresses() {
-    let setting = TlsSetting::with(&Leaf::server("127.0.0.1"), &Leaf::client("acme"));
+    let setting = TlsSetting::with(&LeafSpec::server("127.0.0.1"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS12, None, b"cba\n");
     assert_eq!(exchange_as("127.0.0.1", config(&setting.tls), port).expect("fits"), "cba");
 }
@@ -117,7 +121,7 @@ fn invalid_server_name_is_rejected_with_its_key() {
 fn renewed_files_apply_to_the_next_configuration() {
     let setting = TlsSetting::new();
     let before = client_config(&setting.tls).expect("first").certificate;
-    let renewed = setting.pki.issue(&Leaf::client("acme").days(0, 700));
+    let renewed = setting.pki.issue(&LeafSpec::client("acme").days(0, 700));
     setting.files.write("tls-cert.pem", &renewed.pem);
     setting.files.write("private-key.pem", renewed.key.to_sec1_pem().as_str());
     let after = client_config(&setting.tls).expect("renewed").certificate;

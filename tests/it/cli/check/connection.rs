@@ -1,5 +1,5 @@
-//! What is between here and the database: addresses, poolers, certificates, limits, and connection
-//! strings as providers hand them out.
+//! The connection to the database: addresses, poolers, certificates, limits, and connection strings
+//! as providers write them.
 
 use super::database::postgres_with_tls;
 use super::{Bench, FAILED, Wrong, assert_table, check, good};
@@ -11,7 +11,7 @@ use crate::support::postgres::{Postgres, ROLE};
 use crate::support::process::free_port;
 
 #[tokio::test]
-async fn an_ipv6_address_in_brackets_is_reached() {
+async fn bracketed_ipv6_address_is_reached() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return; // a machine without IPv6
     }
@@ -26,7 +26,7 @@ async fn an_ipv6_address_in_brackets_is_reached() {
 }
 
 #[tokio::test]
-async fn poolers_and_servers_that_do_not_suit_are_named() {
+async fn unsuitable_poolers_and_servers_are_named() {
     let bench = Bench::new().await;
     let postgres = Postgres::shared().await;
     let session = PgBouncer::start(postgres, &["pool_mode = session"]).await;
@@ -88,7 +88,7 @@ async fn untrusted_certificates_and_unreadable_files_are_named() {
 }
 
 #[tokio::test]
-async fn tls_knows_the_name_where_an_address_is_chosen() {
+async fn tls_verifies_name_of_chosen_address() {
     let broker = Mosquitto::start().await;
     let (postgres, _folder) = postgres_with_tls(&broker).await;
     let database = postgres.database().await;
@@ -112,7 +112,7 @@ async fn tls_knows_the_name_where_an_address_is_chosen() {
 }
 
 #[tokio::test]
-async fn the_next_host_is_tried_and_standbys_passed_over() {
+async fn next_host_is_tried_and_standbys_skipped() {
     let bench = Bench::new().await;
     let port = Postgres::shared().await.port();
     let url = bench.database.url_at(free_port());
@@ -143,7 +143,7 @@ async fn the_next_host_is_tried_and_standbys_passed_over() {
 }
 
 #[tokio::test]
-async fn variables_of_libpq_decide_nothing() {
+async fn libpq_variables_are_ignored() {
     let bench = Bench::new().await;
     let config = bench.config();
     let mut bridge = Bridge::start_with(
@@ -161,7 +161,7 @@ async fn variables_of_libpq_decide_nothing() {
 }
 
 #[tokio::test]
-async fn three_connections_suffice_from_the_first_start() {
+async fn first_start_needs_three_connections() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::own().await;
     let database = postgres.database().await;
@@ -173,7 +173,7 @@ async fn three_connections_suffice_from_the_first_start() {
 }
 
 #[tokio::test]
-async fn the_limit_that_was_hit_and_the_need_are_named() {
+async fn connection_limit_and_need_are_named() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::own().await;
     let (database, limited) = (postgres.database().await, postgres.database().await);

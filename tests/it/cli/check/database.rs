@@ -1,4 +1,4 @@
-//! What is wrong with the database, its schema and the role.
+//! Faults of the database, its schema and the role.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ async fn migrate(config: &Config) {
 }
 
 #[tokio::test]
-async fn each_reason_why_there_is_no_connection_is_told() {
+async fn each_reason_for_no_connection_is_reported() {
     let bench = Bench::new().await;
     let url = |url: String| bench.config().set("database.url", url);
     let wrong = url::Url::parse(&bench.database.url()).unwrap();
@@ -57,7 +57,7 @@ async fn each_reason_why_there_is_no_connection_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answering_ends_within_the_time_limit_and_hides_nothing() {
+async fn silent_database_is_bounded_and_hides_no_check() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     proxy.stall(Direction::Down).await;
@@ -71,7 +71,7 @@ async fn a_server_that_stops_answering_ends_within_the_time_limit_and_hides_noth
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_hold_every_text_or_takes_no_writes_fails() {
+async fn wrong_encoding_and_read_only_database_fail() {
     let bench = Bench::new().await;
     let latin1 = Postgres::shared().await.database_with("encoding 'LATIN1'").await;
     let read_only = Postgres::shared().await.database().await;
@@ -94,7 +94,7 @@ async fn a_database_that_cannot_hold_every_text_or_takes_no_writes_fails() {
 }
 
 #[tokio::test]
-async fn pending_altered_and_newer_schemas_are_told_apart() {
+async fn pending_altered_and_newer_schemas_are_distinguished() {
     let bench = Bench::new().await;
     let (newer, altered) = (migrated(&bench).await, migrated(&bench).await);
     newer
@@ -124,8 +124,9 @@ async fn pending_altered_and_newer_schemas_are_told_apart() {
     .await;
 }
 
-/// A migrated database of the superuser's, in which the role has what `grants` gives. In a cluster
-/// of the test's own, because REASSIGN OWNED takes every database of the role.
+/// Creates a migrated database owned by the superuser, in which the role has the privileges of
+/// `grants`. In a cluster of the test's own, because REASSIGN OWNED affects every database of the
+/// role.
 async fn owned_by_another(postgres: &Postgres, bench: &Bench, grants: &str) -> Database {
     let database = migrated_in(postgres, bench).await;
     let name = database.name();
@@ -138,7 +139,7 @@ async fn owned_by_another(postgres: &Postgres, bench: &Bench, grants: &str) -> D
 }
 
 #[tokio::test]
-async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() {
+async fn each_missing_privilege_names_its_grant() {
     const ALL: &str =
         "grant select, insert, update, delete on all tables in schema centiloc to bridge";
     const USAGE: &str = "grant usage on schema centiloc to bridge";
@@ -157,7 +158,7 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
         Wrong {
             what: "a role that may not make the schema",
             config: config(&fresh),
-            lines: &[("database_rights", FAILED, "may not make what the migrations make")],
+            lines: &[("database_rights", FAILED, "may not create what the migrations create")],
         },
         Wrong {
             what: "a role that may not use the schema",
@@ -169,7 +170,7 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
             config: config(&no_gap),
             lines: &[
                 ("database_rights", FAILED, "lacks insert on gap"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         Wrong {
@@ -177,20 +178,20 @@ async fn each_right_that_the_role_lacks_is_named_with_the_grant_that_gives_it() 
             config: config(&no_delete),
             lines: &[
                 ("database_rights", WARNING, "lacks delete on connection"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         Wrong {
             what: "a role that owns no table",
             config: config(&no_owner),
-            lines: &[("database_partitions", WARNING, "the role may make none")],
+            lines: &[("database_partitions", WARNING, "the role may not create one")],
         },
     ])
     .await;
 }
 
 #[tokio::test]
-async fn events_in_the_default_partition_are_pointed_out() {
+async fn default_partition_rows_get_warning() {
     let bench = Bench::new().await;
     let database = migrated(&bench).await;
     let config = good(&bench.broker, &database);
@@ -204,16 +205,17 @@ async fn events_in_the_default_partition_are_pointed_out() {
     assert_table(vec![Wrong {
         what: "an event without a partition",
         config,
-        lines: &[("database_partitions", WARNING, "1 events lie in item_event_default")],
+        lines: &[("database_partitions", WARNING, "1 events are in item_event_default")],
     }])
     .await;
 }
 
-/// A server with a certificate of the broker's authority, and the folder that holds it.
+/// Starts a server with a certificate of the broker's authority. Returns it with the folder that
+/// holds the certificate.
 pub async fn postgres_with_tls(broker: &Mosquitto) -> (Postgres, Scratch) {
     let folder = Scratch::new("pg-tls");
     let (cert, key) = broker.authority().server().write(&folder, "server");
-    // PostgreSQL takes a key of root's if its own group alone may read it.
+    // PostgreSQL accepts a key owned by root if only its own group may read it.
     let mut postgres = Postgres::own_with(&[
         "ssl = off",
         &format!("ssl_cert_file = '{}'", cert.display()),
@@ -234,7 +236,7 @@ pub async fn postgres_with_tls(broker: &Mosquitto) -> (Postgres, Scratch) {
 }
 
 #[tokio::test]
-async fn tls_to_the_database_is_told_with_its_version() {
+async fn database_tls_version_is_reported() {
     let broker = Mosquitto::start().await;
     let (postgres, _folder) = postgres_with_tls(&broker).await;
     let database = postgres.database().await;

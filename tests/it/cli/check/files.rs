@@ -1,4 +1,4 @@
-//! What is wrong with the configuration and the files it names.
+//! Faults of the configuration and of the files that it names.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn open_to_others(path: &Path) {
 }
 
 #[tokio::test]
-async fn each_fault_of_the_configuration_is_its_own_failed_line() {
+async fn each_configuration_fault_fails_on_its_line() {
     let bench = Bench::new().await;
     let several = bench.config().set("mqtt.keep_alife", "60s").set("batch.max_events", "many");
     let prefix = bench.config().set("mqtt.client_id", "other-bridge");
@@ -59,7 +59,7 @@ async fn each_fault_of_the_configuration_is_its_own_failed_line() {
 }
 
 #[tokio::test]
-async fn a_password_file_may_end_in_one_line_end_and_no_more() {
+async fn password_file_may_end_in_one_newline() {
     let bench = Bench::new().await;
     let one = with_password_file(bench.config(), &format!("{PASSWORD}\n"));
     assert_eq!(check(&one).await.troubles(), []);
@@ -92,7 +92,7 @@ async fn a_password_file_may_end_in_one_line_end_and_no_more() {
 }
 
 #[tokio::test]
-async fn each_fault_of_key_and_certificate_is_told_in_its_own_line() {
+async fn each_key_fault_fails_on_its_line() {
     let bench = Bench::new().await;
     let (config, client) = (|| bench.config(), bench.broker.client());
     let authority = bench.broker.authority();
@@ -151,7 +151,7 @@ async fn each_fault_of_key_and_certificate_is_told_in_its_own_line() {
 }
 
 #[tokio::test]
-async fn each_fault_of_the_certificates_content_is_told_in_its_own_line() {
+async fn each_certificate_fault_fails_on_its_line() {
     let bench = Bench::new().await;
     let authority = bench.broker.authority();
     let with = |identity: &Identity| with_identity(bench.config(), identity);
@@ -201,7 +201,7 @@ async fn each_fault_of_the_certificates_content_is_told_in_its_own_line() {
 }
 
 #[tokio::test]
-async fn the_schema_the_spool_and_the_admin_address_are_tried() {
+async fn schema_spool_and_admin_address_are_tried() {
     let bench = Bench::new().await;
     let items_only = "syntax = \"proto3\";\nimport \"google/protobuf/timestamp.proto\";\n\
          message Item { google.protobuf.Timestamp momentum = 4; string uid = 9; }\n";
@@ -239,7 +239,7 @@ async fn the_schema_the_spool_and_the_admin_address_are_tried() {
         Wrong {
             what: "spool.dir that cannot be made",
             config: in_a_file,
-            lines: &[("spool", FAILED, "cannot be written to")],
+            lines: &[("spool", FAILED, "is not writable")],
         },
         Wrong {
             what: "admin.listen held by another program",

@@ -1,4 +1,4 @@
-//! `check` beside a running bridge: the live session is not disturbed, and no message is taken.
+//! `check` next to a running bridge: the live session is not disturbed, and no message is taken.
 
 use std::cell::Cell;
 
@@ -16,7 +16,7 @@ async fn connections(bench: &Bench) -> i64 {
     bench.database.count("centiloc.connection").await
 }
 
-/// Publishes for as long as `check` runs, again and again; every event must come, on the same
+/// Publishes repeatedly for as long as `check` runs. Every event must arrive, on the same
 /// connection.
 async fn assert_undisturbed(
     bench: &Bench,
@@ -41,7 +41,7 @@ async fn assert_undisturbed(
             assert_eq!(outcome.troubles(), [], "{outcome:#?}");
             assert!(outcome.ok("admin_listen").contains("is served by the running bridge"));
             assert!(outcome.ok("database_schema").starts_with("all "));
-            assert!(outcome.ok("database_partitions").starts_with("made ahead until"));
+            assert!(outcome.ok("database_partitions").starts_with("created ahead until"));
         }
         checked.set(true);
     };
@@ -54,7 +54,7 @@ async fn assert_undisturbed(
 }
 
 #[tokio::test]
-async fn the_live_session_keeps_its_connection_and_gets_every_event() {
+async fn check_does_not_disturb_live_session() {
     let bench = Bench::new().await;
     let config = bench.config();
     let mut bridge = Bridge::ready(&config).await;
@@ -67,7 +67,7 @@ async fn the_live_session_keeps_its_connection_and_gets_every_event() {
 }
 
 #[tokio::test]
-async fn a_share_group_loses_no_message_to_check() {
+async fn share_group_loses_no_message_to_check() {
     let bench = Bench::new().await;
     let config = bench.config().set("mqtt.share_group", "ward");
     let mut bridge = Bridge::ready(&config).await;
@@ -79,12 +79,12 @@ async fn a_share_group_loses_no_message_to_check() {
 }
 
 #[tokio::test]
-async fn the_broker_knows_nothing_of_a_check_that_is_over() {
+async fn check_leaves_no_session_behind() {
     let bench = Bench::new().await;
     assert_eq!(check(&bench.config()).await.troubles(), []);
     let log = bench.broker.log();
     let joined = log.find(&["New client connected", "acme-check-"]).expect("it connected");
-    // Mosquitto writes p2, c1: protocol 3.1.1, clean session.
+    // Mosquitto logs p2, c1: protocol 3.1.1, clean session.
     assert!(joined.contains("(p2, c1"), "{joined}");
     log.find(&["acme-check-", "disconnected."]).expect("it said DISCONNECT");
     assert_eq!(log.find(&["acme-bridge"]), None, "the live session's client id was not used");

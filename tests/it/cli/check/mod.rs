@@ -1,4 +1,4 @@
-//! `check`, as built, against a real Mosquitto and a real PostgreSQL with each wrong thing in turn.
+//! `check`, as built, against a real Mosquitto and a real PostgreSQL, with one fault at a time.
 
 mod broker;
 mod connection;
@@ -21,10 +21,10 @@ const OK: &str = "ok";
 const WARNING: &str = "warning";
 const FAILED: &str = "failed";
 
-/// What nothing on loopback takes, even while the machine is busy.
+/// Longer than anything on loopback takes, even on a busy machine.
 const CONNECT_TIMEOUT: &str = "10s";
 
-/// A broker and a database that suit.
+/// A broker and a database that pass every check.
 struct Bench {
     broker: Mosquitto,
     database: Database,
@@ -37,7 +37,7 @@ impl Bench {
         Self { broker, database }
     }
 
-    /// A configuration without anything to remark on.
+    /// Returns a configuration that passes every check.
     fn config(&self) -> Config {
         good(&self.broker, &self.database)
     }
@@ -56,7 +56,7 @@ fn shipped_proto() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto/transtream.proto")
 }
 
-/// What `check --json` said.
+/// The output of `check --json`.
 #[derive(Debug)]
 struct Outcome {
     exit: i32,
@@ -68,13 +68,13 @@ impl Outcome {
         self.document["checks"].as_array().unwrap()
     }
 
-    /// The lines of a name: status and what was found.
+    /// Returns the lines of a name: status and detail.
     fn lines(&self, name: &str) -> Vec<(&str, &str)> {
         let lines = self.checks().iter().filter(|check| check["name"] == name);
         lines.map(|c| (c["status"].as_str().unwrap(), c["found"].as_str().unwrap())).collect()
     }
 
-    /// What was found in the one line of a name, which must be ok.
+    /// Returns the detail of the only line of a name, which must be ok.
     fn ok(&self, name: &str) -> &str {
         match self.lines(name).as_slice() {
             [(OK, found)] => found,
@@ -82,14 +82,14 @@ impl Outcome {
         }
     }
 
-    /// Name and status of each line that is not ok.
+    /// Returns name and status of each line that is not ok.
     fn troubles(&self) -> Vec<(&str, &str)> {
         let all = self.checks().iter();
         let all = all.map(|c| (c["name"].as_str().unwrap(), c["status"].as_str().unwrap()));
         all.filter(|(_, status)| *status != OK).collect()
     }
 
-    /// Names of the lines that could not be made.
+    /// Returns the names of the skipped lines.
     fn not_checked(&self) -> Vec<&str> {
         let lines = self.document["not_checked"].as_array().unwrap();
         lines.iter().map(|line| line["name"].as_str().unwrap()).collect()
@@ -126,16 +126,16 @@ async fn check(config: &Config) -> Outcome {
     check_with(config, &[]).await
 }
 
-/// One row of a table of wrong things.
+/// One row of a table of faults.
 struct Wrong {
-    /// What is wrong.
+    /// Description of the fault.
     what: &'static str,
     config: Config,
-    /// Every line that is not ok, with words of what was found.
+    /// Every line that is not ok, with words of its detail.
     lines: &'static [(&'static str, &'static str, &'static str)],
 }
 
-/// Checks each row, and that nothing but its lines is complained about. Prints the table.
+/// Checks each row, and that no other line reports a problem. Prints the table.
 async fn assert_table(rows: Vec<Wrong>) {
     for Wrong { what, config, lines } in rows {
         let outcome = check(&config).await;
@@ -158,7 +158,7 @@ async fn assert_table(rows: Vec<Wrong>) {
 }
 
 #[tokio::test]
-async fn everything_right_is_green_in_every_line_and_exit_code_0() {
+async fn correct_setup_passes_every_check() {
     let bench = Bench::new().await;
     let outcome = check(&bench.config()).await;
     assert_eq!((outcome.exit, outcome.troubles(), outcome.not_checked()), (0, vec![], vec![]));
@@ -173,7 +173,7 @@ async fn everything_right_is_green_in_every_line_and_exit_code_0() {
 }
 
 #[tokio::test]
-async fn a_person_reads_one_aligned_line_a_check_and_the_cure_below_and_no_colours_in_a_pipe() {
+async fn text_output_is_aligned_and_uncoloured_in_pipe() {
     let bench = Bench::new().await;
     let config = bench.config().without("decode");
     let output = run(&config, &[]).await;
@@ -202,7 +202,7 @@ async fn offline_needs_neither_broker_nor_database() {
     assert!(outcome.lines("broker_tcp").is_empty());
     assert!(outcome.not_checked().contains(&"broker_login"));
     assert!(outcome.not_checked().contains(&"database_rights"));
-    // And without --offline both are missed, at the same time.
+    // Without --offline both are reported as absent, concurrently.
     let missed = [("broker_tcp", FAILED), ("database_connection", FAILED)];
     assert_eq!(check(&config).await.troubles(), missed);
 }

@@ -4,8 +4,8 @@ mod spool;
 
 use std::process::Output;
 
-use centiloc_bridge::erase::Selector;
-use centiloc_bridge::store::erase::{Eraser, Mode};
+use centiloc_bridge::erase::TraceSelector;
+use centiloc_bridge::store::erase::{EraseMode, Eraser};
 use serde_json::Value;
 use time::macros::datetime;
 
@@ -18,11 +18,11 @@ use crate::support::store::{
 };
 use crate::support::wait::{SOON, until_eq};
 
-/// As the vendor writes them.
+/// A uid in the vendor's form.
 const TAG: &str = "e004015012345678";
 const OTHER: &str = "e004015087654321";
 
-/// Configuration of a bridge on the database of a bench.
+/// Returns the configuration of a bridge on the database of a bench.
 async fn config(bench: &Bench) -> Config {
     // Neither command connects to the broker.
     Config::new(&Mosquitto::start().await, &bench.db).plain(1)
@@ -40,13 +40,13 @@ async fn erased(config: &Config, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The number that a report gives for a place.
+/// Returns the number that a report gives for a place.
 fn number(report: &str, place: &str) -> u64 {
     let line = report.lines().find(|line| line.split_whitespace().next() == Some(place));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap()
 }
 
-/// Everything that the tables hold, as text.
+/// Returns all rows of the tables as text.
 async fn everything(bench: &Bench) -> String {
     let mut all = String::new();
     for table in ["item_event", "board_event", "item_state", "board_state", "dead_letter", "gap"] {
@@ -60,7 +60,8 @@ async fn newest_erasure(bench: &Bench) -> Value {
     bench.db.value("select to_jsonb(e) from centiloc.erasure e order by id desc limit 1").await
 }
 
-/// Two tags on two boards, a status of each board, and dead letters that name the tag, or not.
+/// Stores two tags on two boards, a status of each board, and dead letters with and without the
+/// tag.
 async fn fill(bench: &Bench) {
     let spring = |uid, board, days: i64, is_in| item(uid, board, at(days * 86_400), is_in);
     bench
@@ -87,7 +88,7 @@ async fn fill(bench: &Bench) {
 }
 
 #[tokio::test]
-async fn one_tag_is_erased_and_nothing_else() {
+async fn erases_one_tag_and_nothing_else() {
     let bench = Bench::new().await;
     fill(&bench).await;
     let config = config(&bench).await;
@@ -122,7 +123,7 @@ async fn one_tag_is_erased_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_audit_keeps_counts_and_no_uid() {
+async fn audit_keeps_counts_and_no_uid() {
     let bench = Bench::new().await;
     fill(&bench).await;
     let config = config(&bench).await;
@@ -133,7 +134,7 @@ async fn the_audit_keeps_counts_and_no_uid() {
     assert_eq!((&row["item_events"], &row["item_states"]), (&4.into(), &3.into()), "{row}");
     assert_eq!(row["dead_letters"], 2, "{row}");
     assert!(row["finished_at"].is_string(), "{row}");
-    // Whoever knows the uid can verify that it was erased.
+    // Anyone who knows the uid can verify that it was erased.
     let is_of = |uid: &str| {
         format!(
             "select uid_digest = sha256(uid_salt || convert_to('{uid}', 'UTF8'))
@@ -145,7 +146,7 @@ async fn the_audit_keeps_counts_and_no_uid() {
 }
 
 #[tokio::test]
-async fn one_board_is_erased_and_nothing_else() {
+async fn erases_one_board_and_nothing_else() {
     let bench = Bench::new().await;
     fill(&bench).await;
     let config = config(&bench).await;
@@ -167,14 +168,14 @@ async fn one_board_is_erased_and_nothing_else() {
     let after = everything(&bench).await;
     assert!(!after.contains("B1"), "{after}");
     assert_eq!(bench.db.count("centiloc.item_event").await, 3);
-    // The tag that lay on B1 and B2 is still on B2.
+    // The tag that was on B1 and B2 is still on B2.
     let place = format!("select board_sn from centiloc.item_location where uid = '{OTHER}'");
     assert_eq!(bench.db.value::<String>(&place).await, "B2");
     assert_eq!(newest_erasure(&bench).await["board_sn"], "B1");
 }
 
 #[tokio::test]
-async fn everything_before_a_date_is_erased() {
+async fn erases_everything_before_a_date() {
     let bench = Bench::new().await;
     let old = [
         item("GONE", "B1", datetime!(2025-01-10 0:00 UTC), true),
@@ -210,7 +211,7 @@ async fn everything_before_a_date_is_erased() {
 }
 
 #[tokio::test]
-async fn a_partition_in_use_is_emptied_instead() {
+async fn partition_in_use_is_emptied_instead() {
     let bench = Bench::new().await;
     bench.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
     let config = config(&bench).await;
@@ -223,7 +224,7 @@ async fn a_partition_in_use_is_emptied_instead() {
 }
 
 #[tokio::test]
-async fn a_role_that_owns_no_partition_erases_rows() {
+async fn role_without_partition_ownership_erases_rows() {
     let bench = Bench::new().await;
     bench.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
     let config = config(&bench).await;
@@ -238,7 +239,7 @@ async fn a_role_that_owns_no_partition_erases_rows() {
 }
 
 #[tokio::test]
-async fn a_missing_privilege_is_named_with_its_cure() {
+async fn missing_privilege_is_named_with_remedy() {
     let bench = Bench::new().await;
     fill(&bench).await;
     let config = config(&bench).await;
@@ -253,7 +254,7 @@ async fn a_missing_privilege_is_named_with_its_cure() {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_is_on_record_and_goes_on() {
+async fn interrupted_run_is_recorded_and_resumed() {
     const EVENTS: i64 = 23_000;
     let bench = Bench::new().await;
     let columns = "momentum, event_id, received_at, tenant, uid, is_in, board_sn";
@@ -285,14 +286,14 @@ async fn an_interrupted_run_is_on_record_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_state_keeps_an_event_that_came_meanwhile() {
-    for selector in [Selector::Uid(TAG.into()), Selector::Board("B1".into())] {
+async fn state_keeps_event_arriving_during_erasure() {
+    for selector in [TraceSelector::Uid(TAG.into()), TraceSelector::Board("B1".into())] {
         let bench = Bench::new().await;
         bench.items(&[arrives(TAG, "B1", 0), arrives(TAG, "B1", 50)]).await;
         bench.commit(&[of_board(board("B1", 1, "CONNECTED"))]).await;
-        let mut eraser = Eraser::begin(&bench.store, &selector, Mode::Erase).await.unwrap();
+        let mut eraser = Eraser::begin(&bench.store, &selector, EraseMode::Erase).await.unwrap();
         eraser.events(&mut |_| {}).await.unwrap();
-        // One older than the state, so that the state does not show it.
+        // One is older than the state, so that the state does not show it.
         let late = [arrives(TAG, "B1", 10), leaves(TAG, "B1", 20), arrives(TAG, "B1", 30)];
         for event in &late {
             bench.commit(&[of_item(event.clone())]).await;

@@ -26,7 +26,8 @@ impl Spooling {
         Self { rig, link, folder: Scratch::new("erase") }
     }
 
-    /// With the link for the service, or with the database itself for the command.
+    /// Returns a configuration with the link for the service, or with the database itself for the
+    /// command.
     fn config(&self, url: String) -> Config {
         let dir = self.folder.join("spool");
         self.rig.config().set("database.url", url).set("spool.dir", dir.to_str().unwrap())
@@ -40,7 +41,7 @@ impl Spooling {
         self.config(self.rig.database.url())
     }
 
-    /// Events of the tag and of another one, in the spool of a bridge without a database.
+    /// Puts events of the tag and of another one into the spool of a bridge without a database.
     async fn spooled(&self) -> Bridge {
         let bridge = Bridge::ready(&self.service()).await;
         self.link.refuse().await;
@@ -60,7 +61,7 @@ impl Spooling {
 }
 
 #[tokio::test]
-async fn the_spool_of_a_stopped_service_is_erased_too() {
+async fn erases_spool_of_stopped_service() {
     let spooling = Spooling::new().await;
     let mut bridge = spooling.spooled().await;
     assert_eq!(bridge.terminate().await, 0);
@@ -88,7 +89,7 @@ async fn the_spool_of_a_stopped_service_is_erased_too() {
 }
 
 #[tokio::test]
-async fn the_spool_of_a_running_service_is_waited_for() {
+async fn waits_for_spool_of_running_service() {
     let spooling = Spooling::new().await;
     let mut bridge = spooling.spooled().await;
     let config = spooling.command();
@@ -107,7 +108,7 @@ async fn the_spool_of_a_running_service_is_waited_for() {
     assert_eq!((number(&report, "item_event"), number(&report, "item_state")), (2, 1), "{report}");
     let stored = "select uid from centiloc.item_event";
     assert_eq!(spooling.rig.database.column::<String>(stored).await, [OTHER]);
-    // What the platform sends again is an event like any other.
+    // An event that the platform sends again is treated like any other.
     let again = ItemEvent::new(TENANT, TAG, "B-1", time::OffsetDateTime::now_utc());
     Publisher::connect(&spooling.rig.broker).await.publish_json(&[again]).await;
     spooling.rig.until_rows("item_state", 2).await;

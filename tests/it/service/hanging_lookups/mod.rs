@@ -1,4 +1,4 @@
-//! Name lookups that hang: no program can interrupt one, and none waits for it at its end.
+//! Name lookups that hang. No program can interrupt one, and none waits for it at its end.
 
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,7 @@ fn surroundings() -> Surroundings {
     Arc::new(preload)
 }
 
-/// A configuration whose broker, database, or both have a name that is never resolved.
+/// Returns a configuration whose broker, database, or both have a name that is never resolved.
 async fn config(broker_hangs: bool, database_hangs: bool) -> (Mosquitto, Config) {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
@@ -53,19 +53,19 @@ async fn stops_during(config: &Config, logged: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_lookup_of_the_broker_delays_no_stop() {
+async fn broker_lookup_delays_no_shutdown() {
     let (_broker, config) = config(true, false).await;
     stops_during(&config, &["connecting to the broker", NAME]).await;
 }
 
 #[tokio::test]
-async fn a_lookup_of_the_database_delays_no_stop() {
+async fn database_lookup_delays_no_shutdown() {
     let (_broker, config) = config(false, true).await;
     stops_during(&config, &["subscribed at QoS 1"]).await;
 }
 
 #[tokio::test]
-async fn a_check_ends_with_its_report() {
+async fn hanging_lookup_does_not_block_check() {
     let (_broker, config) = config(true, true).await;
     let config = config.set("mqtt.connect_timeout", "1s");
     let file = config.write();
@@ -78,7 +78,7 @@ async fn a_check_ends_with_its_report() {
 }
 
 #[tokio::test]
-async fn a_simulation_ends_at_the_second_signal() {
+async fn simulation_ends_at_second_signal() {
     let mut simulate = command(["simulate", "--host", NAME]);
     preload(&mut simulate);
     let mut process = Process::start("simulate", &mut simulate, "KILL");

@@ -1,4 +1,5 @@
-//! What is durable, as `power.c` notes it down, and what a power cut leaves of a folder.
+//! The durable image of a folder, as `power.c` records it, and the folder's contents after a power
+//! cut.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,23 +12,23 @@ use super::Unsynced;
 
 const SECTOR: usize = 512;
 
-/// Numbers of the state that outlast a cut, the first of it: [`Image::counters`].
+/// Number of state words that outlast a cut, the first of [`Image::counters`].
 const KEPT: usize = 5;
 
-/// Content by path below the root; `None` for a folder. Sorted, so that a folder comes before what it
-/// holds.
+/// Contents by path below the root, `None` for a folder. Sorted, so that a folder comes before its
+/// contents.
 pub type Names = BTreeMap<String, Option<Vec<u8>>>;
 
-/// Where things are.
+/// Paths of the folder and of its image.
 pub struct Image {
     pub root: PathBuf,
     pub folder: PathBuf,
 }
 
-/// A line of the log.
+/// An entry of the log.
 #[derive(Debug, Clone)]
 enum Change {
-    /// A file with its inode.
+    /// Path and inode of a new file.
     Create(String, String),
     Folder(String),
     Unlink(String),
@@ -58,7 +59,7 @@ impl Change {
         parent(path)
     }
 
-    /// Names with inodes; `None` for a folder.
+    /// Applies the entry to names with inodes, `None` for a folder.
     fn apply(self, names: &mut BTreeMap<String, Option<String>>) {
         match self {
             Self::Create(path, inode) => _ = names.insert(path, Some(inode)),
@@ -75,7 +76,7 @@ impl Change {
 }
 
 impl Image {
-    /// Makes the folder hold just this, all of it durable.
+    /// Replaces the folder's contents with these, all of them durable.
     pub fn begin(&self, names: &Names) {
         let counters = self.counters();
         for folder in [&self.root, &self.folder] {
@@ -114,15 +115,15 @@ impl Image {
         inode
     }
 
-    /// Sets the number that says which syncs fail: the last of [`Image::counters`].
+    /// Selects the syncs that fail: the last word of [`Image::counters`].
     pub fn set_failing(&self, number: u64) {
         use std::os::unix::fs::FileExt;
         let state = fs::File::options().write(true).open(self.folder.join("state")).unwrap();
         state.write_all_at(&number.to_ne_bytes(), (KEPT as u64 - 1) * 8).unwrap();
     }
 
-    /// Syncs, failed ones, sectors lost by those, the state of the random numbers, and which
-    /// syncs fail.
+    /// Returns the state words: syncs, failed ones, sectors lost by those, the state of the random
+    /// numbers, and the syncs that fail.
     pub fn counters(&self) -> [u64; KEPT] {
         let state = fs::read(self.folder.join("state")).unwrap_or_default();
         let number = |place: usize| {
@@ -132,7 +133,7 @@ impl Image {
         std::array::from_fn(number)
     }
 
-    /// What is there after a power cut now.
+    /// Returns the contents after a power cut at this moment.
     pub fn after_cut(&self, unsynced: Unsynced, random: &mut StdRng) -> Names {
         let names = self.names_after_cut(unsynced, random);
         let is_reachable = |path: &str| {
@@ -159,7 +160,7 @@ impl Image {
         let log = fs::read_to_string(self.folder.join("log")).unwrap();
         let mut names = BTreeMap::new();
         let mut pending: Vec<Change> = Vec::new();
-        // A line without end was being written when the program was killed.
+        // An unterminated line was being written when the program was killed.
         for line in log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let change = Change::parse(line);
             let Change::Sync(folder) = &change else {

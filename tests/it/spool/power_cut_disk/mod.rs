@@ -1,6 +1,6 @@
-//! A disk for one program alone that forgets at a power cut what was not synced: content and names.
-//! The library in `power.c` is preloaded into the program and keeps an image of what is durable; a
-//! cut makes the folder anew from it. Some syncs may fail, and what they were to write is lost.
+//! A disk for one program alone that loses unsynced content and names at a power cut. The library
+//! in `power.c` is preloaded into the program and keeps an image of the durable state. A cut
+//! restores the folder from it. Some syncs may fail, and lose their pending writes.
 
 mod image;
 
@@ -17,40 +17,40 @@ use crate::support::bridge::Surroundings;
 use crate::support::preload::compile;
 use crate::support::process::Scratch;
 
-/// What becomes of what was written and not synced when the power fails.
+/// The fate of unsynced writes at a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsynced {
-    /// All of it is gone.
+    /// All are lost.
     Lost,
-    /// Any sectors of 512 bytes may be on disk, and any first part of the changes of names.
+    /// Any sectors of 512 bytes may be on disk, and any prefix of the changes of names.
     Torn,
-    /// All of it is on disk: the system wrote it in its own time.
+    /// All are on disk, because the system wrote them in its own time.
     Written,
 }
 
-/// Which syncs fail.
+/// The syncs that fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failing<'a> {
-    /// One in so many.
+    /// The configured rate.
     AsUsual,
-    /// All.
+    /// Every sync.
     All,
-    /// Those of this file or folder.
+    /// Every sync of this file or folder.
     Of(&'a str),
 }
 
-/// What the disk did so far.
+/// Counters of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Figures {
-    /// Syncs asked for.
+    /// Syncs requested.
     pub syncs: u64,
-    /// Those that failed.
+    /// Syncs failed.
     pub failed: u64,
-    /// Sectors of 512 bytes that those were to write.
+    /// Sectors of 512 bytes that the failed syncs should have written.
     pub lost_sectors: u64,
 }
 
-/// The disk.
+/// A disk that loses unsynced data.
 pub struct Disk {
     library: PathBuf,
     scratch: Scratch,
@@ -60,7 +60,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// An empty disk that fails one sync in so many; none, if that is 0.
+    /// Creates an empty disk that fails one sync in that many, or none if that is 0.
     pub async fn new(fail_one_in: u64, seed: u64) -> Self {
         static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
         let built = LIBRARY.get_or_init(|| async {
@@ -76,12 +76,12 @@ impl Disk {
         disk
     }
 
-    /// The folder that forgets.
+    /// Returns the folder on this disk.
     pub fn root(&self) -> PathBuf {
         self.image().root
     }
 
-    /// Starts a program on this disk.
+    /// Makes a program use this disk.
     pub fn govern(&self, command: &mut Command) {
         let image = self.image();
         command
@@ -92,7 +92,7 @@ impl Disk {
             .env("POWER_SEED", self.seed.to_string());
     }
 
-    /// Starts the bridge on this disk, its folder for state included.
+    /// Returns surroundings in which the bridge uses this disk, also for its state directory.
     pub fn surroundings(self: &Arc<Self>) -> Surroundings {
         let disk = Arc::clone(self);
         Arc::new(move |command| {
@@ -101,7 +101,8 @@ impl Disk {
         })
     }
 
-    /// Cuts the power: the folder holds what is durable. The programs on it must be killed first.
+    /// Cuts the power: the folder holds the durable contents. The programs on it must be killed
+    /// first.
     pub fn cut(&self, unsynced: Unsynced) {
         let image = self.image();
         let mut random = self.random.lock().unwrap();
@@ -109,7 +110,8 @@ impl Disk {
         image.begin(&left);
     }
 
-    /// Changes a file on disk, once all is written, as a bad disk does. The programs on it must be killed first.
+    /// Changes a file on disk after everything is written, as a bad disk does. The programs on it
+    /// must be killed first.
     pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let image = self.image();
         let mut names = image.after_cut(Unsynced::Written, &mut self.random.lock().unwrap());
@@ -117,7 +119,7 @@ impl Disk {
         image.begin(&names);
     }
 
-    /// Lets these syncs fail from now on.
+    /// Makes these syncs fail from now on.
     pub fn fail(&self, failing: Failing<'_>) {
         use std::os::unix::fs::MetadataExt;
         self.image().set_failing(match failing {
@@ -127,7 +129,7 @@ impl Disk {
         });
     }
 
-    /// What it did so far.
+    /// Returns its counters.
     pub fn figures(&self) -> Figures {
         let [syncs, failed, lost_sectors, ..] = self.image().counters();
         Figures { syncs, failed, lost_sectors }

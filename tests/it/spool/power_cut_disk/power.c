@@ -1,17 +1,17 @@
-/* A disk that forgets at a power cut what was not synced, for one program: preload this library.
+/* A disk that loses unsynced data at a power cut, for one program: preload this library.
  *
- * Files below POWER_ROOT are written as ever, so that the program sees what it wrote. Beside that,
- * POWER_IMAGE holds what a disk would hold after a power cut:
+ * Files below POWER_ROOT are written as usual, so that the program sees its writes. In addition,
+ * POWER_IMAGE holds the contents of a disk after a power cut:
  *   content/INODE  the content at the last sync of the file,
  *   live/INODE     a hard link to the file itself, so that no inode number is used twice,
  *   log            changes of names, and the syncs of folders that made them durable,
- *   state          which sectors are written and not synced; survives the process.
- * One sync in POWER_FAIL_ONE_IN fails with EIO. As on Linux, what it was to write is then lost for
- * good and counts as clean: a later sync that succeeds does not bring it back. Number `fail` of the
+ *   state          the sectors written and not synced. It survives the process.
+ * One sync in POWER_FAIL_ONE_IN fails with EIO. As on Linux, its pending writes are then lost
+ * permanently and count as clean: a later sync that succeeds does not restore them. Number `fail` of the
  * state lets all syncs fail (1), or those of the inode of that number.
  *
- * Names that end in -shm stand for memory and are left alone. What stdio writes is not seen: it does
- * not call write by its public name.
+ * Names that end in -shm are memory and are left alone. Writes by stdio are not intercepted, because
+ * it does not call write by its public name.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,7 +38,7 @@ struct tracked {
     uint8_t dirty[SECTORS / 8];
 };
 
-/* The first five outlast a power cut; the tests read and write them. */
+/* The first five outlast a power cut. The tests read and write them. */
 struct state {
     uint64_t syncs, failed, lost_sectors, random, fail;
     uint64_t device, used;
@@ -85,7 +85,7 @@ static int is_below(const char *path) {
     return all < 4 || strcmp(path + all - 4, "-shm");
 }
 
-/* Appends a line to the log; paths in it are relative to the root. */
+/* Appends a line to the log. Paths in it are relative to the root. */
 static void note(const char *verb, const char *one, const char *other) {
     REAL(int, open64, const char *, int, ...);
     REAL(ssize_t, write, int, const void *, size_t);
@@ -101,7 +101,7 @@ static const char *relative(const char *path) {
     return path + strlen(root) + 1;
 }
 
-/* The file behind a descriptor, if it is one of ours. */
+/* Returns the file of a descriptor, if it is one of ours. */
 static struct tracked *find(int fd, struct stat *stat) {
     if (!state || fstat(fd, stat) || !S_ISREG(stat->st_mode) || stat->st_dev != state->device)
         return NULL;
@@ -121,7 +121,7 @@ static void follow(int fd, const char *path) {
     state->used++;
     snprintf(number, sizeof number, "%lu", (unsigned long)stat.st_ino);
     snprintf(name, sizeof name, "%s/live/%s", image, number);
-    /* There already: the file is older than this process. */
+    /* It is in the image already: the file is older than this process. */
     if (link(path, name)) return;
     snprintf(name, sizeof name, "%s/content/%s", image, number);
     int content = real_open64(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -136,14 +136,14 @@ static void mark(struct tracked *file, off_t from, off_t to) {
         file->dirty[sector / 8] |= (uint8_t)(1 << sector % 8);
 }
 
-/* What lies behind the new end reads as zeros once the file grows again. */
+/* Bytes after the new end read as zeros once the file grows again. */
 static void mark_cut(int fd, off_t length) {
     struct stat stat;
     struct tracked *file = find(fd, &stat);
     if (file && stat.st_size > length) mark(file, length, stat.st_size);
 }
 
-/* Copies what is dirty to the image. */
+/* Copies the dirty sectors to the image. */
 static void keep(int fd, struct tracked *file, off_t size) {
     REAL(int, open64, const char *, int, ...);
     REAL(ssize_t, pwrite64, int, const void *, size_t, off_t);
@@ -186,7 +186,7 @@ static int is_to_fail(uint64_t inode) {
     return 1;
 }
 
-/* A folder's path below the root, "" for the root itself; 0 if it is neither. */
+/* Returns a folder's path below the root, "" for the root itself, or 0 if it is neither. */
 static int folder(int fd, char *path, size_t size) {
     struct stat stat;
     char link[64];
@@ -206,7 +206,7 @@ static int sync_one(int fd) {
     struct tracked *file = find(fd, &stat);
     int names = !file && folder(fd, path, sizeof path);
     if ((file || names) && is_to_fail(stat.st_ino)) {
-        /* Names stay pending: a file system that cannot write them stops for good. */
+        /* Names stay pending, because a file system that cannot write them stops permanently. */
         if (file) lose(file);
         errno = EIO;
         result = -1;
@@ -270,7 +270,7 @@ int creat(const char *path, mode_t mode) {
 }
 int creat64(const char *path, mode_t mode) { return creat(path, mode); }
 
-/* Before the call: where a plain write goes is known only then. -1 if it is none of ours. */
+/* Must run before the call, because only then the position of a plain write is known. Returns -1 if the file is none of ours. */
 static off_t place(int fd) {
     struct stat stat;
     if (!find(fd, &stat)) return -1;
@@ -286,7 +286,7 @@ static void wrote(int fd, off_t from, ssize_t length) {
     errno = error;
 }
 
-/* Most calls go to sockets and pipes: those may block, and must not hold the mutex. */
+/* Most calls go to sockets and pipes, which may block and must not hold the mutex. */
 #define WRITE(fd, from, call)                                \
     struct stat kind;                                        \
     int error = errno;                                       \
@@ -331,7 +331,7 @@ int ftruncate(int fd, off_t length) {
 }
 int ftruncate64(int fd, off_t length) { return ftruncate(fd, length); }
 
-/* A change of names, and its line in the log. */
+/* Changes a name, and appends its line to the log. */
 #define NAMES(ours, call, verb, one, other)                  \
     if (!(ours)) return call;                                \
     pthread_mutex_lock(&mutex);                              \
@@ -368,7 +368,7 @@ int renameat2(int old, const char *from, int new, const char *to, unsigned flags
           relative(to))
 }
 
-/* None of these may write past the image unseen. */
+/* None of these may write without updating the image. */
 int fallocate(int fd, int mode, off_t from, off_t length) {
     REAL(int, fallocate, int, int, off_t, off_t);
     struct stat stat;

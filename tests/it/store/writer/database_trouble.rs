@@ -13,7 +13,7 @@ use crate::support::store::{Bench, arrives, config, of_item, with_token};
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
-async fn a_database_that_comes_and_goes_gets_every_event_once() {
+async fn intermittent_database_gets_every_event_once() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
@@ -45,7 +45,7 @@ async fn a_database_that_comes_and_goes_gets_every_event_once() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_is_repeated_without_a_second_row() {
+async fn lost_commit_answer_makes_no_second_row() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     let url = bench.db.url_at(proxy.port());
@@ -69,7 +69,7 @@ async fn a_commit_whose_answer_is_lost_is_repeated_without_a_second_row() {
 }
 
 #[tokio::test]
-async fn a_half_open_connection_is_given_up_for_a_new_one() {
+async fn half_open_connection_is_replaced() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     let mut config = config(&bench.db.url_at(proxy.port()));
@@ -92,7 +92,7 @@ async fn a_half_open_connection_is_given_up_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn what_a_person_must_mend_holds_the_stream_and_mending_lets_it_go_on() {
+async fn operator_fix_resumes_a_held_stream() {
     let bench = Bench::new().await;
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
@@ -117,7 +117,7 @@ async fn what_a_person_must_mend_holds_the_stream_and_mending_lets_it_go_on() {
 }
 
 #[tokio::test]
-async fn batches_that_take_too_long_shrink_until_they_pass() {
+async fn slow_batches_shrink_until_they_pass() {
     let bench = Bench::new().await;
     bench
         .db
@@ -143,7 +143,7 @@ async fn batches_that_take_too_long_shrink_until_they_pass() {
 }
 
 #[tokio::test]
-async fn one_row_with_an_unknown_error_does_not_hold_the_stream_for_ever() {
+async fn unknown_row_error_does_not_block_stream() {
     let bench = Bench::new().await;
     bench
         .db
@@ -175,7 +175,7 @@ async fn one_row_with_an_unknown_error_does_not_hold_the_stream_for_ever() {
 }
 
 #[tokio::test]
-async fn abandoning_ends_at_once_what_would_be_retried_for_ever() {
+async fn abandoning_ends_retries_immediately() {
     let bench = Bench::new().await;
     let proxy = Proxy::to(Postgres::shared().await.port()).await;
     let url = bench.db.url_at(proxy.port());

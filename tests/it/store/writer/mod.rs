@@ -1,4 +1,5 @@
-//! The stage: acknowledges only what is durable, in order, whatever the database does meanwhile.
+//! The writer stage acknowledges only durable messages, in order, whatever the database does
+//! meanwhile.
 
 mod database_trouble;
 
@@ -7,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
-use centiloc_bridge::clock::Clock;
-use centiloc_bridge::config::{PartitionSpan, Reconnect};
+use centiloc_bridge::clock::WallClock;
+use centiloc_bridge::config::{BackoffBounds, PartitionSpan};
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::message::{DecodedItem, Feedback};
-use centiloc_bridge::store::schema::SchemaError;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
-use centiloc_bridge::store::{Condition, Entry, Store};
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
+use centiloc_bridge::store::{DatabaseStatus, DecodedMessage, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -25,7 +26,7 @@ use crate::support::store::{
 };
 use crate::support::wait::{SOON, until_true};
 
-/// The stage's surroundings.
+/// The channels and handles around the stage.
 struct Rig {
     decoded: mpsc::Sender<DecodedItem>,
     feedback: mpsc::Receiver<Feedback>,
@@ -47,24 +48,24 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         decoded,
         feedback,
         max_events: tokio::sync::watch::channel(50).1,
-        waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
-        condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+        waits: RetryWaits { retry: BackoffBounds { min: short, max: short * 10 }, stop: short * 5 },
+        condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
-        clock: Clock::system(),
+        clock: WallClock::system(),
         rng: StdRng::from_os_rng(),
         abandon: abandon.clone(),
     };
     (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
 }
 
-/// The supervisor moves stages between threads.
+/// Asserts at compile time that the supervisor can move the stage between threads.
 fn movable<T: Send>(stage: T) -> T {
     stage
 }
 
 impl Rig {
-    async fn send(&self, entry: Entry) {
+    async fn send(&self, entry: DecodedMessage) {
         self.decoded.send(DecodedItem::Message(entry.0, entry.1)).await.unwrap();
     }
 
@@ -72,7 +73,7 @@ impl Rig {
         self.decoded.send(DecodedItem::Connection(news, None)).await.unwrap();
     }
 
-    /// Waits until these are acknowledged; panics if one is twice.
+    /// Waits until these are acknowledged. Panics if one is acknowledged twice.
     async fn acknowledged(&mut self, sequences: std::ops::Range<u64>) {
         let mut left: BTreeSet<u64> = sequences.collect();
         while !left.is_empty() {
@@ -89,7 +90,7 @@ impl Rig {
     }
 }
 
-fn event(n: u64) -> Entry {
+fn event(n: u64) -> DecodedMessage {
     with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
 }
 
@@ -108,7 +109,7 @@ async fn rows(bench: &Bench) -> i64 {
 }
 
 #[tokio::test]
-async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end() {
+async fn received_messages_are_committed_acknowledged_and_drained() {
     let bench = Bench::new().await;
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
     let script = async {
@@ -124,7 +125,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
     let (result, (mut feedback, health, metrics)) =
         tokio::join!(movable(writer::run(parts)), script);
     result.unwrap();
-    // Everything left was durable before the stage ended.
+    // Everything still open was durable before the stage ended.
     assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.len() == 1));
     assert!(feedback.recv().await.is_none());
     assert_eq!(rows(&bench).await, 201);
@@ -144,7 +145,7 @@ async fn what_was_received_is_committed_then_acknowledged_and_drained_at_the_end
 }
 
 #[tokio::test]
-async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
+async fn gap_is_durable_before_next_acknowledgement() {
     let bench = Bench::new().await;
     bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
@@ -168,7 +169,7 @@ async fn a_gap_is_durable_before_the_first_message_after_it_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn stale_filters_are_passed_back_to_be_unsubscribed() {
+async fn stale_filters_are_returned_for_unsubscribe() {
     let bench = Bench::new().await;
     bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
     let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
@@ -182,7 +183,7 @@ async fn stale_filters_are_passed_back_to_be_unsubscribed() {
 }
 
 #[tokio::test]
-async fn a_schema_newer_than_the_program_ends_the_stage() {
+async fn newer_schema_ends_the_stage() {
     let bench = Bench::new().await;
     bench
         .db
@@ -193,11 +194,11 @@ async fn a_schema_newer_than_the_program_ends_the_stage() {
         )
         .await;
     let (parts, _rig) = rig(bench.another_store(PartitionSpan::Month));
-    assert!(matches!(writer::run(parts).await, Err(SchemaError::Newer { .. })));
+    assert!(matches!(writer::run(parts).await, Err(MigrationError::Newer { .. })));
 }
 
 #[tokio::test]
-async fn pending_migrations_that_may_not_be_applied_hold_the_stream_until_someone_applies_them() {
+async fn forbidden_migrations_hold_stream_until_applied() {
     let db = crate::support::postgres::Postgres::shared().await.database().await;
     let store = || Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
     let (mut parts, mut rig) = rig(store());
