@@ -100,7 +100,7 @@ pub enum ProbeStep {
 pub struct Probe {
     tenant: String,
     /// Section `mqtt` as configured, except for the client id.
-    mqtt: Mqtt,
+    mqtt: MqttConfig,
     /// Topic filters without shared subscriptions.
     filters: Vec<String>,
 }

@@ -219,7 +219,7 @@ pub struct FailureContext<'a> {
     /// Tenant of the configuration.
     pub tenant: &'a str,
     /// Section `mqtt` of the configuration.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// Time since CONNACK, `None` before it.
     pub uptime: Option<Duration>,
     /// TLS configuration, if TLS is enabled.

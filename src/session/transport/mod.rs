@@ -32,7 +32,7 @@ pub trait BrokerConnector: Send + Sync {
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     /// Section `mqtt` of the configuration.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// Credentials to present to the broker.
     pub credentials: &'a ClientCredentials,
     /// Largest packet accepted, bytes.

@@ -159,7 +159,7 @@ pub(in crate::session) async fn tunnel(
 /// Performs the TLS handshake, if TLS is configured. The broker's certificate is checked for
 /// `mqtt.host`.
 pub(in crate::session) async fn start_tls(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     tls: Option<&LoadedTls>,
     stream: TcpStream,
 ) -> Result<BrokerStream, ConnectionError> {
