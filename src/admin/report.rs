@@ -21,7 +21,7 @@ pub struct LivenessReport {
 }
 
 impl LivenessReport {
-    /// Reports a process with these stuck tasks as live if there are none.
+    /// Reports the process as live if no task is stuck.
     pub fn new(stuck: Vec<StuckTask>) -> Self {
         Self { live: stuck.is_empty(), stuck }
     }
@@ -49,8 +49,8 @@ impl ReadinessReport {
     /// Assesses readiness: all filters are subscribed at QoS 1, the database answers and the spool,
     /// where it is on, accepts messages.
     ///
-    /// `unaccounted` counts received messages of which the service has lost track, and with any, it
-    /// is not ready.
+    /// `unaccounted` counts received messages of which the service has lost track. With any, it is
+    /// not ready.
     pub fn new(snapshot: &HealthSnapshot, unaccounted: i64) -> Self {
         let mut not_ready = Vec::new();
         if snapshot.session.phase != SessionPhase::Subscribed || snapshot.session.problem.is_some()

@@ -29,7 +29,7 @@ pub struct EraseArgs {
     /// Erase all data of the tag with this uid, written as in the events
     #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
     uid: Option<String>,
-    /// Erase all data of the board with this serial number, and of the items seen on it
+    /// Erase all data of the board with this serial number, including item events on it
     #[arg(long, group = "selector", value_name = "SN", value_parser = name)]
     board: Option<String>,
     /// Erase all events before this date (2026-01-31, midnight UTC) or time (RFC 3339)

@@ -1,11 +1,12 @@
 //! The layers of the configuration: defaults < file < environment.
 //!
-//! A layer maps keys to values that carry their origin, and merging is one map laid over another.
-//! Values stay text until they are parsed, because guessing a type would turn a user name "0012"
-//! into 12.
+//! Each layer is a source of the `config` crate, which merges them. Every value carries its origin,
+//! and stays text until it is parsed, because guessing a type would turn a user name "0012" into 12.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use config::{Config, Map, Source, Value, ValueKind};
 
 use super::error::{ConfigProblem, ValueOrigin};
 use super::keys::{ConfigKey, DefaultValue, KEYS};
@@ -22,8 +23,28 @@ pub(super) struct RawValue {
     pub origin: ValueOrigin,
 }
 
+impl RawValue {
+    /// Returns the merged value of a dotted name, or `None` where no layer gives it or a higher layer
+    /// hides it.
+    fn at(root: &Value, name: &str) -> Option<Self> {
+        let value = name.split('.').try_fold(root, |value, part| match &value.kind {
+            ValueKind::Table(table) => table.get(part),
+            _ => None,
+        })?;
+        let ValueKind::String(text) = &value.kind else { return None };
+        let origin = value.origin().map_or_else(ValueOrigin::default, ValueOrigin::named);
+        Some(Self { text: text.clone(), origin })
+    }
+}
+
+impl From<&RawValue> for Value {
+    fn from(value: &RawValue) -> Self {
+        Self::new(Some(&value.origin.to_string()), value.text.as_str())
+    }
+}
+
 /// The values of known keys, from one layer or from several merged ones.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct ConfigLayer {
     values: BTreeMap<&'static str, RawValue>,
     /// Halves of pairs that this layer hides in the layers below.
@@ -53,11 +74,12 @@ impl ConfigLayer {
 
     /// Merges layers, lowest first: a higher layer replaces or hides the values below it.
     pub fn merged(layers: impl IntoIterator<Item = Self>) -> Self {
-        layers.into_iter().fold(Self::default(), |mut merged, layer| {
-            merged.values.retain(|name, _| !layer.hidden.contains(name));
-            merged.values.extend(layer.values);
-            merged
-        })
+        let builder =
+            layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
+        // Unwrap safety: sources that hold known keys and texts always merge.
+        let merged = builder.build().expect("known keys merge");
+        let value = |key: &ConfigKey| Some((key.name, RawValue::at(&merged.cache, key.name)?));
+        Self { values: KEYS.iter().filter_map(value).collect(), hidden: Vec::new() }
     }
 
     /// Adds a value and returns the one it replaces.
@@ -89,6 +111,19 @@ impl ConfigLayer {
     fn hide(&mut self, name: &'static str) {
         self.values.remove(name);
         self.hidden.push(name);
+    }
+}
+
+impl Source for ConfigLayer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    /// Returns the values of this layer, and nil for the keys it hides in the layers below.
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        let values = self.values.iter().map(|(name, value)| ((*name).to_owned(), value.into()));
+        let hidden = self.hidden.iter().map(|name| ((*name).to_owned(), ValueKind::Nil.into()));
+        Ok(values.chain(hidden).collect())
     }
 }
 

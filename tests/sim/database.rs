@@ -242,9 +242,6 @@ impl ModelDatabase {
             ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
                 JournalOutcome::default()
             }
-            ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
-                JournalOutcome::default()
-            }
         }
     }
 

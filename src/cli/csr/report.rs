@@ -67,8 +67,8 @@ impl CsrReport<'_> {
     fn first_steps(&self) -> String {
         format!(
             "Next steps
-1. Send {REQUEST_FILE} to the Centiloc support team. Never send {key} to
-   anyone.
+1. Send {REQUEST_FILE} to the Centiloc support team.
+   Never send {key} to anyone.
 2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
    leave mqtt.tls.ca_file unset.
 3. Within one working day the support team sends your certificate, valid for 1 year, and a user

@@ -83,7 +83,7 @@ enum DeadLettersCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Delete dead letters for good, including messages that were not replayed
+    /// Delete dead letters for good (messages that were not replayed are lost)
     #[command(arg_required_else_help = true)]
     Purge {
         #[command(flatten)]

@@ -8,7 +8,7 @@ use crate::cli::output::printable;
 use crate::store::dead_letters::DeadLetterSummary;
 use crate::timestamp::shown;
 
-/// Most bytes of a payload in a hex dump, of which `--raw` prints all of them.
+/// Most bytes of a payload in a hex dump. `--raw` prints the whole payload.
 const MAX_DUMP: usize = 4096;
 
 /// Formats two lines per dead letter.
