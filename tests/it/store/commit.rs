@@ -39,10 +39,16 @@ async fn every_item_column_round_trips() {
 async fn redelivery_is_counted_and_changes_nothing() {
     let bench = Bench::new().await;
     let batch = [arrives("U", "A", 1), leaves("U", "A", 2), arrives("V", "A", 3)];
-    assert_eq!(bench.items(&batch).await.items, KindCount { inserted: 3, duplicates: 0 });
+    assert_eq!(
+        bench.items(&batch).await.of(EventKind::Item),
+        KindCount { inserted: 3, duplicates: 0 }
+    );
     let before = state(&bench.db).await;
     let xmin: Vec<String> = bench.db.column("select xmin::text from centiloc.item_state").await;
-    assert_eq!(bench.items(&batch).await.items, KindCount { inserted: 0, duplicates: 3 });
+    assert_eq!(
+        bench.items(&batch).await.of(EventKind::Item),
+        KindCount { inserted: 0, duplicates: 3 }
+    );
     assert_eq!(state(&bench.db).await, before);
     let after: Vec<String> = bench.db.column("select xmin::text from centiloc.item_state").await;
     assert_eq!(after, xmin, "a redelivery must not write state rows");
@@ -56,7 +62,10 @@ async fn first_format_of_event_is_kept() {
     other.product_reference = Some("from the other format".into());
     let outcome = bench.items(&[arrives("U", "A", 1), other.clone()]).await;
     assert_eq!(outcome.of(EventKind::Item), KindCount { inserted: 1, duplicates: 1 });
-    assert_eq!(bench.items(&[other]).await.items, KindCount { inserted: 0, duplicates: 1 });
+    assert_eq!(
+        bench.items(&[other]).await.of(EventKind::Item),
+        KindCount { inserted: 0, duplicates: 1 }
+    );
     for table in ["item_event", "item_state"] {
         let product: String =
             bench.db.value(&format!("select product_reference from centiloc.{table}")).await;
@@ -135,7 +144,10 @@ async fn board_states_follow_momentum() {
     bench.commit(&[of_board(board("B", 15, "ONERROR"))]).await;
     let status: String = bench.db.value("select status from centiloc.board_state").await;
     assert_eq!(status, "DISCONNECTED");
-    assert_eq!(bench.commit(&batch).await.boards, KindCount { inserted: 0, duplicates: 2 });
+    assert_eq!(
+        bench.commit(&batch).await.of(EventKind::Board),
+        KindCount { inserted: 0, duplicates: 2 }
+    );
     assert_eq!(bench.db.count("centiloc.board_event").await, 3);
 }
 
