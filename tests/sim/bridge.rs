@@ -278,7 +278,7 @@ impl Process {
         self.pipeline.stages.shutdown().await;
     }
 
-    /// Stops the stages and builds them anew, as after a failed stage.
+    /// Stops the stages and builds them again, as after a failed stage.
     pub async fn rebuild(&mut self) {
         self.around.world.note(format_args!("{} rebuilds its pipeline", self.name()));
         self.pipeline.stop.cancel();

@@ -57,7 +57,7 @@ async fn removed_filters_are_unsubscribed_and_their_queue_stored() {
     let events = ItemEvent::series(TENANT, 12);
     let platform = rig.platform().await;
     platform.publish_json(&events[..5]).await;
-    // The same file, written anew.
+    // The same file, written again.
     let config = config.set("mqtt.items", "protobuf").set("mqtt.boards", "off");
     config.write();
     bridge.start_again();

@@ -208,7 +208,7 @@ async fn unsubacks_out_of_order_match_by_id() {
     until_eq("the connection", SOON, 1, || database.count("centiloc.connection")).await;
     assert_eq!(bridge.terminate().await, 0);
     drop(first);
-    // The same file, written anew.
+    // The same file, written again.
     config.set("mqtt.items", "protobuf").set("mqtt.boards", "off").write();
     bridge.start_again();
     let mut broker = peer.accept().await;

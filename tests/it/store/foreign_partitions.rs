@@ -4,6 +4,7 @@
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -42,7 +43,11 @@ async fn bounds_beyond_calendar_are_listed() {
         let bench = Bench::new().await;
         make(&bench.db, "by_hand", from, to).await;
         let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0), "{from} {to}");
+        assert_eq!(
+            (outcome.of(EventKind::Item).inserted, outcome.default_partition_rows),
+            (1, 0),
+            "{from} {to}"
+        );
         bench.store.make_partitions_ahead(datetime!(2025-03-20 0:00 UTC)).await.unwrap();
         assert_eq!(partitions(&bench.db).await.len(), 5, "{from} {to}");
         let year = std::time::Duration::from_secs(365 * 86_400);
@@ -56,7 +61,7 @@ async fn manually_created_partition_receives_its_events() {
     let bench = Bench::new().await;
     make(&bench.db, "by_hand", "'2020-01-01'", "MAXVALUE").await;
     let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
     bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
     assert_eq!(partitions(&bench.db).await, ["by_hand", "item_event_default"]);
 }
@@ -68,7 +73,7 @@ async fn remaining_range_of_a_day_is_created() {
     make(&bench.db, "second", "'2025-03-10 20:00+00'", "'2025-05-01'").await;
     let events = [arrives("U", "A", 1), arrives("U", "A", 68_400), arrives("U", "A", 43_200)];
     let outcome = bench.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 0));
     let names = partitions(&bench.db).await;
     for name in ["item_event_y2025m03d10", "item_event_y2025m03d10_2"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
@@ -115,7 +120,7 @@ async fn detached_default_partition_is_recreated() {
     bench.db.execute(detach).await;
     let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
     let outcome = bench.items(&[old, arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
     assert_eq!(bench.db.count("centiloc.item_event_default_2").await, 1);
 }
 
@@ -139,7 +144,7 @@ async fn session_settings_do_not_change_listing() {
     bench.items(&[arrives("U", "A", 1)]).await;
     let store: Store = bench.another_store(PartitionSpan::Month);
     let outcome = store.commit(&[of_item(arrives("U", "A", 2))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
     store.make_partitions_ahead(at(0)).await.unwrap();
     let expected =
         ["item_event_default", "item_event_y2025m03", "item_event_y2025m04", "item_event_y2025m05"];
