@@ -3,7 +3,8 @@
 use strict;
 use warnings;
 
-# Most words marked rarely, of 1,000 words of prose.
+# Limits for 1,000 words of prose: words of the list, noun clauses with "what", and semicolons in comments
+# of Rust.
 my $most = 3;
 
 my ($folder, $list) = @ARGV;
@@ -73,7 +74,7 @@ sub prose_of {
     return;
 }
 
-my ($total, $failed, @found) = (0, 0);
+my ($total, $failed, @found, @what, @semicolons) = (0, 0);
 local $/ = "\0";
 my @names = <STDIN>;
 chomp @names;
@@ -85,8 +86,13 @@ for my $name (sort map { s{^\./}{}r } @names) {
     next unless defined $prose;
     $prose =~ s/`[^`\n]*`/blank($&)/ge;
     $total += () = $prose =~ /[A-Za-z][A-Za-z']*/g;
-    while ($prose =~ /$any/g) {
+    while ($prose =~ /$any|\bwhat\b|;/gi) {
         my ($found, $line) = ($&, 1 + (substr($prose, 0, $-[0]) =~ tr/\n//));
+        if ($found eq ';') {
+            push @semicolons, "$name:$line: semicolon: use a full stop" if $name =~ /\.rs$/;
+            next;
+        }
+        if (lc $found eq 'what') { push @what, "$name:$line: what: use a noun"; next }
         my ($word) = grep { $found =~ /^$_->[1]$/ } @words;
         my ($kind, $term) = $word ? @$word[0, 2] : ('rarely', 'another word');
         $found =~ s/\s+/ /g;
@@ -94,16 +100,19 @@ for my $name (sort map { s{^\./}{}r } @names) {
     }
 }
 my @banned = map { $_->[1] } grep { $_->[0] eq 'never' } @found;
-my @rare = map { $_->[1] } grep { $_->[0] eq 'rarely' } @found;
-my $per_thousand = $total ? 1000 * @found / $total : 0;
 if (@banned) {
     print "$_\n" for @banned;
     $failed = 1;
 }
-if ($per_thousand >= $most) {
-    print "$_\n" for @rare;
-    $failed = 1;
+my %banned = map { $_ => 1 } @banned;
+my @listed = map { $_->[1] } @found;
+for (['words of tests/words.txt', \@listed], ['noun clauses with "what"', \@what], ['semicolons', \@semicolons]) {
+    my ($name, $places) = @$_;
+    my $rate = $total ? 1000 * @$places / $total : 0;
+    if ($rate >= $most) {
+        print map { "$_\n" } grep { !$banned{$_} } @$places;
+        $failed = 1;
+    }
+    printf "prose: %d %s in %d words (%.1f per 1,000, limit %d)\n", scalar @$places, $name, $total, $rate, $most;
 }
-printf "words: %d of %d words of comments and documents are on the list of tests/words.txt (%.1f per 1,000, limit %d)\n",
-    scalar @found, $total, $per_thousand, $most;
 exit $failed;
