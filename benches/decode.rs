@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use centiloc_bridge::config::{self, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
-use centiloc_bridge::topic::{self, Encoding, Kind};
+use centiloc_bridge::topic::{self, EventEncoding, EventKind};
 use prost::Message;
 use time::OffsetDateTime;
 
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sample = |name| std::fs::read(root.join("tests/samples").join(name)).map(Bytes::from);
     let (proto, json) = (sample("item-41.pb")?, sample("item-41.json")?);
     let (board, board_json) = (sample("board.pb")?, sample("board.json")?);
-    let config = |proto_file| config::Decode { proto_file, keep_payload: KeepPayload::Auto };
+    let config = |proto_file| config::DecodeConfig::new(proto_file, KeepPayload::Auto);
     let shipped = Decoder::new(&config(None), "acme")?;
     let vendor = Decoder::new(&config(Some(root.join("proto/transtream.proto"))), "acme")?;
     let now = OffsetDateTime::now_utc();
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             assert!(black_box(event).is_ok());
         })
     };
-    let (p, j) = (Encoding::Protobuf, Encoding::Json);
+    let (p, j) = (EventEncoding::Protobuf, EventEncoding::Json);
     let ways: [DecodeVariant; 6] = [
         (
             "generated struct only",
@@ -59,11 +59,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 assert!(black_box(pb::ItemEvent::decode(black_box(proto.as_ref()))).is_ok());
             }),
         ),
-        ("item, shipped schema", way(&shipped, Kind::Item, p, &proto)),
-        ("item, vendor's schema", way(&vendor, Kind::Item, p, &proto)),
-        ("item, JSON", way(&shipped, Kind::Item, j, &json)),
-        ("board, shipped schema", way(&shipped, Kind::Board, p, &board)),
-        ("board, JSON", way(&shipped, Kind::Board, j, &board_json)),
+        ("item, shipped schema", way(&shipped, EventKind::Item, p, &proto)),
+        ("item, vendor's schema", way(&vendor, EventKind::Item, p, &proto)),
+        ("item, JSON", way(&shipped, EventKind::Item, j, &json)),
+        ("board, shipped schema", way(&shipped, EventKind::Board, p, &board)),
+        ("board, JSON", way(&shipped, EventKind::Board, j, &board_json)),
     ];
     let mut fastest = [f64::INFINITY; 6];
     for _ in 0..ROUNDS {

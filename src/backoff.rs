@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 
 /// Time after which a connection counts as stable and the backoff starts over. A flapping link
 /// therefore keeps its long waits.
@@ -12,14 +12,14 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// arguments.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    limits: Reconnect,
+    limits: BackoffBounds,
     /// Invariant: `limits.min <= ceiling <= limits.max`.
     ceiling: Duration,
 }
 
 impl Backoff {
     /// Makes a backoff that starts at `limits.min`.
-    pub fn new(limits: Reconnect) -> Self {
+    pub fn new(limits: BackoffBounds) -> Self {
         Self { limits, ceiling: limits.min }
     }
 
@@ -39,7 +39,7 @@ impl Backoff {
     }
 
     /// Replaces the bounds and keeps the present ceiling within them.
-    pub fn set_limits(&mut self, limits: Reconnect) {
+    pub fn set_limits(&mut self, limits: BackoffBounds) {
         self.limits = limits;
         self.ceiling = self.ceiling.clamp(limits.min, limits.max);
     }
@@ -57,8 +57,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn limits() -> impl Strategy<Value = Reconnect> {
-        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| Reconnect {
+    fn limits() -> impl Strategy<Value = BackoffBounds> {
+        (1u64..10_000, 0u64..100_000).prop_map(|(min, more)| BackoffBounds {
             min: Duration::from_millis(min),
             max: Duration::from_millis(min + more),
         })
@@ -69,7 +69,7 @@ mod tests {
         Wait(f64),
         Longest,
         Up(Duration),
-        Limits(Reconnect),
+        Limits(BackoffBounds),
     }
 
     fn step() -> impl Strategy<Value = BackoffStep> {

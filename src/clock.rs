@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 
 /// Tells the time of day in UTC.
 #[derive(Clone, Default)]
-pub struct Clock(Option<Arc<dyn Fn() -> OffsetDateTime + Send + Sync>>);
+pub struct WallClock(Option<Arc<dyn Fn() -> OffsetDateTime + Send + Sync>>);
 
-impl Clock {
+impl WallClock {
     /// Returns the clock of the operating system.
     pub fn system() -> Self {
         Self::default()
@@ -27,7 +27,7 @@ impl Clock {
     }
 }
 
-impl fmt::Debug for Clock {
+impl fmt::Debug for WallClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Clock(simulated)" } else { "Clock(system)" })
     }

@@ -1,17 +1,16 @@
-//! Text files from other systems: byte order marks and UTF-16, as Windows editors and PowerShell write
-//! them.
+//! Text files with byte order marks or in UTF-16, as Windows editors and PowerShell write them.
 
 use p256::elliptic_curve::zeroize::Zeroizing;
 
 const UTF8_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
-/// The bytes begin with the byte order mark of UTF-16 and are not UTF-16.
+/// The bytes begin with the byte order mark of UTF-16, but are not UTF-16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it begins as UTF-16 text and is damaged; save it as UTF-8")]
 pub struct InvalidUtf16;
 
-/// Removes a byte order mark. What the mark shows to be UTF-16 becomes UTF-8; other bytes stay as they
-/// are. The result is wiped when dropped, since it may be a secret.
+/// Removes a byte order mark and converts UTF-16 to UTF-8. Other bytes stay unchanged. The result is
+/// wiped when dropped, because it may be a secret.
 pub fn to_utf8(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, InvalidUtf16> {
     match bytes {
         [0xff, 0xfe, text @ ..] => utf16(text, u16::from_le_bytes),
@@ -25,7 +24,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>, I
     if !units.remainder().is_empty() {
         return Err(InvalidUtf16);
     }
-    // Enough for any text, so that no copy of a secret is left behind by growing.
+    // Enough for any text, so that no reallocation leaves a copy of a secret in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(bytes.len() * 2));
     for character in char::decode_utf16(units.map(|pair| unit([pair[0], pair[1]]))) {
         let character = character.map_err(|_| InvalidUtf16)?;
@@ -38,7 +37,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Zeroizing<Vec<u8>>, I
 pub(crate) mod tests {
     use super::*;
 
-    /// The text as UTF-16 with a byte order mark, in the order that Windows writes.
+    /// Encodes a text as little-endian UTF-16 with a byte order mark, as Windows does.
     pub fn utf16_le(text: &str) -> Vec<u8> {
         [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
     }
@@ -61,7 +60,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn other_bytes_stay_and_damaged_utf_16_is_refused() {
+    fn damaged_utf_16_is_refused() {
         assert_eq!(to_utf8(b"\x30\x82\xff\xfe").unwrap().as_slice(), b"\x30\x82\xff\xfe");
         assert_eq!(to_utf8(b"").unwrap().as_slice(), b"");
         assert_eq!(to_utf8(&[0xff, 0xfe, 0x41]), Err(InvalidUtf16));

@@ -1,6 +1,6 @@
-//! Reads files that may lie on a file system that does not answer: a dead NFS mount holds the thread
-//! that reads for as long as it is dead. So a thread of its own reads, and it is left behind when its
-//! time is up. The end of the process does not wait for it.
+//! Reads files that may be on a file system that does not answer, such as a dead NFS mount, which
+//! blocks the reading thread for as long as it is dead. A separate thread reads, and it is abandoned
+//! after a time limit. The end of the process does not wait for it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,18 +14,18 @@ use std::time::Duration;
 use p256::elliptic_curve::zeroize::Zeroizing;
 use tokio::sync::oneshot;
 
-/// How long a read may take.
+/// Time limit of a read.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What is said about a file that does not answer.
+/// The error text for a file that does not answer.
 pub const NO_ANSWER: &str = "no answer from its file system within 5 s";
 
-/// Reads that may be left behind. Beyond that none is begun until one of them ends.
+/// Most reads that may be abandoned and unfinished. Beyond that, new reads fail at once.
 const MOST_UNANSWERED: usize = 16;
 
 static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
 
-/// Returns how many reads were left behind and have not ended.
+/// Returns the number of abandoned reads that have not finished.
 pub fn unanswered() -> usize {
     UNANSWERED.load(Ordering::Acquire)
 }
@@ -45,7 +45,7 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     })
 }
 
-/// Syncs the folder of this file, so that a change of the file's name outlasts a power cut. Blocks for as
+/// Syncs the folder of this file, so that a rename of the file survives a power loss. Blocks for as
 /// long as the disk does.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new(".")))
@@ -56,7 +56,7 @@ pub fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Does the work on a thread of its own. A task that is dropped leaves it behind.
+/// Runs the work on a separate thread, which continues if the calling task is dropped.
 pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (answer, answered) = oneshot::channel();
     thread::Builder::new().name("files".into()).spawn(move || _ = answer.send(work()))?;
@@ -71,7 +71,7 @@ fn within<T: Send + 'static>(
         return Err(no_answer());
     }
     let (answer, answered) = sync_channel(1);
-    // Set by whichever side is first: the thread that has the answer, or the one that gives up.
+    // Set by the side that is first: the reading thread when it finishes, or the caller at the limit.
     let decided = Arc::new(AtomicBool::new(false));
     let given_up = Arc::clone(&decided);
     thread::Builder::new().name("file-read".into()).spawn(move || {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_without_an_answer_is_left_behind() {
+    fn unanswered_reads_are_abandoned() {
         let (release, released) = channel::<()>();
         let error = within(Duration::from_millis(20), move || {
             let _ = released.recv();
@@ -117,7 +117,7 @@ mod tests {
         release.send(()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while unanswered() > 0 {
-            assert!(Instant::now() < deadline, "the read that ended still counts");
+            assert!(Instant::now() < deadline, "the finished read still counts");
             thread::yield_now();
         }
     }

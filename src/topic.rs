@@ -1,17 +1,17 @@
 //! Topic names: which ones to subscribe to, and what arrives on them.
 
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum EventKind {
     /// A tagged item.
     Item,
     /// A board's status.
     Board,
 }
 
-impl Kind {
+impl EventKind {
     /// All kinds of events.
     pub const ALL: [Self; 2] = [Self::Item, Self::Board];
 
@@ -26,14 +26,14 @@ impl Kind {
 
 /// How an event is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Encoding {
+pub enum EventEncoding {
     /// Protobuf.
     Protobuf,
     /// JSON.
     Json,
 }
 
-impl Encoding {
+impl EventEncoding {
     /// For people.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,15 +46,15 @@ impl Encoding {
 const PREFIX: &str = "centiloc/";
 
 /// Every topic of the vendor, by what follows `centiloc/<tenant>`.
-const TOPICS: [(Kind, Encoding, &str); 4] = [
-    (Kind::Item, Encoding::Protobuf, ""),
-    (Kind::Item, Encoding::Json, "/json/item/v1/update"),
-    (Kind::Board, Encoding::Protobuf, "/proto/board/v1/update"),
-    (Kind::Board, Encoding::Json, "/json/board/v1/update"),
+const TOPICS: [(EventKind, EventEncoding, &str); 4] = [
+    (EventKind::Item, EventEncoding::Protobuf, ""),
+    (EventKind::Item, EventEncoding::Json, "/json/item/v1/update"),
+    (EventKind::Board, EventEncoding::Protobuf, "/proto/board/v1/update"),
+    (EventKind::Board, EventEncoding::Json, "/json/board/v1/update"),
 ];
 
 /// The topic on which a tenant's events of a kind and encoding are published.
-pub fn name(tenant: &str, kind: Kind, encoding: Encoding) -> String {
+pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
     let suffix = TOPICS
         .iter()
         .find(|(k, e, _)| *k == kind && *e == encoding)
@@ -65,7 +65,7 @@ pub fn name(tenant: &str, kind: Kind, encoding: Encoding) -> String {
 /// What arrives on a topic; `None` for one that is not the tenant's or not known. Topics that are
 /// not subscribed to are routed too: the session may still hold filters of an earlier
 /// configuration, and what they deliver is an event like any other.
-pub fn route(tenant: &str, topic: &str) -> Option<(Kind, Encoding)> {
+pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
     let suffix = topic.strip_prefix(PREFIX)?.strip_prefix(tenant)?;
     TOPICS
         .iter()
@@ -74,15 +74,15 @@ pub fn route(tenant: &str, topic: &str) -> Option<(Kind, Encoding)> {
 }
 
 /// The filters to subscribe to, in the vendor's order of topics.
-pub fn filters(mqtt: &Mqtt, tenant: &str) -> Vec<String> {
+pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
     let wanted = |kind, encoding| {
         let formats = match kind {
-            Kind::Item => mqtt.items,
-            Kind::Board => mqtt.boards,
+            EventKind::Item => mqtt.items,
+            EventKind::Board => mqtt.boards,
         };
         match encoding {
-            Encoding::Protobuf => formats.protobuf(),
-            Encoding::Json => formats.json(),
+            EventEncoding::Protobuf => formats.protobuf(),
+            EventEncoding::Json => formats.json(),
         }
     };
     TOPICS
@@ -97,43 +97,27 @@ pub fn filters(mqtt: &Mqtt, tenant: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Formats, Reconnect};
+    use crate::config::{SubscribedFormats, testing};
 
-    fn mqtt(items: Formats, boards: Formats, share_group: Option<&str>) -> Mqtt {
-        Mqtt {
-            host: "localhost".into(),
-            port: 1,
-            client_id: "acme-bridge".into(),
-            username: None,
-            password: None,
-            password_file: None,
-            keep_alive: Duration::from_secs(60),
-            connect_timeout: Duration::from_secs(30),
-            proxy: None,
-            max_packet_size: 1,
-            max_unacked: 1,
-            items,
-            boards,
-            share_group: share_group.map(Into::into),
-            session_expiry: Duration::from_secs(7200),
-            queue_grace: Duration::from_secs(10),
-            tls: None,
-            reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(1) },
-        }
+    fn mqtt(
+        items: SubscribedFormats,
+        boards: SubscribedFormats,
+        share_group: Option<&str>,
+    ) -> MqttConfig {
+        let share_group = share_group.map(Into::into);
+        MqttConfig { items, boards, share_group, ..testing::mqtt() }
     }
 
     #[test]
     fn every_topic_of_the_vendor_is_routed() {
         for (topic, expected) in [
-            ("centiloc/acme", (Kind::Item, Encoding::Protobuf)),
-            ("centiloc/acme/json/item/v1/update", (Kind::Item, Encoding::Json)),
-            ("centiloc/acme/proto/board/v1/update", (Kind::Board, Encoding::Protobuf)),
-            ("centiloc/acme/json/board/v1/update", (Kind::Board, Encoding::Json)),
+            ("centiloc/acme", (EventKind::Item, EventEncoding::Protobuf)),
+            ("centiloc/acme/json/item/v1/update", (EventKind::Item, EventEncoding::Json)),
+            ("centiloc/acme/proto/board/v1/update", (EventKind::Board, EventEncoding::Protobuf)),
+            ("centiloc/acme/json/board/v1/update", (EventKind::Board, EventEncoding::Json)),
         ] {
             assert_eq!(route("acme", topic), Some(expected), "{topic}");
             assert_eq!(name("acme", expected.0, expected.1), topic);
@@ -161,24 +145,29 @@ mod tests {
     #[test]
     fn filters_follow_from_the_formats() {
         assert_eq!(
-            filters(&mqtt(Formats::Protobuf, Formats::Protobuf, None), "acme"),
+            filters(&mqtt(SubscribedFormats::Protobuf, SubscribedFormats::Protobuf, None), "acme"),
             ["centiloc/acme", "centiloc/acme/proto/board/v1/update"]
         );
         assert_eq!(
-            filters(&mqtt(Formats::Both, Formats::Json, None), "acme"),
+            filters(&mqtt(SubscribedFormats::Both, SubscribedFormats::Json, None), "acme"),
             [
                 "centiloc/acme",
                 "centiloc/acme/json/item/v1/update",
                 "centiloc/acme/json/board/v1/update"
             ]
         );
-        assert!(filters(&mqtt(Formats::Off, Formats::Off, None), "acme").is_empty());
+        assert!(
+            filters(&mqtt(SubscribedFormats::Off, SubscribedFormats::Off, None), "acme").is_empty()
+        );
     }
 
     #[test]
     fn a_share_group_goes_before_the_topic() {
         assert_eq!(
-            filters(&mqtt(Formats::Protobuf, Formats::Off, Some("acme-ward3")), "acme"),
+            filters(
+                &mqtt(SubscribedFormats::Protobuf, SubscribedFormats::Off, Some("acme-ward3")),
+                "acme"
+            ),
             ["$share/acme-ward3/centiloc/acme"]
         );
     }
@@ -186,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_subscribed_to_is_routed(tenant in "[a-z0-9-]{1,20}") {
-            for filter in filters(&mqtt(Formats::Both, Formats::Both, None), &tenant) {
+            for filter in filters(&mqtt(SubscribedFormats::Both, SubscribedFormats::Both, None), &tenant) {
                 prop_assert!(route(&tenant, &filter).is_some());
             }
         }

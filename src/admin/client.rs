@@ -56,6 +56,17 @@ pub enum StatusError {
     },
 }
 
+/// Error of a text that is not the URL of an admin endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminUrlError {
+    /// The text is not a URL.
+    #[error("{0}; expected http://HOST:PORT, such as http://127.0.0.1:9464")]
+    Syntax(#[from] url::ParseError),
+    /// The URL has another scheme, no host, credentials or a query.
+    #[error("expected http://HOST:PORT, such as http://127.0.0.1:9464")]
+    Form,
+}
+
 /// The admin endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminTarget {
@@ -88,15 +99,14 @@ impl From<SocketAddr> for AdminTarget {
 }
 
 impl FromStr for AdminTarget {
-    type Err = String;
+    type Err = AdminUrlError;
 
     /// Parses `http://host:port`, with a path where a reverse proxy serves the endpoint below one.
-    fn from_str(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str = "expected http://HOST:PORT, such as http://127.0.0.1:9464";
-        let url = Url::parse(text).map_err(|error| format!("{error}; {EXPECTED}"))?;
+    fn from_str(text: &str) -> Result<Self, AdminUrlError> {
+        let url = Url::parse(text)?;
         let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
         let host = url.host_str().filter(|_| url.scheme() == "http" && plain);
-        let (host, port) = host.zip(url.port_or_known_default()).ok_or(EXPECTED)?;
+        let (host, port) = host.zip(url.port_or_known_default()).ok_or(AdminUrlError::Form)?;
         let path = url.path().trim_end_matches('/');
         let path = format!("{}{PATH}", path.strip_suffix(PATH).unwrap_or(path));
         Ok(Self { address: format!("{host}:{port}"), path, given_by: "--url" })
@@ -187,9 +197,8 @@ mod tests {
         for url in
             ["127.0.0.1:9464", "https://bridge:9464", "http://", "http://u:p@b", "http://b/?q"]
         {
-            assert!(
-                url.parse::<AdminTarget>().expect_err(url).contains("expected http://HOST:PORT")
-            );
+            let error = url.parse::<AdminTarget>().expect_err(url).to_string();
+            assert!(error.contains("expected http://HOST:PORT"), "{error}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
 /// The document of `/livez`.
 #[derive(Debug, Serialize)]
@@ -21,7 +21,7 @@ pub struct LivenessReport {
 }
 
 impl LivenessReport {
-    /// Reports a process with these stuck tasks as live if there are none.
+    /// Reports the process as live if no task is stuck.
     pub fn new(stuck: Vec<StuckTask>) -> Self {
         Self { live: stuck.is_empty(), stuck }
     }
@@ -49,8 +49,8 @@ impl ReadinessReport {
     /// Assesses readiness: all filters are subscribed at QoS 1, the database answers and the spool,
     /// where it is on, accepts messages.
     ///
-    /// `unaccounted` counts received messages of which the service has lost track, and with any, it
-    /// is not ready.
+    /// `unaccounted` counts received messages of which the service has lost track. With any, it is
+    /// not ready.
     pub fn new(snapshot: &HealthSnapshot, unaccounted: i64) -> Self {
         let mut not_ready = Vec::new();
         if snapshot.session.phase != SessionPhase::Subscribed || snapshot.session.problem.is_some()
@@ -181,13 +181,13 @@ pub struct StatusCounters {
 
 impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
-        let committed = |kind: Kind| {
+        let committed = |kind: EventKind| {
             metrics
                 .committed
                 .get(&KindLabel { kind: kind.as_str() })
                 .map_or(0, |counter| counter.get())
         };
-        let duplicates = |kind: Kind| {
+        let duplicates = |kind: EventKind| {
             metrics
                 .duplicates
                 .get(&KindLabel { kind: kind.as_str() })
@@ -199,9 +199,9 @@ impl StatusCounters {
         };
         Self {
             received: metrics.received_total(),
-            items_committed: committed(Kind::Item),
-            boards_committed: committed(Kind::Board),
-            duplicates: Kind::ALL.map(duplicates).iter().sum(),
+            items_committed: committed(EventKind::Item),
+            boards_committed: committed(EventKind::Board),
+            duplicates: EventKind::ALL.map(duplicates).iter().sum(),
             dead_letters: RejectReason::ALL.iter().map(dead_letters).sum(),
             acks: metrics.acks.get(),
             unacked: metrics.unacked.get(),

@@ -1,22 +1,22 @@
-//! The admin endpoint's address: is it free, or held by the bridge that runs already?
+//! Check of the address of the admin endpoint: it is free, or the running bridge holds it.
 
 use std::net::SocketAddr;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::admin::client::{StatusError, fetch};
 use crate::config::Config;
-use crate::credentials::preflight::{Check, Status};
 
-const NAME: &str = "admin_listen";
 const EXPECTED: &str = "an address that is free, or served by this bridge";
 
-pub(super) async fn check(config: &Config) -> Check {
+pub(super) async fn check(config: &Config) -> CheckLine {
     let Some(address) = config.admin_listen else {
-        return Check::ok(NAME, "turned off");
+        return CheckLine::ok(names::ADMIN_LISTEN, "turned off");
     };
-    // Asked before it is tried, so that a service that starts right now finds it free.
+    // Queried before it is bound, so that a service that starts right now finds the address free.
     match fetch(&address.into()).await {
         Ok(status) if status["client_id"] == config.mqtt.client_id.as_str() => {
-            Check::ok(NAME, format!("{address} is served by the running bridge"))
+            CheckLine::ok(names::ADMIN_LISTEN, format!("{address} is served by the running bridge"))
         }
         Ok(status) => {
             let other = status["client_id"].as_str().unwrap_or_default();
@@ -27,19 +27,30 @@ pub(super) async fn check(config: &Config) -> Check {
         }
         Err(StatusError::NotRunning(_)) => bind(address).await,
         Err(error) => {
-            let see = "see which program holds the port, or set admin.listen to another";
-            super::from_sentence(NAME, Status::Failed, &error.to_string(), EXPECTED, see)
+            let remedy = "find the program that holds the port, or set admin.listen to another";
+            CheckLine::from_sentence_or(
+                names::ADMIN_LISTEN,
+                CheckStatus::Failed,
+                &error.to_string(),
+                EXPECTED,
+                remedy,
+            )
         }
     }
 }
 
-async fn bind(address: SocketAddr) -> Check {
+async fn bind(address: SocketAddr) -> CheckLine {
     match crate::admin::bind(address).await {
-        Ok(_) => Check::ok(NAME, format!("{address} is free")),
-        Err(error) => Check::from_sentence(NAME, Status::Failed, &error.to_string(), EXPECTED),
+        Ok(_) => CheckLine::ok(names::ADMIN_LISTEN, format!("{address} is free")),
+        Err(error) => CheckLine::from_sentence(
+            names::ADMIN_LISTEN,
+            CheckStatus::Failed,
+            &error.to_string(),
+            EXPECTED,
+        ),
     }
 }
 
-fn failed(found: String, what_to_do: &str) -> Check {
-    Check::trouble(NAME, Status::Failed, found, EXPECTED, what_to_do)
+fn failed(found: String, what_to_do: &str) -> CheckLine {
+    CheckLine::problem(names::ADMIN_LISTEN, CheckStatus::Failed, found, EXPECTED, what_to_do)
 }

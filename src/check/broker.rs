@@ -1,74 +1,75 @@
-//! The broker: the findings of a probe as lines.
+//! Checks of the broker: the findings of a probe as lines.
 
 use std::net::SocketAddr;
 
-use crate::config::{Config, Mqtt};
+use super::line::{CheckLine, CheckStatus};
+use super::names;
+use super::report::CheckReport;
+use crate::config::{Config, MqttConfig};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::date;
-use crate::credentials::preflight::{Check, Status};
 use crate::session::failure::ConnectionFailure;
 use crate::session::probe::{Probe, ProbeFinding, ProbeStep};
 
-use super::Report;
-
-pub(super) const NAME: &str = "broker_name";
-pub(super) const TCP: &str = "broker_tcp";
-pub(super) const PROXY: &str = "broker_proxy";
-pub(super) const TLS: &str = "broker_tls";
-pub(super) const LOGIN: &str = "broker_login";
-pub(super) const SUBSCRIPTION: &str = "subscription";
-
-/// Addresses shown of a name: enough to recognise it.
+/// Most addresses shown of a name: enough to recognise it.
 const SHOWN_ADDRESSES: usize = 4;
 
-/// The lines of a broker that lets us in.
+/// Returns the names of the lines of a broker that accepts the connection.
 pub(super) fn expected(config: &Config) -> Vec<&'static str> {
-    let mut names = vec![NAME, TCP];
-    names.extend(config.mqtt.proxy.as_ref().map(|_| PROXY));
-    names.extend(config.mqtt.tls.as_ref().map(|_| TLS));
-    names.extend([LOGIN, SUBSCRIPTION]);
+    let mut names = vec![names::BROKER_NAME, names::BROKER_TCP];
+    names.extend(config.mqtt.proxy.as_ref().map(|_| names::BROKER_PROXY));
+    names.extend(config.mqtt.tls.as_ref().map(|_| names::BROKER_TLS));
+    names.extend([names::BROKER_LOGIN, names::SUBSCRIPTION]);
     names
 }
 
-pub(super) async fn report(config: &Config) -> Report {
+pub(super) async fn report(config: &Config) -> CheckReport {
     let probe = Probe::new(&config.tenant, &config.mqtt);
     let mut findings = Vec::new();
     probe.run(&mut findings).await;
-    let lines = Lines { mqtt: &config.mqtt, client_id: probe.client_id() };
+    let lines = BrokerLines { mqtt: &config.mqtt, client_id: probe.client_id() };
     let checks = findings.iter().map(|finding| lines.line(finding)).collect();
-    let mut report = Report { checks, not_checked: Vec::new() };
+    let mut report = CheckReport { checks, not_checked: Vec::new() };
     report.note_missing(&expected(config));
     report
 }
 
-struct Lines<'a> {
-    mqtt: &'a Mqtt,
+struct BrokerLines<'a> {
+    mqtt: &'a MqttConfig,
     client_id: &'a str,
 }
 
-impl Lines<'_> {
-    fn line(&self, finding: &ProbeFinding) -> Check {
+impl BrokerLines<'_> {
+    fn line(&self, finding: &ProbeFinding) -> CheckLine {
         match finding {
-            ProbeFinding::Resolved(addresses) => Check::ok(NAME, self.resolved(addresses)),
-            ProbeFinding::Reached { address, took } => {
-                Check::ok(TCP, format!("{address} accepted after {} ms", took.as_millis()))
+            ProbeFinding::Resolved(addresses) => {
+                CheckLine::ok(names::BROKER_NAME, self.resolved(addresses))
             }
-            ProbeFinding::NotReached { address, problem } => Check::trouble(
-                TCP,
-                Status::Warning,
+            ProbeFinding::Reached { address, took } => CheckLine::ok(
+                names::BROKER_TCP,
+                format!("{address} accepted after {} ms", took.as_millis()),
+            ),
+            ProbeFinding::NotReached { address, problem } => CheckLine::problem(
+                names::BROKER_TCP,
+                CheckStatus::Warning,
                 format!("{address} {problem}"),
                 "every address of the name to accept a connection",
-                "the others are used meanwhile; have the address repaired or taken out of the DNS",
+                "the others are used meanwhile; repair the address, or remove it from the DNS",
             ),
             ProbeFinding::Tunnelled => {
                 let (host, port) = (&self.mqtt.host, self.mqtt.port);
-                Check::ok(PROXY, format!("the proxy lets CONNECT through to {host}:{port}"))
+                CheckLine::ok(
+                    names::BROKER_PROXY,
+                    format!("the proxy allows CONNECT to {host}:{port}"),
+                )
             }
             ProbeFinding::Secured { version, certificate } => {
-                Check::ok(TLS, format!("{version}, {}", presented(certificate)))
+                CheckLine::ok(names::BROKER_TLS, format!("{version}, {}", presented(certificate)))
             }
-            ProbeFinding::Accepted => Check::ok(LOGIN, self.accepted()),
-            ProbeFinding::Granted(filter) => Check::ok(SUBSCRIPTION, self.granted(filter)),
+            ProbeFinding::Accepted => CheckLine::ok(names::BROKER_LOGIN, self.accepted()),
+            ProbeFinding::Granted(filter) => {
+                CheckLine::ok(names::SUBSCRIPTION, self.granted(filter))
+            }
             ProbeFinding::NotGranted { problem, .. } => not_granted(problem),
             ProbeFinding::Failed { step, failure, presented } => {
                 failed(step, failure, presented.as_deref())
@@ -93,8 +94,8 @@ impl Lines<'_> {
             None => "no user name".to_owned(),
         };
         format!(
-            "accepted (CONNACK 0), {user}; asked under the client id {:?} and a clean session, \
-             apart from the live one",
+            "accepted (CONNACK 0), {user}; tried with the client id {:?} and a clean session, which \
+             does not affect the live one",
             self.client_id
         )
     }
@@ -103,35 +104,36 @@ impl Lines<'_> {
         match &self.mqtt.share_group {
             None => format!("{filter} is granted at QoS 1"),
             Some(group) => format!(
-                "{filter} is granted at QoS 1; asked without $share/{group}, as one more member \
-                 of the group would take messages from the bridges in it"
+                "{filter} is granted at QoS 1; tried without $share/{group}, because one more \
+                 member of the group would take messages from the bridges in it"
             ),
         }
     }
 }
 
-fn not_granted(problem: &str) -> Check {
-    let see = "ask Centiloc support for the topic";
-    super::from_sentence(SUBSCRIPTION, Status::Failed, problem, "QoS 1", see)
+fn not_granted(problem: &str) -> CheckLine {
+    let remedy = "ask Centiloc support for the topic";
+    CheckLine::from_sentence_or(names::SUBSCRIPTION, CheckStatus::Failed, problem, "QoS 1", remedy)
 }
 
 fn failed(
     step: &ProbeStep,
     failure: &ConnectionFailure,
     certificate: Option<&CertificateFacts>,
-) -> Check {
+) -> CheckLine {
     let (name, expected) = match step {
-        ProbeStep::Name => (NAME, "a name that can be resolved"),
-        ProbeStep::Tcp => (TCP, "an answer on the port"),
-        ProbeStep::Proxy => (PROXY, "a proxy that lets CONNECT through"),
-        ProbeStep::Tls => (TLS, "TLS with a broker whose certificate can be trusted"),
+        ProbeStep::Name => (names::BROKER_NAME, "a name that can be resolved"),
+        ProbeStep::Tcp => (names::BROKER_TCP, "an answer on the port"),
+        ProbeStep::Proxy => (names::BROKER_PROXY, "a proxy that allows CONNECT"),
+        ProbeStep::Tls => (names::BROKER_TLS, "TLS with a broker whose certificate can be trusted"),
         ProbeStep::Login => {
-            (LOGIN, "CONNACK 0: certificate, user, password and client id accepted")
+            (names::BROKER_LOGIN, "CONNACK 0: certificate, user, password and client id accepted")
         }
-        ProbeStep::Subscription(_) => (SUBSCRIPTION, "QoS 1"),
+        ProbeStep::Subscription(_) => (names::SUBSCRIPTION, "QoS 1"),
     };
-    let see = format!("see {} in docs/connection-errors.md", failure.label());
-    let mut check = super::from_sentence(name, Status::Failed, &failure.message, expected, &see);
+    let remedy = format!("see {} in docs/connection-errors.md", failure.label());
+    let mut check =
+        CheckLine::from_sentence_or(name, CheckStatus::Failed, &failure.message, expected, &remedy);
     if let ProbeStep::Subscription(filter) = step {
         check.found = format!("{filter}: {}", check.found);
     }

@@ -1,25 +1,29 @@
-//! The clock of this machine, as far as can be told without another one. The certificates' validity
-//! and the database's clock say more, each in a line of its own.
+//! Check of the clock of this machine, without another clock to compare it with. The checks of
+//! certificate validity and of the database's clock are more precise.
 
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::credentials::identity::date;
-use crate::credentials::preflight::{Check, Status};
 
-/// No release of this program is older: a machine that says so has lost its clock.
+/// Date before the first release of this program: an earlier clock is wrong.
 const FIRST_RELEASE: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
 
-pub(super) fn check(now: OffsetDateTime) -> Check {
-    let name = "system_clock";
+pub(super) fn check(now: OffsetDateTime) -> CheckLine {
+    let name = names::SYSTEM_CLOCK;
     if now >= FIRST_RELEASE {
-        return Check::ok(name, date(now));
+        return CheckLine::ok(name, date(now));
     }
-    Check::trouble(
+    CheckLine::problem(
         name,
-        Status::Failed,
-        format!("this machine's clock says {}, before this program existed", date(now)),
-        "the time of day, without which no certificate is valid",
-        "set the clock, and let it be kept: timedatectl set-ntp true",
+        CheckStatus::Failed,
+        format!(
+            "the system clock is at {}, earlier than the first release of this program",
+            date(now)
+        ),
+        "the current time, without which no certificate is valid",
+        "set the clock, and keep it synchronised: timedatectl set-ntp true",
     )
 }

@@ -1,60 +1,76 @@
-//! The schema that protobuf events are decoded by: does it load, and does it cover what is
-//! subscribed to?
+//! Check of the protobuf schema: it loads, and defines the events that are subscribed to.
 
+use super::line::{CheckLine, CheckStatus};
+use super::names;
 use crate::config::Config;
-use crate::credentials::preflight::{Check, Status};
 use crate::decode::Decoder;
-use crate::topic::Kind;
+use crate::topic::EventKind;
 
-const NAME: &str = "protobuf_schema";
-const VENDORS: &str = "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
+const VENDOR_SCHEMA: &str =
+    "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
 
-/// One line, or one for each kind of event that the schema lacks.
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+/// Returns one line, or one for each kind of event that the schema lacks.
+pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
     let (file, decode) = (config.decode.proto_file.as_deref(), &config.decode);
     let decoder = match Decoder::new(decode, &config.tenant) {
         Ok(decoder) => decoder,
         Err(error) => {
-            let see = "name another file in decode.proto_file";
+            let remedy = "name another file in decode.proto_file";
             let sentence = error.to_string();
-            return vec![super::from_sentence(NAME, Status::Failed, &sentence, VENDORS, see)];
+            return vec![CheckLine::from_sentence_or(
+                names::PROTOBUF_SCHEMA,
+                CheckStatus::Failed,
+                &sentence,
+                VENDOR_SCHEMA,
+                remedy,
+            )];
         }
     };
     let (items, boards) = (config.mqtt.items.protobuf(), config.mqtt.boards.protobuf());
-    let wanted: Vec<Kind> =
-        [(items, Kind::Item), (boards, Kind::Board)].iter().filter(|w| w.0).map(|w| w.1).collect();
+    let wanted: Vec<EventKind> = [(items, EventKind::Item), (boards, EventKind::Board)]
+        .iter()
+        .filter(|w| w.0)
+        .map(|w| w.1)
+        .collect();
     if wanted.is_empty() {
-        return vec![Check::ok(NAME, "not needed: only JSON is subscribed to")];
+        return vec![CheckLine::ok(
+            names::PROTOBUF_SCHEMA,
+            "not needed: only JSON is subscribed to",
+        )];
     }
-    let Some(file) = file else { return vec![assumed()] };
+    let Some(file) = file else { return vec![assumed_numbers()] };
     let lacking = wanted.iter().filter(|kind| !decoder.covers(**kind));
-    let lacking: Vec<_> = lacking.map(|kind| lacks(&file.display().to_string(), *kind)).collect();
+    let lacking: Vec<_> =
+        lacking.map(|kind| missing_message(&file.display().to_string(), *kind)).collect();
     if lacking.is_empty() {
-        return vec![Check::ok(NAME, format!("{} covers what is subscribed to", file.display()))];
+        return vec![CheckLine::ok(
+            names::PROTOBUF_SCHEMA,
+            format!("{} covers the subscribed events", file.display()),
+        )];
     }
     lacking
 }
 
-fn assumed() -> Check {
-    Check::trouble(
-        NAME,
-        Status::Warning,
-        "protobuf is subscribed to, and its field numbers are assumed ones",
-        VENDORS,
-        "set decode.proto_file to it; or take JSON: mqtt.items and mqtt.boards = \"json\"",
+fn assumed_numbers() -> CheckLine {
+    CheckLine::problem(
+        names::PROTOBUF_SCHEMA,
+        CheckStatus::Warning,
+        "protobuf is subscribed to, and its field numbers are assumed",
+        VENDOR_SCHEMA,
+        "set decode.proto_file to it; or use JSON: mqtt.items and mqtt.boards = \"json\"",
     )
 }
 
-fn lacks(file: &str, kind: Kind) -> Check {
+fn missing_message(file: &str, kind: EventKind) -> CheckLine {
     let (kind, key) = match kind {
-        Kind::Item => ("item", "mqtt.items"),
-        Kind::Board => ("board", "mqtt.boards"),
+        EventKind::Item => ("item", "mqtt.items"),
+        EventKind::Board => ("board", "mqtt.boards"),
     };
-    Check::trouble(
-        NAME,
-        Status::Failed,
+    CheckLine::problem(
+        names::PROTOBUF_SCHEMA,
+        CheckStatus::Failed,
         format!("{file} has no {kind} message, and {key} subscribes to protobuf"),
-        VENDORS,
+        VENDOR_SCHEMA,
         format!(
             "name the file that defines both events in decode.proto_file, or set {key} to json"
         ),

@@ -1,16 +1,17 @@
-//! What a machine of the tests cannot be made to show: servers of other kinds and clocks that are off.
+//! Checks of servers and clocks that the machine of the tests does not have.
 
 use std::path::Path;
 
 use time::macros::datetime;
 
-use super::database::{clock, of_server, partitions};
+use super::database::{clock, of_server};
+use super::schema::partitions;
 use super::*;
-use crate::credentials::testing::{Files, Leaf, Pki};
-use crate::store::inspect::{Coverage, Place, Rights, Server};
+use crate::credentials::testing::{LeafSpec, TestFiles, TestPki};
+use crate::store::inspect::{PartitionCoverage, RolePrivileges, ServerInfo, ServerLocation};
 
-fn server() -> Server {
-    Server {
+fn server() -> ServerInfo {
+    ServerInfo {
         database: "centiloc".into(),
         role: "bridge".into(),
         version: "15.4".into(),
@@ -23,17 +24,21 @@ fn server() -> Server {
     }
 }
 
-fn remote() -> Place {
-    Place::Remote("db.example.com:5432".into())
+fn remote() -> ServerLocation {
+    ServerLocation::Remote("db.example.com:5432".into())
 }
 
-/// Names and outcomes of the lines that are not ok; each of those must have a cure.
-fn troubles(checks: &[Check]) -> Vec<(&'static str, Status)> {
+/// Names and statuses of the lines that did not pass. Each of them must have a remedy.
+fn troubles(checks: &[CheckLine]) -> Vec<(&'static str, CheckStatus)> {
     for check in checks {
-        let told = !check.what_to_do.is_empty() && !check.expected.is_empty();
-        assert_eq!(told, check.status != Status::Ok, "a trouble has a cure: {check:?}");
+        let has_remedy = !check.what_to_do.is_empty() && !check.expected.is_empty();
+        assert_eq!(
+            has_remedy,
+            check.status != CheckStatus::Ok,
+            "a line that did not pass has a remedy: {check:?}"
+        );
     }
-    let bad = checks.iter().filter(|check| check.status != Status::Ok);
+    let bad = checks.iter().filter(|check| check.status != CheckStatus::Ok);
     bad.map(|check| (check.name, check.status)).collect()
 }
 
@@ -48,66 +53,74 @@ fn every_name_is_its_own_and_documented() {
 }
 
 #[test]
-fn a_server_that_suits_passes_wherever_it_is() {
-    for place in [Place::Socket, Place::Loopback("localhost:5432".into()), remote()] {
+fn suitable_servers_pass_everywhere() {
+    for place in
+        [ServerLocation::Socket, ServerLocation::Loopback("localhost:5432".into()), remote()]
+    {
         assert_eq!(troubles(&of_server(&server(), &place)), []);
-        let plain = Server { tls: None, ..server() };
+        let plain = ServerInfo { tls: None, ..server() };
         let expected: &[_] =
-            if place == remote() { &[("database_tls", Status::Warning)] } else { &[] };
+            if place == remote() { &[("database_tls", CheckStatus::Warning)] } else { &[] };
         assert_eq!(troubles(&of_server(&plain, &place)), expected, "{place:?}");
     }
 }
 
 #[test]
-fn a_server_that_does_not_suit_is_named_for_each_reason() {
-    use Status::{Failed, Warning};
+fn unsuitable_servers_fail_for_each_reason() {
+    use CheckStatus::{Failed, Warning};
     let cases = [
-        (Server { version_number: 130_012, ..server() }, "database_version", Failed),
-        (Server { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
-        (Server { in_recovery: true, read_only: true, ..server() }, "database_writable", Failed),
-        (Server { read_only: true, ..server() }, "database_writable", Failed),
-        (Server { fsync: false, ..server() }, "database_durability", Warning),
+        (ServerInfo { version_number: 130_012, ..server() }, "database_version", Failed),
+        (ServerInfo { encoding: "SQL_ASCII".into(), ..server() }, "database_encoding", Failed),
+        (
+            ServerInfo { in_recovery: true, read_only: true, ..server() },
+            "database_writable",
+            Failed,
+        ),
+        (ServerInfo { read_only: true, ..server() }, "database_writable", Failed),
+        (ServerInfo { fsync: false, ..server() }, "database_durability", Warning),
     ];
     for (server, name, status) in cases {
-        assert_eq!(troubles(&of_server(&server, &Place::Socket)), [(name, status)]);
+        assert_eq!(troubles(&of_server(&server, &ServerLocation::Socket)), [(name, status)]);
     }
 }
 
 #[test]
-fn clocks_may_differ_by_a_minute_and_the_wrong_direction_is_told() {
+fn clock_skew_above_a_minute_warns() {
     assert_eq!(troubles(&[clock(59.0), clock(-59.0)]), []);
     let (fast, slow) = (clock(3600.0), clock(-3600.0));
     assert!(fast.found.contains("3600.0 s ahead of the database's"), "{}", fast.found);
     assert!(slow.found.contains("3600.0 s behind the database's"), "{}", slow.found);
-    let warned = ("database_clock", Status::Warning);
+    let warned = ("database_clock", CheckStatus::Warning);
     assert_eq!(troubles(&[fast, slow]), [warned, warned]);
 }
 
 #[test]
-fn a_machine_that_woke_up_in_1970_fails() {
+fn a_clock_of_1970_fails() {
     let lost = super::clock::check(datetime!(1970-01-01 00:05 UTC));
-    assert_eq!(troubles(&[lost]), [("system_clock", Status::Failed)]);
+    assert_eq!(troubles(&[lost]), [("system_clock", CheckStatus::Failed)]);
     assert_eq!(troubles(&[super::clock::check(datetime!(2026-11-22 12:00 UTC))]), []);
 }
 
 #[test]
-fn partitions_that_end_matter_only_to_a_role_that_can_make_none() {
+fn missing_partitions_warn_without_create_rights() {
     let until = Some(datetime!(2027-01-01 00:00 UTC));
-    let owner = Rights { make_partitions: true, ..Rights::default() };
-    let warned = [("database_partitions", Status::Warning)];
+    let owner = RolePrivileges { make_partitions: true, ..RolePrivileges::default() };
+    let warned = [("database_partitions", CheckStatus::Warning)];
     for until in [until, None] {
-        let coverage = Coverage { until, in_default: 0 };
+        let coverage = PartitionCoverage { until, in_default: 0 };
         assert_eq!(troubles(&[partitions(&coverage, &owner)]), []);
-        assert_eq!(troubles(&[partitions(&coverage, &Rights::default())]), warned);
+        assert_eq!(troubles(&[partitions(&coverage, &RolePrivileges::default())]), warned);
     }
-    let many = partitions(&Coverage { until, in_default: 1000 }, &owner);
+    let many = partitions(&PartitionCoverage { until, in_default: 1000 }, &owner);
     assert!(many.found.starts_with("1000 or more events"), "{}", many.found);
     assert_eq!(troubles(&[many]), warned);
 }
 
 #[test]
-fn a_sentence_without_a_semicolon_still_ends_in_a_cure() {
-    let line = |sentence| from_sentence("spool", Status::Failed, sentence, "x", "see the log");
+fn every_sentence_gets_a_remedy() {
+    let line = |sentence| {
+        CheckLine::from_sentence_or("spool", CheckStatus::Failed, sentence, "x", "see the log")
+    };
     let colon = line("the broker refuses it: ask Centiloc support: it knows");
     assert_eq!(colon.found, "the broker refuses it");
     assert_eq!(colon.what_to_do, "ask Centiloc support: it knows");
@@ -115,16 +128,16 @@ fn a_sentence_without_a_semicolon_still_ends_in_a_cure() {
     assert_eq!(line("it broke").what_to_do, "see the log");
 }
 
-fn load(folder: &Path, text: &str) -> Loaded {
+fn load(folder: &Path, text: &str) -> LoadedConfig {
     let file = folder.join("config.toml");
     std::fs::write(&file, text).unwrap();
     crate::config::load(Some(&file), []).unwrap()
 }
 
 #[tokio::test]
-async fn every_remark_of_the_configuration_is_a_warning_that_says_what_was_expected() {
-    let files = Files::new();
-    let issued = Pki::new().issue(&Leaf::client("acme"));
+async fn configuration_warnings_have_expected_values() {
+    let files = TestFiles::new();
+    let issued = TestPki::new().issue(&LeafSpec::client("acme"));
     files.write("tls-cert.pem", &issued.pem);
     files.write("private-key.pem", issued.key.to_sec1_pem().as_str());
     files.write("password", "two line ends\n\n");
@@ -137,16 +150,16 @@ async fn every_remark_of_the_configuration_is_a_warning_that_says_what_was_expec
     let remarks: Vec<_> = checks.iter().filter(|c| c.name == "configuration").collect();
     assert_eq!(remarks.len(), loaded.warnings.len() - 1, "all but the schema's: {remarks:#?}");
     for remark in remarks {
-        assert_eq!(remark.status, Status::Warning);
+        assert_eq!(remark.status, CheckStatus::Warning);
         assert_ne!(remark.expected, "nothing to remark on", "{remark:?}");
         assert_ne!(remark.what_to_do, "see docs/configuration.md", "{remark:?}");
     }
 }
 
 #[test]
-fn the_modes_of_the_files_that_hold_secrets_are_looked_at_and_of_no_others() {
+fn only_modes_of_secret_files_are_checked() {
     use std::os::unix::fs::PermissionsExt;
-    let files = Files::new();
+    let files = TestFiles::new();
     files.write("password", "secret");
     let tls = "[mqtt.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
     let modes = |text: String, open: &str| {
@@ -163,7 +176,7 @@ fn the_modes_of_the_files_that_hold_secrets_are_looked_at_and_of_no_others() {
     let found: Vec<_> = modes(named, "password");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].0.contains("password is open to every user"), "{found:?}");
-    assert_eq!(found[0].1, Status::Warning);
+    assert_eq!(found[0].1, CheckStatus::Warning);
     let in_place = format!(
         "tenant = \"acme\"\n[mqtt]\nusername = \"u\"\npassword = \"p\"\n{tls}\
          [database]\nurl = \"postgres://u:p@localhost/d\"\n"
@@ -172,5 +185,5 @@ fn the_modes_of_the_files_that_hold_secrets_are_looked_at_and_of_no_others() {
     assert_eq!(found.len(), 1, "one file, one line: {found:?}");
     assert!(found[0].0.contains("config.toml is open to every user"), "{found:?}");
     let none = format!("tenant = \"acme\"\n{tls}[database]\nurl = \"postgres://u@localhost/d\"\n");
-    assert_eq!(modes(none, "config.toml"), Vec::<(String, Status)>::new());
+    assert_eq!(modes(none, "config.toml"), Vec::<(String, CheckStatus)>::new());
 }

@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 
 use super::ConfigFileArgs;
 use super::status::printable;
-use crate::check::{self, Check, NAMES, NotChecked, Report, Status};
-use crate::config::{Loaded, Problems};
+use crate::check::{self, CheckLine, CheckReport, CheckStatus, NAMES, NotChecked};
+use crate::config::{ConfigError, LoadedConfig};
 use crate::exit;
 
 /// Command-line arguments of `check`.
@@ -30,7 +30,7 @@ pub struct CheckArgs {
 /// Runs the checks. Returns exit code 0, or 1 if any check failed.
 pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let mut output = CheckOutput::new(args.json);
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     match args.config.load() {
         Err(problems) => output.show(&mut report, of_refused(&problems))?,
         Ok(loaded) => of_accepted(&loaded, args.offline, &mut output, &mut report).await?,
@@ -39,18 +39,18 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn of_refused(problems: &Problems) -> Report {
+fn of_refused(problems: &ConfigError) -> CheckReport {
     let because = "the configuration is refused";
     let rest = NAMES.iter().filter(|name| **name != "configuration");
     let not_checked = rest.map(|name| NotChecked { name, because: because.to_owned() }).collect();
-    Report { checks: check::refused(problems), not_checked }
+    CheckReport { checks: check::refused(problems), not_checked }
 }
 
 async fn of_accepted(
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     offline: bool,
     output: &mut CheckOutput,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> anyhow::Result<()> {
     output.show(report, check::local(loaded, OffsetDateTime::now_utc()).await)?;
     let rest =
@@ -70,7 +70,7 @@ impl CheckOutput {
         Self { json, colours: !json && wanted && io::stdout().is_terminal() }
     }
 
-    fn show(&mut self, report: &mut Report, part: Report) -> anyhow::Result<()> {
+    fn show(&mut self, report: &mut CheckReport, part: CheckReport) -> anyhow::Result<()> {
         if !self.json {
             let text: String = part.checks.iter().map(|check| lines(check, self.colours)).collect();
             print(&text)?;
@@ -79,7 +79,7 @@ impl CheckOutput {
         Ok(())
     }
 
-    fn finish(&self, report: &Report) -> anyhow::Result<()> {
+    fn finish(&self, report: &CheckReport) -> anyhow::Result<()> {
         if self.json { print(&document(report)?) } else { print(&summary(report)) }
     }
 }
@@ -89,38 +89,38 @@ fn print(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")
 }
 
-fn document(report: &Report) -> anyhow::Result<String> {
+fn document(report: &CheckReport) -> anyhow::Result<String> {
     let document = json!({
         "passed": report.passed(),
-        "ok": report.count(Status::Ok),
-        "warnings": report.count(Status::Warning),
-        "failed": report.count(Status::Failed),
+        "ok": report.count(CheckStatus::Ok),
+        "warnings": report.count(CheckStatus::Warning),
+        "failed": report.count(CheckStatus::Failed),
         "checks": report.checks,
         "not_checked": report.not_checked,
     });
     super::output::json(&document)
 }
 
-fn word(status: Status) -> &'static str {
+fn word(status: CheckStatus) -> &'static str {
     match status {
-        Status::Ok => "ok",
-        Status::Warning => "warning",
-        Status::Failed => "failed",
+        CheckStatus::Ok => "ok",
+        CheckStatus::Warning => "warning",
+        CheckStatus::Failed => "failed",
     }
 }
 
 /// Returns the ANSI code of green, yellow or red.
-fn colour(status: Status) -> u8 {
+fn colour(status: CheckStatus) -> u8 {
     match status {
-        Status::Ok => 32,
-        Status::Warning => 33,
-        Status::Failed => 31,
+        CheckStatus::Ok => 32,
+        CheckStatus::Warning => 33,
+        CheckStatus::Failed => 31,
     }
 }
 
 /// Formats a check as one line. A warning or failure adds lines with the expectation and the
 /// remedy.
-fn lines(check: &Check, colours: bool) -> String {
+fn lines(check: &CheckLine, colours: bool) -> String {
     const STATUS_WIDTH: usize = "warning".len();
     let name_width = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();
     let indent = " ".repeat(STATUS_WIDTH + 2 + name_width + 2);
@@ -136,14 +136,15 @@ fn lines(check: &Check, colours: bool) -> String {
     text
 }
 
-fn summary(report: &Report) -> String {
+fn summary(report: &CheckReport) -> String {
     let mut text = String::new();
     for group in report.not_checked.chunk_by(|a, b| a.because == b.because) {
         let names: Vec<_> = group.iter().map(|line| line.name).collect();
         let _ = writeln!(text, "not checked ({}): {}", group[0].because, names.join(", "));
     }
     let count = |status| report.count(status);
-    let (ok, warnings, failed) = (count(Status::Ok), count(Status::Warning), count(Status::Failed));
+    let (ok, warnings, failed) =
+        (count(CheckStatus::Ok), count(CheckStatus::Warning), count(CheckStatus::Failed));
     let _ = writeln!(text, "{ok} ok, {warnings} warnings, {failed} failed");
     text
 }

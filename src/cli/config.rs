@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::output;
-use crate::config::{Loaded, Setting, keys};
+use crate::config::{EffectiveSetting, LoadedConfig, keys};
 
 /// Command-line arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ const MAX_VALUE_WIDTH: usize = 44;
 
 /// Writes the settings to `out` as TOML, section by section, each with its origin as a comment, and
 /// the warnings to `err`. The settings hold no secrets.
-pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io::Result<()> {
+pub fn show<O: Write, E: Write>(loaded: &LoadedConfig, out: &mut O, err: &mut E) -> io::Result<()> {
     match &loaded.file {
         Some(file) => writeln!(out, "# {}", file.display())?,
         None => writeln!(out, "# no file, only defaults and the environment")?,
@@ -36,8 +36,12 @@ pub fn show<O: Write, E: Write>(loaded: &Loaded, out: &mut O, err: &mut E) -> io
 
 /// Writes the configuration as one JSON document with `file`, `settings` (each with `key`, `value`
 /// and `origin`) and `warnings`.
-pub fn show_json<O: Write, E: Write>(loaded: &Loaded, out: &mut O, _: &mut E) -> io::Result<()> {
-    let setting = |setting: &Setting| {
+pub fn show_json<O: Write, E: Write>(
+    loaded: &LoadedConfig,
+    out: &mut O,
+    _: &mut E,
+) -> io::Result<()> {
+    let setting = |setting: &EffectiveSetting| {
         json!({
             "key": setting.key,
             "value": value(&setting.shown),
@@ -60,18 +64,19 @@ fn value(shown: &str) -> Value {
     value.unwrap_or_else(|| shown.into())
 }
 
-fn write_section(settings: &[Setting], out: &mut impl Write) -> io::Result<()> {
+fn write_section(settings: &[EffectiveSetting], out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     if let Some((section, _)) =
         settings.first().map(split).filter(|(section, _)| !section.is_empty())
     {
         writeln!(out, "[{section}]")?;
     }
-    let width = |of: fn(&Setting) -> usize| settings.iter().map(of).max().unwrap_or_default();
+    let width =
+        |of: fn(&EffectiveSetting) -> usize| settings.iter().map(of).max().unwrap_or_default();
     let name_width = width(|setting| split(setting).1.len());
     let value_width = width(|setting| setting.shown.chars().count()).min(MAX_VALUE_WIDTH);
     for setting in settings {
-        let Setting { shown, origin, .. } = setting;
+        let EffectiveSetting { shown, origin, .. } = setting;
         let name = split(setting).1;
         writeln!(out, "{name:<name_width$} = {shown:<value_width$}  # {origin}")?;
     }
@@ -79,6 +84,6 @@ fn write_section(settings: &[Setting], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Returns the section of a key and its name inside the section.
-fn split(setting: &Setting) -> (&'static str, &'static str) {
+fn split(setting: &EffectiveSetting) -> (&'static str, &'static str) {
     keys::find(setting.key).map_or(("", setting.key), |key| (key.section(), key.leaf()))
 }

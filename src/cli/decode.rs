@@ -13,17 +13,17 @@ use crate::decode::{ClockTrust, Decoder};
 use crate::event::{Event, Reject};
 use crate::exit;
 use crate::telemetry::stderr;
-use crate::topic::{Encoding, Kind};
+use crate::topic::{EventEncoding, EventKind};
 
 /// Tenant in the row if neither the topic nor a configuration names one.
 const NO_TENANT: &str = "unknown";
 
 /// All combinations of event kind and encoding, in the order in which they are tried.
-const KINDS: [(Kind, Encoding); 4] = [
-    (Kind::Item, Encoding::Json),
-    (Kind::Board, Encoding::Json),
-    (Kind::Item, Encoding::Protobuf),
-    (Kind::Board, Encoding::Protobuf),
+const KINDS: [(EventKind, EventEncoding); 4] = [
+    (EventKind::Item, EventEncoding::Json),
+    (EventKind::Board, EventEncoding::Json),
+    (EventKind::Item, EventEncoding::Protobuf),
+    (EventKind::Board, EventEncoding::Protobuf),
 ];
 
 /// Command-line arguments of `decode`.
@@ -43,7 +43,7 @@ pub struct DecodeArgs {
 /// standard error. `settings` and `tenant` come from the configuration if there is one.
 pub fn run(
     args: &DecodeArgs,
-    settings: &config::Decode,
+    settings: &config::DecodeConfig,
     tenant: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let payload = Bytes::from(read(args.file.as_deref())?);
@@ -88,7 +88,7 @@ fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn name(kind: Kind, encoding: Encoding) -> String {
+fn name(kind: EventKind, encoding: EventEncoding) -> String {
     format!("a {} {} event", encoding.as_str(), kind.as_str())
 }
 
@@ -123,16 +123,24 @@ fn tenant_of(topic: &str) -> Option<&str> {
 
 /// Returns all kinds and encodings that the payload decodes as. The first fields of the two
 /// protobuf messages are alike, so that some payloads are valid as both kinds.
-pub fn fitting(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> Vec<(Kind, Encoding)> {
-    let fits = |(kind, encoding): &(Kind, Encoding)| {
+pub fn fitting(
+    decoder: &Decoder,
+    payload: &Bytes,
+    now: OffsetDateTime,
+) -> Vec<(EventKind, EventEncoding)> {
+    let fits = |(kind, encoding): &(EventKind, EventEncoding)| {
         decoder.decode_as(*kind, *encoding, payload, now, ClockTrust::Unknown).is_ok()
     };
     KINDS.into_iter().filter(fits).collect()
 }
 
 /// Guesses the encoding of a payload, to report only the errors of that encoding.
-fn format(payload: &[u8]) -> Encoding {
-    if payload.trim_ascii_start().starts_with(b"{") { Encoding::Json } else { Encoding::Protobuf }
+fn format(payload: &[u8]) -> EventEncoding {
+    if payload.trim_ascii_start().starts_with(b"{") {
+        EventEncoding::Json
+    } else {
+        EventEncoding::Protobuf
+    }
 }
 
 /// Formats an event as JSON with all columns of its row, null ones included.
@@ -153,7 +161,7 @@ mod tests {
 
     fn decoder() -> Decoder {
         let keep_payload = config::KeepPayload::Unknown;
-        Decoder::new(&config::Decode { proto_file: None, keep_payload }, "acme").unwrap()
+        Decoder::new(&config::DecodeConfig::new(None, keep_payload), "acme").unwrap()
     }
 
     fn sample(name: &str) -> Bytes {
@@ -164,13 +172,13 @@ mod tests {
     #[test]
     fn every_sample_decodes_as_its_own_kind() {
         for (name, kind, encoding) in [
-            ("item-0.pb", Kind::Item, Encoding::Protobuf),
-            ("item-unknown-field.pb", Kind::Item, Encoding::Protobuf),
-            ("item-masked.pb", Kind::Item, Encoding::Protobuf),
-            ("item-0.json", Kind::Item, Encoding::Json),
-            ("item-unknown-field.json", Kind::Item, Encoding::Json),
-            ("board.pb", Kind::Board, Encoding::Protobuf),
-            ("board.json", Kind::Board, Encoding::Json),
+            ("item-0.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-unknown-field.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-masked.pb", EventKind::Item, EventEncoding::Protobuf),
+            ("item-0.json", EventKind::Item, EventEncoding::Json),
+            ("item-unknown-field.json", EventKind::Item, EventEncoding::Json),
+            ("board.pb", EventKind::Board, EventEncoding::Protobuf),
+            ("board.json", EventKind::Board, EventEncoding::Json),
         ] {
             let fitting = fitting(&decoder(), &sample(name), NOW);
             assert!(fitting.contains(&(kind, encoding)), "{name}: {fitting:?}");
@@ -186,7 +194,10 @@ mod tests {
             ..Default::default()
         };
         let payload = Bytes::from(item.encode_to_vec());
-        let both = [(Kind::Item, Encoding::Protobuf), (Kind::Board, Encoding::Protobuf)];
+        let both = [
+            (EventKind::Item, EventEncoding::Protobuf),
+            (EventKind::Board, EventEncoding::Protobuf),
+        ];
         assert_eq!(fitting(&decoder(), &payload, NOW), both);
     }
 

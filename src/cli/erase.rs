@@ -11,10 +11,10 @@ use time::{Date, OffsetDateTime, Time};
 
 use super::ConfigFileArgs;
 use super::status::printable;
-use crate::erase::{self, Report, Selector};
+use crate::erase::{self, ErasureReport, TraceSelector};
 use crate::exit;
 use crate::store::Store;
-use crate::store::erase::Counts;
+use crate::store::erase::ErasedCounts;
 use crate::telemetry::stderr;
 
 /// Interval between two progress lines of a long step.
@@ -29,7 +29,7 @@ pub struct EraseArgs {
     /// Erase all data of the tag with this uid, written as in the events
     #[arg(long, group = "selector", value_name = "UID", value_parser = name)]
     uid: Option<String>,
-    /// Erase all data of the board with this serial number, and of the items seen on it
+    /// Erase all data of the board with this serial number, including item events on it
     #[arg(long, group = "selector", value_name = "SN", value_parser = name)]
     board: Option<String>,
     /// Erase all events before this date (2026-01-31, midnight UTC) or time (RFC 3339)
@@ -45,15 +45,15 @@ pub struct EraseArgs {
 pub async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let selector = match (args.uid, args.board, args.before) {
-        (Some(uid), _, _) => Selector::Uid(uid),
-        (_, Some(board), _) => Selector::Board(board),
-        (_, _, Some(before)) => Selector::Before(before),
+        (Some(uid), _, _) => TraceSelector::Uid(uid),
+        (_, Some(board), _) => TraceSelector::Board(board),
+        (_, _, Some(before)) => TraceSelector::Before(before),
         // Unwrap safety: the group of arguments is required.
         (None, None, None) => unreachable!("a selector is required"),
     };
     let store = Store::new(&config.database, config.retention.partition)?;
     let mut reported = (String::new(), Instant::now());
-    let mut progress = |step: &str, counts: &Counts| {
+    let mut progress = |step: &str, counts: &ErasedCounts| {
         let begins = reported.0 != step;
         if begins || reported.1.elapsed() >= REPORT_EVERY {
             reported = (step.to_owned(), Instant::now());
@@ -72,7 +72,7 @@ pub async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
+fn text(report: &ErasureReport, selector: &TraceSelector, dry_run: bool) -> String {
     use std::fmt::Write as _;
     let counts = &report.counts;
     let mut text = String::new();
@@ -103,9 +103,9 @@ fn text(report: &Report, selector: &Selector, dry_run: bool) -> String {
 }
 
 /// Returns a uid of hex digits with its bytes in reverse order.
-fn reversed(selector: &Selector) -> Option<String> {
+fn reversed(selector: &TraceSelector) -> Option<String> {
     const DIGITS: usize = 16;
-    let Selector::Uid(uid) = selector else { return None };
+    let TraceSelector::Uid(uid) = selector else { return None };
     let is_hex = uid.len() == DIGITS && uid.bytes().all(|b| b.is_ascii_hexdigit());
     let bytes = || uid.as_bytes().chunks(2).rev().flatten().map(|b| char::from(*b));
     is_hex.then(|| bytes().collect())
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn report_counts_rows_and_names_places_left() {
-        let counts = Counts { item_events: 12, spooled: 3, ..Counts::default() };
-        let report = Report { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
-        let tag = Selector::Uid("263aea3c080104e0".into());
+        let counts = ErasedCounts { item_events: 12, spooled: 3, ..ErasedCounts::default() };
+        let report = ErasureReport { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
+        let tag = TraceSelector::Uid("263aea3c080104e0".into());
         let dry = text(&report, &tag, true);
         assert!(dry.contains("item_event           12\n"), "{dry}");
         assert!(dry.contains("15 would be erased") && !dry.contains('\u{1b}'), "{dry}");
@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn uid_read_by_a_phone_is_recognised() {
-        let text = |uid: &str| text(&Report::default(), &Selector::Uid(uid.into()), true);
+        let text =
+            |uid: &str| text(&ErasureReport::default(), &TraceSelector::Uid(uid.into()), true);
         assert!(text("263aea3c080104e0").contains("try --uid e00401083cea3a26"));
         assert!(!text("a tag of our own").contains("try"));
     }

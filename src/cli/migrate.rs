@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ConfigFileArgs, output};
 use crate::exit;
 use crate::store::Store;
-use crate::store::schema::{SchemaError, Step};
+use crate::store::schema::{MigrationError, MigrationStatus};
 use crate::telemetry::stderr;
 use crate::timestamp::shown;
 
@@ -37,7 +37,7 @@ pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         Ok(steps) if args.json => out.write_all(document(&steps, args.status)?.as_bytes())?,
         Ok(steps) if args.status => list(&steps, &mut out)?,
         Ok(steps) => report(&steps, &mut out)?,
-        Err(error @ (SchemaError::Newer { .. } | SchemaError::Changed { .. })) => {
+        Err(error @ (MigrationError::Newer { .. } | MigrationError::Changed { .. })) => {
             stderr::line(format_args!("centiloc-bridge: {error}"));
             return Ok(ExitCode::from(exit::CONFIG));
         }
@@ -46,7 +46,7 @@ pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
+fn list(steps: &[MigrationStatus], out: &mut impl Write) -> anyhow::Result<()> {
     for step in steps {
         let applied = step.applied_at.map(shown);
         let applied = applied.map_or_else(|| "pending".to_owned(), |at| format!("applied {at}"));
@@ -57,8 +57,8 @@ fn list(steps: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
 
 /// Formats `{"migrations": […]}` for the status, or `{"applied": […]}` for the migrations that this
 /// run applied.
-fn document(steps: &[Step], status: bool) -> anyhow::Result<String> {
-    let step = |step: &Step| {
+fn document(steps: &[MigrationStatus], status: bool) -> anyhow::Result<String> {
+    let step = |step: &MigrationStatus| {
         Ok(json!({
             "version": step.version,
             "description": step.description,
@@ -70,7 +70,7 @@ fn document(steps: &[Step], status: bool) -> anyhow::Result<String> {
     output::json(&json!({ name: steps }))
 }
 
-fn report(applied: &[Step], out: &mut impl Write) -> anyhow::Result<()> {
+fn report(applied: &[MigrationStatus], out: &mut impl Write) -> anyhow::Result<()> {
     for step in applied {
         writeln!(out, "applied migration {}: {}", step.version, step.description)?;
     }
@@ -88,8 +88,8 @@ mod tests {
     fn list_shows_applied_and_pending_migrations() {
         let at = time::macros::datetime!(2026-11-01 12:00 UTC);
         let steps = [
-            Step { version: 1, description: "events", applied_at: Some(at) },
-            Step { version: 2, description: "states", applied_at: None },
+            MigrationStatus { version: 1, description: "events", applied_at: Some(at) },
+            MigrationStatus { version: 2, description: "states", applied_at: None },
         ];
         let mut out = Vec::new();
         list(&steps, &mut out).unwrap();

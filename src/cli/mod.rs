@@ -22,7 +22,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
-use crate::config::{DEFAULT_FILE, KeepPayload, Loaded, Problems, load, process_environment};
+use crate::config::{
+    ConfigError, DEFAULT_FILE, KeepPayload, LoadedConfig, load, process_environment,
+};
 use crate::decode::ProtoSchemaError;
 use crate::exit;
 use crate::service::config_diff::ConfigSource;
@@ -86,13 +88,13 @@ struct WithConfig<A: clap::Args> {
 
 impl ConfigFileArgs {
     /// Loads the effective configuration.
-    pub fn load(&self) -> Result<Loaded, Problems> {
+    pub fn load(&self) -> Result<LoadedConfig, ConfigError> {
         load(self.file.as_deref(), process_environment())
     }
 
     /// Loads the effective configuration for a command that can do without one. Returns `None` if
     /// no file was named and the default one does not exist.
-    fn load_if_any(&self) -> Result<Option<Loaded>, Problems> {
+    fn load_if_any(&self) -> Result<Option<LoadedConfig>, ConfigError> {
         if self.file.is_none() && !Path::new(DEFAULT_FILE).exists() {
             return Ok(None);
         }
@@ -191,10 +193,10 @@ impl Drop for DetachedRuntime {
 fn decode_with(with: &WithConfig<decode::DecodeArgs>) -> anyhow::Result<ExitCode> {
     let config = with.config.load_if_any()?.map(|loaded| loaded.config);
     let tenant = config.as_ref().map(|config| config.tenant.clone());
-    let settings = config.map_or(
-        crate::config::Decode { proto_file: None, keep_payload: KeepPayload::Unknown },
-        |config| config.decode,
-    );
+    let settings = config
+        .map_or(crate::config::DecodeConfig::new(None, KeepPayload::Unknown), |config| {
+            config.decode
+        });
     decode::run(&with.args, &settings, tenant.as_deref())
 }
 
@@ -212,7 +214,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<UsageError>() {
         return exit::USAGE;
     }
-    let problems = error.downcast_ref::<Problems>();
+    let problems = error.downcast_ref::<ConfigError>();
     let refused = problems.is_some_and(|all| !all.may_pass()) || error.is::<ProtoSchemaError>();
     if refused { exit::CONFIG } else { exit::FAILED }
 }

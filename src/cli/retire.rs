@@ -19,8 +19,7 @@ pub struct RetireArgs {
     timeout: Duration,
 }
 
-/// Runs the command. Returns exit code 1 if the session could not be ended, which is then
-/// unchanged.
+/// Runs the command. Returns exit code 1 if the session could not be ended. It is then unchanged.
 pub async fn run(args: RetireArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let _log = logging::init(&config.log)?;

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::config::Loaded;
+use crate::config::LoadedConfig;
 use crate::service::config_diff::ConfigSource;
 use crate::telemetry::logging;
 use crate::version::VERSION;
 
 /// Starts logging and runs the service.
-pub async fn run(loaded: Loaded, source: ConfigSource) -> anyhow::Result<ExitCode> {
+pub async fn run(loaded: LoadedConfig, source: ConfigSource) -> anyhow::Result<ExitCode> {
     let log = logging::init(&loaded.config.log)?;
     log_start(&loaded);
     for warning in &loaded.warnings {
@@ -18,7 +18,7 @@ pub async fn run(loaded: Loaded, source: ConfigSource) -> anyhow::Result<ExitCod
 }
 
 /// Logs the line that identifies a run: program, configuration and peers.
-fn log_start(loaded: &Loaded) {
+fn log_start(loaded: &LoadedConfig) {
     let config = &loaded.config;
     let file = loaded.file.as_ref().map(|file| file.display().to_string());
     let spool = config.spool.as_ref().map(|spool| spool.dir.display().to_string());

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::ConfigFileArgs;
 use crate::admin::client::{AdminTarget, fetch};
 use crate::admin::status_view::StatusView;
-use crate::config::{DEFAULT_FILE, Service, find_service, process_environment};
+use crate::config::{DEFAULT_FILE, RunningService, find_service, process_environment};
 use crate::exit;
 use crate::telemetry::stderr;
 
@@ -49,7 +49,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints the status. Returns true if the service is ready, or live with `--live`.
-async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<bool> {
+async fn show(args: &StatusArgs, expected: Option<&RunningService>) -> anyhow::Result<bool> {
     if let Some(problems) = expected.and_then(|service| service.problems.as_ref()) {
         stderr::line(format_args!(
             "{problems}\nA running service keeps the configuration that it was started or last reloaded \
@@ -86,7 +86,7 @@ async fn show(args: &StatusArgs, expected: Option<&Service>) -> anyhow::Result<b
 }
 
 /// Describes the difference if the service that answered has another tenant or client id.
-fn other_service(status: &Value, service: &Service, target: &AdminTarget) -> Option<String> {
+fn other_service(status: &Value, service: &RunningService, target: &AdminTarget) -> Option<String> {
     let differs = |key: &str, configured: &Option<String>| {
         let running = status.get(key)?.as_str()?;
         let configured = configured.as_deref()?;
@@ -152,7 +152,7 @@ mod tests {
             "figures": {"received": 12, "unacked": 0},
         }));
         let expected = "The service is NOT ready.\n  session: refused [31m; see the password\n\n\
-            Service\n  Version   0.1.0\n  Tenant    acme\n\n\
+            RunningService\n  Version   0.1.0\n  Tenant    acme\n\n\
             Since the start\n  Received  12\n  Unacked   0\n";
         assert_eq!(text, expected);
     }
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn another_service_is_recognised_by_its_names() {
         let target = "http://127.0.0.1:9464".parse().expect("a target");
-        let service = |tenant: Option<&str>, client_id: Option<&str>| Service {
+        let service = |tenant: Option<&str>, client_id: Option<&str>| RunningService {
             listen: None,
             tenant: tenant.map(str::to_owned),
             client_id: client_id.map(str::to_owned),

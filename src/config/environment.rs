@@ -1,12 +1,12 @@
-//! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` is `mqtt.tls.ca_file`, in any
-//! case. Values are taken as text, as they stand.
+//! The environment as a layer: `CENTILOC_BRIDGE__MQTT__TLS__CA_FILE` sets `mqtt.tls.ca_file`. Names
+//! match in any case, and values are used unchanged, as text.
 
+use super::error::{ConfigProblem, ValueOrigin};
 use super::keys::{self, ENV_PREFIX, ENV_SEPARATOR};
-use super::layers::{Given, Layer};
-use super::problem::{Origin, Problem};
+use super::layers::{ConfigLayer, RawValue};
 
-/// This process's environment. Text that is not UTF-8 comes with U+FFFD in it, which [`super::load`]
-/// refuses for the variables that concern it; the standard library would panic.
+/// Returns the environment of this process. Bytes that are not UTF-8 become U+FFFD, which
+/// [`super::load`] refuses in the variables it uses. `std::env::vars` would panic.
 pub fn process_environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .map(|(name, value)| {
@@ -15,24 +15,24 @@ pub fn process_environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Picks the settings out of an environment.
+/// Builds the layer of the variables that set a key.
 pub(super) fn layer(
     environment: &[(String, String)],
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
     warnings: &mut Vec<String>,
-) -> Layer {
-    let mut layer = Layer::default();
+) -> ConfigLayer {
+    let mut layer = ConfigLayer::default();
     for (name, value) in environment {
         match strip_prefix(name) {
-            Some(rest) => take(&mut layer, name, rest, value, problems),
-            None => warnings.extend(nearly(name)),
+            Some(rest) => insert_variable(&mut layer, name, rest, value, problems),
+            None => warnings.extend(misspelt_variable(name)),
         }
     }
     layer.join_pairs(problems);
     layer
 }
 
-/// Returns true if a variable is meant for this program.
+/// Returns true if any variable has the prefix of this program.
 pub(super) fn gives_any(env: &[(String, String)]) -> bool {
     env.iter().any(|(name, _)| strip_prefix(name).is_some())
 }
@@ -42,36 +42,42 @@ fn strip_prefix(name: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| &name[ENV_PREFIX.len()..])
 }
 
-fn take(layer: &mut Layer, name: &str, rest: &str, value: &str, problems: &mut Vec<Problem>) {
+fn insert_variable(
+    layer: &mut ConfigLayer,
+    name: &str,
+    rest: &str,
+    value: &str,
+    problems: &mut Vec<ConfigProblem>,
+) {
     let dotted = rest.to_lowercase().replace(ENV_SEPARATOR, ".");
-    let mut refuse = |found: &str, expected: &str, cure: String| {
-        problems.push(Problem {
+    let mut refuse = |found: &str, expected: &str, hint: String| {
+        problems.push(ConfigProblem {
             subject: name.escape_debug().to_string(),
             origin: None,
             found: found.to_owned(),
             expected: expected.to_owned(),
-            cure,
+            hint,
         });
     };
     let Some(key) = keys::find(&dotted) else {
-        let cure = keys::nearest(&dotted, false).map_or_else(
+        let hint = keys::nearest(&dotted, false).map_or_else(
             || "unset it, or see config.example.toml for every key".to_owned(),
             |known| format!("did you mean {}, which sets {known}?", keys::env_name(known)),
         );
-        return refuse("a variable that sets no known key", "a known one", cure);
+        return refuse("a variable that sets no known key", "a known one", hint);
     };
     if value.contains(char::REPLACEMENT_CHARACTER) {
         return refuse("bytes that are not UTF-8", "text in UTF-8", "set it again".to_owned());
     }
-    let given = Given { text: value.to_owned(), origin: Origin::named(name) };
+    let given = RawValue { text: value.to_owned(), origin: ValueOrigin::named(name) };
     if let Some(before) = layer.insert(key, given) {
         let found = format!("the same setting in {}", before.origin);
         refuse(&found, "one variable a setting", format!("unset {} or {name}", before.origin));
     }
 }
 
-/// A variable with one underscore too few is ignored, but not in silence.
-fn nearly(name: &str) -> Option<String> {
+/// Returns a warning for a variable that is ignored because it has one underscore too few.
+fn misspelt_variable(name: &str) -> Option<String> {
     let single = |name: &str| name.to_uppercase().replace(ENV_SEPARATOR, "_");
     let wanted = single(name);
     let key = keys::KEYS.iter().find(|key| single(&key.env_name()) == wanted)?;
@@ -85,17 +91,16 @@ fn nearly(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::layers::Merged;
 
-    fn read(vars: &[(&str, &str)]) -> (Merged, Vec<Problem>, Vec<String>) {
+    fn read(vars: &[(&str, &str)]) -> (ConfigLayer, Vec<ConfigProblem>, Vec<String>) {
         let vars: Vec<_> = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let layer = layer(&vars, &mut problems, &mut warnings);
-        (Merged::new([layer]).unwrap(), problems, warnings)
+        (layer, problems, warnings)
     }
 
     #[test]
-    fn names_nest_and_ignore_case_and_values_stay_text() {
+    fn names_ignore_case_and_values_stay_text() {
         let (merged, problems, _) = read(&[
             ("CENTILOC_BRIDGE__MQTT__TLS__CA_FILE", "/ca.pem"),
             ("centiloc_bridge__mqtt__username", "0012"),
@@ -103,12 +108,12 @@ mod tests {
         assert!(problems.is_empty());
         assert_eq!(merged.get("mqtt.tls.ca_file").unwrap().text, "/ca.pem");
         assert_eq!(merged.get("mqtt.username").unwrap().text, "0012");
-        let origin = merged.get("mqtt.username").unwrap().origin;
+        let origin = &merged.get("mqtt.username").unwrap().origin;
         assert_eq!(origin.to_string(), "centiloc_bridge__mqtt__username");
     }
 
     #[test]
-    fn an_unknown_variable_is_refused_with_the_nearest_and_without_its_value() {
+    fn unknown_variables_are_refused_without_their_value() {
         let (_, problems, _) = read(&[("CENTILOC_BRIDGE__MQTT__PASSWROD", "hunter2")]);
         let text = problems[0].to_string();
         assert!(text.contains("did you mean CENTILOC_BRIDGE__MQTT__PASSWORD,"), "{text}");

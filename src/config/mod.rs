@@ -1,22 +1,24 @@
 //! Loading and explaining the configuration.
 //!
-//! Defaults < `config.toml` < environment, each value parsed once into types that cannot hold a
-//! wrong one. Everything that is wrong is said at once, so that one edit mends it all, and nothing
-//! said ever holds a secret. What is known of each key stands in one table, [`keys::KEYS`].
+//! Defaults < `config.toml` < environment. Each value is parsed once into a type that cannot hold an
+//! invalid one. All problems are reported at once, so that one edit fixes them all, and no message
+//! ever contains a secret. One table, [`keys::KEYS`], defines every key.
 
-mod assemble;
-mod assemble_mqtt;
 mod database_url;
 mod environment;
+mod error;
 mod file;
+mod key;
 pub mod keys;
 mod layers;
 pub mod model;
-mod problem;
-mod read;
+mod reader;
+mod running_service;
 mod secret;
-mod service;
+mod sections;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod urls;
@@ -26,49 +28,49 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use database_url::{
-    DatabaseHost, DatabaseTls, DatabaseUrl, Endpoint, RootCertificates, SslMode,
+    DatabaseEndpoint, DatabaseHost, DatabaseTls, DatabaseUrl, RootCertificates, SslMode,
 };
 pub use environment::process_environment;
+pub use error::{ConfigError, ConfigProblem, InvalidValue, ValueOrigin};
 pub use model::*;
-pub use problem::{Origin, Problem, Problems};
-pub use secret::read_secret;
-pub use service::{Service, find_service};
+pub use running_service::{RunningService, find_service};
+pub use secret::{SecretFileError, read_secret};
 
-use layers::{Layer, Merged};
-use read::Reader;
+use layers::ConfigLayer;
+use reader::SettingReader;
 
-/// Read when no `-c` is given; may be absent where the environment says enough.
+/// The file read without `-c`. It may be absent where the environment sets the required keys.
 pub const DEFAULT_FILE: &str = "/etc/centiloc-bridge/config.toml";
 
-/// A configuration that may be run, and how it came about.
+/// A valid configuration with the origin of its values.
 #[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The configuration.
+pub struct LoadedConfig {
+    /// The parsed configuration, as the service uses it.
     pub config: Config,
-    /// Every key, in the order of [`keys::KEYS`].
-    pub settings: Vec<Setting>,
-    /// What may be meant but should be looked at; for `check` and the start of `run`.
+    /// The value in effect of every key, in the order of [`keys::KEYS`].
+    pub settings: Vec<EffectiveSetting>,
+    /// Settings that are valid but doubtful, one sentence each, for `check` and the start of `run`.
     pub warnings: Vec<String>,
-    /// The file, if there was one.
+    /// The file that was read, or `None` where the default file is absent.
     pub file: Option<PathBuf>,
 }
 
-/// What one key comes to, and why.
+/// The value in effect of one key, and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    /// Full dotted name.
+pub struct EffectiveSetting {
+    /// Full dotted name, such as `mqtt.tls.ca_file`.
     pub key: &'static str,
-    /// The value in TOML, with secrets left out.
+    /// The value in TOML, with secrets redacted.
     pub shown: String,
-    /// Where it came from.
-    pub origin: Origin,
+    /// The layer that gave the value.
+    pub origin: ValueOrigin,
 }
 
 /// Loads the configuration from `file`, or [`DEFAULT_FILE`] if it exists, and the environment.
 pub fn load(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Loaded, Problems> {
+) -> Result<LoadedConfig, ConfigError> {
     let must_exist = file.is_some();
     load_from(file.unwrap_or(Path::new(DEFAULT_FILE)), must_exist, env)
 }
@@ -77,52 +79,47 @@ fn load_from(
     file: &Path,
     must_exist: bool,
     env: impl IntoIterator<Item = (String, String)>,
-) -> Result<Loaded, Problems> {
-    // Relative paths start from the file's folder, also after the process changes its own.
+) -> Result<LoadedConfig, ConfigError> {
+    // Relative paths start from the folder of the file, even if the process changes its own.
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let env: Vec<_> = env.into_iter().collect();
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let file_layer = read_file(&path, must_exist, &mut problems);
     let env_layer = environment::layer(&env, &mut problems, &mut warnings);
-    // A file that cannot be read at all says nothing of what it holds: reporting its settings as
-    // missing would be noise.
-    let Ok(file_layer) = file_layer else { return Err(Problems { file: path, list: problems }) };
+    // The keys of an unreadable file are unknown: reporting them as missing would be noise.
+    let Ok(file_layer) = file_layer else { return Err(ConfigError { file: path, problems }) };
     let present = file_layer.is_some().then(|| path.clone());
-    let layers = [Layer::defaults(), file_layer.unwrap_or_default(), env_layer];
-    // The error's own text may quote values, so it is not passed on.
-    let Ok(merged) = Merged::new(layers) else {
-        problems.push(unmerged(&path));
-        return Err(Problems { file: path, list: problems });
-    };
-    let mut reader = Reader::new(merged, path.clone(), &env, problems);
-    let config = assemble::config(&mut reader);
+    let layers = [ConfigLayer::defaults(), file_layer.unwrap_or_default(), env_layer];
+    let merged = ConfigLayer::merged(layers);
+    let mut reader = SettingReader::new(merged, path.clone(), &env, problems);
+    let config = sections::config(&mut reader);
     warnings.append(&mut reader.warnings);
     match config {
         Some(config) if reader.problems.is_empty() => {
-            Ok(Loaded { config, settings: reader.settings(), warnings, file: present })
+            Ok(LoadedConfig { config, settings: reader.settings(), warnings, file: present })
         }
         _ if present.is_none() => Err(absent(path, reader.problems, &env)),
-        _ => Err(Problems { file: path, list: reader.problems }),
+        _ => Err(ConfigError { file: path, problems: reader.problems }),
     }
 }
 
-/// The file could not be turned into a layer; the problems say why.
-struct Unusable;
+/// The file could not be turned into a layer. The list of problems holds the reason.
+struct UnusableFile;
 
 fn read_file(
     path: &Path,
     must_exist: bool,
-    problems: &mut Vec<Problem>,
-) -> Result<Option<Layer>, Unusable> {
+    problems: &mut Vec<ConfigProblem>,
+) -> Result<Option<ConfigLayer>, UnusableFile> {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(error) => {
             problems.push(unreadable(path, &error));
-            return Err(Unusable);
+            return Err(UnusableFile);
         }
     };
-    file::parse(path, &text, problems).map(Some).ok_or(Unusable)
+    file::parse(path, &text, problems).map(Some).ok_or(UnusableFile)
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
@@ -133,47 +130,39 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     text.map(str::to_owned).map_err(|error| invalid(error.to_string()))
 }
 
-/// Reports the absent default file first: most of the settings are missing because of it. All are,
-/// unless the environment gives some.
-fn absent(path: PathBuf, mut problems: Vec<Problem>, env: &[(String, String)]) -> Problems {
-    let problem = Problem {
+/// Reports the absent default file first, because most keys are missing for that reason. Without
+/// any key in the environment all of them are, so that the file is the only problem.
+fn absent(
+    path: PathBuf,
+    mut problems: Vec<ConfigProblem>,
+    env: &[(String, String)],
+) -> ConfigError {
+    let problem = ConfigProblem {
         subject: path.display().to_string(),
         origin: None,
         found: "no such file".to_owned(),
         expected: "a configuration file here, or after -c".to_owned(),
-        cure: "create it from config.example.toml, or name another with -c FILE".to_owned(),
+        hint: "create it from config.example.toml, or name another with -c FILE".to_owned(),
     };
     if !environment::gives_any(env) {
         problems.clear();
     }
     problems.insert(0, problem);
-    Problems { file: path, list: problems }
+    ConfigError { file: path, problems }
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    let cure = match error.kind() {
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigProblem {
+    let hint = match error.kind() {
         ErrorKind::NotFound => "correct the path after -c, or create it from config.example.toml",
         ErrorKind::InvalidData => "save it as UTF-8",
-        ErrorKind::TimedOut => "see whether the file system that holds it is there",
-        _ => "let the user this runs as read it",
+        ErrorKind::TimedOut => "check that the file system that holds it is mounted and answers",
+        _ => "make it readable by the user this runs as",
     };
-    Problem {
+    ConfigProblem {
         subject: path.display().to_string(),
         origin: None,
         found: error.to_string(),
         expected: "a readable configuration file".to_owned(),
-        cure: cure.to_owned(),
-    }
-}
-
-/// Layers hold known keys and texts only, which always merge; said all the same rather than
-/// dropped.
-fn unmerged(path: &Path) -> Problem {
-    Problem {
-        subject: path.display().to_string(),
-        origin: None,
-        found: "layers that do not fit together".to_owned(),
-        expected: "each section to be a section in every layer".to_owned(),
-        cure: "report this as a fault of the program".to_owned(),
+        hint: hint.to_owned(),
     }
 }

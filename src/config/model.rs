@@ -1,5 +1,5 @@
-//! The configuration once it is known to be right. Values here cannot be wrong: what could be is
-//! refused while loading, and named there.
+//! The validated configuration. Invalid values are refused while loading, so that the types here
+//! need no further checks.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,187 +7,201 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// Everything `run` needs. Each field is a section of the file.
+/// The configuration of the service. Each field is a section of the file.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The tenantID: prefixes topics, client id and share group.
+    /// The tenantID, which prefixes topics, client id and share group.
     pub tenant: String,
-    /// The broker.
-    pub mqtt: Mqtt,
-    /// PostgreSQL.
-    pub database: Database,
-    /// Batching.
-    pub batch: Batch,
-    /// Store-and-forward on disk; `None` is off.
-    pub spool: Option<Spool>,
-    /// Decoding.
-    pub decode: Decode,
-    /// What is kept for how long.
-    pub retention: Retention,
-    /// The admin endpoint; `None` is off.
+    /// Connection to the broker.
+    pub mqtt: MqttConfig,
+    /// Connection to the PostgreSQL server.
+    pub database: DatabaseConfig,
+    /// Size of a batch.
+    pub batch: BatchConfig,
+    /// Store-and-forward on disk, or `None` for off.
+    pub spool: Option<SpoolConfig>,
+    /// Decoding of received messages.
+    pub decode: DecodeConfig,
+    /// Retention of events and payloads.
+    pub retention: RetentionConfig,
+    /// Address of the admin endpoint, or `None` for off.
     pub admin_listen: Option<SocketAddr>,
-    /// Logging.
-    pub log: Log,
-    /// How long a stop may take.
+    /// Format and level of the log.
+    pub log: LogConfig,
+    /// Time limit of a shutdown.
     pub shutdown_grace: Duration,
 }
 
-/// Section `mqtt`.
+/// Section `mqtt` of the configuration.
 #[derive(Debug, Clone)]
-pub struct Mqtt {
+pub struct MqttConfig {
     /// Broker host name or address.
     pub host: String,
-    /// Broker TCP port.
+    /// TCP port of the broker.
     pub port: u16,
-    /// MQTT client identifier; begins with the tenant.
+    /// MQTT client identifier, which begins with the tenant.
     pub client_id: String,
-    /// User name, if any.
+    /// User name for the broker, if any.
     pub username: Option<String>,
-    /// Password, if any; never without a user name (MQTT-3.1.2-22).
+    /// Password, if any, and never without a user name (MQTT-3.1.2-22).
     pub password: Option<SecretString>,
-    /// Where the password was read from, if from a file: a new one there counts without a restart.
+    /// The file that holds the password, if any. It is read again while the service runs.
     pub password_file: Option<PathBuf>,
     /// MQTT keep alive, whole seconds, 1 to 65,535.
     pub keep_alive: Duration,
-    /// Bound on DNS, TCP, TLS and CONNACK together.
+    /// Time limit of DNS, TCP, TLS and CONNACK together.
     pub connect_timeout: Duration,
-    /// HTTP proxy asked to CONNECT.
-    pub proxy: Option<Proxy>,
-    /// Largest MQTT packet accepted at first, bytes.
+    /// HTTP proxy that connects to the broker, if any.
+    pub proxy: Option<ProxyConfig>,
+    /// Largest MQTT packet accepted on the first connection, bytes.
     pub max_packet_size: usize,
-    /// Bound on bytes received and not yet acknowledged.
+    /// Most bytes received and not yet acknowledged.
     pub max_unacked: usize,
     /// Formats in which item events are subscribed to.
-    pub items: Formats,
+    pub items: SubscribedFormats,
     /// Formats in which board events are subscribed to.
-    pub boards: Formats,
-    /// Full share group name `<tenant>-<group>`; `None` is an ordinary subscription.
+    pub boards: SubscribedFormats,
+    /// Full share group name `<tenant>-<group>`, or `None` for an ordinary subscription.
     pub share_group: Option<String>,
-    /// How long the broker keeps the session of an absent client.
+    /// Time for which the broker keeps the session of an absent client.
     pub session_expiry: Duration,
-    /// How long acknowledgements may be held before the broker's queue may have overflowed.
+    /// Time for which acknowledgements may be held before the broker's queue may have overflowed.
     pub queue_grace: Duration,
-    /// TLS; `None` is plain TCP, allowed for loopback or on explicit demand.
-    pub tls: Option<Tls>,
+    /// TLS, or `None` for plain TCP, which is allowed for loopback or on explicit request.
+    pub tls: Option<TlsConfig>,
     /// Bounds of the reconnect backoff.
-    pub reconnect: Reconnect,
+    pub reconnect: BackoffBounds,
 }
 
-/// An HTTP proxy.
+/// The HTTP proxy of `mqtt.proxy`.
 #[derive(Debug, Clone)]
-pub struct Proxy {
+pub struct ProxyConfig {
     /// Host name or address.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the proxy.
     pub port: u16,
-    /// Basic credentials from the URL, if any.
+    /// User name and password for basic authentication, if any.
     pub credentials: Option<(String, SecretString)>,
 }
 
-/// Which of the vendor's formats to subscribe to.
+/// The event formats that are subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Formats {
-    /// Protobuf only.
+pub enum SubscribedFormats {
+    /// The protobuf format only.
     Protobuf,
-    /// JSON only.
+    /// The JSON format only.
     Json,
-    /// Both; one event in two formats is still one row.
+    /// Both. One event in two formats is still one row.
     Both,
-    /// Not subscribed.
+    /// No subscription to these events.
     Off,
 }
 
-impl Formats {
-    /// Whether protobuf topics are subscribed to.
+impl SubscribedFormats {
+    /// Returns true if protobuf topics are subscribed to.
     pub fn protobuf(self) -> bool {
         matches!(self, Self::Protobuf | Self::Both)
     }
 
-    /// Whether JSON topics are subscribed to.
+    /// Returns true if JSON topics are subscribed to.
     pub fn json(self) -> bool {
         matches!(self, Self::Json | Self::Both)
     }
 }
 
-/// Section `mqtt.tls`. The files are looked at while running, so that renewed ones count.
+/// Section `mqtt.tls`. The files are watched while the service runs, so that renewed ones apply.
 #[derive(Debug, Clone)]
-pub struct Tls {
-    /// PEM bundle of trust anchors; `None` is the built-in Centiloc public CA.
+pub struct TlsConfig {
+    /// PEM bundle of trust anchors, or `None` for the built-in Centiloc public CA.
     pub ca_file: Option<PathBuf>,
     /// PEM client certificate, followed by intermediates if any.
     pub cert_file: PathBuf,
     /// PEM private key (SEC1 or PKCS#8).
     pub key_file: PathBuf,
-    /// Name expected in the server certificate; `None` is the host.
+    /// Name expected in the server certificate, or `None` for the host.
     pub server_name: Option<String>,
+}
+
+impl TlsConfig {
+    /// Uses these files, and expects the name of the host.
+    pub fn of_files(ca_file: Option<PathBuf>, cert_file: PathBuf, key_file: PathBuf) -> Self {
+        Self { ca_file, cert_file, key_file, server_name: None }
+    }
 }
 
 /// Section `mqtt.reconnect`: `0 < min <= max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reconnect {
-    /// First wait.
+pub struct BackoffBounds {
+    /// Delay before the first retry.
     pub min: Duration,
-    /// Longest wait.
+    /// Longest delay between retries.
     pub max: Duration,
 }
 
-/// Section `database`.
+/// Section `database` of the configuration.
 #[derive(Debug, Clone)]
-pub struct Database {
-    /// PostgreSQL connection URL.
+pub struct DatabaseConfig {
+    /// Connection URL, which may contain a password.
     pub url: SecretString,
-    /// Size of the pool.
+    /// Largest number of connections.
     pub max_connections: u32,
-    /// Bound on one statement.
+    /// Time limit of one statement.
     pub statement_timeout: Duration,
-    /// Whether `run` applies migrations.
+    /// True if `run` applies migrations.
     pub migrate: bool,
 }
 
-/// Section `batch`.
+/// Section `batch` of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Batch {
+pub struct BatchConfig {
     /// Most events in one transaction.
     pub max_events: usize,
 }
 
-/// Section `spool`.
+/// Section `spool` of the configuration.
 #[derive(Debug, Clone)]
-pub struct Spool {
-    /// Where the spool lives.
+pub struct SpoolConfig {
+    /// The folder of the spool.
     pub dir: PathBuf,
-    /// Bound on its size, bytes.
+    /// Largest size of the spool, bytes.
     pub max_size: u64,
 }
 
-/// Section `decode`.
+/// Section `decode` of the configuration.
 #[derive(Debug, Clone)]
-pub struct Decode {
+pub struct DecodeConfig {
     /// The vendor's `.proto` or a compiled FileDescriptorSet.
     pub proto_file: Option<PathBuf>,
-    /// When the message is kept beside the row.
+    /// The messages that are kept with their rows.
     pub keep_payload: KeepPayload,
 }
 
-/// When the message is kept beside the row. `auto` is resolved while loading.
+impl DecodeConfig {
+    /// Decodes by the schema of `proto_file`, or by the assumed field numbers.
+    pub fn new(proto_file: Option<PathBuf>, keep_payload: KeepPayload) -> Self {
+        Self { proto_file, keep_payload }
+    }
+}
+
+/// The messages that are kept with their rows. `Auto` is resolved while loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepPayload {
-    /// Always while protobuf numbers are the assumed ones, else `Unknown`.
+    /// `Always` while protobuf field numbers are assumed, else `Unknown`.
     Auto,
-    /// Every message.
+    /// Every message is kept.
     Always,
-    /// Messages with fields the schema does not know.
+    /// Messages with fields that the schema does not define.
     Unknown,
-    /// None.
+    /// No message is kept.
     Never,
 }
 
-/// Section `retention`.
+/// Section `retention` of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// How long events are kept; `None` is for ever.
+pub struct RetentionConfig {
+    /// Age at which events are deleted, or `None` for never.
     pub events: Option<Duration>,
-    /// How long the message is kept beside its event; `None` is as long as the event.
+    /// Age at which a message is deleted from its row, or `None` for never.
     pub payloads: Option<Duration>,
     /// Span of one partition.
     pub partition: PartitionSpan,
@@ -196,25 +210,25 @@ pub struct Retention {
 /// Span of one `item_event` partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionSpan {
-    /// One UTC day.
+    /// A day in UTC.
     Day,
-    /// One UTC calendar month.
+    /// A calendar month in UTC.
     Month,
 }
 
-/// Section `log`.
+/// Section `log` of the configuration.
 #[derive(Debug, Clone)]
-pub struct Log {
-    /// Shape of a line.
+pub struct LogConfig {
+    /// Format of a line.
     pub format: LogFormat,
     /// A level (`info`) or `tracing_subscriber` directives (`info,centiloc_bridge::store=debug`).
     pub level: String,
 }
 
-/// Shape of a log line.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people; without timestamps under journald, which adds its own.
+    /// Plain text, without timestamps under journald, which adds its own.
     Text,
     /// One JSON object a line.
     Json,

@@ -1,13 +1,13 @@
-//! Secrets: given in place or in a file of their own. What goes wrong with them is said without
-//! them.
+//! Secrets: given in place or in a file of their own. No error here contains one.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::layers::Given;
-use super::problem::{Complaint, Origin};
-use super::read::Reader;
+use super::error::{InvalidValue, ValueOrigin};
+use super::layers::RawValue;
+use super::reader::SettingReader;
 use super::values::MAX_MQTT_TEXT;
 use crate::encoding::to_utf8;
 use crate::files;
@@ -15,75 +15,84 @@ use crate::files;
 /// More than any password (MQTT's 16-bit length) or URL: a larger file is the wrong file.
 const MAX_SECRET_BYTES: usize = MAX_MQTT_TEXT;
 
-/// A secret and which key gave it. No `Debug`: it is plain text on its way into `SecretString`.
-pub(super) struct Secret {
+/// A secret and the key that gave it. It has no `Debug`, because it is plain text on its way into
+/// `SecretString`.
+pub(super) struct RawSecret {
     pub text: String,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
     /// The key that gave it: the inline one or the file's.
     pub key: &'static str,
     /// The file it was read from, if from one.
     pub file: Option<PathBuf>,
-    /// The file did not answer: the text is empty, and the file is to be read again.
+    /// The file did not answer: the text is empty, and the file is read again later.
     pub unread: bool,
 }
 
-/// Why a file gives no secret.
-struct Fault {
+/// The reason why a file gives no secret. The text continues a sentence that begins with the name of
+/// the file, and ends with a hint.
+#[derive(Debug)]
+pub struct SecretFileError {
     found: String,
-    complaint: Complaint,
-    /// The file system did not answer, which may pass.
+    invalid: InvalidValue,
+    /// The file system did not answer, which may be temporary.
     no_answer: bool,
 }
 
-impl Fault {
-    fn new(found: impl Into<String>, complaint: Complaint) -> Self {
-        Self { found: found.into(), complaint, no_answer: false }
+impl SecretFileError {
+    fn new(found: impl Into<String>, invalid: InvalidValue) -> Self {
+        Self { found: found.into(), invalid, no_answer: false }
     }
 }
 
-impl Reader {
-    /// Reads a secret from one of its two keys. Outside `None`: a problem was noted; inside: not
-    /// given. Where it is read `again` later, a file that does not answer is no problem yet.
+impl fmt::Display for SecretFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.found, self.invalid)
+    }
+}
+
+impl std::error::Error for SecretFileError {}
+
+impl SettingReader {
+    /// Reads a secret from one of its two keys. The outer `None` means that a problem was noted, the
+    /// inner one that no key gives the secret. With `read_again`, a file that does not answer is
+    /// only a warning, because it is read again while the service runs.
     #[allow(clippy::option_option, reason = "as the doc says")]
     pub fn secret(
         &mut self,
         inline: &'static str,
         file: &'static str,
-        again: bool,
-    ) -> Option<Option<Secret>> {
-        if let Some(given) = self.given(inline) {
-            let Given { text, origin } = given;
-            let secret = Secret { text, origin, key: inline, file: None, unread: false };
+        read_again: bool,
+    ) -> Option<Option<RawSecret>> {
+        if let Some(RawValue { text, origin }) = self.given(inline) {
+            let secret = RawSecret { text, origin, key: inline, file: None, unread: false };
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
-        let Some(given) = self.given(file) else { return Some(None) };
+        let Some(RawValue { origin, .. }) = self.given(file) else { return Some(None) };
         let path = self.required_path(file)?;
+        let shown_path = path.display().to_string().escape_debug().to_string();
         match read_secret_file(&path) {
             Ok(text) => {
-                let (origin, path) = (given.origin, Some(path));
-                let secret = Secret { text, origin, key: file, file: path, unread: false };
+                let secret = RawSecret { text, origin, key: file, file: Some(path), unread: false };
                 self.warn_of_edges(&secret);
                 Some(Some(secret))
             }
-            Err(Fault { no_answer: true, found, .. }) if again => {
+            Err(SecretFileError { no_answer: true, found, .. }) if read_again => {
                 self.warnings.push(format!(
-                    "{file} ({}): {} {found}; it is read again while the service runs",
-                    given.origin,
-                    path.display().to_string().escape_debug()
+                    "{file} ({origin}): {shown_path} {found}; it is read again while the service \
+                     runs"
                 ));
-                let (text, origin, file_path) = (String::new(), given.origin, Some(path));
-                Some(Some(Secret { text, origin, key: file, file: file_path, unread: true }))
+                let (text, file_path) = (String::new(), Some(path));
+                Some(Some(RawSecret { text, origin, key: file, file: file_path, unread: true }))
             }
-            Err(Fault { found, complaint, .. }) => {
-                let found = format!("{} {found}", path.display().to_string().escape_debug());
-                self.problem(file, &given.origin, found, complaint);
+            Err(SecretFileError { found, invalid, .. }) => {
+                self.problem(file, &origin, format!("{shown_path} {found}"), invalid);
                 None
             }
         }
     }
 
-    fn warn_of_edges(&mut self, secret: &Secret) {
+    fn warn_of_edges(&mut self, secret: &RawSecret) {
         if secret.text.trim() != secret.text {
             self.warnings.push(format!(
                 "{} ({}) begins or ends with white space, which is kept as part of the secret; \
@@ -94,43 +103,41 @@ impl Reader {
     }
 }
 
-/// Reads a secret that may have changed since the configuration was read. The complaint goes after
-/// the file's name.
-pub fn read_secret(path: &Path) -> Result<SecretString, String> {
-    read_secret_file(path).map(SecretString::from).map_err(|Fault { found, complaint, .. }| {
-        format!("{found}, expected {}; {}", complaint.expected, complaint.cure)
-    })
+/// Reads a secret that may have changed since the configuration was loaded.
+pub fn read_secret(path: &Path) -> Result<SecretString, SecretFileError> {
+    read_secret_file(path).map(SecretString::from)
 }
 
-/// The text without one line end at its end; or what was found and what to do.
-fn read_secret_file(path: &Path) -> Result<String, Fault> {
-    // One byte more than allowed tells a larger file; the limit keeps /dev/zero out of memory.
+/// Reads the text of the file without the line end at its end.
+fn read_secret_file(path: &Path) -> Result<String, SecretFileError> {
+    // One byte more than allowed shows that a file is larger. The limit also bounds /dev/zero.
     let bytes = files::read(path, MAX_SECRET_BYTES as u64 + 1).map_err(|error| {
         let no_answer = files::is_no_answer(&error);
-        let cure = if no_answer {
-            "see whether the file system that holds it is there"
+        let hint = if no_answer {
+            "check that the file system that holds it is mounted and answers"
         } else {
-            "create it, or let the user this runs as read it"
+            "create it, or make it readable by the user this runs as"
         };
-        let complaint = Complaint::new("a readable file", cure);
-        Fault { no_answer, ..Fault::new(format!("cannot be read ({error})"), complaint) }
+        let invalid = InvalidValue::new("a readable file", hint);
+        let found = format!("cannot be read ({error})");
+        SecretFileError { found, invalid, no_answer }
     })?;
     if bytes.len() > MAX_SECRET_BYTES {
         let expected = format!("at most {MAX_SECRET_BYTES} bytes");
-        let complaint = Complaint::new(expected, "name the file that holds the secret alone");
-        return Err(Fault::new("is larger", complaint));
+        let invalid = InvalidValue::new(expected, "name the file that holds the secret alone");
+        return Err(SecretFileError::new("is larger", invalid));
     }
     let not_utf8 = || {
-        let complaint = Complaint::new("text in UTF-8", "write the secret as text in UTF-8");
-        Fault::new("is not UTF-8", complaint)
+        let invalid = InvalidValue::new("text in UTF-8", "write the secret as text in UTF-8");
+        SecretFileError::new("is not UTF-8", invalid)
     };
     let bytes = to_utf8(&bytes).map_err(|_| not_utf8())?;
     let text = std::str::from_utf8(&bytes).map_err(|_| not_utf8())?;
     let line = text.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest));
     let secret = line.unwrap_or(text);
     if secret.is_empty() {
-        let complaint = Complaint::new("the secret", "write the secret into it");
-        return Err(Fault::new("is empty", complaint));
+        let invalid = InvalidValue::new("the secret", "write the secret into it");
+        return Err(SecretFileError::new("is empty", invalid));
     }
     Ok(secret.to_owned())
 }
@@ -144,11 +151,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, content).unwrap();
-        read_secret_file(&path).map_err(|fault| fault.found)
+        read_secret_file(&path).map_err(|error| error.found)
     }
 
     #[test]
-    fn one_line_end_is_stripped_and_no_more() {
+    fn one_line_end_is_stripped() {
         assert_eq!(read(b"hunter2").unwrap(), "hunter2");
         assert_eq!(read(b"hunter2\n").unwrap(), "hunter2");
         assert_eq!(read(b"hunter2\r\n").unwrap(), "hunter2");
@@ -165,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_hold_no_secret_are_refused() {
+    fn files_without_a_secret_are_refused() {
         assert_eq!(read(b"").unwrap_err(), "is empty");
         assert_eq!(read(b"\n").unwrap_err(), "is empty");
         assert_eq!(read(b"\xff").unwrap_err(), "is not UTF-8");

@@ -1,48 +1,48 @@
-//! The proxy's URL, which may hold a password. What is shown of it is made from the parts known to be
-//! harmless, never by cutting the password out of the text.
+//! The URL of the proxy, which may contain a password. The URL shown is built from the parts without
+//! secrets, never by cutting the password out of the text.
 
 use secrecy::SecretString;
 use url::Url;
 
-use super::model::Proxy;
-use super::problem::Complaint;
-use super::values::Parsed;
+use super::error::InvalidValue;
+use super::model::ProxyConfig;
+use super::values::ParseResult;
 
-/// Stands for a secret wherever one is shown.
+/// Text shown in place of a secret.
 pub(super) const REDACTED: &str = "***";
 
-/// Reads `http://[user:password@]host:port`.
-pub(super) fn proxy(text: &str) -> Parsed<Proxy> {
-    let complaint = || {
-        let cure =
+/// Parses `http://[user:password@]host:port`.
+pub(super) fn proxy(text: &str) -> ParseResult<ProxyConfig> {
+    let invalid = || {
+        let hint =
             "write http://proxy.example.com:3128, say; percent-encode / ? # @ : % in a password";
-        Complaint::new("http://host:port or http://user:password@host:port", cure)
+        InvalidValue::new("http://host:port or http://user:password@host:port", hint)
     };
-    let url = Url::parse(text).map_err(|_| complaint())?;
+    let url = Url::parse(text).map_err(|_| invalid())?;
     let extra =
         !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some();
     if url.scheme() != "http" || extra {
-        return Err(complaint());
+        return Err(invalid());
     }
-    // `Url` drops :80 as the scheme's own; a port that is not written at all is refused, because
-    // proxies have no agreed one.
+    // `Url` drops :80, the default of the scheme. A URL without any port is refused, because proxies
+    // have no default port.
     let written_80 = || text.trim_end_matches('/').ends_with(":80").then_some(80);
-    let port = url.port().or_else(written_80).ok_or_else(complaint)?;
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(complaint)?;
+    let port = url.port().or_else(written_80).ok_or_else(invalid)?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let decoded = |part| percent_decoded(part).ok_or_else(complaint);
+    let decoded = |part| percent_decoded(part).ok_or_else(invalid);
     let credentials = match (url.username(), url.password()) {
         ("", None) => None,
         (user, password) => {
             Some((decoded(user)?, SecretString::from(decoded(password.unwrap_or_default())?)))
         }
     };
-    Ok(Proxy { host, port, credentials })
+    Ok(ProxyConfig { host, port, credentials })
 }
 
-/// A proxy as it may be shown.
-pub(super) fn proxy_shown(proxy: &Proxy) -> String {
-    // A user name alone may be a token, so both are left out.
+/// Returns the URL of a proxy without its credentials.
+pub(super) fn proxy_shown(proxy: &ProxyConfig) -> String {
+    // A user name alone may be a token, so both are redacted.
     let user =
         if proxy.credentials.is_some() { format!("{REDACTED}:{REDACTED}@") } else { String::new() };
     if proxy.host.contains(':') {
@@ -52,7 +52,8 @@ pub(super) fn proxy_shown(proxy: &Proxy) -> String {
     }
 }
 
-/// `None` where a percent sign is not followed by two hexadecimal digits or the text is not UTF-8.
+/// Decodes percent-encoding. Returns `None` where a percent sign is not followed by two hexadecimal
+/// digits, or the result is not UTF-8.
 pub(super) fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_taken_apart_and_shown_without_its_credentials() {
+    fn proxies_are_shown_without_credentials() {
         let plain = proxy("http://proxy.example.com:3128").unwrap();
         assert_eq!((plain.host.as_str(), plain.port), ("proxy.example.com", 3128));
         assert!(plain.credentials.is_none());
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_of_any_other_shape_is_refused() {
+    fn proxies_of_another_form_are_refused() {
         for bad in [
             "",
             "proxy:3128",

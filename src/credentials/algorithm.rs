@@ -1,9 +1,8 @@
-//! Names for the key algorithms and curves that occur, so that a refusal can name what it
-//! refuses.
+//! Names of key algorithms and curves, so that an error can name the key it refuses.
+
+use std::fmt;
 
 use x509_parser::x509::SubjectPublicKeyInfo;
-
-use super::key::Curve;
 
 /// Object identifier of an elliptic curve public key.
 pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
@@ -11,22 +10,53 @@ pub const EC_PUBLIC_KEY: &str = "1.2.840.10045.2.1";
 /// Object identifier of an Ed25519 public key.
 const ED25519: &str = "1.3.101.112";
 
+/// A curve that ring signs with. Both satisfy the vendor's 256 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EcCurve {
+    /// NIST P-256, also prime256v1 and secp256r1: the vendor's documented choice.
+    P256,
+    /// NIST P-384, also secp384r1.
+    P384,
+}
+
+impl EcCurve {
+    /// All curves that are supported.
+    pub const ALL: [Self; 2] = [Self::P256, Self::P384];
+
+    /// Returns the dotted object identifier.
+    pub fn oid(self) -> &'static str {
+        match self {
+            Self::P256 => "1.2.840.10045.3.1.7",
+            Self::P384 => "1.3.132.0.34",
+        }
+    }
+}
+
+impl fmt::Display for EcCurve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+        })
+    }
+}
+
 /// A public key algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Algorithm {
-    /// A curve we can sign with.
-    Ec(Curve),
-    /// Any other, by name.
+pub enum KeyAlgorithm {
+    /// An elliptic curve key on a supported curve.
+    Ec(EcCurve),
+    /// A key of any other algorithm or curve.
     Other {
-        /// Name for a person, such as `an RSA key` or `an EC key on secp256k1`.
+        /// Its name in messages, such as `an RSA key` or `an EC key on secp256k1`.
         name: String,
-        /// Why it is refused.
+        /// The reason why it is refused.
         reason: &'static str,
     },
 }
 
-impl Algorithm {
-    /// From the object identifiers of an algorithm and of its named curve.
+impl KeyAlgorithm {
+    /// Identifies the algorithm by its object identifier and that of its named curve.
     pub fn from_oids(algorithm: &str, curve: Option<&str>) -> Self {
         match (algorithm, curve) {
             (EC_PUBLIC_KEY, Some(curve)) => Self::from_curve(curve),
@@ -35,9 +65,9 @@ impl Algorithm {
         }
     }
 
-    /// From the object identifier of a named curve.
+    /// Identifies an elliptic curve algorithm by the object identifier of the curve.
     pub fn from_curve(oid: &str) -> Self {
-        if let Some(curve) = Curve::ALL.into_iter().find(|c| c.oid() == oid) {
+        if let Some(curve) = EcCurve::ALL.into_iter().find(|c| c.oid() == oid) {
             return Self::Ec(curve);
         }
         let (name, reason) = match oid {
@@ -60,12 +90,12 @@ impl Algorithm {
         Self::other(format!("an EC key on {name}"), reason)
     }
 
-    /// A curve spelled out by its parameters instead of its name.
+    /// Returns the algorithm of a key whose curve is given by parameters instead of a name.
     pub fn explicit_curve() -> Self {
         Self::other("an EC key with explicit curve parameters", EXPLICIT)
     }
 
-    /// An RSA key.
+    /// Returns the algorithm of an RSA key.
     pub fn rsa() -> Self {
         Self::other("an RSA key", NOT_EC)
     }
@@ -84,7 +114,7 @@ impl Algorithm {
         Self::other(name, NOT_EC)
     }
 
-    /// Returns true if signatures of such a key can be verified.
+    /// Returns true if rustls can verify signatures of such a key.
     pub fn can_be_verified(&self) -> bool {
         match self {
             Self::Ec(_) => true,
@@ -96,7 +126,7 @@ impl Algorithm {
         Self::Other { name: name.into(), reason }
     }
 
-    /// The algorithm of a certificate's public key.
+    /// Returns the algorithm of the public key of a certificate.
     pub fn of(key: &SubjectPublicKeyInfo<'_>) -> Self {
         let curve = key
             .algorithm
@@ -108,8 +138,8 @@ impl Algorithm {
     }
 }
 
-impl std::fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for KeyAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ec(curve) => write!(f, "an EC key on {curve}"),
             Self::Other { name, .. } => f.write_str(name),
@@ -127,16 +157,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_usable_curves_are_known_by_their_identifiers() {
-        assert_eq!(Algorithm::from_curve("1.2.840.10045.3.1.7"), Algorithm::Ec(Curve::P256));
-        assert_eq!(Algorithm::from_curve("1.3.132.0.34"), Algorithm::Ec(Curve::P384));
+    fn supported_curves_are_known_by_identifier() {
+        assert_eq!(
+            KeyAlgorithm::from_curve("1.2.840.10045.3.1.7"),
+            KeyAlgorithm::Ec(EcCurve::P256)
+        );
+        assert_eq!(KeyAlgorithm::from_curve("1.3.132.0.34"), KeyAlgorithm::Ec(EcCurve::P384));
     }
 
     #[test]
-    fn an_unknown_algorithm_is_still_named_by_its_identifier() {
-        assert_eq!(Algorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
+    fn unknown_algorithms_are_named_by_identifier() {
+        assert_eq!(KeyAlgorithm::from_oids("1.2.3", None).to_string(), "a key of algorithm 1.2.3");
         assert_eq!(
-            Algorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),
+            KeyAlgorithm::from_oids(EC_PUBLIC_KEY, Some("1.2.3")).to_string(),
             "an EC key on the curve 1.2.3"
         );
     }

@@ -1,4 +1,4 @@
-//! Trust anchors: whose signature on the broker's certificate counts.
+//! Trust anchors: the authorities that may sign the broker's certificate.
 
 use std::path::Path;
 
@@ -6,30 +6,30 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use super::error::{CredentialError, Role};
+use super::error::{CredentialError, FileRole};
 use super::identity::{date, read_certificates};
 use super::inspect::CertificateFacts;
 use super::pem::PemFile;
 
-/// The Centiloc public CA, a root, as published in the vendor's documentation.
+/// The Centiloc public CA in PEM, a root, as published in the vendor's documentation.
 pub const CENTILOC_CA: &str = include_str!("centiloc-ca.pem");
 
-/// Authorities to trust, at least one.
+/// The trusted authorities, at least one.
 #[derive(Debug)]
-pub struct Anchors {
-    /// The certificates.
+pub struct TrustAnchors {
+    /// The certificates of the authorities.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// Their facts, in the same order.
+    /// The facts of the certificates, in the same order.
     pub facts: Vec<CertificateFacts>,
 }
 
-impl Anchors {
-    /// Reads the bundle, or takes the built-in Centiloc CA.
+impl TrustAnchors {
+    /// Reads the bundle, or returns the built-in Centiloc CA.
     pub fn load(ca_file: Option<&Path>) -> Result<Self, CredentialError> {
         let Some(path) = ca_file else {
             return Ok(Self::built_in());
         };
-        let file = PemFile::read(Role::Anchors, path)?;
+        let file = PemFile::read(FileRole::Anchors, path)?;
         let (certificates, facts) = read_certificates(&file)?;
         if facts.iter().all(is_server_certificate) {
             return Err(CredentialError::AnchorIsServer {
@@ -55,7 +55,7 @@ impl Anchors {
         Self { certificates: vec![der], facts: vec![facts] }
     }
 
-    /// What works for now but wants attention, each with its cure.
+    /// Returns warnings about authorities that are expired or have no effect, each with a hint.
     pub fn warnings(&self, ca_file: Option<&Path>, now: OffsetDateTime) -> Vec<String> {
         let name = ca_file.map_or_else(|| "built-in CA".to_owned(), |p| p.display().to_string());
         let stale = self.facts.iter().filter(|facts| facts.expired(now)).map(|facts| {
@@ -68,7 +68,7 @@ impl Anchors {
         });
         let servers = self.facts.iter().filter(|facts| is_server_certificate(facts)).map(|facts| {
             format!(
-                "{name}: {} is a server's own certificate and counts for nothing here; only \
+                "{name}: {} is a server's own certificate and has no effect here; only \
                  authorities do",
                 facts.subject
             )
@@ -76,8 +76,8 @@ impl Anchors {
         let unverifiable = self.facts.iter().filter(|facts| !facts.algorithm.can_be_verified());
         let unverifiable = unverifiable.map(|facts| {
             format!(
-                "{name}: the authority {} has {}, whose signatures cannot be verified; it counts \
-                 for nothing here",
+                "{name}: the authority {} has {}, whose signatures cannot be verified; it has no \
+                 effect here",
                 facts.subject, facts.algorithm
             )
         });
@@ -85,8 +85,8 @@ impl Anchors {
     }
 }
 
-/// Issued by somebody else and not allowed to issue: the server's own certificate, given in the
-/// hope of pinning it. A self-signed one without CA rights does work as its own anchor.
+/// Returns true for a certificate of another issuer that may not issue certificates: the server's
+/// own, given to pin it. A self-signed certificate without CA rights works as its own anchor.
 fn is_server_certificate(facts: &CertificateFacts) -> bool {
     !facts.authority && !facts.self_issued()
 }
@@ -94,48 +94,48 @@ fn is_server_certificate(facts: &CertificateFacts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Files, Leaf, Pki, self_signed};
+    use crate::credentials::testing::{LeafSpec, TestFiles, TestPki, self_signed};
 
     #[test]
-    fn without_a_file_the_vendors_root_is_the_only_anchor() {
-        let anchors = Anchors::load(None).expect("built in");
+    fn without_a_file_the_vendor_is_trusted() {
+        let anchors = TrustAnchors::load(None).expect("built in");
         assert_eq!(anchors.facts.len(), 1);
         assert_eq!(anchors.facts[0].common_name.as_deref(), Some("Root CA Issuer"));
         assert!(anchors.warnings(None, OffsetDateTime::now_utc()).is_empty());
     }
 
     #[test]
-    fn a_server_certificate_as_the_only_anchor_is_refused_with_its_issuer_named() {
-        let pki = Pki::new();
-        let files = Files::new();
-        let path = files.write("ca.pem", &pki.issue(&Leaf::server("localhost")).pem);
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+    fn a_server_certificate_is_no_anchor() {
+        let pki = TestPki::new();
+        let files = TestFiles::new();
+        let path = files.write("ca.pem", &pki.issue(&LeafSpec::server("localhost")).pem);
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("a server's own certificate"), "{text}");
         assert!(text.contains("issuer CN = Test Root"), "{text}");
     }
 
     #[test]
-    fn a_bundle_may_hold_a_server_certificate_beside_authorities_with_a_warning() {
-        let pki = Pki::new();
-        let files = Files::new();
-        let leaf = pki.issue(&Leaf::server("localhost")).pem;
+    fn server_certificates_among_authorities_warn() {
+        let pki = TestPki::new();
+        let files = TestFiles::new();
+        let leaf = pki.issue(&LeafSpec::server("localhost")).pem;
         let path = files.write("ca.pem", format!("{leaf}{}{CENTILOC_CA}", pki.authority_pem()));
-        let anchors = Anchors::load(Some(&path)).expect("two authorities");
+        let anchors = TrustAnchors::load(Some(&path)).expect("two authorities");
         assert_eq!(anchors.certificates.len(), 3);
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("counts for nothing"), "{warnings:?}");
+        assert!(warnings[0].contains("has no effect"), "{warnings:?}");
     }
 
     #[test]
     fn authority_on_unsupported_curve_is_named() {
-        let (pki, files) = (Pki::new(), Files::new());
+        let (pki, files) = (TestPki::new(), TestFiles::new());
         let p521 = self_signed("secp521r1");
         let path = files.write("ca.pem", &p521);
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("CN = Odd Root") && text.contains("P-521"), "{text}");
         let path = files.write("ca.pem", format!("{p521}{}", pki.authority_pem()));
-        let anchors = Anchors::load(Some(&path)).expect("one of two");
+        let anchors = TrustAnchors::load(Some(&path)).expect("one of two");
         let warnings = anchors.warnings(Some(&path), OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("P-521"), "{warnings:?}");
@@ -143,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_private_key_as_trust_anchor_is_refused() {
-        let files = Files::new();
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let files = TestFiles::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         let path = files.write("ca.pem", issued.key.to_sec1_pem().as_str());
-        let text = Anchors::load(Some(&path)).expect_err("must be refused").to_string();
+        let text = TrustAnchors::load(Some(&path)).expect_err("must be refused").to_string();
         assert!(text.contains("mqtt.tls.ca_file"), "{text}");
-        assert!(!text.contains("tls-cert.pem"), "the cure is not the client's: {text}");
+        assert!(!text.contains("tls-cert.pem"), "the hint concerns the authority: {text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The certificate signing request of the vendor's first step. Pure: nothing is written here.
+//! The certificate signing request of the vendor's first step. Nothing here writes a file.
 
 use p256::elliptic_curve::zeroize::Zeroizing;
 use rcgen::{
@@ -7,55 +7,56 @@ use rcgen::{
 };
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
-use super::key::{Curve, EcKey};
+use super::algorithm::EcCurve;
+use super::key::EcKey;
 
-/// PKCS#9 emailAddress, an `IA5String`.
+/// Object identifier of PKCS#9 emailAddress, an `IA5String`.
 const EMAIL_ADDRESS: &[u64] = &[1, 2, 840, 113_549, 1, 9, 1];
 
-/// Upper bounds of X.520, in characters; OpenSSL and most authorities enforce them.
+// Upper bounds of X.520, in characters. OpenSSL and most authorities enforce them.
 const COMMON_NAME_MAX: usize = 64;
 const ORGANIZATION_MAX: usize = 64;
 const PLACE_MAX: usize = 128;
 const EMAIL_MAX: usize = 255;
 
-/// The subject of the request, in the words of the vendor's documentation.
+/// The subject of the request, as the vendor's documentation describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Subject {
-    /// Common Name: the tenantID.
+pub struct RequestSubject {
+    /// Common Name, which is the tenantID.
     pub tenant: String,
-    /// Organization Name: the customer's company, even in case of data access delegation.
+    /// Organization Name: the customer's company, even where data access is delegated.
     pub organization: String,
-    /// Email Address: where Centiloc sends expiry notices.
+    /// Email Address, to which Centiloc sends expiry notices.
     pub email: String,
     /// Country Name, two letters.
     pub country: Option<String>,
-    /// State or Province Name.
+    /// State or Province Name, if given.
     pub state: Option<String>,
-    /// Locality Name.
+    /// Locality Name, if given.
     pub locality: Option<String>,
-    /// Organizational Unit Name.
+    /// Organizational Unit Name, if given.
     pub organizational_unit: Option<String>,
 }
 
-impl Subject {
-    /// Everything that is wrong with it, each with what was expected; empty if nothing.
+impl RequestSubject {
+    /// Returns every problem of the subject, each with a hint.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         problems.extend(tenant_problem(&self.tenant));
         problems.extend(text_problem("organization", &self.organization, ORGANIZATION_MAX));
         problems.extend(email_problem(&self.email));
         problems.extend(self.country.as_deref().and_then(country_problem));
-        for (what, value, max) in [
+        for (option, value, max) in [
             ("state", &self.state, PLACE_MAX),
             ("locality", &self.locality, PLACE_MAX),
             ("organizational-unit", &self.organizational_unit, ORGANIZATION_MAX),
         ] {
-            problems.extend(value.as_deref().and_then(|value| text_problem(what, value, max)));
+            problems.extend(value.as_deref().and_then(|value| text_problem(option, value, max)));
         }
         problems
     }
 
-    /// In the order in which `openssl req` asks.
+    /// Builds the name, with the attributes in the order in which `openssl req` asks for them.
     fn distinguished_name(&self) -> Result<DistinguishedName, rcgen::Error> {
         let mut name = DistinguishedName::new();
         if let Some(country) = &self.country {
@@ -82,19 +83,19 @@ fn push_text(name: &mut DistinguishedName, kind: DnType, value: Option<&String>)
     }
 }
 
-/// Why a request could not be made.
+/// The reason why a request could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The subject is not acceptable.
+    /// The subject has these problems.
     #[error("{}", .0.join("; "))]
     Subject(Vec<String>),
-    /// The request library refused.
+    /// rcgen could not encode or sign the request.
     #[error("could not make the signing request: {0}")]
     Encoding(#[from] rcgen::Error),
 }
 
-/// The request as PEM, signed by `key`.
-pub fn request_pem(subject: &Subject, key: &EcKey) -> Result<String, RequestError> {
+/// Returns the request as PEM, signed by `key`.
+pub fn request_pem(subject: &RequestSubject, key: &EcKey) -> Result<String, RequestError> {
     let problems = subject.problems();
     if !problems.is_empty() {
         return Err(RequestError::Subject(problems));
@@ -105,17 +106,18 @@ pub fn request_pem(subject: &Subject, key: &EcKey) -> Result<String, RequestErro
     Ok(request.pem()?)
 }
 
-/// The key in rcgen's form.
+/// Converts the key for rcgen.
 pub(crate) fn key_pair(key: &EcKey) -> Result<KeyPair, rcgen::Error> {
     let der: Zeroizing<Vec<u8>> = key.to_pkcs8_der();
     let algorithm = match key.curve() {
-        Curve::P256 => &PKCS_ECDSA_P256_SHA256,
-        Curve::P384 => &PKCS_ECDSA_P384_SHA384,
+        EcCurve::P256 => &PKCS_ECDSA_P256_SHA256,
+        EcCurve::P384 => &PKCS_ECDSA_P384_SHA384,
     };
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der.as_slice()), algorithm)
 }
 
-/// The tenant prefixes topics, so nothing that means something in a topic filter may be in it.
+/// Checks the tenant. It prefixes topics, so that characters with a meaning in topic filters are not
+/// allowed.
 fn tenant_problem(tenant: &str) -> Option<String> {
     let wrong = |c: char| c.is_whitespace() || c.is_control() || "/+#$".contains(c);
     if let Some(c) = tenant.chars().find(|c| wrong(*c)) {
@@ -127,15 +129,17 @@ fn tenant_problem(tenant: &str) -> Option<String> {
     text_problem("tenant", tenant, COMMON_NAME_MAX)
 }
 
-fn text_problem(what: &str, value: &str, max: usize) -> Option<String> {
+fn text_problem(option: &str, value: &str, max: usize) -> Option<String> {
     if value.trim().is_empty() {
-        Some(format!("--{what} is empty; give it a value or leave the option out if it may be"))
+        Some(format!("--{option} is empty; give it a value, or omit the option if it is optional"))
     } else if value.trim() != value || value.chars().any(char::is_control) {
         Some(format!(
-            "--{what} {value:?} has spaces at its ends or control characters; take them out"
+            "--{option} {value:?} has spaces at its ends or control characters; remove them"
         ))
     } else if value.chars().count() > max {
-        Some(format!("--{what} is longer than the {max} characters that X.520 allows; shorten it"))
+        Some(format!(
+            "--{option} is longer than the {max} characters that X.520 allows; shorten it"
+        ))
     } else {
         None
     }
@@ -173,25 +177,25 @@ mod tests {
     use crate::credentials::testing::openssl;
     use proptest::prelude::*;
 
-    fn subject() -> Subject {
-        Subject {
+    fn subject() -> RequestSubject {
+        RequestSubject {
             tenant: "acme".into(),
             organization: "Acme Santé".into(),
             email: "it@example.com".into(),
-            ..Subject::default()
+            ..RequestSubject::default()
         }
     }
 
     #[test]
-    fn openssl_verifies_the_request_and_reads_the_subject_on_both_curves() {
-        let full = Subject {
+    fn openssl_verifies_requests_of_both_curves() {
+        let full = RequestSubject {
             country: Some("fr".into()),
             state: Some("Occitanie".into()),
             locality: Some("Toulouse".into()),
             organizational_unit: Some("IT".into()),
             ..subject()
         };
-        for (curve, bits) in [(Curve::P256, "256 bit"), (Curve::P384, "384 bit")] {
+        for (curve, bits) in [(EcCurve::P256, "256 bit"), (EcCurve::P384, "384 bit")] {
             let pem = request_pem(&full, &EcKey::generate(curve)).expect("a request");
             let args = ["req", "-verify", "-noout", "-text", "-nameopt", "RFC2253,-esc_msb,utf8"];
             let text = String::from_utf8(openssl(&args, pem.as_bytes())).unwrap();
@@ -207,24 +211,24 @@ mod tests {
     }
 
     #[test]
-    fn the_email_is_an_ia5_string_and_the_country_printable() {
-        let subject = Subject { country: Some("FR".into()), ..subject() };
-        let pem = request_pem(&subject, &EcKey::generate(Curve::P256)).expect("a request");
+    fn subject_fields_have_their_string_types() {
+        let subject = RequestSubject { country: Some("FR".into()), ..subject() };
+        let pem = request_pem(&subject, &EcKey::generate(EcCurve::P256)).expect("a request");
         let text = String::from_utf8(openssl(&["asn1parse"], pem.as_bytes())).unwrap();
         assert!(text.contains("IA5STRING         :it@example.com"), "{text}");
         assert!(text.contains("PRINTABLESTRING   :FR"), "{text}");
     }
 
     #[test]
-    fn every_problem_of_the_subject_is_reported_at_once() {
-        let bad = Subject {
+    fn problems_of_the_subject_are_reported_together() {
+        let bad = RequestSubject {
             tenant: "ac/me".into(),
             organization: String::new(),
             email: "nobody".into(),
             country: Some("France".into()),
-            ..Subject::default()
+            ..RequestSubject::default()
         };
-        let error = request_pem(&bad, &EcKey::generate(Curve::P256)).expect_err("refused");
+        let error = request_pem(&bad, &EcKey::generate(EcCurve::P256)).expect_err("refused");
         let text = error.to_string();
         for option in ["--tenant", "--organization", "--email", "--country"] {
             assert!(text.contains(option), "{text}");
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn implausible_addresses_are_refused_and_plausible_ones_are_not() {
+    fn implausible_addresses_are_refused() {
         for email in ["", "a", "a@b", "@b.c", "a@b..c", "a b@c.d", "é@b.fr", "a@b@c.d", "a@.d"] {
             assert!(email_problem(email).is_some(), "{email}");
         }
@@ -243,12 +247,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_passes_the_checks_becomes_a_request(
+        fn checked_subjects_become_requests(
             tenant in "\\PC{0,70}", organization in "\\PC{0,70}", email in "[ -~é]{0,20}@[a-z.]{0,20}",
             country in prop::option::of("[A-Za-z0-9]{1,3}"), state in prop::option::of("\\PC{0,130}"),
         ) {
             let subject =
-                Subject { tenant, organization, email, country, state, ..Subject::default() };
+                RequestSubject { tenant, organization, email, country, state, ..RequestSubject::default() };
             let made = request_pem(&subject, &EcKey::P256(p256::SecretKey::from_slice(&[7; 32]).unwrap()));
             prop_assert_eq!(made.is_ok(), subject.problems().is_empty());
         }

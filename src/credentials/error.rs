@@ -1,30 +1,30 @@
-//! What can be wrong with a key or certificate file. Every message names the setting and the
-//! file, says what was found, and ends with the cure.
+//! Errors of key and certificate files. Every message names the key of the configuration and the file,
+//! describes the content found, and ends with a hint.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The setting that names a file. It decides what the file must hold.
+/// The key or option that names a file. It determines the required content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// `mqtt.tls.ca_file`
+pub enum FileRole {
+    /// The file named by `mqtt.tls.ca_file`.
     Anchors,
-    /// `mqtt.tls.cert_file`
+    /// The file named by `mqtt.tls.cert_file`.
     Certificate,
-    /// `mqtt.tls.key_file`
+    /// The file named by `mqtt.tls.key_file`.
     Key,
-    /// `--key` of the command `csr`
+    /// The file named by `--key` of the command `csr`.
     KeyOption,
-    /// `sslrootcert` of `database.url`
+    /// The file named by `sslrootcert` of `database.url`.
     DatabaseRoot,
-    /// `sslcert` of `database.url`
+    /// The file named by `sslcert` of `database.url`.
     DatabaseCertificate,
-    /// `sslkey` of `database.url`
+    /// The file named by `sslkey` of `database.url`.
     DatabaseKey,
 }
 
-impl Role {
+impl FileRole {
     fn setting(self) -> &'static str {
         match self {
             Self::Anchors => "mqtt.tls.ca_file",
@@ -37,7 +37,7 @@ impl Role {
         }
     }
 
-    /// What the file must hold, after "expected".
+    /// Returns a description of the required content, to follow "expected".
     pub(crate) fn expected(self) -> &'static str {
         match self {
             Self::Anchors => {
@@ -58,103 +58,106 @@ impl Role {
     }
 }
 
-/// A file together with the setting that names it: how every message begins.
+/// A file and the key that names it. Every message begins with the two.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileName {
-    /// The setting.
-    pub role: Role,
+pub struct ConfiguredFile {
+    /// The key or option that names the file.
+    pub role: FileRole,
     /// The path as configured.
     pub path: PathBuf,
 }
 
-impl FileName {
-    /// The file `path` in the role of `role`.
-    pub fn new(role: Role, path: &Path) -> Self {
+impl ConfiguredFile {
+    /// Joins the file `path` with its role.
+    pub fn new(role: FileRole, path: &Path) -> Self {
         Self { role, path: path.to_owned() }
     }
 }
 
-impl fmt::Display for FileName {
+impl fmt::Display for ConfiguredFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.role.setting(), self.path.display())
     }
 }
 
-/// Why a key or certificate file cannot be used.
+/// The reason why a key or certificate file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it, and the fields are what they name")]
+#[allow(
+    missing_docs,
+    reason = "the messages describe the variants, and the fields are the parts they name"
+)]
 pub enum CredentialError {
-    #[error("could not read {file}: {source}; {cure}")]
-    Unreadable { file: FileName, source: io::Error, cure: &'static str },
+    #[error("could not read {file}: {source}; {hint}")]
+    Unreadable { file: ConfiguredFile, source: io::Error, hint: &'static str },
     #[error("{file} is empty; expected {}", file.role.expected())]
-    Empty { file: FileName },
+    Empty { file: ConfiguredFile },
     #[error(
         "{file} is larger than {limit} bytes, so it is no key or certificate; expected {}",
         file.role.expected()
     )]
-    TooLarge { file: FileName, limit: u64 },
+    TooLarge { file: ConfiguredFile, limit: u64 },
     #[error("{file} is damaged UTF-16 text; save it as UTF-8 or ASCII")]
-    Utf16 { file: FileName },
-    #[error("{file} is binary ({found}), not PEM; convert it: {cure}")]
-    Binary { file: FileName, found: &'static str, cure: String },
+    Utf16 { file: ConfiguredFile },
+    #[error("{file} is binary ({found}), not PEM; convert it: {hint}")]
+    Binary { file: ConfiguredFile, found: &'static str, hint: String },
     #[error("{file} holds no PEM section (-----BEGIN …-----); expected {}", file.role.expected())]
-    NoPem { file: FileName },
+    NoPem { file: ConfiguredFile },
     #[error("{file} holds {found}; expected {}", file.role.expected())]
-    WrongContent { file: FileName, found: String },
+    WrongContent { file: ConfiguredFile, found: String },
     #[error(
         "{file} holds the signing request, not the certificate; set it to the certificate that \
          Centiloc sent back for it (tls-cert.pem)"
     )]
-    RequestForCertificate { file: FileName },
+    RequestForCertificate { file: ConfiguredFile },
     #[error(
         "{file} holds a private key, not a certificate; set it to the certificate that Centiloc \
          sent back (tls-cert.pem), and mqtt.tls.key_file to the key"
     )]
-    KeyForCertificate { file: FileName },
+    KeyForCertificate { file: ConfiguredFile },
     #[error(
         "{file} holds a certificate, not a private key; set it to the key made with the signing \
          request (private-key.pem)"
     )]
-    CertificateForKey { file: FileName },
+    CertificateForKey { file: ConfiguredFile },
     #[error(
         "mqtt.tls.cert_file and mqtt.tls.key_file are swapped: {certificate} is a private key \
          and {key} a certificate; exchange the two settings",
         certificate = certificate.path.display(), key = key.path.display()
     )]
-    Swapped { certificate: FileName, key: FileName },
+    Swapped { certificate: ConfiguredFile, key: ConfiguredFile },
     #[error(
         "{file} holds a private key protected by a passphrase, which nobody can type when the \
          service starts; write it without one: openssl pkey -in {path} -out plain-key.pem, then \
          chmod 600 plain-key.pem",
         path = file.path.display()
     )]
-    EncryptedKey { file: FileName },
-    #[error("{file} holds {found} private keys and it is not clear which one counts; keep one")]
-    SeveralKeys { file: FileName, found: usize },
+    EncryptedKey { file: ConfiguredFile },
+    #[error("{file} holds {found} private keys and it is not clear which one to use; keep one")]
+    SeveralKeys { file: ConfiguredFile, found: usize },
     #[error("{file} is damaged: {detail}; copy it again in full, from -----BEGIN to -----END")]
-    Damaged { file: FileName, detail: String },
+    Damaged { file: ConfiguredFile, detail: String },
     #[error(
         "{file} is {found}: {reason}; make a new key and a signing request for it with \
          centiloc-bridge csr"
     )]
-    RefusedKey { file: FileName, found: String, reason: &'static str },
+    RefusedKey { file: ConfiguredFile, found: String, reason: &'static str },
     #[error(
         "{file}: the private key {key} does not belong to it (its subject is {subject}, its \
          public key {found}); use the key made with the request for this certificate",
         key = key.path.display()
     )]
-    KeyMismatch { file: FileName, key: FileName, subject: String, found: String },
+    KeyMismatch { file: ConfiguredFile, key: ConfiguredFile, subject: String, found: String },
     #[error(
         "{file} holds a server's own certificate (subject {subject}), which cannot be a trust \
          anchor; set it to the certificate of the authority that signed it (issuer {issuer}), or \
-         leave mqtt.tls.ca_file out for the built-in Centiloc CA"
+         omit mqtt.tls.ca_file for the built-in Centiloc CA"
     )]
-    AnchorIsServer { file: FileName, subject: String, issuer: String },
+    AnchorIsServer { file: ConfiguredFile, subject: String, issuer: String },
     #[error(
         "{file}: the authority {subject} has {found}, whose signatures cannot be verified; ask the \
          broker's operator for an authority with a key on P-256 or P-384, RSA or Ed25519"
     )]
-    UnverifiableAnchor { file: FileName, subject: String, found: String },
+    UnverifiableAnchor { file: ConfiguredFile, subject: String, found: String },
     #[error("{file}: certificate {place} cannot be a trust anchor: {detail}; remove or replace it")]
-    UnusableAnchor { file: FileName, place: usize, detail: String },
+    UnusableAnchor { file: ConfiguredFile, place: usize, detail: String },
 }

@@ -1,4 +1,4 @@
-//! When to say that the client certificate ends, and the command that renews it. Pure: time is an
+//! Reminders before the client certificate expires, and the command that renews it. Pure: time is an
 //! argument.
 
 use std::borrow::Cow;
@@ -9,46 +9,46 @@ use time::OffsetDateTime;
 use super::identity::date;
 use super::inspect::CertificateFacts;
 
-/// Days before the end on which it is said: months, for planning; weeks, for the working days of two
-/// companies; the last day, because then it is a matter of hours.
+/// Days before the expiry at which a reminder is due: months for planning, weeks because two companies
+/// need working days, and the last day because then hours count.
 pub const NOTICES: [i64; 5] = [60, 30, 14, 7, 1];
 
-/// What is to be said now.
+/// A reminder that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
-    /// So many whole days are left; at most one of [`NOTICES`].
+pub enum ExpiryNotice {
+    /// Whole days until the expiry, at most the largest of [`NOTICES`].
     Days(i64),
-    /// It is over.
+    /// The certificate has expired.
     Expired,
 }
 
-/// What was said about one certificate.
+/// State of the reminders for one certificate.
 #[derive(Debug, Clone, Default)]
-pub struct Expiry {
-    /// The notice given last: one of [`NOTICES`], or 0 for expired. Never grows.
-    said: Option<i64>,
+pub struct ExpiryReminder {
+    /// The last reminder: one of [`NOTICES`], or 0 for expired. Invariant: it never grows.
+    last: Option<i64>,
 }
 
-impl Expiry {
-    /// What is due now, once for each of [`NOTICES`] and once for the end. A process that starts
-    /// late says only the most urgent one.
-    pub fn due(&mut self, facts: &CertificateFacts, now: OffsetDateTime) -> Option<Notice> {
+impl ExpiryReminder {
+    /// Returns the reminder that is due, once for each of [`NOTICES`] and once for the expiry. A process
+    /// that starts late gets the most urgent one only.
+    pub fn due(&mut self, facts: &CertificateFacts, now: OffsetDateTime) -> Option<ExpiryNotice> {
         let days = facts.days_left(now);
         let stage = if facts.expired(now) {
             0
         } else {
             NOTICES.into_iter().filter(|notice| days <= *notice).min()?
         };
-        if self.said.is_some_and(|said| said <= stage) {
+        if self.last.is_some_and(|last| last <= stage) {
             return None;
         }
-        self.said = Some(stage);
-        Some(if stage == 0 { Notice::Expired } else { Notice::Days(days) })
+        self.last = Some(stage);
+        Some(if stage == 0 { ExpiryNotice::Expired } else { ExpiryNotice::Days(days) })
     }
 }
 
-/// The command that makes the request for the next certificate of the same subject and key, to be
-/// pasted into a shell.
+/// Returns the shell command that makes the request for the next certificate, with the same subject
+/// and key.
 pub fn renewal_command(facts: &CertificateFacts, tenant: &str, key_file: &Path) -> String {
     let folder = key_file.parent().unwrap_or(Path::new("/"));
     let out = folder.join(format!("renewal-{}", facts.not_after.date()));
@@ -69,32 +69,34 @@ pub fn renewal_command(facts: &CertificateFacts, tenant: &str, key_file: &Path) 
     command
 }
 
-/// How to renew, for a log line or a page.
+/// Returns the hint that explains the renewal, for a log line or a page.
 pub fn advice(facts: &CertificateFacts, tenant: &str, key_file: &Path) -> String {
     format!(
-        "run `{}`, send the request to Centiloc's support, and put what comes back in the place of \
-         the old certificate: it is taken up without a restart",
+        "run `{}`, send the request to Centiloc's support, and replace the old certificate with the \
+         one they return; it takes effect without a restart",
         renewal_command(facts, tenant, key_file)
     )
 }
 
-/// The notice in words.
-pub fn in_words(notice: Notice, facts: &CertificateFacts) -> String {
+/// Returns the reminder as a sentence.
+pub fn in_words(notice: ExpiryNotice, facts: &CertificateFacts) -> String {
     match notice {
-        Notice::Expired => format!("the client certificate expired on {}", date(facts.not_after)),
-        Notice::Days(0) => {
+        ExpiryNotice::Expired => {
+            format!("the client certificate expired on {}", date(facts.not_after))
+        }
+        ExpiryNotice::Days(0) => {
             format!("the client certificate expires today, at {}", date(facts.not_after))
         }
-        Notice::Days(1) => {
+        ExpiryNotice::Days(1) => {
             format!("the client certificate expires in 1 day, on {}", date(facts.not_after))
         }
-        Notice::Days(days) => {
+        ExpiryNotice::Days(days) => {
             format!("the client certificate expires in {days} days, on {}", date(facts.not_after))
         }
     }
 }
 
-/// For a POSIX shell.
+/// Quotes a word for a POSIX shell.
 fn quoted(word: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:+=,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -107,12 +109,12 @@ fn quoted(word: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Leaf, Pki};
+    use crate::credentials::testing::{LeafSpec, TestPki};
     use proptest::prelude::*;
     use time::Duration;
 
     fn facts() -> CertificateFacts {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         let der = rustls_pki_types::pem::PemObject::from_pem_slice(issued.pem.as_bytes());
         CertificateFacts::from_der(&der.expect("PEM")).expect("a certificate")
     }
@@ -120,29 +122,32 @@ mod tests {
     #[test]
     fn each_notice_comes_once_and_on_its_day() {
         let facts = facts();
-        let mut expiry = Expiry::default();
-        let mut said = Vec::new();
+        let mut expiry = ExpiryReminder::default();
+        let mut notices = Vec::new();
         for hours in (-48..=24 * 70i64).rev() {
             let now = facts.not_after - Duration::hours(hours);
-            said.extend(expiry.due(&facts, now));
+            notices.extend(expiry.due(&facts, now));
         }
-        let expected = [60, 30, 14, 7, 1].map(Notice::Days);
-        assert_eq!(said, [&expected[..], &[Notice::Expired]].concat());
+        let expected = [60, 30, 14, 7, 1].map(ExpiryNotice::Days);
+        assert_eq!(notices, [&expected[..], &[ExpiryNotice::Expired]].concat());
     }
 
     #[test]
-    fn a_late_start_says_the_most_urgent_notice_only() {
+    fn a_late_start_gives_one_notice() {
         let facts = facts();
-        let mut expiry = Expiry::default();
+        let mut expiry = ExpiryReminder::default();
         let now = facts.not_after - Duration::days(10) - Duration::HOUR;
-        assert_eq!(expiry.due(&facts, now), Some(Notice::Days(10)));
+        assert_eq!(expiry.due(&facts, now), Some(ExpiryNotice::Days(10)));
         assert_eq!(expiry.due(&facts, now), None);
-        let mut expiry = Expiry::default();
-        assert_eq!(expiry.due(&facts, facts.not_after + Duration::DAY), Some(Notice::Expired));
+        let mut expiry = ExpiryReminder::default();
+        assert_eq!(
+            expiry.due(&facts, facts.not_after + Duration::DAY),
+            Some(ExpiryNotice::Expired)
+        );
     }
 
     #[test]
-    fn the_renewal_command_is_complete_and_survives_a_shell() {
+    fn renewal_commands_survive_a_shell() {
         let mut facts = facts();
         facts.organization = Some("Dr. O'Neil & Sons".into());
         facts.email = Some("it@example.com".into());
@@ -170,16 +175,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_notice_comes_twice_whatever_the_clock_does(
+        fn notices_never_repeat(
             hours in prop::collection::vec(-100i64..2000, 0..100)
         ) {
             let facts = facts();
-            let mut expiry = Expiry::default();
-            let said = hours
+            let mut expiry = ExpiryReminder::default();
+            let notices = hours
                 .into_iter()
                 .filter_map(|h| expiry.due(&facts, facts.not_after - Duration::hours(h)))
                 .count();
-            prop_assert!(said <= NOTICES.len() + 1);
+            prop_assert!(notices <= NOTICES.len() + 1);
         }
     }
 }

@@ -1,16 +1,16 @@
-//! Files that must not be overwritten, nor read by others.
+//! Files that must not be overwritten, and file modes that let others read them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Mode of a private key: its owner alone.
+/// Mode of a private key: access for its owner only.
 pub const PRIVATE: u32 = 0o600;
 /// Mode of a request or certificate, before the umask.
 pub const PUBLIC: u32 = 0o644;
 
-/// A file that did not exist before, and vanishes again unless kept.
+/// A file created by this process. Dropping it removes the file, unless [`Self::keep`] was called.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -19,19 +19,19 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Creates it with `mode` from the first moment; an existing file is never touched.
+    /// Creates the file with `mode` from the start. An existing file is an error and stays untouched.
     pub fn create(path: &Path, mode: u32) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         Ok(Self { path: path.to_owned(), file, kept: false })
     }
 
-    /// Writes the whole content down to the disk.
+    /// Writes the whole content and syncs it to disk.
     pub fn write(&mut self, content: &[u8]) -> io::Result<()> {
         self.file.write_all(content)?;
         self.file.sync_all()
     }
 
-    /// Lets it stay.
+    /// Keeps the file on disk.
     pub fn keep(mut self) {
         self.kept = true;
     }
@@ -40,32 +40,32 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.kept {
-            // Nothing better can be done about a file that cannot be removed either.
+            // A file that cannot be removed stays: there is no caller to report it to.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A sentence if others may read or change the private key, with the cure. `None` also where the
-/// mode cannot be told: reading the file reports that better.
+/// Returns a warning with a hint if others may read or change the private key. It returns `None` also
+/// where the mode cannot be read, because reading the file reports that better.
 pub fn exposure(path: &Path) -> Option<String> {
     exposure_of("private key", path)
 }
 
-/// The same for a file that holds `what`.
-pub fn exposure_of(what: &str, path: &Path) -> Option<String> {
+/// Returns the warning of [`exposure`] for a file with this content.
+pub fn exposure_of(content: &str, path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     let mode = metadata.permissions().mode();
     let who = exposed_to(mode, metadata.uid())?;
     Some(format!(
-        "the {what} {path} is open to {who} (mode {mode:04o}); chmod 600 {path}",
+        "the {content} {path} is open to {who} (mode {mode:04o}); chmod 600 {path}",
         path = path.display(),
         mode = mode & 0o7777,
     ))
 }
 
-/// Who may read or write a file of this mode without being meant to. That the group may read what
-/// root owns is meant: so an administrator lets a service read it, and so systemd passes credentials.
+/// Returns who else may read or write a file of this mode. Reading by the group of a file that root
+/// owns is intended: administrators let a service read it so, and systemd passes credentials so.
 pub fn exposed_to(mode: u32, owner: u32) -> Option<&'static str> {
     const ROOT: u32 = 0;
     let group = if owner == ROOT { 0o020 } else { 0o060 };
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_has_its_mode_from_the_start_and_vanishes_unless_kept() {
+    fn new_files_are_removed_unless_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
         let mut file = NewFile::create(&path, PRIVATE).unwrap();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_may_touch_a_key_and_a_group_that_root_lets_read_it() {
+    fn modes_that_expose_a_key_are_found() {
         for (mode, owner, who) in [
             (0o600, 1000, None),
             (0o400, 1000, None),

@@ -1,40 +1,40 @@
-//! The client's certificate chain with its key, known to fit together.
+//! The client certificate with its chain and private key.
 
 use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::error::{CredentialError, Role};
+use super::error::{CredentialError, FileRole};
 use super::files;
 use super::inspect::{CertificateFacts, chain_break, chain_order};
 use super::key::EcKey;
 use super::pem::PemFile;
 
-/// From this many days before the end of a certificate on we warn: renewal takes a person at
-/// the customer's and a working day at Centiloc's, and holidays come between.
+/// Days before the expiry of a certificate from which on a warning is given. Renewal takes work at
+/// the customer and a working day at Centiloc, and holidays may delay it.
 pub const RENEW_DAYS: i64 = 60;
 
-/// A client certificate with its private key.
+/// A client certificate and its private key, which fit each other.
 #[derive(Debug)]
-pub struct Identity {
-    /// The certificate and its intermediates, in the order TLS wants.
+pub struct ClientIdentity {
+    /// The certificate and its intermediates, in the order that TLS requires.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Facts of the certificate itself (the first of the chain).
+    /// Facts of the client certificate (the first of the chain).
     pub facts: CertificateFacts,
-    /// Invariant: `facts.belongs_to(&key)`.
+    /// The private key. Invariant: `facts.belongs_to(&key)`.
     pub key: EcKey,
-    /// What was wrong with the order of the file, if anything.
+    /// A warning about the order of the certificates in the file, if any.
     pub chain_note: Option<String>,
-    /// Whether group or others may read the key.
+    /// A warning that others may read the key file, if they may.
     pub key_exposed: Option<String>,
 }
 
-impl Identity {
-    /// Reads and matches the two files.
+impl ClientIdentity {
+    /// Reads the two files and checks that they fit each other.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, CredentialError> {
-        let certificate = PemFile::read(Role::Certificate, cert_file);
-        let key = PemFile::read(Role::Key, key_file);
+        let certificate = PemFile::read(FileRole::Certificate, cert_file);
+        let key = PemFile::read(FileRole::Key, key_file);
         if let (Ok(certificate), Ok(key)) = (&certificate, &key)
             && swapped(certificate, key)
         {
@@ -63,7 +63,7 @@ impl Identity {
         })
     }
 
-    /// What works for now but wants attention, each with its cure.
+    /// Returns warnings about the files, each with a hint.
     pub fn warnings(&self, cert_file: &Path, now: OffsetDateTime) -> Vec<String> {
         let file = cert_file.display();
         let mut warnings: Vec<String> = self.key_exposed.iter().cloned().collect();
@@ -76,7 +76,7 @@ impl Identity {
     }
 }
 
-/// Both files hold one kind of thing only, and it is the other's.
+/// Returns true if each file holds only the content of the other.
 fn swapped(certificate: &PemFile, key: &PemFile) -> bool {
     certificate.has_private_key()
         && !certificate.has("CERTIFICATE")
@@ -84,7 +84,7 @@ fn swapped(certificate: &PemFile, key: &PemFile) -> bool {
         && !key.has_private_key()
 }
 
-/// Every certificate of a file with its facts.
+/// Reads every certificate of a file, and its facts.
 pub(crate) fn read_certificates(
     file: &PemFile,
 ) -> Result<(Vec<CertificateDer<'static>>, Vec<CertificateFacts>), CredentialError> {
@@ -121,7 +121,7 @@ fn chain_note(file: &PemFile, facts: &[CertificateFacts], order: &[usize]) -> Op
     })
 }
 
-/// Why a version 1 certificate deserves a remark.
+/// Returns the warning about a certificate of an old version.
 pub(crate) fn version_note(cert_file: &Path, facts: &CertificateFacts) -> String {
     format!(
         "{} is an X.509 version {} certificate (without extensions): it is used, but many \
@@ -131,13 +131,13 @@ pub(crate) fn version_note(cert_file: &Path, facts: &CertificateFacts) -> String
     )
 }
 
-/// What to say about a client certificate's validity, if anything.
+/// Returns a warning if a client certificate is not valid now, or expires soon.
 pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<String> {
     let days = facts.days_left(now);
     if facts.not_yet_valid(now) {
         Some(format!(
             "the certificate is not valid before {}, and it is {} by this machine's clock; set \
-             the clock right or wait",
+             the clock, or wait",
             date(facts.not_before),
             date(now)
         ))
@@ -153,7 +153,7 @@ pub fn validity_note(facts: &CertificateFacts, now: OffsetDateTime) -> Option<St
     }
 }
 
-/// How to renew: the key stays, the request is new.
+/// Hint for a renewal. The key stays the same.
 const RENEW: &str = "make a request with centiloc-bridge csr --key and send it to Centiloc's \
                      support";
 
@@ -165,27 +165,27 @@ pub(crate) fn date(time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::key::Curve;
-    use crate::credentials::testing::{Files, Leaf, Pki, openssl};
+    use crate::credentials::algorithm::EcCurve;
+    use crate::credentials::testing::{LeafSpec, TestFiles, TestPki, openssl};
     use std::os::unix::fs::PermissionsExt;
     use time::Duration;
 
-    fn failure(files: &Files, cert: &str, key: &str) -> CredentialError {
-        Identity::load(&files.path(cert), &files.path(key)).expect_err("must be refused")
+    fn failure(files: &TestFiles, cert: &str, key: &str) -> CredentialError {
+        ClientIdentity::load(&files.path(cert), &files.path(key)).expect_err("must be refused")
     }
 
     #[test]
-    fn a_certificate_and_its_key_are_loaded_in_either_key_format_and_curve() {
-        for curve in Curve::ALL {
-            let issued = Pki::new().issue(&Leaf::client("acme").curve(curve));
-            let files = Files::new();
+    fn every_key_format_and_curve_loads() {
+        for curve in EcCurve::ALL {
+            let issued = TestPki::new().issue(&LeafSpec::client("acme").curve(curve));
+            let files = TestFiles::new();
             files.write("cert.pem", &issued.pem);
             let sec1 = files.write("sec1.pem", issued.key.to_sec1_pem().as_str());
             let pkcs8 =
                 openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", &sec1.display().to_string()], &[]);
             files.write("pkcs8.pem", pkcs8);
             for key in ["sec1.pem", "pkcs8.pem"] {
-                let loaded = Identity::load(&files.path("cert.pem"), &files.path(key));
+                let loaded = ClientIdentity::load(&files.path("cert.pem"), &files.path(key));
                 let loaded = loaded.expect("fits");
                 assert_eq!(loaded.facts.common_name.as_deref(), Some("acme"));
                 assert_eq!(loaded.key.curve(), curve);
@@ -196,10 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_refused_with_both_files_named() {
-        let files = Files::new();
-        files.write("cert.pem", &Pki::new().issue(&Leaf::client("acme")).pem);
-        files.write("key.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+    fn a_mismatched_key_names_both_files() {
+        let files = TestFiles::new();
+        files.write("cert.pem", &TestPki::new().issue(&LeafSpec::client("acme")).pem);
+        files.write("key.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
         let text = failure(&files, "cert.pem", "key.pem").to_string();
         assert!(text.contains("does not belong to it (its subject is "), "{text}");
         assert!(text.contains("CN = acme"), "{text}");
@@ -207,9 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn swapped_files_are_recognised_as_such_and_single_mistakes_as_theirs() {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
-        let files = Files::new();
+    fn swapped_files_are_recognised() {
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         files.write("cert.pem", &issued.pem);
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
         let swapped = failure(&files, "key.pem", "cert.pem");
@@ -222,41 +222,44 @@ mod tests {
 
     #[test]
     fn one_file_with_both_serves_for_both() {
-        let issued = Pki::new().issue(&Leaf::client("acme"));
-        let files = Files::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         let both = format!("{}{}", issued.key.to_sec1_pem().as_str(), issued.pem);
         let path = files.write("both.pem", both);
-        assert!(Identity::load(&path, &path).is_ok());
+        assert!(ClientIdentity::load(&path, &path).is_ok());
     }
 
     #[test]
-    fn a_chain_out_of_order_is_sent_in_order_with_a_warning() {
-        let root = Pki::new();
+    fn unordered_chains_are_sorted_with_a_warning() {
+        let root = TestPki::new();
         let middle = root.intermediate("Middle");
-        let issued = middle.issue(&Leaf::client("acme"));
-        let files = Files::new();
+        let issued = middle.issue(&LeafSpec::client("acme"));
+        let files = TestFiles::new();
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
         let in_order = format!("{}{}", issued.pem, middle.authority_pem());
         files.write("good.pem", &in_order);
         files.write("bad.pem", format!("{}{}", middle.authority_pem(), issued.pem));
-        let good = Identity::load(&files.path("good.pem"), &files.path("key.pem")).expect("good");
-        let bad = Identity::load(&files.path("bad.pem"), &files.path("key.pem")).expect("bad");
+        let good =
+            ClientIdentity::load(&files.path("good.pem"), &files.path("key.pem")).expect("good");
+        let bad =
+            ClientIdentity::load(&files.path("bad.pem"), &files.path("key.pem")).expect("bad");
         assert_eq!(good.chain, bad.chain);
         assert_eq!(good.chain_note, None);
         assert!(bad.chain_note.expect("a note").contains("client certificate first"));
-        files.write("odd.pem", format!("{}{}", issued.pem, Pki::new().authority_pem()));
-        let odd = Identity::load(&files.path("odd.pem"), &files.path("key.pem")).expect("odd");
+        files.write("odd.pem", format!("{}{}", issued.pem, TestPki::new().authority_pem()));
+        let odd =
+            ClientIdentity::load(&files.path("odd.pem"), &files.path("key.pem")).expect("odd");
         assert!(odd.chain_note.expect("a note").contains("not followed by its issuer"));
     }
 
     #[test]
-    fn an_exposed_key_and_a_version_1_certificate_are_warned_about() {
-        let issued = Pki::new().issue(&Leaf::client("acme").version_1());
-        let files = Files::new();
+    fn exposed_keys_and_old_certificates_warn() {
+        let issued = TestPki::new().issue(&LeafSpec::client("acme").version_1());
+        let files = TestFiles::new();
         let cert = files.write("cert.pem", &issued.pem);
         let key = files.write("key.pem", issued.key.to_sec1_pem().as_str());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let loaded = Identity::load(&cert, &key).expect("v1 is accepted");
+        let loaded = ClientIdentity::load(&cert, &key).expect("v1 is accepted");
         let warnings = loaded.warnings(&cert, OffsetDateTime::now_utc());
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("chmod 600"), "{warnings:?}");
@@ -264,12 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn the_validity_is_remarked_on_before_during_the_last_two_months_and_after() {
-        let files = Files::new();
-        let issued = Pki::new().issue(&Leaf::client("acme"));
+    fn validity_notes_cover_every_period() {
+        let files = TestFiles::new();
+        let issued = TestPki::new().issue(&LeafSpec::client("acme"));
         files.write("cert.pem", &issued.pem);
         files.write("key.pem", issued.key.to_sec1_pem().as_str());
-        let id = Identity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
+        let id =
+            ClientIdentity::load(&files.path("cert.pem"), &files.path("key.pem")).expect("fits");
         let note = |now| validity_note(&id.facts, now).unwrap_or_default();
         assert!(note(id.facts.not_before - Duration::DAY).contains("this machine's clock"));
         assert_eq!(note(id.facts.not_after - Duration::days(70)), "");

@@ -1,4 +1,4 @@
-//! What a certificate says, as far as an operator or a check needs it. Pure: time is an argument.
+//! The fields of a certificate that operators and checks need. Pure: time is an argument.
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -6,62 +6,73 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::x509::AttributeTypeAndValue;
 
-use super::algorithm::Algorithm;
+use super::algorithm::KeyAlgorithm;
 use super::key::EcKey;
 
-/// The facts of one certificate.
+/// The fields of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFacts {
-    /// Subject CN: the tenant, in a client certificate of Centiloc.
+    /// Subject CN, which is the tenant in a client certificate of Centiloc.
     pub common_name: Option<String>,
-    /// Subject O: the company.
+    /// Subject O, the customer's company.
     pub organization: Option<String>,
-    /// Subject emailAddress: where Centiloc sends expiry notices.
+    /// Subject emailAddress, to which Centiloc sends expiry notices.
     pub email: Option<String>,
-    /// Whole subject, for a person.
+    /// The whole subject, for messages.
     pub subject: String,
-    /// Whole issuer, for a person.
+    /// The whole issuer, for messages.
     pub issuer: String,
     /// Serial number, hexadecimal with colons.
     pub serial: String,
-    /// Begin of validity.
+    /// Begin of the validity period.
     pub not_before: OffsetDateTime,
-    /// End of validity.
+    /// End of the validity period.
     pub not_after: OffsetDateTime,
     /// X.509 version, 1 to 3. Only version 3 has extensions.
     pub version: u32,
     /// Public key algorithm and curve.
-    pub algorithm: Algorithm,
+    pub algorithm: KeyAlgorithm,
     /// Subject alternative names: DNS names, addresses, e-mail addresses, URIs.
     pub alternative_names: Vec<String>,
-    /// Basic Constraints: whether it may issue certificates.
+    /// True if Basic Constraints allow it to issue certificates.
     pub authority: bool,
-    /// DER of the subject, for comparing names.
+    /// DER of the subject, for comparison with issuers.
     subject_der: Vec<u8>,
-    /// DER of the issuer.
+    /// DER of the issuer, for comparison with subjects.
     issuer_der: Vec<u8>,
-    /// The public key's bits.
+    /// The bits of the public key.
     public_point: Vec<u8>,
 }
 
-/// How a certificate's common name compares with the configured tenant.
+/// The reason why bytes are not one certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCertificate {
+    /// The bytes are not an X.509 certificate in DER.
+    #[error("it is not a valid X.509 certificate")]
+    NotX509,
+    /// More bytes follow the certificate.
+    #[error("there is more data after the certificate in its section")]
+    TrailingData,
+}
+
+/// Result of comparing a certificate's common name with the configured tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TenantFit {
-    /// The same.
+pub enum TenantMatch {
+    /// The two are equal.
     Exact,
-    /// The same but for upper and lower case: topics are case-sensitive, so one of them is wrong.
+    /// The two differ in upper and lower case. Topics are case-sensitive, so that one is wrong.
     CaseDiffers,
-    /// Another tenant's, or no common name.
+    /// The certificate names another tenant, or has no common name.
     Other,
 }
 
 impl CertificateFacts {
-    /// Reads one certificate.
-    pub fn from_der(der: &CertificateDer<'_>) -> Result<Self, String> {
+    /// Parses one certificate in DER.
+    pub fn from_der(der: &CertificateDer<'_>) -> Result<Self, InvalidCertificate> {
         let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| "it is not a valid X.509 certificate")?;
+            X509Certificate::from_der(der).map_err(|_| InvalidCertificate::NotX509)?;
         if !rest.is_empty() {
-            return Err("there is something behind the certificate in its section".to_owned());
+            return Err(InvalidCertificate::TrailingData);
         }
         let subject = certificate.subject();
         Ok(Self {
@@ -74,7 +85,7 @@ impl CertificateFacts {
             not_before: certificate.validity().not_before.to_datetime(),
             not_after: certificate.validity().not_after.to_datetime(),
             version: certificate.version().0 + 1,
-            algorithm: Algorithm::of(certificate.public_key()),
+            algorithm: KeyAlgorithm::of(certificate.public_key()),
             alternative_names: alternative_names(&certificate),
             authority: certificate.is_ca(),
             subject_der: subject.as_raw().to_vec(),
@@ -83,57 +94,57 @@ impl CertificateFacts {
         })
     }
 
-    /// Whole days until the end of validity, rounded down; negative once expired.
+    /// Returns the whole days until the end of validity, rounded down, negative once expired.
     pub fn days_left(&self, now: OffsetDateTime) -> i64 {
         (self.not_after - now).whole_seconds().div_euclid(24 * 60 * 60)
     }
 
-    /// Whether its validity has not begun.
+    /// Returns true if its validity has not begun.
     pub fn not_yet_valid(&self, now: OffsetDateTime) -> bool {
         now < self.not_before
     }
 
-    /// Whether its validity is over.
+    /// Returns true if its validity has ended.
     pub fn expired(&self, now: OffsetDateTime) -> bool {
         now > self.not_after
     }
 
-    /// Whether subject and issuer are the same, as in a root or a self-signed certificate.
+    /// Returns true if subject and issuer are the same, as in a root or a self-signed certificate.
     pub fn self_issued(&self) -> bool {
         self.subject_der == self.issuer_der
     }
 
-    /// Whether `self` names `issuer` as its issuer.
+    /// Returns true if `self` names `issuer` as its issuer.
     pub fn names_as_issuer(&self, issuer: &Self) -> bool {
         self.issuer_der == issuer.subject_der
     }
 
     /// Compares the common name with the tenant.
-    pub fn fits_tenant(&self, tenant: &str) -> TenantFit {
+    pub fn fits_tenant(&self, tenant: &str) -> TenantMatch {
         match self.common_name.as_deref() {
-            Some(name) if name == tenant => TenantFit::Exact,
-            Some(name) if name.to_lowercase() == tenant.to_lowercase() => TenantFit::CaseDiffers,
-            _ => TenantFit::Other,
+            Some(name) if name == tenant => TenantMatch::Exact,
+            Some(name) if name.to_lowercase() == tenant.to_lowercase() => TenantMatch::CaseDiffers,
+            _ => TenantMatch::Other,
         }
     }
 
-    /// Whether `key` is the private key of this certificate.
+    /// Returns true if `key` is the private key of this certificate.
     pub fn belongs_to(&self, key: &EcKey) -> bool {
         match self.algorithm {
-            Algorithm::Ec(curve) => key.has_public_key(curve, &self.public_point),
-            Algorithm::Other { .. } => false,
+            KeyAlgorithm::Ec(curve) => key.has_public_key(curve, &self.public_point),
+            KeyAlgorithm::Other { .. } => false,
         }
     }
 }
 
-/// Whether each certificate names the next one as its issuer. Returns the place (from 0) of the
-/// first that does not.
+/// Returns the index of the first certificate that does not name the next one as its issuer.
 pub fn chain_break(chain: &[CertificateFacts]) -> Option<usize> {
     chain.windows(2).position(|pair| !pair[0].names_as_issuer(&pair[1]))
 }
 
-/// The order in which TLS wants the chain that starts at `leaf`: each followed by its issuer,
-/// what does not belong to it at the end as it came. A permutation of `0..chain.len()`.
+/// Returns the order that TLS requires of the chain that starts at `leaf`: each certificate followed
+/// by its issuer, and unrelated ones at the end in their given order. It is a permutation of
+/// `0..chain.len()`.
 pub fn chain_order(chain: &[CertificateFacts], leaf: usize) -> Vec<usize> {
     let mut rest: Vec<usize> = (0..chain.len()).filter(|i| *i != leaf).collect();
     let mut order = vec![leaf];
@@ -153,7 +164,7 @@ fn text(attribute: &AttributeTypeAndValue<'_>) -> String {
     }
 }
 
-/// In the order and with the short names that OpenSSL prints.
+/// Formats a name in the order and with the short names that OpenSSL prints.
 pub(crate) fn name(name: &X509Name<'_>) -> String {
     let parts: Vec<String> = name
         .iter_attributes()
@@ -202,8 +213,8 @@ fn address(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::key::Curve;
-    use crate::credentials::testing::{Leaf, Pki};
+    use crate::credentials::algorithm::EcCurve;
+    use crate::credentials::testing::{LeafSpec, TestPki};
     use proptest::prelude::*;
     use rustls_pki_types::pem::PemObject;
     use time::Duration;
@@ -221,13 +232,13 @@ mod tests {
         assert_eq!(facts.serial, "27:6c:e9:94:28:f6:10:b7:bc:e7:09:0c:69:7c:d5:82");
         assert_eq!(facts.not_before, datetime!(2022-10-14 07:49:41 UTC));
         assert_eq!(facts.not_after, datetime!(2121-05-08 07:49:41 UTC));
-        assert_eq!(facts.algorithm, Algorithm::Ec(Curve::P256));
+        assert_eq!(facts.algorithm, KeyAlgorithm::Ec(EcCurve::P256));
         assert_eq!(facts.alternative_names, ["centiloc.com", "www.centiloc.com"]);
         assert_eq!((facts.version, facts.authority, facts.self_issued()), (3, true, true));
     }
 
     #[test]
-    fn days_left_are_rounded_down_and_negative_once_expired() {
+    fn days_left_round_down_past_expiry() {
         let facts = facts(include_str!("centiloc-ca.pem"));
         assert_eq!(facts.days_left(facts.not_after - Duration::hours(47)), 1);
         assert_eq!(facts.days_left(facts.not_after), 0);
@@ -238,31 +249,31 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_is_compared_with_the_tenant_to_the_letter() {
-        let facts = facts(&Pki::new().issue(&Leaf::client("Acme-1")).pem);
-        assert_eq!(facts.fits_tenant("Acme-1"), TenantFit::Exact);
-        assert_eq!(facts.fits_tenant("acme-1"), TenantFit::CaseDiffers);
-        assert_eq!(facts.fits_tenant("acme"), TenantFit::Other);
+    fn common_name_matches_the_tenant_exactly() {
+        let facts = facts(&TestPki::new().issue(&LeafSpec::client("Acme-1")).pem);
+        assert_eq!(facts.fits_tenant("Acme-1"), TenantMatch::Exact);
+        assert_eq!(facts.fits_tenant("acme-1"), TenantMatch::CaseDiffers);
+        assert_eq!(facts.fits_tenant("acme"), TenantMatch::Other);
         assert_eq!(facts.email.as_deref(), Some("it@example.com"));
     }
 
     #[test]
-    fn a_version_1_certificate_is_read_with_its_version() {
-        let pki = Pki::new();
-        let facts = facts(&pki.issue(&Leaf::client("acme").version_1()).pem);
+    fn version_1_certificates_are_read() {
+        let pki = TestPki::new();
+        let facts = facts(&pki.issue(&LeafSpec::client("acme").version_1()).pem);
         assert_eq!((facts.version, facts.authority), (1, false));
         assert_eq!(facts.common_name.as_deref(), Some("acme"));
     }
 
     #[test]
-    fn a_shuffled_chain_is_put_in_order_and_strangers_stay_at_the_end() {
-        let pki = Pki::new();
+    fn shuffled_chains_are_sorted_with_strangers_last() {
+        let pki = TestPki::new();
         let middle = pki.intermediate("Middle");
         let chain = [
             facts(&pki.authority_pem()),
             facts(&pki.intermediate("Stranger").authority_pem()),
             facts(&middle.authority_pem()),
-            facts(&middle.issue(&Leaf::client("acme")).pem),
+            facts(&middle.issue(&LeafSpec::client("acme")).pem),
         ];
         assert_eq!(chain_order(&chain, 3), [3, 2, 0, 1]);
         assert_eq!(chain_break(&chain), Some(0));

@@ -1,8 +1,8 @@
-//! Keys, certificates and certificate signing requests: reading them from files, telling what
-//! they hold, and saying in words what is wrong with them.
+//! Keys, certificates and certificate signing requests: reading their files, describing their
+//! contents, and explaining errors in them.
 //!
-//! Nothing here opens a connection: the TLS configuration made from these parts is
-//! [`crate::session::credentials::tls`].
+//! Nothing here opens a connection. [`crate::session::credentials::tls`] builds the TLS configuration
+//! from these parts.
 
 pub mod algorithm;
 pub mod anchors;
@@ -14,11 +14,11 @@ pub mod identity;
 pub mod inspect;
 pub mod key;
 pub mod pem;
-pub mod preflight;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use algorithm::EcCurve;
 pub use error::CredentialError;
-pub use identity::Identity;
+pub use identity::ClientIdentity;
 pub use inspect::CertificateFacts;
-pub use key::{Curve, EcKey};
+pub use key::EcKey;

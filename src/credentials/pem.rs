@@ -1,4 +1,4 @@
-//! Reads PEM files and, where a file is something else, says what it is and how to convert it.
+//! Reads PEM files. The error about a file of another format explains how to convert it.
 
 use std::io;
 use std::path::Path;
@@ -8,36 +8,36 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::error::{CredentialError, FileName, Role};
+use super::error::{ConfiguredFile, CredentialError, FileRole};
 use crate::encoding::to_utf8;
 
-/// Largest file read. The bundle of a whole operating system is about 250 KiB; beyond a megabyte
-/// the setting names something that is no key or certificate at all (a device, a log).
+/// Largest file read, bytes. The bundle of a whole operating system has about 250 KiB. Beyond a
+/// megabyte the file is not a key or certificate at all, but a device or a log.
 const MAX_FILE: u64 = 1024 * 1024;
 
 const BEGIN: &str = "-----BEGIN ";
 
-/// The end of one section with the beginning of the next one in the same line.
+/// The end of one section and the start of the next one on the same line.
 const JOINT: &[u8] = b"----------BEGIN ";
 
 /// A PEM file in memory, wiped when dropped: it may hold a key.
 pub struct PemFile {
-    /// Where it came from.
-    pub name: FileName,
+    /// The file and the key that names it.
+    pub name: ConfiguredFile,
     text: Zeroizing<Vec<u8>>,
     labels: Vec<String>,
 }
 
 impl PemFile {
-    /// Reads a file that must hold PEM.
-    pub fn read(role: Role, path: &Path) -> Result<Self, CredentialError> {
-        let name = FileName::new(role, path);
+    /// Reads a PEM file.
+    pub fn read(role: FileRole, path: &Path) -> Result<Self, CredentialError> {
+        let name = ConfiguredFile::new(role, path);
         let text = read_bounded(&name)?;
         Self::parse(name, &text)
     }
 
-    /// Takes the content of a file.
-    pub fn parse(name: FileName, text: &[u8]) -> Result<Self, CredentialError> {
+    /// Parses the content of a PEM file.
+    pub fn parse(name: ConfiguredFile, text: &[u8]) -> Result<Self, CredentialError> {
         let Ok(text) = to_utf8(text) else { return Err(CredentialError::Utf16 { file: name }) };
         if text.iter().all(u8::is_ascii_whitespace) {
             return Err(CredentialError::Empty { file: name });
@@ -50,32 +50,32 @@ impl PemFile {
         Ok(Self { name, text: normal, labels })
     }
 
-    /// The labels of its sections, in order.
+    /// Returns the labels of its sections, in order.
     pub fn labels(&self) -> &[String] {
         &self.labels
     }
 
-    /// Whether it has a section of this label.
+    /// Returns true if it has a section of this label.
     pub fn has(&self, label: &str) -> bool {
         self.labels.iter().any(|l| l == label)
     }
 
-    /// Whether it has a private key of whatever kind.
+    /// Returns true if it has a private key of any kind.
     pub fn has_private_key(&self) -> bool {
         self.labels.iter().any(|l| l.ends_with("PRIVATE KEY"))
     }
 
-    /// Whether its key is protected by a passphrase, in the old or the new style.
+    /// Returns true if its key is encrypted with a passphrase, in the traditional or PKCS#8 format.
     pub fn has_encrypted_key(&self) -> bool {
         self.has("ENCRYPTED PRIVATE KEY") || contains(&self.text, b"Proc-Type: 4,ENCRYPTED")
     }
 
-    /// The text, for the PEM readers.
+    /// Returns the text, for PEM readers.
     pub fn text(&self) -> &[u8] {
         &self.text
     }
 
-    /// Its certificates, at least one.
+    /// Returns its certificates, at least one.
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
         if !self.has("CERTIFICATE") {
             return Err(self.without_certificate());
@@ -85,14 +85,14 @@ impl PemFile {
             .map_err(|error| self.damaged(describe(&error)))
     }
 
-    /// The file, as damaged for the given reason.
+    /// Returns the error of a file that is damaged for this reason.
     pub fn damaged(&self, detail: impl Into<String>) -> CredentialError {
         CredentialError::Damaged { file: self.name.clone(), detail: detail.into() }
     }
 
     fn without_certificate(&self) -> CredentialError {
         let file = self.name.clone();
-        if file.role != Role::Certificate {
+        if file.role != FileRole::Certificate {
             self.wrong_content()
         } else if self.has("CERTIFICATE REQUEST") || self.has("NEW CERTIFICATE REQUEST") {
             CredentialError::RequestForCertificate { file }
@@ -103,7 +103,7 @@ impl PemFile {
         }
     }
 
-    /// The file holds PEM, but nothing its setting asks for.
+    /// Returns the error of a PEM file without the content that its role requires.
     pub fn wrong_content(&self) -> CredentialError {
         let found = self
             .labels
@@ -123,7 +123,7 @@ impl PemFile {
     }
 }
 
-/// What the PEM reader objects to, in words.
+/// Describes an error of the PEM reader.
 pub(crate) fn describe(error: &rustls_pki_types::pem::Error) -> String {
     use rustls_pki_types::pem::Error;
     match error {
@@ -136,17 +136,19 @@ pub(crate) fn describe(error: &rustls_pki_types::pem::Error) -> String {
     }
 }
 
-fn read_bounded(name: &FileName) -> Result<Zeroizing<Vec<u8>>, CredentialError> {
+fn read_bounded(name: &ConfiguredFile) -> Result<Zeroizing<Vec<u8>>, CredentialError> {
     let unreadable = |source: io::Error| {
-        let cure = match source.kind() {
+        let hint = match source.kind() {
             io::ErrorKind::NotFound => "check the path",
             io::ErrorKind::PermissionDenied => {
-                "let the user the service runs as read it (chown, chmod)"
+                "make it readable by the user the service runs as (chown, chmod)"
             }
-            io::ErrorKind::TimedOut => "see whether the file system that holds it is there",
+            io::ErrorKind::TimedOut => {
+                "check that the file system that holds it is mounted and answers"
+            }
             _ => "the path must name a readable file",
         };
-        CredentialError::Unreadable { file: name.clone(), source, cure }
+        CredentialError::Unreadable { file: name.clone(), source, hint }
     };
     let text = crate::files::read(&name.path, MAX_FILE + 1).map_err(unreadable)?;
     if text.len() as u64 > MAX_FILE {
@@ -155,9 +157,9 @@ fn read_bounded(name: &FileName) -> Result<Zeroizing<Vec<u8>>, CredentialError> 
     Ok(text)
 }
 
-/// Brings the text into the form that PEM readers know, whatever it went through: line ends of any
-/// system, also written out as `\n` in one line, as JSON has them; indentation from a paste into YAML
-/// or a mail; files joined without a line end or with their byte order marks between.
+/// Normalises text for PEM readers. It converts line ends of any system, also the `\n` escapes of JSON,
+/// removes the indentation of YAML or a mail, and separates files that were joined without a line end
+/// or with their byte order marks.
 fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let text = replace(text, br"\r", b"");
     let text = replace(&text, br"\n", b"\n");
@@ -172,7 +174,7 @@ fn normalised(text: &[u8]) -> Zeroizing<Vec<u8>> {
     lines
 }
 
-/// Replaces every `pattern`.
+/// Replaces every occurrence of `pattern`.
 fn replace(text: &[u8], pattern: &[u8], by: &[u8]) -> Zeroizing<Vec<u8>> {
     let places = text.windows(pattern.len()).filter(|window| *window == pattern).count();
     let mut replaced = Zeroizing::new(Vec::with_capacity(text.len() + places * by.len()));
@@ -194,28 +196,29 @@ fn labels(text: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn not_pem(file: FileName, text: &[u8]) -> CredentialError {
+fn not_pem(file: ConfiguredFile, text: &[u8]) -> CredentialError {
     // DER and PKCS#12 begin with a SEQUENCE of more than 127 bytes.
     if !matches!(text, [0x30, 0x81..=0x84, ..]) {
         return CredentialError::NoPem { file };
     }
     let path = file.path.display();
-    let (found, cure) = if X509Certificate::from_der(text).is_ok() {
+    let (found, hint) = if X509Certificate::from_der(text).is_ok() {
         ("a DER certificate", format!("openssl x509 -inform DER -in {path} -out certificate.pem"))
     } else if is_pkcs12(text) {
-        let keys = if matches!(file.role, Role::Key | Role::KeyOption | Role::DatabaseKey) {
-            "certs"
-        } else {
-            "keys"
-        };
+        let keys =
+            if matches!(file.role, FileRole::Key | FileRole::KeyOption | FileRole::DatabaseKey) {
+                "certs"
+            } else {
+                "keys"
+            };
         ("PKCS#12", format!("openssl pkcs12 -in {path} -no{keys} -nodes -out file.pem"))
     } else {
         ("DER", format!("openssl pkey -inform DER -in {path} -out private-key.pem"))
     };
-    CredentialError::Binary { found, cure, file }
+    CredentialError::Binary { found, hint, file }
 }
 
-/// PKCS#12 begins with its version, 3; a PKCS#8 or SEC1 key with 0 or 1.
+/// Returns true for PKCS#12, which begins with its version, 3. PKCS#8 and SEC1 keys begin with 0 or 1.
 fn is_pkcs12(text: &[u8]) -> bool {
     let length_bytes = usize::from(text[1] & 0x7f);
     text.get(2 + length_bytes..).is_some_and(|body| body.starts_with(&[0x02, 0x01, 0x03]))
@@ -229,19 +232,19 @@ fn contains(text: &[u8], needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::credentials::EcKey;
-    use crate::credentials::testing::{Leaf, Pki};
+    use crate::credentials::testing::{LeafSpec, TestPki};
     use crate::encoding::tests::utf16_le;
     use p256::pkcs8::der::pem::{LineEnding, encode_string};
     use proptest::prelude::*;
 
-    fn parse(role: Role, text: impl AsRef<[u8]>) -> Result<PemFile, CredentialError> {
-        let name = FileName::new(role, Path::new("/etc/x.pem"));
+    fn parse(role: FileRole, text: impl AsRef<[u8]>) -> Result<PemFile, CredentialError> {
+        let name = ConfiguredFile::new(role, Path::new("/etc/x.pem"));
         PemFile::parse(name, text.as_ref())
     }
 
     #[test]
     fn a_missing_file_is_named_with_its_setting() {
-        let error = PemFile::read(Role::Certificate, Path::new("/nowhere/tls-cert.pem")).err();
+        let error = PemFile::read(FileRole::Certificate, Path::new("/nowhere/tls-cert.pem")).err();
         let text = error.expect("must fail").to_string();
         assert!(text.contains("mqtt.tls.cert_file /nowhere/tls-cert.pem"), "{text}");
         assert!(text.contains("check the path"), "{text}");
@@ -249,41 +252,44 @@ mod tests {
 
     #[test]
     fn a_directory_and_an_endless_device_are_refused() {
-        let dir = PemFile::read(Role::Key, Path::new("/tmp")).err().expect("must fail");
+        let dir = PemFile::read(FileRole::Key, Path::new("/tmp")).err().expect("must fail");
         assert!(matches!(dir, CredentialError::Unreadable { .. }), "{dir}");
-        let device = PemFile::read(Role::Key, Path::new("/dev/zero")).err().expect("must fail");
+        let device = PemFile::read(FileRole::Key, Path::new("/dev/zero")).err().expect("must fail");
         assert!(matches!(device, CredentialError::TooLarge { .. }), "{device}");
     }
 
     #[test]
-    fn empty_and_blank_files_are_told_apart_from_files_without_pem() {
-        assert!(matches!(parse(Role::Key, ""), Err(CredentialError::Empty { .. })));
-        assert!(matches!(parse(Role::Key, " \r\n\n"), Err(CredentialError::Empty { .. })));
-        assert!(matches!(parse(Role::Key, "hello"), Err(CredentialError::NoPem { .. })));
-        assert!(matches!(parse(Role::Key, b"\xff\xfe-\0-"), Err(CredentialError::Utf16 { .. })));
+    fn empty_files_differ_from_files_without_pem() {
+        assert!(matches!(parse(FileRole::Key, ""), Err(CredentialError::Empty { .. })));
+        assert!(matches!(parse(FileRole::Key, " \r\n\n"), Err(CredentialError::Empty { .. })));
+        assert!(matches!(parse(FileRole::Key, "hello"), Err(CredentialError::NoPem { .. })));
+        assert!(matches!(
+            parse(FileRole::Key, b"\xff\xfe-\0-"),
+            Err(CredentialError::Utf16 { .. })
+        ));
     }
 
     #[test]
-    fn a_der_certificate_comes_with_the_command_that_converts_it() {
-        let pki = Pki::new();
+    fn der_certificates_name_the_converting_command() {
+        let pki = TestPki::new();
         // Binary data may hold anything that looks like a blank or a line's end.
-        let der = pki.issue(&Leaf::client("a \n b")).der;
-        let error = parse(Role::Certificate, der).err().expect("must fail");
+        let der = pki.issue(&LeafSpec::client("a \n b")).der;
+        let error = parse(FileRole::Certificate, der).err().expect("must fail");
         let text = error.to_string();
         assert!(text.contains("DER certificate"), "{text}");
         assert!(text.contains("openssl x509 -inform DER -in /etc/x.pem"), "{text}");
     }
 
     #[test]
-    fn a_request_in_place_of_the_certificate_is_recognised() {
+    fn a_request_is_no_certificate() {
         let text = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----";
-        let error = parse(Role::Certificate, text).and_then(|f| f.certificates().map(|_| ()));
+        let error = parse(FileRole::Certificate, text).and_then(|f| f.certificates().map(|_| ()));
         assert!(matches!(error, Err(CredentialError::RequestForCertificate { .. })));
     }
 
     #[test]
     fn certificates_from_other_systems_are_read() {
-        let pem = Pki::new().authority_pem();
+        let pem = TestPki::new().authority_pem();
         for text in [
             format!("\u{feff}{pem}").into_bytes(),
             pem.replace('\n', "\r\n").into_bytes(),
@@ -294,7 +300,7 @@ mod tests {
             format!("subject=CN = x\nissuer=CN = y\n{pem}\nthat is all\n").into_bytes(),
             utf16_le(&pem.replace('\n', "\r\n")),
         ] {
-            let file = parse(Role::Anchors, &text).expect("PEM");
+            let file = parse(FileRole::Anchors, &text).expect("PEM");
             let text = String::from_utf8_lossy(&text);
             assert_eq!(file.certificates().expect("certificate").len(), 1, "{text}");
         }
@@ -302,10 +308,10 @@ mod tests {
 
     #[test]
     fn joined_files_keep_every_certificate() {
-        let pem = Pki::new().authority_pem();
+        let pem = TestPki::new().authority_pem();
         let bare = pem.trim_end();
         for text in [format!("{bare}{bare}"), format!("\u{feff}{pem}\u{feff}{pem}")] {
-            let file = parse(Role::Anchors, &text).expect("PEM");
+            let file = parse(FileRole::Anchors, &text).expect("PEM");
             assert_eq!(file.certificates().expect("certificates").len(), 2, "{text}");
         }
     }
@@ -317,7 +323,7 @@ mod tests {
 
     #[test]
     fn keys_from_other_systems_are_read() {
-        let key = Pki::new().issue(&Leaf::client("acme")).key;
+        let key = TestPki::new().issue(&LeafSpec::client("acme")).key;
         for pem in [key.to_sec1_pem(), pkcs8_pem(&key)] {
             let crlf = pem.replace('\n', "\r\n");
             for text in [
@@ -326,7 +332,7 @@ mod tests {
                 pem.replace('\n', r"\n").into_bytes(),
                 utf16_le(&crlf),
             ] {
-                let file = parse(Role::Key, &text).expect("PEM");
+                let file = parse(FileRole::Key, &text).expect("PEM");
                 let read = EcKey::from_pem(&file).expect("a key");
                 assert_eq!(read.public_point(), key.public_point());
             }
@@ -334,20 +340,20 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_certificate_is_damaged_and_not_silently_skipped() {
-        let pem = Pki::new().authority_pem();
+    fn truncated_certificates_are_reported_damaged() {
+        let pem = TestPki::new().authority_pem();
         let cut = &pem[..pem.len() / 2];
-        let error = parse(Role::Anchors, cut).expect("has a label").certificates();
+        let error = parse(FileRole::Anchors, cut).expect("has a label").certificates();
         assert!(matches!(error, Err(CredentialError::Damaged { .. })));
     }
 
     proptest! {
         #[test]
-        fn whatever_a_file_holds_reading_it_never_panics(
+        fn reading_files_never_panics(
             bytes in prop::collection::vec(any::<u8>(), 0..512), der in any::<bool>()
         ) {
             let bytes = if der { [&[0x30, 0x84][..], &bytes].concat() } else { bytes };
-            if let Ok(file) = parse(Role::Certificate, &bytes) {
+            if let Ok(file) = parse(FileRole::Certificate, &bytes) {
                 let _ = file.certificates();
             }
         }

@@ -1,4 +1,4 @@
-//! A certificate authority for tests, and the `openssl` program as the independent opinion.
+//! A certificate authority for tests, and the `openssl` program as an independent implementation.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,10 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
-use super::key::{Curve, EcKey};
+use super::algorithm::EcCurve;
+use super::key::EcKey;
 
-/// Runs `openssl` on `input` and returns what it prints; panics where it fails.
+/// Runs `openssl` on `input` and returns its output. Panics where it fails.
 pub fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new("openssl")
         .args(args)
@@ -24,8 +25,8 @@ pub fn openssl(args: &[&str], input: &[u8]) -> Vec<u8> {
         .expect("the openssl program is installed");
     child.stdin.take().expect("piped").write_all(input).expect("openssl reads");
     let output = child.wait_with_output().expect("openssl ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {args:?}: {said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {args:?}: {errors}");
     output.stdout
 }
 
@@ -39,9 +40,9 @@ pub fn self_signed(curve: &str) -> String {
 }
 
 /// A directory of files with mode 0600.
-pub struct Files(tempfile::TempDir);
+pub struct TestFiles(tempfile::TempDir);
 
-impl Files {
+impl TestFiles {
     pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary directory"))
     }
@@ -64,14 +65,14 @@ impl Files {
     }
 }
 
-/// What to issue.
-pub struct Leaf {
+/// The certificate to issue.
+pub struct LeafSpec {
     params: CertificateParams,
-    curve: Curve,
+    curve: EcCurve,
     version_1: bool,
 }
 
-impl Leaf {
+impl LeafSpec {
     pub fn client(tenant: &str) -> Self {
         let mut name = DistinguishedName::new();
         name.push(DnType::OrganizationName, "Example SA");
@@ -99,10 +100,10 @@ impl Leaf {
         let now = OffsetDateTime::now_utc();
         params.not_before = now - Duration::DAY;
         params.not_after = now + Duration::days(365);
-        Self { params, curve: Curve::P256, version_1: false }
+        Self { params, curve: EcCurve::P256, version_1: false }
     }
 
-    pub fn curve(mut self, curve: Curve) -> Self {
+    pub fn curve(mut self, curve: EcCurve) -> Self {
         self.curve = curve;
         self
     }
@@ -128,30 +129,30 @@ impl Leaf {
     }
 }
 
-/// A certificate with its key.
-pub struct Issued {
+/// An issued certificate with its key.
+pub struct IssuedCertificate {
     pub pem: String,
     pub der: CertificateDer<'static>,
     pub key: EcKey,
 }
 
-/// An authority.
-pub struct Pki {
+/// A certificate authority with its key.
+pub struct TestPki {
     issuer: Issuer<'static, KeyPair>,
     key: EcKey,
     certificate: rcgen::Certificate,
 }
 
-impl Pki {
+impl TestPki {
     pub fn new() -> Self {
-        let (params, key) = (authority("Test Root"), EcKey::generate(Curve::P256));
+        let (params, key) = (authority("Test Root"), EcKey::generate(EcCurve::P256));
         let pair = pair(&key);
         let certificate = params.self_signed(&pair).expect("self-signed");
         Self { issuer: Issuer::new(params, pair), key, certificate }
     }
 
     pub fn intermediate(&self, name: &str) -> Self {
-        let (params, key) = (authority(name), EcKey::generate(Curve::P256));
+        let (params, key) = (authority(name), EcKey::generate(EcCurve::P256));
         let pair = pair(&key);
         let certificate = params.signed_by(&pair, &self.issuer).expect("signed");
         Self { issuer: Issuer::new(params, pair), key, certificate }
@@ -162,15 +163,15 @@ impl Pki {
     }
 
     /// The authority's own certificate and key, used as if it were a server's.
-    pub fn as_issued(&self) -> Issued {
-        Issued {
+    pub fn as_issued(&self) -> IssuedCertificate {
+        IssuedCertificate {
             pem: self.certificate.pem(),
             der: self.certificate.der().clone(),
             key: self.key.clone(),
         }
     }
 
-    pub fn issue(&self, leaf: &Leaf) -> Issued {
+    pub fn issue(&self, leaf: &LeafSpec) -> IssuedCertificate {
         let key = EcKey::generate(leaf.curve);
         let certificate = leaf.params.signed_by(&pair(&key), &self.issuer).expect("signed");
         let der = certificate.der().clone();
@@ -180,7 +181,7 @@ impl Pki {
             p256::pkcs8::der::pem::LineEnding::LF,
             &der,
         );
-        Issued { pem: pem.expect("encodes"), der, key }
+        IssuedCertificate { pem: pem.expect("encodes"), der, key }
     }
 
     /// Drops the version and the extensions of a certificate and signs the rest again.
@@ -211,23 +212,23 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-/// The key in rcgen's form.
+/// Converts the key for rcgen.
 pub fn pair(key: &EcKey) -> KeyPair {
     super::csr::key_pair(key).expect("a valid key")
 }
 
-/// The key in rustls' form.
+/// Converts the key for rustls.
 pub fn private_key(key: &EcKey) -> rustls_pki_types::PrivateKeyDer<'static> {
     PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()).into()
 }
 
-struct Part<'a> {
+struct DerPart<'a> {
     tag: u8,
     content: &'a [u8],
     whole: &'a [u8],
 }
 
-fn split(mut der: &[u8]) -> Vec<Part<'_>> {
+fn split(mut der: &[u8]) -> Vec<DerPart<'_>> {
     let mut parts = Vec::new();
     while !der.is_empty() {
         let (length, header) = match der[1] {
@@ -236,7 +237,7 @@ fn split(mut der: &[u8]) -> Vec<Part<'_>> {
             short => (usize::from(short), 2),
         };
         let (whole, rest) = der.split_at(header + length);
-        parts.push(Part { tag: whole[0], content: &whole[header..], whole });
+        parts.push(DerPart { tag: whole[0], content: &whole[header..], whole });
         der = rest;
     }
     parts

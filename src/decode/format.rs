@@ -5,20 +5,20 @@ use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use serde::de::IgnoredAny;
 
 use crate::event::{Reject, RejectReason};
-use crate::topic::{self, Encoding, Kind};
+use crate::topic::{self, EventEncoding, EventKind};
 
 /// Returns the reject of a message that `topic::name(tenant, kind, encoding)` cannot carry because it
 /// is written in the other format. `None` if it is not.
 #[cold]
 pub(super) fn mismatch(
     tenant: &str,
-    kind: Kind,
-    encoding: Encoding,
+    kind: EventKind,
+    encoding: EventEncoding,
     payload: &[u8],
 ) -> Option<Reject> {
     let (found, other) = match encoding {
-        Encoding::Protobuf => (is_json(payload), Encoding::Json),
-        Encoding::Json => (is_protobuf(payload), Encoding::Protobuf),
+        EventEncoding::Protobuf => (is_json(payload), EventEncoding::Json),
+        EventEncoding::Json => (is_protobuf(payload), EventEncoding::Protobuf),
     };
     let topic = |encoding| topic::name(tenant, kind, encoding);
     found.then(|| {

@@ -61,9 +61,9 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::config::{Decode, KeepPayload};
+    use crate::config::{DecodeConfig, KeepPayload};
     use crate::decode::{ClockTrust, Decoder};
-    use crate::topic::{Encoding, Kind};
+    use crate::topic::{EventEncoding, EventKind};
 
     fn message() -> Message {
         Message {
@@ -79,11 +79,11 @@ mod tests {
 
     /// An event that takes so many bytes, a few more or less.
     fn event(bytes: usize) -> Event {
-        let config = Decode { proto_file: None, keep_payload: KeepPayload::Never };
+        let config = DecodeConfig::new(None, KeepPayload::Never);
         let Message { payload, received_at, .. } = message();
         let event = Decoder::new(&config, "acme").unwrap().decode_as(
-            Kind::Item,
-            Encoding::Json,
+            EventKind::Item,
+            EventEncoding::Json,
             &payload,
             received_at,
             ClockTrust::Unknown,

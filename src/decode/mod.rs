@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 
 use crate::config::{self, KeepPayload};
 use crate::event::{Event, Reject, RejectReason};
-use crate::topic::{self, Encoding, Kind};
+use crate::topic::{self, EventEncoding, EventKind};
 pub use load::ProtoSchemaError;
 use load::SchemaProblem;
 use schema::FieldTable;
@@ -66,7 +66,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads the schema that the configuration names, or the shipped one.
-    pub fn new(config: &config::Decode, tenant: &str) -> Result<Self, ProtoSchemaError> {
+    pub fn new(config: &config::DecodeConfig, tenant: &str) -> Result<Self, ProtoSchemaError> {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
@@ -91,18 +91,20 @@ impl Decoder {
     }
 
     /// Whether protobuf events of a kind can be decoded: a vendor's file may define only one.
-    pub fn covers(&self, kind: Kind) -> bool {
+    pub fn covers(&self, kind: EventKind) -> bool {
         self.table(kind).is_some()
     }
 
     /// Refuses a schema that lacks a message which `mqtt` subscribes to.
     pub fn require(
         &self,
-        decode: &config::Decode,
-        mqtt: &config::Mqtt,
+        decode: &config::DecodeConfig,
+        mqtt: &config::MqttConfig,
     ) -> Result<(), ProtoSchemaError> {
-        let wanted =
-            [(Kind::Item, mqtt.items, "mqtt.items"), (Kind::Board, mqtt.boards, "mqtt.boards")];
+        let wanted = [
+            (EventKind::Item, mqtt.items, "mqtt.items"),
+            (EventKind::Board, mqtt.boards, "mqtt.boards"),
+        ];
         match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
             None => Ok(()),
             Some((kind, _, key)) => {
@@ -112,10 +114,10 @@ impl Decoder {
         }
     }
 
-    fn table(&self, kind: Kind) -> Option<&FieldTable> {
+    fn table(&self, kind: EventKind) -> Option<&FieldTable> {
         match kind {
-            Kind::Item => self.item.as_ref(),
-            Kind::Board => self.board.as_ref(),
+            EventKind::Item => self.item.as_ref(),
+            EventKind::Board => self.board.as_ref(),
         }
     }
 
@@ -137,21 +139,21 @@ impl Decoder {
     /// Decodes a message whose kind and encoding are known.
     pub fn decode_as(
         &self,
-        kind: Kind,
-        encoding: Encoding,
+        kind: EventKind,
+        encoding: EventEncoding,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
         let result = match encoding {
-            Encoding::Json => self.json(kind, payload, received_at),
-            Encoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
+            EventEncoding::Json => self.json(kind, payload, received_at),
+            EventEncoding::Protobuf => self.protobuf(kind, payload, received_at, clock),
         };
         result.map_err(|mut reject| {
             if let Some(mismatch) = format::mismatch(&self.tenant, kind, encoding, payload) {
                 return mismatch;
             }
-            if self.assumed && encoding == Encoding::Protobuf {
+            if self.assumed && encoding == EventEncoding::Protobuf {
                 reject.detail = format!("{}; {HINT}", reject.detail);
             }
             reject
@@ -160,13 +162,13 @@ impl Decoder {
 
     fn json(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
         let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD_JSON,
+            EventKind::Item => field::ITEM,
+            EventKind::Board => field::BOARD_JSON,
         };
         let mut draft = json::read(names, payload)?;
         self.event(kind, &mut draft, names, payload, received_at)
@@ -174,14 +176,14 @@ impl Decoder {
 
     fn protobuf(
         &self,
-        kind: Kind,
+        kind: EventKind,
         payload: &Bytes,
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
         let names = match kind {
-            Kind::Item => field::ITEM,
-            Kind::Board => field::BOARD,
+            EventKind::Item => field::ITEM,
+            EventKind::Board => field::BOARD,
         };
         let table = self.table(kind).ok_or_else(|| {
             let kind = kind.as_str();
@@ -198,7 +200,7 @@ impl Decoder {
 
     fn event(
         &self,
-        kind: Kind,
+        kind: EventKind,
         draft: &mut field::EventDraft,
         names: &field::FieldNames,
         payload: &Bytes,
@@ -215,8 +217,8 @@ impl Decoder {
         let payload = keep.then(|| payload.clone());
         let receipt = row::EventReceipt { tenant: &self.tenant, received_at, payload, names };
         match kind {
-            Kind::Item => row::item(draft, receipt).map(Event::Item),
-            Kind::Board => row::board(draft, receipt).map(Event::Board),
+            EventKind::Item => row::item(draft, receipt).map(Event::Item),
+            EventKind::Board => row::board(draft, receipt).map(Event::Board),
         }
     }
 

@@ -10,11 +10,11 @@ mod spooled;
 use time::OffsetDateTime;
 
 pub use self::raw::RawMatcher;
-pub use self::selector::Selector;
-pub use self::spooled::SpoolProblem;
+pub use self::selector::TraceSelector;
+pub use self::spooled::SpoolEraseError;
 use crate::config::Config;
 use crate::decode::{Decoder, ProtoSchemaError};
-use crate::store::erase::{Counts, Eraser, Mode};
+use crate::store::erase::{EraseMode, ErasedCounts, Eraser};
 use crate::store::{Store, StoreError};
 
 /// Why a trace was not removed completely. What was removed stays removed.
@@ -25,7 +25,7 @@ pub enum EraseError {
     Schema(#[from] ProtoSchemaError),
     /// A spool holds messages that could not be looked at.
     #[error(transparent)]
-    Spool(#[from] SpoolProblem),
+    Spool(#[from] SpoolEraseError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -33,9 +33,9 @@ pub enum EraseError {
 
 /// What a run found, or removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ErasureReport {
     /// Rows and messages.
-    pub counts: Counts,
+    pub counts: ErasedCounts,
     /// Places that hold or may hold a trace and were left alone, each with what to do.
     pub elsewhere: Vec<String>,
 }
@@ -45,15 +45,15 @@ pub struct Report {
 pub async fn run(
     config: &Config,
     store: &Store,
-    selector: &Selector,
+    selector: &TraceSelector,
     dry_run: bool,
-    progress: &mut (dyn FnMut(&str, &Counts) + Send),
-) -> Result<Report, EraseError> {
+    progress: &mut (dyn FnMut(&str, &ErasedCounts) + Send),
+) -> Result<ErasureReport, EraseError> {
     let decoder = Decoder::new(&config.decode, &config.tenant)?;
     let matcher = RawMatcher::new(selector, &decoder);
-    let mode = if dry_run { Mode::Count } else { Mode::Erase };
+    let mode = if dry_run { EraseMode::KindCount } else { EraseMode::Erase };
     let mut eraser = Eraser::begin(store, selector, mode).await?;
-    let mut report = Report::default();
+    let mut report = ErasureReport::default();
     let spools = spooled::find(config, store).await?;
     for dir in &spools.here {
         progress("spool", eraser.counts());

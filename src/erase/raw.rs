@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::selector::Selector;
+use super::selector::TraceSelector;
 use crate::decode::{ClockTrust, Decoder};
 
 /// A text of at least so many bytes counts wherever it stands. A shorter one could be part of anything:
@@ -18,24 +18,24 @@ const UNMISTAKABLE: usize = 8;
 /// Recognises messages that belong to a trace.
 #[derive(Debug)]
 pub struct RawMatcher<'a> {
-    selector: &'a Selector,
+    selector: &'a TraceSelector,
     decoder: &'a Decoder,
 }
 
 impl<'a> RawMatcher<'a> {
     /// Makes a matcher. The decoder gives the time of the event in a message.
-    pub fn new(selector: &'a Selector, decoder: &'a Decoder) -> Self {
+    pub fn new(selector: &'a TraceSelector, decoder: &'a Decoder) -> Self {
         Self { selector, decoder }
     }
 
     /// Returns true if the message belongs to the trace.
     pub fn matches(&self, topic: &str, payload: &Bytes, received_at: OffsetDateTime) -> bool {
         match self.selector {
-            Selector::Uid(text) | Selector::Board(text) => {
+            TraceSelector::Uid(text) | TraceSelector::Board(text) => {
                 contains(payload, text.as_bytes())
                     || unescaped(payload).is_some_and(|plain| contains(&plain, text.as_bytes()))
             }
-            Selector::Before(cutoff) => {
+            TraceSelector::Before(cutoff) => {
                 received_at < *cutoff || self.happened_before(*cutoff, topic, payload, received_at)
             }
         }
@@ -44,10 +44,10 @@ impl<'a> RawMatcher<'a> {
     /// Returns true if words about a message name the tag or board.
     pub fn is_named_in(&self, words: &str) -> bool {
         match self.selector {
-            Selector::Uid(text) | Selector::Board(text) => {
+            TraceSelector::Uid(text) | TraceSelector::Board(text) => {
                 contains(words.as_bytes(), text.as_bytes())
             }
-            Selector::Before(_) => false,
+            TraceSelector::Before(_) => false,
         }
     }
 
@@ -140,15 +140,15 @@ mod tests {
     const TOPIC: &str = "centiloc/acme/json/item/v1/update";
     const NOW: OffsetDateTime = datetime!(2026-06-01 0:00 UTC);
 
-    fn matches(selector: &Selector, payload: &[u8]) -> bool {
-        let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Unknown };
+    fn matches(selector: &TraceSelector, payload: &[u8]) -> bool {
+        let config = config::DecodeConfig::new(None, KeepPayload::Unknown);
         let decoder = Decoder::new(&config, "acme").unwrap();
         let payload = Bytes::copy_from_slice(payload);
         RawMatcher::new(selector, &decoder).matches(TOPIC, &payload, NOW)
     }
 
-    fn uid(text: &str) -> Selector {
-        Selector::Uid(text.to_owned())
+    fn uid(text: &str) -> TraceSelector {
+        TraceSelector::Uid(text.to_owned())
     }
 
     #[test]
@@ -183,11 +183,11 @@ mod tests {
     #[test]
     fn a_date_is_compared_with_receipt_and_momentum() {
         let json = |momentum: &str| format!("{{\"uid\":\"X\",\"momentum\":\"{momentum}\"}}");
-        let before = Selector::Before(datetime!(2026-05-01 0:00 UTC));
+        let before = TraceSelector::Before(datetime!(2026-05-01 0:00 UTC));
         assert!(matches(&before, json("2026-04-30T23:59:59Z").as_bytes()));
         assert!(!matches(&before, json("2026-05-01T00:00:00Z").as_bytes()));
         assert!(!matches(&before, b"received later, and no event"));
-        assert!(matches(&Selector::Before(datetime!(2026-07-01 0:00 UTC)), b"no event"));
+        assert!(matches(&TraceSelector::Before(datetime!(2026-07-01 0:00 UTC)), b"no event"));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 /// Which trace is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
+pub enum TraceSelector {
     /// Everything about this tag.
     Uid(String),
     /// Everything about this board, and what was seen on it.
@@ -13,7 +13,7 @@ pub enum Selector {
     Before(OffsetDateTime),
 }
 
-impl Selector {
+impl TraceSelector {
     /// Returns the name of its kind, as in `erasure.selector`.
     pub fn kind(&self) -> &'static str {
         match self {

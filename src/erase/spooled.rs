@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a spool could not be cleared.
 #[derive(Debug, thiserror::Error)]
-pub enum SpoolProblem {
+pub enum SpoolEraseError {
     /// The file.
     #[error(
         "could not look into the spool in {dir}: {source}; run this as the user of the service; a \
@@ -54,7 +54,7 @@ pub enum SpoolProblem {
 
 /// Spools that may hold a part of the trace.
 #[derive(Debug, Default)]
-pub(super) struct Spools {
+pub(super) struct KnownSpools {
     /// Folders on this machine.
     pub here: Vec<PathBuf>,
     /// Those of other machines, in words.
@@ -62,7 +62,7 @@ pub(super) struct Spools {
 }
 
 /// Finds the spool of this configuration, and those that the database knows of.
-pub(super) async fn find(config: &Config, store: &Store) -> Result<Spools, EraseError> {
+pub(super) async fn find(config: &Config, store: &Store) -> Result<KnownSpools, EraseError> {
     let configured = config.spool.as_ref().map(|spool| spool.dir.clone());
     let mut here: BTreeSet<PathBuf> = configured.into_iter().collect();
     let mut elsewhere = Vec::new();
@@ -78,7 +78,7 @@ pub(super) async fn find(config: &Config, store: &Store) -> Result<Spools, Erase
         }
     }
     let here = here.into_iter().filter(|dir| spool::erase::exists(dir)).collect();
-    Ok(Spools { here, elsewhere })
+    Ok(KnownSpools { here, elsewhere })
 }
 
 /// Removes the matching messages from a spool, or waits until the process that has it has passed on
@@ -89,7 +89,7 @@ pub(super) async fn clear(
     dry_run: bool,
     now: OffsetDateTime,
 ) -> Result<u64, EraseError> {
-    let file = |source| SpoolProblem::File { dir: dir.display().to_string(), source };
+    let file = |source| SpoolEraseError::File { dir: dir.display().to_string(), source };
     let belongs =
         |topic: &str, payload: &Bytes, received_at| matcher.matches(topic, payload, received_at);
     if dry_run {
@@ -111,7 +111,7 @@ pub(super) async fn clear(
         if messages < least {
             (least, since) = (messages, Instant::now());
         } else if since.elapsed() > PATIENCE {
-            return Err(SpoolProblem::Stuck { dir: dir.display().to_string(), messages }.into());
+            return Err(SpoolEraseError::Stuck { dir: dir.display().to_string(), messages }.into());
         }
         sleep(LOOK_EVERY).await;
     }

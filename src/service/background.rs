@@ -16,8 +16,8 @@ use crate::service::notify;
 use crate::service::supervisor::TaskGroup;
 use crate::session::credentials::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
+use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
-use crate::store::members::Members;
 use crate::topic;
 
 /// A task that runs next to the pipeline.
@@ -250,7 +250,7 @@ impl BridgeService {
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
-            members: Members {
+            members: GroupMembership {
                 client_id: self.config.mqtt.client_id.clone(),
                 filters: topic::filters(&self.config.mqtt, &self.config.tenant),
                 session_expiry: self.config.mqtt.session_expiry,

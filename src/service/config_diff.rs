@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::ExposeSecret;
 
-use crate::config::{Config, Loaded, Problems, load, process_environment};
+use crate::config::{Config, ConfigError, LoadedConfig, load, process_environment};
 
 /// Keys that take effect without a restart. New credentials take effect on the next connection, and
 /// the session reconnects for them.
@@ -35,7 +35,7 @@ pub struct ConfigSource {
 
 impl ConfigSource {
     /// Reads the configuration as it is now. The environment of a process never changes.
-    pub fn load(&self) -> Result<Loaded, Problems> {
+    pub fn load(&self) -> Result<LoadedConfig, ConfigError> {
         load(self.file.as_deref(), process_environment())
     }
 }
@@ -51,7 +51,7 @@ pub struct ConfigChanges {
 
 /// Compares a new configuration with the one in force. Returns names of keys and never a value, so
 /// that no secret is shown.
-pub fn changes(in_force: &Loaded, new: &Loaded) -> ConfigChanges {
+pub fn changes(in_force: &LoadedConfig, new: &LoadedConfig) -> ConfigChanges {
     let mut changes = ConfigChanges::default();
     for (old, new) in in_force.settings.iter().zip(&new.settings) {
         debug_assert_eq!(old.key, new.key, "settings are in the order of the table");
@@ -96,7 +96,7 @@ fn reveal(secret: &secrecy::SecretString) -> String {
 
 /// Returns the configuration in force after `new` was applied: its live settings, and the rest of
 /// `old`.
-pub fn in_force(mut old: Loaded, new: &Loaded) -> Loaded {
+pub fn in_force(mut old: LoadedConfig, new: &LoadedConfig) -> LoadedConfig {
     for (old, new) in old.settings.iter_mut().zip(&new.settings) {
         if LIVE.contains(&new.key) {
             *old = new.clone();
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::config::keys::KEYS;
 
-    fn loaded(extra: &str) -> Loaded {
+    fn loaded(extra: &str) -> LoadedConfig {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let text = format!(

@@ -25,8 +25,8 @@ use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::config::{Config, Loaded, Reconnect};
+use crate::clock::WallClock;
+use crate::config::{BackoffBounds, Config, LoadedConfig};
 use crate::decode::Decoder;
 use crate::exit;
 use crate::progress::{ProgressRegistry, idle};
@@ -41,14 +41,14 @@ use crate::session::gaps::GapStateFile;
 use crate::session::gaps::GapTracker;
 use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
-use crate::store::schema::SchemaError;
-use crate::store::{Condition, Store};
+use crate::store::schema::MigrationError;
+use crate::store::{DatabaseStatus, Store};
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
 /// Bounds of the wait before a failed pipeline or background task is started again.
-const RESTART_BACKOFF: Reconnect =
-    Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(30) };
+const RESTART_BACKOFF: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// The time that the remaining tasks of a failed pipeline have to end.
 const TAKE_DOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ struct BridgeService {
     gap_state: Arc<GapStateFile>,
     decoder: Arc<Decoder>,
     store: Arc<Store>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
@@ -82,7 +82,7 @@ struct BridgeService {
 
 /// Settings that a reload changes without a restart.
 struct LiveSettings {
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<BackoffBounds>,
     max_events: watch::Sender<usize>,
     keep_events: watch::Sender<Option<Duration>>,
     keep_payloads: watch::Sender<Option<Duration>>,
@@ -115,7 +115,11 @@ impl ServiceEnd {
 }
 
 /// Runs the service until a stop signal.
-pub async fn run(loaded: Loaded, source: ConfigSource, log: LogHandle) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    loaded: LoadedConfig,
+    source: ConfigSource,
+    log: LogHandle,
+) -> anyhow::Result<ExitCode> {
     let (signals, reloads) = (StopSignals::listen()?, ReloadSignals::listen()?);
     let service = BridgeService::new(loaded.config.clone())?;
     let reloader = ConfigReloader { source, log, in_force: loaded };
@@ -149,7 +153,7 @@ impl BridgeService {
         let state_dir = state_file::folder(config.spool.as_ref().map(|spool| &*spool.dir));
         let client_id = &config.mqtt.client_id;
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
-        let condition = Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics)));
+        let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = CredentialSource::new(&config.tenant, &config.mqtt);
         let material = watch::Sender::new(renewal::first(&sources));
         let settings = LiveSettings {
@@ -167,7 +171,7 @@ impl BridgeService {
             gap_state: Arc::clone(&gap_state) as _,
             accounting: Arc::clone(metrics.accounting()),
             connector: Arc::new(NetworkConnector::default()),
-            clock: Clock::system(),
+            clock: WallClock::system(),
         };
         Ok(Self {
             settings,
@@ -236,7 +240,7 @@ impl BridgeService {
         background: &mut BackgroundTasks,
         reloads: &mut ReloadSignals,
         reloader: &mut ConfigReloader,
-    ) -> (&'static str, TaskOutcome<SchemaError>) {
+    ) -> (&'static str, TaskOutcome<MigrationError>) {
         loop {
             tokio::select! {
                 Some(failed) = pipeline.group.next() => return failed,

@@ -18,8 +18,8 @@ use crate::session::intake_sender::{self, IntakeSender};
 use crate::spool::drain::DrainParts;
 use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
-use crate::store::schema::SchemaError;
-use crate::store::writer::{self, Waits, WriterParts};
+use crate::store::schema::MigrationError;
+use crate::store::writer::{self, RetryWaits, WriterParts};
 use crate::{spool, topic};
 
 /// Capacity of the feedback channels. The session always receives, so few are enough. Each entry
@@ -35,7 +35,7 @@ pub(super) const STAGES: [&str; 4] = ["session", "spool", "decode", "store"];
 
 /// The stages between broker and database, from session to store.
 pub(super) struct Pipeline {
-    pub group: TaskGroup<SchemaError>,
+    pub group: TaskGroup<MigrationError>,
     /// Stops the intake. The stages finish the messages that they hold.
     pub stop: CancellationToken,
     /// Stops the retries. Uncommitted messages stay with the broker.
@@ -142,7 +142,7 @@ impl BridgeService {
             decoded,
             feedback,
             max_events: self.settings.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),

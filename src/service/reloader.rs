@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::BridgeService;
-use crate::config::{Loaded, Problems};
+use crate::config::{ConfigError, LoadedConfig};
 use crate::files;
 use crate::service::config_diff::{self, ConfigChanges, ConfigSource};
 use crate::service::notify;
@@ -18,7 +18,7 @@ pub(super) struct ConfigReloader {
     pub source: ConfigSource,
     pub log: LogHandle,
     /// The configuration in force: that of the start, with the settings applied since.
-    pub in_force: Loaded,
+    pub in_force: LoadedConfig,
 }
 
 impl ConfigReloader {
@@ -40,7 +40,7 @@ impl ConfigReloader {
     }
 
     /// Keeps the password in force where its file does not answer.
-    fn with_password(&self, mut new: Loaded) -> Loaded {
+    fn with_password(&self, mut new: LoadedConfig) -> LoadedConfig {
         let (old, mqtt) = (&self.in_force.config.mqtt, &mut new.config.mqtt);
         if mqtt.password.is_none() && mqtt.password_file.is_some() {
             mqtt.password.clone_from(&old.password);
@@ -48,7 +48,7 @@ impl ConfigReloader {
         new
     }
 
-    fn apply(&mut self, new: &Loaded, service: &BridgeService) {
+    fn apply(&mut self, new: &LoadedConfig, service: &BridgeService) {
         let changes = config_diff::changes(&self.in_force, new);
         if let Err(error) = self.log.set_level(&new.config.log.level) {
             tracing::error!(%error, "could not change the log level; the earlier one stays in force");
@@ -70,7 +70,7 @@ impl ConfigReloader {
 }
 
 impl super::LiveSettings {
-    fn apply(&self, new: &Loaded) {
+    fn apply(&self, new: &LoadedConfig) {
         let config = &new.config;
         set(&self.reconnect, config.mqtt.reconnect);
         set(&self.max_events, config.batch.max_events);
@@ -110,8 +110,8 @@ fn report(changes: &ConfigChanges) {
     }
 }
 
-fn refuse(problems: &Problems, service: &BridgeService) {
-    for problem in &problems.list {
+fn refuse(problems: &ConfigError, service: &BridgeService) {
+    for problem in &problems.problems {
         tracing::error!(
             error = %problem,
             "the new configuration is refused; the earlier one stays in force"

@@ -18,8 +18,8 @@ use super::ledger::LedgerBound;
 use super::transport::{BrokerConnector, PublishPacket};
 use crate::accounting::MessageAccounting;
 use crate::ack::ConnectionId;
-use crate::clock::Clock;
-use crate::config::Mqtt;
+use crate::clock::WallClock;
+use crate::config::MqttConfig;
 use crate::connection_event::{ConnectionEvent, ConnectionName};
 use crate::gap::GapCause;
 use crate::telemetry::health::{CertificateHealth, SessionPhase};
@@ -42,7 +42,7 @@ pub struct ProcessContext {
     /// Makes connections to the broker.
     pub connector: Arc<dyn BrokerConnector>,
     /// Tells the time of day.
-    pub clock: Clock,
+    pub clock: WallClock,
 }
 
 /// Settings and figures, the same for all connections.
@@ -51,7 +51,7 @@ pub struct SessionContext {
     /// The tenant.
     pub tenant: String,
     /// Section `mqtt`.
-    pub mqtt: Mqtt,
+    pub mqtt: MqttConfig,
     /// Topic filters to subscribe to.
     pub filters: Vec<String>,
     /// Figures.
@@ -72,7 +72,7 @@ impl SessionContext {
     pub fn new(
         process: ProcessContext,
         tenant: String,
-        mqtt: Mqtt,
+        mqtt: MqttConfig,
         filters: Vec<String>,
         metrics: Arc<Metrics>,
         health: Arc<Health>,

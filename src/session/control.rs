@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::CredentialState;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 use crate::service::leadership::Leadership;
 
 /// The session's ears.
@@ -18,7 +18,7 @@ pub struct SessionControl {
     /// What to prove ourselves with.
     pub credentials: watch::Receiver<CredentialState>,
     /// How to wait between connections.
-    pub reconnect: watch::Receiver<Reconnect>,
+    pub reconnect: watch::Receiver<BackoffBounds>,
     /// The session is to end for good: it is not subscribed to anything, but unsubscribed from
     /// everything. Tells whether that is done, and the session empty.
     pub retire: Option<watch::Sender<bool>>,

@@ -11,7 +11,7 @@ use super::failure::FailureContext;
 use super::transport::OutgoingPacket;
 use super::transport::connector::NetworkConnector;
 use super::transport::mqtt::LoginOptions;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// A DISCONNECT that does not leave within this is left to the closing socket.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Ends the durable session of `mqtt.client_id`. Fails with what is wrong, and the cure.
 pub async fn end_session(
     tenant: &str,
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     credentials: &ClientCredentials,
 ) -> Result<(), String> {
     let mut mqtt = mqtt.clone();

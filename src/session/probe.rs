@@ -21,7 +21,7 @@ use super::failure::{ConnectionFailure, FailureContext, FailureKind};
 use super::transport::connector::{self, ConnectError};
 use super::transport::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
 use super::transport::{IncomingPacket, OutgoingPacket, Transport};
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 use crate::race::{self, EVERY, FailedAttempt, RaceOutcome, ReachedAddress};
 
@@ -100,7 +100,7 @@ pub enum ProbeStep {
 pub struct Probe {
     tenant: String,
     /// As configured, but for the client id.
-    mqtt: Mqtt,
+    mqtt: MqttConfig,
     /// Topics, never shared subscriptions.
     filters: Vec<String>,
 }
@@ -110,11 +110,11 @@ type ProbeFailure = (ProbeStep, ConnectionFailure);
 
 impl Probe {
     /// A probe of `mqtt`, under a client id of its own.
-    pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
-        let plain = Mqtt { share_group: None, ..mqtt.clone() };
+    pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
+        let plain = MqttConfig { share_group: None, ..mqtt.clone() };
         let filters = crate::topic::filters(&plain, tenant);
         let client_id = format!("{tenant}-check-{:08x}", rand::random::<u32>());
-        Self { tenant: tenant.to_owned(), mqtt: Mqtt { client_id, ..plain }, filters }
+        Self { tenant: tenant.to_owned(), mqtt: MqttConfig { client_id, ..plain }, filters }
     }
 
     /// The client id it uses.

@@ -23,11 +23,11 @@ use super::mismatch;
 use super::rate::RateLimiter;
 use super::source::{MessageSource, SimulatedMessage};
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 
 /// Delays between attempts to reconnect to a lost broker.
-const RECONNECT: Reconnect =
-    Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(5) };
+const RECONNECT: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 /// Bound on DNS, TCP, TLS and CONNACK together, seconds.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// MQTT keep-alive. It is short, so that an operator who watches the run soon sees a half-open

@@ -13,7 +13,7 @@ use super::problem;
 use super::reader::SpoolReader;
 use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
 use super::writer::{SpoolWriter, WriterEnd, WriterOutputs};
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK_SCAN, during, part, tick};
 use crate::telemetry::{Health, Metrics};
@@ -51,7 +51,7 @@ pub struct SpoolParts<S> {
     /// Receives the size of the spool.
     pub metrics: Arc<Metrics>,
     /// The source of the present time.
-    pub clock: Clock,
+    pub clock: WallClock,
     /// Ends the stage without waiting for the disk. Messages that are not on disk are dropped, and the
     /// broker redelivers them.
     pub abandon: CancellationToken,

@@ -16,7 +16,7 @@ use super::problem;
 use super::row::{SpoolRow, time as at};
 use super::storage::{LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 use crate::ack::{AckToken, Committed};
-use crate::clock::Clock;
+use crate::clock::WallClock;
 use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, HAND_OVER, during, idle, tick};
 use crate::telemetry::{Health, Metrics};
@@ -44,7 +44,7 @@ pub(super) struct SpoolWriter {
     max_size: u64,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
-    clock: Clock,
+    clock: WallClock,
     /// Received items that are not durable yet, in order. Invariant: an item leaves only when it is on
     /// disk or, while the disk is unusable, with the next stage.
     pending: VecDeque<StreamItem>,
@@ -88,7 +88,7 @@ impl SpoolWriter {
         outputs: WriterOutputs,
         max_size: u64,
         (health, metrics): (Arc<Health>, Arc<Metrics>),
-        clock: Clock,
+        clock: WallClock,
     ) -> Self {
         Self {
             client_id,

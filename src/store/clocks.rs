@@ -8,17 +8,17 @@ use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::fault::Fault;
-use super::timestamp::Timestamp;
-use super::write::bounded;
+use super::batch::write::bounded;
+use super::error::DbError;
+use super::pg_timestamp::PgTimestamp;
 use crate::event::plausibility;
 use crate::telemetry::health::ClockReading;
 
 /// The last comparison of the two clocks.
 #[derive(Debug, Default)]
-pub(super) struct Clocks(Mutex<Option<ClockReading>>);
+pub(super) struct ClockComparison(Mutex<Option<ClockReading>>);
 
-impl Clocks {
+impl ClockComparison {
     /// Notes by how many seconds the host's clock is ahead now.
     pub fn note(&self, skew_seconds: f64) {
         let reading = ClockReading::now(skew_seconds);
@@ -42,7 +42,7 @@ impl Store {
     pub(super) async fn latest_plausible(
         &self,
         conn: &mut PgConnection,
-    ) -> Result<OffsetDateTime, Fault> {
+    ) -> Result<OffsetDateTime, DbError> {
         let host = OffsetDateTime::now_utc();
         if self.clocks.later(host).is_none() {
             self.clocks.note(skew(conn, self.link.answer_within).await?);
@@ -52,10 +52,10 @@ impl Store {
 }
 
 /// Host clock minus database clock, seconds, taken in the middle of the exchange.
-pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, Fault> {
+pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, DbError> {
     let before = OffsetDateTime::now_utc();
     let query = sqlx::query_scalar("select clock_timestamp()");
-    let Timestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
+    let PgTimestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
     let took: time::Duration = OffsetDateTime::now_utc() - before;
     let ahead: time::Duration = before + took / 2 - theirs;
     Ok(ahead.as_seconds_f64())
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_later_clock_decides() {
-        let (clocks, host) = (Clocks::default(), OffsetDateTime::now_utc());
+        let (clocks, host) = (ClockComparison::default(), OffsetDateTime::now_utc());
         assert_eq!(clocks.later(host), None);
         clocks.note(3600.0);
         let ahead = clocks.later(host).unwrap() - host;

@@ -6,18 +6,18 @@ use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
 
 use super::Store;
-use super::fault::{Class, Fault, StoreError};
-use super::rows::{Chunk, Entry, Rows};
-use super::timestamp::{optional_time_of, time_of};
-use super::transaction::{Conn, Transaction};
-use super::write::{self, bounded};
+use super::batch::rows::{BatchRows, DecodedMessage, EventRows};
+use super::batch::write::{self, bounded};
+use super::error::{DbError, ErrorClass, StoreError};
+use super::pg_timestamp::{optional_time_of, time_of};
+use super::query::{Db, Transaction};
 use crate::event::{Event, Reject};
 use crate::message::Message;
 use crate::timestamp;
 
 /// A row of `dead_letter`, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Summary {
+pub struct DeadLetterSummary {
     /// Number to name it by.
     pub id: i64,
     /// When it was first received.
@@ -45,7 +45,7 @@ pub struct Summary {
 
 /// Which dead letters are meant. The default is all that no replay has brought in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct DeadLetterFilter {
     /// Also those that a replay has brought in.
     pub replayed: bool,
     /// Only those set aside for this reason.
@@ -58,7 +58,7 @@ pub struct Filter {
 
 /// What a replay led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replay {
+pub enum ReplayOutcome {
     /// It is an event now.
     Stored,
     /// Its event was there already.
@@ -76,7 +76,7 @@ const COLUMNS: &str = "
            detail, sqlstate, seen, replayed_at
       from centiloc.dead_letter";
 
-/// [`Filter`], with its fields as the first parameters.
+/// [`DeadLetterFilter`], with its fields as the first parameters.
 const FILTER: &str = "
      where ($1 or replayed_at is null)
        and ($2::text is null or reason = $2)
@@ -90,9 +90,9 @@ impl Store {
     /// The newest `limit` dead letters of those meant, newest first.
     pub async fn dead_letters(
         &self,
-        filter: &Filter,
+        filter: &DeadLetterFilter,
         limit: i64,
-    ) -> Result<Vec<Summary>, StoreError> {
+    ) -> Result<Vec<DeadLetterSummary>, StoreError> {
         let sql = format!("{COLUMNS} {FILTER} order by id desc limit $5");
         let mut conn = self.acquire().await?;
         let query = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -102,18 +102,21 @@ impl Store {
             .bind(filter.since)
             .bind(limit);
         let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await;
-        Ok(conn.finish(rows)?.iter().map(summary).collect::<Result<_, Fault>>()?)
+        Ok(conn.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
     }
 
     /// One dead letter and its payload.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<(Summary, Bytes)>, StoreError> {
+    pub async fn dead_letter(
+        &self,
+        id: i64,
+    ) -> Result<Option<(DeadLetterSummary, Bytes)>, StoreError> {
         let mut conn = self.acquire().await?;
         let letter = self.read_letter(&mut conn, id).await;
         Ok(conn.finish(letter)?)
     }
 
     /// The ids of those meant, oldest first.
-    pub async fn dead_letter_ids(&self, filter: &Filter) -> Result<Vec<i64>, StoreError> {
+    pub async fn dead_letter_ids(&self, filter: &DeadLetterFilter) -> Result<Vec<i64>, StoreError> {
         let sql = format!("select id from centiloc.dead_letter {FILTER} order by id");
         let mut conn = self.acquire().await?;
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
@@ -144,7 +147,7 @@ impl Store {
         &self,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
-    ) -> Result<Replay, StoreError> {
+    ) -> Result<ReplayOutcome, StoreError> {
         let mut conn = self.acquire().await?;
         let result = self.replay_on(&mut conn, id, decode).await;
         Ok(conn.finish(result)?)
@@ -152,37 +155,44 @@ impl Store {
 
     async fn replay_on(
         &self,
-        conn: &mut Conn<'_>,
+        conn: &mut Db<'_>,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
-    ) -> Result<Replay, Fault> {
+    ) -> Result<ReplayOutcome, DbError> {
         let Some((letter, payload)) = self.read_letter(conn, id).await? else {
-            return Ok(Replay::Unknown);
+            return Ok(ReplayOutcome::Unknown);
         };
         let event = match decode(&letter.topic, &payload, letter.received_at) {
             Ok(event) => event,
-            Err(reject) => return Ok(Replay::Rejected(reject)),
+            Err(reject) => return Ok(ReplayOutcome::Rejected(reject)),
         };
-        let entry: Entry = (message(letter, payload), Ok(event));
+        let entry: DecodedMessage = (message(letter, payload), Ok(event));
         match self.bring_in(conn, id, &entry).await {
-            Ok(true) => Ok(Replay::Stored),
-            Ok(false) => Ok(Replay::Duplicate),
-            Err(fault) if fault.class == Class::SetAside => Ok(Replay::Refused(fault.text)),
-            Err(fault) => Err(fault),
+            Ok(true) => Ok(ReplayOutcome::Stored),
+            Ok(false) => Ok(ReplayOutcome::Duplicate),
+            Err(error) if error.class == ErrorClass::SetAside => {
+                Ok(ReplayOutcome::Refused(error.text))
+            }
+            Err(error) => Err(error),
         }
     }
 
     /// True if the event is new.
-    async fn bring_in(&self, conn: &mut Conn<'_>, id: i64, entry: &Entry) -> Result<bool, Fault> {
+    async fn bring_in(
+        &self,
+        conn: &mut Db<'_>,
+        id: i64,
+        entry: &DecodedMessage,
+    ) -> Result<bool, DbError> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
         let limit = self.link.answer_within;
         let latest = self.latest_plausible(conn).await?;
-        let rows = Rows::of(std::slice::from_ref(entry), latest);
+        let rows = BatchRows::of(std::slice::from_ref(entry), latest);
         self.make_partitions(conn, &rows).await?;
         let chunk = if rows.items.is_empty() {
-            Chunk::Boards(&rows.boards)
+            EventRows::Boards(&rows.boards)
         } else {
-            Chunk::Items(&rows.items)
+            EventRows::Items(&rows.items)
         };
         let mut transaction = Transaction::begin(conn, limit).await?;
         let written = async {
@@ -199,7 +209,7 @@ impl Store {
         &self,
         conn: &mut PgConnection,
         id: i64,
-    ) -> Result<Option<(Summary, Bytes)>, Fault> {
+    ) -> Result<Option<(DeadLetterSummary, Bytes)>, DbError> {
         const PAYLOAD: &str = "select payload from centiloc.dead_letter where id = $1";
         let limit = self.link.answer_within;
         let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1"));
@@ -211,7 +221,7 @@ impl Store {
     }
 }
 
-fn message(letter: Summary, payload: Bytes) -> Message {
+fn message(letter: DeadLetterSummary, payload: Bytes) -> Message {
     Message {
         topic: letter.topic,
         payload,
@@ -223,8 +233,8 @@ fn message(letter: Summary, payload: Bytes) -> Message {
     }
 }
 
-fn summary(row: &PgRow) -> Result<Summary, Fault> {
-    Ok(Summary {
+fn summary(row: &PgRow) -> Result<DeadLetterSummary, DbError> {
+    Ok(DeadLetterSummary {
         id: row.try_get("id")?,
         received_at: time_of(row, "received_at")?,
         last_seen_at: time_of(row, "last_seen_at")?,

@@ -5,10 +5,10 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::fault::{Fault, StoreError};
+use super::batch::write::bounded;
+use super::error::{DbError, StoreError};
+use super::pg_timestamp::{optional_time_of, time_of};
 use super::text::clean;
-use super::timestamp::{optional_time_of, time_of};
-use super::write::bounded;
 use crate::timestamp;
 
 /// A row of `gap`.
@@ -51,7 +51,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let query = sqlx::query(SQL).bind(acknowledged).bind(limit).fetch_all(&mut *conn);
         let rows = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(rows)?.iter().map(recorded).collect::<Result<_, Fault>>()?)
+        Ok(conn.finish(rows)?.iter().map(recorded).collect::<Result<_, DbError>>()?)
     }
 
     /// Notes that a person has looked at these gaps; a second time replaces the note. Returns the
@@ -69,7 +69,7 @@ impl Store {
     }
 }
 
-fn recorded(row: &PgRow) -> Result<RecordedGap, Fault> {
+fn recorded(row: &PgRow) -> Result<RecordedGap, DbError> {
     Ok(RecordedGap {
         id: row.try_get("id")?,
         client_id: row.try_get("client_id")?,

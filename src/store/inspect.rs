@@ -6,14 +6,14 @@ use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::connect::Link;
-pub use super::connect::Place;
-use super::fault::Fault;
+use super::batch::write::bounded;
+use super::connection::connector::Connector;
+pub use super::connection::connector::ServerLocation;
+pub use super::connection::route::AddressProbe;
+use super::connection::session_proof::prove_sessions;
+use super::error::DbError;
 use super::partitions::{default_partition, list};
-use super::pooling::prove_sessions;
-pub use super::route::Look;
-use super::schema::{self, SchemaError, Step};
-use super::write::bounded;
+use super::schema::{self, MigrationError, MigrationStatus};
 use crate::config;
 
 /// The oldest server whose functions the schema uses (`date_bin` came with 14), as
@@ -46,17 +46,17 @@ const TO_DELETE: [(&str, &[&str]); 5] = [
 
 /// An open connection to look through.
 #[derive(Debug)]
-pub struct Inspection {
-    link: Link,
+pub struct DatabaseInspection {
+    link: Connector,
     conn: PgConnection,
     limit: Duration,
     /// Where the server is.
-    pub place: Place,
+    pub place: ServerLocation,
 }
 
 /// What the server is and says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerInfo {
     /// `current_database()`.
     pub database: String,
     /// `current_user`.
@@ -80,7 +80,7 @@ pub struct Server {
 /// What the role may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "rights are granted independently")]
-pub struct Rights {
+pub struct RolePrivileges {
     /// Schema `centiloc` exists.
     pub schema_exists: bool,
     /// CREATE on the database: may make the schema.
@@ -99,7 +99,7 @@ pub struct Rights {
 
 /// Limits on connections; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// The number that the service uses.
     pub needed: u32,
     /// Of the role.
@@ -114,7 +114,7 @@ pub struct Limits {
 
 /// The partitions of `item_event`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coverage {
+pub struct PartitionCoverage {
     /// Until when partitions reach from now on without a hole; `None` if none covers now.
     pub until: Option<OffsetDateTime>,
     /// Rows in the default partition, counted up to a thousand.
@@ -122,25 +122,27 @@ pub struct Coverage {
 }
 
 /// Connects, under the same settings as the service.
-pub async fn open(config: &config::Database) -> Result<Inspection, Fault> {
-    let link = Link::new(config)?;
+pub async fn open(config: &config::DatabaseConfig) -> Result<DatabaseInspection, DbError> {
+    let link = Connector::new(config)?;
     let conn = link.open().await?;
-    Ok(Inspection { limit: link.answer_within, place: link.place(), link, conn })
+    Ok(DatabaseInspection { limit: link.answer_within, place: link.place(), link, conn })
 }
 
 /// Tries every address of the configured servers by TCP, where there are several.
-pub async fn look_at_addresses(config: &config::Database) -> Result<Vec<Look>, Fault> {
-    Ok(Link::new(config)?.look_at_addresses().await)
+pub async fn look_at_addresses(
+    config: &config::DatabaseConfig,
+) -> Result<Vec<AddressProbe>, DbError> {
+    Ok(Connector::new(config)?.look_at_addresses().await)
 }
 
 /// Where the configured server is, without connecting.
-pub fn place(config: &config::Database) -> Result<Place, Fault> {
-    Ok(Link::new(config)?.place())
+pub fn place(config: &config::DatabaseConfig) -> Result<ServerLocation, DbError> {
+    Ok(Connector::new(config)?.place())
 }
 
-impl Inspection {
+impl DatabaseInspection {
     /// What the server says about itself.
-    pub async fn server(&mut self) -> Result<Server, Fault> {
+    pub async fn server(&mut self) -> Result<ServerInfo, DbError> {
         const SQL: &str = "
             select current_database()::text as database, current_user::text as role,
                    current_setting('server_version') as version,
@@ -155,7 +157,7 @@ impl Inspection {
         let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
         let tls: (Option<String>, Option<String>) =
             (row.try_get("tls_version")?, row.try_get("tls_cipher")?);
-        Ok(Server {
+        Ok(ServerInfo {
             database: row.try_get("database")?,
             role: row.try_get("role")?,
             version: row.try_get("version")?,
@@ -169,7 +171,7 @@ impl Inspection {
     }
 
     /// Which limits on connections there are.
-    pub async fn limits(&mut self) -> Result<Limits, Fault> {
+    pub async fn limits(&mut self) -> Result<ConnectionLimits, DbError> {
         const SQL: &str = "
             select (select case when rolsuper then -1 else rolconnlimit end
                       from pg_catalog.pg_roles where rolname = current_user) as role,
@@ -180,8 +182,8 @@ impl Inspection {
                    (select count(*)::integer from pg_catalog.pg_stat_activity
                      where backend_type = 'client backend') as in_use";
         let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
-        let number = |name| Ok::<_, Fault>(u32::try_from(row.try_get::<i32, _>(name)?).ok());
-        Ok(Limits {
+        let number = |name| Ok::<_, DbError>(u32::try_from(row.try_get::<i32, _>(name)?).ok());
+        Ok(ConnectionLimits {
             needed: self.link.needed(),
             role: number("role")?,
             database: number("database")?,
@@ -191,18 +193,18 @@ impl Inspection {
     }
 
     /// Proves that each connection is a session of its own, which a pooler may not grant.
-    pub async fn sessions(&mut self) -> Result<(), Fault> {
+    pub async fn sessions(&mut self) -> Result<(), DbError> {
         let mut other = self.link.open().await?;
         prove_sessions(&mut self.conn, &mut other, self.limit).await
     }
 
     /// Which migrations are applied.
-    pub async fn schema(&mut self) -> Result<Vec<Step>, SchemaError> {
+    pub async fn schema(&mut self) -> Result<Vec<MigrationStatus>, MigrationError> {
         schema::status(&mut self.conn, self.limit).await
     }
 
     /// What the role may do. Asks the catalogues alone, so that it needs no right itself.
-    pub async fn rights(&mut self) -> Result<Rights, Fault> {
+    pub async fn rights(&mut self) -> Result<RolePrivileges, DbError> {
         const SQL: &str = "
             select n.oid is not null as schema_exists,
                    has_database_privilege(current_database(), 'create') as create_schema,
@@ -216,7 +218,7 @@ impl Inspection {
         let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
         let flag = |name: &str| row.try_get::<bool, _>(name);
         let create_in_schema = flag("create_in_schema")?;
-        Ok(Rights {
+        Ok(RolePrivileges {
             schema_exists: flag("schema_exists")?,
             create_schema: flag("create_schema")?,
             use_schema: flag("use_schema")?,
@@ -228,7 +230,7 @@ impl Inspection {
     }
 
     /// Privileges that the role has not, on tables that exist.
-    async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, Fault> {
+    async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, DbError> {
         const SQL: &str = "
             select format('%s on %s', w.privilege, w.relation)
               from unnest($1::text[], $2::text[]) with ordinality w (relation, privilege, place)
@@ -245,7 +247,7 @@ impl Inspection {
     }
 
     /// How far partitions reach. Needs the schema.
-    pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<Coverage, Fault> {
+    pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<PartitionCoverage, DbError> {
         let mut ranges: Vec<_> = list(&mut self.conn, self.limit).await?;
         ranges.retain(|named| named.routable);
         ranges.sort_by_key(|named| named.range);
@@ -256,10 +258,10 @@ impl Inspection {
             }
         }
         let in_default = self.count_default().await?;
-        Ok(Coverage { until, in_default })
+        Ok(PartitionCoverage { until, in_default })
     }
 
-    async fn count_default(&mut self) -> Result<i64, Fault> {
+    async fn count_default(&mut self) -> Result<i64, DbError> {
         let Some(table) = default_partition(&mut self.conn, self.limit).await? else {
             return Ok(0);
         };
@@ -269,7 +271,7 @@ impl Inspection {
     }
 
     /// How far this host's clock is ahead of the database's, seconds.
-    pub async fn clock_skew(&mut self) -> Result<f64, Fault> {
+    pub async fn clock_skew(&mut self) -> Result<f64, DbError> {
         super::clocks::skew(&mut self.conn, self.limit).await
     }
 }

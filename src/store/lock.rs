@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Store;
-use super::connect::Link;
-use super::fault::{Class, Fault};
-use super::pooling::{process, prove_sessions, shared_sessions};
-use super::write::bounded;
+use super::batch::write::bounded;
+use super::connection::connector::Connector;
+use super::connection::session_proof::{process, prove_sessions, shared_sessions};
+use super::error::{DbError, ErrorClass};
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
+use crate::config::BackoffBounds;
 use crate::progress::idle;
 use crate::service::leadership::{Leadership, LockHolder};
 
@@ -36,7 +36,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bounds of the wait before a database that is away is tried again. Short: until it answers, two
 /// processes may hold the client id.
-const RETRY: Reconnect = Reconnect { min: Duration::from_millis(500), max: Duration::from_secs(5) };
+const RETRY: BackoffBounds =
+    BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// The same where only a person can mend it: credentials, database name.
 const RETRY_STOPPED: Duration = Duration::from_secs(10);
@@ -80,22 +81,22 @@ pub struct LockParts {
 /// Keeps asking for the lock, and holds it once it has it, until `stop`.
 pub async fn run(parts: LockParts) {
     let stop = parts.stop.clone();
-    let task = Lock::new(parts);
+    let task = WriterLock::new(parts);
     tokio::select! {
         () = stop.cancelled() => {}
         () = task.run() => {}
     }
 }
 
-struct Lock {
+struct WriterLock {
     store: Arc<Store>,
-    link: Link,
+    link: Connector,
     key: i64,
     instance: Uuid,
     leadership: watch::Sender<Leadership>,
 }
 
-impl Lock {
+impl WriterLock {
     fn new(parts: LockParts) -> Self {
         let name = application_name(host_name().as_deref(), parts.instance);
         Self {
@@ -112,15 +113,15 @@ impl Lock {
         loop {
             let started = Instant::now();
             let limit = self.link.connect_within();
-            let fault = match timeout(limit, self.link.open()).await {
+            let error = match timeout(limit, self.link.open()).await {
                 Ok(Ok(mut conn)) => self.stay(&mut conn).await,
-                Ok(Err(fault)) => fault,
-                Err(_) => Fault::silent(limit),
+                Ok(Err(error)) => error,
+                Err(_) => DbError::timed_out(limit),
             };
-            self.lost(&fault);
+            self.lost(&error);
             backoff.was_up(started.elapsed());
-            let wait = match fault.class {
-                Class::Stop | Class::Unsuitable => RETRY_STOPPED,
+            let wait = match error.class {
+                ErrorClass::Stop | ErrorClass::Unsuitable => RETRY_STOPPED,
                 _ => backoff.next(rand::random()),
             };
             idle(tokio::time::sleep(wait)).await;
@@ -128,35 +129,35 @@ impl Lock {
     }
 
     /// Asks and holds on one connection, until it fails.
-    async fn stay(&self, conn: &mut PgConnection) -> Fault {
+    async fn stay(&self, conn: &mut PgConnection) -> DbError {
         if self.leadership.borrow().holder().is_some() {
             idle(tokio::time::sleep(AFTER_YOU)).await;
         }
         let mut session = match self.begin(conn).await {
-            Ok(process) => Session { conn, process, held: false },
-            Err(fault) => return fault,
+            Ok(process) => LockSession { conn, process, held: false },
+            Err(error) => return error,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             idle(look.tick()).await;
-            if let Err(fault) = self.look(&mut session).await {
-                return fault;
+            if let Err(error) = self.look(&mut session).await {
+                return error;
             }
         }
     }
 
     /// Makes sure that the connection is a session of its own, by comparing it with another one.
     /// Returns the server process behind it.
-    async fn begin(&self, conn: &mut PgConnection) -> Result<i32, Fault> {
+    async fn begin(&self, conn: &mut PgConnection) -> Result<i32, DbError> {
         match self.store.acquire().await {
             Ok(mut other) => {
                 let proof = prove_sessions(conn, &mut other, ANSWER_WITHIN).await;
                 other.finish(proof)?;
             }
             // The looks that follow find it out too, only later.
-            Err(fault) => tracing::debug!(
-                reason = %fault,
+            Err(error) => tracing::debug!(
+                reason = %error,
                 "the single-writer lock's connection could not be compared with another one"
             ),
         }
@@ -164,7 +165,7 @@ impl Lock {
     }
 
     /// Takes the lock, or proves that it is still held.
-    async fn look(&self, session: &mut Session<'_>) -> Result<(), Fault> {
+    async fn look(&self, session: &mut LockSession<'_>) -> Result<(), DbError> {
         if session.held && !self.still_held(session).await? {
             tracing::warn!(
                 "the single-writer lock was released although its connection works (by \
@@ -179,7 +180,7 @@ impl Lock {
     }
 
     /// Returns whether PostgreSQL shows the lock as held by this session.
-    async fn still_held(&self, session: &mut Session<'_>) -> Result<bool, Fault> {
+    async fn still_held(&self, session: &mut LockSession<'_>) -> Result<bool, DbError> {
         let sql = format!(
             "select pg_backend_pid() as process,
                     exists (select {LOCKS_OF_KEY} and l.pid = pg_backend_pid()) as held"
@@ -194,7 +195,7 @@ impl Lock {
     }
 
     /// Whether the lock is ours now.
-    async fn ask(&self, conn: &mut PgConnection) -> Result<bool, Fault> {
+    async fn ask(&self, conn: &mut PgConnection) -> Result<bool, DbError> {
         let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.key);
         let held: bool = bounded(ANSWER_WITHIN, query.fetch_one(&mut *conn)).await?;
         if held {
@@ -210,7 +211,7 @@ impl Lock {
         Ok(false)
     }
 
-    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, LockHolder)>, Fault> {
+    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, LockHolder)>, DbError> {
         let sql = format!(
             "select held.pid, a.application_name, host(a.client_addr) as address
                from (select l.pid {LOCKS_OF_KEY}) held
@@ -233,7 +234,7 @@ impl Lock {
     }
 
     /// The server has not noticed yet that our last connection is gone: tell it.
-    async fn end_our_own(&self, conn: &mut PgConnection, pid: i32) -> Result<(), Fault> {
+    async fn end_our_own(&self, conn: &mut PgConnection, pid: i32) -> Result<(), DbError> {
         let query = sqlx::query("select pg_terminate_backend($1)").bind(pid);
         bounded(ANSWER_WITHIN, query.execute(conn)).await?;
         tracing::info!(
@@ -247,38 +248,38 @@ impl Lock {
     /// a process that just starts connect: its broker's queue would overflow. One that answers
     /// keeps such a process from connecting, since another may hold the lock. A process that stood
     /// by goes on doing so: the holder may have lost the same database, and is connected.
-    fn lost(&self, fault: &Fault) {
+    fn lost(&self, error: &DbError) {
         let before = self.leadership.borrow().clone();
-        if fault.class == Class::Unsuitable {
-            return self.refuse(fault);
+        if error.class == ErrorClass::Unsuitable {
+            return self.refuse(error);
         }
         match before {
             Leadership::Held => tracing::warn!(
-                reason = %fault,
+                reason = %error,
                 "the connection that holds the single-writer lock broke; keeping the session and \
                  taking the lock again"
             ),
-            Leadership::Pending if !fault.is_answer() => tracing::warn!(
-                reason = %fault,
+            Leadership::Pending if !error.is_answer() => tracing::warn!(
+                reason = %error,
                 "the database is away and cannot be asked for the single-writer lock; connecting \
                  to the broker without the lock"
             ),
-            Leadership::Pending | Leadership::Refused(_) if fault.is_answer() => {
-                return self.refuse(fault);
+            Leadership::Pending | Leadership::Refused(_) if error.is_answer() => {
+                return self.refuse(error);
             }
             _ => {
-                tracing::debug!(reason = %fault, "the single-writer lock cannot be asked for");
+                tracing::debug!(reason = %error, "the single-writer lock cannot be asked for");
                 return;
             }
         }
         self.publish(Leadership::Unknown);
     }
 
-    fn refuse(&self, fault: &Fault) {
-        let refused = Leadership::Refused(fault.to_string());
+    fn refuse(&self, error: &DbError) {
+        let refused = Leadership::Refused(error.to_string());
         if *self.leadership.borrow() != refused {
             tracing::error!(
-                reason = %fault,
+                reason = %error,
                 "the database answers but does not give the single-writer lock; not connecting to \
                  the broker without it"
             );
@@ -299,7 +300,7 @@ impl Lock {
 }
 
 /// The connection that asks and holds.
-struct Session<'c> {
+struct LockSession<'c> {
     conn: &'c mut PgConnection,
     /// The server process behind it, which never changes.
     process: i32,

@@ -10,10 +10,10 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::Store;
-use super::fault::{Fault, StoreError};
+use super::batch::write::bounded;
+use super::error::{DbError, StoreError};
 use super::partitions::run;
-use super::timestamp::time_of;
-use super::write::bounded;
+use super::pg_timestamp::time_of;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
@@ -39,7 +39,7 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// One migration, as `migrate --status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct MigrationStatus {
     /// Its number.
     pub version: i64,
     /// What it brings.
@@ -50,7 +50,7 @@ pub struct Step {
 
 /// Why the schema cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaError {
+pub enum MigrationError {
     /// Exit code 78.
     #[error(
         "the database schema has version {found}, newer than version {known} of this program; \
@@ -85,23 +85,23 @@ pub enum SchemaError {
     Store(#[from] StoreError),
 }
 
-impl From<Fault> for SchemaError {
-    fn from(fault: Fault) -> Self {
-        Self::Store(fault.into())
+impl From<DbError> for MigrationError {
+    fn from(error: DbError) -> Self {
+        Self::Store(error.into())
     }
 }
 
 impl Store {
     /// Every migration and whether it is applied. Changes nothing.
-    pub async fn schema_status(&self) -> Result<Vec<Step>, SchemaError> {
+    pub async fn schema_status(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;
         let steps = status(writer.conn(), self.link.answer_within).await?;
-        writer.finish(Ok(steps)).map_err(SchemaError::from)
+        writer.finish(Ok(steps)).map_err(MigrationError::from)
     }
 
     /// Applies what is pending; returns what was applied, as far as this process did it. Needs no
     /// connection beside the one that the stream is written over afterwards.
-    pub async fn migrate(&self) -> Result<Vec<Step>, SchemaError> {
+    pub async fn migrate(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let limit = self.link.answer_within;
         let mut writer = self.writer.take().await?;
         let conn = writer.conn();
@@ -119,7 +119,7 @@ impl Store {
         // On a failure the connection is dropped, which gives back the lock.
         during(MIGRATION_TIMEOUT, migrate)
             .await
-            .map_err(|_| Fault::silent(MIGRATION_TIMEOUT))?
+            .map_err(|_| DbError::timed_out(MIGRATION_TIMEOUT))?
             .map_err(migration_error)?;
         self.link.set_up(conn).await?;
         let after = status(conn, limit).await?;
@@ -131,7 +131,7 @@ impl Store {
 
     /// Makes sure that the schema is the one this program knows. With `migrate`, applies what is
     /// pending.
-    pub async fn prepare_schema(&self, migrate: bool) -> Result<(), SchemaError> {
+    pub async fn prepare_schema(&self, migrate: bool) -> Result<(), MigrationError> {
         if migrate {
             for step in self.migrate().await? {
                 tracing::info!(
@@ -144,7 +144,7 @@ impl Store {
             let steps = self.schema_status().await?;
             let pending = steps.iter().filter(|s| s.applied_at.is_none()).count();
             if pending > 0 {
-                return Err(SchemaError::Behind { pending });
+                return Err(MigrationError::Behind { pending });
             }
         }
         self.prepared.send_replace(true);
@@ -171,31 +171,34 @@ fn migrator() -> Migrator {
 pub(super) async fn status(
     conn: &mut PgConnection,
     limit: Duration,
-) -> Result<Vec<Step>, SchemaError> {
+) -> Result<Vec<MigrationStatus>, MigrationError> {
     let applied = applied(conn, limit).await?;
     let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
     if let Some(found) = applied.iter().map(|a| a.version).max().filter(|v| *v > known) {
-        return Err(SchemaError::Newer { found, known });
+        return Err(MigrationError::Newer { found, known });
     }
     let migrator = migrator();
     let mut steps = Vec::with_capacity(MIGRATIONS.len());
     for (migration, (version, description, _)) in migrator.iter().zip(MIGRATIONS) {
         let applied = applied.iter().find(|a| a.version == version);
         if applied.is_some_and(|a| a.checksum != *migration.checksum) {
-            return Err(SchemaError::Changed { version });
+            return Err(MigrationError::Changed { version });
         }
-        steps.push(Step { version, description, applied_at: applied.map(|a| a.at) });
+        steps.push(MigrationStatus { version, description, applied_at: applied.map(|a| a.at) });
     }
     Ok(steps)
 }
 
-struct Applied {
+struct AppliedMigration {
     version: i64,
     at: OffsetDateTime,
     checksum: Vec<u8>,
 }
 
-async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied>, Fault> {
+async fn applied(
+    conn: &mut PgConnection,
+    limit: Duration,
+) -> Result<Vec<AppliedMigration>, DbError> {
     const EXISTS: &str = "select to_regclass('centiloc._sqlx_migrations') is not null";
     const LIST: &str = "
         select version, installed_on, checksum
@@ -208,7 +211,7 @@ async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied
     let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
     rows.iter()
         .map(|row| {
-            Ok(Applied {
+            Ok(AppliedMigration {
                 version: row.try_get("version")?,
                 at: time_of(row, "installed_on")?,
                 checksum: row.try_get("checksum")?,
@@ -217,24 +220,24 @@ async fn applied(conn: &mut PgConnection, limit: Duration) -> Result<Vec<Applied
         .collect()
 }
 
-async fn has_schema(conn: &mut PgConnection, limit: Duration) -> Result<bool, Fault> {
+async fn has_schema(conn: &mut PgConnection, limit: Duration) -> Result<bool, DbError> {
     const SQL: &str = "select to_regnamespace('centiloc') is not null";
     bounded(limit, sqlx::query_scalar(SQL).fetch_one(conn)).await
 }
 
-fn migration_error(error: MigrateError) -> SchemaError {
+fn migration_error(error: MigrateError) -> MigrationError {
     let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
     match error {
         // Another process, of a newer program, was faster.
-        MigrateError::VersionMissing(found) => SchemaError::Newer { found, known },
-        MigrateError::VersionMismatch(version) => SchemaError::Changed { version },
-        MigrateError::Execute(error) => Fault::from(error).into(),
+        MigrateError::VersionMissing(found) => MigrationError::Newer { found, known },
+        MigrateError::VersionMismatch(version) => MigrationError::Changed { version },
+        MigrateError::Execute(error) => DbError::from(error).into(),
         MigrateError::ExecuteMigration(error, version) => {
-            let fault = Fault::from(error);
-            let text = format!("could not apply migration {version}: {}", fault.text);
-            Fault { text, ..fault }.into()
+            let error = DbError::from(error);
+            let text = format!("could not apply migration {version}: {}", error.text);
+            DbError { text, ..error }.into()
         }
-        other => Fault::stop(format!("could not migrate the database: {other}")).into(),
+        other => DbError::stop(format!("could not migrate the database: {other}")).into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use super::Entry;
+use super::DecodedMessage;
 use crate::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
@@ -76,11 +76,11 @@ fn message(topic: &str, payload: &[u8], received_at: OffsetDateTime) -> Message 
     }
 }
 
-pub(super) fn entry(event: Event) -> Entry {
+pub(super) fn entry(event: Event) -> DecodedMessage {
     (message("t", event.event_id().as_bytes(), event.momentum()), Ok(event))
 }
 
-pub(super) fn reject(topic: &str, payload: &[u8], seconds: i64) -> Entry {
+pub(super) fn reject(topic: &str, payload: &[u8], seconds: i64) -> DecodedMessage {
     let reject = Reject::new(RejectReason::Malformed, "not what was promised");
     (message(topic, payload, at(seconds)), Err(reject))
 }

@@ -13,18 +13,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{self, Size, Step};
-use super::condition::{Condition, Source};
-use super::database::Database;
-use super::fault::{Fault, StoreError};
-use super::journal::Noted;
-use super::rows::Entry;
-use super::schema::SchemaError;
-use super::{Outcome, Store};
+use super::batch::rows::DecodedMessage;
+use super::batch::sizing::{self, BatchSize, BatchStep};
+use super::database_status::{DatabaseStatus, StatusSource};
+use super::error::{DbError, StoreError};
+use super::event_store::EventStore;
+use super::journal::JournalOutcome;
+use super::schema::MigrationError;
+use super::{CommitOutcome, Store};
 use crate::ack::Committed;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
-use crate::config::Reconnect;
+use crate::clock::WallClock;
+use crate::config::BackoffBounds;
 use crate::connection_event::ConnectionEvent;
 use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
@@ -49,15 +49,15 @@ pub struct WriterParts<D = Store> {
     /// `batch.max_events`, as it is at the moment.
     pub max_events: watch::Receiver<usize>,
     /// How long to wait after a failure.
-    pub waits: Waits,
+    pub waits: RetryWaits,
     /// The database's condition.
-    pub condition: Arc<Condition>,
+    pub condition: Arc<DatabaseStatus>,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// State.
     pub health: Arc<Health>,
     /// Tells the time of day, for lag metrics.
-    pub clock: Clock,
+    pub clock: WallClock,
     /// Jitters the waits.
     pub rng: StdRng,
     /// Ends everything at once: what is not committed is dropped, and delivered again later.
@@ -66,29 +66,28 @@ pub struct WriterParts<D = Store> {
 
 /// How long to wait after a failure.
 #[derive(Debug, Clone, Copy)]
-pub struct Waits {
+pub struct RetryWaits {
     /// Where time mends it.
-    pub retry: Reconnect,
+    pub retry: BackoffBounds,
     /// Where only a person can.
     pub stop: Duration,
 }
 
-impl Default for Waits {
+impl Default for RetryWaits {
     fn default() -> Self {
         Self {
             // A failover takes seconds; longer waits would only add to it.
-            retry: Reconnect { min: Duration::from_millis(100), max: Duration::from_secs(10) },
+            retry: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(10) },
             stop: Duration::from_secs(60),
         }
     }
 }
 
 /// Runs until `decoded` is closed and everything from it that matters is durable, or `abandon` is
-/// cancelled.
-/// Fails only for a schema that this program cannot use.
-pub async fn run<D: Database>(parts: WriterParts<D>) -> Result<(), SchemaError> {
+/// cancelled. Fails only for a schema that this program cannot use.
+pub async fn run<D: EventStore>(parts: WriterParts<D>) -> Result<(), MigrationError> {
     let abandon = parts.abandon.clone();
-    let mut writer = Writer::new(parts);
+    let mut writer = BatchWriter::new(parts);
     // Biased: once abandoned, nothing more is written.
     tokio::select! {
         biased;
@@ -106,18 +105,18 @@ const FAREWELLS: u32 = 3;
 
 /// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum AfterFailure {
     TryAgain,
     GiveUp,
 }
 
 #[derive(Debug)]
-struct Writer<D> {
+struct BatchWriter<D> {
     parts: WriterParts<D>,
     /// Taken from the channel and not yet durable, in order. Invariant: at most `max_events` when
     /// something was last taken.
     queue: VecDeque<DecodedItem>,
-    size: Size,
+    size: BatchSize,
     backoff: Backoff,
     /// Since when the database has worked; `None` while it does not.
     well_since: Option<Instant>,
@@ -126,9 +125,9 @@ struct Writer<D> {
     farewells: u32,
 }
 
-impl<D: Database> Writer<D> {
+impl<D: EventStore> BatchWriter<D> {
     fn new(parts: WriterParts<D>) -> Self {
-        let size = Size::new(*parts.max_events.borrow());
+        let size = BatchSize::new(*parts.max_events.borrow());
         Self {
             queue: VecDeque::new(),
             size,
@@ -140,27 +139,27 @@ impl<D: Database> Writer<D> {
         }
     }
 
-    async fn run(&mut self) -> Result<(), SchemaError> {
+    async fn run(&mut self) -> Result<(), MigrationError> {
         self.prepare().await?;
         loop {
             progress::tick();
             self.size.set_max(self.max_events());
-            let failed = match batch::next(&self.queue, self.size.get()) {
-                Step::Wait => {
+            let failed = match sizing::next(&self.queue, self.size.get()) {
+                BatchStep::Wait => {
                     if !self.receive().await {
                         return Ok(());
                     }
                     continue;
                 }
-                Step::News => self.write_news().await,
-                Step::Messages(count) => self.write_batch(count).await,
+                BatchStep::News => self.write_news().await,
+                BatchStep::Messages(count) => self.write_batch(count).await,
             };
             match failed {
                 Ok(()) => self.mended(),
                 Err(error) => {
                     let class = ClassLabel { class: error.class() };
                     self.parts.metrics.commit_failures.get_or_create(&class).inc();
-                    if self.failed(&error).await == Then::GiveUp {
+                    if self.failed(&error).await == AfterFailure::GiveUp {
                         return Ok(());
                     }
                 }
@@ -174,20 +173,20 @@ impl<D: Database> Writer<D> {
     }
 
     /// Holds the stream until the schema is there.
-    async fn prepare(&mut self) -> Result<(), SchemaError> {
+    async fn prepare(&mut self) -> Result<(), MigrationError> {
         loop {
             let error = match self.parts.store.prepare_schema(self.parts.migrate).await {
                 Ok(()) => {
                     self.mended();
                     return Ok(());
                 }
-                Err(SchemaError::Store(error)) => error,
-                Err(behind @ SchemaError::Behind { .. }) => {
-                    StoreError::Stop(Fault::stop(behind.to_string()))
+                Err(MigrationError::Store(error)) => error,
+                Err(behind @ MigrationError::Behind { .. }) => {
+                    StoreError::Stop(DbError::stop(behind.to_string()))
                 }
                 Err(refused) => return Err(refused),
             };
-            if self.failed(&error).await == Then::GiveUp {
+            if self.failed(&error).await == AfterFailure::GiveUp {
                 return Ok(());
             }
         }
@@ -214,12 +213,13 @@ impl<D: Database> Writer<D> {
     }
 
     async fn write_batch(&mut self, count: usize) -> Result<(), StoreError> {
-        let entries: Vec<Entry> = self.queue.drain(..count).filter_map(into_entry).collect();
+        let entries: Vec<DecodedMessage> =
+            self.queue.drain(..count).filter_map(into_entry).collect();
         let started = Instant::now();
         match self.parts.store.commit(&entries).await {
             Ok(outcome) if outcome.messages() != entries.len() as u64 => {
                 self.put_back(entries);
-                Err(StoreError::Stop(Fault::stop(format!(
+                Err(StoreError::Stop(DbError::stop(format!(
                     "a batch of {count} messages was committed as {}: this is a bug; nothing of it \
                      is acknowledged",
                     outcome.messages()
@@ -244,7 +244,7 @@ impl<D: Database> Writer<D> {
         }
     }
 
-    fn put_back(&mut self, entries: Vec<Entry>) {
+    fn put_back(&mut self, entries: Vec<DecodedMessage>) {
         for (message, result) in entries.into_iter().rev() {
             self.queue.push_front(DecodedItem::Message(message, result));
         }
@@ -254,7 +254,7 @@ impl<D: Database> Writer<D> {
         let Some(DecodedItem::Connection(news, _)) = self.queue.front() else { return Ok(()) };
         let standing = self.parts.health.read(|s| s.session.connection.clone());
         let expiry = self.parts.session_expiry;
-        let Noted { stale_filters, gap } =
+        let JournalOutcome { stale_filters, gap } =
             self.parts.store.note(expiry, standing.as_ref(), news).await?;
         if let Some(cause) = gap {
             self.parts.metrics.gaps.count(cause);
@@ -285,14 +285,14 @@ impl<D: Database> Writer<D> {
 
     fn mended(&mut self) {
         self.well_since.get_or_insert_with(Instant::now);
-        self.parts.condition.answered(Source::Writer);
+        self.parts.condition.answered(StatusSource::Writer);
     }
 
-    async fn failed(&mut self, error: &StoreError) -> Then {
+    async fn failed(&mut self, error: &StoreError) -> AfterFailure {
         if let Some(since) = self.well_since.take() {
             self.backoff.was_up(since.elapsed());
         }
-        self.parts.condition.failed(Source::Writer, error);
+        self.parts.condition.failed(StatusSource::Writer, error);
         let wait = match error {
             StoreError::Stop(_) => self.parts.waits.stop,
             // The smaller batch is the answer; waiting longer each time would only hold it back.
@@ -303,16 +303,16 @@ impl<D: Database> Writer<D> {
         };
         let farewells = self.nothing_left_but_farewells();
         if progress::idle(tokio::time::timeout(wait, farewells)).await.is_err() {
-            return Then::TryAgain;
+            return AfterFailure::TryAgain;
         }
         // The first failure may be that of a connection which the server closed long ago.
         if self.farewells < FAREWELLS && !matches!(error, StoreError::Stop(_)) {
             self.farewells += 1;
             tokio::time::sleep(self.parts.waits.retry.min).await;
-            return Then::TryAgain;
+            return AfterFailure::TryAgain;
         }
         tracing::warn!("stopping without writing down the end of the connection");
-        Then::GiveUp
+        AfterFailure::GiveUp
     }
 
     /// Returns once the channel is closed and what is left can be done without: a stop need not
@@ -327,7 +327,7 @@ impl<D: Database> Writer<D> {
         std::future::pending::<()>().await;
     }
 
-    fn measure(&mut self, entries: &[Entry], outcome: &Outcome, took: Duration) {
+    fn measure(&mut self, entries: &[DecodedMessage], outcome: &CommitOutcome, took: Duration) {
         let now = self.parts.clock.now_utc();
         let metrics = &self.parts.metrics;
         Metrics::observe(&metrics.commit_seconds, took);
@@ -367,7 +367,7 @@ impl<D: Database> Writer<D> {
 }
 
 /// Momenta of the events that are news: retained messages tell of the past.
-fn news(entries: &[Entry]) -> impl Iterator<Item = OffsetDateTime> {
+fn news(entries: &[DecodedMessage]) -> impl Iterator<Item = OffsetDateTime> {
     entries
         .iter()
         .filter(|(message, _)| !message.retain)
@@ -392,7 +392,7 @@ fn is_farewell(decoded: &DecodedItem) -> bool {
     }
 }
 
-fn into_entry(decoded: DecodedItem) -> Option<Entry> {
+fn into_entry(decoded: DecodedItem) -> Option<DecodedMessage> {
     match decoded {
         DecodedItem::Message(message, result) => Some((message, result)),
         DecodedItem::Connection(..) => None,

@@ -16,7 +16,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 
 use super::stderr::StderrWriter;
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use crate::timestamp;
 
 /// Libraries that log too much for an operator at the level of the service.
@@ -67,7 +67,7 @@ impl LogHandle {
 }
 
 /// Sets up the log of the process. Must be called only once.
-pub fn init(log: &Log) -> Result<LogHandle, LogError> {
+pub fn init(log: &LogConfig) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let layer = layer(log.format, TextStyle::of_stderr(), || StderrWriter);
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;

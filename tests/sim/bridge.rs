@@ -1,12 +1,14 @@
 //! The stages of the bridge as in the service, joined by the same channels, between the model
 //! broker and the model database.
 
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use centiloc_bridge::accounting::MessageAccounting;
-use centiloc_bridge::config::{self, Formats, KeepPayload, Mqtt, Reconnect};
+use centiloc_bridge::config::keys::env_name;
+use centiloc_bridge::config::{self, BackoffBounds, KeepPayload, MqttConfig};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::decode::stage::DecodeStage;
 use centiloc_bridge::gap::GapCause;
@@ -21,8 +23,8 @@ use centiloc_bridge::session::intake_sender::{self, IntakeSender};
 use centiloc_bridge::spool;
 use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
-use centiloc_bridge::store::Condition;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
+use centiloc_bridge::store::DatabaseStatus;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use centiloc_bridge::topic;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -96,11 +98,11 @@ pub struct ModelProcess {
     state: ProcessContext,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    condition: Arc<Condition>,
+    condition: Arc<DatabaseStatus>,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
     max_events: watch::Sender<usize>,
-    reconnect: watch::Sender<Reconnect>,
+    reconnect: watch::Sender<BackoffBounds>,
     connections: Arc<AtomicU64>,
     pipeline: StagePipeline,
 }
@@ -131,7 +133,7 @@ impl ModelProcess {
         };
         let mut process = Self {
             state,
-            condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+            condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
             metrics,
             health,
             leadership: watch::Sender::new(Leadership::Pending),
@@ -224,7 +226,7 @@ impl ModelProcess {
             decoded,
             feedback: stored,
             max_events: self.max_events.subscribe(),
-            waits: Waits::default(),
+            waits: RetryWaits::default(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
             health: Arc::clone(&self.health),
@@ -321,31 +323,35 @@ impl ModelProcess {
 
 fn decoder() -> Arc<Decoder> {
     static DECODER: OnceLock<Arc<Decoder>> = OnceLock::new();
-    let config = config::Decode { proto_file: None, keep_payload: KeepPayload::Never };
+    let config = config::DecodeConfig::new(None, KeepPayload::Never);
     Arc::clone(DECODER.get_or_init(|| Arc::new(Decoder::new(&config, "acme").unwrap())))
 }
 
-fn mqtt(settings: &ModelSettings) -> Mqtt {
-    Mqtt {
-        host: "broker".into(),
-        port: 1883,
-        client_id: "acme-bridge".into(),
-        username: None,
-        password: None,
-        password_file: None,
+fn mqtt(settings: &ModelSettings) -> MqttConfig {
+    static DEFAULTS: OnceLock<MqttConfig> = OnceLock::new();
+    MqttConfig {
         keep_alive: settings.keep_alive,
         connect_timeout: Duration::from_secs(10),
-        proxy: None,
         max_packet_size: settings.max_packet_size,
         max_unacked: settings.max_unacked,
-        items: Formats::Json,
-        boards: Formats::Off,
-        share_group: None,
-        session_expiry: Duration::from_secs(7200),
         queue_grace: settings.queue_grace,
-        tls: None,
-        reconnect: Reconnect { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        reconnect: BackoffBounds { min: Duration::from_millis(200), max: Duration::from_secs(5) },
+        ..DEFAULTS.get_or_init(defaults).clone()
     }
+}
+
+/// Loads a configuration of defaults with one event format.
+fn defaults() -> MqttConfig {
+    let keys = [
+        ("tenant", "acme"),
+        ("mqtt.host", "localhost"),
+        ("mqtt.tls.enabled", "false"),
+        ("mqtt.items", "json"),
+        ("mqtt.boards", "off"),
+        ("database.url", "postgres:///centiloc"),
+    ];
+    let environment = keys.map(|(key, value)| (env_name(key), value.to_owned()));
+    config::load(Some(Path::new("/dev/null")), environment).unwrap().config.mqtt
 }
 
 fn material(around: &ModelSurroundings) -> CredentialState {

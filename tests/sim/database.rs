@@ -7,11 +7,11 @@ use std::time::Duration;
 use centiloc_bridge::connection_event::{ConnectionEvent, ConnectionName};
 use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::session::gaps::{GapState, PendingGaps};
-use centiloc_bridge::store::database::Database;
-use centiloc_bridge::store::fault::{Class, classify};
-use centiloc_bridge::store::journal::Noted;
-use centiloc_bridge::store::schema::SchemaError;
-use centiloc_bridge::store::{Entry, Fault, Outcome, StoreError};
+use centiloc_bridge::store::error::{ErrorClass, classify};
+use centiloc_bridge::store::event_store::EventStore;
+use centiloc_bridge::store::journal::JournalOutcome;
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::{CommitOutcome, DbError, DecodedMessage, StoreError};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -183,9 +183,9 @@ impl ModelDatabase {
         Ok(())
     }
 
-    fn apply(&self, batch: &[Entry]) -> Outcome {
+    fn apply(&self, batch: &[DecodedMessage]) -> CommitOutcome {
         let mut state = self.lock();
-        let mut outcome = Outcome::default();
+        let mut outcome = CommitOutcome::default();
         for (message, result) in batch {
             let (event, kind) = identify(&message.payload);
             if (result.is_ok()) != (kind != MessageKind::Garbage) {
@@ -204,7 +204,7 @@ impl ModelDatabase {
         outcome
     }
 
-    fn note_now(&self, news: &ConnectionEvent) -> Noted {
+    fn note_now(&self, news: &ConnectionEvent) -> JournalOutcome {
         let mut state = self.lock();
         let losses = state.losses;
         self.world.note(format_args!("database notes {}", describe(news)));
@@ -212,7 +212,7 @@ impl ModelDatabase {
             ConnectionEvent::Opened { connection, at, session_present, .. } => {
                 self.world.news_in_memory(false);
                 if state.connections.contains(connection) {
-                    return Noted::default();
+                    return JournalOutcome::default();
                 }
                 let gap = (!state.connections.is_empty() && !session_present)
                     .then_some(GapCause::SessionLost);
@@ -229,16 +229,16 @@ impl ModelDatabase {
                 let holds_old = std::mem::take(&mut state.stale_filter) && *session_present;
                 let stale_filters =
                     if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
-                Noted { stale_filters, gap }
+                JournalOutcome { stale_filters, gap }
             }
             ConnectionEvent::Gap(gap) => {
                 let key = (gap.cause.as_str(), gap.started_at.unix_timestamp_nanos());
                 let row = GapRow { open: gap.ended_at.is_none(), covers: losses };
                 let new = state.gaps.insert(key, row).is_none();
-                Noted { gap: new.then_some(gap.cause), ..Noted::default() }
+                JournalOutcome { gap: new.then_some(gap.cause), ..JournalOutcome::default() }
             }
             ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
-                Noted::default()
+                JournalOutcome::default()
             }
         }
     }
@@ -269,20 +269,20 @@ pub fn describe(news: &ConnectionEvent) -> String {
     }
 }
 
-fn fault(code: Option<&str>) -> Fault {
-    Fault {
-        class: code.map_or(Class::Retry, |code| classify(code, None)),
+fn fault(code: Option<&str>) -> DbError {
+    DbError {
+        class: code.map_or(ErrorClass::Retry, |code| classify(code, None)),
         sqlstate: code.map(str::to_owned),
         text: format!("the model answers {code:?}"),
     }
 }
 
-impl Database for ModelDatabase {
-    async fn prepare_schema(&self, _migrate: bool) -> Result<(), SchemaError> {
-        self.answer().await.map_err(SchemaError::Store)
+impl EventStore for ModelDatabase {
+    async fn prepare_schema(&self, _migrate: bool) -> Result<(), MigrationError> {
+        self.answer().await.map_err(MigrationError::Store)
     }
 
-    async fn commit(&self, batch: &[Entry]) -> Result<Outcome, StoreError> {
+    async fn commit(&self, batch: &[DecodedMessage]) -> Result<CommitOutcome, StoreError> {
         self.answer().await?;
         let outcome = self.apply(batch);
         if self.loses_answer() {
@@ -298,7 +298,7 @@ impl Database for ModelDatabase {
         _session_expiry: Duration,
         _standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
-    ) -> Result<Noted, StoreError> {
+    ) -> Result<JournalOutcome, StoreError> {
         self.answer().await?;
         let noted = self.note_now(news);
         if self.loses_answer() {

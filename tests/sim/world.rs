@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use centiloc_bridge::clock::Clock;
+use centiloc_bridge::clock::WallClock;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use time::OffsetDateTime;
@@ -174,9 +174,9 @@ impl SimulatedWorld {
     }
 
     /// Returns the clock for the bridge.
-    pub fn clock(self: &Arc<Self>) -> Clock {
+    pub fn clock(self: &Arc<Self>) -> WallClock {
         let world = Arc::clone(self);
-        Clock::simulated(move || world.now_utc())
+        WallClock::simulated(move || world.now_utc())
     }
 
     /// Returns true while faults may be drawn.

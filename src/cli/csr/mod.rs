@@ -13,11 +13,11 @@ use clap::{Args, ValueEnum};
 use self::report::CsrReport;
 use super::UsageError;
 
-use crate::credentials::csr::{Subject, request_pem};
-use crate::credentials::error::Role;
+use crate::credentials::csr::{RequestSubject, request_pem};
+use crate::credentials::error::FileRole;
 use crate::credentials::files::{self, NewFile, PRIVATE, PUBLIC};
 use crate::credentials::pem::PemFile;
-use crate::credentials::{Curve, EcKey};
+use crate::credentials::{EcCurve, EcKey};
 
 /// File name of the private key in the vendor's documentation.
 const KEY_FILE: &str = "private-key.pem";
@@ -80,7 +80,7 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     let (key, existing) = match &args.key {
         Some(path) => {
-            (EcKey::from_pem(&PemFile::read(Role::KeyOption, path)?)?, Some(absolute(path)))
+            (EcKey::from_pem(&PemFile::read(FileRole::KeyOption, path)?)?, Some(absolute(path)))
         }
         None => (EcKey::generate(curve(args.curve)), None),
     };
@@ -103,8 +103,8 @@ pub fn run(args: &CsrArgs, out: &mut impl Write) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).context("could not print the next steps")
 }
 
-fn subject(args: &CsrArgs) -> Subject {
-    Subject {
+fn subject(args: &CsrArgs) -> RequestSubject {
+    RequestSubject {
         tenant: args.tenant.clone(),
         organization: args.organization.clone(),
         email: args.email.clone(),
@@ -115,10 +115,10 @@ fn subject(args: &CsrArgs) -> Subject {
     }
 }
 
-fn curve(curve: CurveArg) -> Curve {
+fn curve(curve: CurveArg) -> EcCurve {
     match curve {
-        CurveArg::P256 => Curve::P256,
-        CurveArg::P384 => Curve::P384,
+        CurveArg::P256 => EcCurve::P256,
+        CurveArg::P384 => EcCurve::P384,
     }
 }
 
@@ -166,7 +166,7 @@ fn create(path: &Path, mode: u32) -> anyhow::Result<NewFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::testing::{Files, openssl};
+    use crate::credentials::testing::{TestFiles, openssl};
     use clap::Parser;
     use std::os::unix::fs::PermissionsExt;
 
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn key_and_request_match_and_key_is_private() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let out = files.path("new/deep");
         let printed = csr(&out, &["--country", "FR"]).expect("made");
         let (key, request) = (out.join(KEY_FILE), out.join(REQUEST_FILE));
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn printed_configuration_is_toml_naming_the_files() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let printed = csr(files.dir(), &[]).expect("made");
         let from = printed.find("tenant = ").expect("a configuration");
         let to = printed.find("4. Verify").expect("the step after it");
@@ -215,12 +215,12 @@ mod tests {
 
     #[test]
     fn existing_files_are_never_overwritten() {
-        let files = Files::new();
+        let files = TestFiles::new();
         files.write(REQUEST_FILE, "old request");
         let error = csr(files.dir(), &[]).expect_err("refused").to_string();
         assert!(error.contains("certificate-request.csr exists and is not overwritten"), "{error}");
         assert!(!files.path(KEY_FILE).exists(), "no key without its request");
-        let files = Files::new();
+        let files = TestFiles::new();
         files.write(KEY_FILE, "old key");
         csr(files.dir(), &[]).expect_err("refused");
         assert!(!files.path(REQUEST_FILE).exists());
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn request_for_existing_key_leaves_key_unchanged() {
         for format in ["SEC1", "PKCS#8"] {
-            let files = Files::new();
+            let files = TestFiles::new();
             let sec1 = openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout"], &[]);
             let pem = match format {
                 "SEC1" => sec1.clone(),
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn unsuitable_key_is_refused_before_writing() {
-        let files = Files::new();
+        let files = TestFiles::new();
         let key = files.write("rsa.pem", openssl(&["genrsa", "2048"], &[]));
         let out = files.path("out");
         let error = csr(&out, &["--key", &key.display().to_string()]).expect_err("refused");
@@ -259,8 +259,8 @@ mod tests {
 
     #[test]
     fn exposed_existing_key_is_warned_about() {
-        let files = Files::new();
-        let key = files.write("old.pem", EcKey::generate(Curve::P256).to_sec1_pem().as_str());
+        let files = TestFiles::new();
+        let key = files.write("old.pem", EcKey::generate(EcCurve::P256).to_sec1_pem().as_str());
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let printed = csr(files.dir(), &["--key", &key.display().to_string()]).expect("made");
         assert!(printed.contains("Warning: the private key"), "{printed}");

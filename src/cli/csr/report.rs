@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::REQUEST_FILE;
 use crate::cli::output;
-use crate::credentials::csr::Subject;
+use crate::credentials::csr::RequestSubject;
 
 /// File name of the certificate in the vendor's documentation.
 const CERTIFICATE_FILE: &str = "tls-cert.pem";
@@ -17,7 +17,7 @@ const PASSWORD_FILE: &str = "mqtt.password";
 
 /// The created files and their contents.
 pub(super) struct CsrReport<'a> {
-    pub subject: &'a Subject,
+    pub subject: &'a RequestSubject,
     pub directory: &'a Path,
     pub key: &'a Path,
     /// True if the key is new: a first request, not a renewal.
@@ -42,7 +42,7 @@ impl CsrReport<'_> {
             self.warning.as_ref().map(|text| format!("Warning: {text}\n")).unwrap_or_default();
         let RequestContents { subject, public_key } = contents(self.request)?;
         Ok(format!(
-            "{made}\n{warning}\nThe request contains\n   Subject:    {subject}\n   Public key: \
+            "{made}\n{warning}\nThe request contains\n   RequestSubject:    {subject}\n   Public key: \
              {public_key}\n\nThe same with OpenSSL: openssl req -in {path} -noout -text \
              -verify\n\n{steps}",
             steps = if self.new { self.first_steps() } else { self.renewal_step() },
@@ -67,8 +67,8 @@ impl CsrReport<'_> {
     fn first_steps(&self) -> String {
         format!(
             "Next steps
-1. Send {REQUEST_FILE} to the Centiloc support team. Never send {key} to
-   anyone.
+1. Send {REQUEST_FILE} to the Centiloc support team.
+   Never send {key} to anyone.
 2. The trusted certificate of Centiloc's broker (ca-cert.pem in its documentation) is built in;
    leave mqtt.tls.ca_file unset.
 3. Within one working day the support team sends your certificate, valid for 1 year, and a user
@@ -133,6 +133,6 @@ fn contents(request: &str) -> anyhow::Result<RequestContents> {
     let info = parsed.certification_request_info;
     Ok(RequestContents {
         subject: crate::credentials::inspect::name(&info.subject),
-        public_key: crate::credentials::algorithm::Algorithm::of(&info.subject_pki).to_string(),
+        public_key: crate::credentials::algorithm::KeyAlgorithm::of(&info.subject_pki).to_string(),
     })
 }

@@ -22,7 +22,7 @@ use crate::decode::{ClockTrust, Decoder};
 use crate::event::RejectReason;
 use crate::exit;
 use crate::store::Store;
-use crate::store::dead_letters::{Filter, Replay};
+use crate::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
 use crate::telemetry::stderr;
 
 /// Command-line arguments of `dead-letters`.
@@ -59,7 +59,7 @@ enum DeadLettersCommand {
     },
     /// Decode dead letters again and store their events
     #[command(arg_required_else_help = true)]
-    Replay {
+    ReplayOutcome {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
@@ -83,7 +83,7 @@ enum DeadLettersCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Delete dead letters for good, including messages that were not replayed
+    /// Delete dead letters for good (messages that were not replayed are lost)
     #[command(arg_required_else_help = true)]
     Purge {
         #[command(flatten)]
@@ -133,8 +133,8 @@ struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn filter(&self, replayed: bool) -> Filter {
-        Filter {
+    fn filter(&self, replayed: bool) -> DeadLetterFilter {
+        DeadLetterFilter {
             replayed,
             reason: self.reason.clone(),
             topic: self.topic.clone(),
@@ -159,7 +159,7 @@ impl DeadLettersCommand {
         match self {
             Self::List { common, .. }
             | Self::Show { common, .. }
-            | Self::Replay { common, .. }
+            | Self::ReplayOutcome { common, .. }
             | Self::Purge { common, .. } => &common.config,
             Self::Export { config, .. } => config,
         }
@@ -182,7 +182,7 @@ pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
         DeadLettersCommand::Show { common, id, raw } => {
             show(&store, id, raw, common.json, out).await?
         }
-        DeadLettersCommand::Replay { common, filter, chosen: IdArgs { ids }, all: _ } => {
+        DeadLettersCommand::ReplayOutcome { common, filter, chosen: IdArgs { ids }, all: _ } => {
             let ids = chosen(&store, ids, &filter.filter(false)).await?;
             replay(&config, &store, &ids, common.json, out).await?
         }
@@ -203,7 +203,11 @@ pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the given IDs, or those of all dead letters that match the filter.
-async fn chosen(store: &Store, ids: Vec<i64>, filter: &Filter) -> anyhow::Result<Vec<i64>> {
+async fn chosen(
+    store: &Store,
+    ids: Vec<i64>,
+    filter: &DeadLetterFilter,
+) -> anyhow::Result<Vec<i64>> {
     if ids.is_empty() { Ok(store.dead_letter_ids(filter).await?) } else { Ok(ids) }
 }
 
@@ -246,13 +250,13 @@ async fn replay(
         };
         let replay = store.replay(*id, decode).await;
         let why = match replay.with_context(|| format!("could not replay dead letter {id}"))? {
-            Replay::Stored | Replay::Duplicate => {
+            ReplayOutcome::Stored | ReplayOutcome::Duplicate => {
                 stored += 1;
                 continue;
             }
-            Replay::Rejected(reject) => reject.to_string(),
-            Replay::Refused(detail) => format!("refused_by_database: {detail}"),
-            Replay::Unknown => "it does not exist".to_owned(),
+            ReplayOutcome::Rejected(reject) => reject.to_string(),
+            ReplayOutcome::Refused(detail) => format!("refused_by_database: {detail}"),
+            ReplayOutcome::Unknown => "it does not exist".to_owned(),
         };
         if !json {
             writeln!(out, "{id:6}  {}", printable(&why))?;

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::cli::output::printable;
-use crate::store::dead_letters::Summary;
+use crate::store::dead_letters::DeadLetterSummary;
 use crate::timestamp::shown;
 
-/// Most bytes of a payload in a hex dump, of which `--raw` prints all of them.
+/// Most bytes of a payload in a hex dump. `--raw` prints the whole payload.
 const MAX_DUMP: usize = 4096;
 
 /// Formats two lines per dead letter.
-pub(super) fn list(letters: &[Summary]) -> anyhow::Result<String> {
+pub(super) fn list(letters: &[DeadLetterSummary]) -> anyhow::Result<String> {
     let mut out = String::new();
     if letters.is_empty() {
         writeln!(out, "no dead letters")?;
@@ -35,7 +35,7 @@ pub(super) fn list(letters: &[Summary]) -> anyhow::Result<String> {
 }
 
 /// Formats all columns of one dead letter, with a hex dump of its payload.
-pub(super) fn one(letter: &Summary, payload: &[u8]) -> anyhow::Result<String> {
+pub(super) fn one(letter: &DeadLetterSummary, payload: &[u8]) -> anyhow::Result<String> {
     let mut out = String::new();
     writeln!(out, "id          {}", letter.id)?;
     writeln!(out, "topic       {}", printable(&letter.topic))?;
@@ -57,7 +57,7 @@ pub(super) fn one(letter: &Summary, payload: &[u8]) -> anyhow::Result<String> {
 }
 
 /// Returns a dead letter as JSON, with its payload in hexadecimal and, if it is UTF-8, as text.
-pub(super) fn document(letter: &Summary, payload: &[u8]) -> anyhow::Result<Value> {
+pub(super) fn document(letter: &DeadLetterSummary, payload: &[u8]) -> anyhow::Result<Value> {
     let mut document = serde_json::to_value(letter)?;
     document["payload_hex"] = hex(payload).into();
     document["payload_text"] = json!(std::str::from_utf8(payload).ok());
@@ -88,9 +88,9 @@ fn dump(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn letter() -> Summary {
+    fn letter() -> DeadLetterSummary {
         let at = time::macros::datetime!(2026-11-01 12:00 UTC);
-        Summary {
+        DeadLetterSummary {
             id: 7,
             received_at: at,
             last_seen_at: at,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::target::PublishTarget;
 use super::{ConfigFileArgs, UsageError};
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::EventHistory;
 use crate::simulate::ledger::PublishReport;
@@ -72,18 +72,18 @@ pub struct SimulateArgs {
     /// User name at the broker
     #[arg(long, requires = "password_file")]
     username: Option<String>,
-    /// File with the password, without its trailing newline
+    /// File with the password (one trailing newline is ignored)
     #[arg(long, value_name = "FILE", requires = "username")]
     password_file: Option<PathBuf>,
-    /// Distinct events per second, 0 for as fast as the broker acknowledges [default: 10, or
-    /// 1000 with --over]
+    /// Distinct events per second (0: as fast as the broker acknowledges) [default: 10, or 1000
+    /// with --over]
     #[arg(long)]
     rate: Option<u64>,
     /// Spread the events over this period before now, such as 30d, with busy days and quiet nights,
     /// board events included
     #[arg(long, value_name = "DURATION", value_parser = over, conflicts_with = "start")]
     over: Option<Duration>,
-    /// Total of distinct events [default: until Ctrl-C, or with --over, 6 per item and day]
+    /// Total of distinct events [default: unlimited, or 6 per item and day with --over]
     #[arg(long)]
     count: Option<u64>,
     /// Number of simulated boards
@@ -92,7 +92,7 @@ pub struct SimulateArgs {
     /// Number of simulated items
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     items: u32,
-    /// Format of the events, or each event in `both` [default: protobuf]
+    /// Format of the events (`both` publishes each event in both formats) [default: protobuf]
     #[arg(long, value_enum)]
     format: Option<FormatChoice>,
     /// Seed of the random choices (the same seed gives the same boards, items and moves)
@@ -115,7 +115,7 @@ pub struct SimulateArgs {
 /// Publishes the events, reports progress on stderr and prints one line on stdout at the end.
 pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     // Lost connections are logged as warnings.
-    let _log = logging::init(&Log { format: LogFormat::Text, level: "warn".to_owned() })?;
+    let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let target = PublishTarget::new(&args)?;
     let broker = target.broker(&args)?;
     let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));

@@ -8,7 +8,7 @@ use rand::{RngCore as _, SeedableRng as _};
 use secrecy::SecretString;
 
 use super::{ConfigFileArgs, SimulateArgs, UsageError};
-use crate::config::{Config, Formats, Mqtt, Tls};
+use crate::config::{Config, MqttConfig, SubscribedFormats, TlsConfig};
 use crate::session::credentials::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::publish::BrokerSettings;
@@ -30,7 +30,7 @@ pub(super) struct PublishTarget {
     pub tenant: String,
     pub format: FormatChoice,
     credentials: Option<(String, SecretString)>,
-    tls: Option<Tls>,
+    tls: Option<TlsConfig>,
 }
 
 impl PublishTarget {
@@ -88,16 +88,11 @@ fn is_vendors(host: &str) -> bool {
     host == VENDOR_DOMAIN || host.ends_with(&format!(".{VENDOR_DOMAIN}"))
 }
 
-fn of_options(args: &SimulateArgs) -> Option<Tls> {
-    Some(Tls {
-        ca_file: args.ca.clone(),
-        cert_file: args.cert.clone()?,
-        key_file: args.key.clone()?,
-        server_name: None,
-    })
+fn of_options(args: &SimulateArgs) -> Option<TlsConfig> {
+    Some(TlsConfig::of_files(args.ca.clone(), args.cert.clone()?, args.key.clone()?))
 }
 
-fn credentials(mqtt: &Mqtt) -> Option<(String, SecretString)> {
+fn credentials(mqtt: &MqttConfig) -> Option<(String, SecretString)> {
     Some((
         mqtt.username.clone()?,
         mqtt.password.clone().unwrap_or_else(|| SecretString::from(String::new())),
@@ -105,15 +100,15 @@ fn credentials(mqtt: &Mqtt) -> Option<(String, SecretString)> {
 }
 
 /// Returns the format that a bridge with this configuration receives.
-fn format(mqtt: &Mqtt) -> FormatChoice {
+fn format(mqtt: &MqttConfig) -> FormatChoice {
     match mqtt.items {
-        Formats::Json => FormatChoice::Json,
-        Formats::Both => FormatChoice::Both,
-        Formats::Protobuf | Formats::Off => FormatChoice::Protobuf,
+        SubscribedFormats::Json => FormatChoice::Json,
+        SubscribedFormats::Both => FormatChoice::Both,
+        SubscribedFormats::Protobuf | SubscribedFormats::Off => FormatChoice::Protobuf,
     }
 }
 
-fn tls_config(tls: &Tls) -> anyhow::Result<std::sync::Arc<rustls::ClientConfig>> {
+fn tls_config(tls: &TlsConfig) -> anyhow::Result<std::sync::Arc<rustls::ClientConfig>> {
     let loaded = tls::client_config(tls)?;
     for warning in &loaded.warnings {
         stderr::line(format_args!("warning: {warning}"));

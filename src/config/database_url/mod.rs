@@ -1,5 +1,5 @@
-//! `database.url`, taken apart as libpq reads it, so that connection strings work as providers hand
-//! them out. What cannot be honoured is refused by name. No text made here ever holds a secret.
+//! `database.url`, parsed as libpq parses it, so that connection strings work as providers hand them
+//! out. Parameters that have no effect here are refused by name. No text built here contains a secret.
 
 mod parameters;
 #[cfg(test)]
@@ -12,66 +12,66 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use self::parameters::Parameters;
-use super::problem::Complaint;
+use self::parameters::UrlParameters;
+use super::error::InvalidValue;
 use super::urls::{REDACTED, percent_decoded};
-use super::values::{self, Parsed, is_loopback};
+use super::values::{self, ParseResult, is_loopback};
 
-/// The port where none is given.
+/// The port of a server whose port is not given.
 const DEFAULT_PORT: u16 = 5432;
 
 /// A `PostgreSQL` connection URL.
 #[derive(Debug, Clone)]
 pub struct DatabaseUrl {
-    /// Where servers are; never empty. Tried in this order.
-    pub endpoints: Vec<Endpoint>,
-    /// `None`: the name of the operating system's user.
+    /// The servers, at least one, in the order in which they are tried.
+    pub endpoints: Vec<DatabaseEndpoint>,
+    /// The role, or `None` for the name of the operating system's user.
     pub user: Option<String>,
-    /// The password.
+    /// The password of the role, if the URL has one.
     pub password: Option<SecretString>,
-    /// `None`: named as the user.
+    /// The database, or `None` for the one named as the role.
     pub database: Option<String>,
-    /// How TLS is used.
+    /// Verification and certificates of TLS.
     pub tls: DatabaseTls,
-    /// What the connections are called in `pg_stat_activity`.
+    /// Name of the connections in `pg_stat_activity`.
     pub application_name: Option<String>,
-    /// Bound on one attempt at one address.
+    /// Limit of one attempt at one address.
     pub connect_timeout: Option<Duration>,
-    /// Settings of the session, in order.
+    /// Settings of each session, name and value, in order.
     pub settings: Vec<(String, String)>,
-    /// Only a server that takes writes will do.
+    /// True if the server must accept writes.
     pub writable: bool,
-    /// The endpoints are tried in a random order.
+    /// True if the endpoints are tried in a random order.
     pub shuffled: bool,
-    /// Statements that stay prepared in a session.
+    /// Number of statements that stay prepared in a session.
     pub statement_cache: Option<usize>,
-    /// The URL as it may be shown.
+    /// The URL without its secrets, for messages.
     pub shown: String,
 }
 
-/// Where a server is.
+/// The location of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its name, address or socket.
+pub struct DatabaseEndpoint {
+    /// Its name, address or socket folder.
     pub host: DatabaseHost,
-    /// The address that stands for the name, so that no name is looked up.
+    /// The address used in place of a lookup of the name (`hostaddr`).
     pub address: Option<IpAddr>,
-    /// TCP port, or the number in the socket's name.
+    /// The TCP port, or the number in the name of the socket.
     pub port: u16,
 }
 
-/// The kinds of host.
+/// The host part of a server location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseHost {
-    /// None is named: the socket in the usual folder, else localhost.
+    /// No host is named: the socket in the usual folder, else localhost.
     Default,
-    /// The folder of a unix socket.
+    /// The folder that holds a unix socket.
     Socket(PathBuf),
     /// A name, or an address without brackets.
     Tcp(String),
 }
 
-/// Ways to use TLS, weakest first.
+/// The `sslmode` values, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "named as PostgreSQL names them")]
 pub enum SslMode {
@@ -98,35 +98,35 @@ impl SslMode {
     }
 }
 
-/// Authorities that are trusted beside the built-in ones.
+/// The `sslrootcert` values: authorities trusted in addition to the built-in ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCertificates {
-    /// None.
+    /// No authority in addition.
     BuiltIn,
-    /// Those of the operating system.
+    /// The authorities of the operating system.
     System,
-    /// Those of a file.
+    /// The authorities of a PEM file.
     File(PathBuf),
 }
 
-/// How TLS is used.
+/// Use of TLS on connections to the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseTls {
-    /// How much is proven.
+    /// The degree of verification.
     pub mode: SslMode,
-    /// `sslrootcert`.
+    /// Authorities trusted in addition (`sslrootcert`).
     pub root: RootCertificates,
     /// `sslcert` and `sslkey`, which are given together.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
 impl DatabaseUrl {
-    /// Takes a URL apart.
-    pub(super) fn parse(text: &str) -> Parsed<Self> {
-        let parts = Parts::split(text.trim())?;
-        let parameters = Parameters::read(parts.query)?;
+    /// Parses a connection URL.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let parts = UrlParts::split(text.trim())?;
+        let parameters = UrlParameters::read(parts.query)?;
         let endpoints = endpoints(&parts, &parameters)?;
-        let decoded = |part: &str| percent_decoded(part).ok_or_else(general);
+        let decoded = |part: &str| percent_decoded(part).ok_or_else(invalid_url);
         let given = |part: Option<&str>| part.filter(|part| !part.is_empty()).map(decoded);
         let (user, password) = (given(parts.user), given(parts.password));
         let database = given(parts.database);
@@ -148,14 +148,9 @@ impl DatabaseUrl {
         })
     }
 
-    /// Takes apart a URL that was accepted before.
-    pub fn read(text: &str) -> Result<Self, String> {
-        Self::parse(text).map_err(|c| format!("expected {}; {}", c.expected, c.cure))
-    }
-
-    /// Returns the TLS mode, if a host is elsewhere and the mode does not prove which host answers.
+    /// Returns the TLS mode if a host is remote and the mode does not verify which host answers.
     pub(super) fn weak_tls(&self) -> Option<&'static str> {
-        let elsewhere = |endpoint: &Endpoint| match &endpoint.host {
+        let elsewhere = |endpoint: &DatabaseEndpoint| match &endpoint.host {
             DatabaseHost::Tcp(name) => {
                 !endpoint.address.map_or_else(|| is_loopback(name), |ip| ip.is_loopback())
             }
@@ -166,8 +161,8 @@ impl DatabaseUrl {
     }
 }
 
-/// The parts of the text, as they stand.
-struct Parts<'t> {
+/// The parts of the text, not decoded yet.
+struct UrlParts<'t> {
     scheme: &'t str,
     user: Option<&'t str>,
     password: Option<&'t str>,
@@ -176,22 +171,22 @@ struct Parts<'t> {
     query: &'t str,
 }
 
-impl<'t> Parts<'t> {
-    fn split(text: &'t str) -> Parsed<Self> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(general)?;
+impl<'t> UrlParts<'t> {
+    fn split(text: &'t str) -> ParseResult<Self> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(invalid_url)?;
         let known = |name: &&str| scheme.eq_ignore_ascii_case(name);
         if !["postgres", "postgresql"].iter().any(known) || rest.contains('#') {
-            return Err(general());
+            return Err(invalid_url());
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = match rest.split_once('/') {
             Some((authority, database)) => (authority, Some(database)),
             None => (rest, None),
         };
-        // A password with a bare / or ? ends the host part early and leaves its rest, up to the @,
-        // where it would be taken for a database name, and shown.
+        // A password with a bare / or ? ends the host part early. Its rest, up to the @, would be
+        // parsed as a database name, and shown.
         if query.contains('@') || database.is_some_and(|name| name.contains(['@', '/'])) {
-            return Err(general());
+            return Err(invalid_url());
         }
         let (user, password, hosts) = match authority.rsplit_once('@') {
             None => (None, None, authority),
@@ -204,16 +199,19 @@ impl<'t> Parts<'t> {
     }
 }
 
-fn general() -> Complaint {
-    Complaint::new(
+fn invalid_url() -> InvalidValue {
+    InvalidValue::new(
         "postgres://user:password@host:port/name or postgres:///name?host=/run/postgresql",
         "percent-encode / ? # @ : % in the password (@ is %40, / is %2F, # is %23, ? is %3F, % is \
          %25); write jdbc: URLs and \"host=… user=…\" in this form",
     )
 }
 
-/// The hosts of the authority, or of the parameters, which win.
-fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>> {
+/// Pairs hosts, addresses and ports. Parameters take precedence over the host part.
+fn endpoints(
+    text: &UrlParts<'_>,
+    parameters: &UrlParameters,
+) -> ParseResult<Vec<DatabaseEndpoint>> {
     let mut hosts: Vec<(String, Option<u16>)> = Vec::new();
     for one in text.hosts.split(',') {
         hosts.push(host_and_port(one)?);
@@ -233,7 +231,7 @@ fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>>
     }
     let counted = |count: usize| count <= 1 || count == names.len();
     if !counted(ports.len()) || !(addresses.is_empty() || addresses.len() == names.len()) {
-        return Err(Complaint::new(
+        return Err(InvalidValue::new(
             "as many ports and hostaddr as hosts",
             "write one of each for each host, or one port for all",
         ));
@@ -245,12 +243,12 @@ fn endpoints(text: &Parts<'_>, parameters: &Parameters) -> Parsed<Vec<Endpoint>>
             Some(address) if name.is_empty() => DatabaseHost::Tcp(address.to_string()),
             _ => host(name)?,
         };
-        Ok(Endpoint { host, address, port })
+        Ok(DatabaseEndpoint { host, address, port })
     };
     names.into_iter().enumerate().map(one).collect()
 }
 
-fn host(name: String) -> Parsed<DatabaseHost> {
+fn host(name: String) -> ParseResult<DatabaseHost> {
     if name.is_empty() {
         return Ok(DatabaseHost::Default);
     }
@@ -258,22 +256,22 @@ fn host(name: String) -> Parsed<DatabaseHost> {
         return Ok(DatabaseHost::Socket(name.into()));
     }
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
-    values::host(bare).map(DatabaseHost::Tcp).map_err(|_| general())
+    values::host(bare).map(DatabaseHost::Tcp).map_err(|_| invalid_url())
 }
 
-fn host_and_port(text: &str) -> Parsed<(String, Option<u16>)> {
+fn host_and_port(text: &str) -> ParseResult<(String, Option<u16>)> {
     let end_of_name = text.rfind(']').map_or(0, |at| at + 1);
     let (name, port) = match text[end_of_name..].split_once(':') {
         Some((rest, port)) => (&text[..end_of_name + rest.len()], port),
         None => (text, ""),
     };
-    let name = percent_decoded(name).ok_or_else(general)?;
+    let name = percent_decoded(name).ok_or_else(invalid_url)?;
     Ok((name, self::port(port)?))
 }
 
-fn port(text: &str) -> Parsed<Option<u16>> {
+fn port(text: &str) -> ParseResult<Option<u16>> {
     match text.parse() {
-        Ok(0) | Err(_) if !text.is_empty() => Err(Complaint::new(
+        Ok(0) | Err(_) if !text.is_empty() => Err(InvalidValue::new(
             "a port from 1 to 65535",
             "correct it; percent-encode / ? # @ : % in a password",
         )),
@@ -282,7 +280,7 @@ fn port(text: &str) -> Parsed<Option<u16>> {
     }
 }
 
-fn shown(parts: &Parts<'_>, parameters: &Parameters) -> String {
+fn shown(parts: &UrlParts<'_>, parameters: &UrlParameters) -> String {
     let mut shown = format!("{}://{}", parts.scheme, parts.user.unwrap_or_default());
     if parts.password.is_some() {
         shown.push(':');
@@ -299,7 +297,7 @@ fn shown(parts: &Parts<'_>, parameters: &Parameters) -> String {
     for (at, (name, value)) in parameters.shown.iter().enumerate() {
         let separator = if at == 0 { '?' } else { '&' };
         let value = value.as_deref().unwrap_or(REDACTED);
-        // Unwrap safety: writing to a String does not fail, and the result says nothing.
+        // Unwrap safety: writing to a String never fails.
         let _ = write!(shown, "{separator}{name}={value}");
     }
     shown

@@ -1,22 +1,22 @@
-//! The parameters behind the `?` of `database.url`.
+//! The parameters after the `?` of `database.url`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::problem::Complaint;
+use super::super::error::InvalidValue;
 use super::super::urls::percent_decoded;
-use super::super::values::Parsed;
-use super::{DatabaseTls, RootCertificates, SslMode, general, port};
+use super::super::values::ParseResult;
+use super::{DatabaseTls, RootCertificates, SslMode, invalid_url, port};
 
-/// What is honoured, for messages.
-const HONOURED: &str = "host, hostaddr, port, dbname, user, password, sslmode, sslrootcert, sslcert, \
+/// The supported parameters, for messages.
+const SUPPORTED: &str = "host, hostaddr, port, dbname, user, password, sslmode, sslrootcert, sslcert, \
     sslkey, application_name, connect_timeout, target_session_attrs, load_balance_hosts, \
     keepalives, keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout, options, \
     statement-cache-capacity";
 
-/// Parameters of libpq and of other drivers that are not honoured, and what to do instead. Other
-/// names are not repeated in messages: they might be a piece of a password.
+/// Parameters of libpq and of other drivers that are not supported, each with a hint. Messages name
+/// no other parameter, because its name might be part of a password.
 const REFUSED: [(&str, &str); 23] = [
     ("service", "write the service's settings into the URL"),
     ("passfile", "put the whole URL with its password into a file, as database.url_file"),
@@ -43,9 +43,9 @@ const REFUSED: [(&str, &str); 23] = [
     ("sslaccept", "write sslmode=verify-full"),
 ];
 
-/// What the parameters say.
+/// The values of the parameters.
 #[derive(Default)]
-pub(super) struct Parameters {
+pub(super) struct UrlParameters {
     pub hosts: Option<Vec<String>>,
     pub addresses: Option<Vec<Option<IpAddr>>>,
     pub ports: Option<Vec<Option<u16>>>,
@@ -63,30 +63,30 @@ pub(super) struct Parameters {
     root: Option<String>,
     cert: Option<String>,
     key: Option<String>,
-    /// Each as it may be shown; `None` hides the value.
+    /// Each parameter with the value to show, or `None` for a secret value.
     pub shown: Vec<(String, Option<String>)>,
 }
 
-impl Parameters {
-    pub fn read(query: &str) -> Parsed<Self> {
+impl UrlParameters {
+    pub fn read(query: &str) -> ParseResult<Self> {
         let mut parameters = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').ok_or_else(unknown)?;
-            let name = percent_decoded(name).ok_or_else(unknown)?;
-            let value = percent_decoded(value).ok_or_else(general)?;
-            parameters.take(&name, &value)?;
+            let (name, value) = pair.split_once('=').ok_or_else(unknown_parameter)?;
+            let name = percent_decoded(name).ok_or_else(unknown_parameter)?;
+            let value = percent_decoded(value).ok_or_else(invalid_url)?;
+            parameters.apply(&name, &value)?;
             let hidden = matches!(&*name, "password" | "options") || name.starts_with("options[");
             parameters.shown.push((name, (!hidden).then_some(value)));
         }
         Ok(parameters)
     }
 
-    fn take(&mut self, name: &str, value: &str) -> Parsed<()> {
+    fn apply(&mut self, name: &str, value: &str) -> ParseResult<()> {
         let text = || Some(value.to_owned());
         match name {
             "host" => self.hosts = Some(value.split(',').map(str::to_owned).collect()),
             "hostaddr" => self.addresses = Some(addresses(value)?),
-            "port" => self.ports = Some(value.split(',').map(port).collect::<Parsed<_>>()?),
+            "port" => self.ports = Some(value.split(',').map(port).collect::<ParseResult<_>>()?),
             "dbname" => self.database = text(),
             "user" => self.user = text(),
             "password" => self.password = text(),
@@ -102,13 +102,13 @@ impl Parameters {
                 self.statement_cache = usize::try_from(capacity).ok();
             }
             "options" => self.settings.extend(options(value)?),
-            _ => return self.take_other(name, value),
+            _ => return self.apply_other(name, value),
         }
         Ok(())
     }
 
-    /// Parameters with few values, of which not all are honoured.
-    fn take_other(&mut self, name: &str, value: &str) -> Parsed<()> {
+    /// Applies a parameter of which only some values are supported.
+    fn apply_other(&mut self, name: &str, value: &str) -> ParseResult<()> {
         if let Some(setting) = name.strip_prefix("options[").and_then(|n| n.strip_suffix(']')) {
             self.settings.push((setting.to_owned(), value.to_owned()));
             return Ok(());
@@ -125,7 +125,7 @@ impl Parameters {
                 let amount: u32 = number(name, value)?;
                 self.settings.push((server_side(name), amount.to_string()));
             }
-            // These ask for no more than is done anyway.
+            // These values request the behaviour that is in place anyway.
             ("keepalives" | "sslsni", "1")
             | ("sslcompression" | "requiressl", "0")
             | ("channel_binding" | "gssencmode", "disable" | "prefer")
@@ -133,12 +133,12 @@ impl Parameters {
             | ("sslcertmode", "allow")
             | ("ssl_min_protocol_version", "" | "TLSv1" | "TLSv1.1" | "TLSv1.2")
             | ("client_encoding", "auto" | "UTF8" | "utf8" | "UTF-8" | "utf-8") => {}
-            _ => return Err(refusal(name)),
+            _ => return Err(unsupported_value(name)),
         }
         Ok(())
     }
 
-    pub fn tls(&self) -> Parsed<DatabaseTls> {
+    pub fn tls(&self) -> ParseResult<DatabaseTls> {
         let root = match self.root.as_deref() {
             None | Some("") => RootCertificates::BuiltIn,
             Some("system") => RootCertificates::System,
@@ -147,13 +147,13 @@ impl Parameters {
         let mode = match (self.mode, &root) {
             (None, RootCertificates::System) => SslMode::VerifyFull,
             (Some(mode), RootCertificates::System) if mode != SslMode::VerifyFull => {
-                return Err(Complaint::new(
-                    "sslmode=verify-full beside sslrootcert=system",
-                    "anybody can have a certificate of an authority that the system trusts: write \
+                return Err(InvalidValue::new(
+                    "sslmode=verify-full with sslrootcert=system",
+                    "the authorities of the system sign certificates for any host: write \
                      sslmode=verify-full, or leave sslmode out",
                 ));
             }
-            // As libpq does: a root certificate that nothing is compared with would be no use.
+            // As in libpq: a root certificate without verification would have no use.
             (Some(SslMode::Require), RootCertificates::File(_)) => SslMode::VerifyCa,
             (mode, _) => mode.unwrap_or(SslMode::Prefer),
         };
@@ -162,55 +162,55 @@ impl Parameters {
         let client = match (path(&self.cert), path(&self.key)) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            _ => return Err(Complaint::new("sslcert and sslkey together", "add the other one")),
+            _ => return Err(InvalidValue::new("sslcert and sslkey together", "add the other one")),
         };
         Ok(DatabaseTls { mode, root, client })
     }
 }
 
-/// The setting of the server that does the same from its side. So a connection through a firewall
-/// is kept open, and both ends learn that it is gone.
+/// Returns the server's setting of the same effect. It keeps a connection through a firewall open,
+/// and lets both ends detect its loss.
 fn server_side(name: &str) -> String {
     if name == "tcp_user_timeout" { name.to_owned() } else { format!("tcp_{name}") }
 }
 
-fn addresses(value: &str) -> Parsed<Vec<Option<IpAddr>>> {
-    let complaint = || Complaint::new("IP addresses as hostaddr", "write names as host");
+fn addresses(value: &str) -> ParseResult<Vec<Option<IpAddr>>> {
+    let invalid = || InvalidValue::new("IP addresses as hostaddr", "write names as host");
     let one = |text: &str| match text {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| complaint()),
+        text => text.parse().map(Some).map_err(|_| invalid()),
     };
     value.split(',').map(one).collect()
 }
 
-fn mode(value: &str) -> Parsed<SslMode> {
+fn mode(value: &str) -> ParseResult<SslMode> {
     let known = SslMode::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(value));
     known.map(|(_, mode)| *mode).ok_or_else(|| {
         let names = SslMode::ALL.map(|(name, _)| name).join(", ");
-        Complaint::new(format!("an sslmode of {names}"), "correct what follows the ?")
+        InvalidValue::new(format!("an sslmode of {names}"), "correct what follows the ?")
     })
 }
 
-/// Zero and negative numbers leave the limit to this program.
-fn connect_timeout(value: &str) -> Parsed<Option<Duration>> {
-    // As libpq does: less is not enough for a name lookup and a handshake.
+/// Parses the limit in seconds. Zero and negative numbers leave the limit to this program.
+fn connect_timeout(value: &str) -> ParseResult<Option<Duration>> {
+    // As in libpq: less is not enough for a name lookup and a handshake.
     const LEAST: u64 = 2;
     let seconds: i64 = number("connect_timeout", value)?;
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
     Ok(seconds.map(|seconds| Duration::from_secs(seconds.max(LEAST))))
 }
 
-fn number<T: std::str::FromStr>(name: &str, value: &str) -> Parsed<T> {
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> ParseResult<T> {
     value.parse().map_err(|_| {
-        Complaint::new(format!("a whole number as {name}"), "correct what follows the ?")
+        InvalidValue::new(format!("a whole number as {name}"), "correct what follows the ?")
     })
 }
 
-/// Reads `-c name=value` and `--name=value`, separated by blanks; a backslash takes what follows
-/// it literally.
-fn options(value: &str) -> Parsed<Vec<(String, String)>> {
-    let complaint = || {
-        Complaint::new(
+/// Parses `-c name=value` and `--name=value`, separated by blanks. A backslash escapes the next
+/// character.
+fn options(value: &str) -> ParseResult<Vec<(String, String)>> {
+    let invalid = || {
+        InvalidValue::new(
             "options of the form -c name=value or --name=value",
             "remove other options from database.url (endpoint=… is not needed: the host's name is \
              sent with TLS)",
@@ -230,33 +230,33 @@ fn options(value: &str) -> Parsed<Vec<(String, String)>> {
     let mut settings = Vec::new();
     while let Some(word) = words.next() {
         let setting = match word.strip_prefix("-c").or_else(|| word.strip_prefix("--")) {
-            Some("") if word == "-c" => words.next().ok_or_else(complaint)?,
+            Some("") if word == "-c" => words.next().ok_or_else(invalid)?,
             Some(setting) => setting.to_owned(),
-            None => return Err(complaint()),
+            None => return Err(invalid()),
         };
-        let (name, value) = setting.split_once('=').ok_or_else(complaint)?;
+        let (name, value) = setting.split_once('=').ok_or_else(invalid)?;
         settings.push((name.replace('-', "_"), value.to_owned()));
     }
     Ok(settings)
 }
 
-fn unknown() -> Complaint {
-    Complaint::new(
-        format!("only the parameters {HONOURED}"),
-        "correct or remove the others behind the ? of the URL",
+fn unknown_parameter() -> InvalidValue {
+    InvalidValue::new(
+        format!("only the parameters {SUPPORTED}"),
+        "correct or remove the others after the ? of the URL",
     )
 }
 
-fn refusal(name: &str) -> Complaint {
-    let cure = match name {
+fn unsupported_value(name: &str) -> InvalidValue {
+    let hint = match name {
         "channel_binding" => {
-            "the parameter channel_binding=require cannot be honoured: remove it, and write \
-             sslmode=verify-full, which keeps others from standing in between as well"
+            "the parameter channel_binding=require is not supported: remove it, and write \
+             sslmode=verify-full, which prevents interception as well"
         }
         "target_session_attrs" => {
             "write target_session_attrs=read-write or leave it out: this service writes"
         }
-        "keepalives" => "the parameter keepalives=0 cannot be honoured: remove it",
+        "keepalives" => "the parameter keepalives=0 is not supported: remove it",
         "load_balance_hosts" => "write load_balance_hosts=disable or random",
         "gssencmode" => "write gssencmode=disable or remove it: GSSAPI is not supported",
         "sslnegotiation" => "write sslnegotiation=postgres or remove it",
@@ -267,13 +267,13 @@ fn refusal(name: &str) -> Complaint {
         "client_encoding" => "write client_encoding=UTF8 or remove it",
         _ => {
             return match REFUSED.iter().find(|(known, _)| *known == name) {
-                Some((known, cure)) => Complaint::new(
+                Some((known, hint)) => InvalidValue::new(
                     format!("a URL without the parameter {known}, which is not supported"),
-                    *cure,
+                    *hint,
                 ),
-                None => unknown(),
+                None => unknown_parameter(),
             };
         }
     };
-    Complaint::new("parameters that can be honoured", cure)
+    InvalidValue::new("supported parameters", hint)
 }

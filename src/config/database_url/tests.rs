@@ -5,11 +5,11 @@ use super::super::urls::{proxy, proxy_shown};
 use super::*;
 
 fn parsed(text: &str) -> DatabaseUrl {
-    DatabaseUrl::parse(text).unwrap_or_else(|complaint| panic!("{text}: {complaint:?}"))
+    DatabaseUrl::parse(text).unwrap_or_else(|invalid| panic!("{text}: {invalid:?}"))
 }
 
 fn places(text: &str) -> Vec<String> {
-    let place = |endpoint: &Endpoint| {
+    let place = |endpoint: &DatabaseEndpoint| {
         let host = match &endpoint.host {
             DatabaseHost::Default => "default".to_owned(),
             DatabaseHost::Socket(folder) => folder.display().to_string(),
@@ -45,7 +45,7 @@ fn hosts_are_read_as_libpq_reads_them() {
 }
 
 #[test]
-fn strings_of_providers_are_honoured() {
+fn strings_of_providers_are_accepted() {
     let url = parsed(
         "postgresql://app:s%40c@h.example:25060/defaultdb?sslmode=require&connect_timeout=15\
          &channel_binding=prefer&target_session_attrs=read-write&keepalives=1&keepalives_idle=40\
@@ -64,7 +64,7 @@ fn strings_of_providers_are_honoured() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_refused_by_name() {
+fn unsupported_parameters_are_refused_by_name() {
     for (query, words) in [
         ("channel_binding=require", "channel_binding=require"),
         ("target_session_attrs=standby", "target_session_attrs"),
@@ -78,8 +78,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("sslcert=/x", "sslkey"),
         ("connect_timeout=soon", "connect_timeout"),
     ] {
-        let complaint = DatabaseUrl::parse(&format!("postgres://u@h/x?{query}")).unwrap_err();
-        let text = format!("{} {}", complaint.expected, complaint.cure);
+        let invalid = DatabaseUrl::parse(&format!("postgres://u@h/x?{query}")).unwrap_err();
+        let text = format!("{} {}", invalid.expected, invalid.hint);
         assert!(text.contains(words), "{query}: {text}");
     }
 }
@@ -105,7 +105,7 @@ fn a_database_url_is_shown_without_its_password() {
 }
 
 #[test]
-fn a_password_that_is_not_encoded_is_refused_rather_than_shown() {
+fn unencoded_passwords_are_refused_unshown() {
     for bad in [
         "postgres://u:12/34@db/x",
         "postgres://u:12?34@db/x",
@@ -145,7 +145,7 @@ fn only_weak_tls_to_another_host_is_reported() {
 
 proptest! {
     #[test]
-    fn whatever_the_password_it_is_never_shown(
+    fn passwords_are_never_shown(
         secret in "[A-Z0-9/?#@:%&=+ é]{5,24}", encoded in any::<bool>()
     ) {
         // Capitals and digits, so that a piece of it cannot be a piece of the rest by chance.
@@ -163,7 +163,7 @@ proptest! {
             let shown = match (DatabaseUrl::parse(&text), proxy(&text)) {
                 (Ok(url), _) => format!("{url:?}"),
                 (_, Ok(proxy)) => format!("{proxy:?} {}", proxy_shown(&proxy)),
-                (Err(complaint), Err(_)) => format!("{complaint:?}"),
+                (Err(invalid), Err(_)) => format!("{invalid:?}"),
             };
             prop_assert!(!shown.contains(&secret) && !shown.contains(&written), "{}", shown);
             let parts = secret.split(|c: char| !c.is_alphanumeric());

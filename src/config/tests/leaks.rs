@@ -1,11 +1,11 @@
-//! Whatever is done wrong with a secret, nothing that is said holds it.
+//! No output contains a secret, whatever mistake was made with it.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Everything a person or a log could be shown of a result.
-fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
+/// Collects all output of a result: messages, `Debug`, settings, warnings.
+fn all_output(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
         Ok(loaded) => {
@@ -17,7 +17,7 @@ fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
     }
 }
 
-/// Where a secret may end up, rightly or by mistake.
+/// Lists files and environments with a secret in every place, right or wrong.
 fn places(secret: &str) -> Vec<(String, Vec<(String, String)>)> {
     let in_file = |text: String| (text, Vec::new());
     let at = |line: String| {
@@ -55,7 +55,7 @@ fn places(secret: &str) -> Vec<(String, Vec<(String, String)>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_secret_is_ever_said(
+    fn secrets_never_appear_in_output(
         before in "[a-zA-Z0-9 /?#@:%&=+é\"\\\\]{0,8}",
         core in "Zq7[a-zA-Z0-9]{3,8}",
         after in "[ /?#@:%&=+]{0,3}",
@@ -66,10 +66,10 @@ proptest! {
             let file = folder.path().join("config.toml");
             std::fs::write(&file, &text).unwrap();
             let result = load(Some(&file), env.clone());
-            let said = all_that_is_said(&result);
-            // URLs put host names into small letters.
-            let leaks = said.to_lowercase().contains(&core.to_lowercase());
-            prop_assert!(!leaks, "{}\n{:?}\nsays\n{}", text, env, said);
+            let output = all_output(&result);
+            // URLs convert host names to lower case.
+            let leaks = output.to_lowercase().contains(&core.to_lowercase());
+            prop_assert!(!leaks, "{}\n{:?}\ngives\n{}", text, env, output);
         }
     }
 

@@ -1,18 +1,17 @@
-//! The configuration as a whole: files and environments in, configuration or problems out.
+//! Tests of loading as a whole: files and environments in, configuration or problems out.
 
 mod encodings;
 mod leaks;
 mod missing;
 mod names;
+mod secrets;
 mod shipped;
 mod state;
 
 use std::path::Path;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-
-use super::keys::{KEYS, Key, Preset};
+use super::keys::{ConfigKey, DefaultValue, KEYS};
 use super::*;
 
 const MINIMAL: &str = "\
@@ -24,12 +23,12 @@ key_file = \"client.key\"
 url = \"postgres:///centiloc?host=/run/postgresql\"
 ";
 
-fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+fn load_text(text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     load_in(folder.path(), text, env)
 }
 
-fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+fn load_in(folder: &Path, text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
     let file = folder.join("config.toml");
     std::fs::write(&file, text).unwrap();
     load(Some(&file), vars(env))
@@ -39,19 +38,19 @@ fn vars(env: &[(&str, &str)]) -> Vec<(String, String)> {
     env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// [`MINIMAL`] with one key set or replaced through the environment.
-fn with(key: &str, value: &str) -> Result<Loaded, Problems> {
+/// Loads [`MINIMAL`] with one key set or replaced by the environment.
+fn with(key: &str, value: &str) -> Result<LoadedConfig, ConfigError> {
     load_text(MINIMAL, &[(&keys::env_name(key), value)])
 }
 
-/// The only problem of a configuration that has one.
-fn problem(result: Result<Loaded, Problems>) -> String {
+/// Returns the only problem of a refused configuration.
+fn problem(result: Result<LoadedConfig, ConfigError>) -> String {
     let problems = result.unwrap_err();
-    assert_eq!(problems.list.len(), 1, "{problems}");
-    problems.list[0].to_string()
+    assert_eq!(problems.problems.len(), 1, "{problems}");
+    problems.problems[0].to_string()
 }
 
-fn setting<'a>(loaded: &'a Loaded, key: &str) -> (&'a str, &'a str) {
+fn setting<'a>(loaded: &'a LoadedConfig, key: &str) -> (&'a str, &'a str) {
     let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
     (&setting.shown, setting.origin.as_str())
 }
@@ -65,7 +64,10 @@ fn the_smallest_configuration_loads_with_the_documented_defaults() {
     assert_eq!(config.mqtt.keep_alive, Duration::from_secs(60));
     assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(30));
     assert_eq!((config.mqtt.max_packet_size, config.mqtt.max_unacked), (16 << 20, 64 << 20));
-    assert_eq!((config.mqtt.items, config.mqtt.boards), (Formats::Protobuf, Formats::Protobuf));
+    assert_eq!(
+        (config.mqtt.items, config.mqtt.boards),
+        (SubscribedFormats::Protobuf, SubscribedFormats::Protobuf)
+    );
     assert!(config.mqtt.proxy.is_none() && config.mqtt.share_group.is_none());
     assert_eq!(config.mqtt.session_expiry, Duration::from_secs(7200));
     assert_eq!(config.mqtt.queue_grace, Duration::from_secs(10));
@@ -83,7 +85,7 @@ fn the_smallest_configuration_loads_with_the_documented_defaults() {
 }
 
 #[test]
-fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
+fn the_environment_alone_suffices() {
     let env = [
         ("CENTILOC_BRIDGE__TENANT", "acme"),
         ("CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE", "client.crt"),
@@ -99,19 +101,19 @@ fn the_environment_alone_suffices_and_an_absent_default_file_is_fine() {
 }
 
 #[test]
-fn an_absent_file_that_was_asked_for_is_a_problem_that_names_it() {
+fn an_absent_named_file_is_a_problem() {
     let text = problem(load(Some(Path::new("/nonexistent/my.toml")), vars(&[])));
     assert!(text.starts_with("/nonexistent/my.toml: ") && text.contains("after -c"), "{text}");
 }
 
 #[test]
-fn broken_toml_names_line_and_reason_and_quotes_nothing() {
+fn broken_toml_names_the_line_unquoted() {
     let text = problem(load_text("tenant = \"acme\"\n[mqtt]\npassword = hunter2\n", &[]));
     assert!(text.contains("(config.toml:3)") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
-fn every_problem_is_reported_at_once_with_its_place() {
+fn problems_are_reported_together_with_their_origins() {
     let text = "\
 tennant = \"acme\"
 [mqtt]
@@ -126,7 +128,7 @@ url = \"postgres://u:hunter2@db/x\"
 ";
     let env = [("CENTILOC_BRIDGE__MQTT__HOSTT", "x"), ("CENTILOC_BRIDGE__BATCH__MAX_EVENTS", "0")];
     let problems = load_text(text, &env).unwrap_err();
-    let said = problems.to_string();
+    let message = problems.to_string();
     for expected in [
         "tennant (config.toml:1): found an unknown key, expected a known one; did you mean tenant?",
         "mqtt.port (config.toml:3): found a text in quotes, expected a whole number; ",
@@ -148,16 +150,16 @@ url = \"postgres://u:hunter2@db/x\"
         "mqtt.tls.key_file: found nothing, ",
         "database.url: found nothing, ",
     ] {
-        assert!(said.contains(expected), "{expected}\nis not in\n{said}");
+        assert!(message.contains(expected), "{expected}\nis not in\n{message}");
     }
-    assert_eq!(problems.list.len(), 13, "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    assert_eq!(problems.problems.len(), 13, "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
 }
 
 #[test]
-fn problems_come_in_the_order_of_the_file_and_once_a_key() {
+fn problems_follow_the_file_once_a_key() {
     let problems = load_text("[spool]\nmax_size = 5\n[log]\nlevle = 1\n[database]\nurl = 1", &[]);
-    let list = problems.unwrap_err().list;
+    let list = problems.unwrap_err().problems;
     let subjects: Vec<_> = list.iter().map(|problem| problem.subject.as_str()).collect();
     let missing = ["tenant", "mqtt.tls.cert_file", "mqtt.tls.key_file"];
     let expected = [["spool.max_size", "log.levle", "database.url"], missing].concat();
@@ -175,7 +177,7 @@ fn sections_and_values_cannot_stand_for_each_other() {
 }
 
 #[test]
-fn a_number_in_toml_may_be_written_in_every_way_toml_has() {
+fn every_toml_notation_of_numbers_loads() {
     for port in ["8_883", "0x22b3", "+8883"] {
         let text = MINIMAL.replace("[mqtt.tls]", &format!("[mqtt]\nport = {port}\n[mqtt.tls]"));
         assert_eq!(load_text(&text, &[]).unwrap().config.mqtt.port, 8883, "{port}");
@@ -183,7 +185,7 @@ fn a_number_in_toml_may_be_written_in_every_way_toml_has() {
 }
 
 #[test]
-fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
+fn bounds_are_accepted_and_values_beyond_refused() {
     for (key, good, bad) in [
         ("mqtt.port", "65535", "0"),
         ("mqtt.keep_alive", "65535s", "65536s"),
@@ -221,7 +223,7 @@ fn values_outside_their_bounds_are_refused_and_the_bounds_are_accepted() {
 }
 
 #[test]
-fn an_empty_text_turns_off_what_can_be_off() {
+fn an_empty_text_turns_optional_keys_off() {
     let given = "\
 [spool]
 dir = \"s\"
@@ -255,7 +257,7 @@ password = \"p\"
 }
 
 #[test]
-fn an_empty_text_for_a_required_key_is_as_good_as_none() {
+fn an_empty_required_key_counts_as_missing() {
     let text = problem(with("mqtt.tls.cert_file", ""));
     assert!(text.contains("(CENTILOC_BRIDGE__MQTT__TLS__CERT_FILE): found nothing"), "{text}");
     let text = problem(with("database.url", ""));
@@ -263,7 +265,7 @@ fn an_empty_text_for_a_required_key_is_as_good_as_none() {
 }
 
 #[test]
-fn plain_tcp_needs_a_loopback_host_or_an_explicit_demand() {
+fn plain_tcp_needs_loopback_or_explicit_permission() {
     let text = "\
 tenant = \"acme\"
 [mqtt]
@@ -290,69 +292,7 @@ fn nothing_to_subscribe_to_is_refused() {
 }
 
 #[test]
-fn a_password_without_a_user_name_is_refused() {
-    let text = problem(with("mqtt.password", "hunter2"));
-    assert!(text.contains("mqtt.username") && !text.contains("hunter2"), "{text}");
-}
-
-#[test]
-fn secrets_come_from_files_relative_to_the_configuration() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("password"), "hunter2\r\n").unwrap();
-    std::fs::write(folder.path().join("url"), "postgres://u:s3cret@localhost/x\n").unwrap();
-    let text = MINIMAL
-        .replace("url = \"postgres:///centiloc?host=/run/postgresql\"", "url_file = \"url\"")
-        .replace(
-            "[mqtt.tls]",
-            "[mqtt]\nusername = \"u\"\npassword_file = \"password\"\n[mqtt.tls]",
-        );
-    let loaded = load_in(folder.path(), &text, &[]).unwrap();
-    let mqtt = &loaded.config.mqtt;
-    assert_eq!(mqtt.password.as_ref().unwrap().expose_secret(), "hunter2");
-    let url = loaded.config.database.url.expose_secret();
-    assert_eq!(url, "postgres://u:s3cret@localhost/x");
-    assert_eq!(setting(&loaded, "mqtt.password"), ("\"***\"", "config.toml:4"));
-    let shown = setting(&loaded, "database.url");
-    assert_eq!(shown, ("\"postgres://u:***@localhost/x\"", "config.toml:9"));
-    assert_eq!(mqtt.tls.as_ref().unwrap().key_file, folder.path().join("client.key"));
-    // The environment's form of the secret wins over the file's other form.
-    let env = [("CENTILOC_BRIDGE__MQTT__PASSWORD", "other ")];
-    let loaded = load_in(folder.path(), &text, &env).unwrap();
-    assert_eq!(loaded.config.mqtt.password.unwrap().expose_secret(), "other ");
-    let edge = |warning: &String| warning.contains("white space") && !warning.contains("other");
-    assert!(loaded.warnings.iter().any(edge), "{:?}", loaded.warnings);
-}
-
-#[test]
-fn a_secret_file_that_cannot_be_used_is_named() {
-    let text = problem(with("database.url_file", "nowhere"));
-    assert!(text.contains("/nowhere cannot be read"), "{text}");
-}
-
-#[test]
-fn systemd_credentials_are_found_by_their_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("db"), "postgres:///x").unwrap();
-    for written in ["$CREDENTIALS_DIRECTORY/db", "${CREDENTIALS_DIRECTORY}/db"] {
-        let key = "CENTILOC_BRIDGE__DATABASE__URL_FILE";
-        let credentials = folder.path().to_str().unwrap();
-        let env = [(key, written), ("CREDENTIALS_DIRECTORY", credentials)];
-        let url = load_text(MINIMAL, &env).unwrap().config.database.url;
-        assert_eq!(url.expose_secret(), "postgres:///x");
-        let text = problem(load_text(MINIMAL, &[(key, written)]));
-        assert!(text.contains("LoadCredential="), "{text}");
-    }
-}
-
-#[test]
-fn both_forms_of_a_secret_in_one_layer_are_refused() {
-    let text = MINIMAL.replace("url = ", "url_file = \"x\"\nurl = ");
-    let text = problem(load_text(&text, &[]));
-    assert!(text.contains("config.toml:7") && text.contains("config.toml:6"), "{text}");
-}
-
-#[test]
-fn keep_payload_auto_follows_from_how_protobuf_is_decoded() {
+fn keep_payload_auto_depends_on_the_schema() {
     let kept = |env: &[(&str, &str)]| load_text(MINIMAL, env).unwrap().config.decode.keep_payload;
     let (items, boards) = ("CENTILOC_BRIDGE__MQTT__ITEMS", "CENTILOC_BRIDGE__MQTT__BOARDS");
     assert_eq!(kept(&[]), KeepPayload::Always);
@@ -363,7 +303,7 @@ fn keep_payload_auto_follows_from_how_protobuf_is_decoded() {
 }
 
 #[test]
-fn what_is_doubtful_warns_and_what_is_not_does_not() {
+fn only_doubtful_settings_warn() {
     let warned = |key, value, words: &str| {
         let warnings = with(key, value).unwrap().warnings;
         warnings.iter().any(|warning| warning.contains(words))
@@ -379,7 +319,7 @@ fn what_is_doubtful_warns_and_what_is_not_does_not() {
 }
 
 #[test]
-fn the_default_configuration_shows_the_default_of_every_key() {
+fn defaults_of_every_key_are_shown() {
     let loaded = load_text(MINIMAL, &[]).unwrap();
     assert_eq!(loaded.settings.len(), KEYS.len());
     for key in KEYS {
@@ -390,7 +330,7 @@ fn the_default_configuration_shows_the_default_of_every_key() {
             ("decode.keep_payload", _) => assert_eq!(shown, "\"always\""),
             // In place of the file's name, MINIMAL gives the URL itself.
             ("database.url_file", _) => assert_eq!((shown, origin), ("\"\"", "default")),
-            (_, Preset::Required(_) | Preset::RequiredUnlessFile(_)) => {
+            (_, DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_)) => {
                 assert!(origin.starts_with("config.toml:"));
             }
             _ => assert_eq!((shown, origin), (key.default_literal().as_str(), "default")),

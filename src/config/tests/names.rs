@@ -1,4 +1,4 @@
-//! Names that TOML allows and people do not expect.
+//! Unusual names that TOML allows.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn an_empty_name_is_refused_by_a_name() {
 }
 
 #[test]
-fn a_quoted_name_with_a_dot_is_no_section() {
+fn quoted_names_with_dots_are_no_sections() {
     let twice = format!("{MINIMAL}[\"mqtt.tls\"]\ncert_file = \"other.crt\"\n");
     let text = problem(load_text(&twice, &[]));
     assert!(text.contains("found an unknown section"), "{text}");
@@ -19,7 +19,7 @@ fn a_quoted_name_with_a_dot_is_no_section() {
 }
 
 #[test]
-fn a_path_with_control_characters_is_said_on_one_line() {
+fn control_characters_in_paths_are_escaped() {
     let file = "[mqtt]\nusername = \"u\"\npassword_file = \"a\\u001b[31m\\nb\"\n[mqtt.tls]";
     let text = problem(load_text(&MINIMAL.replace("[mqtt.tls]", file), &[]));
     assert!(text.contains("a\\u{1b}[31m\\nb cannot be read"), "{text}");

@@ -1,11 +1,11 @@
-//! What is shipped beside the program, and what it prints, follow the table of keys.
+//! The shipped example, the documentation and the `config` command follow the table of keys.
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 const DOCUMENTATION: &str = include_str!("../../../docs/configuration.md");
 
-/// The lines of the example that set a key, commented or not: (dotted name, value, comment above).
+/// Lists the lines of the example that set a key, commented or not: dotted name, value, comment above.
 fn example_entries() -> Vec<(String, String, String)> {
     let (mut section, mut comment, mut entries) = (String::new(), Vec::new(), Vec::new());
     for line in EXAMPLE.lines() {
@@ -23,7 +23,7 @@ fn example_entries() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn the_example_shows_every_key_with_its_true_default_and_meaning() {
+fn example_shows_every_key_with_its_default() {
     let entries = example_entries();
     let expected: Vec<_> = KEYS
         .iter()
@@ -35,25 +35,25 @@ fn the_example_shows_every_key_with_its_true_default_and_meaning() {
     assert_eq!(entries.len(), expected.len());
 }
 
-/// Loads the example beside the one file it needs.
-fn load_example(text: &str, url: &str) -> Result<Loaded, Problems> {
+/// Loads the example with the one file it needs.
+fn load_example(text: &str, url: &str) -> Result<LoadedConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("database.url"), url).unwrap();
     load_in(folder.path(), text, &[])
 }
 
 #[test]
-fn the_example_loads_as_it_is_and_changes_no_default() {
+fn example_loads_and_changes_no_default() {
     let loaded = load_example(EXAMPLE, "postgres:///centiloc?host=/run/postgresql").unwrap();
     let plain = load_text(MINIMAL, &[]).unwrap();
     for (ours, theirs) in loaded.settings.iter().zip(&plain.settings) {
-        // Each loads from a folder of its own.
+        // The folders differ, and with them the paths.
         if !theirs.key.ends_with("_file") {
             assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
         }
         let required = matches!(
             keys::find(ours.key).map(|k| k.default),
-            Some(Preset::Required(_) | Preset::RequiredUnlessFile(_))
+            Some(DefaultValue::Required(_) | DefaultValue::RequiredUnlessFile(_))
         );
         assert_eq!(ours.origin.as_str() == "default", !required, "{}", ours.key);
     }
@@ -74,21 +74,21 @@ fn the_example_loads_with_everything_uncommented() {
         || ["mqtt.password", "mqtt.password_file", "database.url"].contains(&s.key)));
 }
 
-/// One row of the table in `docs/configuration.md`.
-fn documented(key: &Key) -> String {
+/// Returns the row of a key in the table of `docs/configuration.md`.
+fn documented(key: &ConfigKey) -> String {
     let default = match key.default {
-        Preset::Required(example) if key.name == "database.url_file" => {
+        DefaultValue::Required(example) if key.name == "database.url_file" => {
             format!("required unless `database.url` is set, such as `{example}`")
         }
-        Preset::Required(example) => format!("required, such as `{example}`"),
-        Preset::RequiredUnlessFile(example) => {
+        DefaultValue::Required(example) => format!("required, such as `{example}`"),
+        DefaultValue::RequiredUnlessFile(example) => {
             format!("required unless `{}_file` is set, such as `{example}`", key.name)
         }
-        Preset::Off => "not set".to_owned(),
-        Preset::Derived(text) if text.contains(' ') => text.to_owned(),
-        Preset::Derived(text) | Preset::Value(text) => format!("`{text}`"),
+        DefaultValue::Off => "not set".to_owned(),
+        DefaultValue::Derived(text) if text.contains(' ') => text.to_owned(),
+        DefaultValue::Derived(text) | DefaultValue::Value(text) => format!("`{text}`"),
     };
-    // Markdown takes a bare <word> for HTML and drops it.
+    // Markdown parses a bare <word> as HTML and drops it.
     format!("| `{}` | {default} | {} |", key.name, key.doc.replace('<', "&lt;"))
 }
 
@@ -100,7 +100,7 @@ fn the_documentation_has_a_row_for_every_key() {
 }
 
 #[test]
-fn the_config_command_prints_toml_that_loads_to_the_same() {
+fn printed_configuration_loads_to_the_same() {
     let env = [("CENTILOC_BRIDGE__MQTT__USERNAME", "a \"quoted\" \\ name")];
     let loaded = load_text(MINIMAL, &env).unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -1,11 +1,11 @@
-//! The folder for state that a service manager makes.
+//! The folder for state that a service manager creates.
 
 use super::*;
 
 #[test]
 fn a_state_directory_turns_the_spool_on() {
     let state = [("STATE_DIRECTORY", "/var/lib/bridge:/var/lib/other")];
-    let dir = |loaded: &Loaded| loaded.config.spool.as_ref().map(|spool| spool.dir.clone());
+    let dir = |loaded: &LoadedConfig| loaded.config.spool.as_ref().map(|spool| spool.dir.clone());
     let loaded = load_text(MINIMAL, &state).unwrap();
     assert_eq!(dir(&loaded), Some("/var/lib/bridge/spool".into()));
     assert_eq!(setting(&loaded, "spool.dir"), ("\"/var/lib/bridge/spool\"", "STATE_DIRECTORY"));

@@ -1,63 +1,31 @@
 //! Elliptic curve private keys: SEC1 as the vendor's documented command writes them, or PKCS#8.
 //!
-//! Keys are decoded here and re-encoded for the TLS and request libraries, because ring insists
-//! on PKCS#8 with the public key inside, and files in the field come without either.
+//! Keys are decoded here and encoded again for the TLS and request libraries, because ring requires
+//! PKCS#8 with the public key inside, and many files have neither.
 
 use std::fmt;
 
 use p256::elliptic_curve::rand_core::OsRng;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::elliptic_curve::zeroize::Zeroizing;
-use p256::pkcs8::der::asn1::{
-    ContextSpecific, ContextSpecificRef, ObjectIdentifier, OctetStringRef,
-};
-use p256::pkcs8::der::pem::{LineEnding, encode_string};
-use p256::pkcs8::der::{self, AnyRef, Encode, Reader, SliceReader, TagMode, TagNumber};
-use p256::pkcs8::{EncodePrivateKey, PrivateKeyInfo};
+use p256::pkcs8::der::asn1::ObjectIdentifier;
+use p256::pkcs8::der::pem::{LineEnding, PemLabel};
+use p256::pkcs8::der::{ErrorKind, Tag};
+use p256::pkcs8::{EncodePrivateKey, PrivateKeyInfo, SecretDocument};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
+use sec1::{EcParameters, EcPrivateKey};
 
-use super::algorithm::{Algorithm, EC_PUBLIC_KEY};
+use super::algorithm::{EC_PUBLIC_KEY, EcCurve, KeyAlgorithm};
 use super::error::CredentialError;
 use super::pem::{PemFile, describe};
 
-/// The curves that ring signs with; both satisfy the vendor's 256 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Curve {
-    /// NIST P-256, also prime256v1 and secp256r1: the vendor's documented choice.
-    P256,
-    /// NIST P-384, also secp384r1.
-    P384,
-}
-
-impl Curve {
-    /// Every usable curve.
-    pub const ALL: [Self; 2] = [Self::P256, Self::P384];
-
-    /// Dotted object identifier.
-    pub fn oid(self) -> &'static str {
-        match self {
-            Self::P256 => "1.2.840.10045.3.1.7",
-            Self::P384 => "1.3.132.0.34",
-        }
-    }
-}
-
-impl fmt::Display for Curve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::P256 => "P-256",
-            Self::P384 => "P-384",
-        })
-    }
-}
-
-/// A private key. Its secret is wiped when dropped and never shown.
+/// A private key. Its secret is wiped when dropped, and `Debug` does not show it.
 #[derive(Clone)]
 pub enum EcKey {
-    /// On P-256.
+    /// A key on P-256.
     P256(p256::SecretKey),
-    /// On P-384.
+    /// A key on P-384.
     P384(p384::SecretKey),
 }
 
@@ -68,17 +36,17 @@ impl fmt::Debug for EcKey {
 }
 
 impl EcKey {
-    /// A new key from the system's random numbers.
-    pub fn generate(curve: Curve) -> Self {
+    /// Generates a key from the random numbers of the system.
+    pub fn generate(curve: EcCurve) -> Self {
         match curve {
-            Curve::P256 => Self::P256(p256::SecretKey::random(&mut OsRng)),
-            Curve::P384 => Self::P384(p384::SecretKey::random(&mut OsRng)),
+            EcCurve::P256 => Self::P256(p256::SecretKey::random(&mut OsRng)),
+            EcCurve::P384 => Self::P384(p384::SecretKey::random(&mut OsRng)),
         }
     }
 
-    /// The one private key of a file.
+    /// Reads the private key of a file that holds exactly one.
     pub fn from_pem(file: &PemFile) -> Result<Self, CredentialError> {
-        refuse_what_is_no_key(file)?;
+        refuse_other_content(file)?;
         let keys = PrivateKeyDer::pem_slice_iter(file.text())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| file.damaged(describe(&error)))?;
@@ -91,20 +59,20 @@ impl EcKey {
         match key {
             PrivateKeyDer::Sec1(der) => sec1(der.secret_sec1_der(), None),
             PrivateKeyDer::Pkcs8(der) => pkcs8(der.secret_pkcs8_der()),
-            _ => Err(Refusal::Algorithm(Algorithm::rsa())),
+            _ => Err(KeyRefusal::Algorithm(KeyAlgorithm::rsa())),
         }
         .map_err(|refusal| refusal.into_error(file))
     }
 
-    /// Its curve.
-    pub fn curve(&self) -> Curve {
+    /// Returns the curve of the key.
+    pub fn curve(&self) -> EcCurve {
         match self {
-            Self::P256(_) => Curve::P256,
-            Self::P384(_) => Curve::P384,
+            Self::P256(_) => EcCurve::P256,
+            Self::P384(_) => EcCurve::P384,
         }
     }
 
-    /// The public point, uncompressed (SEC1 2.3.3).
+    /// Returns the public point, uncompressed (SEC1 2.3.3).
     pub fn public_point(&self) -> Vec<u8> {
         match self {
             Self::P256(key) => key.public_key().to_encoded_point(false).as_bytes().to_vec(),
@@ -112,20 +80,20 @@ impl EcKey {
         }
     }
 
-    /// Whether `point` (compressed or not) on `curve` is its public key.
-    pub fn has_public_key(&self, curve: Curve, point: &[u8]) -> bool {
+    /// Returns true if `point` (compressed or not) on `curve` is its public key.
+    pub fn has_public_key(&self, curve: EcCurve, point: &[u8]) -> bool {
         match (self, curve) {
-            (Self::P256(key), Curve::P256) => {
+            (Self::P256(key), EcCurve::P256) => {
                 p256::PublicKey::from_sec1_bytes(point).is_ok_and(|p| p == key.public_key())
             }
-            (Self::P384(key), Curve::P384) => {
+            (Self::P384(key), EcCurve::P384) => {
                 p384::PublicKey::from_sec1_bytes(point).is_ok_and(|p| p == key.public_key())
             }
             _ => false,
         }
     }
 
-    /// PKCS#8 with the public key inside, as ring wants it.
+    /// Encodes the key as PKCS#8 with the public key inside, as ring requires.
     pub fn to_pkcs8_der(&self) -> Zeroizing<Vec<u8>> {
         let document = match self {
             Self::P256(key) => key.to_pkcs8_der(),
@@ -135,29 +103,39 @@ impl EcKey {
         document.expect("a valid key encodes").to_bytes()
     }
 
-    /// SEC1 PEM (`BEGIN EC PRIVATE KEY`) with the curve named inside, as `openssl ecparam
-    /// -genkey -noout` writes it. The elliptic-curve crate's own encoder leaves the curve out,
-    /// and OpenSSL refuses such a file.
+    /// Encodes the key as SEC1 PEM (`BEGIN EC PRIVATE KEY`) with the curve named inside, as `openssl
+    /// ecparam -genkey -noout` writes it. The encoder of `p256` leaves the curve out, and OpenSSL
+    /// refuses such a file.
     pub fn to_sec1_pem(&self) -> Zeroizing<String> {
+        // Unwrap safety: fixed-size fields of a valid key always encode.
+        let pem = self.to_sec1_der().to_pem(EcPrivateKey::PEM_LABEL, LineEnding::LF);
+        pem.expect("a valid key encodes")
+    }
+
+    fn to_sec1_der(&self) -> SecretDocument {
         let secret = match self {
             Self::P256(key) => Zeroizing::new(key.to_bytes().to_vec()),
             Self::P384(key) => Zeroizing::new(key.to_bytes().to_vec()),
         };
+        let curve = ObjectIdentifier::new_unwrap(self.curve().oid());
+        let key = EcPrivateKey {
+            private_key: &secret,
+            parameters: Some(EcParameters::NamedCurve(curve)),
+            public_key: Some(&self.public_point()),
+        };
         // Unwrap safety: fixed-size fields of a valid key always encode.
-        let der = encode_sec1(&secret, self.curve(), &self.public_point()).expect("key encodes");
-        let pem = encode_string("EC PRIVATE KEY", LineEnding::LF, &der).expect("key encodes");
-        Zeroizing::new(pem)
+        SecretDocument::try_from(key).expect("a valid key encodes")
     }
 }
 
-fn refuse_what_is_no_key(file: &PemFile) -> Result<(), CredentialError> {
+fn refuse_other_content(file: &PemFile) -> Result<(), CredentialError> {
     let name = || file.name.clone();
     if file.has_encrypted_key() {
         return Err(CredentialError::EncryptedKey { file: name() });
     }
     if file.has("DSA PRIVATE KEY") {
-        let found = Algorithm::from_oids("1.2.840.10040.4.1", None);
-        return Err(Refusal::Algorithm(found).into_error(file));
+        let found = KeyAlgorithm::from_oids("1.2.840.10040.4.1", None);
+        return Err(KeyRefusal::Algorithm(found).into_error(file));
     }
     if !file.has_private_key() && file.has("CERTIFICATE") {
         return Err(CredentialError::CertificateForKey { file: name() });
@@ -165,18 +143,19 @@ fn refuse_what_is_no_key(file: &PemFile) -> Result<(), CredentialError> {
     Ok(())
 }
 
-enum Refusal {
-    Algorithm(Algorithm),
+/// The reason why a key is refused, before the file is named.
+enum KeyRefusal {
+    Algorithm(KeyAlgorithm),
     Damaged(&'static str),
 }
 
-impl Refusal {
+impl KeyRefusal {
     fn into_error(self, file: &PemFile) -> CredentialError {
         match self {
-            Self::Algorithm(Algorithm::Other { name, reason }) => {
+            Self::Algorithm(KeyAlgorithm::Other { name, reason }) => {
                 CredentialError::RefusedKey { file: file.name.clone(), found: name, reason }
             }
-            Self::Algorithm(Algorithm::Ec(curve)) => {
+            Self::Algorithm(KeyAlgorithm::Ec(curve)) => {
                 file.damaged(format!("its parts contradict each other about the curve {curve}"))
             }
             Self::Damaged(detail) => file.damaged(detail),
@@ -184,80 +163,57 @@ impl Refusal {
     }
 }
 
-impl From<der::Error> for Refusal {
-    fn from(_: der::Error) -> Self {
-        Self::Damaged("the private key is not valid DER inside")
+impl From<sec1::Error> for KeyRefusal {
+    fn from(error: sec1::Error) -> Self {
+        let sec1::Error::Asn1(error) = error else { return Self::Damaged(NOT_DER) };
+        match error.kind() {
+            // The parameters of a curve in place of its name.
+            ErrorKind::TagUnexpected {
+                expected: Some(Tag::ObjectIdentifier),
+                actual: Tag::Sequence,
+            } => Self::Algorithm(KeyAlgorithm::explicit_curve()),
+            _ => Self::Damaged(NOT_DER),
+        }
     }
 }
 
-fn pkcs8(bytes: &[u8]) -> Result<EcKey, Refusal> {
+const NOT_DER: &str = "the private key is not valid DER inside";
+
+fn pkcs8(bytes: &[u8]) -> Result<EcKey, KeyRefusal> {
     let info = PrivateKeyInfo::try_from(bytes)
-        .map_err(|_| Refusal::Damaged("the private key is not valid PKCS#8 inside"))?;
+        .map_err(|_| KeyRefusal::Damaged("the private key is not valid PKCS#8 inside"))?;
     let curve = info.algorithm.parameters.and_then(|p| p.decode_as::<ObjectIdentifier>().ok());
     let curve = curve.map(|oid| oid.to_string());
-    match Algorithm::from_oids(&info.algorithm.oid.to_string(), curve.as_deref()) {
-        Algorithm::Ec(curve) => sec1(info.private_key, Some(curve)),
-        other @ Algorithm::Other { .. } => Err(Refusal::Algorithm(other)),
+    match KeyAlgorithm::from_oids(&info.algorithm.oid.to_string(), curve.as_deref()) {
+        KeyAlgorithm::Ec(curve) => sec1(info.private_key, Some(curve)),
+        other @ KeyAlgorithm::Other { .. } => Err(KeyRefusal::Algorithm(other)),
     }
 }
 
-/// `outer` is the curve that the enclosing PKCS#8 names, if there is one.
-fn sec1(bytes: &[u8], outer: Option<Curve>) -> Result<EcKey, Refusal> {
-    let (secret, parameters) = decode_sec1(bytes)?;
-    let inner = match parameters {
-        None => None,
-        Some(any) => match any.decode_as::<ObjectIdentifier>() {
-            Ok(oid) => Some(Algorithm::from_oids(EC_PUBLIC_KEY, Some(&oid.to_string()))),
-            Err(_) => Some(Algorithm::explicit_curve()),
-        },
-    };
+/// Decodes `ECPrivateKey` of RFC 5915. `outer` is the curve that the enclosing PKCS#8 names, if any.
+/// The public key is ignored, because it follows from the secret.
+fn sec1(bytes: &[u8], outer: Option<EcCurve>) -> Result<EcKey, KeyRefusal> {
+    let key = EcPrivateKey::try_from(bytes)?;
+    let name = key.parameters.and_then(EcParameters::named_curve);
+    let inner = name.map(|oid| KeyAlgorithm::from_oids(EC_PUBLIC_KEY, Some(&oid.to_string())));
     let curve = match (outer, inner) {
         (Some(outer), None) => outer,
-        (None, Some(Algorithm::Ec(inner))) => inner,
-        (Some(outer), Some(Algorithm::Ec(inner))) if outer == inner => outer,
-        (_, Some(algorithm)) => return Err(Refusal::Algorithm(algorithm)),
-        // Without parameters nothing but the length tells the curve, and secp256k1 has P-256's.
-        (None, None) => return Err(Refusal::Damaged("the private key does not name its curve")),
+        (None, Some(KeyAlgorithm::Ec(inner))) => inner,
+        (Some(outer), Some(KeyAlgorithm::Ec(inner))) if outer == inner => outer,
+        (_, Some(algorithm)) => return Err(KeyRefusal::Algorithm(algorithm)),
+        // Without parameters only the length would identify the curve, and secp256k1 has that of
+        // P-256.
+        (None, None) => return Err(KeyRefusal::Damaged("the private key does not name its curve")),
     };
-    let scalar = || Refusal::Damaged("the private key is out of the range of its curve");
+    let scalar = || KeyRefusal::Damaged("the private key is out of the range of its curve");
     match curve {
-        Curve::P256 => p256::SecretKey::from_slice(secret).map(EcKey::P256).map_err(|_| scalar()),
-        Curve::P384 => p384::SecretKey::from_slice(secret).map(EcKey::P384).map_err(|_| scalar()),
+        EcCurve::P256 => {
+            p256::SecretKey::from_slice(key.private_key).map(EcKey::P256).map_err(|_| scalar())
+        }
+        EcCurve::P384 => {
+            p384::SecretKey::from_slice(key.private_key).map(EcKey::P384).map_err(|_| scalar())
+        }
     }
-}
-
-/// `ECPrivateKey` of RFC 5915: the secret and the parameters. The public key is left out: it
-/// follows from the secret.
-fn decode_sec1(bytes: &[u8]) -> der::Result<(&[u8], Option<AnyRef<'_>>)> {
-    let mut reader = SliceReader::new(bytes)?;
-    reader.sequence(|body| {
-        let _version: u8 = body.decode()?;
-        let secret: OctetStringRef<'_> = body.decode()?;
-        let parameters =
-            ContextSpecific::<AnyRef<'_>>::decode_explicit(body, TagNumber::N0)?.map(|p| p.value);
-        body.read_slice(body.remaining_len())?;
-        Ok((secret.as_bytes(), parameters))
-    })
-}
-
-fn encode_sec1(secret: &[u8], curve: Curve, point: &[u8]) -> der::Result<Zeroizing<Vec<u8>>> {
-    let oid = ObjectIdentifier::new_unwrap(curve.oid());
-    let parameters =
-        ContextSpecificRef { tag_number: TagNumber::N0, tag_mode: TagMode::Explicit, value: &oid };
-    let bits = der::asn1::BitStringRef::from_bytes(point)?;
-    let public =
-        ContextSpecificRef { tag_number: TagNumber::N1, tag_mode: TagMode::Explicit, value: &bits };
-    let secret = OctetStringRef::new(secret)?;
-    let mut body = Zeroizing::new(Vec::new());
-    1u8.encode_to_vec(&mut body)?;
-    secret.encode_to_vec(&mut body)?;
-    parameters.encode_to_vec(&mut body)?;
-    public.encode_to_vec(&mut body)?;
-    let mut whole = Zeroizing::new(Vec::new());
-    der::Header::new(der::Tag::Sequence, der::Length::try_from(body.len())?)?
-        .encode_to_vec(&mut whole)?;
-    whole.extend_from_slice(&body);
-    Ok(whole)
 }
 
 #[cfg(test)]

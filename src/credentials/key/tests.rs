@@ -1,15 +1,15 @@
-//! Keys as the `openssl` program writes them, and as nobody should.
+//! Keys as the `openssl` program writes them, and damaged ones.
 
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::credentials::error::{FileName, Role};
+use crate::credentials::error::{ConfiguredFile, FileRole};
 use crate::credentials::testing::openssl;
 
 fn key(text: &[u8]) -> Result<EcKey, CredentialError> {
-    let name = FileName::new(Role::Key, Path::new("/etc/private-key.pem"));
+    let name = ConfiguredFile::new(FileRole::Key, Path::new("/etc/private-key.pem"));
     EcKey::from_pem(&PemFile::parse(name, text)?)
 }
 
@@ -18,22 +18,22 @@ fn refusal(text: &[u8]) -> String {
 }
 
 #[test]
-fn the_key_of_the_vendors_command_is_read() {
-    for (name, curve) in [("prime256v1", Curve::P256), ("secp384r1", Curve::P384)] {
+fn keys_of_the_vendors_command_are_read() {
+    for (name, curve) in [("prime256v1", EcCurve::P256), ("secp384r1", EcCurve::P384)] {
         let pem = openssl(&["ecparam", "-name", name, "-genkey", "-noout"], &[]);
         assert_eq!(key(&pem).expect("SEC1").curve(), curve);
     }
 }
 
 #[test]
-fn a_parameters_section_before_the_key_is_passed_over() {
+fn parameters_before_the_key_are_skipped() {
     let pem = openssl(&["ecparam", "-name", "prime256v1", "-genkey"], &[]);
     assert!(pem.starts_with(b"-----BEGIN EC PARAMETERS-----"));
-    assert_eq!(key(&pem).expect("SEC1").curve(), Curve::P256);
+    assert_eq!(key(&pem).expect("SEC1").curve(), EcCurve::P256);
 }
 
 #[test]
-fn sec1_pkcs8_and_a_file_without_the_public_key_give_the_same_key() {
+fn every_encoding_gives_the_same_key() {
     let sec1 = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], &[]);
     let pkcs8 = openssl(&["pkcs8", "-topk8", "-nocrypt"], &sec1);
     let bare = openssl(&["ec", "-no_public"], &sec1);
@@ -43,8 +43,8 @@ fn sec1_pkcs8_and_a_file_without_the_public_key_give_the_same_key() {
 }
 
 #[test]
-fn what_we_write_openssl_reads_with_the_curve_named() {
-    for curve in Curve::ALL {
+fn openssl_reads_written_keys_with_their_curve() {
+    for curve in EcCurve::ALL {
         let ours = EcKey::generate(curve);
         let pem = ours.to_sec1_pem();
         assert!(pem.starts_with("-----BEGIN EC PRIVATE KEY-----\n"));
@@ -55,7 +55,7 @@ fn what_we_write_openssl_reads_with_the_curve_named() {
 }
 
 #[test]
-fn other_curves_are_refused_by_name_with_the_reason() {
+fn other_curves_are_refused_with_the_reason() {
     for (curve, name, reason) in [
         ("secp521r1", "P-521", "P-256 and P-384 only"),
         ("secp256k1", "secp256k1", "P-256 and P-384 only"),
@@ -72,7 +72,7 @@ fn other_curves_are_refused_by_name_with_the_reason() {
 }
 
 #[test]
-fn explicit_curve_parameters_are_refused_for_what_they_are() {
+fn explicit_curve_parameters_are_refused() {
     let args = ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-param_enc", "explicit"];
     let pem = openssl(&args, &[]);
     let pkcs8 = openssl(&["pkcs8", "-topk8", "-nocrypt"], &pem);
@@ -93,7 +93,7 @@ fn rsa_and_edwards_keys_are_refused_by_name() {
 }
 
 #[test]
-fn keys_with_a_passphrase_are_recognised_in_both_styles() {
+fn encrypted_keys_are_recognised() {
     let sec1 = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], &[]);
     let old = openssl(&["ec", "-aes128", "-passout", "pass:secret"], &sec1);
     let new = openssl(&["pkcs8", "-topk8", "-passout", "pass:secret"], &sec1);
@@ -104,7 +104,7 @@ fn keys_with_a_passphrase_are_recognised_in_both_styles() {
 }
 
 #[test]
-fn a_public_key_or_two_keys_in_the_file_are_refused() {
+fn public_keys_and_several_keys_are_refused() {
     let sec1 = openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout"], &[]);
     let public = openssl(&["ec", "-pubout"], &sec1);
     assert!(refusal(&public).contains("holds a public key"), "{}", refusal(&public));
@@ -114,15 +114,15 @@ fn a_public_key_or_two_keys_in_the_file_are_refused() {
 
 #[test]
 fn debug_output_never_shows_the_secret() {
-    let shown = format!("{:?}", EcKey::generate(Curve::P256));
+    let shown = format!("{:?}", EcKey::generate(EcCurve::P256));
     assert_eq!(shown, "EcKey(P-256, secret)");
 }
 
 proptest! {
     #[test]
     fn damaged_keys_are_refused_without_a_panic(at in 0usize..120, flip in 1u8..=255) {
-        let key = EcKey::generate(Curve::P256);
-        let mut der = encode_sec1(&[7; 32], Curve::P256, &key.public_point()).unwrap().to_vec();
+        let key = EcKey::generate(EcCurve::P256);
+        let mut der = key.to_sec1_der().as_bytes().to_vec();
         if at < der.len() { der[at] ^= flip; }
         let _ = sec1(&der, None);
         let mut der = key.to_pkcs8_der().to_vec();

@@ -214,7 +214,12 @@ fn the_vendors_schema_has_the_same_maxima() {
     let folder = Folder::with(&[("vendor.proto", VENDOR.as_bytes())]);
     let decoder = vendor_decoder(&folder.file("vendor.proto")).unwrap();
     let item = |more: &[u8]| {
-        decode(&decoder, Kind::Item, Encoding::Protobuf, &followed_by(&least_item(), more))
+        decode(
+            &decoder,
+            EventKind::Item,
+            EventEncoding::Protobuf,
+            &followed_by(&least_item(), more),
+        )
     };
     let packed = |number, size| move |count: usize| field(number, &vec![1; count * size]);
     let single = |number, text: &'static [u8]| move |count| field(number, text).repeat(count);
@@ -231,7 +236,7 @@ fn the_vendors_schema_has_the_same_maxima() {
     }
     let board = |count| {
         let bytes = followed_by(&least_board(), &field(40, &vec![b'x'; count]));
-        decode(&decoder, Kind::Board, Encoding::Protobuf, &bytes)
+        decode(&decoder, EventKind::Board, EventEncoding::Protobuf, &bytes)
     };
     assert!(board(MAX_TEXT_BYTES).is_ok());
     assert_beyond(board(MAX_TEXT_BYTES + 1), "fw_version has 65537 bytes");
@@ -245,7 +250,7 @@ fn enum_labels_have_a_maximum_of_text() {
     let decoder = vendor_decoder(&folder.file("vendor.proto")).unwrap();
     let item = |count| {
         let bytes = followed_by(&least_item(), &field(32, &vec![1; count]));
-        decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes)
+        decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes)
     };
     assert!(item(65).is_ok());
     assert_beyond(item(66), "loc_labels has 66000 bytes of text");
@@ -255,6 +260,6 @@ fn enum_labels_have_a_maximum_of_text() {
 fn unknown_protobuf_fields_have_no_maximum() {
     let decoder = shipped(KeepPayload::Unknown);
     let bytes = followed_by(&least_item(), &b"\xf8\x0f\x01".repeat(100_000));
-    let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+    let row = item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
     assert_eq!((row.extra, row.payload), (None, Some(Bytes::from(bytes))));
 }

@@ -32,8 +32,8 @@ fn assert_small(result: Result<Event, Reject>, payload: usize) -> Result<(), Tes
     Ok(())
 }
 
-fn decode_item(encoding: Encoding, payload: &[u8]) -> Result<Event, Reject> {
-    decode(&shipped(KeepPayload::Never), Kind::Item, encoding, payload)
+fn decode_item(encoding: EventEncoding, payload: &[u8]) -> Result<Event, Reject> {
+    decode(&shipped(KeepPayload::Never), EventKind::Item, encoding, payload)
 }
 
 /// Objects of one key in one another.
@@ -115,13 +115,13 @@ proptest! {
     fn a_json_event_is_small_or_refused(pieces in json_pieces()) {
         let required = [r#""momentum":"2025-10-09T08:53:20Z""#.to_owned(), r#""uid":"E1""#.to_owned()];
         let text = format!("{{{}}}", [&required[..], &pieces].concat().join(","));
-        assert_small(decode_item(Encoding::Json, text.as_bytes()), text.len())?;
+        assert_small(decode_item(EventEncoding::Json, text.as_bytes()), text.len())?;
     }
 
     #[test]
     fn a_protobuf_event_is_small_or_refused(more in protobuf_pieces()) {
         let bytes = followed_by(&least_item(), &more);
-        assert_small(decode_item(Encoding::Protobuf, &bytes), bytes.len())?;
+        assert_small(decode_item(EventEncoding::Protobuf, &bytes), bytes.len())?;
     }
 }
 
@@ -139,6 +139,6 @@ fn the_worst_event_takes_less_than_9_mib() {
         format!("\"x\":[{}]", vec![deep.as_str(); MAX_EXTRA_BYTES / (deep.len() + 1)].join(","));
     let rest = [&texts[..], &labels, &positions, &[extra]].concat().join(",");
     let text = format!("{{\"momentum\":\"2025-10-09T08:53:20Z\",\"uid\":\"E1\",{rest}}}");
-    let bytes = decode_item(Encoding::Json, text.as_bytes()).unwrap().heap_bytes();
+    let bytes = decode_item(EventEncoding::Json, text.as_bytes()).unwrap().heap_bytes();
     assert!((MOST / 2..MOST).contains(&bytes), "{bytes}");
 }

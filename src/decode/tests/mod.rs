@@ -16,22 +16,22 @@ use time::OffsetDateTime;
 use time::macros::datetime;
 
 use super::{ClockTrust, Decoder, pb};
-use crate::config::{Decode, KeepPayload};
+use crate::config::{DecodeConfig, KeepPayload};
 use crate::event::{BoardEvent, Event, ItemEvent, Reject};
-use crate::topic::{self, Encoding, Kind};
+use crate::topic::{self, EventEncoding, EventKind};
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 /// 2025-10-09T08:53:20Z.
 const MOMENTUM: i64 = 1_760_000_000;
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
-    Decoder::new(&Decode { proto_file: None, keep_payload }, "acme").unwrap()
+    Decoder::new(&DecodeConfig::new(None, keep_payload), "acme").unwrap()
 }
 
 fn decode(
     decoder: &Decoder,
-    kind: Kind,
-    encoding: Encoding,
+    kind: EventKind,
+    encoding: EventEncoding,
     payload: &[u8],
 ) -> Result<Event, Reject> {
     let topic = topic::name("acme", kind, encoding);
@@ -54,22 +54,22 @@ fn board(event: Event) -> BoardEvent {
 
 fn item_json(text: &str) -> Result<ItemEvent, Reject> {
     let decoder = shipped(KeepPayload::Never);
-    decode(&decoder, Kind::Item, Encoding::Json, text.as_bytes()).map(item)
+    decode(&decoder, EventKind::Item, EventEncoding::Json, text.as_bytes()).map(item)
 }
 
 fn board_json(text: &str) -> Result<BoardEvent, Reject> {
     let decoder = shipped(KeepPayload::Never);
-    decode(&decoder, Kind::Board, Encoding::Json, text.as_bytes()).map(board)
+    decode(&decoder, EventKind::Board, EventEncoding::Json, text.as_bytes()).map(board)
 }
 
 fn item_proto(bytes: &[u8]) -> Result<ItemEvent, Reject> {
     let decoder = shipped(KeepPayload::Never);
-    decode(&decoder, Kind::Item, Encoding::Protobuf, bytes).map(item)
+    decode(&decoder, EventKind::Item, EventEncoding::Protobuf, bytes).map(item)
 }
 
 fn board_proto(bytes: &[u8]) -> Result<BoardEvent, Reject> {
     let decoder = shipped(KeepPayload::Never);
-    decode(&decoder, Kind::Board, Encoding::Protobuf, bytes).map(board)
+    decode(&decoder, EventKind::Board, EventEncoding::Protobuf, bytes).map(board)
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -116,7 +116,7 @@ fn what_is_no_object_is_malformed() {
         refused(board_json(text), RejectReason::Malformed, &[found]);
     }
     let decoder = shipped(KeepPayload::Never);
-    let broken = decode(&decoder, Kind::Item, Encoding::Json, b"{\"uid\":\"\xff\"}");
+    let broken = decode(&decoder, EventKind::Item, EventEncoding::Json, b"{\"uid\":\"\xff\"}");
     refused(broken, RejectReason::Malformed, &["UTF-8 at byte 8"]);
 }
 
@@ -236,8 +236,9 @@ fn payloads_are_kept_as_configured() {
         (KeepPayload::Never, false, false),
     ] {
         let decoder = shipped(keep);
-        let kept =
-            |text: &[u8]| item(decode(&decoder, Kind::Item, Encoding::Json, text).unwrap()).payload;
+        let kept = |text: &[u8]| {
+            item(decode(&decoder, EventKind::Item, EventEncoding::Json, text).unwrap()).payload
+        };
         assert_eq!(kept(known), keeps_known.then(|| Bytes::from_static(known)), "{keep:?}");
         assert_eq!(kept(unknown), keeps_unknown.then(|| Bytes::from_static(unknown)), "{keep:?}");
     }

@@ -158,7 +158,8 @@ fn unknown_fields_of_every_wire_type_are_passed_over_and_kept() {
     let decoder = shipped(KeepPayload::Unknown);
     let kept = |more: &[u8]| {
         let bytes = followed_by(&least_item(), more);
-        let payload = decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).map(item)?.payload;
+        let payload =
+            decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).map(item)?.payload;
         assert!(payload.iter().all(|payload| *payload == bytes));
         Ok::<_, Reject>(payload.is_some())
     };
@@ -228,7 +229,7 @@ fn the_other_format_is_reported_as_such() {
     assert!(!reject.detail.contains("decode.proto_file"), "no number is wrong: {reject}");
     let payload = least_board().encode_to_vec();
     let decoder = shipped(KeepPayload::Never);
-    let reject = decode(&decoder, Kind::Board, Encoding::Json, &payload).unwrap_err();
+    let reject = decode(&decoder, EventKind::Board, EventEncoding::Json, &payload).unwrap_err();
     assert_eq!(reject.reason, RejectReason::Malformed);
     for part in ["the payload is protobuf", "centiloc/acme/proto/board/v1/update"] {
         assert!(reject.detail.contains(part), "{reject} lacks {part}");

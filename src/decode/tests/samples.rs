@@ -83,8 +83,9 @@ fn both_forms_of_a_sample_have_one_id() {
     for name in ["item-0", "item-41", "item-977"] {
         let bytes = |end: &str| std::fs::read(folder.join(format!("{name}.{end}"))).unwrap();
         let decoder = shipped(KeepPayload::Never);
-        let proto = decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes("pb")).unwrap();
-        let json = decode(&decoder, Kind::Item, Encoding::Json, &bytes("json")).unwrap();
+        let proto =
+            decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes("pb")).unwrap();
+        let json = decode(&decoder, EventKind::Item, EventEncoding::Json, &bytes("json")).unwrap();
         assert_eq!(proto.event_id(), json.event_id(), "{name}");
         assert_eq!(proto.momentum(), json.momentum(), "{name}");
     }
@@ -97,27 +98,72 @@ fn ids_are_pinned_for_ever() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let decoder = shipped(KeepPayload::Never);
     for (file, kind, encoding, id) in [
-        ("item-0.pb", Kind::Item, Encoding::Protobuf, "f635f28c-20d8-e0ff-8f45-de490b093fc7"),
-        ("item-0.json", Kind::Item, Encoding::Json, "f635f28c-20d8-e0ff-8f45-de490b093fc7"),
-        ("item-41.pb", Kind::Item, Encoding::Protobuf, "1f7d676f-4f71-bb5b-0f4d-a3c1c77f720f"),
-        ("item-41.json", Kind::Item, Encoding::Json, "1f7d676f-4f71-bb5b-0f4d-a3c1c77f720f"),
-        ("item-977.pb", Kind::Item, Encoding::Protobuf, "89680466-e2b5-7c13-6411-fc65b82b92de"),
-        ("item-977.json", Kind::Item, Encoding::Json, "89680466-e2b5-7c13-6411-fc65b82b92de"),
-        ("item-masked.pb", Kind::Item, Encoding::Protobuf, "42157ecd-52d0-4fde-b34d-8951ac819e93"),
+        (
+            "item-0.pb",
+            EventKind::Item,
+            EventEncoding::Protobuf,
+            "f635f28c-20d8-e0ff-8f45-de490b093fc7",
+        ),
+        (
+            "item-0.json",
+            EventKind::Item,
+            EventEncoding::Json,
+            "f635f28c-20d8-e0ff-8f45-de490b093fc7",
+        ),
+        (
+            "item-41.pb",
+            EventKind::Item,
+            EventEncoding::Protobuf,
+            "1f7d676f-4f71-bb5b-0f4d-a3c1c77f720f",
+        ),
+        (
+            "item-41.json",
+            EventKind::Item,
+            EventEncoding::Json,
+            "1f7d676f-4f71-bb5b-0f4d-a3c1c77f720f",
+        ),
+        (
+            "item-977.pb",
+            EventKind::Item,
+            EventEncoding::Protobuf,
+            "89680466-e2b5-7c13-6411-fc65b82b92de",
+        ),
+        (
+            "item-977.json",
+            EventKind::Item,
+            EventEncoding::Json,
+            "89680466-e2b5-7c13-6411-fc65b82b92de",
+        ),
+        (
+            "item-masked.pb",
+            EventKind::Item,
+            EventEncoding::Protobuf,
+            "42157ecd-52d0-4fde-b34d-8951ac819e93",
+        ),
         (
             "item-unknown-field.pb",
-            Kind::Item,
-            Encoding::Protobuf,
+            EventKind::Item,
+            EventEncoding::Protobuf,
             "4d4cb627-9294-4962-1ff4-7ee1fda0a330",
         ),
         (
             "item-unknown-field.json",
-            Kind::Item,
-            Encoding::Json,
+            EventKind::Item,
+            EventEncoding::Json,
             "daf8007f-a308-537c-96b2-b860124fe04c",
         ),
-        ("board.pb", Kind::Board, Encoding::Protobuf, "a997b94b-c1ae-b9a6-e7e0-8b545d51572d"),
-        ("board.json", Kind::Board, Encoding::Json, "63961c71-af74-c014-4867-c760e52cc562"),
+        (
+            "board.pb",
+            EventKind::Board,
+            EventEncoding::Protobuf,
+            "a997b94b-c1ae-b9a6-e7e0-8b545d51572d",
+        ),
+        (
+            "board.json",
+            EventKind::Board,
+            EventEncoding::Json,
+            "63961c71-af74-c014-4867-c760e52cc562",
+        ),
     ] {
         let bytes = std::fs::read(folder.join(file)).unwrap();
         let event = decode(&decoder, kind, encoding, &bytes).unwrap();

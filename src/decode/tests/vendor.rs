@@ -56,7 +56,7 @@ impl Folder {
 }
 
 pub(super) fn decoder(file: &Path) -> Result<Decoder, String> {
-    let config = Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Auto };
+    let config = DecodeConfig::new(Some(file.to_owned()), KeepPayload::Auto);
     Decoder::new(&config, "acme").map_err(|error| error.to_string())
 }
 
@@ -123,8 +123,8 @@ fn shuffled_numbers_decode_to_the_same_row_from_source_and_from_descriptors() {
     let bytes = renumber(&original, &builtin, &pool);
     for file in ["move.proto", "move.binpb"] {
         let decoder = decoder(&folder.file(file)).unwrap();
-        assert!(!decoder.schema_is_assumed() && decoder.covers(Kind::Board));
-        let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+        assert!(!decoder.schema_is_assumed() && decoder.covers(EventKind::Board));
+        let row = item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
         assert_eq!(row, item_proto(&original.encode_to_vec()).unwrap(), "{file}");
     }
 }
@@ -150,7 +150,7 @@ proptest! {
         for (field, value) in DynamicMessage::decode(builtin, sample).unwrap().fields() {
             theirs.set_field_by_name(field.name(), value.clone());
         }
-        let row = decode(&vendor, Kind::Item, Encoding::Protobuf, &theirs.encode_to_vec()).unwrap();
+        let row = decode(&vendor, EventKind::Item, EventEncoding::Protobuf, &theirs.encode_to_vec()).unwrap();
         prop_assert_eq!(item(row), item_proto(sample).unwrap());
     }
 }
@@ -193,7 +193,8 @@ fn a_vendor_enum_names_the_status() {
         time.transcode_from(&momentum).unwrap();
         health.set_field_by_name("momentum", Value::Message(time));
         let bytes = health.encode_to_vec();
-        let row = board(decode(&decoder, Kind::Board, Encoding::Protobuf, &bytes).unwrap());
+        let row =
+            board(decode(&decoder, EventKind::Board, EventEncoding::Protobuf, &bytes).unwrap());
         assert_eq!((row.board_sn.as_str(), row.status.as_deref()), ("B1", Some(name)));
         assert_eq!(row.payload, None, "no unknown fields, so nothing is kept");
     }
@@ -229,7 +230,7 @@ fn other_types_of_the_same_fields_are_read() {
     theirs.set_field_by_name("pos_on_shelf_mm", Value::List(vec![Value::U64(1), Value::U64(2)]));
     theirs.set_field_by_name("unheard_of", Value::I64(1));
     let bytes = theirs.encode_to_vec();
-    let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+    let row = item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
     assert_eq!(row.momentum, datetime!(2025-10-09 08:53:20.000005 UTC));
     assert_eq!((row.uid.as_str(), row.x_mm, row.y_mm), ("É1", Some(-5), Some(7)));
     assert_eq!((row.nb_hits, row.floor, row.hold_time_us), (Some(-3), Some(4), Some(-1)));
@@ -270,7 +271,8 @@ fn every_kind_of_whole_number_is_read() {
             theirs.set_field_by_name("floor", wrap(value));
             theirs.set_field_by_name("pos_mm", Value::List(vec![wrap(value), wrap(7)]));
             let bytes = followed_by(&least_item(), &theirs.encode_to_vec());
-            let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+            let row =
+                item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
             let expected = (Some(value), Some(value), Some(7));
             assert_eq!((row.floor, row.x_mm, row.y_mm), expected, "{kind}");
         }
@@ -281,7 +283,9 @@ fn every_kind_of_whole_number_is_read() {
 fn times_as_numbers_and_texts_are_read() {
     let folder = Folder::with(&[("other.proto", OTHER_TYPES.as_bytes())]);
     let decoder = decoder(&folder.file("other.proto")).unwrap();
-    let read = |bytes: &[u8]| decode(&decoder, Kind::Board, Encoding::Protobuf, bytes).map(board);
+    let read = |bytes: &[u8]| {
+        decode(&decoder, EventKind::Board, EventEncoding::Protobuf, bytes).map(board)
+    };
     let row = read(b"\x0a\x142025-10-09T08:53:20Z\x12\x02B1\x1a\x13BOARDSTATUS_onerror").unwrap();
     assert_eq!(row.status.as_deref(), Some("ONERROR"));
     assert_eq!((row.momentum.unix_timestamp(), row.last_error_at), (MOMENTUM, None));
@@ -300,7 +304,7 @@ fn numbers_too_large_for_their_column_are_out_of_range() {
         (b"\x62\x08\xff\xff\xff\xff\xff\xff\xff\xff", "pos_on_shelf_mm"),
         (b"\x41\xff\xff\xff\xff\xff\xff\xef\x7f", "fill_ratio"),
     ] {
-        let reject = decode(&decoder, Kind::Item, Encoding::Protobuf, bytes).unwrap_err();
+        let reject = decode(&decoder, EventKind::Item, EventEncoding::Protobuf, bytes).unwrap_err();
         assert_eq!(reject.reason, RejectReason::OutOfRange, "{reject}");
         assert!(reject.detail.contains(field), "{reject}");
     }
@@ -313,9 +317,10 @@ fn the_vendors_schema_is_believed_whatever_the_event_says() {
     let builtin = load::shipped().unwrap().get_message_by_name("transtream.ItemEvent").unwrap();
     let odd = pb::ItemEvent { momentum: Some(at(1)), uid: "E\n".into(), ..least_item() };
     let bytes = renumber(&odd, &builtin, &pool);
-    let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+    let row = item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
     assert_eq!((row.uid.as_str(), row.momentum.unix_timestamp()), ("E\n", 1));
-    let reject = decode(&decoder, Kind::Item, Encoding::Protobuf, b"\x0d\0\0\0\0").unwrap_err();
+    let reject =
+        decode(&decoder, EventKind::Item, EventEncoding::Protobuf, b"\x0d\0\0\0\0").unwrap_err();
     assert_eq!(reject.reason, RejectReason::Malformed, "a wire type that does not fit: {reject}");
 }
 
@@ -323,11 +328,11 @@ fn the_vendors_schema_is_believed_whatever_the_event_says() {
 fn a_file_with_one_kind_decodes_that_kind() {
     let folder = Folder::with(&[("vendor.proto", item_schema("").as_bytes())]);
     let decoder = decoder(&folder.file("vendor.proto")).unwrap();
-    assert!(decoder.covers(Kind::Item) && !decoder.covers(Kind::Board));
+    assert!(decoder.covers(EventKind::Item) && !decoder.covers(EventKind::Board));
     let bytes = least_item().encode_to_vec();
-    let row = item(decode(&decoder, Kind::Item, Encoding::Protobuf, &bytes).unwrap());
+    let row = item(decode(&decoder, EventKind::Item, EventEncoding::Protobuf, &bytes).unwrap());
     assert_eq!((row.uid.as_str(), row.floor), ("E1", None));
-    let reject = decode(&decoder, Kind::Board, Encoding::Protobuf, &bytes).unwrap_err();
+    let reject = decode(&decoder, EventKind::Board, EventEncoding::Protobuf, &bytes).unwrap_err();
     assert_eq!(reject.reason, RejectReason::UnknownTopic);
     assert!(reject.detail.contains("no board message"), "{reject}");
 }

@@ -14,14 +14,14 @@ use secrecy::SecretString;
 
 pub use self::fallback::{AfterRefusal, CredentialFallback};
 pub use self::source::{CredentialSource, SourceFingerprint};
-use crate::config::{Mqtt, Tls};
+use crate::config::{MqttConfig, TlsConfig};
 use crate::credentials::CertificateFacts;
 
 /// Credentials as loaded, whole: never a part of one set with a part of another.
 #[derive(Debug)]
 pub struct ClientCredentials {
     /// The section the TLS files were named in.
-    section: Option<Tls>,
+    section: Option<TlsConfig>,
     /// Ready for a connection; `None` without TLS.
     pub tls: Option<tls::LoadedTls>,
     username: Option<String>,
@@ -50,7 +50,7 @@ impl ClientCredentials {
     }
 
     /// Puts them into the settings that a connection is made from.
-    pub fn apply_to(&self, mqtt: &mut Mqtt) {
+    pub fn apply_to(&self, mqtt: &mut MqttConfig) {
         mqtt.tls.clone_from(&self.section);
         mqtt.username.clone_from(&self.username);
         mqtt.password.clone_from(&self.password);

@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::{ClientCredentials, tls};
-use crate::config::{Mqtt, Tls, read_secret};
+use crate::config::{MqttConfig, TlsConfig, read_secret};
 use crate::credentials::CertificateFacts;
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 use crate::files;
 
 /// More than any file read here holds; what is behind it cannot matter.
@@ -24,7 +24,7 @@ pub struct CredentialSource {
     /// Whose certificate it must be.
     pub tenant: String,
     /// Section `mqtt.tls`.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// `mqtt.username`.
     pub username: Option<String>,
     /// The password as read with the configuration.
@@ -40,7 +40,7 @@ pub struct SourceFingerprint([u8; 32]);
 
 impl CredentialSource {
     /// As configured.
-    pub fn new(tenant: &str, mqtt: &Mqtt) -> Self {
+    pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
         Self {
             tenant: tenant.to_owned(),
             tls: mqtt.tls.clone(),
@@ -119,8 +119,8 @@ impl CredentialSource {
     }
 
     /// Explains a certificate whose common name is not the tenant.
-    fn tenant_mismatch(&self, section: &Tls, facts: &CertificateFacts) -> Option<String> {
-        if facts.fits_tenant(&self.tenant) == TenantFit::Exact {
+    fn tenant_mismatch(&self, section: &TlsConfig, facts: &CertificateFacts) -> Option<String> {
+        if facts.fits_tenant(&self.tenant) == TenantMatch::Exact {
             return None;
         }
         Some(format!(

@@ -4,7 +4,7 @@ use rustls::AlertDescription as Alert;
 
 use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 use crate::credentials::identity::validity_note;
-use crate::credentials::inspect::TenantFit;
+use crate::credentials::inspect::TenantMatch;
 
 /// What an alert means here: its name in the standard, its kind, and cause with cure.
 pub(super) struct AlertMeaning {
@@ -140,7 +140,7 @@ fn own_fault(context: &FailureContext<'_>) -> Option<String> {
     if let Some(note) = outside_validity(context) {
         return Some(note);
     }
-    if facts.fits_tenant(context.tenant) == TenantFit::Exact {
+    if facts.fits_tenant(context.tenant) == TenantMatch::Exact {
         return None;
     }
     Some(format!(

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 
 use super::credentials::tls::LoadedTls;
 use super::transport::connector::ConnectError;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 
 /// A failed or lost connection, explained.
@@ -220,7 +220,7 @@ pub struct FailureContext<'a> {
     /// The configured tenant.
     pub tenant: &'a str,
     /// The broker and how it is reached.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// How long the connection had been up; `None` before CONNACK.
     pub uptime: Option<Duration>,
     /// What TLS is done with, where it is.
@@ -231,7 +231,7 @@ pub struct FailureContext<'a> {
 
 impl<'a> FailureContext<'a> {
     /// Of a connection that has not had its CONNACK.
-    pub fn new(tenant: &'a str, mqtt: &'a Mqtt, now: OffsetDateTime) -> Self {
+    pub fn new(tenant: &'a str, mqtt: &'a MqttConfig, now: OffsetDateTime) -> Self {
         Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 

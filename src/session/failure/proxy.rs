@@ -6,15 +6,15 @@ use async_http_proxy::HttpError;
 
 use super::cause::{IoCause, lookup_detail};
 use super::{ConnectionFailure, FailureContext, FailureKind};
-use crate::config::Proxy;
+use crate::config::ProxyConfig;
 
 /// The proxy itself could not be reached.
-pub(super) fn first_hop(proxy: &Proxy, error: &io::Error) -> ConnectionFailure {
+pub(super) fn first_hop(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
     ConnectionFailure::new(FailureKind::Proxy, unreachable(&name(proxy), error))
 }
 
 /// No address of the proxy accepted a connection.
-pub(super) fn no_address(proxy: &Proxy, attempts: &str) -> ConnectionFailure {
+pub(super) fn no_address(proxy: &ProxyConfig, attempts: &str) -> ConnectionFailure {
     let message = format!(
         "{} accepted no TCP connection: {attempts}; check mqtt.proxy and the network",
         name(proxy)
@@ -23,7 +23,7 @@ pub(super) fn no_address(proxy: &Proxy, attempts: &str) -> ConnectionFailure {
 }
 
 /// The addresses of the proxy could not be found out.
-pub(super) fn lookup_failed(proxy: &Proxy, error: &io::Error) -> ConnectionFailure {
+pub(super) fn lookup_failed(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
     let message = format!(
         "could not resolve the name of {}: {}; check mqtt.proxy and this machine's DNS",
         name(proxy),
@@ -32,7 +32,7 @@ pub(super) fn lookup_failed(proxy: &Proxy, error: &io::Error) -> ConnectionFailu
     ConnectionFailure::new(FailureKind::Proxy, message)
 }
 
-fn name(proxy: &Proxy) -> String {
+fn name(proxy: &ProxyConfig) -> String {
     format!("the proxy {}:{}", proxy.host, proxy.port)
 }
 

@@ -12,7 +12,7 @@ use rumqttc::ConnectionError;
 
 use self::connector::ConnectError;
 use super::credentials::ClientCredentials;
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// A future of one step on the network.
 pub type TransportFuture<'a, T> =
@@ -32,7 +32,7 @@ pub trait BrokerConnector: Send + Sync {
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     /// Section `mqtt` of the configuration.
-    pub mqtt: &'a Mqtt,
+    pub mqtt: &'a MqttConfig,
     /// Proves the client's identity.
     pub credentials: &'a ClientCredentials,
     /// Largest packet accepted, bytes.

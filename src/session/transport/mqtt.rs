@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::{
     AcceptedConnection, IncomingPacket, OutgoingPacket, PublishPacket, Transport, TransportFuture,
 };
-use crate::config::Mqtt;
+use crate::config::MqttConfig;
 
 /// Room for what one read takes from the socket. Most events are smaller.
 const READ_BUFFER: usize = 16 * 1024;
@@ -56,7 +56,7 @@ pub struct NetworkTransport {
 impl NetworkTransport {
     /// Sends CONNECT and waits for CONNACK.
     pub async fn login(
-        mqtt: &Mqtt,
+        mqtt: &MqttConfig,
         stream: BrokerStream,
         LoginOptions { clean_session, max_packet_size }: LoginOptions,
     ) -> Result<AcceptedConnection, ConnectionError> {
@@ -137,7 +137,7 @@ impl Transport for NetworkTransport {
 }
 
 /// Makes the CONNECT packet.
-fn connect(mqtt: &Mqtt, clean_session: bool) -> rumqttc::Connect {
+fn connect(mqtt: &MqttConfig, clean_session: bool) -> rumqttc::Connect {
     let mut connect = rumqttc::Connect::new(&mqtt.client_id);
     // At most 65,535 s by the configuration.
     connect.keep_alive = u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX);

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 
 use sqlx::Row as _;
 
-use super::sql::{self, BLOCKS, Column, Place};
-use super::statement::{Parameter, Statement};
-use super::{Counts, Eraser, Mode, count, no_row};
-use crate::erase::Selector;
+use super::sql::{self, AuditColumn, BLOCKS, ScanPosition};
+use super::statement::{SqlParameter, SqlStatement};
+use super::{EraseMode, ErasedCounts, Eraser, count, no_row};
+use crate::erase::TraceSelector;
 use crate::store::StoreError;
-use crate::store::fault::Fault;
+use crate::store::error::DbError;
 use crate::store::partitions::LOCK;
 
 const BOARD_EVENT: &str = "centiloc.board_event";
@@ -36,7 +36,7 @@ const LEAVES: &str = "
 
 /// A partition of `item_event`.
 #[derive(Debug, Clone)]
-struct Leaf {
+struct LeafPartition {
     /// As SQL names it.
     table: String,
     is_foreign: bool,
@@ -48,13 +48,13 @@ impl Eraser<'_> {
     /// Removes the events, and calls `progress` now and then.
     pub async fn events(
         &mut self,
-        progress: &mut (dyn FnMut(&Counts) + Send),
+        progress: &mut (dyn FnMut(&ErasedCounts) + Send),
     ) -> Result<(), StoreError> {
         // One that is made meanwhile may have taken rows of the default partition.
         let mut seen = BTreeSet::new();
         loop {
             let leaves = self.leaves().await?;
-            let new: Vec<Leaf> =
+            let new: Vec<LeafPartition> =
                 leaves.into_iter().filter(|leaf| seen.insert(leaf.table.clone())).collect();
             if new.is_empty() {
                 break;
@@ -66,8 +66,8 @@ impl Eraser<'_> {
                 }
             }
         }
-        if !matches!(self.selector, Selector::Uid(_)) {
-            self.in_order(BOARD_EVENT, Column::BoardEvents, progress).await?;
+        if !matches!(self.selector, TraceSelector::Uid(_)) {
+            self.in_order(BOARD_EVENT, AuditColumn::BoardEvents, progress).await?;
         }
         Ok(())
     }
@@ -81,15 +81,15 @@ impl Eraser<'_> {
         Ok(words.collect())
     }
 
-    async fn leaves(&mut self) -> Result<Vec<Leaf>, Fault> {
+    async fn leaves(&mut self) -> Result<Vec<LeafPartition>, DbError> {
         let cutoff = match self.selector {
-            Selector::Before(cutoff) => Some(*cutoff),
+            TraceSelector::Before(cutoff) => Some(*cutoff),
             _ => None,
         };
-        let list = Statement::new(LEAVES).bind(Parameter::OptionalTime(cutoff));
+        let list = SqlStatement::new(LEAVES).bind(SqlParameter::OptionalTime(cutoff));
         let rows = self.run(&[list]).await?;
-        let leaf = |row: &sqlx::postgres::PgRow| -> Result<Leaf, Fault> {
-            Ok(Leaf {
+        let leaf = |row: &sqlx::postgres::PgRow| -> Result<LeafPartition, DbError> {
+            Ok(LeafPartition {
                 table: row.try_get("name")?,
                 is_foreign: row.try_get("is_foreign")?,
                 is_past: row.try_get("is_past")?,
@@ -100,17 +100,18 @@ impl Eraser<'_> {
 
     async fn leaf(
         &mut self,
-        leaf: &Leaf,
-        progress: &mut (dyn FnMut(&Counts) + Send),
-    ) -> Result<(), Fault> {
-        if let Selector::Board(_) = self.selector {
+        leaf: &LeafPartition,
+        progress: &mut (dyn FnMut(&ErasedCounts) + Send),
+    ) -> Result<(), DbError> {
+        if let TraceSelector::Board(_) = self.selector {
             return self.in_blocks(&leaf.table, progress).await;
         }
-        if leaf.is_past && self.mode == Mode::Erase && self.drop_partition(&leaf.table).await? {
+        if leaf.is_past && self.mode == EraseMode::Erase && self.drop_partition(&leaf.table).await?
+        {
             progress(&self.counts);
             return Ok(());
         }
-        self.in_order(&leaf.table, Column::ItemEvents, progress).await
+        self.in_order(&leaf.table, AuditColumn::ItemEvents, progress).await
     }
 
     /// Removes rows in order of momentum, until none is found: retention may have rewritten one, for
@@ -118,13 +119,13 @@ impl Eraser<'_> {
     async fn in_order(
         &mut self,
         table: &str,
-        column: Column,
-        progress: &mut (dyn FnMut(&Counts) + Send),
-    ) -> Result<(), Fault> {
+        column: AuditColumn,
+        progress: &mut (dyn FnMut(&ErasedCounts) + Send),
+    ) -> Result<(), DbError> {
         loop {
             let before = self.counts;
             self.pass_in_order(table, column, progress).await?;
-            if self.mode == Mode::Count || self.counts == before {
+            if self.mode == EraseMode::KindCount || self.counts == before {
                 return Ok(());
             }
         }
@@ -133,15 +134,17 @@ impl Eraser<'_> {
     async fn pass_in_order(
         &mut self,
         table: &str,
-        column: Column,
-        progress: &mut (dyn FnMut(&Counts) + Send),
-    ) -> Result<(), Fault> {
-        let (mut place, mode, audit) = (Place::start(), self.mode, (column, self.erasure));
+        column: AuditColumn,
+        progress: &mut (dyn FnMut(&ErasedCounts) + Send),
+    ) -> Result<(), DbError> {
+        let (mut place, mode, audit) = (ScanPosition::start(), self.mode, (column, self.erasure));
         loop {
             let next = sql::next_rows(table, self.selector, &place, mode, audit);
             let Some(row) = self.run(&[next]).await?.pop() else { return Ok(()) };
-            place =
-                Place { momentum: row.try_get("momentum")?, event_id: row.try_get("event_id")? };
+            place = ScanPosition {
+                momentum: row.try_get("momentum")?,
+                event_id: row.try_get("event_id")?,
+            };
             *column.of(&mut self.counts) += count(&row, "rows")?;
             progress(&self.counts);
         }
@@ -151,13 +154,13 @@ impl Eraser<'_> {
     async fn in_blocks(
         &mut self,
         table: &str,
-        progress: &mut (dyn FnMut(&Counts) + Send),
-    ) -> Result<(), Fault> {
+        progress: &mut (dyn FnMut(&ErasedCounts) + Send),
+    ) -> Result<(), DbError> {
         const SIZE: &str = "
             select pg_relation_size($1::text::regclass)
                    / current_setting('block_size')::bigint + 1 as rows";
-        let (column, mode) = (Column::ItemEvents, self.mode);
-        let size = Statement::new(SIZE).bind(Parameter::Text(table.to_owned()));
+        let (column, mode) = (AuditColumn::ItemEvents, self.mode);
+        let size = SqlStatement::new(SIZE).bind(SqlParameter::Text(table.to_owned()));
         let blocks: i64 = self.run(&[size]).await?.pop().ok_or_else(no_row)?.try_get("rows")?;
         let mut from = 0;
         while from < blocks {
@@ -172,17 +175,17 @@ impl Eraser<'_> {
     }
 
     /// Drops a partition and enters how many rows it had. False if that is not possible.
-    async fn drop_partition(&mut self, table: &str) -> Result<bool, Fault> {
+    async fn drop_partition(&mut self, table: &str) -> Result<bool, DbError> {
         let rows = self.rows_of(table).await?;
         let audit = "update centiloc.erasure set item_events = item_events + $1 where id = $2";
         let number = i64::try_from(rows).unwrap_or(i64::MAX);
         let statements = [
-            Statement::new(DROP_LOCK_TIMEOUT),
-            Statement::new(LOCK),
-            Statement::new(format!("drop table {table}")),
-            Statement::new(audit)
-                .bind(Parameter::Number(number))
-                .bind(Parameter::Number(self.erasure)),
+            SqlStatement::new(DROP_LOCK_TIMEOUT),
+            SqlStatement::new(LOCK),
+            SqlStatement::new(format!("drop table {table}")),
+            SqlStatement::new(audit)
+                .bind(SqlParameter::Number(number))
+                .bind(SqlParameter::Number(self.erasure)),
         ];
         for _ in 0..DROP_TRIES {
             match self.try_once(&statements).await {
@@ -192,31 +195,33 @@ impl Eraser<'_> {
                     return Ok(true);
                 }
                 // A reader is in the way.
-                Err(fault) if fault.sqlstate.as_deref() == Some("55P03") => {
+                Err(error) if error.sqlstate.as_deref() == Some("55P03") => {
                     tokio::time::sleep(super::FIRST_WAIT).await;
                 }
                 // Not its owner, or a view depends on it.
-                Err(fault) if fault.is_refusal() => return Ok(false),
-                Err(fault) => return Err(fault),
+                Err(error) if error.is_refusal() => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
         Ok(false)
     }
 
-    async fn rows_of(&mut self, table: &str) -> Result<u64, Fault> {
-        let (mut place, mut rows) = (Place::start(), 0);
-        let audit = (Column::ItemEvents, self.erasure);
+    async fn rows_of(&mut self, table: &str) -> Result<u64, DbError> {
+        let (mut place, mut rows) = (ScanPosition::start(), 0);
+        let audit = (AuditColumn::ItemEvents, self.erasure);
         loop {
-            let next = sql::next_rows(table, self.selector, &place, Mode::Count, audit);
+            let next = sql::next_rows(table, self.selector, &place, EraseMode::KindCount, audit);
             let Some(row) = self.run(&[next]).await?.pop() else { return Ok(rows) };
-            place =
-                Place { momentum: row.try_get("momentum")?, event_id: row.try_get("event_id")? };
+            place = ScanPosition {
+                momentum: row.try_get("momentum")?,
+                event_id: row.try_get("event_id")?,
+            };
             rows += count(&row, "rows")?;
         }
     }
 }
 
 /// Retention of a running service dropped the partition since it was listed.
-fn gone_meanwhile(done: &Result<(), Fault>) -> bool {
-    done.as_ref().is_err_and(|fault| fault.sqlstate.as_deref() == Some("42P01"))
+fn gone_meanwhile(done: &Result<(), DbError>) -> bool {
+    done.as_ref().is_err_and(|error| error.sqlstate.as_deref() == Some("42P01"))
 }

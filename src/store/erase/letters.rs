@@ -4,13 +4,13 @@ use bytes::Bytes;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use super::sql::Column;
-use super::statement::{Parameter, Statement};
-use super::{Eraser, Mode, count, no_row};
+use super::sql::AuditColumn;
+use super::statement::{SqlParameter, SqlStatement};
+use super::{EraseMode, Eraser, count, no_row};
 use crate::erase::RawMatcher;
 use crate::store::StoreError;
-use crate::store::fault::Fault;
-use crate::store::timestamp::time_of;
+use crate::store::error::DbError;
+use crate::store::pg_timestamp::time_of;
 
 /// The next dead letters: at most 500, and not many more than 16 MiB of payload.
 const NEXT: &str = "
@@ -27,10 +27,10 @@ impl Eraser<'_> {
     pub async fn dead_letters(&mut self, matcher: &RawMatcher<'_>) -> Result<(), StoreError> {
         let mut last = 0;
         loop {
-            let next = Statement::new(NEXT).bind(Parameter::Number(last));
+            let next = SqlStatement::new(NEXT).bind(SqlParameter::Number(last));
             let letters = self.run(&[next]).await?;
             let Some(newest) = letters.last() else { return Ok(()) };
-            last = newest.try_get("id").map_err(Fault::from)?;
+            last = newest.try_get("id").map_err(DbError::from)?;
             let mut found = Vec::new();
             for letter in &letters {
                 found.extend(matching(letter, matcher)?);
@@ -39,21 +39,21 @@ impl Eraser<'_> {
         }
     }
 
-    async fn delete_letters(&mut self, ids: Vec<i64>) -> Result<(), Fault> {
+    async fn delete_letters(&mut self, ids: Vec<i64>) -> Result<(), DbError> {
         if ids.is_empty() {
             return Ok(());
         }
-        let column = Column::DeadLetters;
+        let column = AuditColumn::DeadLetters;
         let rows = match self.mode {
-            Mode::Count => ids.len() as u64,
-            Mode::Erase => {
+            EraseMode::KindCount => ids.len() as u64,
+            EraseMode::Erase => {
                 let audit = column.audit(self.erasure);
-                let delete = Statement::new(format!(
+                let delete = SqlStatement::new(format!(
                     "with gone as (delete from centiloc.dead_letter where id = any ($1)
                                    returning id), {audit}
                      select count(*) as rows from gone"
                 ));
-                let deleted = self.run(&[delete.bind(Parameter::Numbers(ids))]).await?.pop();
+                let deleted = self.run(&[delete.bind(SqlParameter::Numbers(ids))]).await?.pop();
                 count(&deleted.ok_or_else(no_row)?, "rows")?
             }
         };
@@ -63,7 +63,7 @@ impl Eraser<'_> {
 }
 
 /// Returns its id if it belongs to the trace.
-fn matching(letter: &PgRow, matcher: &RawMatcher<'_>) -> Result<Option<i64>, Fault> {
+fn matching(letter: &PgRow, matcher: &RawMatcher<'_>) -> Result<Option<i64>, DbError> {
     let payload: Vec<u8> = letter.try_get("payload")?;
     let (topic, detail): (String, String) = (letter.try_get("topic")?, letter.try_get("detail")?);
     let received_at = time_of(letter, "received_at")?;

@@ -12,12 +12,12 @@ use std::time::Duration;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
-use self::statement::Statement;
-use super::connect::Link;
-use super::fault::{Class, Fault};
-use super::write::bounded;
+use self::statement::SqlStatement;
+use super::batch::write::bounded;
+use super::connection::connector::Connector;
+use super::error::{DbError, ErrorClass};
 use super::{Store, StoreError};
-use crate::erase::Selector;
+use crate::erase::TraceSelector;
 
 /// Tries of one transaction: the writer of a running service may be in the way, or the server restart.
 const TRIES: u32 = 8;
@@ -30,16 +30,16 @@ const SETTINGS: &str = "set datestyle = 'ISO'; set timezone = 'UTC'; set lock_ti
 
 /// Whether rows are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum EraseMode {
     /// Only counted.
-    Count,
+    KindCount,
     /// Deleted.
     Erase,
 }
 
 /// Rows and messages of a trace, as in the columns of `erasure`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ErasedCounts {
     /// Rows of `item_event`.
     pub item_events: u64,
     /// Rows of `board_event`.
@@ -54,7 +54,7 @@ pub struct Counts {
     pub spooled: u64,
 }
 
-impl Counts {
+impl ErasedCounts {
     /// Returns the number of all rows and messages.
     pub fn total(&self) -> u64 {
         self.item_events
@@ -70,50 +70,50 @@ impl Counts {
 #[derive(Debug)]
 pub struct Eraser<'s> {
     store: &'s Store,
-    link: Link,
-    selector: &'s Selector,
-    mode: Mode,
+    link: Connector,
+    selector: &'s TraceSelector,
+    mode: EraseMode,
     /// `None` before the first statement and after a failure.
     conn: Option<PgConnection>,
     /// The row of `erasure`; 0 while only counting.
     erasure: i64,
-    counts: Counts,
+    counts: ErasedCounts,
 }
 
 impl<'s> Eraser<'s> {
     /// Connects, and writes down that a trace is being erased.
     pub async fn begin(
         store: &'s Store,
-        selector: &'s Selector,
-        mode: Mode,
+        selector: &'s TraceSelector,
+        mode: EraseMode,
     ) -> Result<Self, StoreError> {
         let link = store.link.clone();
-        let counts = Counts::default();
+        let counts = ErasedCounts::default();
         let mut eraser = Self { store, link, selector, mode, conn: None, erasure: 0, counts };
-        if mode == Mode::Erase {
+        if mode == EraseMode::Erase {
             let row = eraser.run(&[sql::begin(selector)]).await?.pop();
-            eraser.erasure = row.ok_or_else(no_row)?.try_get(0).map_err(Fault::from)?;
+            eraser.erasure = row.ok_or_else(no_row)?.try_get(0).map_err(DbError::from)?;
         }
         Ok(eraser)
     }
 
     /// Returns what was found so far.
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &ErasedCounts {
         &self.counts
     }
 
     /// Enters messages that were removed from a spool.
     pub async fn spooled(&mut self, messages: u64) -> Result<(), StoreError> {
         self.counts.spooled += messages;
-        if self.mode == Mode::Erase && messages > 0 {
+        if self.mode == EraseMode::Erase && messages > 0 {
             self.run(&[sql::spooled(messages, self.erasure)]).await?;
         }
         Ok(())
     }
 
     /// Writes down that the trace is gone. Returns what was found.
-    pub async fn finish(mut self) -> Result<Counts, StoreError> {
-        if self.mode == Mode::Erase {
+    pub async fn finish(mut self) -> Result<ErasedCounts, StoreError> {
+        if self.mode == EraseMode::Erase {
             self.run(&[sql::finish(self.erasure)]).await?;
         }
         Ok(self.counts)
@@ -121,11 +121,11 @@ impl<'s> Eraser<'s> {
 
     /// Runs statements as one transaction and returns the rows of the last. Tries again where time
     /// may help: a transaction that did happen after all finds nothing left to delete.
-    async fn run(&mut self, statements: &[Statement]) -> Result<Vec<PgRow>, Fault> {
+    async fn run(&mut self, statements: &[SqlStatement]) -> Result<Vec<PgRow>, DbError> {
         let mut wait = FIRST_WAIT;
         for _ in 1..TRIES {
             match self.try_once(statements).await {
-                Err(fault) if may_pass(&fault) => tokio::time::sleep(wait).await,
+                Err(error) if may_pass(&error) => tokio::time::sleep(wait).await,
                 done => return done,
             }
             wait *= 2;
@@ -133,7 +133,7 @@ impl<'s> Eraser<'s> {
         self.try_once(statements).await
     }
 
-    async fn try_once(&mut self, statements: &[Statement]) -> Result<Vec<PgRow>, Fault> {
+    async fn try_once(&mut self, statements: &[SqlStatement]) -> Result<Vec<PgRow>, DbError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.connect().await?,
@@ -144,23 +144,23 @@ impl<'s> Eraser<'s> {
         Ok(rows)
     }
 
-    async fn connect(&self) -> Result<PgConnection, Fault> {
+    async fn connect(&self) -> Result<PgConnection, DbError> {
         let mut conn = self.link.open().await?;
         bounded(self.link.answer_within, sqlx::raw_sql(SETTINGS).execute(&mut conn)).await?;
         Ok(conn)
     }
 }
 
-fn may_pass(fault: &Fault) -> bool {
-    matches!(fault.class, Class::Retry | Class::Halve | Class::Unknown)
+fn may_pass(error: &DbError) -> bool {
+    matches!(error.class, ErrorClass::Retry | ErrorClass::Halve | ErrorClass::Unknown)
 }
 
-fn no_row() -> Fault {
-    Fault::stop("PostgreSQL returned no row where one was asked for")
+fn no_row() -> DbError {
+    DbError::stop("PostgreSQL returned no row where one was asked for")
 }
 
 /// Reads a count.
-fn count(row: &PgRow, column: &str) -> Result<u64, Fault> {
+fn count(row: &PgRow, column: &str) -> Result<u64, DbError> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 

@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::statement::{Parameter, Statement};
-use super::{Counts, Mode};
-use crate::erase::Selector;
+use super::statement::{SqlParameter, SqlStatement};
+use super::{EraseMode, ErasedCounts};
+use crate::erase::TraceSelector;
 
 /// Rows deleted by one statement: some ten milliseconds.
 pub(super) const ROWS: usize = 5_000;
@@ -17,7 +17,7 @@ pub(super) const BLOCKS: i64 = 1_024;
 
 /// A column of `erasure` that counts rows of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Column {
+pub(super) enum AuditColumn {
     ItemEvents,
     BoardEvents,
     ItemStates,
@@ -25,7 +25,7 @@ pub(super) enum Column {
     DeadLetters,
 }
 
-impl Column {
+impl AuditColumn {
     fn name(self) -> &'static str {
         match self {
             Self::ItemEvents => "item_events",
@@ -36,7 +36,7 @@ impl Column {
         }
     }
 
-    pub fn of(self, counts: &mut Counts) -> &mut u64 {
+    pub fn of(self, counts: &mut ErasedCounts) -> &mut u64 {
         match self {
             Self::ItemEvents => &mut counts.item_events,
             Self::BoardEvents => &mut counts.board_events,
@@ -57,64 +57,64 @@ impl Column {
 }
 
 /// The condition on rows of a table of events, with the value as `$1`.
-pub(super) fn condition(selector: &Selector) -> &'static str {
+pub(super) fn condition(selector: &TraceSelector) -> &'static str {
     match selector {
-        Selector::Uid(_) => "uid = $1",
-        Selector::Board(_) => "board_sn = $1",
-        Selector::Before(_) => "momentum < $1",
+        TraceSelector::Uid(_) => "uid = $1",
+        TraceSelector::Board(_) => "board_sn = $1",
+        TraceSelector::Before(_) => "momentum < $1",
     }
 }
 
-pub(super) fn value(selector: &Selector) -> Parameter {
+pub(super) fn value(selector: &TraceSelector) -> SqlParameter {
     match selector {
-        Selector::Uid(text) | Selector::Board(text) => Parameter::Text(text.clone()),
-        Selector::Before(time) => Parameter::Time(*time),
+        TraceSelector::Uid(text) | TraceSelector::Board(text) => SqlParameter::Text(text.clone()),
+        TraceSelector::Before(time) => SqlParameter::Time(*time),
     }
 }
 
-pub(super) fn begin(selector: &Selector) -> Statement {
+pub(super) fn begin(selector: &TraceSelector) -> SqlStatement {
     let (mut salt, mut digest, mut board, mut before) = (None, None, None, None);
     match selector {
-        Selector::Uid(uid) => {
+        TraceSelector::Uid(uid) => {
             let random: [u8; 16] = rand::random();
             let hash = Sha256::new().chain_update(random).chain_update(uid).finalize();
             (salt, digest) = (Some(random.to_vec()), Some(hash.to_vec()));
         }
-        Selector::Board(sn) => board = Some(sn.clone()),
-        Selector::Before(time) => before = Some(*time),
+        TraceSelector::Board(sn) => board = Some(sn.clone()),
+        TraceSelector::Before(time) => before = Some(*time),
     }
-    Statement::new(
+    SqlStatement::new(
         "insert into centiloc.erasure (selector, uid_salt, uid_digest, board_sn, before)
          values ($1, $2, $3, $4, $5)
          returning id",
     )
-    .bind(Parameter::Text(selector.kind().to_owned()))
-    .bind(Parameter::Bytes(salt))
-    .bind(Parameter::Bytes(digest))
-    .bind(Parameter::OptionalText(board))
-    .bind(Parameter::OptionalTime(before))
+    .bind(SqlParameter::Text(selector.kind().to_owned()))
+    .bind(SqlParameter::Bytes(salt))
+    .bind(SqlParameter::Bytes(digest))
+    .bind(SqlParameter::OptionalText(board))
+    .bind(SqlParameter::OptionalTime(before))
 }
 
-pub(super) fn spooled(messages: u64, erasure: i64) -> Statement {
+pub(super) fn spooled(messages: u64, erasure: i64) -> SqlStatement {
     let messages = i64::try_from(messages).unwrap_or(i64::MAX);
-    Statement::new("update centiloc.erasure set spooled = spooled + $1 where id = $2")
-        .bind(Parameter::Number(messages))
-        .bind(Parameter::Number(erasure))
+    SqlStatement::new("update centiloc.erasure set spooled = spooled + $1 where id = $2")
+        .bind(SqlParameter::Number(messages))
+        .bind(SqlParameter::Number(erasure))
 }
 
-pub(super) fn finish(erasure: i64) -> Statement {
-    Statement::new("update centiloc.erasure set finished_at = clock_timestamp() where id = $1")
-        .bind(Parameter::Number(erasure))
+pub(super) fn finish(erasure: i64) -> SqlStatement {
+    SqlStatement::new("update centiloc.erasure set finished_at = clock_timestamp() where id = $1")
+        .bind(SqlParameter::Number(erasure))
 }
 
 /// Where the next statement goes on in a table of events: behind this momentum and event.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct ScanPosition {
     pub momentum: String,
     pub event_id: uuid::Uuid,
 }
 
-impl Place {
+impl ScanPosition {
     pub fn start() -> Self {
         Self { momentum: "-infinity".to_owned(), event_id: uuid::Uuid::nil() }
     }
@@ -124,15 +124,15 @@ impl Place {
 /// the last one's place, and how many there are.
 pub(super) fn next_rows(
     table: &str,
-    selector: &Selector,
-    place: &Place,
-    mode: Mode,
-    (column, erasure): (Column, i64),
-) -> Statement {
+    selector: &TraceSelector,
+    place: &ScanPosition,
+    mode: EraseMode,
+    (column, erasure): (AuditColumn, i64),
+) -> SqlStatement {
     let condition = condition(selector);
     let (limit, delete) = match mode {
-        Mode::Count => (COUNTED_ROWS, String::new()),
-        Mode::Erase => {
+        EraseMode::KindCount => (COUNTED_ROWS, String::new()),
+        EraseMode::Erase => {
             let audit = column.audit(erasure);
             let delete = format!(
                 ", gone as (delete from {table} where ctid = any (array(select row_at from found))
@@ -141,8 +141,8 @@ pub(super) fn next_rows(
             (ROWS, delete)
         }
     };
-    let counted = if mode == Mode::Count { "found" } else { "gone" };
-    Statement::new(format!(
+    let counted = if mode == EraseMode::KindCount { "found" } else { "gone" };
+    SqlStatement::new(format!(
         "with found as (
              select ctid as row_at, momentum, event_id
                from {table}
@@ -155,32 +155,32 @@ pub(super) fn next_rows(
           limit 1"
     ))
     .bind(value(selector))
-    .bind(Parameter::Text(place.momentum.clone()))
-    .bind(Parameter::Id(place.event_id))
+    .bind(SqlParameter::Text(place.momentum.clone()))
+    .bind(SqlParameter::Id(place.event_id))
 }
 
 /// The rows in a range of blocks of a table.
 pub(super) fn rows_in_blocks(
     table: &str,
-    selector: &Selector,
+    selector: &TraceSelector,
     from: i64,
-    mode: Mode,
-    (column, erasure): (Column, i64),
-) -> Statement {
+    mode: EraseMode,
+    (column, erasure): (AuditColumn, i64),
+) -> SqlStatement {
     let (condition, to) = (condition(selector), from + BLOCKS);
     let rows = format!(
         "from {table}
          where ctid >= '({from},0)'::tid and ctid < '({to},0)'::tid and {condition}"
     );
     let sql = match mode {
-        Mode::Count => format!("select count(*) as rows {rows}"),
-        Mode::Erase => format!(
+        EraseMode::KindCount => format!("select count(*) as rows {rows}"),
+        EraseMode::Erase => format!(
             "with gone as (delete {rows} returning momentum), {}
              select count(*) as rows from gone",
             column.audit(erasure)
         ),
     };
-    Statement::new(sql).bind(value(selector))
+    SqlStatement::new(sql).bind(value(selector))
 }
 
 #[cfg(test)]
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn the_audit_row_never_holds_the_uid() {
-        let text = format!("{:?}", begin(&Selector::Uid("E004015012345678".into())));
+        let text = format!("{:?}", begin(&TraceSelector::Uid("E004015012345678".into())));
         assert!(!text.contains("E004"), "{text}");
-        let again = format!("{:?}", begin(&Selector::Uid("E004015012345678".into())));
+        let again = format!("{:?}", begin(&TraceSelector::Uid("E004015012345678".into())));
         assert_ne!(text, again, "two runs cannot be linked without the uid");
     }
 }

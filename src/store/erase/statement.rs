@@ -7,12 +7,12 @@ use sqlx::{Connection as _, Postgres};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::store::fault::Fault;
-use crate::store::write::bounded;
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
 
 /// A parameter.
 #[derive(Debug, Clone)]
-pub(super) enum Parameter {
+pub(super) enum SqlParameter {
     Text(String),
     Texts(Vec<String>),
     Bytes(Option<Vec<u8>>),
@@ -27,34 +27,34 @@ pub(super) enum Parameter {
 /// A statement and its parameters. Its text is made of constants, numbers and names that PostgreSQL
 /// quoted.
 #[derive(Debug, Clone)]
-pub(super) struct Statement {
+pub(super) struct SqlStatement {
     sql: String,
-    parameters: Vec<Parameter>,
+    parameters: Vec<SqlParameter>,
 }
 
-impl Statement {
+impl SqlStatement {
     pub fn new(sql: impl Into<String>) -> Self {
         Self { sql: sql.into(), parameters: Vec::new() }
     }
 
-    pub fn bind(mut self, parameter: Parameter) -> Self {
+    pub fn bind(mut self, parameter: SqlParameter) -> Self {
         self.parameters.push(parameter);
         self
     }
 
-    async fn fetch(&self, conn: &mut PgConnection, limit: Duration) -> Result<Vec<PgRow>, Fault> {
+    async fn fetch(&self, conn: &mut PgConnection, limit: Duration) -> Result<Vec<PgRow>, DbError> {
         let mut query = sqlx::query::<Postgres>(sqlx::AssertSqlSafe(self.sql.clone()));
         for parameter in &self.parameters {
             query = match parameter {
-                Parameter::Text(text) => query.bind(text),
-                Parameter::Texts(texts) => query.bind(texts),
-                Parameter::Bytes(bytes) => query.bind(bytes),
-                Parameter::Number(number) => query.bind(number),
-                Parameter::Numbers(numbers) => query.bind(numbers),
-                Parameter::Time(time) => query.bind(time),
-                Parameter::OptionalTime(time) => query.bind(time),
-                Parameter::OptionalText(text) => query.bind(text),
-                Parameter::Id(id) => query.bind(id),
+                SqlParameter::Text(text) => query.bind(text),
+                SqlParameter::Texts(texts) => query.bind(texts),
+                SqlParameter::Bytes(bytes) => query.bind(bytes),
+                SqlParameter::Number(number) => query.bind(number),
+                SqlParameter::Numbers(numbers) => query.bind(numbers),
+                SqlParameter::Time(time) => query.bind(time),
+                SqlParameter::OptionalTime(time) => query.bind(time),
+                SqlParameter::OptionalText(text) => query.bind(text),
+                SqlParameter::Id(id) => query.bind(id),
             };
         }
         bounded(limit, query.fetch_all(conn)).await
@@ -65,8 +65,8 @@ impl Statement {
 pub(super) async fn transaction(
     conn: &mut PgConnection,
     limit: Duration,
-    statements: &[Statement],
-) -> Result<Vec<PgRow>, Fault> {
+    statements: &[SqlStatement],
+) -> Result<Vec<PgRow>, DbError> {
     if let [statement] = statements {
         return statement.fetch(conn, limit).await;
     }

@@ -5,12 +5,12 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use super::sql::{self, Column};
-use super::statement::{Parameter, Statement};
-use super::{Eraser, Mode, count, no_row};
-use crate::erase::Selector;
+use super::sql::{self, AuditColumn};
+use super::statement::{SqlParameter, SqlStatement};
+use super::{EraseMode, Eraser, count, no_row};
+use crate::erase::TraceSelector;
 use crate::store::StoreError;
-use crate::store::fault::Fault;
+use crate::store::error::DbError;
 
 /// Rows of one transaction. Few, because the writer of a running service waits for them.
 const ROWS: usize = 200;
@@ -20,42 +20,42 @@ const REMAKE_BOARDS: &str = include_str!("../sql/erased_board_states.sql");
 
 /// A table of states.
 #[derive(Debug, Clone, Copy)]
-struct Table {
+struct StateTable {
     name: &'static str,
     key: &'static [&'static str],
-    column: Column,
+    column: AuditColumn,
     /// Makes states anew from events.
     remake: &'static str,
 }
 
-const ITEMS: Table = Table {
+const ITEMS: StateTable = StateTable {
     name: "centiloc.item_state",
     key: &["tenant", "uid", "board_sn"],
-    column: Column::ItemStates,
+    column: AuditColumn::ItemStates,
     remake: REMAKE_ITEMS,
 };
 
-const BOARDS: Table = Table {
+const BOARDS: StateTable = StateTable {
     name: "centiloc.board_state",
     key: &["tenant", "board_sn"],
-    column: Column::BoardStates,
+    column: AuditColumn::BoardStates,
     remake: REMAKE_BOARDS,
 };
 
 /// Keys of states, in order: the values of each column of the key.
 #[derive(Debug)]
-struct Keys(Vec<Vec<String>>);
+struct StateKeys(Vec<Vec<String>>);
 
-impl Keys {
-    fn of(rows: &[PgRow], table: Table) -> Result<Self, Fault> {
+impl StateKeys {
+    fn of(rows: &[PgRow], table: StateTable) -> Result<Self, DbError> {
         let column = |name: &&str| {
             rows.iter().map(|row| row.try_get(*name)).collect::<Result<Vec<String>, _>>()
         };
         Ok(Self(table.key.iter().map(column).collect::<Result<_, _>>()?))
     }
 
-    fn bind(&self, statement: Statement) -> Statement {
-        self.0.iter().fold(statement, |s, column| s.bind(Parameter::Texts(column.clone())))
+    fn bind(&self, statement: SqlStatement) -> SqlStatement {
+        self.0.iter().fold(statement, |s, column| s.bind(SqlParameter::Texts(column.clone())))
     }
 
     /// `None` if there are none.
@@ -64,9 +64,14 @@ impl Keys {
     }
 }
 
-impl Table {
+impl StateTable {
     /// The next keys in order that fulfil a condition on the selector's value.
-    fn page(self, condition: &str, selector: &Selector, after: Option<&[String]>) -> Statement {
+    fn page(
+        self,
+        condition: &str,
+        selector: &TraceSelector,
+        after: Option<&[String]>,
+    ) -> SqlStatement {
         let (name, key) = (self.name, self.key.join(", "));
         let after = after.unwrap_or_default();
         let place: Vec<String> = (0..after.len()).map(|n| format!("${}", n + 2)).collect();
@@ -74,11 +79,11 @@ impl Table {
             [] => String::new(),
             place => format!("and ({key}) > ({})", place.join(", ")),
         };
-        let page = Statement::new(format!(
+        let page = SqlStatement::new(format!(
             "select {key} from {name} where {condition} {behind} order by {key} limit {ROWS}"
         ));
         let page = page.bind(sql::value(selector));
-        after.iter().fold(page, |page, value| page.bind(Parameter::Text(value.clone())))
+        after.iter().fold(page, |page, value| page.bind(SqlParameter::Text(value.clone())))
     }
 
     /// A FROM clause with the keys as `k`, and the condition that joins them with `s`.
@@ -94,29 +99,29 @@ impl Eraser<'_> {
     /// Removes the states, and corrects what is left of them.
     pub async fn states(&mut self) -> Result<(), StoreError> {
         self.states_of(ITEMS).await?;
-        if !matches!(self.selector, Selector::Uid(_)) {
+        if !matches!(self.selector, TraceSelector::Uid(_)) {
             self.states_of(BOARDS).await?;
         }
-        if let (Selector::Before(cutoff), Mode::Erase) = (self.selector, self.mode) {
+        if let (TraceSelector::Before(cutoff), EraseMode::Erase) = (self.selector, self.mode) {
             self.shorten(*cutoff).await?;
         }
         Ok(())
     }
 
-    async fn states_of(&mut self, table: Table) -> Result<(), Fault> {
+    async fn states_of(&mut self, table: StateTable) -> Result<(), DbError> {
         let condition = sql::condition(self.selector);
         let mut after: Option<Vec<String>> = None;
         loop {
             let page = table.page(condition, self.selector, after.as_deref());
             let rows = self.run(&[page]).await?;
-            let keys = Keys::of(&rows, table)?;
+            let keys = StateKeys::of(&rows, table)?;
             after = keys.last();
             if after.is_none() {
                 return Ok(());
             }
             let number = match self.mode {
-                Mode::Count => rows.len() as u64,
-                Mode::Erase => self.delete_states(table, &keys).await?,
+                EraseMode::KindCount => rows.len() as u64,
+                EraseMode::Erase => self.delete_states(table, &keys).await?,
             };
             *table.column.of(&mut self.counts) += number;
         }
@@ -124,30 +129,30 @@ impl Eraser<'_> {
 
     /// Deletes states. Where an event arrived since the events were removed, its state is made anew in
     /// the same transaction: until then the writer of a running service waits for the row.
-    async fn delete_states(&mut self, table: Table, keys: &Keys) -> Result<u64, Fault> {
+    async fn delete_states(&mut self, table: StateTable, keys: &StateKeys) -> Result<u64, DbError> {
         let (from, joined) = table.join();
         let audit = table.column.audit(self.erasure);
         let unless_newer = match self.selector {
-            Selector::Before(_) => format!("and s.momentum < ${}", table.key.len() + 1),
-            Selector::Uid(_) | Selector::Board(_) => String::new(),
+            TraceSelector::Before(_) => format!("and s.momentum < ${}", table.key.len() + 1),
+            TraceSelector::Uid(_) | TraceSelector::Board(_) => String::new(),
         };
-        let delete = keys.bind(Statement::new(format!(
+        let delete = keys.bind(SqlStatement::new(format!(
             "with gone as (delete from {} s using {from} where {joined} {unless_newer}
                            returning s.momentum), {audit}
              select count(*) as rows from gone",
             table.name
         )));
-        if let Selector::Before(_) = self.selector {
+        if let TraceSelector::Before(_) = self.selector {
             let deleted = self.run(&[delete.bind(sql::value(self.selector))]).await?.pop();
             return count(&deleted.ok_or_else(no_row)?, "rows");
         }
-        let remake = keys.bind(Statement::new(table.remake));
+        let remake = keys.bind(SqlStatement::new(table.remake));
         let kept = self.run(&[delete, remake]).await?.len() as u64;
         Ok((keys.0[0].len() as u64).saturating_sub(kept))
     }
 
     /// Lets states that began before the date begin with the first event that is left.
-    async fn shorten(&mut self, cutoff: OffsetDateTime) -> Result<(), Fault> {
+    async fn shorten(&mut self, cutoff: OffsetDateTime) -> Result<(), DbError> {
         const CONDITION: &str = "momentum >= $1 and (first_seen_at < $1 or entered_at < $1)";
         let (from, joined) = ITEMS.join();
         let sql = format!(
@@ -169,12 +174,12 @@ impl Eraser<'_> {
         let mut after: Option<Vec<String>> = None;
         loop {
             let page = ITEMS.page(CONDITION, self.selector, after.as_deref());
-            let keys = Keys::of(&self.run(&[page]).await?, ITEMS)?;
+            let keys = StateKeys::of(&self.run(&[page]).await?, ITEMS)?;
             after = keys.last();
             if after.is_none() {
                 return Ok(());
             }
-            let update = keys.bind(Statement::new(sql.clone())).bind(Parameter::Time(cutoff));
+            let update = keys.bind(SqlStatement::new(sql.clone())).bind(SqlParameter::Time(cutoff));
             self.run(&[update]).await?;
         }
     }

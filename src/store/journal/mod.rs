@@ -1,7 +1,8 @@
 //! Writes down connections to the broker and possible losses, in line with the messages: what a
 //! connection began with is durable before anything it delivered is acknowledged.
 
-mod opening;
+pub(super) mod position;
+mod reconnect;
 mod sql;
 
 use std::path::PathBuf;
@@ -11,17 +12,17 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use self::opening::{Opened, opening};
+use self::reconnect::{OpenedConnection, opening};
 pub(super) use self::sql::insert_gap;
 use self::sql::{
-    Newest, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
+    NewestRow, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
 };
 use super::Store;
-use super::fault::{Class, Fault, StoreError};
+use super::batch::write::bounded;
+use super::error::{DbError, ErrorClass, StoreError};
+use super::pg_timestamp::PgTimestamp;
+use super::query::{Db, Transaction};
 use super::text::clean;
-use super::timestamp::Timestamp;
-use super::transaction::{Conn, Transaction};
-use super::write::bounded;
 use crate::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::GapCause;
 use crate::progress::idle;
@@ -32,7 +33,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What writing down news led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Noted {
+pub struct JournalOutcome {
     /// Filters that the session may still hold though they are no longer configured.
     pub stale_filters: Vec<String>,
     /// A loss that was written down just now.
@@ -86,8 +87,8 @@ impl OpenRow {
         self.row
     }
 
-    fn opened(&self) -> Opened<'_> {
-        Opened {
+    fn opened(&self) -> OpenedConnection<'_> {
+        OpenedConnection {
             connection: &self.connection,
             at: self.at,
             session_present: self.session_present,
@@ -97,7 +98,7 @@ impl OpenRow {
         }
     }
 
-    fn of(row: i64, opened: Opened<'_>, held: Vec<String>) -> Self {
+    fn of(row: i64, opened: OpenedConnection<'_>, held: Vec<String>) -> Self {
         Self {
             connection: opened.connection.clone(),
             row,
@@ -118,12 +119,12 @@ impl Store {
         session_expiry: Duration,
         standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
-    ) -> Result<Noted, StoreError> {
+    ) -> Result<JournalOutcome, StoreError> {
         let mut writer = self.writer.take().await?;
         let conn = writer.conn();
         let result = match news {
             ConnectionEvent::Opened { connection, at, session_present, filters, spool_dir } => {
-                let opened = Opened {
+                let opened = OpenedConnection {
                     connection,
                     at: *at,
                     session_present: *session_present,
@@ -139,9 +140,12 @@ impl Store {
             ConnectionEvent::Closed { connection, at, reason } => {
                 self.closed(conn, connection, *at, reason).await
             }
-            ConnectionEvent::Gap(gap) => insert_gap(conn, self.link.answer_within, gap)
-                .await
-                .map(|new| Noted { gap: new.then_some(gap.cause), ..Noted::default() }),
+            ConnectionEvent::Gap(gap) => {
+                insert_gap(conn, self.link.answer_within, gap).await.map(|new| JournalOutcome {
+                    gap: new.then_some(gap.cause),
+                    ..JournalOutcome::default()
+                })
+            }
         };
         writer.finish(result)
     }
@@ -185,7 +189,7 @@ impl Store {
         let mut conn = self.acquire().await?;
         let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
         let newest = bounded(self.link.answer_within, query).await;
-        let newest: Option<Option<Timestamp>> = conn.finish(newest)?;
+        let newest: Option<Option<PgTimestamp>> = conn.finish(newest)?;
         Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
@@ -203,30 +207,30 @@ impl Store {
 
     async fn opened(
         &self,
-        conn: &mut Conn<'_>,
+        conn: &mut Db<'_>,
         session_expiry: Duration,
-        opened: Opened<'_>,
-    ) -> Result<Noted, Fault> {
+        opened: OpenedConnection<'_>,
+    ) -> Result<JournalOutcome, DbError> {
         let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
         self.advance_position(conn, client_id).await?;
         let mut transaction = Transaction::begin(conn, limit).await?;
-        let written: Result<(Option<OpenRow>, Noted), Fault> = async {
+        let written: Result<(Option<OpenRow>, JournalOutcome), DbError> = async {
             let conn = transaction.conn();
             await_predecessor(conn, limit, client_id).await?;
             let newest = newest(conn, limit, opened).await?;
-            if let Some(Newest::This { row, held, stands }) = newest {
+            if let Some(NewestRow::This { row, held, stands }) = newest {
                 if !stands {
-                    return Ok((None, Noted::default()));
+                    return Ok((None, JournalOutcome::default()));
                 }
                 // The answer to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.iter().filter(|f| stale(f)).cloned().collect();
                 let open = OpenRow::of(row, opened, held);
-                return Ok((Some(open), Noted { stale_filters, gap: None }));
+                return Ok((Some(open), JournalOutcome { stale_filters, gap: None }));
             }
             let earlier = match &newest {
-                Some(Newest::Earlier(earlier)) => Some(earlier),
+                Some(NewestRow::Earlier(earlier)) => Some(earlier),
                 _ => None,
             };
             if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
@@ -248,7 +252,7 @@ impl Store {
             let row = insert(conn, limit, opened, &held).await?;
             Ok((
                 row.map(|row| OpenRow::of(row, opened, held)),
-                Noted { stale_filters: opening.stale_filters, gap },
+                JournalOutcome { stale_filters: opening.stale_filters, gap },
             ))
         }
         .await;
@@ -257,8 +261,10 @@ impl Store {
                 self.open.set(row);
                 Ok(noted)
             }
-            Err(fault) if fault.spares_connection() => Err(fault.taken_as(Class::Retry)),
-            Err(fault) => Err(fault),
+            Err(error) if error.leaves_connection_usable() => {
+                Err(error.with_class(ErrorClass::Retry))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -267,7 +273,7 @@ impl Store {
         conn: &mut PgConnection,
         connection: &ConnectionName,
         filters: &[String],
-    ) -> Result<Noted, Fault> {
+    ) -> Result<JournalOutcome, DbError> {
         const SQL: &str = "
             update centiloc.connection
                set filters = array(select f from unnest(filters) f where f <> all ($2))
@@ -276,7 +282,7 @@ impl Store {
             let query = sqlx::query(SQL).bind(row).bind(filters);
             bounded(self.link.answer_within, query.execute(conn)).await?;
         }
-        Ok(Noted::default())
+        Ok(JournalOutcome::default())
     }
 
     /// The end of a connection that an earlier process wrote down, told out of the spool, is that of
@@ -287,7 +293,7 @@ impl Store {
         connection: &ConnectionName,
         at: OffsetDateTime,
         reason: &str,
-    ) -> Result<Noted, Fault> {
+    ) -> Result<JournalOutcome, DbError> {
         const SQL: &str = "
             update centiloc.connection
                set disconnected_at = case when $6 then greatest(last_seen_at, $3) else $3 end,
@@ -311,7 +317,7 @@ impl Store {
             self.advance_position(conn, &connection.client_id).await?;
             self.keep_position().await;
         }
-        Ok(Noted::default())
+        Ok(JournalOutcome::default())
     }
 
     /// Stores the open connection again where its row is gone, because the database was restored from
@@ -320,7 +326,7 @@ impl Store {
         &self,
         conn: &mut PgConnection,
         mut open: OpenRow,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DbError> {
         let inserted = insert(conn, self.link.answer_within, open.opened(), &open.held).await?;
         if let Some(row) = inserted {
             open.row = row;

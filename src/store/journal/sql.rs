@@ -6,18 +6,18 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
 
-use super::Noted;
-use super::opening::{Earlier, Opened, opening};
+use super::JournalOutcome;
+use super::reconnect::{EarlierConnection, OpenedConnection, opening};
 use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::Gap;
-use crate::store::fault::Fault;
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
+use crate::store::pg_timestamp::{PgTimestamp, time_of};
 use crate::store::text::clean;
-use crate::store::timestamp::{Timestamp, time_of};
-use crate::store::write::bounded;
 
 /// The newest row of the client id.
 #[derive(Debug)]
-pub(super) enum Newest {
+pub(super) enum NewestRow {
     /// The connection itself, written down by an earlier try, or told before out of the spool.
     This {
         row: i64,
@@ -25,14 +25,14 @@ pub(super) enum Newest {
         /// It is the newest, and not known to have ended.
         stands: bool,
     },
-    Earlier(Earlier),
+    Earlier(EarlierConnection),
 }
 
 pub(super) async fn newest(
     conn: &mut PgConnection,
     limit: Duration,
-    opened: Opened<'_>,
-) -> Result<Option<Newest>, Fault> {
+    opened: OpenedConnection<'_>,
+) -> Result<Option<NewestRow>, DbError> {
     const SQL: &str = "
         select id, last_seen_at, filters, instance = $2 as same_process, connected_at > $3 as later,
                instance = $2 and connected_at = $3 as this,
@@ -47,9 +47,9 @@ pub(super) async fn newest(
     let Some(row) = bounded(limit, query.fetch_optional(conn)).await? else { return Ok(None) };
     let filters = row.try_get("filters")?;
     Ok(Some(if row.try_get("this")? {
-        Newest::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
+        NewestRow::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
     } else {
-        Newest::Earlier(Earlier {
+        NewestRow::Earlier(EarlierConnection {
             last_seen_at: time_of(&row, "last_seen_at")?,
             filters,
             same_process: row.try_get("same_process")?,
@@ -65,8 +65,8 @@ pub(super) async fn late(
     conn: &mut PgConnection,
     limit: Duration,
     session_expiry: Duration,
-    opened: Opened<'_>,
-) -> Result<Noted, Fault> {
+    opened: OpenedConnection<'_>,
+) -> Result<JournalOutcome, DbError> {
     const SQL: &str = "
         select last_seen_at, coalesce(reason = $3, false) from centiloc.connection
          where client_id = $1 and connected_at < $2
@@ -74,9 +74,9 @@ pub(super) async fn late(
          limit 1";
     let client_id = &opened.connection.client_id;
     let query = sqlx::query_as(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
-    let before: Option<(Timestamp, bool)> =
+    let before: Option<(PgTimestamp, bool)> =
         bounded(limit, query.fetch_optional(&mut *conn)).await?;
-    let earlier = before.map(|(Timestamp(last_seen_at), retired)| Earlier {
+    let earlier = before.map(|(PgTimestamp(last_seen_at), retired)| EarlierConnection {
         last_seen_at,
         filters: Vec::new(),
         same_process: false,
@@ -87,7 +87,7 @@ pub(super) async fn late(
     if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
         gap = insert_gap(conn, limit, &found).await?.then_some(found.cause);
     }
-    Ok(Noted { stale_filters: Vec::new(), gap })
+    Ok(JournalOutcome { stale_filters: Vec::new(), gap })
 }
 
 /// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
@@ -97,7 +97,7 @@ pub(super) async fn end_abandoned_gaps(
     limit: Duration,
     client_id: &str,
     at: OffsetDateTime,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     const SQL: &str = "
         update centiloc.gap set ended_at = greatest(started_at, $2)
          where client_id = $1 and ended_at is null";
@@ -110,7 +110,7 @@ pub(super) async fn await_predecessor(
     conn: &mut PgConnection,
     limit: Duration,
     client_id: &str,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     const SQL: &str =
         "select pg_advisory_xact_lock(hashtextextended('centiloc.connection ' || $1, 0))";
     bounded(limit, sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
@@ -121,7 +121,7 @@ pub(super) async fn close_abandoned(
     conn: &mut PgConnection,
     limit: Duration,
     client_id: &str,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     const SQL: &str = "
         update centiloc.connection
            set disconnected_at = last_seen_at, reason = $2
@@ -134,9 +134,9 @@ pub(super) async fn close_abandoned(
 pub(super) async fn insert(
     conn: &mut PgConnection,
     limit: Duration,
-    opened: Opened<'_>,
+    opened: OpenedConnection<'_>,
     filters: &[String],
-) -> Result<Option<i64>, Fault> {
+) -> Result<Option<i64>, DbError> {
     const SQL: &str = "
         insert into centiloc.connection
                (client_id, instance, connected_at, session_present, filters, last_seen_at, spool_dir)
@@ -158,7 +158,7 @@ pub(in crate::store) async fn insert_gap(
     conn: &mut PgConnection,
     limit: Duration,
     gap: &Gap,
-) -> Result<bool, Fault> {
+) -> Result<bool, DbError> {
     const SQL: &str = "
         insert into centiloc.gap as g (client_id, started_at, ended_at, cause, detail)
         values ($1, $2, $3, $4, $5)

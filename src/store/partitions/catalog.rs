@@ -8,10 +8,10 @@ use sqlx::postgres::{PgConnection, PgRow};
 use time::OffsetDateTime;
 
 use super::run;
-use crate::store::fault::{Class, Fault};
-use crate::store::span::Range;
-use crate::store::timestamp::{Timestamp, time_of};
-use crate::store::write::bounded;
+use crate::store::batch::write::bounded;
+use crate::store::error::{DbError, ErrorClass};
+use crate::store::partitions::span::PartitionRange;
+use crate::store::pg_timestamp::{PgTimestamp, time_of};
 
 /// Names tried for one table: more would mean that someone detaches it again and again.
 const NAMES: usize = 20;
@@ -34,11 +34,11 @@ const LIST: &str = "
 
 /// A partition that exists.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct Named {
+pub(in crate::store) struct ListedPartition {
     /// Schema and name, as SQL quotes them.
     pub table: String,
     /// Its bounds. A bound beyond the calendar, or none, is the last point in time we know.
-    pub range: Range,
+    pub range: PartitionRange,
     /// Whether rows go there: not while it is being detached.
     pub routable: bool,
 }
@@ -47,11 +47,15 @@ pub(in crate::store) struct Named {
 pub(in crate::store) async fn list(
     conn: &mut PgConnection,
     limit: Duration,
-) -> Result<Vec<Named>, Fault> {
+) -> Result<Vec<ListedPartition>, DbError> {
     let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
-    let named = |row: &PgRow| -> Result<Named, Fault> {
-        let range = Range { from: time_of(row, "lower")?, to: time_of(row, "upper")? };
-        Ok(Named { table: row.try_get("name")?, range, routable: row.try_get("routable")? })
+    let named = |row: &PgRow| -> Result<ListedPartition, DbError> {
+        let range = PartitionRange { from: time_of(row, "lower")?, to: time_of(row, "upper")? };
+        Ok(ListedPartition {
+            table: row.try_get("name")?,
+            range,
+            routable: row.try_get("routable")?,
+        })
     };
     rows.iter().map(named).collect()
 }
@@ -60,7 +64,7 @@ pub(in crate::store) async fn list(
 pub(in crate::store) async fn default_partition(
     conn: &mut PgConnection,
     limit: Duration,
-) -> Result<Option<String>, Fault> {
+) -> Result<Option<String>, DbError> {
     const SQL: &str = "
         select format('%I.%I', n.nspname, c.relname)
           from pg_partitioned_table p
@@ -74,7 +78,7 @@ pub(in crate::store) async fn default_partition(
 pub(super) async fn ensure_default(
     conn: &mut PgConnection,
     limit: Duration,
-) -> Result<String, Fault> {
+) -> Result<String, DbError> {
     if let Some(table) = default_partition(conn, limit).await? {
         return Ok(table);
     }
@@ -98,7 +102,7 @@ pub(super) async fn free_name(
     conn: &mut PgConnection,
     limit: Duration,
     wanted: &str,
-) -> Result<String, Fault> {
+) -> Result<String, DbError> {
     const SQL: &str = "
         select format('centiloc.%I', name)
           from unnest($1::text[]) with ordinality as wanted (name, place)
@@ -107,8 +111,8 @@ pub(super) async fn free_name(
     let numbered = (2..=NAMES).map(|n| format!("{wanted}_{n}"));
     let names: Vec<String> = std::iter::once(wanted.to_owned()).chain(numbered).collect();
     let query = sqlx::query_scalar(SQL).bind(names).fetch_optional(conn);
-    bounded(limit, query).await?.ok_or_else(|| Fault {
-        class: Class::Stop,
+    bounded(limit, query).await?.ok_or_else(|| DbError {
+        class: ErrorClass::Stop,
         sqlstate: Some("42P07".to_owned()),
         text: format!(
             "the names {wanted} to {wanted}_{NAMES} are all taken in schema centiloc; \
@@ -122,8 +126,8 @@ pub(super) async fn default_holds(
     conn: &mut PgConnection,
     limit: Duration,
     default: &str,
-    range: Range,
-) -> Result<bool, Fault> {
+    range: PartitionRange,
+) -> Result<bool, DbError> {
     let sql =
         format!("select exists (select from {default} where momentum >= $1 and momentum < $2)");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(range.from).bind(range.to);
@@ -135,10 +139,10 @@ pub(super) async fn first_in_default(
     conn: &mut PgConnection,
     limit: Duration,
     default: &str,
-    range: Range,
-) -> Result<Option<OffsetDateTime>, Fault> {
+    range: PartitionRange,
+) -> Result<Option<OffsetDateTime>, DbError> {
     let sql = format!("select min(momentum) from {default} where momentum >= $1 and momentum < $2");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(range.from).bind(range.to);
-    let first: Option<Timestamp> = bounded(limit, query.fetch_one(conn)).await?;
+    let first: Option<PgTimestamp> = bounded(limit, query.fetch_one(conn)).await?;
     Ok(first.map(|timestamp| timestamp.0))
 }

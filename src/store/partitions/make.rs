@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
-use super::catalog::{self, Named, create_sql, default_holds, ensure_default, free_name};
+use super::catalog::{self, ListedPartition, create_sql, default_holds, ensure_default, free_name};
 use super::run;
-use crate::store::fault::Fault;
-use crate::store::span::Range;
-use crate::store::transaction::{Conn, Transaction};
-use crate::store::write::bounded;
+use crate::store::batch::write::bounded;
+use crate::store::error::DbError;
+use crate::store::partitions::span::PartitionRange;
+use crate::store::query::{Db, Transaction};
 
 /// Serialises the makers of partitions, in any process: "centpart" as bytes.
 pub(in crate::store) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590388)";
@@ -31,10 +31,10 @@ const SMALL: i64 = 64 << 20;
 
 /// What became of an attempt to make a partition.
 #[derive(Debug)]
-pub(super) enum Attempt {
+pub(super) enum MakeAttempt {
     Made,
     /// Another process was faster. These exist.
-    Exists(Vec<Named>),
+    Exists(Vec<ListedPartition>),
     /// Not now, for this reason.
     Left(&'static str),
 }
@@ -44,7 +44,7 @@ pub(in crate::store) async fn become_maker(
     conn: &mut PgConnection,
     limit: Duration,
     statement_timeout: &str,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     let sql = format!(
         "set local statement_timeout = '{statement_timeout}';
          set local lock_timeout = '{MAKER_TIMEOUT}'; {LOCK};
@@ -55,10 +55,10 @@ pub(in crate::store) async fn become_maker(
 
 /// Makes a partition, in a transaction of its own.
 pub(super) async fn make(
-    conn: &mut Conn<'_>,
+    conn: &mut Db<'_>,
     limit: Duration,
-    range: Range,
-) -> Result<Attempt, Fault> {
+    range: PartitionRange,
+) -> Result<MakeAttempt, DbError> {
     let mut transaction = Transaction::begin(conn, limit).await?;
     let result = make_within(transaction.conn(), limit, range).await;
     transaction.end(result).await
@@ -67,28 +67,32 @@ pub(super) async fn make(
 async fn make_within(
     conn: &mut PgConnection,
     limit: Duration,
-    range: Range,
-) -> Result<Attempt, Fault> {
+    range: PartitionRange,
+) -> Result<MakeAttempt, DbError> {
     become_maker(conn, limit, WRITER_TIMEOUT).await?;
     let listed = catalog::list(conn, limit).await?;
     if listed.iter().any(|named| named.range.overlaps(&range)) {
-        return Ok(Attempt::Exists(listed));
+        return Ok(MakeAttempt::Exists(listed));
     }
     let default = ensure_default(conn, limit).await?;
     if default_holds(conn, limit, &default, range).await? {
-        return Ok(Attempt::Left("the default partition holds events of its range to move first"));
+        return Ok(MakeAttempt::Left(
+            "the default partition holds events of its range to move first",
+        ));
     }
     if size(conn, limit, &default).await? > SMALL {
-        return Ok(Attempt::Left("the default partition is large and takes long to look through"));
+        return Ok(MakeAttempt::Left(
+            "the default partition is large and takes long to look through",
+        ));
     }
     let table = free_name(conn, limit, &range.table()).await?;
     let sql = format!("{}; {}", create_sql(&table), attach_sql(&table, range));
     run(conn, limit, sql).await?;
-    Ok(Attempt::Made)
+    Ok(MakeAttempt::Made)
 }
 
 /// Waits for readers and writers of the default partition, not of the others.
-pub(super) fn attach_sql(table: &str, range: Range) -> String {
+pub(super) fn attach_sql(table: &str, range: PartitionRange) -> String {
     let (from, to) = range.literals();
     format!(
         "alter table centiloc.item_event attach partition {table} for values from ({from}) to ({to})"
@@ -100,7 +104,7 @@ pub(super) async fn size(
     conn: &mut PgConnection,
     limit: Duration,
     table: &str,
-) -> Result<i64, Fault> {
+) -> Result<i64, DbError> {
     const SQL: &str = "select pg_relation_size(to_regclass($1))";
     let query = sqlx::query_scalar(SQL).bind(table).fetch_one(conn);
     Ok(bounded::<Option<i64>>(limit, query).await?.unwrap_or(0))

@@ -5,6 +5,7 @@
 mod catalog;
 mod make;
 mod moving;
+mod span;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -14,17 +15,17 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-pub(super) use self::catalog::{Named, default_partition, list};
-use self::make::{Attempt, make};
+pub(super) use self::catalog::{ListedPartition, default_partition, list};
 pub(super) use self::make::{LOCK, become_maker};
-use self::moving::Growing;
-pub(super) use self::moving::{Moved, STEP_ANSWER};
-pub use self::upkeep::Upkeep;
+use self::make::{MakeAttempt, make};
+use self::moving::GrowingPartition;
+pub(super) use self::moving::{MoveProgress, STEP_ANSWER};
+pub use self::upkeep::UpkeepOutcome;
 pub(super) use self::upkeep::pause;
-use super::fault::Fault;
-use super::span::{Range, is_plausible, range_to_make};
-use super::transaction::{Conn, Transaction};
-use super::write::bounded;
+use super::batch::write::bounded;
+use super::error::DbError;
+use super::partitions::span::{PartitionRange, is_plausible, range_to_make};
+use super::query::{Db, Transaction};
 use crate::config::PartitionSpan;
 
 /// After a partition could not be made, its rows go to the default partition for this long.
@@ -32,39 +33,39 @@ const DEFERRED_FOR: Duration = Duration::from_secs(60);
 
 /// The partitions as last seen.
 #[derive(Debug)]
-pub(super) struct Partitions {
+pub(super) struct PartitionManager {
     span: PartitionSpan,
-    known: Mutex<Known>,
+    known: Mutex<KnownPartitions>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownPartitions {
     /// Bounds of those that take rows.
-    ranges: Vec<Range>,
+    ranges: Vec<PartitionRange>,
     /// Bounds of those that are being detached: they take none, and no other can be made there.
-    blocked: Vec<Range>,
+    blocked: Vec<PartitionRange>,
     /// Ranges that could not be made.
-    deferred: Vec<Deferred>,
+    deferred: Vec<DeferredRange>,
     /// Whether maintenance has something to do that it does not know of.
     wanted: bool,
-    growing: Option<Growing>,
+    growing: Option<GrowingPartition>,
 }
 
 #[derive(Debug)]
-struct Deferred {
-    range: Range,
+struct DeferredRange {
+    range: PartitionRange,
     /// When to try again.
     until: Instant,
     reason: String,
 }
 
-impl Known {
+impl KnownPartitions {
     fn covers(&self, momentum: OffsetDateTime) -> bool {
         self.ranges.iter().any(|r| r.contains(momentum))
     }
 
     /// Whether no partition lies in a range, as far as they were looked up.
-    fn leave_whole(&self, range: &Range) -> bool {
+    fn leave_whole(&self, range: &PartitionRange) -> bool {
         !self.ranges.is_empty() && !self.ranges.iter().any(|r| r.overlaps(range))
     }
 
@@ -72,14 +73,14 @@ impl Known {
         self.deferred.iter().any(|d| now < d.until && d.range.contains(momentum))
     }
 
-    fn refresh(&mut self, listed: Vec<Named>) {
+    fn refresh(&mut self, listed: Vec<ListedPartition>) {
         let (routable, blocked): (Vec<_>, Vec<_>) = listed.into_iter().partition(|n| n.routable);
         self.ranges = routable.into_iter().map(|named| named.range).collect();
         self.blocked = blocked.into_iter().map(|named| named.range).collect();
     }
 
     /// Notes a partition that was made, or that grew.
-    fn made(&mut self, range: Range, table: Option<&str>) {
+    fn made(&mut self, range: PartitionRange, table: Option<&str>) {
         self.deferred.retain(|d| !range.covers(&d.range));
         if let Some(known) = self.ranges.iter_mut().find(|known| known.from == range.from) {
             *known = range;
@@ -90,7 +91,7 @@ impl Known {
     }
 
     /// True if this is a new reason for this range.
-    fn defer(&mut self, range: Range, reason: &str) -> bool {
+    fn defer(&mut self, range: PartitionRange, reason: &str) -> bool {
         let until = Instant::now() + DEFERRED_FOR;
         if let Some(known) = self.deferred.iter_mut().find(|d| d.range == range) {
             known.until = until;
@@ -98,13 +99,13 @@ impl Known {
             reason.clone_into(&mut known.reason);
             return is_new;
         }
-        self.deferred.push(Deferred { range, until, reason: reason.to_owned() });
+        self.deferred.push(DeferredRange { range, until, reason: reason.to_owned() });
         self.wanted = true;
         true
     }
 }
 
-impl Partitions {
+impl PartitionManager {
     pub fn new(span: PartitionSpan) -> Self {
         Self { span, known: Mutex::default() }
     }
@@ -141,10 +142,10 @@ impl Partitions {
     /// only if the server does not answer.
     pub async fn ensure(
         &self,
-        conn: &mut Conn<'_>,
+        conn: &mut Db<'_>,
         limit: Duration,
         missing: BTreeSet<OffsetDateTime>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DbError> {
         if missing.is_empty() {
             return Ok(());
         }
@@ -153,32 +154,32 @@ impl Partitions {
                 self.known().refresh(listed);
                 None
             }
-            Err(fault) if fault.is_from_server() => Some(fault),
-            Err(fault) => return Err(fault),
+            Err(error) if error.is_from_server() => Some(error),
+            Err(error) => return Err(error),
         };
         for momentum in missing {
             let Some(range) = self.next_range(momentum) else { continue };
             let attempt = match &busy {
-                Some(fault) => Err(fault.clone()),
+                Some(error) => Err(error.clone()),
                 None => make(conn, limit, range).await,
             };
             match attempt {
-                Ok(Attempt::Made) => self.known().made(range, Some(&range.table())),
-                Ok(Attempt::Exists(listed)) => self.known().refresh(listed),
-                Ok(Attempt::Left(reason)) => self.defer(range, reason),
-                Err(fault) if fault.is_from_server() => {
-                    self.defer(range, &fault.text);
+                Ok(MakeAttempt::Made) => self.known().made(range, Some(&range.table())),
+                Ok(MakeAttempt::Exists(listed)) => self.known().refresh(listed),
+                Ok(MakeAttempt::Left(reason)) => self.defer(range, reason),
+                Err(error) if error.is_from_server() => {
+                    self.defer(range, &error.text);
                     // A reader that holds one up holds up the next: the batch must not wait for each.
-                    busy = Some(fault);
+                    busy = Some(error);
                 }
-                Err(fault) => return Err(fault),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
     /// Makes the default partition if it is gone.
-    pub async fn restore_default(&self, conn: &mut Conn<'_>, limit: Duration) -> Result<(), Fault> {
+    pub async fn restore_default(&self, conn: &mut Db<'_>, limit: Duration) -> Result<(), DbError> {
         let mut transaction = Transaction::begin(conn, limit).await?;
         let restored = async {
             let conn = transaction.conn();
@@ -199,7 +200,7 @@ impl Partitions {
         now: OffsetDateTime,
     ) -> BTreeSet<OffsetDateTime> {
         let known = self.known();
-        let mut last: Option<Range> = None;
+        let mut last: Option<PartitionRange> = None;
         let mut missing = BTreeSet::new();
         for momentum in momenta {
             // Neighbours in a batch are neighbours in time.
@@ -212,7 +213,7 @@ impl Partitions {
                 && !known.is_deferred(momentum, Instant::now())
             {
                 // Partitions made by hand, also those not looked up yet, may leave several parts of a day.
-                let day = Range::around(momentum, PartitionSpan::Day);
+                let day = PartitionRange::around(momentum, PartitionSpan::Day);
                 last = day.filter(|day| known.leave_whole(day));
                 missing.insert(momentum);
             }
@@ -221,23 +222,24 @@ impl Partitions {
     }
 
     /// The range to make for a momentum; `None` if it has one, or none can be made.
-    fn next_range(&self, momentum: OffsetDateTime) -> Option<Range> {
+    fn next_range(&self, momentum: OffsetDateTime) -> Option<PartitionRange> {
         let known = self.known();
         if known.covers(momentum) || known.is_deferred(momentum, Instant::now()) {
             return None;
         }
-        let existing: Vec<Range> = known.ranges.iter().chain(&known.blocked).copied().collect();
+        let existing: Vec<PartitionRange> =
+            known.ranges.iter().chain(&known.blocked).copied().collect();
         drop(known);
         let range = range_to_make(momentum, self.span, &existing);
         if range.is_none()
-            && let Some(day) = Range::around(momentum, PartitionSpan::Day)
+            && let Some(day) = PartitionRange::around(momentum, PartitionSpan::Day)
         {
             self.defer(day, "another partition is in the way");
         }
         range
     }
 
-    fn defer(&self, range: Range, reason: &str) {
+    fn defer(&self, range: PartitionRange, reason: &str) {
         if self.known().defer(range, reason) {
             tracing::warn!(
                 partition = range.table(),
@@ -247,7 +249,7 @@ impl Partitions {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownPartitions> {
         // What a panic left behind is at worst incomplete, and is then looked up again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,7 +260,7 @@ pub(super) async fn run(
     conn: &mut PgConnection,
     limit: Duration,
     sql: String,
-) -> Result<(), Fault> {
+) -> Result<(), DbError> {
     // Safe: made of constants, numbers, dates and names that the server quoted.
     bounded(limit, sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn)).await.map(drop)
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::Moved;
+use super::MoveProgress;
 use crate::progress::idle;
-use crate::store::fault::{Fault, StoreError};
-use crate::store::span::{AHEAD, EARLIEST, Range};
-use crate::store::{Store, timestamp};
+use crate::store::error::{DbError, StoreError};
+use crate::store::partitions::span::{AHEAD, EARLIEST, PartitionRange};
+use crate::store::{Store, pg_timestamp};
 
 /// Rows are moved for at most this long before the other duties get their turn.
 const MOVING_FOR: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const PAUSE_MS: std::ops::Range<u64> = 150..450;
 
 /// Whether upkeep came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upkeep {
+pub enum UpkeepOutcome {
     /// Nothing is left to do.
     Done,
     /// Rows of the default partition are left to move.
@@ -37,7 +37,10 @@ impl Store {
     /// Makes the present partition and the next ones, looks up which exist, and moves the rows that
     /// the default partition holds though they have or could have one of their own. A step that
     /// fails keeps none of the others from being taken; the first failure is returned.
-    pub async fn make_partitions_ahead(&self, now: OffsetDateTime) -> Result<Upkeep, StoreError> {
+    pub async fn make_partitions_ahead(
+        &self,
+        now: OffsetDateTime,
+    ) -> Result<UpkeepOutcome, StoreError> {
         self.partitions.forget();
         let moved = self.move_misplaced(now).await;
         let ahead = self.make_ahead(now).await;
@@ -45,35 +48,35 @@ impl Store {
         Ok(moved)
     }
 
-    async fn move_misplaced(&self, now: OffsetDateTime) -> Result<Upkeep, Fault> {
+    async fn move_misplaced(&self, now: OffsetDateTime) -> Result<UpkeepOutcome, DbError> {
         let started = Instant::now();
-        let mut rest = Range { from: EARLIEST, to: now + AHEAD };
+        let mut rest = PartitionRange { from: EARLIEST, to: now + AHEAD };
         let mut failed = None;
         while rest.from < rest.to {
             let mut conn = self.acquire().await?;
             let first = self.partitions.first_misplaced(&mut conn, rest).await;
             let Some(first) = conn.finish(first)? else { break };
             match self.move_at(first, started).await {
-                Ok(Moved::Done) => rest.from = first,
-                Ok(Moved::More) => return Ok(Upkeep::Unfinished),
-                Ok(Moved::Blocked) => rest.from = next_day(first),
+                Ok(MoveProgress::Done) => rest.from = first,
+                Ok(MoveProgress::More) => return Ok(UpkeepOutcome::Unfinished),
+                Ok(MoveProgress::Blocked) => rest.from = next_day(first),
                 // Who holds the default partition holds up every step.
-                Err(fault) if fault.is_contention() || !fault.is_from_server() => {
-                    return Err(fault);
+                Err(error) if error.is_contention() || !error.is_from_server() => {
+                    return Err(error);
                 }
-                Err(fault) => {
+                Err(error) => {
                     rest.from = next_day(first);
-                    failed.get_or_insert(fault);
+                    failed.get_or_insert(error);
                 }
             }
             if started.elapsed() > MOVING_FOR {
                 break;
             }
         }
-        failed.map_or(Ok(Upkeep::Done), Err)
+        failed.map_or(Ok(UpkeepOutcome::Done), Err)
     }
 
-    async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), Fault> {
+    async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), DbError> {
         let mut at = now;
         for _ in 0..=SPANS_AHEAD {
             let mut conn = self.acquire().await?;
@@ -82,7 +85,7 @@ impl Store {
             if !listed.iter().any(|named| named.range.contains(at)) {
                 self.move_at(at, Instant::now()).await?;
             }
-            match Range::around(at, self.partitions.span()) {
+            match PartitionRange::around(at, self.partitions.span()) {
                 Some(range) => at = range.to,
                 None => break,
             }
@@ -91,23 +94,27 @@ impl Store {
     }
 
     /// Takes steps until the partition of a momentum is whole, or the time is up.
-    async fn move_at(&self, momentum: OffsetDateTime, started: Instant) -> Result<Moved, Fault> {
+    async fn move_at(
+        &self,
+        momentum: OffsetDateTime,
+        started: Instant,
+    ) -> Result<MoveProgress, DbError> {
         let mut attempt = 1;
         loop {
             let begun = Instant::now();
             let mut conn = self.acquire().await?;
             let moved = self.partitions.move_step(&mut conn, momentum).await;
             match conn.finish(moved) {
-                Ok(Moved::More) => attempt = 1,
+                Ok(MoveProgress::More) => attempt = 1,
                 Ok(done) => return Ok(done),
-                Err(fault) if fault.is_contention() && attempt < ATTEMPTS => {
+                Err(error) if error.is_contention() && attempt < ATTEMPTS => {
                     attempt += 1;
                     pause().await;
                 }
-                Err(fault) => return Err(fault),
+                Err(error) => return Err(error),
             }
             if started.elapsed() > MOVING_FOR {
-                return Ok(Moved::More);
+                return Ok(MoveProgress::More);
             }
             // Writers have half of the time.
             idle(tokio::time::sleep(begun.elapsed())).await;
@@ -122,6 +129,6 @@ pub(in crate::store) async fn pause() {
 }
 
 fn next_day(momentum: OffsetDateTime) -> OffsetDateTime {
-    let day = Range::around(momentum, crate::config::PartitionSpan::Day);
-    day.map_or(timestamp::GREATEST, |day| day.to)
+    let day = PartitionRange::around(momentum, crate::config::PartitionSpan::Day);
+    day.map_or(pg_timestamp::GREATEST, |day| day.to)
 }

@@ -20,7 +20,7 @@ use super::process::ProcessCollector;
 use super::stderr;
 use crate::accounting::MessageAccounting;
 use crate::event::RejectReason;
-use crate::topic::Kind;
+use crate::topic::EventKind;
 use crate::version::COMMIT;
 
 #[cfg(test)]
@@ -191,7 +191,7 @@ impl Metrics {
         for class in FAILURE_CLASSES {
             drop(self.commit_failures.get_or_create(&ClassLabel { class }));
         }
-        for kind in Kind::ALL.map(Kind::as_str) {
+        for kind in EventKind::ALL.map(EventKind::as_str) {
             drop(self.committed.get_or_create(&KindLabel { kind }));
             drop(self.duplicates.get_or_create(&KindLabel { kind }));
         }

@@ -69,7 +69,7 @@ async fn receive(subscriber: &mut TestSubscriber, messages: u64) -> Vec<(String,
 
 fn decoder() -> Decoder {
     let keep_payload = config::KeepPayload::Never;
-    Decoder::new(&config::Decode { proto_file: None, keep_payload }, TENANT).unwrap()
+    Decoder::new(&config::DecodeConfig::new(None, keep_payload), TENANT).unwrap()
 }
 
 /// Decodes a message as of now, because the decoder rejects a momentum more than a day ahead.

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use centiloc_bridge::config::keys::{self, ENV_PREFIX, ENV_SEPARATOR, KEYS, Key, Kind};
-use centiloc_bridge::config::{Loaded, Problems, load};
+use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueKind};
+use centiloc_bridge::config::{ConfigError, LoadedConfig, load};
 
 use super::in_file;
 
@@ -53,11 +53,11 @@ fn environment(bytes: &[u8]) -> ProcessEnvironment {
 }
 
 /// Asserts that each problem names its subject, on one line, and gives a hint.
-fn assert_named(problems: &Problems, path: &Path) {
-    assert!(!problems.list.is_empty());
-    for problem in &problems.list {
+fn assert_named(problems: &ConfigError, path: &Path) {
+    assert!(!problems.problems.is_empty());
+    for problem in &problems.problems {
         let said = problem.to_string();
-        for part in [&problem.subject, &problem.found, &problem.expected, &problem.cure] {
+        for part in [&problem.subject, &problem.found, &problem.expected, &problem.hint] {
             assert!(!part.is_empty(), "{said}");
         }
         assert!(!said.contains(char::is_control), "{said:?}");
@@ -72,7 +72,7 @@ fn is_variable(subject: &str) -> bool {
 }
 
 /// Asserts the invariants that the types do not express.
-fn assert_consistent(loaded: &Loaded) {
+fn assert_consistent(loaded: &LoadedConfig) {
     let (config, mqtt) = (&loaded.config, &loaded.config.mqtt);
     assert_eq!(loaded.settings.len(), KEYS.len());
     assert!(!config.tenant.is_empty() && mqtt.client_id.starts_with(&config.tenant));
@@ -90,7 +90,7 @@ fn assert_consistent(loaded: &Loaded) {
 }
 
 /// Asserts that a value attributed to the file is in the file, at its place.
-fn assert_written(loaded: &Loaded, text: &str) {
+fn assert_written(loaded: &LoadedConfig, text: &str) {
     let Ok(table) = text.parse::<toml::Table>() else { return };
     let of_file = |origin: &str| origin.starts_with("config.toml:");
     for setting in loaded.settings.iter().filter(|setting| of_file(setting.origin.as_str())) {
@@ -106,7 +106,7 @@ fn assert_written(loaded: &Loaded, text: &str) {
 }
 
 /// Asserts that the output of the command `config` is a configuration with the same values.
-fn assert_shown_as_it_loads(loaded: &Loaded) {
+fn assert_shown_as_it_loads(loaded: &LoadedConfig) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     centiloc_bridge::cli::config::show(loaded, &mut out, &mut err).expect("memory takes it");
     let out = String::from_utf8(out).expect("it is text");
@@ -121,14 +121,14 @@ fn assert_shown_as_it_loads(loaded: &Loaded) {
         load(Some(path), environment).unwrap_or_else(|problems| panic!("{problems}\n{out}"))
     });
     for (ours, theirs) in again.settings.iter().zip(&loaded.settings) {
-        if !is_secret(&keys::find(ours.key).map_or("", Key::leaf)) {
+        if !is_secret(&keys::find(ours.key).map_or("", ConfigKey::leaf)) {
             assert_eq!(ours.shown, theirs.shown, "{}", ours.key);
         }
     }
 }
 
 /// Returns every text that an operator or a log could see.
-fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
+fn all_that_is_said(result: &Result<LoadedConfig, ConfigError>) -> String {
     match result {
         Err(problems) => format!("{problems} {problems:?}"),
         Ok(loaded) => {
@@ -145,7 +145,7 @@ fn all_that_is_said(result: &Result<Loaded, Problems>) -> String {
 fn must_stay_secret(
     text: &str,
     environment: &[(String, String)],
-    result: &Result<Loaded, Problems>,
+    result: &Result<LoadedConfig, ConfigError>,
 ) -> bool {
     let mut places = Vec::new();
     match text.parse::<toml::Table>() {
@@ -170,9 +170,9 @@ fn must_stay_secret(
     places.contains(&true) && !places.contains(&false)
 }
 
-fn is_refused_whole(result: &Result<Loaded, Problems>) -> bool {
-    let broken = |problems: &Problems| {
-        problems.list.iter().any(|problem| problem.found.starts_with("broken TOML"))
+fn is_refused_whole(result: &Result<LoadedConfig, ConfigError>) -> bool {
+    let broken = |problems: &ConfigError| {
+        problems.problems.iter().any(|problem| problem.found.starts_with("broken TOML"))
     };
     result.as_ref().is_err_and(broken)
 }
@@ -202,17 +202,17 @@ fn places_in(section: &str, leaf: &str, value: &toml::Value, places: &mut Vec<bo
     }
 }
 
-fn variable(name: &str) -> Option<&'static Key> {
+fn variable(name: &str) -> Option<&'static ConfigKey> {
     let prefix = name.get(..ENV_PREFIX.len())?;
     let rest = name[ENV_PREFIX.len()..].to_lowercase().replace(ENV_SEPARATOR, ".");
     prefix.eq_ignore_ascii_case(ENV_PREFIX).then(|| keys::find(&rest))?
 }
 
 /// The value of an unknown key is not shown, because it may be a misspelt password.
-fn never_shown(key: Option<&Key>, value: &str) -> bool {
+fn never_shown(key: Option<&ConfigKey>, value: &str) -> bool {
     match key.map(|key| key.kind) {
-        None | Some(Kind::Secret) => true,
-        Some(Kind::SecretUrl) => is_password_in_url(value),
+        None | Some(ValueKind::Secret) => true,
+        Some(ValueKind::SecretUrl) => is_password_in_url(value),
         Some(_) => false,
     }
 }

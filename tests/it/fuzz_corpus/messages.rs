@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use centiloc_bridge::config::{Decode, KeepPayload};
+use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
 use centiloc_bridge::event::{Event, Reject, RejectReason, board_event_id, item_event_id};
-use centiloc_bridge::topic::{Encoding, Kind};
+use centiloc_bridge::topic::{EventEncoding, EventKind};
 use prost::Message;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -16,7 +16,7 @@ use super::in_file;
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 const TENANT: &str = "acme";
-const KINDS: [Kind; 2] = [Kind::Item, Kind::Board];
+const KINDS: [EventKind; 2] = [EventKind::Item, EventKind::Board];
 
 /// The names of [`pb::BoardStatus`], by number.
 const STATUS: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
@@ -46,13 +46,13 @@ static SAME: LazyLock<Decoder> =
 static OTHER: LazyLock<Decoder> = LazyLock::new(|| vendor(OTHER_TYPES, KeepPayload::Unknown));
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
-    let config = Decode { proto_file: None, keep_payload };
+    let config = DecodeConfig::new(None, keep_payload);
     Decoder::new(&config, TENANT).expect("the shipped schema loads")
 }
 
 fn vendor(source: &str, keep_payload: KeepPayload) -> Decoder {
     in_file("vendor.proto", source.as_bytes(), |file| {
-        let config = Decode { proto_file: Some(file.to_owned()), keep_payload };
+        let config = DecodeConfig::new(Some(file.to_owned()), keep_payload);
         Decoder::new(&config, TENANT).expect("the vendor's schema loads")
     })
 }
@@ -60,8 +60,8 @@ fn vendor(source: &str, keep_payload: KeepPayload) -> Decoder {
 /// Decodes and asserts the invariants of every outcome.
 pub fn decoded(
     decoder: &Decoder,
-    kind: Kind,
-    encoding: Encoding,
+    kind: EventKind,
+    encoding: EventEncoding,
     bytes: &[u8],
 ) -> Result<Event, Reject> {
     let payload = Bytes::copy_from_slice(bytes);
@@ -85,12 +85,12 @@ pub fn decoded(
 /// Asserts that the event, written as JSON, becomes the same row.
 fn assert_survives_json(event: &Event) {
     let kind = match event {
-        Event::Item(_) => Kind::Item,
-        Event::Board(_) => Kind::Board,
+        Event::Item(_) => EventKind::Item,
+        Event::Board(_) => EventKind::Board,
     };
     let Some(text) = as_json(event) else { return };
     let payload = Bytes::from(text);
-    let again = SHIPPED.decode_as(kind, Encoding::Json, &payload, NOW, ClockTrust::Agree(NOW));
+    let again = SHIPPED.decode_as(kind, EventEncoding::Json, &payload, NOW, ClockTrust::Agree(NOW));
     let again = again.unwrap_or_else(|reject| panic!("{event:?} as JSON: {reject}"));
     assert_same_columns(&again, event);
 }
@@ -100,8 +100,8 @@ pub fn json(bytes: &[u8]) -> bool {
     KINDS.map(|kind| json_of(kind, bytes)).contains(&true)
 }
 
-fn json_of(kind: Kind, bytes: &[u8]) -> bool {
-    match decoded(&SHIPPED, kind, Encoding::Json, bytes) {
+fn json_of(kind: EventKind, bytes: &[u8]) -> bool {
+    match decoded(&SHIPPED, kind, EventEncoding::Json, bytes) {
         Ok(event) => {
             if let Event::Item(item) = &event {
                 assert!(item.fill_ratio.is_none_or(f32::is_finite), "JSON has no other number");
@@ -121,11 +121,11 @@ pub fn protobuf(bytes: &[u8]) -> bool {
     KINDS.map(|kind| protobuf_of(kind, bytes)).contains(&true)
 }
 
-fn protobuf_of(kind: Kind, bytes: &[u8]) -> bool {
-    let result = decoded(&SHIPPED, kind, Encoding::Protobuf, bytes);
+fn protobuf_of(kind: EventKind, bytes: &[u8]) -> bool {
+    let result = decoded(&SHIPPED, kind, EventEncoding::Protobuf, bytes);
     let generated = match kind {
-        Kind::Item => pb::ItemEvent::decode(bytes).map(|message| item_id(&message)),
-        Kind::Board => pb::BoardStatusEvent::decode(bytes).map(|message| board_id(&message)),
+        EventKind::Item => pb::ItemEvent::decode(bytes).map(|message| item_id(&message)),
+        EventKind::Board => pb::BoardStatusEvent::decode(bytes).map(|message| board_id(&message)),
     };
     match (&result, generated) {
         (Ok(event), Ok(id)) => {
@@ -163,8 +163,8 @@ fn board_id(message: &pb::BoardStatusEvent) -> Option<uuid::Uuid> {
 /// and one with other types yields storable events.
 pub fn vendor_message(bytes: &[u8]) -> bool {
     let agreed = KINDS.map(|kind| {
-        let ours = decoded(&SHIPPED, kind, Encoding::Protobuf, bytes);
-        let theirs = decoded(&SAME, kind, Encoding::Protobuf, bytes);
+        let ours = decoded(&SHIPPED, kind, EventEncoding::Protobuf, bytes);
+        let theirs = decoded(&SAME, kind, EventEncoding::Protobuf, bytes);
         match (&ours, &theirs) {
             (Ok(ours), Ok(theirs)) => assert_eq!(ours.event_id(), theirs.event_id()),
             // Plausibility is checked for assumed numbers only.
@@ -174,6 +174,6 @@ pub fn vendor_message(bytes: &[u8]) -> bool {
         }
         theirs.is_ok()
     });
-    let other = KINDS.map(|kind| decoded(&OTHER, kind, Encoding::Protobuf, bytes).is_ok());
+    let other = KINDS.map(|kind| decoded(&OTHER, kind, EventEncoding::Protobuf, bytes).is_ok());
     agreed.contains(&true) || other.contains(&true)
 }

@@ -1,9 +1,9 @@
 //! Fuzzes the file of `decode.proto_file`: a `.proto`, a `FileDescriptorSet`, or neither.
 
-use centiloc_bridge::config::{Decode, KeepPayload};
+use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::Decoder;
 use centiloc_bridge::event::RejectReason;
-use centiloc_bridge::topic::{Encoding, Kind};
+use centiloc_bridge::topic::{EventEncoding, EventKind};
 
 use super::in_file;
 use super::messages::decoded;
@@ -20,8 +20,7 @@ const MESSAGES: [&[u8]; 5] = [
 /// Loads the schema and, if it is accepted, decodes with it.
 pub fn vendor_schema(bytes: &[u8]) -> bool {
     in_file("vendor.proto", bytes, |file| {
-        let config =
-            Decode { proto_file: Some(file.to_owned()), keep_payload: KeepPayload::Unknown };
+        let config = DecodeConfig::new(Some(file.to_owned()), KeepPayload::Unknown);
         match Decoder::new(&config, "acme") {
             Ok(decoder) => {
                 try_on_messages(&decoder);
@@ -39,11 +38,12 @@ pub fn vendor_schema(bytes: &[u8]) -> bool {
 
 fn try_on_messages(decoder: &Decoder) {
     assert!(!decoder.schema_is_assumed());
-    let kinds = [Kind::Item, Kind::Board].into_iter().filter(|kind| decoder.covers(*kind));
+    let kinds =
+        [EventKind::Item, EventKind::Board].into_iter().filter(|kind| decoder.covers(*kind));
     let kinds: Vec<_> = kinds.collect();
     assert!(!kinds.is_empty(), "a schema without events is refused");
     for (kind, message) in kinds.iter().flat_map(|kind| MESSAGES.map(|message| (*kind, message))) {
-        if let Err(reject) = decoded(decoder, kind, Encoding::Protobuf, message) {
+        if let Err(reject) = decoded(decoder, kind, EventEncoding::Protobuf, message) {
             assert_ne!(reject.reason, RejectReason::Implausible, "the vendor's word is believed");
         }
     }

@@ -1,7 +1,7 @@
 //! Listing and replaying dead letters, and their retention.
 
 use centiloc_bridge::event::{Event, Reject, RejectReason};
-use centiloc_bridge::store::dead_letters::{Filter, Replay};
+use centiloc_bridge::store::dead_letters::{DeadLetterFilter, ReplayOutcome};
 
 use crate::support::store::{StoreFixture, arrives, at, board, malformed};
 
@@ -10,10 +10,10 @@ async fn dead_letters_are_listed_newest_first() {
     let fixture = StoreFixture::new().await;
     fixture.commit(&[malformed(b"one")]).await;
     fixture.commit(&[malformed(b"three")]).await;
-    let list = fixture.store.dead_letters(&Filter::default(), 10).await.unwrap();
+    let list = fixture.store.dead_letters(&DeadLetterFilter::default(), 10).await.unwrap();
     assert_eq!(list.iter().map(|l| l.size).collect::<Vec<_>>(), [5, 3]);
     assert_eq!(list[0].reason, "malformed");
-    assert_eq!(fixture.store.dead_letters(&Filter::default(), 1).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.dead_letters(&DeadLetterFilter::default(), 1).await.unwrap().len(), 1);
     let (letter, payload) = fixture.store.dead_letter(list[1].id).await.unwrap().unwrap();
     assert_eq!((letter, &payload[..]), (list[1].clone(), &b"one"[..]));
     assert!(fixture.store.dead_letter(-1).await.unwrap().is_none());
@@ -23,7 +23,7 @@ async fn dead_letters_are_listed_newest_first() {
 async fn replay_stores_event_and_marks_dead_letter() {
     let fixture = StoreFixture::new().await;
     fixture.commit(&[malformed(b"item"), malformed(b"board")]).await;
-    let ids = fixture.store.dead_letter_ids(&Filter::default()).await.unwrap();
+    let ids = fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap();
     assert_eq!(ids.len(), 2);
     for id in &ids {
         let replay = fixture.store.replay(*id, |topic, payload, received_at| {
@@ -34,33 +34,36 @@ async fn replay_stores_event_and_marks_dead_letter() {
                 Event::Board(board("A", 1, "CONNECTED"))
             })
         });
-        assert_eq!(replay.await.unwrap(), Replay::Stored);
+        assert_eq!(replay.await.unwrap(), ReplayOutcome::Stored);
     }
     assert_eq!(fixture.db.count("centiloc.item_event").await, 1);
     assert_eq!(fixture.db.count("centiloc.board_event").await, 1);
-    assert!(fixture.store.dead_letter_ids(&Filter::default()).await.unwrap().is_empty());
-    assert!(fixture.store.dead_letters(&Filter::default(), 10).await.unwrap().is_empty());
-    let everything = Filter { replayed: true, ..Filter::default() };
+    assert!(fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap().is_empty());
+    assert!(fixture.store.dead_letters(&DeadLetterFilter::default(), 10).await.unwrap().is_empty());
+    let everything = DeadLetterFilter { replayed: true, ..DeadLetterFilter::default() };
     assert_eq!(fixture.store.dead_letters(&everything, 10).await.unwrap().len(), 2);
     let again = fixture.store.replay(ids[0], |_, _, _| Ok(Event::Item(arrives("U", "A", 1))));
-    assert_eq!(again.await.unwrap(), Replay::Duplicate);
+    assert_eq!(again.await.unwrap(), ReplayOutcome::Duplicate);
 }
 
 #[tokio::test]
 async fn failed_replay_changes_nothing() {
     let fixture = StoreFixture::new().await;
     fixture.commit(&[malformed(b"x")]).await;
-    let id = fixture.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
+    let id = fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
     let before = fixture.store.dead_letter(id).await.unwrap();
     let reject = Reject::new(RejectReason::Malformed, "still not");
     let replay = fixture.store.replay(id, |_, _, _| Err(reject.clone())).await.unwrap();
-    assert_eq!(replay, Replay::Rejected(reject));
+    assert_eq!(replay, ReplayOutcome::Rejected(reject));
     let mut bad = arrives("U", "A", 1);
     bad.loc_reference = Some("\0".into());
     let replay = fixture.store.replay(id, |_, _, _| Ok(Event::Item(bad))).await.unwrap();
-    assert!(matches!(replay, Replay::Refused(detail) if detail.contains("22021")));
+    assert!(matches!(replay, ReplayOutcome::Refused(detail) if detail.contains("22021")));
     assert_eq!(fixture.store.dead_letter(id).await.unwrap(), before);
-    assert_eq!(fixture.store.replay(-1, |_, _, _| unreachable!()).await.unwrap(), Replay::Unknown);
+    assert_eq!(
+        fixture.store.replay(-1, |_, _, _| unreachable!()).await.unwrap(),
+        ReplayOutcome::Unknown
+    );
 }
 
 #[tokio::test]
@@ -72,7 +75,10 @@ async fn seen_count_at_limit_stops_nothing() {
         let outcome = fixture.commit(&[malformed(b"x"), malformed(b"x")]).await;
         assert_eq!(outcome.messages(), 2);
     }
-    assert_eq!(fixture.store.dead_letters(&Filter::default(), 10).await.unwrap()[0].seen, i32::MAX);
+    assert_eq!(
+        fixture.store.dead_letters(&DeadLetterFilter::default(), 10).await.unwrap()[0].seen,
+        i32::MAX
+    );
 }
 
 #[tokio::test]
@@ -85,14 +91,14 @@ async fn times_beyond_calendar_are_shown_and_replayed() {
                 set received_at = '{received}', last_seen_at = '{seen}', replayed_at = '{seen}'"
         );
         fixture.db.execute(&update).await;
-        let everything = Filter { replayed: true, ..Filter::default() };
+        let everything = DeadLetterFilter { replayed: true, ..DeadLetterFilter::default() };
         let list = fixture.store.dead_letters(&everything, 10).await.unwrap();
         assert_eq!(list[0].last_seen_at.year(), 9999);
         let replay = fixture.store.replay(list[0].id, |_, _, received_at| {
             assert!([1, 9999].contains(&received_at.year()));
             Ok(Event::Item(arrives("U", "A", 1)))
         });
-        assert!(matches!(replay.await, Ok(Replay::Stored | Replay::Duplicate)));
+        assert!(matches!(replay.await, Ok(ReplayOutcome::Stored | ReplayOutcome::Duplicate)));
     }
 }
 
@@ -100,7 +106,7 @@ async fn times_beyond_calendar_are_shown_and_replayed() {
 async fn dead_letters_expire_90_days_after_replay() {
     let fixture = StoreFixture::new().await;
     fixture.commit(&[malformed(b"x"), malformed(b"y")]).await;
-    let id = fixture.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
+    let id = fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
     fixture.store.replay(id, |_, _, _| Ok(Event::Item(arrives("U", "A", 1)))).await.unwrap();
     let now = time::OffsetDateTime::now_utc();
     let delete = async |days| {

@@ -2,7 +2,7 @@
 
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::gap::{Gap, GapCause};
-use centiloc_bridge::store::journal::Noted;
+use centiloc_bridge::store::journal::JournalOutcome;
 use time::OffsetDateTime;
 
 use crate::support::store::{EXPIRY, Process, StoreFixture, at};
@@ -28,7 +28,7 @@ fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionEvent {
     ConnectionEvent::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(fixture: &StoreFixture, news: ConnectionEvent) -> Noted {
+async fn note(fixture: &StoreFixture, news: ConnectionEvent) -> JournalOutcome {
     fixture.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
@@ -36,7 +36,7 @@ async fn note(fixture: &StoreFixture, news: ConnectionEvent) -> Noted {
 async fn first_start_makes_no_gap() {
     let fixture = StoreFixture::new().await;
     let noted = note(&fixture, opened(&Process::new(), 1, 0, false, &["a"])).await;
-    assert_eq!(noted, Noted::default());
+    assert_eq!(noted, JournalOutcome::default());
     assert_eq!(fixture.db.count("centiloc.connection where disconnected_at is null").await, 1);
     assert_eq!(fixture.db.count("centiloc.gap").await, 0);
 }
@@ -193,7 +193,10 @@ async fn spooled_events_leave_newer_machines_connection_alone() {
     other.note(EXPIRY, None, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
     // In between, the first had lost the session and could record that only in its spool.
     let noted = note(&fixture, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
-    assert_eq!(noted, Noted { gap: Some(GapCause::SessionLost), ..Noted::default() });
+    assert_eq!(
+        noted,
+        JournalOutcome { gap: Some(GapCause::SessionLost), ..JournalOutcome::default() }
+    );
     note(&fixture, closed(&first, 2, 200)).await;
     let gap: Vec<OffsetDateTime> =
         fixture.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
@@ -225,7 +228,7 @@ async fn repeated_spool_events_end_no_later_connection() {
     for from in 0..told.len() {
         let next = fixture.another_store(centiloc_bridge::config::PartitionSpan::Month);
         for news in &told[from..] {
-            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), Noted::default());
+            assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), JournalOutcome::default());
         }
         let after =
             (fixture.db.column::<String>(rows).await, fixture.db.count("centiloc.gap").await);

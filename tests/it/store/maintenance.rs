@@ -8,10 +8,10 @@ use bytes::Bytes;
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::event::BoardEvent;
-use centiloc_bridge::store::condition::Source;
+use centiloc_bridge::store::database_status::StatusSource;
+use centiloc_bridge::store::maintenance::members::GroupMembership;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
-use centiloc_bridge::store::members::Members;
-use centiloc_bridge::store::{Condition, Store};
+use centiloc_bridge::store::{DatabaseStatus, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +24,9 @@ use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    let condition = Condition::new(Arc::clone(&health), Arc::clone(&metrics));
+    let condition = DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics));
     // The writer has found its tables, and has had nothing to do since.
-    condition.answered(Source::Writer);
+    condition.answered(StatusSource::Writer);
     let parts = MaintenanceParts {
         store: Arc::new(store),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
@@ -34,7 +34,11 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
         condition: Arc::new(condition),
         metrics,
         health: Arc::clone(&health),
-        members: Members { client_id: "T-bridge".into(), filters: vec![], session_expiry: EXPIRY },
+        members: GroupMembership {
+            client_id: "T-bridge".into(),
+            filters: vec![],
+            session_expiry: EXPIRY,
+        },
         stop: CancellationToken::new(),
     };
     (parts, health)

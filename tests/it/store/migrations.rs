@@ -1,7 +1,7 @@
 //! Migrations: applied once, compared with the program, and possible without.
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::store::schema::SchemaError;
+use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
 
 use crate::support::postgres::Postgres;
@@ -26,7 +26,7 @@ async fn empty_database_lists_all_migrations_pending() {
     assert!(!steps.is_empty() && steps.iter().all(|s| s.applied_at.is_none()));
     assert!(!db.value::<bool>("select to_regnamespace('centiloc') is not null").await);
     let error = store.prepare_schema(false).await.unwrap_err();
-    assert!(matches!(error, SchemaError::Behind { .. }), "{error}");
+    assert!(matches!(error, MigrationError::Behind { .. }), "{error}");
     assert!(error.to_string().contains("centiloc-bridge migrate"));
 }
 
@@ -56,7 +56,7 @@ async fn newer_schema_is_refused() {
         .await;
     for migrate in [true, false] {
         let error = fixture.store.prepare_schema(migrate).await.unwrap_err();
-        assert!(matches!(error, SchemaError::Newer { found: 9999, .. }), "{error}");
+        assert!(matches!(error, MigrationError::Newer { found: 9999, .. }), "{error}");
     }
 }
 
@@ -68,7 +68,7 @@ async fn edited_migration_is_detected() {
         .execute("update centiloc._sqlx_migrations set checksum = '\\x00' where version = 2")
         .await;
     let error = fixture.store.prepare_schema(true).await.unwrap_err();
-    assert_eq!(error, SchemaError::Changed { version: 2 });
+    assert_eq!(error, MigrationError::Changed { version: 2 });
 }
 
 #[tokio::test]

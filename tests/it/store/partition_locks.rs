@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::store::Store;
-use centiloc_bridge::store::dead_letters::Filter;
-use centiloc_bridge::store::maintenance::Upkeep;
+use centiloc_bridge::store::dead_letters::DeadLetterFilter;
+use centiloc_bridge::store::maintenance::UpkeepOutcome;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -48,7 +48,7 @@ async fn let_go(mut holder: PgConnection) {
 
 /// Opens a store with this statement timeout.
 fn hasty_store(fixture: &StoreFixture, statement_timeout: Duration) -> Store {
-    let config = config::Database { statement_timeout, ..config(&fixture.db.socket_url()) };
+    let config = config::DatabaseConfig { statement_timeout, ..config(&fixture.db.socket_url()) };
     Store::new(&config, PartitionSpan::Month).unwrap()
 }
 
@@ -56,7 +56,7 @@ fn hasty_store(fixture: &StoreFixture, statement_timeout: Duration) -> Store {
 async fn move_all(store: &Store, now: OffsetDateTime) {
     until("maintenance to end", SOON * 2, || async {
         match store.make_partitions_ahead(now).await {
-            Ok(Upkeep::Done) => Ok(()),
+            Ok(UpkeepOutcome::Done) => Ok(()),
             other => Err(other),
         }
     })
@@ -195,14 +195,14 @@ async fn abandoned_transaction_ends_with_its_connection() {
     let fixture = StoreFixture::new().await;
     fixture.commit(&[malformed(b"x")]).await;
     fixture.items(&[arrives("U", "A", 0)]).await;
-    let id = fixture.store.dead_letter_ids(&Filter::default()).await.unwrap()[0];
+    let id = fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
     let holder = hold(&fixture.db, "select from centiloc.dead_letter for update").await;
     let event = centiloc_bridge::event::Event::Item(arrives("U", "A", 1));
     let replay = fixture.store.replay(id, |_, _, _| Ok(event));
     assert!(tokio::time::timeout(Duration::from_millis(300), replay).await.is_err());
     let_go(holder).await;
     until_eq("no open transaction", SOON, 0, || in_transaction(&fixture.db)).await;
-    assert_eq!(fixture.store.dead_letter_ids(&Filter::default()).await.unwrap(), [id]);
+    assert_eq!(fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap(), [id]);
     assert_eq!(fixture.db.count("centiloc.item_event").await, 1);
 }
 

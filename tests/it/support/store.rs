@@ -11,7 +11,7 @@ use centiloc_bridge::event::{
     BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
 };
 use centiloc_bridge::message::Message;
-use centiloc_bridge::store::{Entry, Outcome, Store};
+use centiloc_bridge::store::{CommitOutcome, DecodedMessage, Store};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -58,24 +58,20 @@ impl StoreFixture {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
     }
 
-    pub async fn commit(&self, batch: &[Entry]) -> Outcome {
+    pub async fn commit(&self, batch: &[DecodedMessage]) -> CommitOutcome {
         self.store.commit(batch).await.unwrap()
     }
 
     /// Commits item events in one batch.
-    pub async fn items(&self, events: &[ItemEvent]) -> Outcome {
-        let batch: Vec<Entry> = events.iter().cloned().map(of_item).collect();
+    pub async fn items(&self, events: &[ItemEvent]) -> CommitOutcome {
+        let batch: Vec<DecodedMessage> = events.iter().cloned().map(of_item).collect();
         self.commit(&batch).await
     }
 }
 
-pub fn config(url: &str) -> config::Database {
-    config::Database {
-        url: url.to_owned().into(),
-        max_connections: 4,
-        statement_timeout: Duration::from_secs(30),
-        migrate: true,
-    }
+pub fn config(url: &str) -> config::DatabaseConfig {
+    let folder = database_only(url);
+    config::load(Some(&folder.path().join("config.toml")), []).unwrap().config.database
 }
 
 /// Session expiry of the broker in these tests.
@@ -157,16 +153,16 @@ pub fn board(board_sn: &str, seconds: i64, status: &str) -> BoardEvent {
     }
 }
 
-pub fn of_item(event: ItemEvent) -> Entry {
+pub fn of_item(event: ItemEvent) -> DecodedMessage {
     (message("centiloc/T", event.event_id.as_bytes()), Ok(Event::Item(event)))
 }
 
-pub fn of_board(event: BoardEvent) -> Entry {
+pub fn of_board(event: BoardEvent) -> DecodedMessage {
     let topic = "centiloc/T/proto/board/v1/update";
     (message(topic, event.event_id.as_bytes()), Ok(Event::Board(event)))
 }
 
-pub fn malformed(payload: &[u8]) -> Entry {
+pub fn malformed(payload: &[u8]) -> DecodedMessage {
     let reject = Reject::new(RejectReason::Malformed, "not a protobuf message");
     (message("centiloc/T", payload), Err(reject))
 }
@@ -183,7 +179,7 @@ pub fn message(topic: &str, payload: &[u8]) -> Message {
     }
 }
 
-pub fn with_token(mut entry: Entry, sequence: u64) -> Entry {
+pub fn with_token(mut entry: DecodedMessage, sequence: u64) -> DecodedMessage {
     entry.0.ack = Some(AckToken::new(ConnectionId(1), sequence));
     entry
 }

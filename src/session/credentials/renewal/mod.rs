@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ClientCredentials, CredentialSource, CredentialState, SourceFingerprint};
 use crate::backoff::Backoff;
-use crate::config::Reconnect;
-use crate::credentials::expiry::{self, Expiry, Notice};
+use crate::config::BackoffBounds;
+use crate::credentials::expiry::{self, ExpiryNotice, ExpiryReminder};
 use crate::credentials::identity::validity_note;
 use crate::files;
 use crate::progress::{during, idle};
@@ -30,7 +30,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bounds of the wait before a file that did not answer is read again. Each try may leave a thread
 /// behind.
-const RETRY: Reconnect = Reconnect { min: Duration::from_secs(5), max: Duration::from_secs(600) };
+const RETRY: BackoffBounds =
+    BackoffBounds { min: Duration::from_secs(5), max: Duration::from_secs(600) };
 
 /// Where credentials come from and where they go.
 #[derive(Debug)]
@@ -146,7 +147,7 @@ struct CredentialWatcher {
     said: Option<String>,
     unanswered: Option<UnresponsiveFile>,
     retry: Backoff,
-    expiry: Expiry,
+    expiry: ExpiryReminder,
 }
 
 impl CredentialWatcher {
@@ -157,7 +158,7 @@ impl CredentialWatcher {
             said: None,
             unanswered: None,
             retry: Backoff::new(RETRY),
-            expiry: Expiry::default(),
+            expiry: ExpiryReminder::default(),
         };
         if let CredentialState::Ready(credentials) = &*watcher.parts.material.borrow() {
             warn_of(credentials);
@@ -239,7 +240,7 @@ impl CredentialWatcher {
 
     fn adopt(&mut self, credentials: ClientCredentials) {
         self.clear_problem();
-        self.expiry = Expiry::default();
+        self.expiry = ExpiryReminder::default();
         let certificate = credentials.certificate();
         tracing::info!(
             subject = certificate.map(|facts| facts.subject.as_str()),
@@ -294,7 +295,7 @@ impl CredentialWatcher {
         let Some(notice) = self.expiry.due(facts, now) else { return };
         let message = expiry::in_words(notice, facts);
         let advice = expiry::advice(facts, &self.parts.sources.borrow().tenant, key);
-        if notice == Notice::Expired {
+        if notice == ExpiryNotice::Expired {
             tracing::error!(problem = message, advice, "the client certificate has expired");
         } else {
             tracing::warn!(problem = message, advice, "the client certificate expires soon");

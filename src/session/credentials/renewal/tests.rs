@@ -2,13 +2,13 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::Tls;
-use crate::credentials::testing::{Files, Issued, Leaf, Pki};
+use crate::config::TlsConfig;
+use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki};
 
 /// Files as they are in use, and a watcher that has seen them.
 struct RenewalFixture {
-    pki: Pki,
-    files: Files,
+    pki: TestPki,
+    files: TestFiles,
     watcher: CredentialWatcher,
     material: watch::Receiver<CredentialState>,
     /// Keeps the sources' receiver open.
@@ -17,14 +17,11 @@ struct RenewalFixture {
 
 impl RenewalFixture {
     fn new() -> Self {
-        let (pki, files) = (Pki::new(), Files::new());
-        write(&files, &pki.issue(&Leaf::client("acme")));
-        let section = Tls {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.path("cert.pem"),
-            key_file: files.path("key.pem"),
-            server_name: None,
-        };
+        let (pki, files) = (TestPki::new(), TestFiles::new());
+        write(&files, &pki.issue(&LeafSpec::client("acme")));
+        let authority = files.write("ca.pem", pki.authority_pem());
+        let section =
+            TlsConfig::of_files(Some(authority), files.path("cert.pem"), files.path("key.pem"));
         let password_file = files.write("password", "first\n");
         let sources = CredentialSource {
             tenant: "acme".into(),
@@ -67,7 +64,7 @@ impl RenewalFixture {
         self.watcher.parts.health.snapshot().credentials.problem
     }
 
-    fn issue(&self, leaf: &Leaf) {
+    fn issue(&self, leaf: &LeafSpec) {
         write(&self.files, &self.pki.issue(leaf));
     }
 
@@ -79,7 +76,7 @@ impl RenewalFixture {
     }
 }
 
-fn write(files: &Files, issued: &Issued) {
+fn write(files: &TestFiles, issued: &IssuedCertificate) {
     files.write("cert.pem", &issued.pem);
     files.write("key.pem", issued.key.to_sec1_pem().as_str());
 }
@@ -88,7 +85,7 @@ fn write(files: &Files, issued: &Issued) {
 fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
     let mut bench = RenewalFixture::new();
     let old = bench.serial();
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     assert!(!bench.looks(1));
     assert!(bench.looks(1));
     assert_ne!(bench.serial(), old);
@@ -99,7 +96,7 @@ fn a_new_pair_is_taken_up_at_the_second_look_that_finds_it() {
 fn a_pair_written_one_file_after_the_other_is_waited_out_and_then_taken_up() {
     let mut bench = RenewalFixture::new();
     let old = bench.serial();
-    let new = bench.pki.issue(&Leaf::client("acme"));
+    let new = bench.pki.issue(&LeafSpec::client("acme"));
     bench.files.write("cert.pem", &new.pem);
     assert!(!bench.looks(1));
     assert_eq!(bench.problem(), None, "it may be complete in a moment");
@@ -113,10 +110,10 @@ fn a_pair_written_one_file_after_the_other_is_waited_out_and_then_taken_up() {
 
 #[test]
 fn what_cannot_be_used_is_kept_out_and_named() {
-    let cases: [(Leaf, &str); 3] = [
-        (Leaf::client("acme").days(-400, -1), "expired on"),
-        (Leaf::client("acme").days(2, 300), "not valid before"),
-        (Leaf::client("other"), "not the tenant \"acme\""),
+    let cases: [(LeafSpec, &str); 3] = [
+        (LeafSpec::client("acme").days(-400, -1), "expired on"),
+        (LeafSpec::client("acme").days(2, 300), "not valid before"),
+        (LeafSpec::client("other"), "not the tenant \"acme\""),
     ];
     let mut bench = RenewalFixture::new();
     let old = bench.serial();
@@ -128,7 +125,7 @@ fn what_cannot_be_used_is_kept_out_and_named() {
         assert_eq!(bench.serial(), old);
     }
     bench.files.write("password", "");
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     assert!(!bench.looks(3));
     assert!(bench.problem().unwrap().contains("mqtt.password_file"), "{:?}", bench.problem());
     std::fs::remove_file(bench.files.path("ca.pem")).unwrap();
@@ -160,7 +157,7 @@ fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
     let folder = |name: &str| -> PathBuf {
         let path = bench.files.path(name);
         std::fs::create_dir(&path).unwrap();
-        let issued = bench.pki.issue(&Leaf::client("acme"));
+        let issued = bench.pki.issue(&LeafSpec::client("acme"));
         std::fs::write(path.join("tls.crt"), &issued.pem).unwrap();
         std::fs::write(path.join("tls.key"), issued.key.to_sec1_pem().as_str()).unwrap();
         path
@@ -185,7 +182,7 @@ fn a_new_password_and_a_swapped_link_are_noticed_and_a_touch_is_not() {
 #[test]
 fn on_demand_one_look_is_enough() {
     let mut bench = RenewalFixture::new();
-    bench.issue(&Leaf::client("acme"));
+    bench.issue(&LeafSpec::client("acme"));
     bench.look(CheckTrigger::Demand);
     assert!(bench.material.has_changed().unwrap());
 }
@@ -195,7 +192,7 @@ fn without_usable_files_at_the_start_whatever_loads_is_taken_up_later() {
     let mut bench = RenewalFixture::new();
     bench.watcher.parts.material.send_replace(CredentialState::Unusable("none".into()));
     // Expired, for another tenant: the broker decides.
-    bench.issue(&Leaf::client("other").days(-400, -1));
+    bench.issue(&LeafSpec::client("other").days(-400, -1));
     bench.material.borrow_and_update();
     assert!(bench.looks(2));
     assert!(matches!(*bench.material.borrow(), CredentialState::Ready(_)));
@@ -204,7 +201,7 @@ fn without_usable_files_at_the_start_whatever_loads_is_taken_up_later() {
 #[test]
 fn an_end_that_is_near_is_shown_with_the_command_that_renews() {
     let mut bench = RenewalFixture::new();
-    bench.issue(&Leaf::client("acme").days(-358, 6));
+    bench.issue(&LeafSpec::client("acme").days(-358, 6));
     assert!(bench.looks(2));
     bench.watcher.check_expiry(OffsetDateTime::now_utc());
     let renewal = bench.watcher.parts.health.snapshot().credentials.renewal.unwrap();

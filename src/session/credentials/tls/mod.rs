@@ -14,10 +14,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use time::OffsetDateTime;
 
 use super::recording_verifier::{HandshakeRecorder, RecordingVerifier};
-use crate::config::Tls;
-use crate::credentials::anchors::Anchors;
-use crate::credentials::error::{FileName, Role};
-use crate::credentials::{CertificateFacts, CredentialError, Identity};
+use crate::config::TlsConfig;
+use crate::credentials::anchors::TrustAnchors;
+use crate::credentials::error::{ConfiguredFile, FileRole};
+use crate::credentials::{CertificateFacts, ClientIdentity, CredentialError};
 
 /// Why no TLS configuration could be made. Only a person can mend it.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +59,10 @@ pub struct LoadedTls {
 ///
 /// The name in the broker's certificate is checked against the host that is connected to, or
 /// against `server_name` where that is set (SNI still names the host).
-pub fn client_config(tls: &Tls) -> Result<LoadedTls, TlsError> {
+pub fn client_config(tls: &TlsConfig) -> Result<LoadedTls, TlsError> {
     let now = OffsetDateTime::now_utc();
-    let identity = Identity::load(&tls.cert_file, &tls.key_file)?;
-    let anchors = Anchors::load(tls.ca_file.as_deref())?;
+    let identity = ClientIdentity::load(&tls.cert_file, &tls.key_file)?;
+    let anchors = TrustAnchors::load(tls.ca_file.as_deref())?;
     let mut warnings = identity.warnings(&tls.cert_file, now);
     warnings.extend(anchors.warnings(tls.ca_file.as_deref(), now));
 
@@ -81,16 +81,16 @@ pub fn client_config(tls: &Tls) -> Result<LoadedTls, TlsError> {
 }
 
 /// rustls' own way to a client certificate parses it as version 3 and refuses version 1. The key
-/// has been matched by [`Identity`], so the pair is taken as it is.
-fn certified_key(identity: &Identity) -> Result<CertifiedKey, rustls::Error> {
+/// has been matched by [`ClientIdentity`], so the pair is taken as it is.
+fn certified_key(identity: &ClientIdentity) -> Result<CertifiedKey, rustls::Error> {
     let der = identity.key.to_pkcs8_der();
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(der.as_slice()));
     Ok(CertifiedKey::new(identity.chain.clone(), ring::sign::any_ecdsa_type(&der)?))
 }
 
 fn verifier(
-    tls: &Tls,
-    anchors: &Anchors,
+    tls: &TlsConfig,
+    anchors: &TrustAnchors,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     let roots = Arc::new(root_store(tls, anchors)?);
@@ -105,11 +105,14 @@ fn verifier(
     }
 }
 
-fn root_store(tls: &Tls, anchors: &Anchors) -> Result<RootCertStore, TlsError> {
+fn root_store(tls: &TlsConfig, anchors: &TrustAnchors) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (place, certificate) in anchors.certificates.iter().enumerate() {
         roots.add(certificate.clone()).map_err(|error| CredentialError::UnusableAnchor {
-            file: FileName::new(Role::Anchors, tls.ca_file.as_deref().unwrap_or("".as_ref())),
+            file: ConfiguredFile::new(
+                FileRole::Anchors,
+                tls.ca_file.as_deref().unwrap_or("".as_ref()),
+            ),
             place: place + 1,
             detail: error.to_string(),
         })?;

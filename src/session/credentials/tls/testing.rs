@@ -15,61 +15,53 @@ use rustls::{
 };
 use secrecy::SecretString;
 
-use crate::config::{Formats, Mqtt, Reconnect, Tls};
-use crate::credentials::testing::{Files, Issued, Leaf, Pki, private_key};
+use crate::config::{MqttConfig, SubscribedFormats, TlsConfig, testing};
+use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki, private_key};
 
 pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 pub const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
 /// An authority, a server and a client certificate, all for `localhost` and the tenant `acme`.
 pub struct TlsSetting {
-    pub pki: Pki,
-    pub server: Issued,
-    pub files: Files,
-    pub tls: Tls,
+    pub pki: TestPki,
+    pub server: IssuedCertificate,
+    pub files: TestFiles,
+    pub tls: TlsConfig,
 }
 
 impl TlsSetting {
     pub fn new() -> Self {
-        Self::with(&Leaf::server("localhost"), &Leaf::client("acme"))
+        Self::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme"))
     }
 
-    pub fn with(server: &Leaf, client: &Leaf) -> Self {
-        let (pki, files) = (Pki::new(), Files::new());
+    pub fn with(server: &LeafSpec, client: &LeafSpec) -> Self {
+        let (pki, files) = (TestPki::new(), TestFiles::new());
         let (server, client) = (pki.issue(server), pki.issue(client));
         files.write("server.pem", &server.pem);
         files.write("server-key.pem", server.key.to_sec1_pem().as_str());
-        let tls = Tls {
-            ca_file: Some(files.write("ca.pem", pki.authority_pem())),
-            cert_file: files.write("tls-cert.pem", &client.pem),
-            key_file: files.write("private-key.pem", client.key.to_sec1_pem().as_str()),
-            server_name: None,
-        };
+        let tls = TlsConfig::of_files(
+            Some(files.write("ca.pem", pki.authority_pem())),
+            files.write("tls-cert.pem", &client.pem),
+            files.write("private-key.pem", client.key.to_sec1_pem().as_str()),
+        );
         Self { pki, server, files, tls }
     }
 }
 
 /// A section `mqtt` with short limits, for the tenant `acme`.
-pub fn mqtt(host: &str, port: u16, tls: Option<Tls>) -> Mqtt {
-    Mqtt {
+pub fn mqtt(host: &str, port: u16, tls: Option<TlsConfig>) -> MqttConfig {
+    MqttConfig {
         host: host.to_owned(),
         port,
-        client_id: "acme-bridge".to_owned(),
         username: Some("user".to_owned()),
         password: Some(SecretString::from("hunter2".to_owned())),
-        password_file: None,
         keep_alive: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(5),
-        proxy: None,
         max_packet_size: 1024,
         max_unacked: 1024,
-        items: Formats::Protobuf,
-        boards: Formats::Off,
-        share_group: None,
-        session_expiry: Duration::from_secs(7200),
-        queue_grace: Duration::from_secs(10),
+        boards: SubscribedFormats::Off,
         tls,
-        reconnect: Reconnect { min: Duration::from_secs(1), max: Duration::from_secs(60) },
+        ..testing::mqtt()
     }
 }
 
@@ -109,7 +101,7 @@ pub fn serve(handle: impl Fn(TcpStream) + Send + 'static) -> u16 {
 /// A TLS server that asks for a client certificate, lets `verdict` judge it, and answers the
 /// first bytes it gets with `answer`. Returns the port.
 pub fn serve_tls(
-    server: &Issued,
+    server: &IssuedCertificate,
     version: &'static SupportedProtocolVersion,
     verdict: Option<CertificateError>,
     answer: &'static [u8],

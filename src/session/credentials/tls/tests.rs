@@ -8,8 +8,8 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::testing::{OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls};
 use super::*;
-use crate::credentials::Curve;
-use crate::credentials::testing::Leaf;
+use crate::credentials::EcCurve;
+use crate::credentials::testing::LeafSpec;
 
 /// Connects as `localhost`, says a line, and returns the line that comes back.
 fn exchange(config: Arc<ClientConfig>, port: u16) -> std::io::Result<String> {
@@ -32,15 +32,17 @@ fn exchange_as(
     Ok(line.trim_end().to_owned())
 }
 
-fn config(tls: &Tls) -> Arc<ClientConfig> {
+fn config(tls: &TlsConfig) -> Arc<ClientConfig> {
     client_config(tls).expect("a configuration").config
 }
 
 #[test]
 fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
-    for curve in Curve::ALL {
-        let setting =
-            TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").curve(curve));
+    for curve in EcCurve::ALL {
+        let setting = TlsSetting::with(
+            &LeafSpec::server("localhost"),
+            &LeafSpec::client("acme").curve(curve),
+        );
         for version in ["-tls1_2", "-tls1_3"] {
             let server = OpenSslServer::start(&setting, &["-rev", version]);
             let said = exchange(config(&setting.tls), server.port);
@@ -51,7 +53,8 @@ fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
 
 #[test]
 fn a_version_1_client_certificate_is_presented_and_warned_about() {
-    let setting = TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").version_1());
+    let setting =
+        TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").version_1());
     let loaded = client_config(&setting.tls).expect("accepted");
     assert_eq!(loaded.certificate.version, 1);
     assert!(loaded.warnings.iter().any(|w| w.contains("X.509 version 1")), "{loaded:?}");
@@ -66,7 +69,7 @@ fn a_version_1_client_certificate_is_presented_and_warned_about() {
 fn a_chain_with_an_intermediate_satisfies_a_server_that_knows_the_root_only() {
     let mut setting = TlsSetting::new();
     let middle = setting.pki.intermediate("Middle");
-    let client = middle.issue(&Leaf::client("acme"));
+    let client = middle.issue(&LeafSpec::client("acme"));
     let both = format!("{}{}", middle.authority_pem(), client.pem);
     setting.tls.cert_file = setting.files.write("chain.pem", both);
     setting.tls.key_file = setting.files.write("key.pem", client.key.to_sec1_pem().as_str());
@@ -87,7 +90,8 @@ fn the_built_in_authority_does_not_trust_a_stranger() {
 
 #[test]
 fn the_configured_server_name_is_checked_instead_of_the_host() {
-    let mut setting = TlsSetting::with(&Leaf::server("broker.internal"), &Leaf::client("acme"));
+    let mut setting =
+        TlsSetting::with(&LeafSpec::server("broker.internal"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS13, None, b"cba\n");
     let error = exchange(config(&setting.tls), port).expect_err("another name");
     assert!(error.to_string().contains("not valid for name"), "{error}");
@@ -100,7 +104,7 @@ fn the_configured_server_name_is_checked_instead_of_the_host() {
 
 #[test]
 fn an_address_is_checked_against_the_addresses_of_the_certificate() {
-    let setting = TlsSetting::with(&Leaf::server("127.0.0.1"), &Leaf::client("acme"));
+    let setting = TlsSetting::with(&LeafSpec::server("127.0.0.1"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS12, None, b"cba\n");
     assert_eq!(exchange_as("127.0.0.1", config(&setting.tls), port).expect("fits"), "cba");
 }
@@ -117,7 +121,7 @@ fn an_impossible_server_name_is_refused_with_the_setting_named() {
 fn renewed_files_count_from_the_next_configuration_on() {
     let setting = TlsSetting::new();
     let before = client_config(&setting.tls).expect("first").certificate;
-    let renewed = setting.pki.issue(&Leaf::client("acme").days(0, 700));
+    let renewed = setting.pki.issue(&LeafSpec::client("acme").days(0, 700));
     setting.files.write("tls-cert.pem", &renewed.pem);
     setting.files.write("private-key.pem", renewed.key.to_sec1_pem().as_str());
     let after = client_config(&setting.tls).expect("renewed").certificate;

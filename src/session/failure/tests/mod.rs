@@ -8,7 +8,7 @@ use std::time::Instant;
 use rumqttc::StateError;
 
 use super::*;
-use crate::config::Proxy;
+use crate::config::ProxyConfig;
 use crate::race::{AttemptError, FailedAttempt};
 use crate::session::credentials::tls::testing::{mqtt, serve};
 use crate::session::credentials::tls::{LoadedTls, client_config};
@@ -21,12 +21,12 @@ mod tls;
 const CONNACK_ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
 
 /// Connects, reads until the connection fails, and explains the failure.
-async fn fail(mqtt: &Mqtt) -> ConnectionFailure {
+async fn fail(mqtt: &MqttConfig) -> ConnectionFailure {
     let tls = mqtt.tls.as_ref().map(|tls| client_config(tls).expect("a TLS configuration"));
     fail_with(mqtt, tls).await
 }
 
-async fn fail_with(mqtt: &Mqtt, tls: Option<LoadedTls>) -> ConnectionFailure {
+async fn fail_with(mqtt: &MqttConfig, tls: Option<LoadedTls>) -> ConnectionFailure {
     let mut context = FailureContext::new("acme", mqtt, OffsetDateTime::now_utc());
     context.tls = tls.as_ref();
     let failure = tokio::time::timeout(Duration::from_secs(20), async {
@@ -206,9 +206,10 @@ async fn a_packet_over_the_limit_tells_the_limit_it_needs() {
     expect(&failure, FailureKind::PacketTooLarge(2000), &["2000 bytes", "mqtt.max_packet_size"]);
 }
 
-fn behind_proxy(proxy_host: &str, proxy_port: u16) -> Mqtt {
+fn behind_proxy(proxy_host: &str, proxy_port: u16) -> MqttConfig {
     let mut mqtt = mqtt("broker.example", 8883, None);
-    mqtt.proxy = Some(Proxy { host: proxy_host.to_owned(), port: proxy_port, credentials: None });
+    mqtt.proxy =
+        Some(ProxyConfig { host: proxy_host.to_owned(), port: proxy_port, credentials: None });
     mqtt
 }
 

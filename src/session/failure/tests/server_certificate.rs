@@ -1,7 +1,7 @@
 //! Certificates and ciphers of brokers that operators got wrong, each with its own explanation.
 
 use super::*;
-use crate::credentials::testing::{Leaf, Pki, openssl};
+use crate::credentials::testing::{LeafSpec, TestPki, openssl};
 use crate::session::credentials::tls::testing::{
     OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls,
 };
@@ -12,7 +12,8 @@ async fn fail_at(port: u16, setting: &TlsSetting) -> ConnectionFailure {
 
 #[tokio::test]
 async fn certificate_without_subject_alt_name_is_explained() {
-    let setting = TlsSetting::with(&Leaf::server("localhost").nameless(), &Leaf::client("acme"));
+    let setting =
+        TlsSetting::with(&LeafSpec::server("localhost").nameless(), &LeafSpec::client("acme"));
     for version in [TLS12, TLS13] {
         let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
         let failure = fail_at(port, &setting).await;
@@ -24,7 +25,7 @@ async fn certificate_without_subject_alt_name_is_explained() {
 #[tokio::test]
 async fn missing_intermediate_is_explained() {
     let setting = TlsSetting::new();
-    let issued = setting.pki.intermediate("Site Issuer").issue(&Leaf::server("localhost"));
+    let issued = setting.pki.intermediate("Site Issuer").issue(&LeafSpec::server("localhost"));
     let port = serve_tls(&issued, TLS13, None, &CONNACK_ACCEPTED);
     let words = ["issued by CN = Site Issuer", "sent no intermediate", "full chain", "ca.pem"];
     expect(&fail_at(port, &setting).await, FailureKind::TlsTrust, &words);
@@ -33,7 +34,7 @@ async fn missing_intermediate_is_explained() {
 #[tokio::test]
 async fn authority_with_a_new_key_is_explained() {
     let setting = TlsSetting::new();
-    let renewed = Pki::new().issue(&Leaf::server("localhost"));
+    let renewed = TestPki::new().issue(&LeafSpec::server("localhost"));
     let port = serve_tls(&renewed, TLS13, None, &CONNACK_ACCEPTED);
     let words = ["same name (CN = Test Root)", "authority's new certificate"];
     expect(&fail_at(port, &setting).await, FailureKind::TlsTrust, &words);

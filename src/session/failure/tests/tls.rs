@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use rustls::CertificateError;
 
 use super::*;
-use crate::credentials::testing::{Leaf, Pki};
+use crate::credentials::testing::{LeafSpec, TestPki};
 use crate::session::credentials::tls::testing::{
     OpenSslServer, TLS12, TLS13, TlsSetting, serve_tls,
 };
@@ -51,7 +51,7 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
         expect(&failure, FailureKind::TlsClientCertificate, &[alert, "mqtt.tls.cert_file"]);
 
         let mut stranger = setting.tls.clone();
-        let issued = Pki::new().intermediate("Stranger").issue(&Leaf::client("acme"));
+        let issued = TestPki::new().intermediate("Stranger").issue(&LeafSpec::client("acme"));
         stranger.cert_file = setting.files.write("stranger.pem", &issued.pem);
         stranger.key_file = setting.files.write("its-key.pem", issued.key.to_sec1_pem().as_str());
         let server = OpenSslServer::start(&setting, &[version]);
@@ -88,7 +88,7 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 #[tokio::test]
 async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
     let expired =
-        TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("acme").days(-400, -35));
+        TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").days(-400, -35));
     for version in ["-tls1_2", "-tls1_3"] {
         let server = OpenSslServer::start(&expired, &[version]);
         let failure = fail(&mqtt("localhost", server.port, Some(expired.tls.clone()))).await;
@@ -103,7 +103,7 @@ async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
     let failure = fail(&mqtt("localhost", port, Some(expired.tls.clone()))).await;
     let words = ["before answering CONNECT: the certificate expired on 20"];
     expect(&failure, FailureKind::TlsClientCertificate, &words);
-    let other = TlsSetting::with(&Leaf::server("localhost"), &Leaf::client("other"));
+    let other = TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("other"));
     let verdict = CertificateError::ApplicationVerificationFailure;
     let port = serve_tls(&other.server, TLS13, Some(verdict), &CONNACK_ACCEPTED);
     let failure = fail(&mqtt("localhost", port, Some(other.tls.clone()))).await;
@@ -128,8 +128,8 @@ async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
         expect(&failure, FailureKind::TlsName, &["\"127.0.0.1\" but for localhost;"]);
 
         for (from, to, word) in [(-400, -35, "expired on 20"), (35, 400, "becomes valid on 20")] {
-            let leaf = Leaf::server("localhost").days(from, to);
-            let setting = TlsSetting::with(&leaf, &Leaf::client("acme"));
+            let leaf = LeafSpec::server("localhost").days(from, to);
+            let setting = TlsSetting::with(&leaf, &LeafSpec::client("acme"));
             let port = serve_tls(&setting.server, version, None, &CONNACK_ACCEPTED);
             let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
             expect(&failure, FailureKind::TlsExpiredServer, &[word, "this machine's clock"]);

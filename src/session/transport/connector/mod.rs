@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::mqtt::{BrokerStream, LoginOptions, NetworkTransport};
 use super::{AcceptedConnection, BrokerConnector, ConnectFuture, ConnectRequest};
-use crate::config::{Mqtt, Proxy};
+use crate::config::{MqttConfig, ProxyConfig};
 use crate::race::{self, FIRST, FailedAttempt, RaceOutcome, ReachedAddress, SuspectAddresses};
 use crate::session::credentials::tls::LoadedTls;
 
@@ -58,7 +58,7 @@ impl NetworkConnector {
     /// Opens a connection: it resumes the durable session, or ends it.
     pub(in crate::session) async fn open(
         &self,
-        mqtt: &Mqtt,
+        mqtt: &MqttConfig,
         tls: Option<&LoadedTls>,
         login: LoginOptions,
     ) -> Result<AcceptedConnection, ConnectError> {
@@ -70,7 +70,7 @@ impl NetworkConnector {
     async fn open_any(
         &self,
         resolved: &[SocketAddr],
-        mqtt: &Mqtt,
+        mqtt: &MqttConfig,
         tls: Option<&LoadedTls>,
         login: LoginOptions,
         deadline: Instant,
@@ -101,7 +101,7 @@ fn report_failed(failed: &[FailedAttempt], connected: SocketAddr) {
 }
 
 /// Returns the first hop: the proxy if one is configured, else the broker.
-fn first_hop(mqtt: &Mqtt) -> (&str, u16) {
+fn first_hop(mqtt: &MqttConfig) -> (&str, u16) {
     match &mqtt.proxy {
         Some(proxy) => (proxy.host.as_str(), proxy.port),
         None => (mqtt.host.as_str(), mqtt.port),
@@ -110,7 +110,7 @@ fn first_hop(mqtt: &Mqtt) -> (&str, u16) {
 
 /// Looks the addresses of the first hop up.
 pub(in crate::session) async fn resolve(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     deadline: Instant,
 ) -> Result<Vec<SocketAddr>, ConnectError> {
     let (host, port) = first_hop(mqtt);
@@ -130,7 +130,7 @@ pub(in crate::session) async fn resolve(
 
 /// Takes a TCP connection through all that follows.
 async fn complete_handshake(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     tls: Option<&LoadedTls>,
     mut stream: TcpStream,
     login: LoginOptions,
@@ -142,10 +142,10 @@ async fn complete_handshake(
 
 /// Passes the HTTP proxy, if one is configured.
 pub(in crate::session) async fn tunnel(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     stream: &mut TcpStream,
 ) -> Result<(), HttpError> {
-    let Some(Proxy { credentials, .. }) = &mqtt.proxy else { return Ok(()) };
+    let Some(ProxyConfig { credentials, .. }) = &mqtt.proxy else { return Ok(()) };
     let host = if mqtt.host.contains(':') { &format!("[{}]", mqtt.host) } else { &mqtt.host };
     match credentials {
         None => http_connect_tokio(stream, host, mqtt.port).await,
@@ -158,7 +158,7 @@ pub(in crate::session) async fn tunnel(
 
 /// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
 pub(in crate::session) async fn secure(
-    mqtt: &Mqtt,
+    mqtt: &MqttConfig,
     tls: Option<&LoadedTls>,
     stream: TcpStream,
 ) -> Result<BrokerStream, ConnectionError> {

@@ -145,7 +145,7 @@ async fn http_proxy_is_checked_step_by_step() {
     let outcome = check(&through(open.port())).await;
     assert_eq!(outcome.troubles(), [], "{outcome:#?}");
     assert!(outcome.ok("broker_name").starts_with("the proxy 127.0.0.1"));
-    assert!(outcome.ok("broker_proxy").contains("lets CONNECT through"));
+    assert!(outcome.ok("broker_proxy").contains("allows CONNECT"));
     let closed = ConnectProxy::with_credentials("user", "secret").await;
     let rows = vec![
         FaultCase {

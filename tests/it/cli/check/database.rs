@@ -158,7 +158,7 @@ async fn each_missing_privilege_names_its_grant() {
         FaultCase {
             what: "a role that may not make the schema",
             config: config(&fresh),
-            lines: &[("database_rights", FAILED, "may not make what the migrations make")],
+            lines: &[("database_rights", FAILED, "may not create what the migrations create")],
         },
         FaultCase {
             what: "a role that may not use the schema",
@@ -170,7 +170,7 @@ async fn each_missing_privilege_names_its_grant() {
             config: config(&no_gap),
             lines: &[
                 ("database_rights", FAILED, "lacks insert on gap"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         FaultCase {
@@ -178,13 +178,13 @@ async fn each_missing_privilege_names_its_grant() {
             config: config(&no_delete),
             lines: &[
                 ("database_rights", WARNING, "lacks delete on connection"),
-                ("database_partitions", WARNING, "the role may make none"),
+                ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
         FaultCase {
             what: "a role that owns no table",
             config: config(&no_owner),
-            lines: &[("database_partitions", WARNING, "the role may make none")],
+            lines: &[("database_partitions", WARNING, "the role may not create one")],
         },
     ])
     .await;
@@ -205,7 +205,7 @@ async fn default_partition_rows_get_warning() {
     assert_table(vec![FaultCase {
         what: "an event without a partition",
         config,
-        lines: &[("database_partitions", WARNING, "1 events lie in item_event_default")],
+        lines: &[("database_partitions", WARNING, "1 events are in item_event_default")],
     }])
     .await;
 }

@@ -239,7 +239,7 @@ async fn schema_spool_and_admin_address_are_tried() {
         FaultCase {
             what: "spool.dir that cannot be made",
             config: in_a_file,
-            lines: &[("spool", FAILED, "cannot be written to")],
+            lines: &[("spool", FAILED, "is not writable")],
         },
         FaultCase {
             what: "admin.listen held by another program",

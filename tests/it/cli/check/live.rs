@@ -41,7 +41,7 @@ async fn assert_undisturbed(
             assert_eq!(outcome.troubles(), [], "{outcome:#?}");
             assert!(outcome.ok("admin_listen").contains("is served by the running bridge"));
             assert!(outcome.ok("database_schema").starts_with("all "));
-            assert!(outcome.ok("database_partitions").starts_with("made ahead until"));
+            assert!(outcome.ok("database_partitions").starts_with("created ahead until"));
         }
         checked.set(true);
     };

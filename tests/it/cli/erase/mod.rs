@@ -4,8 +4,8 @@ mod spool;
 
 use std::process::Output;
 
-use centiloc_bridge::erase::Selector;
-use centiloc_bridge::store::erase::{Eraser, Mode};
+use centiloc_bridge::erase::TraceSelector;
+use centiloc_bridge::store::erase::{EraseMode, Eraser};
 use serde_json::Value;
 use time::macros::datetime;
 
@@ -287,11 +287,11 @@ async fn interrupted_run_is_recorded_and_resumed() {
 
 #[tokio::test]
 async fn state_keeps_event_arriving_during_erasure() {
-    for selector in [Selector::Uid(TAG.into()), Selector::Board("B1".into())] {
+    for selector in [TraceSelector::Uid(TAG.into()), TraceSelector::Board("B1".into())] {
         let fixture = StoreFixture::new().await;
         fixture.items(&[arrives(TAG, "B1", 0), arrives(TAG, "B1", 50)]).await;
         fixture.commit(&[of_board(board("B1", 1, "CONNECTED"))]).await;
-        let mut eraser = Eraser::begin(&fixture.store, &selector, Mode::Erase).await.unwrap();
+        let mut eraser = Eraser::begin(&fixture.store, &selector, EraseMode::Erase).await.unwrap();
         eraser.events(&mut |_| {}).await.unwrap();
         // One is older than the state, so that the state does not show it.
         let late = [arrives(TAG, "B1", 10), leaves(TAG, "B1", 20), arrives(TAG, "B1", 30)];

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use centiloc_bridge::ack::DeliveryId;
-use centiloc_bridge::clock::Clock;
-use centiloc_bridge::config::{PartitionSpan, Reconnect};
+use centiloc_bridge::clock::WallClock;
+use centiloc_bridge::config::{BackoffBounds, PartitionSpan};
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::message::{DecodedItem, Feedback};
-use centiloc_bridge::store::schema::SchemaError;
-use centiloc_bridge::store::writer::{self, Waits, WriterParts};
-use centiloc_bridge::store::{Condition, Entry, Store};
+use centiloc_bridge::store::schema::MigrationError;
+use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
+use centiloc_bridge::store::{DatabaseStatus, DecodedMessage, Store};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -48,11 +48,11 @@ fn rig(store: Store) -> (WriterParts, WriterRig) {
         decoded,
         feedback,
         max_events: tokio::sync::watch::channel(50).1,
-        waits: Waits { retry: Reconnect { min: short, max: short * 10 }, stop: short * 5 },
-        condition: Arc::new(Condition::new(Arc::clone(&health), Arc::clone(&metrics))),
+        waits: RetryWaits { retry: BackoffBounds { min: short, max: short * 10 }, stop: short * 5 },
+        condition: Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics))),
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
-        clock: Clock::system(),
+        clock: WallClock::system(),
         rng: StdRng::from_os_rng(),
         abandon: abandon.clone(),
     };
@@ -65,7 +65,7 @@ fn movable<T: Send>(stage: T) -> T {
 }
 
 impl WriterRig {
-    async fn send(&self, entry: Entry) {
+    async fn send(&self, entry: DecodedMessage) {
         self.decoded.send(DecodedItem::Message(entry.0, entry.1)).await.unwrap();
     }
 
@@ -90,7 +90,7 @@ impl WriterRig {
     }
 }
 
-fn event(n: u64) -> Entry {
+fn event(n: u64) -> DecodedMessage {
     with_token(of_item(arrives("U", "A", i64::try_from(n).unwrap())), n)
 }
 
@@ -194,7 +194,7 @@ async fn newer_schema_ends_the_stage() {
         )
         .await;
     let (parts, _rig) = rig(fixture.another_store(PartitionSpan::Month));
-    assert!(matches!(writer::run(parts).await, Err(SchemaError::Newer { .. })));
+    assert!(matches!(writer::run(parts).await, Err(MigrationError::Newer { .. })));
 }
 
 #[tokio::test]

@@ -1,0 +1,163 @@
+//! Whether the database works, as the writer and maintenance find it. Says so once per change, in
+//! the log, in the health snapshot and in the metric.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::error::StoreError;
+use crate::telemetry::{Health, Metrics};
+
+/// Who found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusSource {
+    /// The stage that writes the stream. What it finds counts until it finds otherwise.
+    Writer,
+    /// The regular look of maintenance, which notices an outage while the stream is idle.
+    Maintenance,
+}
+
+/// The database's condition.
+#[derive(Debug)]
+pub struct DatabaseStatus {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    state: Mutex<StatusState>,
+}
+
+#[derive(Debug, Default)]
+struct StatusState {
+    /// Whether the writer has found the schema in place. Before that nothing can be stored, however
+    /// well the server answers.
+    prepared: bool,
+    writer: Option<OngoingError>,
+    maintenance: Option<OngoingError>,
+}
+
+#[derive(Debug)]
+struct OngoingError {
+    text: String,
+    since: Instant,
+}
+
+impl DatabaseStatus {
+    /// Nothing known yet.
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Self { health, metrics, state: Mutex::default() }
+    }
+
+    /// The database did what was asked.
+    pub fn answered(&self, source: StatusSource) {
+        self.change(|state| {
+            let mut mended = state.maintenance.take();
+            if source == StatusSource::Writer {
+                // If the stream flows, nothing else matters.
+                mended = state.writer.take().or(mended);
+            }
+            let first = source == StatusSource::Writer && !state.prepared;
+            let changed = mended.is_some() || first;
+            state.prepared |= first;
+            if let Some(problem) = mended.filter(|_| state.writer.is_none()) {
+                let seconds = problem.since.elapsed().as_secs_f64();
+                tracing::info!(after_seconds = seconds, "the database works again");
+            }
+            changed
+        });
+    }
+
+    /// The database did not do what was asked.
+    pub fn failed(&self, source: StatusSource, error: &StoreError) {
+        let text = error.to_string();
+        self.change(|state| {
+            let known = match source {
+                StatusSource::Writer => &mut state.writer,
+                StatusSource::Maintenance => &mut state.maintenance,
+            };
+            if known.as_ref().is_some_and(|p| p.text == text) {
+                return false;
+            }
+            if matches!(error, StoreError::Stop(_)) {
+                tracing::error!(
+                    reason = %text,
+                    "the database cannot take events until someone acts; holding them"
+                );
+            } else {
+                tracing::warn!(reason = %text, "the database is in trouble; trying again");
+            }
+            let since = known.take().map_or_else(Instant::now, |p| p.since);
+            *known = Some(OngoingError { text, since });
+            true
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut StatusState) -> bool) {
+        // What a panic left behind is whole: each change is one assignment.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !change(&mut state) {
+            return;
+        }
+        let problem = state.writer.as_ref().or(state.maintenance.as_ref()).map(|p| p.text.clone());
+        let up = problem.is_none() && state.prepared;
+        self.metrics.database_up.set(i64::from(up));
+        self.health.update(|snapshot| {
+            snapshot.database.up = up;
+            snapshot.database.problem = problem;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::error::DbError;
+
+    fn condition() -> (DatabaseStatus, Arc<Health>) {
+        let health = Arc::new(Health::default());
+        (DatabaseStatus::new(Arc::clone(&health), Arc::new(Metrics::new())), health)
+    }
+
+    fn stop(text: &str) -> StoreError {
+        StoreError::Stop(DbError::stop(text))
+    }
+
+    #[test]
+    fn nothing_is_up_before_the_writer_found_its_tables() {
+        let (condition, health) = condition();
+        condition.answered(StatusSource::Maintenance);
+        assert!(!health.snapshot().database.up);
+        condition.answered(StatusSource::Writer);
+        assert!(health.snapshot().database.up);
+        assert_eq!(condition.metrics.database_up.get(), 1);
+    }
+
+    #[test]
+    fn a_ping_that_works_does_not_hide_that_the_stream_is_stuck() {
+        let (condition, health) = condition();
+        condition.failed(StatusSource::Writer, &stop("permission denied"));
+        condition.answered(StatusSource::Maintenance);
+        let database = health.snapshot().database;
+        assert!(!database.up);
+        assert_eq!(database.problem.as_deref(), Some("permission denied"));
+        condition.answered(StatusSource::Writer);
+        assert!(health.snapshot().database.up);
+        assert_eq!(health.snapshot().database.problem, None);
+    }
+
+    #[test]
+    fn an_outage_is_seen_while_the_stream_is_idle_and_ends_with_the_next_commit() {
+        let (condition, health) = condition();
+        condition.answered(StatusSource::Writer);
+        condition.failed(StatusSource::Maintenance, &stop("gone"));
+        assert!(!health.snapshot().database.up);
+        condition.answered(StatusSource::Writer);
+        assert!(health.snapshot().database.up);
+    }
+
+    #[test]
+    fn the_writer_mends_both_its_own_and_the_ping_s_problem() {
+        let (condition, health) = condition();
+        condition.failed(StatusSource::Writer, &stop("a"));
+        condition.failed(StatusSource::Maintenance, &stop("b"));
+        condition.answered(StatusSource::Writer);
+        assert!(health.snapshot().database.up);
+    }
+}

@@ -1,0 +1,373 @@
+//! What went wrong, in terms of what to do next. SQLSTATE decides; what is unknown is tried again,
+//! never dropped.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgDatabaseError;
+
+/// What the caller of [`super::Store`] does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Time mends it: try the same again after a short wait.
+    #[error(transparent)]
+    Retry(DbError),
+    /// The statement took too long: try again with half as much.
+    #[error(transparent)]
+    Halve(DbError),
+    /// Only a person can mend it: hold, acknowledge nothing, try again every minute.
+    #[error(transparent)]
+    Stop(DbError),
+}
+
+impl StoreError {
+    /// What went wrong.
+    pub fn error(&self) -> &DbError {
+        match self {
+            Self::Retry(error) | Self::Halve(error) | Self::Stop(error) => error,
+        }
+    }
+
+    /// Returns the class in the words of the metric `commit_failures_total`.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Retry(DbError { class: ErrorClass::Unknown, .. }) => "unknown",
+            Self::Retry(_) => "retry",
+            Self::Halve(_) => "halve",
+            Self::Stop(_) => "stop",
+        }
+    }
+}
+
+impl From<DbError> for StoreError {
+    /// For callers without rows to bisect or partitions to make: what a row would be set aside for
+    /// is then a defect of the tables, so [`StoreError::Stop`].
+    fn from(error: DbError) -> Self {
+        match error.class {
+            ErrorClass::Retry | ErrorClass::Unknown => Self::Retry(error),
+            ErrorClass::Halve => Self::Halve(error),
+            ErrorClass::SetAside
+            | ErrorClass::NoPartition
+            | ErrorClass::Stop
+            | ErrorClass::Unsuitable => Self::Stop(error),
+        }
+    }
+}
+
+/// What an error means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// I/O, overload, conflict, restart: passes by itself.
+    Retry,
+    /// `statement_timeout`.
+    Halve,
+    /// The row is at fault.
+    SetAside,
+    /// No partition takes the row.
+    NoPartition,
+    /// Schema, privileges, credentials, database name.
+    Stop,
+    /// The server, or a pooler before it, is not one that this service can work with.
+    Unsuitable,
+    /// A code without a meaning here. Retried; a row that keeps causing it while others commit is
+    /// set aside.
+    Unknown,
+}
+
+/// Sorts a SQLSTATE. `constraint` is the name of the violated constraint, if the error names one:
+/// a missing partition is reported as a check violation of none.
+pub fn classify(sqlstate: &str, constraint: Option<&str>) -> ErrorClass {
+    match sqlstate {
+        "57014" => return ErrorClass::Halve,
+        "55P03" | "25006" => return ErrorClass::Retry,
+        // Ours are only ever prepared once in a session and never freed: this is another session.
+        "42P05" | "26000" => return ErrorClass::Unsuitable,
+        "23514" if constraint.is_none() => return ErrorClass::NoPartition,
+        _ => {}
+    }
+    match sqlstate.get(..2) {
+        Some("08" | "40" | "53" | "57" | "58") => ErrorClass::Retry,
+        Some("22" | "23" | "54") => ErrorClass::SetAside,
+        Some("42" | "28" | "3D") => ErrorClass::Stop,
+        _ => ErrorClass::Unknown,
+    }
+}
+
+/// One failure, ready to be shown to a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct DbError {
+    /// What it means.
+    pub class: ErrorClass,
+    /// The server's code; `None` if the server did not answer.
+    pub sqlstate: Option<String>,
+    /// What happened and what to do. Never holds a secret.
+    pub text: String,
+}
+
+impl DbError {
+    /// A failure that passes by itself.
+    pub(super) fn retry(text: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Retry, sqlstate: None, text: text.into() }
+    }
+
+    /// A failure that a person must mend.
+    pub(super) fn stop(text: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Stop, sqlstate: None, text: text.into() }
+    }
+
+    /// A server that this service cannot work with.
+    pub(super) fn unsuitable(text: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Unsuitable, ..Self::stop(text) }
+    }
+
+    /// The server's silence.
+    pub(super) fn timed_out(limit: Duration) -> Self {
+        Self::retry(format!(
+            "PostgreSQL did not answer within {} s; the connection was dropped",
+            limit.as_secs()
+        ))
+    }
+
+    /// The same failure, taken differently.
+    pub(super) fn with_class(mut self, class: ErrorClass) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// Whether the connection may be used again: the server answered, and the failure lies in the
+    /// statement.
+    pub(super) fn leaves_connection_usable(&self) -> bool {
+        matches!(self.class, ErrorClass::Halve | ErrorClass::SetAside | ErrorClass::NoPartition)
+    }
+
+    /// Whether it is the server's answer, rather than its silence.
+    pub(super) fn is_from_server(&self) -> bool {
+        self.sqlstate.is_some()
+    }
+
+    /// Whether the server gave up for others that were at work: locks, deadlocks, and rows that
+    /// came in between.
+    pub(super) fn is_contention(&self) -> bool {
+        matches!(self.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "23514"))
+    }
+
+    /// Whether the server answered and refused, so that it is not away: credentials, privileges, a
+    /// limit on connections, a pooler of the wrong kind.
+    pub(super) fn is_answer(&self) -> bool {
+        self.class == ErrorClass::Unsuitable
+            || self.sqlstate.as_deref() == Some("53300")
+            || self.is_refusal()
+    }
+
+    /// Whether the server refused a statement while being well itself.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.sqlstate
+            .as_deref()
+            .is_some_and(|code| !matches!(code.get(..2), Some("08" | "57" | "58" | "53")))
+    }
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => {
+                let error = error.downcast_ref::<PgDatabaseError>();
+                let code = error.code();
+                let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+                let advice = advice(code).map(|a| format!("; {a}")).unwrap_or_default();
+                Self {
+                    class: classify(code, error.constraint()),
+                    sqlstate: Some(code.to_owned()),
+                    text: format!("{}{detail} (SQLSTATE {code}){advice}", error.message()),
+                }
+            }
+            sqlx::Error::Encode(error) => Self {
+                class: ErrorClass::SetAside,
+                sqlstate: None,
+                text: format!("a value cannot be sent to PostgreSQL: {error}"),
+            },
+            sqlx::Error::Configuration(error) => {
+                Self::stop(format!("database.url cannot be used: {error}"))
+            }
+            sqlx::Error::Tls(error) => Self::retry(format!(
+                "could not agree on TLS with PostgreSQL: {error}; \
+                 check sslmode, sslrootcert, sslcert and sslkey in database.url"
+            )),
+            sqlx::Error::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref()) {
+                Some(tls) => Self::retry(tls_words(tls)),
+                None => Self::retry(format!(
+                    "could not reach PostgreSQL: {error}; \
+                     check that it runs and what database.url names"
+                )),
+            },
+            other => Self::retry(other.to_string()),
+        }
+    }
+}
+
+/// Why TLS failed although the server was reached.
+fn tls_words(error: &rustls::Error) -> String {
+    use rustls::{CertificateError as E, Error};
+    let (found, cure) = match error {
+        Error::InvalidCertificate(E::UnknownIssuer | E::BadSignature) => (
+            "PostgreSQL was reached, but its certificate is not trusted: no authority known here \
+             signed it",
+            "name the authority's certificate as sslrootcert in database.url",
+        ),
+        Error::InvalidCertificate(E::NotValidForName | E::NotValidForNameContext { .. }) => (
+            "PostgreSQL was reached, but its certificate is for another host name",
+            "write the name that is in the certificate as host in database.url",
+        ),
+        Error::InvalidCertificate(E::Expired | E::ExpiredContext { .. }) => (
+            "PostgreSQL was reached, but its certificate has expired",
+            "renew it, and compare this machine's clock",
+        ),
+        Error::InvalidCertificate(E::NotValidYet | E::NotValidYetContext { .. }) => (
+            "PostgreSQL was reached, but its certificate is not valid yet",
+            "set this machine's clock, which is probably wrong",
+        ),
+        _ => (
+            "PostgreSQL was reached, but TLS failed",
+            "check sslmode, sslrootcert, sslcert and sslkey in database.url",
+        ),
+    };
+    format!("{found} ({error}); {cure}")
+}
+
+/// What to do about a code that only a person can mend.
+fn advice(sqlstate: &str) -> Option<&'static str> {
+    match sqlstate {
+        "28P01" | "28000" => Some("check the user and password in database.url, and pg_hba.conf"),
+        "3D000" => Some("create the database, or correct database.url"),
+        "42501" => Some("grant the role in database.url its privileges on schema centiloc"),
+        "42P01" | "42703" | "42883" | "3F000" => Some("run `centiloc-bridge migrate`"),
+        "25006" => Some("the server is read-only: a standby, or full"),
+        "53100" => Some("free disk space on the database server"),
+        "42P05" | "26000" => Some(
+            "a connection pooler shares its server connections by transaction, or does not reset \
+             them between clients; use session pooling for this service (PgBouncer: \
+             pool_mode = session), or name PostgreSQL itself in database.url",
+        ),
+        "53300" => Some("raise the limit on connections that was reached"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_listed_code_has_the_meaning_the_design_gives_it() {
+        for (code, class) in [
+            ("08006", ErrorClass::Retry),
+            ("08P01", ErrorClass::Retry),
+            ("40001", ErrorClass::Retry),
+            ("40P01", ErrorClass::Retry),
+            ("53100", ErrorClass::Retry),
+            ("53300", ErrorClass::Retry),
+            ("57P01", ErrorClass::Retry),
+            ("57P03", ErrorClass::Retry),
+            ("58030", ErrorClass::Retry),
+            ("55P03", ErrorClass::Retry),
+            ("25006", ErrorClass::Retry),
+            ("57014", ErrorClass::Halve),
+            ("22021", ErrorClass::SetAside),
+            ("22P05", ErrorClass::SetAside),
+            ("22003", ErrorClass::SetAside),
+            ("23502", ErrorClass::SetAside),
+            ("23505", ErrorClass::SetAside),
+            ("54000", ErrorClass::SetAside),
+            ("42P01", ErrorClass::Stop),
+            ("42501", ErrorClass::Stop),
+            ("28P01", ErrorClass::Stop),
+            ("3D000", ErrorClass::Stop),
+            ("42P05", ErrorClass::Unsuitable),
+            ("26000", ErrorClass::Unsuitable),
+            ("XX000", ErrorClass::Unknown),
+            ("P0001", ErrorClass::Unknown),
+            ("55000", ErrorClass::Unknown),
+            ("25P02", ErrorClass::Unknown),
+            ("0A000", ErrorClass::Unknown),
+            ("21000", ErrorClass::Unknown),
+        ] {
+            assert_eq!(classify(code, Some("some_check")), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_failure_has_a_class_of_the_metric() {
+        let mut seen = Vec::new();
+        for class in [ErrorClass::Retry, ErrorClass::Halve, ErrorClass::Stop, ErrorClass::Unknown] {
+            seen.push(StoreError::from(DbError::retry("x").with_class(class)).class());
+        }
+        assert_eq!(seen, crate::telemetry::metrics::FAILURE_CLASSES);
+    }
+
+    #[test]
+    fn a_check_violation_without_a_constraint_is_a_missing_partition() {
+        assert_eq!(classify("23514", None), ErrorClass::NoPartition);
+        assert_eq!(classify("23514", Some("positive")), ErrorClass::SetAside);
+        assert_eq!(classify("23502", None), ErrorClass::SetAside);
+    }
+
+    #[test]
+    fn without_rows_to_blame_a_refused_statement_stops() {
+        let error = DbError::retry("x").with_class(ErrorClass::SetAside);
+        assert!(matches!(StoreError::from(error), StoreError::Stop(_)));
+        let error = DbError::retry("x").with_class(ErrorClass::Unknown);
+        assert!(matches!(StoreError::from(error), StoreError::Retry(_)));
+    }
+
+    #[test]
+    fn only_failures_of_a_statement_leave_the_connection_usable() {
+        let usable = [ErrorClass::Halve, ErrorClass::SetAside, ErrorClass::NoPartition];
+        for class in
+            [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown].iter().chain(&usable)
+        {
+            let error = DbError::retry("x").with_class(*class);
+            assert_eq!(error.leaves_connection_usable(), usable.contains(class), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_failing_server_refuses_nothing() {
+        let error =
+            |code: Option<&str>| DbError { sqlstate: code.map(Into::into), ..DbError::retry("") };
+        for code in ["08006", "57P01", "58030", "53100"] {
+            assert!(!error(Some(code)).is_refusal(), "{code}");
+        }
+        assert!(!error(None).is_refusal(), "no answer");
+        assert!(error(Some("42501")).is_refusal());
+    }
+
+    #[test]
+    fn codes_that_need_operator_action_name_it() {
+        for (code, word) in [
+            ("28P01", "password"),
+            ("28000", "password"),
+            ("3D000", "create the database"),
+            ("42501", "grant"),
+            ("42P01", "migrate"),
+            ("42703", "migrate"),
+            ("42883", "migrate"),
+            ("3F000", "migrate"),
+            ("25006", "read-only"),
+            ("53100", "disk"),
+            ("53300", "connections"),
+        ] {
+            assert!(advice(code).is_some_and(|advice| advice.contains(word)), "{code}");
+        }
+        assert_eq!(advice("22021"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {
+            let class = classify(&code, Some("c"));
+            let blamed = ["22", "23", "54"].iter().any(|c| code.starts_with(c));
+            prop_assert_eq!(class == ErrorClass::SetAside, blamed);
+        }
+    }
+}

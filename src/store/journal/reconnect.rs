@@ -1,0 +1,172 @@
+//! What a new connection means, given the one before. Pure.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::connection_event::ConnectionName;
+use crate::gap::{Gap, GapCause};
+
+/// The newest row of the client id before this connection.
+#[derive(Debug)]
+pub(super) struct EarlierConnection {
+    pub last_seen_at: OffsetDateTime,
+    pub filters: Vec<String>,
+    /// Of the process that writes now, or of another.
+    pub same_process: bool,
+    /// Whether it began after what is written down now.
+    pub later: bool,
+    /// Its session was ended for good.
+    pub retired: bool,
+}
+
+/// What [`ConnectionEvent::Opened`] says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenedConnection<'n> {
+    pub connection: &'n ConnectionName,
+    pub at: OffsetDateTime,
+    pub session_present: bool,
+    pub filters: &'n [String],
+    /// Where the process spools.
+    pub spool_dir: Option<&'n str>,
+    /// Told out of the spool, perhaps long after.
+    pub spooled: bool,
+}
+
+/// What a new connection means, given the one before.
+#[derive(Debug, PartialEq)]
+pub(super) struct ReconnectAssessment {
+    pub stale_filters: Vec<String>,
+    pub gap: Option<Gap>,
+}
+
+/// Pure. A first start is no gap, nor is the first after the client was retired.
+pub(super) fn opening(
+    earlier: Option<&EarlierConnection>,
+    opened: OpenedConnection<'_>,
+    expiry: Duration,
+) -> ReconnectAssessment {
+    let Some(earlier) = earlier.filter(|earlier| !earlier.retired) else {
+        return ReconnectAssessment { stale_filters: Vec::new(), gap: None };
+    };
+    let OpenedConnection { at, session_present, filters, .. } = opened;
+    let away = Duration::try_from(at - earlier.last_seen_at).unwrap_or_default();
+    let expired = (away > expiry).then(|| {
+        let short = |d: Duration| humantime::format_duration(Duration::from_secs(d.as_secs()));
+        format!(
+            "away for {}, longer than the broker keeps a session (mqtt.session_expiry is {})",
+            short(away),
+            short(expiry)
+        )
+    });
+    let lost = (!session_present).then(|| {
+        let lost = "the broker no longer knew the session, nor what it had queued for it";
+        expired.as_ref().map_or_else(|| lost.to_owned(), |away| format!("{lost}; {away}"))
+    });
+    let gap = lost
+        .map(|detail| (GapCause::SessionLost, detail))
+        .or(expired.map(|detail| (GapCause::Absence, detail)))
+        .map(|(cause, detail)| Gap {
+            client_id: opened.connection.client_id.clone(),
+            // A clock set back meanwhile: no gap begins after its end.
+            started_at: earlier.last_seen_at.min(at),
+            ended_at: Some(at),
+            cause,
+            detail,
+        });
+    let stale = |f: &&String| session_present && !filters.contains(f);
+    ReconnectAssessment {
+        stale_filters: earlier.filters.iter().filter(stale).cloned().collect(),
+        gap,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ack::ConnectionId;
+    use crate::store::testing::at;
+
+    const EXPIRY: Duration = Duration::from_secs(7200);
+
+    fn earlier(filters: &[&str]) -> EarlierConnection {
+        let filters = filters.iter().map(|f| (*f).to_owned()).collect();
+        EarlierConnection {
+            last_seen_at: at(0),
+            filters,
+            same_process: false,
+            later: false,
+            retired: false,
+        }
+    }
+
+    fn open(
+        earlier: Option<&EarlierConnection>,
+        seconds: i64,
+        session_present: bool,
+    ) -> ReconnectAssessment {
+        let connection = ConnectionName {
+            client_id: "T-bridge".into(),
+            instance: Uuid::nil(),
+            id: ConnectionId(1),
+        };
+        let opened = OpenedConnection {
+            connection: &connection,
+            at: at(seconds),
+            session_present,
+            filters: &["a".into(), "b".into()],
+            spool_dir: None,
+            spooled: false,
+        };
+        opening(earlier, opened, EXPIRY)
+    }
+
+    #[test]
+    fn a_first_start_is_no_gap() {
+        assert_eq!(open(None, 0, false), ReconnectAssessment { stale_filters: vec![], gap: None });
+    }
+
+    #[test]
+    fn the_first_start_after_a_retirement_is_no_gap() {
+        let retired = EarlierConnection { retired: true, ..earlier(&["old"]) };
+        assert_eq!(open(Some(&retired), 10_000, false), open(None, 0, false));
+    }
+
+    #[test]
+    fn a_short_absence_with_the_session_kept_is_no_gap() {
+        assert_eq!(open(Some(&earlier(&["a"])), 7200, true).gap, None);
+    }
+
+    #[test]
+    fn an_absence_longer_than_the_session_lives_is_a_gap_even_if_it_is_said_to_be_there() {
+        let gap = open(Some(&earlier(&["a"])), 7201, true).gap.unwrap();
+        assert_eq!(gap.cause, GapCause::Absence);
+        assert_eq!((gap.started_at, gap.ended_at), (at(0), Some(at(7201))));
+    }
+
+    #[test]
+    fn a_lost_session_is_one_gap_that_tells_of_the_absence_too() {
+        let short = open(Some(&earlier(&["a"])), 10, false).gap.unwrap();
+        assert_eq!(short.cause, GapCause::SessionLost);
+        assert!(!short.detail.contains("away"));
+        let long = open(Some(&earlier(&["a"])), 10_000, false).gap.unwrap();
+        assert_eq!(long.cause, GapCause::SessionLost);
+        assert!(long.detail.contains("away for 2h 46m 40s"), "{}", long.detail);
+    }
+
+    #[test]
+    fn filters_no_longer_wanted_are_stale_only_while_the_session_lives() {
+        let before = earlier(&["a", "old"]);
+        assert_eq!(open(Some(&before), 10, true).stale_filters, ["old"]);
+        assert!(open(Some(&before), 10, false).stale_filters.is_empty());
+    }
+
+    #[test]
+    fn a_clock_set_back_is_no_gap_and_a_session_lost_with_it_none_that_ends_before_it_begins() {
+        assert_eq!(open(Some(&earlier(&["a"])), -100, true).gap, None);
+        let lost = open(Some(&earlier(&["a"])), -100, false).gap.unwrap();
+        assert_eq!((lost.started_at, lost.ended_at), (at(-100), Some(at(-100))));
+    }
+}

@@ -1,0 +1,221 @@
+//! Deletes what is no longer kept. Events go by whole partitions, which costs nothing; only where
+//! there are none are rows deleted, a few at a time. Each step is a transaction of its own, and one
+//! that fails keeps none of the others from being taken.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::store::Store;
+use crate::store::batch::write::bounded;
+use crate::store::error::{DbError, ErrorClass, StoreError};
+use crate::store::partitions::{
+    self, ListedPartition, become_maker, default_partition, pause, run,
+};
+use crate::store::query::Transaction;
+
+/// How long dead letters are kept after they were replayed, and connections after they ended.
+const KEPT: time::Duration = time::Duration::days(90);
+
+/// Rows deleted by one statement: a fraction of a second.
+const CHUNK: i64 = 10_000;
+
+/// Rows deleted by one statement at least, where a server with a short `statement_timeout` is slow.
+const LEAST_CHUNK: i64 = 100;
+
+/// Attempts to drop one partition in the face of its readers, before it is left for the next time.
+const ATTEMPTS: u32 = 5;
+
+/// Bounds the work of dropping a partition: removing many files may take long.
+const DROP_TIMEOUT: &str = "25s";
+
+/// What was deleted, and what was not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RetentionOutcome {
+    /// Partitions of `item_event`.
+    pub partitions: u64,
+    /// Rows of the default partition, and of `board_event`.
+    pub events: u64,
+    /// Rows of `dead_letter`.
+    pub dead_letters: u64,
+    /// Rows of `connection`.
+    pub connections: u64,
+    /// How long the oldest partition that is still there is past its retention; zero without one,
+    /// `None` where the partitions could not be listed.
+    pub overdue: Option<Duration>,
+    /// Steps that failed, each with its reason.
+    pub problems: Vec<String>,
+}
+
+impl RetentionOutcome {
+    /// Whether anything was deleted.
+    pub fn is_empty(&self) -> bool {
+        self.partitions + self.events + self.dead_letters + self.connections == 0
+    }
+
+    /// Counts what a step did. Fails where the server did not answer, so that no other step can
+    /// succeed.
+    fn count(&mut self, step: &str, result: Result<u64, DbError>) -> Result<u64, DbError> {
+        match result {
+            Err(error) if error.is_from_server() => {
+                self.problems.push(format!("{step}: {error}"));
+                Ok(0)
+            }
+            other => other,
+        }
+    }
+}
+
+const LETTERS: &str = "
+    delete from centiloc.dead_letter
+     where ctid = any (array(
+           select ctid from centiloc.dead_letter where replayed_at < $1 limit $2))";
+
+// The newest of a client id tells the next start since when it was away.
+const CONNECTIONS: &str = "
+    delete from centiloc.connection
+     where ctid = any (array(
+           select c.ctid from centiloc.connection c
+            where c.disconnected_at < $1
+              and c.id < (select max(n.id) from centiloc.connection n
+                           where n.client_id = c.client_id)
+            limit $2))";
+
+// A momentum that was long past when it came is kept as long as if it had been true.
+const BOARDS: &str = "
+    delete from centiloc.board_event
+     where ctid = any (array(
+           select ctid from centiloc.board_event
+            where momentum < $1 and received_at < $1 limit $2))";
+
+/// As [`BOARDS`]; by key, because the default partition may be partitioned itself.
+fn items_sql(default: &str) -> String {
+    format!(
+        "delete from {default}
+          where (momentum, event_id) in (
+                select momentum, event_id from {default}
+                 where momentum < $1 and received_at < $1 limit $2)"
+    )
+}
+
+impl Store {
+    /// Deletes what is past its time at `now`. `events` is `retention.events`; `None` keeps them.
+    /// Fails only if the server does not answer.
+    pub async fn delete_expired(
+        &self,
+        events: Option<Duration>,
+        now: OffsetDateTime,
+    ) -> Result<RetentionOutcome, StoreError> {
+        let mut deleted =
+            RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
+        if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
+            self.drop_partitions(cutoff, &mut deleted).await?;
+            let items = self.delete_from_default(cutoff).await;
+            deleted.events = deleted.count("item events without a partition", items)?;
+            let boards = self.delete_rows(BOARDS, cutoff).await;
+            deleted.events += deleted.count("board events", boards)?;
+        }
+        let letters = self.delete_rows(LETTERS, now - KEPT).await;
+        deleted.dead_letters = deleted.count("dead letters", letters)?;
+        let connections = self.delete_rows(CONNECTIONS, now - KEPT).await;
+        deleted.connections = deleted.count("connections", connections)?;
+        Ok(deleted)
+    }
+
+    /// Drops the partitions that end at `cutoff` or before.
+    async fn drop_partitions(
+        &self,
+        cutoff: OffsetDateTime,
+        deleted: &mut RetentionOutcome,
+    ) -> Result<(), DbError> {
+        let listed = match self.list_partitions().await {
+            Err(error) if error.is_from_server() => {
+                deleted.overdue = None;
+                deleted.problems.push(format!("list of partitions: {error}"));
+                return Ok(());
+            }
+            other => other?,
+        };
+        // Who holds one up holds up the next: there, one attempt is enough to see that.
+        let mut attempts = ATTEMPTS;
+        for named in listed.into_iter().filter(|named| named.range.to <= cutoff) {
+            let dropped = self.drop_partition(&named, attempts).await;
+            if deleted.count(&named.table, dropped)? == 1 {
+                deleted.partitions += 1;
+                continue;
+            }
+            attempts = 1;
+            let overdue = Duration::try_from(cutoff - named.range.to).unwrap_or_default();
+            // A partition that ends at the cutoff is overdue, too.
+            deleted.overdue = deleted.overdue.max(Some(overdue.max(Duration::from_millis(1))));
+        }
+        Ok(())
+    }
+
+    async fn list_partitions(&self) -> Result<Vec<ListedPartition>, DbError> {
+        let mut conn = self.acquire().await?;
+        let listed = partitions::list(&mut conn, self.link.answer_within).await;
+        conn.finish(listed)
+    }
+
+    /// Returns 1 once it is gone.
+    async fn drop_partition(&self, named: &ListedPartition, attempts: u32) -> Result<u64, DbError> {
+        let mut attempt = 1;
+        loop {
+            match self.try_drop(&named.table).await {
+                Ok(()) => break,
+                Err(error) if error.is_contention() && attempt < attempts => attempt += 1,
+                Err(error) => return Err(error),
+            }
+            pause().await;
+        }
+        self.partitions.forget();
+        let until = named.range.to;
+        tracing::info!(partition = named.table, %until, "dropped a partition past its retention");
+        Ok(1)
+    }
+
+    async fn try_drop(&self, table: &str) -> Result<(), DbError> {
+        let limit = self.link.answer_within.max(partitions::STEP_ANSWER);
+        let mut conn = self.acquire().await?;
+        let mut transaction = Transaction::begin(&mut conn, limit).await?;
+        let dropped = async {
+            become_maker(transaction.conn(), limit, DROP_TIMEOUT).await?;
+            run(transaction.conn(), limit, format!("drop table {table}")).await
+        }
+        .await;
+        let dropped = transaction.end(dropped).await;
+        conn.finish(dropped)
+    }
+
+    /// Rows without a partition to drop.
+    async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
+        let mut conn = self.acquire().await?;
+        let default = default_partition(&mut conn, self.link.answer_within).await;
+        match conn.finish(default)? {
+            Some(default) => self.delete_rows(&items_sql(&default), cutoff).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Deletes in chunks; in smaller ones where the server takes too long.
+    async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, DbError> {
+        let limit = self.link.answer_within;
+        let (mut total, mut chunk) = (0, CHUNK);
+        loop {
+            let mut conn = self.acquire().await?;
+            let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(before).bind(chunk);
+            let result = bounded(limit, query.execute(&mut *conn)).await;
+            match conn.finish(result) {
+                Ok(done) => {
+                    total += done.rows_affected();
+                    if done.rows_affected() < chunk.unsigned_abs() {
+                        return Ok(total);
+                    }
+                }
+                Err(error) if error.class == ErrorClass::Halve && chunk > LEAST_CHUNK => chunk /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
