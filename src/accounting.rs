@@ -47,11 +47,11 @@ impl MessageCounts {
 /// The outcome of a message that does not enter the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageDisposal {
-    /// See [`MessageCounts::repeated`].
+    /// Counts in [`MessageCounts::repeated`].
     Repeated,
-    /// See [`MessageCounts::refused`].
+    /// Counts in [`MessageCounts::refused`].
     Refused,
-    /// See [`MessageCounts::dropped`].
+    /// Counts in [`MessageCounts::dropped`].
     Dropped,
 }
 

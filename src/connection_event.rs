@@ -11,7 +11,7 @@ use crate::gap::Gap;
 /// of the spool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionName {
-    /// MQTT client identifier.
+    /// MQTT client identifier of the connection.
     pub client_id: String,
     /// The process, a fresh UUID for each start.
     pub instance: Uuid,
@@ -27,12 +27,12 @@ pub struct ConnectionName {
 pub enum ConnectionEvent {
     /// The broker accepted the connection.
     Opened {
-        /// The connection.
+        /// The connection that was accepted.
         connection: ConnectionName,
-        /// Time of CONNACK.
+        /// Time at which CONNACK arrived.
         #[serde(with = "time::serde::rfc3339")]
         at: OffsetDateTime,
-        /// MQTT Session Present.
+        /// MQTT Session Present flag of CONNACK.
         session_present: bool,
         /// Topic filters of the subscription.
         filters: Vec<String>,
@@ -44,10 +44,10 @@ pub enum ConnectionEvent {
     Unsubscribed {
         /// The connection that unsubscribed.
         connection: ConnectionName,
-        /// The unsubscribed filters.
+        /// The filters that were unsubscribed.
         filters: Vec<String>,
     },
-    /// The connection ended.
+    /// The connection has ended.
     Closed {
         /// The connection that ended.
         connection: ConnectionName,

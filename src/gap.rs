@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 /// A period in which messages may have been lost: a row of table `gap`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
-    /// MQTT client identifier.
+    /// MQTT client identifier of the session.
     pub client_id: String,
     /// Beginning of the period. With client and cause it identifies the gap.
     #[serde(with = "time::serde::rfc3339")]
@@ -41,7 +41,7 @@ pub enum GapCause {
 }
 
 impl GapCause {
-    /// Every cause, once.
+    /// All causes, for tests and the metrics.
     pub const ALL: [Self; 7] = [
         Self::SessionLost,
         Self::Absence,

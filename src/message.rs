@@ -12,9 +12,9 @@ use crate::in_flight::InFlightPermit;
 /// One MQTT PUBLISH as received.
 #[derive(Debug)]
 pub struct Message {
-    /// Topic name.
+    /// Topic name of the PUBLISH.
     pub topic: String,
-    /// Application message.
+    /// The application message, not decoded.
     pub payload: Bytes,
     /// Time at which the bridge read it from the socket.
     pub received_at: OffsetDateTime,
@@ -31,7 +31,7 @@ pub struct Message {
 /// An item of the stream before decoding. The order of the stream is that of receipt.
 #[derive(Debug)]
 pub enum StreamItem {
-    /// A message.
+    /// A message of the broker.
     Message(Message),
     /// A connection event, with a token if it comes out of the spool.
     Connection(ConnectionEvent, Option<AckToken>),

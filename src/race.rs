@@ -41,7 +41,7 @@ pub struct RaceOutcome<S> {
 /// An established connection with its address.
 #[derive(Debug)]
 pub struct ReachedAddress<S> {
-    /// The connection itself.
+    /// The stream of the connection.
     pub stream: S,
     /// The address that accepted it.
     pub address: SocketAddr,
@@ -53,7 +53,7 @@ pub struct ReachedAddress<S> {
 #[derive(Debug, thiserror::Error)]
 #[error("{address} {cause}")]
 pub struct FailedAttempt {
-    /// The address tried.
+    /// The address that was tried.
     pub address: SocketAddr,
     /// The reason of the failure.
     pub cause: AttemptError,
@@ -137,7 +137,7 @@ impl SuspectAddresses {
     }
 }
 
-/// Connects by TCP.
+/// Connects by TCP to the fastest address or to every one, as `pace` defines.
 pub async fn connect_tcp(
     addresses: &[SocketAddr],
     pace: RacePace,

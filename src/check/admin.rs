@@ -22,7 +22,7 @@ pub(super) async fn check(config: &Config) -> CheckLine {
             let other = status["client_id"].as_str().unwrap_or_default();
             failed(
                 format!("{address} is served by the bridge with the client id {other:?}"),
-                "set admin.listen to a port of its own",
+                "set admin.listen to an unused port",
             )
         }
         Err(StatusError::NotRunning(_)) => bind(address).await,

@@ -13,7 +13,7 @@ const EXPECTED: [(&str, &str); 6] = [
     ("sslmode", "sslmode=verify-full, which proves which server answers"),
     ("admin.listen", "a loopback address"),
     ("travel readable", "TLS"),
-    ("requires a user name", "both, as Centiloc hands them out"),
+    ("requires a user name", "both, as Centiloc provides them"),
     ("environment variable", "two underscores between the parts of a name"),
 ];
 

@@ -77,7 +77,7 @@ async fn run(config: &Config, checks: &mut Vec<CheckLine>) {
     };
     let place = inspection.place.clone();
     checks.push(connection(&server, &place));
-    checks.push(CheckLine::ok(names::DATABASE_SESSIONS, "each connection is a session of its own"));
+    checks.push(CheckLine::ok(names::DATABASE_SESSIONS, "each connection has its own session"));
     checks.push(match inspection.limits().await {
         Ok(limits) => database_link::connections(&limits),
         Err(error) => fault(names::DATABASE_CONNECTIONS, &error),
@@ -182,7 +182,7 @@ fn writable(server: &ServerInfo) -> CheckLine {
         CheckStatus::Failed,
         found,
         "a server that takes writes",
-        "name the primary in database.url, or lift default_transaction_read_only",
+        "name the primary in database.url, or turn default_transaction_read_only off",
     )
 }
 

@@ -48,7 +48,7 @@ impl CheckLine {
         Self { name, status, found, expected, what_to_do }
     }
 
-    /// Creates a line from an error or warning, split at its "; " into cause and remedy.
+    /// Creates a line from an error or warning, split at its first semicolon into cause and remedy.
     pub fn from_sentence(
         name: &'static str,
         status: CheckStatus,
@@ -73,8 +73,8 @@ impl CheckLine {
         }
     }
 
-    /// Creates a line from a sentence of the form "cause; remedy" or "cause: imperative", with
-    /// `default_remedy` for a sentence without a remedy.
+    /// Creates a line from a sentence whose remedy follows a semicolon, or a colon and an imperative.
+    /// A sentence without a remedy gets `default_remedy`.
     pub(super) fn from_sentence_or(
         name: &'static str,
         status: CheckStatus,

@@ -37,7 +37,8 @@ pub async fn local(loaded: &LoadedConfig, now: OffsetDateTime) -> CheckReport {
     match &config.mqtt.tls {
         Some(tls) => checks.extend(tls_files::checks(&config.tenant, tls, now)),
         None => {
-            checks.push(CheckLine::ok(names::CLIENT_CERTIFICATE, "none: mqtt.tls.enabled is false"))
+            checks
+                .push(CheckLine::ok(names::CLIENT_CERTIFICATE, "none: mqtt.tls.enabled is false"));
         }
     }
     checks.extend(protobuf::checks(config));
@@ -54,7 +55,7 @@ pub async fn online(config: &Config) -> CheckReport {
     report
 }
 
-/// Returns the report that stands for [`online`] where it is skipped.
+/// Returns the report that replaces the one of [`online`] where it is skipped.
 pub fn offline(config: &Config) -> CheckReport {
     let because = "--offline";
     let names = broker::expected(config).into_iter().chain(database::EXPECTED);

@@ -7,7 +7,7 @@ use crate::decode::Decoder;
 use crate::topic::EventKind;
 
 const VENDOR_SCHEMA: &str =
-    "the .proto that Centiloc hands to subscribers, or its FileDescriptorSet";
+    "the .proto that Centiloc gives to subscribers, or its FileDescriptorSet";
 
 /// Returns one line, or one for each kind of event that the schema lacks.
 pub(super) fn checks(config: &Config) -> Vec<CheckLine> {

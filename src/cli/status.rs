@@ -152,7 +152,7 @@ mod tests {
             "figures": {"received": 12, "unacked": 0},
         }));
         let expected = "The service is NOT ready.\n  session: refused [31m; see the password\n\n\
-            RunningService\n  Version   0.1.0\n  Tenant    acme\n\n\
+            Service\n  Version   0.1.0\n  Tenant    acme\n\n\
             Since the start\n  Received  12\n  Unacked   0\n";
         assert_eq!(text, expected);
     }

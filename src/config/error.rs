@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::files::NO_ANSWER;
 
-/// The place a value came from: `default`, a line such as `config.toml:12`, or the name of an
-/// environment variable.
+/// The origin of a value: `default`, a line such as `config.toml:12`, or the name of an environment
+/// variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueOrigin(String);
 

@@ -109,7 +109,7 @@ impl FileWalk<'_> {
                 self.refuse(full, line, found(value), InvalidValue::new("a section", hint));
             }
             (None, value) => {
-                self.refuse_unknown(prefix, full, line, matches!(value, DeValue::Table(_)))
+                self.refuse_unknown(prefix, full, line, matches!(value, DeValue::Table(_)));
             }
         }
     }

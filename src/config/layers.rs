@@ -24,7 +24,7 @@ pub(super) struct RawValue {
 }
 
 impl RawValue {
-    /// Returns the value under a dotted name, or `None` where no layer gives it or the highest one
+    /// Returns the merged value of a dotted name, or `None` where no layer gives it or a higher layer
     /// hides it.
     fn at(root: &Value, name: &str) -> Option<Self> {
         let value = name.split('.').try_fold(root, |value, part| match &value.kind {
@@ -76,7 +76,8 @@ impl ConfigLayer {
     pub fn merged(layers: impl IntoIterator<Item = Self>) -> Self {
         let builder =
             layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
-        let merged = builder.build().expect("the names of known keys are paths");
+        // Unwrap safety: sources that hold known keys and texts always merge.
+        let merged = builder.build().expect("known keys merge");
         let value = |key: &ConfigKey| Some((key.name, RawValue::at(&merged.cache, key.name)?));
         Self { values: KEYS.iter().filter_map(value).collect(), hidden: Vec::new() }
     }
@@ -118,7 +119,7 @@ impl Source for ConfigLayer {
         Box::new(self.clone())
     }
 
-    /// Returns the values of this layer, and nil for those it hides.
+    /// Returns the values of this layer, and nil for the keys it hides in the layers below.
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
         let values = self.values.iter().map(|(name, value)| ((*name).to_owned(), value.into()));
         let hidden = self.hidden.iter().map(|name| ((*name).to_owned(), ValueKind::Nil.into()));

@@ -92,7 +92,7 @@ fn load_from(
     let layers = [ConfigLayer::defaults(), file_layer.unwrap_or_default(), env_layer];
     let merged = ConfigLayer::merged(layers);
     let mut reader = SettingReader::new(merged, path.clone(), &env, problems);
-    let config = sections::config(&mut reader);
+    let config = sections::build(&mut reader);
     warnings.append(&mut reader.warnings);
     match config {
         Some(config) if reader.problems.is_empty() => {

@@ -63,12 +63,13 @@ fn read(
 ) -> Result<RunningService, ConfigError> {
     let merged = ConfigLayer::merged(layers);
     let mut reader = SettingReader::new(merged, path.to_owned(), env, problems);
-    let listen = sections::admin(&mut reader);
+    let listen = sections::read_admin_listen(&mut reader);
     // Without a tenant the service may still be found, so that its absence is not a problem here.
     let given = reader.given("tenant").is_some();
     let tenant = if given { reader.read("tenant", values::topic_part) } else { None };
     let sure = certain || reader.given("mqtt.client_id").is_some();
-    let client_id = if sure { sections::client_id(&mut reader, tenant.as_deref()) } else { None };
+    let client_id =
+        if sure { sections::read_client_id(&mut reader, tenant.as_deref()) } else { None };
     let problems = ConfigError { file: path.to_owned(), problems: reader.problems };
     let Some(listen) = listen else { return Err(problems) };
     let problems = (!problems.problems.is_empty()).then_some(problems);

@@ -1,4 +1,4 @@
-//! Secrets: given in place or in a file of their own. No error here contains one.
+//! Secrets: given in place or in a separate file. No error here contains one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

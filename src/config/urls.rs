@@ -11,11 +11,10 @@ use super::values::ParseResult;
 /// Text shown in place of a secret.
 pub(super) const REDACTED: &str = "***";
 
-/// Parses `http://[user:password@]host:port`.
+/// Parses a URL of the form `http://[user:password@]host:port`.
 pub(super) fn proxy(text: &str) -> ParseResult<ProxyConfig> {
     let invalid = || {
-        let hint =
-            "write http://proxy.example.com:3128, say; percent-encode / ? # @ : % in a password";
+        let hint = "write for example http://proxy.example.com:3128; percent-encode / ? # @ : % in a password";
         InvalidValue::new("http://host:port or http://user:password@host:port", hint)
     };
     let url = Url::parse(text).map_err(|_| invalid())?;

@@ -63,7 +63,7 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> ParseResult<T>
     let nearest = all.iter().min_by_key(similarity).copied().unwrap_or_default();
     Err(InvalidValue::new(
         format!("one of {}", all.join(", ")),
-        format!("write \"{nearest}\", say"),
+        format!("write \"{nearest}\", for example"),
     ))
 }
 
@@ -156,7 +156,7 @@ pub(super) fn client_id(text: &str, tenant: &str) -> ParseResult<String> {
     if text.starts_with(tenant) {
         return Ok(text);
     }
-    let hint = format!("write \"{tenant}-bridge\", say, or leave it out");
+    let hint = format!("write \"{tenant}-bridge\", for example, or omit it");
     Err(InvalidValue::new(format!("a name that begins with the tenant, {tenant}"), hint))
 }
 
@@ -166,7 +166,7 @@ pub(super) fn host(text: &str) -> ParseResult<String> {
     if address || (!text.starts_with('[') && Host::parse(text).is_ok()) {
         return Ok(text.to_owned());
     }
-    let hint = "write the name alone; the port has a key of its own";
+    let hint = "write the name alone, without scheme and port";
     Err(InvalidValue::new("a host name or an IP address", hint))
 }
 
@@ -188,7 +188,7 @@ pub(super) fn server_name(text: &str) -> ParseResult<String> {
 /// Parses an address and port to listen on.
 pub(super) fn listen(text: &str) -> ParseResult<SocketAddr> {
     text.parse().map_err(|_| {
-        let hint = "write \"127.0.0.1:9464\" or \"[::]:9464\", say, or \"\" to turn it off";
+        let hint = "write for example \"127.0.0.1:9464\" or \"[::]:9464\", or \"\" to turn it off";
         InvalidValue::new("an IP address and a port", hint)
     })
 }
@@ -209,7 +209,10 @@ pub(super) fn log_level(text: &str) -> ParseResult<String> {
     let mut expected = "a level (".to_owned();
     // Unwrap safety: writing to a String never fails.
     let _ = write!(expected, "{}) or directives target=level", LEVELS.join(", "));
-    Err(InvalidValue::new(expected, "write \"info\" or \"info,centiloc_bridge::store=debug\", say"))
+    Err(InvalidValue::new(
+        expected,
+        "write for example \"info\" or \"info,centiloc_bridge::store=debug\"",
+    ))
 }
 
 #[cfg(test)]
@@ -300,7 +303,7 @@ mod tests {
         assert_eq!(choice("json", &words).unwrap(), 2);
         let invalid = choice("jsno", &words).unwrap_err();
         assert_eq!(invalid.expected, "one of protobuf, json");
-        assert_eq!(invalid.hint, "write \"json\", say");
+        assert_eq!(invalid.hint, "write \"json\", for example");
     }
 
     proptest! {

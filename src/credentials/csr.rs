@@ -56,7 +56,7 @@ impl RequestSubject {
         problems
     }
 
-    /// Builds the name, with the attributes in the order in which `openssl req` asks for them.
+    /// Builds the name, with the attributes in the order that `openssl req` uses.
     fn distinguished_name(&self) -> Result<DistinguishedName, rcgen::Error> {
         let mut name = DistinguishedName::new();
         if let Some(country) = &self.country {

@@ -126,7 +126,7 @@ pub enum CredentialError {
     )]
     Swapped { certificate: ConfiguredFile, key: ConfiguredFile },
     #[error(
-        "{file} holds a private key protected by a passphrase, which nobody can type when the \
+        "{file} holds a private key protected by a passphrase, which cannot be entered when the \
          service starts; write it without one: openssl pkey -in {path} -out plain-key.pem, then \
          chmod 600 plain-key.pem",
         path = file.path.display()

@@ -1,8 +1,8 @@
-//! The parts of a draft that a message can make arbitrarily large, each with a maximum. Decoded, a
-//! value takes up to a hundred times its bytes on the wire: a coordinate of one byte becomes a JSON
-//! number of 32, a label of two bytes a `String` of 24, each brace of `{"":{"":0}}` a node of a map. What
-//! exceeds a maximum is counted and not kept, so that memory stays small and the refusal can state
-//! the count.
+//! The parts of a draft that a message can make arbitrarily large, each with a maximum. A decoded value
+//! takes up to a hundred times its bytes on the wire: a coordinate of one byte becomes a JSON number of
+//! 32, a label of two bytes a `String` of 24, and each brace of `{"":{"":0}}` a node of a map. Parts
+//! beyond a maximum are counted and not kept, so that memory stays small and the refusal can state the
+//! count.
 
 use std::borrow::Cow;
 
@@ -10,49 +10,50 @@ use serde_json::{Map, Value};
 
 use crate::event::{Reject, RejectReason};
 
-/// Most coordinates in one list. The documented lists have two; a whole track of positions fits.
+/// Most coordinates in one list. The documented lists have two. A whole track of positions fits.
 pub(super) const MAX_POSITIONS: usize = 1_000;
 
-/// Most labels in one list. People read them on screens, and write a handful.
+/// Most labels in one list. Operators usually write a handful.
 pub(super) const MAX_LABELS: usize = 1_000;
 
 /// Most bytes of text in one list of labels: 64 for each of [`MAX_LABELS`].
 pub(super) const MAX_LABEL_BYTES: usize = 64 * 1024;
 
-/// Most bytes of a single text. Identifiers have about 20, and PostgreSQL indexes less than 3 KiB.
+/// Most bytes of a single text. Identifiers have about 20 bytes, and PostgreSQL indexes less than 3 KiB.
 pub(super) const MAX_TEXT_BYTES: usize = 64 * 1024;
 
-/// Most keys of a JSON object, known, unknown and repeated ones. Documented events have 19.
+/// Most keys of a JSON object: known, unknown and repeated ones. Documented events have 19.
 pub(super) const MAX_KEYS: usize = 1_000;
 
-/// Most bytes of JSON, keys and values, that no column takes. A hundred times an event, for what
-/// a later schema may add. The worst of it, nested objects of one key, takes 8 MiB in memory.
+/// Most bytes of JSON, keys and values, without a column of their own. This is a hundred times an event,
+/// for fields that a later schema may add. The worst case, nested objects of one key, takes 8 MiB in
+/// memory.
 pub(super) const MAX_EXTRA_BYTES: usize = 64 * 1024;
 
-/// A JSON string with escapes that is longer than this exceeds every maximum of text once it is
-/// read, for an escape of six bytes stands for at least one: it need not be read to be refused.
+/// Most bytes of a JSON string with escapes. A longer one exceeds every maximum of text, because an
+/// escape of six bytes stands for at least one byte. It is refused without being parsed.
 pub(super) const MAX_ESCAPED_BYTES: usize = 6 * MAX_TEXT_BYTES + 2;
 
-/// Refuses `found` of `what`, in `unit`, where at most `most` are accepted.
+/// Refuses a part named `what` that has more than `most` of a `unit`.
 pub(super) fn check(what: &str, found: usize, unit: &str, most: usize) -> Result<(), Reject> {
     if found <= most { Ok(()) } else { Err(exceeded(what, found, unit, most)) }
 }
 
-/// Returns the refusal of [`check`].
+/// Returns the refusal that [`check`] gives.
 #[cold]
 pub(super) fn exceeded(what: &str, found: usize, unit: &str, most: usize) -> Reject {
     let detail = format!("{what} has {found} {unit}, at most {most} are accepted");
     Reject::new(RejectReason::OutOfRange, detail)
 }
 
-/// A list of coordinates. Two, as documented, take no allocation.
+/// A list of coordinates. The documented two take no allocation.
 #[derive(Debug, Default)]
 pub(super) struct Coordinates {
     pub(super) x: Option<i32>,
     pub(super) y: Option<i32>,
-    /// Those after the second.
+    /// Coordinates after the second.
     rest: Vec<i32>,
-    /// Number of those beyond [`MAX_POSITIONS`], which are not kept.
+    /// Number of coordinates beyond [`MAX_POSITIONS`], which are not kept.
     beyond: usize,
 }
 
@@ -69,7 +70,7 @@ impl Coordinates {
         }
     }
 
-    /// The whole list where it is neither empty nor a pair.
+    /// Returns the whole list if it is neither empty nor a pair.
     pub(super) fn odd(&self) -> Option<Vec<i32>> {
         if self.x.is_none() || (self.y.is_some() && self.rest.is_empty()) {
             return None;
@@ -77,13 +78,13 @@ impl Coordinates {
         Some(self.x.into_iter().chain(self.y).chain(self.rest.iter().copied()).collect())
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.beyond == 0
     }
 
-    /// Refuses a list that is too long.
+    /// Refuses a list with too many coordinates.
     pub(super) fn check(&self, name: &str) -> Result<(), Reject> {
         let kept = [self.x, self.y].into_iter().flatten().count() + self.rest.len();
         check(name, kept + self.beyond, "elements", MAX_POSITIONS)
@@ -93,7 +94,7 @@ impl Coordinates {
 /// A list of labels.
 #[derive(Debug, Default)]
 pub(super) struct LabelList {
-    /// The first of them, as far as both maxima allow.
+    /// The first labels, as far as both maxima allow.
     kept: Vec<String>,
     count: usize,
     bytes: usize,
@@ -108,36 +109,36 @@ impl LabelList {
         }
     }
 
-    /// The labels as a column: an empty list is NULL.
+    /// Takes the labels for a column, in which an empty list is NULL.
     pub(super) fn take(&mut self) -> Option<Vec<String>> {
         let list = std::mem::take(&mut self.kept);
         (!list.is_empty()).then_some(list)
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.count <= MAX_LABELS && self.bytes <= MAX_LABEL_BYTES
     }
 
-    /// Refuses a list that is too long, in elements or in text.
+    /// Refuses a list with too many labels or too much text.
     pub(super) fn check(&self, name: &str) -> Result<(), Reject> {
         check(name, self.count, "elements", MAX_LABELS)?;
         check(name, self.bytes, "bytes of text", MAX_LABEL_BYTES)
     }
 }
 
-/// What a JSON object holds that no column takes.
+/// The keys of a JSON object that have no column, with their values.
 #[derive(Debug, Default)]
 pub(super) struct ExtraKeys {
-    /// As far as the maximum allows.
+    /// The first keys, as far as the maximum allows.
     kept: Map<String, Value>,
     bytes: usize,
 }
 
 impl ExtraKeys {
-    /// Adds a key with the JSON text of its value. A value that is valid JSON but too large or too
-    /// deep to be read (Go's decoder skips it as well) is kept as text.
+    /// Adds a key with the JSON text of its value. A value that is valid JSON but too large or too deep
+    /// to be parsed is kept as text. Go's decoder skips such a value as well.
     pub(super) fn add(&mut self, key: Cow<str>, json: &str) {
         self.bytes += key.len() + json.len();
         if !self.fits() {
@@ -151,14 +152,14 @@ impl ExtraKeys {
         std::mem::take(&mut self.kept)
     }
 
-    /// Whether [`Self::check`] accepts it.
+    /// Returns true if [`Self::check`] accepts the value.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.bytes <= MAX_EXTRA_BYTES
     }
 
-    /// Refuses what is too large.
+    /// Refuses too many bytes.
     pub(super) fn check(&self) -> Result<(), Reject> {
-        check("what no column takes", self.bytes, "bytes of JSON", MAX_EXTRA_BYTES)
+        check("the set of unknown keys", self.bytes, "bytes of JSON", MAX_EXTRA_BYTES)
     }
 }

@@ -1,10 +1,29 @@
-//! The documented fields, their names in each format, and where a decoded value goes. Both
-//! formats fill one [`EventDraft`], so that one set of rules makes the row.
+//! The documented fields by the shape of their values, and their places in the draft. Both formats fill
+//! one [`EventDraft`], so that one set of rules makes the row.
+//!
+//! To add a field, add it to the enum of its shape here, and to the table and the row of its kind in
+//! [`super::kinds`].
 
 use std::borrow::Cow;
 
 use super::bounded::{Coordinates, ExtraKeys, LabelList, MAX_KEYS, MAX_TEXT_BYTES};
 use super::go_time::Moment;
+
+/// Defines the fields of one shape. The discriminant of a field is its index in the draft.
+macro_rules! fields {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum $name {
+            $($field),+
+        }
+
+        impl $name {
+            /// Number of fields of this shape.
+            pub(super) const COUNT: usize = [$(Self::$field),+].len();
+        }
+    };
+}
 
 /// A documented field, by the shape of its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,133 +38,65 @@ pub(super) enum EventField {
     FillRatio,
 }
 
-/// Single strings. The discriminant is the place in [`EventDraft::texts`]; so for the enums below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TextField {
-    Uid,
-    BoardSn,
-    ProductReference,
-    ShelfSn,
-    FurnitureSn,
-    Tenant,
-    LocReference,
-    Status,
-    FwVersion,
+fields! {
+    /// Fields that are single strings.
+    TextField { Uid, BoardSn, ProductReference, ShelfSn, FurnitureSn, Tenant, LocReference, Status, FwVersion }
 }
 
-/// Points in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TimeField {
-    Momentum,
-    LastConnection,
-    LastDisconnection,
-    LastError,
+fields! {
+    /// Fields that are points in time.
+    TimeField { Momentum, LastConnection, LastDisconnection, LastError }
 }
 
-/// Whole numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IntField {
-    NbHits,
-    Floor,
+fields! {
+    /// Fields that are whole numbers.
+    IntField { NbHits, Floor }
 }
 
-/// Truth values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FlagField {
-    IsIn,
-    IsInterpolated,
+fields! {
+    /// Fields that are booleans.
+    FlagField { IsIn, IsInterpolated }
 }
 
-/// Positions in millimetres, on the thing named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PositionField {
-    Board,
-    Shelf,
-    Floor,
+fields! {
+    /// Positions in millimetres, each on the thing that names it.
+    PositionField { Board, Shelf, Floor }
 }
 
-/// Lists of strings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LabelsField {
-    Location,
-    Item,
+fields! {
+    /// Fields that are lists of strings.
+    LabelsField { Location, Item }
 }
 
-/// The names of [`EventDraft::positions`], in order; `extra` keeps whole lists under them.
-pub(super) const POSITION_NAMES: [&str; 3] = ["pos_mm", "pos_on_shelf_mm", "pos_on_floor_mm"];
+/// Names of [`EventDraft::positions`], in order. `extra` keeps lists that are not a pair under them.
+pub(super) const POSITION_NAMES: [&str; PositionField::COUNT] =
+    ["pos_mm", "pos_on_shelf_mm", "pos_on_floor_mm"];
 
-/// Documented names, each with its field.
+/// A table of documented names, each with its field.
 pub(super) type FieldNames = [(&'static str, EventField)];
 
-/// Item events, protobuf and JSON alike.
-pub(super) const ITEM: &FieldNames = &[
-    ("momentum", EventField::Time(TimeField::Momentum)),
-    ("uid", EventField::Text(TextField::Uid)),
-    ("is_in", EventField::Flag(FlagField::IsIn)),
-    ("pos_mm", EventField::Position(PositionField::Board)),
-    ("board_sn", EventField::Text(TextField::BoardSn)),
-    ("nb_hits", EventField::Int(IntField::NbHits)),
-    ("hold_time", EventField::HoldTime),
-    ("fill_ratio", EventField::FillRatio),
-    ("product_reference", EventField::Text(TextField::ProductReference)),
-    ("shelf_sn", EventField::Text(TextField::ShelfSn)),
-    ("furniture_sn", EventField::Text(TextField::FurnitureSn)),
-    ("pos_on_shelf_mm", EventField::Position(PositionField::Shelf)),
-    ("tenant", EventField::Text(TextField::Tenant)),
-    ("loc_reference", EventField::Text(TextField::LocReference)),
-    ("loc_labels", EventField::Labels(LabelsField::Location)),
-    ("item_labels", EventField::Labels(LabelsField::Item)),
-    ("pos_on_floor_mm", EventField::Position(PositionField::Floor)),
-    ("floor", EventField::Int(IntField::Floor)),
-    ("is_interpolated", EventField::Flag(FlagField::IsInterpolated)),
-];
-
-/// Board events in protobuf. `board_sn` is what a schema may well call `sn`; where both exist, the
-/// first counts.
-pub(super) const BOARD: &FieldNames = &[
-    ("momentum", EventField::Time(TimeField::Momentum)),
-    ("sn", EventField::Text(TextField::BoardSn)),
-    ("board_sn", EventField::Text(TextField::BoardSn)),
-    ("status", EventField::Text(TextField::Status)),
-    ("fw_version", EventField::Text(TextField::FwVersion)),
-    ("last_connection_date", EventField::Time(TimeField::LastConnection)),
-    ("last_disconnection_date", EventField::Time(TimeField::LastDisconnection)),
-    ("last_error_date", EventField::Time(TimeField::LastError)),
-];
-
-/// Board events in JSON.
-pub(super) const BOARD_JSON: &FieldNames = &[
-    ("Momentum", EventField::Time(TimeField::Momentum)),
-    ("BoardSN", EventField::Text(TextField::BoardSn)),
-    ("Status", EventField::Text(TextField::Status)),
-    ("FwVersion", EventField::Text(TextField::FwVersion)),
-    ("LastConnectionDate", EventField::Time(TimeField::LastConnection)),
-    ("LastDisconnectionDate", EventField::Time(TimeField::LastDisconnection)),
-    ("LastErrorDate", EventField::Time(TimeField::LastError)),
-];
-
-/// The name under which a field is documented.
+/// Returns the documented name of a field.
 pub(super) fn name_of(names: &FieldNames, field: EventField) -> &'static str {
     names.iter().find(|(_, known)| *known == field).map_or("", |(name, _)| name)
 }
 
-/// What a message said, before the rules of the tables apply. Texts borrow from the message; an
-/// empty one is an absent one.
+/// The values of a message, before the rules of the tables apply. Texts borrow from the message. An
+/// empty text is absent.
 #[derive(Debug, Default)]
 pub(super) struct EventDraft<'a> {
-    pub(super) texts: [Cow<'a, str>; 9],
-    pub(super) times: [Option<Moment>; 4],
-    pub(super) ints: [Option<i32>; 2],
-    pub(super) flags: [Option<bool>; 2],
-    pub(super) positions: [Coordinates; 3],
-    pub(super) labels: [LabelList; 2],
+    pub(super) texts: [Cow<'a, str>; TextField::COUNT],
+    pub(super) times: [Option<Moment>; TimeField::COUNT],
+    pub(super) ints: [Option<i32>; IntField::COUNT],
+    pub(super) flags: [Option<bool>; FlagField::COUNT],
+    pub(super) positions: [Coordinates; PositionField::COUNT],
+    pub(super) labels: [LabelList; LabelsField::COUNT],
     pub(super) hold_time: Option<Moment>,
     pub(super) fill_ratio: Option<f32>,
-    /// The message held a field that no column takes.
+    /// The message has a field without a column.
     pub(super) unknown: bool,
-    /// Keys of the JSON object, repeated ones counted as well.
+    /// Number of keys of the JSON object, with repeated ones.
     pub(super) keys: usize,
-    /// JSON keys that no column takes.
+    /// JSON keys without a column.
     pub(super) extra: ExtraKeys,
 }
 
@@ -158,13 +109,13 @@ impl<'a> EventDraft<'a> {
         self.texts[text as usize] = value;
     }
 
-    /// The text as a column: an empty one is NULL.
+    /// Takes a text for a column, in which an empty text is NULL.
     pub(super) fn take_text(&mut self, text: TextField) -> Option<String> {
         let value = std::mem::take(&mut self.texts[text as usize]);
         (!value.is_empty()).then(|| value.into_owned())
     }
 
-    /// Whether nothing exceeds its maximum.
+    /// Returns true if no part exceeds its maximum.
     #[inline]
     pub(super) fn fits(&self) -> bool {
         self.texts.iter().all(|text| text.len() <= MAX_TEXT_BYTES)

@@ -1,5 +1,5 @@
-//! Recognises a message written in the other format than its topic's, so that this is reported and
-//! not one of its symptoms.
+//! Recognises a message in the format of another topic, so that the refusal names the cause and not a
+//! symptom.
 
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use serde::de::IgnoredAny;
@@ -7,8 +7,8 @@ use serde::de::IgnoredAny;
 use crate::event::{Reject, RejectReason};
 use crate::topic::{self, EventEncoding, EventKind};
 
-/// Returns the reject of a message that `topic::name(tenant, kind, encoding)` cannot carry because it
-/// is written in the other format. `None` if it is not.
+/// Returns the refusal of a message that is in the other format than its topic
+/// `topic::name(tenant, kind, encoding)`. Returns `None` if it is not.
 #[cold]
 pub(super) fn mismatch(
     tenant: &str,
@@ -38,8 +38,8 @@ fn is_json(payload: &[u8]) -> bool {
         && serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
-/// Returns true for bytes that have the structure of a protobuf message, whatever its fields, and are
-/// not text: a text may have that structure by chance.
+/// Returns true for bytes that have the structure of a protobuf message with any fields, and are not
+/// text. A text may have that structure by chance.
 fn is_protobuf(payload: &[u8]) -> bool {
     let control = |c: char| c.is_control() && !c.is_whitespace();
     let is_text = str::from_utf8(payload).is_ok_and(|text| !text.contains(control));
@@ -49,7 +49,7 @@ fn is_protobuf(payload: &[u8]) -> bool {
 fn has_fields(mut rest: &[u8]) -> Option<()> {
     while !rest.is_empty() {
         let (number, wire) = decode_key(&mut rest).ok()?;
-        // Groups were given up long before the vendor's schema.
+        // Groups were deprecated long before the vendor's schema was written.
         if matches!(wire, WireType::StartGroup | WireType::EndGroup) {
             return None;
         }

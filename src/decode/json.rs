@@ -1,6 +1,6 @@
-//! Reads a JSON event. Keys and values are taken as Go's decoder takes them: keys without regard
-//! to case, `null` as absent, the last of equal keys. Values are looked at as text, so that every
-//! refusal can name the key, and numbers are read at full width.
+//! Reads a JSON event by the rules of Go's decoder: keys are compared without regard to case, `null`
+//! means absent, and the last of equal keys counts. Values are parsed from their text, so that every
+//! refusal can name the key and numbers keep their full width.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use super::go_time::{DurationError, Moment, parse_duration, parse_time};
 use super::json_parts::{self, ObjectPairs};
 use crate::event::{Reject, RejectReason};
 
-/// Longest piece of a message that a refusal quotes, in characters.
+/// Most characters of a message that a refusal quotes.
 const MAX_QUOTE: usize = 60;
 
-/// Reads one event.
+/// Reads the draft of one event.
 pub(super) fn read<'a>(names: &FieldNames, message: &'a [u8]) -> Result<EventDraft<'a>, Reject> {
     let text = std::str::from_utf8(message)
         .map_err(|error| malformed(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
@@ -32,11 +32,11 @@ pub(super) fn read<'a>(names: &FieldNames, message: &'a [u8]) -> Result<EventDra
     Ok(draft)
 }
 
-/// A documented key with its value.
+/// A documented key with its field and its value.
 type KnownValue<'a> = (&'static str, EventField, &'a RawValue);
 
-/// Picks one value for each documented key, and keeps the rest in `extra`. A key spelled as
-/// documented goes before one that differs in case; among equals the last counts.
+/// Picks one value for each documented key, and keeps the other keys in `extra`. A key spelled as
+/// documented is preferred to one that differs in case. The last of equal keys counts.
 fn sort<'a>(
     names: &FieldNames,
     pairs: Vec<(&'a RawValue, &'a RawValue)>,
@@ -71,7 +71,7 @@ fn sort<'a>(
     Ok(names.iter().zip(known).filter_map(value).collect())
 }
 
-/// Keeps what no column takes.
+/// Keeps a key without a column.
 fn keep(draft: &mut EventDraft, key: Cow<str>, value: &RawValue) {
     draft.extra.add(key, value.get());
     draft.unknown = true;
@@ -108,7 +108,7 @@ fn set<'a>(
     Ok(())
 }
 
-/// The text of a JSON string. `key` names it, and may be that string.
+/// Parses a JSON string. `key` names it in a refusal, and may be that string itself.
 fn string<'a>(key: &str, raw: &'a str) -> Result<Cow<'a, str>, Reject> {
     let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let Some(inner) = inner else { return Err(wrong_type(key, "a string", raw)) };
@@ -175,7 +175,7 @@ fn is_number(raw: &str) -> bool {
     raw.starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
-/// A whole number, tolerating forms such as `1e3` and `2.0`.
+/// Parses a whole number, also in forms such as `1e3` and `2.0`.
 fn whole(key: &str, raw: &str) -> Result<i64, Reject> {
     /// The least power of two that a signed 64-bit number does not reach.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
@@ -197,7 +197,7 @@ fn whole(key: &str, raw: &str) -> Result<i64, Reject> {
 }
 
 fn int32(key: &str, raw: &str) -> Result<i32, Reject> {
-    // Wider than 64 bits is as wrong as wider than 32: one answer for both.
+    // A number beyond 64 bits is refused like one beyond 32.
     match whole(key, raw) {
         Ok(value) => {
             i32::try_from(value).map_err(|_| out_of_range(key, raw, "32 bits with a sign"))
@@ -219,13 +219,13 @@ fn float32(key: &str, raw: &str) -> Result<f32, Reject> {
     }
 }
 
-/// The type of a JSON value, by how it begins.
+/// Returns the type of a JSON value, recognised by its first character.
 fn type_name(raw: &str) -> &'static str {
     match raw.as_bytes().first() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",
         Some(b'[') => "a list",
-        Some(b't' | b'f') => "a truth value",
+        Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         Some(b'-' | b'0'..=b'9') => "a number",
         Some(_) => "something else",

@@ -1,5 +1,5 @@
-//! Takes JSON objects and lists apart without reading their values. Memory is taken for no more
-//! parts than an event may have: the others are counted.
+//! Splits JSON objects and lists without parsing their values. Only as many parts as an event may have
+//! take memory. The others are counted.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ use crate::event::Reject;
 /// Documented events have at most 19 keys.
 const USUAL_KEYS: usize = 24;
 
-/// An object's keys, in quotes and with their escapes, and values, in order.
+/// The keys of an object, with quotes and escapes, and its values, in order.
 pub(super) struct ObjectPairs<'a> {
-    /// The first [`MAX_KEYS`].
+    /// The first [`MAX_KEYS`] pairs.
     pub(super) first: Vec<(&'a RawValue, &'a RawValue)>,
-    /// How many there are.
+    /// The number of all pairs.
     pub(super) count: usize,
 }
 
@@ -48,8 +48,8 @@ impl<'de> Visitor<'de> for PairsVisitor {
     }
 }
 
-/// Calls `take` with the text of each element of a list, until it refuses one. The outer error is
-/// that of a text that is no list.
+/// Calls `take` with the text of each element of a list, until it refuses one. The outer error is that
+/// of a text that is not a list.
 pub(super) fn each<'a>(
     list: &'a str,
     take: impl FnMut(&'a str) -> Result<(), Reject>,
@@ -78,7 +78,7 @@ impl<'de, F: FnMut(&'de str) -> Result<(), Reject>> Visitor<'de> for ListElement
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut outcome = Ok(());
         while let Some(element) = list.next_element::<&RawValue>()? {
-            // The rest is passed over, for the list must be read to its end.
+            // After a refusal the list is still read to its end, as the deserializer requires.
             if outcome.is_ok() {
                 outcome = (self.0)(element.get());
             }

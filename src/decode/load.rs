@@ -1,4 +1,4 @@
-//! Loading the schema: the shipped one, or the vendor's `.proto` or compiled descriptors.
+//! Loads the schema: the shipped one, or the vendor's `.proto` or compiled descriptors.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl ProtoSchemaError {
     }
 }
 
-/// What is wrong with a schema.
+/// The reason why a schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SchemaProblem {
     #[error(
@@ -33,7 +33,7 @@ pub(super) enum SchemaProblem {
     )]
     Read(#[from] std::io::Error),
     #[error(
-        "could not compile it: {0}; it must be a .proto, with what it imports beside it, or a \
+        "could not compile it: {0}; it must be a .proto, with its imports in the same folder, or a \
          FileDescriptorSet made by `protoc --include_imports --descriptor_set_out=FILE`"
     )]
     Compile(String),
@@ -69,17 +69,17 @@ pub(super) enum SchemaProblem {
     FieldType { message: String, field: String, found: String, accepted: &'static str },
 }
 
-/// The schema with the assumed numbers.
+/// Loads the schema with the assumed numbers.
 pub(super) fn shipped() -> Result<DescriptorPool, SchemaProblem> {
     DescriptorPool::decode(SHIPPED).map_err(|error| SchemaProblem::Descriptors(error.to_string()))
 }
 
-/// The vendor's schema. What the file is shows in its content, whatever its name.
+/// Loads the vendor's schema. The format of the file is recognised by its content, not by its name.
 pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
     let content = std::fs::read(path)?;
     if let Some(set) = descriptor_set(&content) {
         check_syntax(&set)?;
-        // The well-known types are there already, for sets made without imports.
+        // This pool has the well-known types, for sets made without imports.
         let mut pool = DescriptorPool::global();
         pool.decode_file_descriptor_set(content.as_slice())
             .map_err(|error| SchemaProblem::Descriptors(error.to_string()))?;
@@ -88,14 +88,15 @@ pub(super) fn vendor(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
     compile(path)
 }
 
-/// Any text is refused here: a byte of it does not make a named file with content.
+/// Returns the descriptors of a compiled file. Text is never taken for one: it does not parse as a set
+/// of named files.
 fn descriptor_set(content: &[u8]) -> Option<FileDescriptorSet> {
     FileDescriptorSet::decode(content)
         .ok()
         .filter(|set| !set.file.is_empty() && set.file.iter().all(|file| !file.name().is_empty()))
 }
 
-/// Refuses editions, which prost-reflect panics at rather than refusing them.
+/// Refuses editions, on which prost-reflect panics instead of returning an error.
 fn check_syntax(set: &FileDescriptorSet) -> Result<(), SchemaProblem> {
     let is_known = |syntax: &str| matches!(syntax, "" | "proto2" | "proto3");
     match set.file.iter().find(|file| !is_known(file.syntax())) {
@@ -112,8 +113,7 @@ fn compile(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    // protox writes `file:line:column: what` in its Debug form, made for people; Display leaves
-    // the place out.
+    // The Debug form of protox errors is `file:line:column: message`. Display omits the position.
     let explain = |error: protox::Error| SchemaProblem::Compile(format!("{error:?}"));
     let mut compiler = protox::Compiler::new([folder]).map_err(explain)?;
     compiler.open_file(path).map_err(explain)?;

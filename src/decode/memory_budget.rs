@@ -1,5 +1,5 @@
-//! Memory budget of events that are decoded and not yet stored. Their messages are counted where they are
-//! received, by the bytes of payload; a decoded event may take many times as much.
+//! The memory budget of events that are decoded and not yet stored. The session or the spool counts
+//! their messages by the bytes of payload, but a decoded event may take many times as much.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::event::Event;
 use crate::message::Message;
 
-/// Most memory of decoded events between the decode stage and the store, those below [`LIGHT`]
-/// apart: what one batch may hold. A larger event is admitted alone.
+/// Most memory, in bytes, of the decoded events between the decode stage and the store, apart from those
+/// below [`LIGHT`]. It equals the limit of one batch. A larger event is admitted alone.
 const MAX_BYTES: u32 = 16 * 1024 * 1024;
 
-/// Events that take less are bounded by their number, with the places in the channel: about ten
-/// times what a documented event takes.
+/// Size, in bytes, below which events are bounded only by the capacity of the channel. It is about ten
+/// times the size of a documented event.
 const LIGHT: usize = 4 * 1024;
 
-/// The room that is left.
+/// The budget, with the bytes that are left.
 #[derive(Debug)]
 pub(super) struct MemoryBudget(Arc<Semaphore>);
 
@@ -26,8 +26,8 @@ impl MemoryBudget {
         Self(Arc::new(Semaphore::new(MAX_BYTES as usize)))
     }
 
-    /// Waits until there is room for an event, and takes it for as long as its message keeps its
-    /// bytes.
+    /// Waits until the budget has room for an event, and takes it until the bytes of its message are
+    /// dropped.
     pub(super) async fn take(&self, message: &mut Message, event: &Event) {
         let size = event.heap_bytes();
         if size < LIGHT {
@@ -42,7 +42,7 @@ impl MemoryBudget {
     }
 }
 
-/// The bytes of a message, which give the room back when they are dropped.
+/// The bytes of a message. Dropping them returns their part of the budget.
 struct PermittedBytes {
     bytes: Bytes,
     _permit: OwnedSemaphorePermit,
@@ -77,7 +77,7 @@ mod tests {
         }
     }
 
-    /// An event that takes so many bytes, a few more or less.
+    /// Makes an event of about this many bytes.
     fn event(bytes: usize) -> Event {
         let config = DecodeConfig::new(None, KeepPayload::Never);
         let Message { payload, received_at, .. } = message();
@@ -98,19 +98,19 @@ mod tests {
     }
 
     async fn is_taken_at_once(room: &MemoryBudget, message: &mut Message, event: &Event) -> bool {
-        // Polled once before the time is looked at.
+        // The future is polled once before the timer.
         tokio::time::timeout(Duration::ZERO, room.take(message, event)).await.is_ok()
     }
 
     #[tokio::test]
-    async fn an_ordinary_event_takes_no_room() {
+    async fn ordinary_events_take_no_budget() {
         let (room, mut message) = (MemoryBudget::new(), message());
         assert!(is_taken_at_once(&room, &mut message, &event(20)).await);
         assert_eq!(left(&room), MAX_BYTES as usize);
     }
 
     #[tokio::test]
-    async fn room_is_given_back_with_the_last_bytes() {
+    async fn dropping_the_last_bytes_returns_the_budget() {
         let (room, mut message) = (MemoryBudget::new(), message());
         let before = message.payload.clone();
         let event = event(100_000);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_huge_event_waits_to_be_alone() {
+    async fn huge_events_wait_to_be_alone() {
         let (room, mut first, mut second) = (MemoryBudget::new(), message(), message());
         let (large, huge) = (event(10_000_000), event(20_000_000));
         room.take(&mut first, &large).await;

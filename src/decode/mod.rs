@@ -1,8 +1,8 @@
-//! From bytes on a topic to an event, or to a reason why not.
+//! Decodes the bytes of a topic into an event, or into the reason of a refusal.
 //!
 //! Protobuf and JSON messages are read into one draft ([`field::EventDraft`]), from which one set of
-//! rules makes the row ([`row`]): the two forms of one event are one row. Decoding knows no clock
-//! and does no I/O; the schema is loaded once.
+//! rules makes the row ([`row`]): both forms of one event give the same row. Decoding uses no clock and
+//! does no I/O. The schema is loaded once.
 
 mod bounded;
 mod field;
@@ -10,6 +10,7 @@ mod format;
 mod go_time;
 mod json;
 mod json_parts;
+mod kinds;
 mod load;
 mod memory_budget;
 mod row;
@@ -38,29 +39,29 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/transtream.rs"));
 }
 
-/// Added to what is refused while the field numbers are assumed ones.
+/// Remedy added to refusals while the protobuf field numbers are assumed ones.
 const HINT: &str = "the protobuf field numbers in use are assumed ones: if they may be wrong, set \
                     decode.proto_file to the vendor's .proto, then replay the dead letters";
 
-/// Whether a momentum ahead of the host's clock says something about the momentum.
+/// Trust in the clock of the host, against which a momentum in the future is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockTrust {
-    /// The clocks of host and database agree on the present. What was received earlier was not
-    /// necessarily received under a clock that was right.
+    /// The clocks of host and database agree on this present time. Earlier messages were not
+    /// necessarily received under a correct clock.
     Agree(OffsetDateTime),
-    /// They do not, or were not compared yet.
+    /// The clocks disagree, or were not compared yet.
     Unknown,
 }
 
-/// Decodes a tenant's messages.
+/// Decoder of the messages of a tenant.
 #[derive(Debug)]
 pub struct Decoder {
     tenant: String,
-    item: Option<FieldTable>,
-    board: Option<FieldTable>,
-    /// The protobuf numbers are the assumed ones.
+    /// The protobuf fields of each kind. Invariant: a kind has its discriminant as index.
+    tables: [Option<FieldTable>; EventKind::ALL.len()],
+    /// The protobuf field numbers are the assumed ones.
     assumed: bool,
-    /// Never [`KeepPayload::Auto`].
+    /// The resolved setting, never [`KeepPayload::Auto`].
     keep: KeepPayload,
 }
 
@@ -70,27 +71,32 @@ impl Decoder {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
-            let tables = (FieldTable::item(&pool)?, FieldTable::board(&pool)?);
-            if let (None, None) = tables {
+            let mut tables: [Option<FieldTable>; _] = Default::default();
+            for kind in EventKind::ALL {
+                tables[kind as usize] = FieldTable::find(&pool, kind)?;
+            }
+            if tables.iter().all(Option::is_none) {
                 return Err(SchemaProblem::NoMessage(schema::message_names(&pool)));
             }
             Ok(tables)
         };
-        let (item, board) = tables().map_err(|problem| ProtoSchemaError::new(path, problem))?;
+        let tables = tables().map_err(|problem| ProtoSchemaError::new(path, problem))?;
         let keep = match config.keep_payload {
             KeepPayload::Auto if path.is_none() => KeepPayload::Always,
             KeepPayload::Auto => KeepPayload::Unknown,
             keep => keep,
         };
-        Ok(Self { tenant: tenant.to_owned(), item, board, assumed: path.is_none(), keep })
+        Ok(Self { tenant: tenant.to_owned(), tables, assumed: path.is_none(), keep })
     }
 
-    /// Whether protobuf numbers are the assumed ones, because no `decode.proto_file` is set.
+    /// Returns true if the protobuf field numbers are the assumed ones, because no `decode.proto_file`
+    /// is set.
     pub fn schema_is_assumed(&self) -> bool {
         self.assumed
     }
 
-    /// Whether protobuf events of a kind can be decoded: a vendor's file may define only one.
+    /// Returns true if protobuf events of a kind can be decoded. A vendor's file may define only one
+    /// kind.
     pub fn covers(&self, kind: EventKind) -> bool {
         self.table(kind).is_some()
     }
@@ -115,13 +121,10 @@ impl Decoder {
     }
 
     fn table(&self, kind: EventKind) -> Option<&FieldTable> {
-        match kind {
-            EventKind::Item => self.item.as_ref(),
-            EventKind::Board => self.board.as_ref(),
-        }
+        self.tables[kind as usize].as_ref()
     }
 
-    /// Decodes what arrived on a topic.
+    /// Decodes a message of a topic.
     pub fn decode(
         &self,
         topic: &str,
@@ -166,10 +169,7 @@ impl Decoder {
         payload: &Bytes,
         received_at: OffsetDateTime,
     ) -> Result<Event, Reject> {
-        let names = match kind {
-            EventKind::Item => field::ITEM,
-            EventKind::Board => field::BOARD_JSON,
-        };
+        let names = kinds::table(kind).json;
         let mut draft = json::read(names, payload)?;
         self.event(kind, &mut draft, names, payload, received_at)
     }
@@ -181,10 +181,7 @@ impl Decoder {
         received_at: OffsetDateTime,
         clock: ClockTrust,
     ) -> Result<Event, Reject> {
-        let names = match kind {
-            EventKind::Item => field::ITEM,
-            EventKind::Board => field::BOARD,
-        };
+        let names = kinds::table(kind).protobuf;
         let table = self.table(kind).ok_or_else(|| {
             let kind = kind.as_str();
             let detail = format!("decode.proto_file has no {kind} message: name a file with both");
@@ -216,21 +213,18 @@ impl Decoder {
         };
         let payload = keep.then(|| payload.clone());
         let receipt = row::EventReceipt { tenant: &self.tenant, received_at, payload, names };
-        match kind {
-            EventKind::Item => row::item(draft, receipt).map(Event::Item),
-            EventKind::Board => row::board(draft, receipt).map(Event::Board),
-        }
+        (kinds::table(kind).row)(draft, receipt)
     }
 
-    /// A wire type that does not fit says, while numbers are assumed, more about the numbers than
-    /// about the message.
+    /// Makes the refusal of a protobuf error. While field numbers are assumed, an unexpected wire type
+    /// points to a wrong number rather than to a malformed message.
     fn explain(&self, fault: WireError) -> Reject {
         let (reason, what) = match fault.flaw {
             FieldError::Broken(what) => (RejectReason::Malformed, what),
             FieldError::OutOfRange(what) => (RejectReason::OutOfRange, what),
             FieldError::WireType { found, expected } => {
                 let (found, expected) = (wire::words(found), wire::words(expected));
-                let what = format!("it is written as {found}, the schema says {expected}");
+                let what = format!("it is written as {found}, the schema defines {expected}");
                 let reason =
                     if self.assumed { RejectReason::Implausible } else { RejectReason::Malformed };
                 (reason, what.into())

@@ -1,5 +1,5 @@
-//! From a draft to the row: the one place that says which values are NULL, what is cut, what is
-//! required and what cannot be true.
+//! The rules that make the columns of a row from a draft, for every kind of event. This is the one place
+//! that decides which values are NULL, shortened, required or implausible.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -8,118 +8,28 @@ use time::OffsetDateTime;
 use super::ClockTrust;
 use super::bounded::{self, MAX_KEYS, MAX_TEXT_BYTES};
 use super::field::{
-    EventDraft, EventField, FieldNames, FlagField, IntField, LabelsField, POSITION_NAMES,
-    PositionField, TextField, TimeField, name_of,
+    EventDraft, EventField, FieldNames, POSITION_NAMES, TextField, TimeField, name_of,
 };
-use super::status;
 use crate::event::plausibility::{self, EARLIEST};
-use crate::event::{BoardEvent, ItemEvent, Reject, RejectReason, board_event_id, item_event_id};
+use crate::event::{Reject, RejectReason};
 
-/// [`EARLIEST`], to be compared with a momentum that is no date yet.
+/// [`EARLIEST`] in nanoseconds of Unix time, for comparison with a momentum before its conversion.
 const FIRST_PLAUSIBLE_NS: i128 = EARLIEST.unix_timestamp_nanos();
-/// Longest piece of a message that a refusal quotes, in characters.
+/// Most characters of a message that a refusal quotes.
 const MAX_QUOTE: usize = 60;
 
-/// What is known of a message besides its content.
+/// Properties of a message apart from its content.
 pub(super) struct EventReceipt<'r> {
     pub(super) tenant: &'r str,
     pub(super) received_at: OffsetDateTime,
-    /// The message, if it is to be kept.
+    /// The payload, if the row keeps it.
     pub(super) payload: Option<Bytes>,
-    /// The names of the format it came in.
+    /// The field names of its format.
     pub(super) names: &'r FieldNames,
 }
 
-/// Makes the row of an item event.
-#[expect(clippy::similar_names, reason = "the names of the columns")]
-pub(super) fn item(draft: &mut EventDraft, receipt: EventReceipt) -> Result<ItemEvent, Reject> {
-    let names = receipt.names;
-    let momentum_ns = required_ns(draft, names)?;
-    let momentum = required(time(draft, names, TimeField::Momentum)?, "momentum")?;
-    let uid = required(
-        draft.take_text(TextField::Uid),
-        name_of(names, EventField::Text(TextField::Uid)),
-    )?;
-    let tenant = draft.take_text(TextField::Tenant).unwrap_or_else(|| receipt.tenant.to_owned());
-    let board_sn = draft.take_text(TextField::BoardSn);
-    let is_in = draft.flags[FlagField::IsIn as usize].unwrap_or(false);
-    let position = |position| {
-        let coordinates = draft.position(position);
-        (coordinates.x, coordinates.y)
-    };
-    let (x_mm, y_mm) = position(PositionField::Board);
-    let (shelf_x_mm, shelf_y_mm) = position(PositionField::Shelf);
-    let (floor_x_mm, floor_y_mm) = position(PositionField::Floor);
-    Ok(ItemEvent {
-        event_id: item_event_id(
-            &tenant,
-            &uid,
-            momentum_ns,
-            board_sn.as_deref().unwrap_or_default(),
-            is_in,
-        ),
-        momentum,
-        received_at: receipt.received_at,
-        tenant,
-        uid,
-        is_in,
-        board_sn,
-        x_mm,
-        y_mm,
-        shelf_x_mm,
-        shelf_y_mm,
-        floor_x_mm,
-        floor_y_mm,
-        floor: draft.ints[IntField::Floor as usize],
-        nb_hits: draft.ints[IntField::NbHits as usize],
-        hold_time_us: hold_time(draft)?,
-        fill_ratio: draft.fill_ratio,
-        product_reference: draft.take_text(TextField::ProductReference),
-        shelf_sn: draft.take_text(TextField::ShelfSn),
-        furniture_sn: draft.take_text(TextField::FurnitureSn),
-        loc_reference: draft.take_text(TextField::LocReference),
-        loc_labels: draft.labels[LabelsField::Location as usize].take(),
-        item_labels: draft.labels[LabelsField::Item as usize].take(),
-        is_interpolated: draft.flags[FlagField::IsInterpolated as usize],
-        extra: extra(draft),
-        payload: receipt.payload,
-    })
-}
-
-/// Makes the row of a board event.
-pub(super) fn board(draft: &mut EventDraft, receipt: EventReceipt) -> Result<BoardEvent, Reject> {
-    let names = receipt.names;
-    let momentum_ns = required_ns(draft, names)?;
-    let momentum_name = name_of(names, EventField::Time(TimeField::Momentum));
-    let momentum = required(time(draft, names, TimeField::Momentum)?, momentum_name)?;
-    let sn_name = name_of(names, EventField::Text(TextField::BoardSn));
-    let board_sn = required(draft.take_text(TextField::BoardSn), sn_name)?;
-    let status = Some(status::canonical(draft.text(TextField::Status)))
-        .filter(|status| !status.is_empty())
-        .map(str::to_owned);
-    Ok(BoardEvent {
-        event_id: board_event_id(
-            receipt.tenant,
-            &board_sn,
-            momentum_ns,
-            status.as_deref().unwrap_or_default(),
-        ),
-        momentum,
-        received_at: receipt.received_at,
-        tenant: receipt.tenant.to_owned(),
-        board_sn,
-        status,
-        fw_version: draft.take_text(TextField::FwVersion),
-        last_connection_at: time(draft, names, TimeField::LastConnection)?,
-        last_disconnection_at: time(draft, names, TimeField::LastDisconnection)?,
-        last_error_at: time(draft, names, TimeField::LastError)?,
-        extra: extra(draft),
-        payload: receipt.payload,
-    })
-}
-
-/// Refuses what exceeds a maximum, before the row takes memory for it. For a draft that does not
-/// fit.
+/// Refuses a draft with a part that exceeds its maximum, before the row takes memory for it. For drafts
+/// that do not fit.
 #[cold]
 pub(super) fn check_bounds(draft: &EventDraft, names: &FieldNames) -> Result<(), Reject> {
     bounded::check("the object", draft.keys, "keys", MAX_KEYS)?;
@@ -141,8 +51,8 @@ pub(super) fn check_bounds(draft: &EventDraft, names: &FieldNames) -> Result<(),
     Ok(())
 }
 
-/// Refuses what the vendor cannot have meant: a sign that the assumed numbers are wrong. A value
-/// that is absent is not judged here.
+/// Refuses values that the vendor cannot have meant, which are a sign of wrong assumed field numbers.
+/// Absent values are not checked here.
 pub(super) fn plausible(
     draft: &EventDraft,
     names: &FieldNames,
@@ -151,7 +61,7 @@ pub(super) fn plausible(
     let refuse = |detail| Err(Reject::new(RejectReason::Implausible, detail));
     if let Some(momentum) = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time())
     {
-        // Compared as numbers: an event that passes needs no date made for this.
+        // Compared as numbers, which saves the conversion to a date for most events.
         let ns = momentum.total_ns();
         let what = if ns < FIRST_PLAUSIBLE_NS {
             Some("is before 2015".to_owned())
@@ -164,7 +74,7 @@ pub(super) fn plausible(
         };
         if let Some(what) = what {
             return refuse(match momentum.to_utc() {
-                None => "momentum is no time of the calendar".to_owned(),
+                None => "momentum is not in the years 0 to 9999".to_owned(),
                 Some(at) => format!("momentum {at} {what}"),
             });
         }
@@ -181,25 +91,25 @@ pub(super) fn plausible(
 }
 
 fn is_printable(text: &str) -> bool {
-    // Nearly every name is ASCII, which is checked several bytes at a time.
+    // Nearly every name is ASCII, which the compiler checks several bytes at a time.
     text.bytes().fold(true, |so_far, byte| so_far & (b' '..=b'~').contains(&byte))
         || !text.chars().any(char::is_control)
 }
 
-fn required<T>(value: Option<T>, name: &str) -> Result<T, Reject> {
+pub(super) fn required<T>(value: Option<T>, name: &str) -> Result<T, Reject> {
     value.ok_or_else(|| {
         Reject::new(RejectReason::MissingField, format!("{name} is absent, empty or unset"))
     })
 }
 
-/// The momentum at full resolution.
-fn required_ns(draft: &EventDraft, names: &FieldNames) -> Result<i128, Reject> {
+/// Returns the momentum at full resolution, in nanoseconds of Unix time.
+pub(super) fn required_ns(draft: &EventDraft, names: &FieldNames) -> Result<i128, Reject> {
     let momentum = draft.time(TimeField::Momentum).filter(|moment| !moment.is_zero_time());
     Ok(required(momentum, name_of(names, EventField::Time(TimeField::Momentum)))?.total_ns())
 }
 
-/// A time as a column: the zero time is NULL.
-fn time(
+/// Returns a time for its column, in which the zero time is NULL.
+pub(super) fn time(
     draft: &EventDraft,
     names: &FieldNames,
     time: TimeField,
@@ -215,7 +125,7 @@ fn time(
     })
 }
 
-fn hold_time(draft: &EventDraft) -> Result<Option<i64>, Reject> {
+pub(super) fn hold_time(draft: &EventDraft) -> Result<Option<i64>, Reject> {
     let Some(moment) = draft.hold_time else { return Ok(None) };
     moment.to_micros().map(Some).ok_or_else(|| {
         let detail =
@@ -224,8 +134,8 @@ fn hold_time(draft: &EventDraft) -> Result<Option<i64>, Reject> {
     })
 }
 
-/// Unknown keys, and positions that are no pair.
-fn extra(draft: &mut EventDraft) -> Option<Map<String, Value>> {
+/// Returns the unknown keys, and the positions that are not a pair.
+pub(super) fn extra(draft: &mut EventDraft) -> Option<Map<String, Value>> {
     let mut extra = draft.extra.take();
     for (name, coordinates) in POSITION_NAMES.into_iter().zip(&draft.positions) {
         if let Some(list) = coordinates.odd() {

@@ -1,33 +1,35 @@
-//! From protobuf descriptors to the tables that drive the reader: which number holds which
-//! documented field, and how it is written. Messages and fields are found by the fields' names.
+//! Turns protobuf descriptors into the tables that drive the reader: the field and the encoding of each
+//! field number. Messages and fields are found by the names of the fields.
 
 use std::cmp::Ordering;
 
 use prost::encoding::WireType;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::field::{BOARD, EventDraft, EventField, FieldNames, ITEM, TextField};
+use super::field::{EventDraft, EventField, FieldNames, FlagField, IntField, TextField};
+use super::kinds::{self, EventTable};
 use super::load::SchemaProblem;
 use super::status;
+use crate::topic::EventKind;
 
-/// Numbers below this are looked up by index. Documented messages have 19 fields; larger numbers
-/// are looked through one by one.
+/// Field numbers below this are looked up by index. Documented messages have 19 fields. Larger numbers
+/// are searched for one by one.
 const DIRECT: usize = 64;
 /// Marks a number without an entry in [`FieldTable::direct`]. Fewer entries than this exist.
 const NONE: u8 = u8::MAX;
 
-/// How a message's fields are numbered and written.
+/// The numbers and encodings of the fields of a message.
 #[derive(Debug)]
 pub(super) struct FieldTable {
     entries: Vec<TableEntry>,
-    /// Index into `entries` by field number, `NONE` where there is none.
+    /// Index into `entries` by field number, or `NONE`.
     direct: [u8; DIRECT],
-    /// What an absent number means, for the fields that the schema has.
-    ints: [Option<i32>; 2],
-    flags: [Option<bool>; 2],
+    /// The values of absent numbers, for the fields that the schema defines.
+    ints: [Option<i32>; IntField::COUNT],
+    flags: [Option<bool>; FlagField::COUNT],
     fill_ratio: Option<f32>,
     hold_time_is_number: bool,
-    /// What an absent enum means.
+    /// The values of absent enums.
     texts: Vec<(TextField, String)>,
 }
 
@@ -37,13 +39,13 @@ pub(super) struct TableEntry {
     pub(super) number: u32,
     pub(super) field: EventField,
     pub(super) scalar: ScalarType,
-    /// How `scalar` shows in a field's key.
+    /// The wire type of `scalar`, as in the key of a field.
     pub(super) wire: WireType,
-    /// As the schema spells it.
+    /// The name in the schema.
     pub(super) name: String,
 }
 
-/// How a value is written.
+/// The type of a value in the schema.
 #[derive(Debug)]
 pub(super) enum ScalarType {
     Int(IntEncoding),
@@ -58,7 +60,7 @@ pub(super) enum ScalarType {
     Duration,
 }
 
-/// How a whole number is written.
+/// The encoding of a whole number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IntEncoding {
     Int32,
@@ -74,7 +76,7 @@ pub(super) enum IntEncoding {
 }
 
 impl FieldTable {
-    /// The entry of a field number.
+    /// Returns the entry of a field number.
     #[inline]
     pub(super) fn get(&self, number: u32) -> Option<&TableEntry> {
         match self.direct.get(number as usize) {
@@ -83,7 +85,7 @@ impl FieldTable {
         }
     }
 
-    /// What an empty message says.
+    /// Returns the draft of an empty message.
     pub(super) fn draft(&self) -> EventDraft<'_> {
         let mut draft = EventDraft {
             ints: self.ints,
@@ -98,22 +100,15 @@ impl FieldTable {
         draft
     }
 
-    /// Finds the item message; `None` if the schema has none.
-    pub(super) fn item(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
-        let eligible =
-            |message: &_| ["momentum", "uid"].iter().all(|name| find(message, name).is_some());
-        let message = best(pool, "item", ITEM, eligible)?;
-        message.map(|message| Self::of(&message, ITEM)).transpose()
-    }
-
-    /// Finds the board message; `None` if the schema has none.
-    pub(super) fn board(pool: &DescriptorPool) -> Result<Option<Self>, SchemaProblem> {
-        let eligible = |message: &_| {
-            let has = |name| find(message, name).is_some();
-            has("momentum") && (has("sn") || has("board_sn")) && has("status") && !has("uid")
-        };
-        let message = best(pool, "board", BOARD, eligible)?;
-        message.map(|message| Self::of(&message, BOARD)).transpose()
+    /// Finds the message of a kind. Returns `None` if the schema has none.
+    pub(super) fn find(
+        pool: &DescriptorPool,
+        kind: EventKind,
+    ) -> Result<Option<Self>, SchemaProblem> {
+        let EventTable { protobuf, is_message, .. } = kinds::table(kind);
+        let eligible = |message: &_| is_message(&|name| find(message, name).is_some());
+        let message = best(pool, kind.as_str(), protobuf, eligible)?;
+        message.map(|message| Self::of(&message, protobuf)).transpose()
     }
 
     fn of(message: &MessageDescriptor, names: &FieldNames) -> Result<Self, SchemaProblem> {
@@ -171,7 +166,8 @@ impl FieldTable {
 }
 
 impl ScalarType {
-    /// How the descriptor writes the field; `None` if we cannot read it so.
+    /// Returns the type of a field by its descriptor. Returns `None` if the field cannot be read from that
+    /// type.
     fn of(field: EventField, descriptor: &FieldDescriptor) -> Option<Self> {
         let is_list = matches!(field, EventField::Position(_) | EventField::Labels(_));
         if descriptor.is_map() || descriptor.is_group() || (descriptor.is_list() && !is_list) {
@@ -256,7 +252,7 @@ fn enum_values(values: &EnumDescriptor) -> Vec<(i32, String)> {
         .collect()
 }
 
-/// What [`ScalarType::of`] takes, in words.
+/// Lists the types that [`ScalarType::of`] accepts, for a refusal.
 fn accepted(field: EventField) -> &'static str {
     match field {
         EventField::Text(_) => "string, bytes or an enum",
@@ -274,7 +270,7 @@ fn accepted(field: EventField) -> &'static str {
     }
 }
 
-/// A field's type as its `.proto` spells it.
+/// Returns the type of a field in the notation of `.proto` files.
 fn spell(descriptor: &FieldDescriptor) -> String {
     let kind = match descriptor.kind() {
         _ if descriptor.is_map() => return "a map".to_owned(),
@@ -286,14 +282,15 @@ fn spell(descriptor: &FieldDescriptor) -> String {
     if descriptor.is_list() { format!("repeated {kind}") } else { kind }
 }
 
-/// A message's field by documented name: spelled so, or else so but for case and underscores.
+/// Finds the field of a message by its documented name: spelled exactly, or else apart from case and
+/// underscores.
 fn find(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     message
         .get_field_by_name(name)
         .or_else(|| message.fields().find(|field| same_name(field.name(), name)))
 }
 
-/// Equal but for case and underscores.
+/// Returns true if the names are equal apart from case and underscores.
 fn same_name(left: &str, right: &str) -> bool {
     let letters = |name: &str| {
         let bytes = name.bytes().filter(|byte| *byte != b'_');
@@ -302,7 +299,7 @@ fn same_name(left: &str, right: &str) -> bool {
     letters(left) == letters(right)
 }
 
-/// The eligible message with the most documented fields.
+/// Returns the eligible message with the most documented fields. Two such messages are an error.
 fn best(
     pool: &DescriptorPool,
     kind: &'static str,
@@ -329,7 +326,7 @@ fn best(
     }
 }
 
-/// The messages a schema has, in words; Google's own left out.
+/// Lists the messages of a schema, without those of Google.
 pub(super) fn message_names(pool: &DescriptorPool) -> String {
     let names: Vec<_> = pool
         .all_messages()
@@ -342,21 +339,21 @@ pub(super) fn message_names(pool: &DescriptorPool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::field::IntField;
     use crate::decode::load;
 
     #[test]
-    fn names_are_equal_but_for_case_and_underscores() {
+    fn names_compare_without_case_and_underscores() {
         assert!(same_name("posOnShelfMm", "pos_on_shelf_mm"));
         assert!(same_name("FW_VERSION", "fwVersion"));
         assert!(!same_name("sn", "board_sn"));
     }
 
     #[test]
-    fn every_item_number_of_the_shipped_schema_is_looked_up() {
+    fn all_shipped_item_numbers_are_found() {
         let pool = load::shipped().expect("the shipped schema loads");
-        let table = FieldTable::item(&pool).expect("it fits").expect("it has items");
-        for (number, (name, field)) in (1u32..).zip(ITEM) {
+        let table =
+            FieldTable::find(&pool, EventKind::Item).expect("it fits").expect("it has items");
+        for (number, (name, field)) in (1u32..).zip(kinds::table(EventKind::Item).protobuf) {
             let entry = table.get(number).unwrap_or_else(|| panic!("{name} has a number"));
             assert_eq!((entry.name.as_str(), entry.field), (*name, *field));
         }

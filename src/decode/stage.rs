@@ -1,4 +1,4 @@
-//! The decode stage: messages in, events or rejects out, in the same order.
+//! The decode stage, which turns messages into events or rejects, in unchanged order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,26 +13,27 @@ use crate::message::{DecodedItem, Message, StreamItem};
 use crate::progress::idle;
 use crate::telemetry::Health;
 
-/// Messages taken from the intake at once: enough to spare wake-ups, few enough to let other
-/// tasks run (about 0.1 ms of decoding).
+/// Messages received at once: enough to save wake-ups, and few enough to let other tasks run (about
+/// 0.1 ms of decoding).
 const CHUNK: usize = 128;
 
-/// Host and database clocks agree when they differ by no more than this.
+/// Largest difference, in seconds, at which the clocks of host and database agree.
 pub const CLOCK_TOLERANCE_SECONDS: f64 = 60.0;
 
-/// Decodes what the session passes on.
+/// Decodes the messages of the session or the spool.
 pub struct DecodeStage {
-    /// The decoder.
+    /// Decodes single messages.
     pub decoder: Arc<Decoder>,
-    /// Larger messages are set aside undecoded: they only got in because the session raised its
-    /// limit to get past them.
+    /// Largest message that is decoded, in bytes. The session raises its own limit to receive a larger
+    /// one, which then becomes a dead letter.
     pub max_packet_size: usize,
-    /// Tells whether the clocks agree.
+    /// Knows the difference of the clocks.
     pub health: Arc<Health>,
 }
 
 impl DecodeStage {
-    /// Runs until every source is closed and empty, one after the other, or the next stage is gone.
+    /// Reads the sources one after the other until each is closed and empty, or until the next stage has
+    /// ended.
     pub async fn run<const N: usize>(
         self,
         sources: [mpsc::Receiver<StreamItem>; N],
@@ -46,15 +47,16 @@ impl DecodeStage {
 
     async fn decode_all(
         &self,
-        mut intake: mpsc::Receiver<StreamItem>,
+        mut items: mpsc::Receiver<StreamItem>,
         budget: &MemoryBudget,
         decoded: &mpsc::Sender<DecodedItem>,
     ) {
         let mut chunk = Vec::with_capacity(CHUNK);
-        while idle(intake.recv_many(&mut chunk, CHUNK)).await > 0 {
+        while idle(items.recv_many(&mut chunk, CHUNK)).await > 0 {
             let clock = self.clock_trust();
-            for intake in chunk.drain(..) {
-                let next = match intake {
+            tracing::debug!(items = chunk.len(), "decoding received items");
+            for item in chunk.drain(..) {
+                let next = match item {
                     StreamItem::Message(mut message) => {
                         let outcome = self.decode(&message, clock);
                         if let Ok(event) = &outcome {

@@ -1,18 +1,19 @@
-//! One canonical form of a board's status, whichever way it is written.
+//! Converts the status of a board to one canonical form.
 
-/// The enum's name as documented; its values carry it as a prefix.
+/// The documented name of the enum, which prefixes its values.
 pub(super) const ENUM: &str = "BoardStatus";
 
-/// The documented values.
+/// The documented values of a status.
 const KNOWN: [&str; 5] = ["CONNECTED", "DISCONNECTED", "ONERROR", "MAINTENANCE", "DEGRADED"];
 
-/// The documented values in upper case, others as sent; both without the enum's prefix.
+/// Returns a status without the prefix of the enum. Documented values are in upper case, and others stay
+/// as sent.
 pub(super) fn canonical(sent: &str) -> &str {
     let bare = without_prefix(sent, ENUM);
     KNOWN.into_iter().find(|known| known.eq_ignore_ascii_case(bare)).unwrap_or(bare)
 }
 
-/// Strips the enum's name and an underscore, whatever the case and the underscores inside it
+/// Strips the name of the enum and an underscore, in any case and with underscores inside it
 /// (`BOARDSTATUS_X`, `BOARD_STATUS_X`), unless nothing would remain.
 pub(super) fn without_prefix<'a>(value: &'a str, enum_name: &str) -> &'a str {
     let mut rest = value;
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documented_values_have_one_form() {
+    fn documented_values_have_one_form() {
         for known in KNOWN {
             for sent in [
                 known.to_owned(),
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_stay_as_sent_without_the_prefix() {
+    fn other_values_only_lose_the_prefix() {
         for (sent, expected) in [
             ("Sleeping", "Sleeping"),
             ("BOARDSTATUS_Sleeping", "Sleeping"),

@@ -1,6 +1,6 @@
-//! Reads a protobuf message by a [`FieldTable`] of numbers. One reader serves the shipped schema and
-//! the vendor's; it borrows texts from the message and notices what the schema does not know,
-//! which generated decoders drop silently.
+//! Reads a protobuf message by a [`FieldTable`] of numbers. One reader serves the shipped schema and the
+//! vendor's. It borrows texts from the message, and notices fields that the schema lacks, which
+//! generated decoders drop silently.
 
 use std::borrow::Cow;
 
@@ -12,30 +12,30 @@ use super::field::{EventDraft, EventField};
 use super::go_time::{DurationError, Moment, parse_duration, parse_time};
 use super::schema::{FieldTable, IntEncoding, ScalarType, TableEntry};
 
-/// Why a message could not be read, and where.
+/// An error of a message, with its position.
 #[derive(Debug)]
 pub(super) struct WireError {
-    /// What kind of trouble.
+    /// The error of the field.
     pub(super) flaw: FieldError,
-    /// Offset of the field's key in the message.
+    /// Offset of the field's key in the message, in bytes.
     pub(super) offset: usize,
-    /// Name of the field, if the schema has it.
+    /// Name of the field, if the schema defines it.
     pub(super) field: Option<String>,
 }
 
-/// What is wrong with a field.
+/// An error of one field.
 #[derive(Debug)]
 pub(super) enum FieldError {
-    /// The bytes are no protobuf, or no such value.
+    /// The bytes are not protobuf, or not a value of this field.
     Broken(Cow<'static, str>),
-    /// Written as another type than the schema says.
+    /// The wire type differs from that of the schema.
     WireType {
-        /// As found.
+        /// The wire type of the message.
         found: WireType,
-        /// As the schema says.
+        /// The wire type of the schema.
         expected: WireType,
     },
-    /// Larger than its column.
+    /// The value is too large for its column.
     OutOfRange(Cow<'static, str>),
 }
 
@@ -50,7 +50,7 @@ impl From<DecodeError> for FieldError {
 const ENDS_EARLY: FieldError =
     FieldError::Broken(Cow::Borrowed("the message ends within the field"));
 
-/// Reads one message into a draft of the table's.
+/// Reads one message into a draft that the table made.
 pub(super) fn read<'a>(
     draft: &mut EventDraft<'a>,
     table: &'a FieldTable,
@@ -73,7 +73,8 @@ pub(super) fn read<'a>(
     Ok(())
 }
 
-/// Reads one occurrence of a field: single values replace, lists grow, sub-messages merge.
+/// Reads one occurrence of a field. As protobuf defines, single values replace, lists grow and
+/// sub-messages merge.
 fn merge<'a>(
     draft: &mut EventDraft<'a>,
     entry: &'a TableEntry,
@@ -113,7 +114,7 @@ fn expect(expected: WireType, found: WireType) -> Result<(), FieldError> {
     if found == expected { Ok(()) } else { Err(FieldError::WireType { found, expected }) }
 }
 
-/// A wire type in words.
+/// Describes a wire type.
 pub(super) fn words(wire: WireType) -> &'static str {
     match wire {
         WireType::Varint => "a varint",
@@ -173,7 +174,7 @@ fn read_labels<'a>(
     Ok(())
 }
 
-/// The name of an enum's value; an unnamed one is its number.
+/// Returns the name of an enum value, or its number if it has no name.
 #[expect(clippy::cast_possible_truncation, reason = "protobuf enums are the low 32 bits")]
 fn enum_name(values: &[(i32, String)], varint: u64) -> Cow<'_, str> {
     let number = varint as i32;
@@ -183,7 +184,7 @@ fn enum_name(values: &[(i32, String)], varint: u64) -> Cow<'_, str> {
     }
 }
 
-/// Reads a whole number of any kind into the 64 bits that all but the largest fit.
+/// Reads a whole number of any encoding. Only the largest unsigned ones do not fit.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -241,8 +242,8 @@ fn read_float(entry: &TableEntry, wire: WireType, rest: &mut &[u8]) -> Result<f3
     }
 }
 
-/// Reads a point in time or a duration, whichever way the schema writes it. Sub-messages merge
-/// into what an earlier occurrence said.
+/// Reads a point in time or a duration in the encoding of the schema. A sub-message merges with that of
+/// an earlier occurrence.
 fn merge_moment<'a>(
     moment: &mut Option<Moment>,
     entry: &'a TableEntry,
@@ -256,7 +257,7 @@ fn merge_moment<'a>(
         }
         ScalarType::Int(_) => {
             let ns = read_int(entry, wire, rest)?;
-            // As a number cannot be absent, a time of 0 is one that is not set.
+            // A number cannot be absent, so a time of 0 counts as unset.
             let is_unset = ns == 0 && entry.field != EventField::HoldTime;
             *moment = (!is_unset).then(|| Moment::from_ns(ns));
         }
@@ -287,7 +288,7 @@ fn parse_moment(field: EventField, text: &str) -> Result<Option<Moment>, FieldEr
     }
 }
 
-/// `google.protobuf.Timestamp` and `Duration` are alike: seconds = 1, nanos = 2.
+/// Reads a `google.protobuf.Timestamp` or `Duration`. Both have seconds = 1 and nanos = 2.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

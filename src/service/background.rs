@@ -234,8 +234,8 @@ impl BridgeService {
 
     fn renewal(&self, stop: CancellationToken) -> RenewalParts {
         RenewalParts {
-            sources: self.settings.sources.subscribe(),
-            material: self.material.clone(),
+            source: self.settings.sources.subscribe(),
+            state: self.material.clone(),
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
             stop,

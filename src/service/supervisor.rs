@@ -18,7 +18,7 @@ pub enum TaskOutcome<E> {
     Failed(E),
     /// It panicked with this message.
     Panicked(String),
-    /// [`TaskGroup::abort_all`] ended it.
+    /// It was aborted by [`TaskGroup::abort_all`].
     Aborted,
 }
 

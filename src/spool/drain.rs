@@ -31,7 +31,7 @@ pub struct DrainParts {
     pub store: mpsc::Receiver<Feedback>,
     /// Feedback to the session.
     pub session: mpsc::Sender<Feedback>,
-    /// Ends the forwarding.
+    /// Ends the forwarding of rows.
     pub stop: CancellationToken,
 }
 

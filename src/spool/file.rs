@@ -237,7 +237,7 @@ impl SpoolFile {
         if unsigned(&row, 0)? == 0 { Ok(()) } else { Err(SpoolError::NoSpace) }
     }
 
-    /// Runs one statement.
+    /// Runs one statement without a result.
     pub async fn run(&mut self, sql: &'static str) -> Result<(), SpoolError> {
         sqlx::query(sql).execute(&mut self.conn).await?;
         Ok(())

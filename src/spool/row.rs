@@ -24,7 +24,7 @@ pub struct SpoolRow<'a> {
     pub payload: Cow<'a, [u8]>,
     /// MQTT quality of service.
     pub qos: i64,
-    /// MQTT RETAIN flag.
+    /// RETAIN flag of the message.
     pub retain: bool,
 }
 

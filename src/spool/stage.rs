@@ -32,15 +32,15 @@ pub fn channel() -> (mpsc::Sender<StreamItem>, mpsc::Receiver<StreamItem>) {
 /// Inputs and outputs of the stage.
 #[derive(Debug)]
 pub struct SpoolParts<S> {
-    /// Opens the file.
+    /// Opens the file of the spool.
     pub storage: S,
     /// MQTT client identifier, for gaps.
     pub client_id: String,
-    /// `spool.max_size`, bytes.
+    /// The limit `spool.max_size`, in bytes.
     pub max_size: u64,
     /// Items from the session.
     pub intake: mpsc::Receiver<StreamItem>,
-    /// Items to decoding.
+    /// Items for the decode stage.
     pub decode: mpsc::Sender<StreamItem>,
     /// Feedback of the store.
     pub store: mpsc::Receiver<Feedback>,

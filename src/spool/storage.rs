@@ -146,7 +146,7 @@ pub struct SpoolChanges<'a> {
 /// A change of the recorded [`LastSeen`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LastSeenChange {
-    /// No change.
+    /// The record stays unchanged.
     #[default]
     None,
     /// No connection is open any more.

@@ -1,4 +1,4 @@
-//! The file under what a disk and a power cut can do to it.
+//! Tests of the file under damage by the disk and under power cuts.
 
 use std::borrow::Cow;
 use std::fs;
@@ -31,7 +31,7 @@ fn row(id: u64) -> (u64, SpoolRow<'static>) {
 }
 
 impl SpoolFile {
-    /// Deletes one row behind everyone's back.
+    /// Deletes one row unnoticed by the other connections, as damage would.
     async fn lose(mut self, id: i64) {
         let query = sqlx::query("delete from entry where id = ?").bind(id);
         query.execute(&mut self.conn).await.unwrap();
@@ -53,7 +53,7 @@ fn wal(dir: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is() {
+async fn reads_return_rows_after_the_cursor_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     append(&mut file, 1..=1500).await;
@@ -63,7 +63,7 @@ async fn rows_come_out_in_order_with_what_they_hold_and_only_after_where_one_is(
     let delete_through = Some(700);
     file.write(&SpoolChanges { delete_through, ..SpoolChanges::default() }).await.unwrap();
     assert_eq!(file.read(700, 2, usize::MAX).await.unwrap(), [row(701), row(702)]);
-    // Bounded in bytes, but never to nothing.
+    // Bounded in bytes, but at least one row.
     assert_eq!(file.read(700, 1000, 1).await.unwrap(), [row(701)]);
     assert_eq!(file.oldest().await.unwrap(), Some(701));
     file.close().await.unwrap();
@@ -84,7 +84,7 @@ async fn power_cuts_lose_only_whole_unsynced_transactions() {
     assert!(written > synced, "the third transaction is in the log");
     for cut in (synced..written).step_by(509) {
         let cut = usize::try_from(cut).unwrap();
-        // What lies behind the cut may be missing, or be anything.
+        // The bytes after the cut may be missing or arbitrary.
         let garbage = [&log[..cut], &vec![0x5a; log.len() - cut][..]].concat();
         for left in [log[..cut].to_vec(), garbage] {
             let copy = tempfile::tempdir().unwrap();
@@ -123,7 +123,7 @@ async fn logs_are_copied_whole_or_not_at_all() {
 #[tokio::test]
 async fn lost_pages_cost_only_their_own_rows() {
     const ROWS: u64 = 200;
-    /// Rows of 400 bytes on a page of 4 KiB, and a page whose neighbour took its place.
+    /// Rows of 400 bytes on a page of 4 KiB, with room for an uneven distribution.
     const MOST_ON_A_PAGE: usize = 12;
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
@@ -240,8 +240,8 @@ async fn unknown_connection_events_become_a_gap() {
     assert_eq!((gap.started_at, gap.ended_at), (time(5), Some(now)));
 }
 
-/// Leaves a file with these rows, closed as at the end of the process.
-async fn closed_in_order(dir: &Path, rows: u64) -> SpoolDepth {
+/// Makes a file with this number of rows and closes it cleanly.
+async fn closed_cleanly(dir: &Path, rows: u64) -> SpoolDepth {
     let mut file = SpoolFile::open(&path_in(dir)).await.unwrap();
     append(&mut file, 1..=rows).await;
     let (depth, _) = file.depth().await.unwrap();
@@ -250,10 +250,10 @@ async fn closed_in_order(dir: &Path, rows: u64) -> SpoolDepth {
 }
 
 #[tokio::test]
-async fn files_closed_in_order_open_without_a_scan() {
+async fn cleanly_closed_files_open_without_a_scan() {
     const ROWS: u64 = 200;
     let dir = tempfile::tempdir().unwrap();
-    let depth = closed_in_order(dir.path(), ROWS).await;
+    let depth = closed_cleanly(dir.path(), ROWS).await;
     let mut bytes = fs::read(path_in(dir.path())).unwrap();
     let text = format!("payload {} ", ROWS / 2);
     let page = bytes.windows(text.len()).position(|b| b == text.as_bytes()).unwrap() / 4096 * 4096;
@@ -271,7 +271,7 @@ async fn files_closed_in_order_open_without_a_scan() {
 async fn rows_missing_since_clean_close_are_damage() {
     for (lost, noticed) in [(7, "ids 7 to 7 are missing"), (150, "ids 150 to 150 are missing")] {
         let dir = tempfile::tempdir().unwrap();
-        closed_in_order(dir.path(), 200).await;
+        closed_cleanly(dir.path(), 200).await;
         let behind = SpoolFile::connect(&path_in(dir.path()), false).await.unwrap();
         behind.lose(lost).await;
         let writer = SpoolFile::open(&path_in(dir.path())).await.unwrap();
@@ -286,10 +286,10 @@ async fn rows_missing_since_clean_close_are_damage() {
 #[tokio::test]
 async fn first_change_removes_the_mark() {
     let dir = tempfile::tempdir().unwrap();
-    closed_in_order(dir.path(), 20).await;
+    closed_cleanly(dir.path(), 20).await;
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     append(&mut file, 21..=40).await;
-    // As a killed process leaves it.
+    // Closed without a mark, as after a kill.
     file.close().await.unwrap();
     let mut bytes = fs::read(path_in(dir.path())).unwrap();
     let page = bytes.windows(11).position(|b| b == b"payload 10 ").unwrap() / 4096 * 4096;
@@ -302,8 +302,8 @@ async fn first_change_removes_the_mark() {
 #[tokio::test]
 async fn changes_by_an_older_version_outdate_marks() {
     let dir = tempfile::tempdir().unwrap();
-    closed_in_order(dir.path(), 20).await;
-    // It leaves the mark alone.
+    closed_cleanly(dir.path(), 20).await;
+    // An older version does not touch the mark.
     let behind = SpoolFile::connect(&path_in(dir.path()), false).await.unwrap();
     behind.lose(20).await;
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();

@@ -12,6 +12,7 @@ use centiloc_bridge::store::event_store::EventStore;
 use centiloc_bridge::store::journal::JournalOutcome;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{CommitOutcome, DbError, DecodedMessage, StoreError};
+use centiloc_bridge::topic::EventKind;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -193,8 +194,9 @@ impl ModelDatabase {
             }
             if kind == MessageKind::Good {
                 let new = state.rows.insert(event);
-                outcome.items.inserted += u64::from(new);
-                outcome.items.duplicates += u64::from(!new);
+                let items = outcome.events.entry(EventKind::Item).or_default();
+                items.inserted += u64::from(new);
+                items.duplicates += u64::from(!new);
             } else {
                 state.dead_letters.insert(event);
                 *outcome.dead_letters.entry("model").or_default() += 1;

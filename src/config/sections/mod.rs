@@ -3,7 +3,7 @@
 
 mod mqtt;
 
-pub(in crate::config) use mqtt::client_id;
+pub(in crate::config) use mqtt::read_client_id;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,16 +35,16 @@ const MAX_BATCH: u64 = 65_535;
 const MAX_CONNECTIONS: u64 = 1000;
 
 /// Builds the configuration. Returns `None` where problems were noted.
-pub(super) fn config(reader: &mut SettingReader) -> Option<Config> {
+pub(super) fn build(reader: &mut SettingReader) -> Option<Config> {
     let tenant = reader.read("tenant", values::topic_part);
-    let mqtt = mqtt::mqtt(reader, tenant.as_deref());
-    let database = database(reader);
+    let mqtt = mqtt::read_mqtt(reader, tenant.as_deref());
+    let database = read_database(reader);
     let max_events = reader.read("batch.max_events", |text| values::integer(text, 1..=MAX_BATCH));
-    let spool = spool(reader);
-    let decode = decode(reader, mqtt.as_ref());
-    let retention = retention(reader);
-    let admin_listen = admin(reader);
-    let log = log(reader);
+    let spool = read_spool(reader);
+    let decode = read_decode(reader, mqtt.as_ref());
+    let retention = read_retention(reader);
+    let admin_listen = read_admin_listen(reader);
+    let log = read_log(reader);
     let shutdown_grace = reader.wait("shutdown.grace");
     Some(Config {
         tenant: tenant?,
@@ -60,12 +60,12 @@ pub(super) fn config(reader: &mut SettingReader) -> Option<Config> {
     })
 }
 
-fn database(reader: &mut SettingReader) -> Option<DatabaseConfig> {
+fn read_database(reader: &mut SettingReader) -> Option<DatabaseConfig> {
     let url = reader.secret("database.url", "database.url_file", false);
     if let Some(None) = url {
         reader.missing("database.url");
     }
-    let url = url.flatten().and_then(|secret| database_url(reader, secret));
+    let url = url.flatten().and_then(|secret| read_database_url(reader, secret));
     let max_connections =
         reader.read("database.max_connections", |text| values::integer(text, 1..=MAX_CONNECTIONS));
     let statement_timeout = reader.wait("database.statement_timeout");
@@ -78,7 +78,7 @@ fn database(reader: &mut SettingReader) -> Option<DatabaseConfig> {
     })
 }
 
-fn database_url(reader: &mut SettingReader, secret: RawSecret) -> Option<SecretString> {
+fn read_database_url(reader: &mut SettingReader, secret: RawSecret) -> Option<SecretString> {
     match DatabaseUrl::parse(&secret.text) {
         Ok(url) => {
             if let Some(mode) = url.weak_tls() {
@@ -101,7 +101,7 @@ fn database_url(reader: &mut SettingReader, secret: RawSecret) -> Option<SecretS
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn spool(reader: &mut SettingReader) -> Option<Option<SpoolConfig>> {
+fn read_spool(reader: &mut SettingReader) -> Option<Option<SpoolConfig>> {
     let state = reader.state_folder().filter(|_| reader.is_default("spool.dir"));
     let dir = match state.map(|state| state.join("spool")) {
         Some(dir) => {
@@ -117,7 +117,7 @@ fn spool(reader: &mut SettingReader) -> Option<Option<SpoolConfig>> {
     Some(dir.map(|dir| SpoolConfig { dir, max_size }))
 }
 
-fn decode(reader: &mut SettingReader, mqtt: Option<&MqttConfig>) -> Option<DecodeConfig> {
+fn read_decode(reader: &mut SettingReader, mqtt: Option<&MqttConfig>) -> Option<DecodeConfig> {
     const WORDS: [(&str, KeepPayload); 4] = [
         ("auto", KeepPayload::Auto),
         ("always", KeepPayload::Always),
@@ -136,19 +136,19 @@ fn decode(reader: &mut SettingReader, mqtt: Option<&MqttConfig>) -> Option<Decod
         );
     }
     let keep_payload = match (keep, assumed) {
-        (KeepPayload::Auto, true) => resolved(reader, "always", KeepPayload::Always),
-        (KeepPayload::Auto, false) => resolved(reader, "unknown", KeepPayload::Unknown),
+        (KeepPayload::Auto, true) => resolve_keep_payload(reader, "always", KeepPayload::Always),
+        (KeepPayload::Auto, false) => resolve_keep_payload(reader, "unknown", KeepPayload::Unknown),
         (explicit, _) => explicit,
     };
     Some(DecodeConfig { proto_file, keep_payload })
 }
 
-fn resolved(reader: &mut SettingReader, word: &str, keep: KeepPayload) -> KeepPayload {
+fn resolve_keep_payload(reader: &mut SettingReader, word: &str, keep: KeepPayload) -> KeepPayload {
     reader.show("decode.keep_payload", word);
     keep
 }
 
-fn retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
+fn read_retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
     const SPANS: [(&str, PartitionSpan); 2] =
         [("day", PartitionSpan::Day), ("month", PartitionSpan::Month)];
     let forever_or_duration = |text: &str| {
@@ -166,7 +166,7 @@ fn retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-pub(super) fn admin(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
+pub(super) fn read_admin_listen(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
     if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
         reader.warnings.push(format!(
@@ -177,7 +177,7 @@ pub(super) fn admin(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
     Some(listen)
 }
 
-fn log(reader: &mut SettingReader) -> Option<LogConfig> {
+fn read_log(reader: &mut SettingReader) -> Option<LogConfig> {
     const SHAPES: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = reader.read("log.format", |text| values::choice(text, &SHAPES));
     let level = reader.read("log.level", values::log_level);

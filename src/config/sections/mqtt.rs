@@ -33,26 +33,26 @@ const FORMATS: [(&str, SubscribedFormats); 4] = [
 
 /// Builds the section. Returns `None` where problems were noted. Without a valid tenant, the keys
 /// that depend on it are not checked: the problem of the tenant is enough.
-pub(super) fn mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Option<MqttConfig> {
+pub(super) fn read_mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Option<MqttConfig> {
     let host = reader.read("mqtt.host", values::host);
     let port = reader.read("mqtt.port", |text| values::integer(text, 1..=u64::from(u16::MAX)));
-    let client_id = client_id(reader, tenant);
-    let credentials = credentials(reader, host.as_deref());
-    let keep_alive = reader.read("mqtt.keep_alive", keep_alive);
+    let client_id = read_client_id(reader, tenant);
+    let credentials = read_login(reader, host.as_deref());
+    let keep_alive = reader.read("mqtt.keep_alive", parse_keep_alive);
     let connect_timeout = reader.wait("mqtt.connect_timeout");
-    let proxy = proxy(reader);
+    let proxy = read_proxy(reader);
     let max_packet_size = reader
         .read("mqtt.max_packet_size", |text| values::size(text, LEAST_PACKET..=LARGEST_PACKET));
     let max_unacked =
         reader.read("mqtt.max_unacked", |text| values::size(text, LEAST_UNACKED..=LARGEST_UNACKED));
-    let formats = formats(reader);
-    let share_group = share_group(reader, tenant);
+    let formats = read_formats(reader);
+    let share_group = read_share_group(reader, tenant);
     let session_expiry = reader.read("mqtt.session_expiry", |text| {
         values::duration(text, &(Duration::from_secs(1)..=LONGEST_SESSION))
     });
     let queue_grace = reader.wait("mqtt.queue_grace");
-    let tls = tls(reader, host.as_deref());
-    let reconnect = reconnect(reader);
+    let tls = read_tls(reader, host.as_deref());
+    let reconnect = read_backoff(reader);
     let BrokerLogin { username, password, password_file } = credentials?;
     let (items, boards) = formats?;
     Some(MqttConfig {
@@ -77,7 +77,7 @@ pub(super) fn mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Option<M
     })
 }
 
-pub(in crate::config) fn client_id(
+pub(in crate::config) fn read_client_id(
     reader: &mut SettingReader,
     tenant: Option<&str>,
 ) -> Option<String> {
@@ -94,7 +94,7 @@ struct BrokerLogin {
     password_file: Option<PathBuf>,
 }
 
-fn credentials(reader: &mut SettingReader, host: Option<&str>) -> Option<BrokerLogin> {
+fn read_login(reader: &mut SettingReader, host: Option<&str>) -> Option<BrokerLogin> {
     let username = reader.optional("mqtt.username", values::mqtt_text);
     let password = reader.secret("mqtt.password", "mqtt.password_file", true);
     let (username, password) = (username?, password?);
@@ -121,16 +121,16 @@ fn credentials(reader: &mut SettingReader, host: Option<&str>) -> Option<BrokerL
     Some(BrokerLogin { username, password, password_file })
 }
 
-fn keep_alive(text: &str) -> values::ParseResult<Duration> {
+fn parse_keep_alive(text: &str) -> values::ParseResult<Duration> {
     let value = values::duration(text, &(Duration::from_secs(1)..=LONGEST_KEEP_ALIVE))?;
     if value.subsec_nanos() == 0 {
         return Ok(value);
     }
-    Err(InvalidValue::new("whole seconds, from 1s to 65535s", "write \"60s\", say"))
+    Err(InvalidValue::new("whole seconds, from 1s to 65535s", "write \"60s\", for example"))
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn proxy(reader: &mut SettingReader) -> Option<Option<ProxyConfig>> {
+fn read_proxy(reader: &mut SettingReader) -> Option<Option<ProxyConfig>> {
     let proxy = reader.optional("mqtt.proxy", urls::proxy)?;
     if let Some(proxy) = &proxy {
         reader.show("mqtt.proxy", urls::proxy_shown(proxy));
@@ -138,7 +138,7 @@ fn proxy(reader: &mut SettingReader) -> Option<Option<ProxyConfig>> {
     Some(proxy)
 }
 
-fn formats(reader: &mut SettingReader) -> Option<(SubscribedFormats, SubscribedFormats)> {
+fn read_formats(reader: &mut SettingReader) -> Option<(SubscribedFormats, SubscribedFormats)> {
     let items = reader.read("mqtt.items", |text| values::choice(text, &FORMATS));
     let boards = reader.read("mqtt.boards", |text| values::choice(text, &FORMATS));
     let (items, boards) = (items?, boards?);
@@ -156,18 +156,18 @@ fn formats(reader: &mut SettingReader) -> Option<(SubscribedFormats, SubscribedF
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn share_group(reader: &mut SettingReader, tenant: Option<&str>) -> Option<Option<String>> {
+fn read_share_group(reader: &mut SettingReader, tenant: Option<&str>) -> Option<Option<String>> {
     let group = reader.optional("mqtt.share_group", values::topic_part)?;
     let tenant = tenant?;
     Some(group.map(|group| format!("{tenant}-{group}")))
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
-fn tls(reader: &mut SettingReader, host: Option<&str>) -> Option<Option<TlsConfig>> {
+fn read_tls(reader: &mut SettingReader, host: Option<&str>) -> Option<Option<TlsConfig>> {
     let enabled = reader.read("mqtt.tls.enabled", values::flag);
     let allow_plaintext = reader.read("mqtt.tls.allow_plaintext", values::flag);
     if enabled? {
-        return tls_files(reader, host).map(Some);
+        return read_tls_files(reader, host).map(Some);
     }
     let (allowed, host) = (allow_plaintext?, host?);
     if values::is_loopback(host) {
@@ -183,19 +183,19 @@ fn tls(reader: &mut SettingReader, host: Option<&str>) -> Option<Option<TlsConfi
     let given = reader.given("mqtt.tls.enabled")?;
     let invalid = InvalidValue::new(
         format!("true, as {host} is not this machine"),
-        "leave it out, or set mqtt.tls.allow_plaintext = true to send credentials readable",
+        "omit it, or set mqtt.tls.allow_plaintext = true to send credentials readable",
     );
     reader.refuse("mqtt.tls.enabled", &given, invalid);
     None
 }
 
-fn tls_files(reader: &mut SettingReader, host: Option<&str>) -> Option<TlsConfig> {
+fn read_tls_files(reader: &mut SettingReader, host: Option<&str>) -> Option<TlsConfig> {
     let ca_file = reader.path("mqtt.tls.ca_file");
     let cert_file = reader.required_path("mqtt.tls.cert_file");
     let key_file = reader.required_path("mqtt.tls.key_file");
     let server_name = reader.optional("mqtt.tls.server_name", values::server_name)?;
     if server_name.is_none() {
-        // Without a name of its own, the host must be a name that a certificate can contain.
+        // Without this key, the host must be a name that a certificate can contain.
         let host = host?;
         reader.read("mqtt.host", values::server_name)?;
         reader.show("mqtt.tls.server_name", host);
@@ -203,7 +203,7 @@ fn tls_files(reader: &mut SettingReader, host: Option<&str>) -> Option<TlsConfig
     Some(TlsConfig { ca_file: ca_file?, cert_file: cert_file?, key_file: key_file?, server_name })
 }
 
-fn reconnect(reader: &mut SettingReader) -> Option<BackoffBounds> {
+fn read_backoff(reader: &mut SettingReader) -> Option<BackoffBounds> {
     let min = reader.wait("mqtt.reconnect.min");
     let max = reader.wait("mqtt.reconnect.max");
     let (min, max) = (min?, max?);

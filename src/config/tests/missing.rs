@@ -1,4 +1,4 @@
-//! Absent files.
+//! Loading without a configuration file.
 
 use super::*;
 

@@ -1,20 +1,19 @@
-//! Times and durations as Go writes them.
+//! Parses times and durations in the notation of Go.
 
-use time::{Date, Month, OffsetDateTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
-const SECONDS_PER_DAY: i64 = 86_400;
-/// Julian day of 1970-01-01.
-const EPOCH_JULIAN_DAY: i64 = 2_440_588;
-/// Go's zero time, 0001-01-01T00:00:00Z: it means unset.
+/// Go's zero time, 0001-01-01T00:00:00Z, which means unset.
 const ZERO_TIME: i64 = -62_135_596_800;
-/// One day before 0000-01-01T00:00:00Z: the earliest that four digits of year and an offset reach.
+/// One day before 0000-01-01T00:00:00Z, the earliest time that four digits of a year and an offset can
+/// express.
 const EARLIEST: i64 = -62_167_305_600;
-/// 9999-12-31T23:59:59Z: the latest second that protobuf and RFC 3339 can name.
+/// 9999-12-31T23:59:59Z, the latest second that protobuf and RFC 3339 can express.
 const LATEST: i64 = 253_402_300_799;
 
-/// Seconds and nanoseconds as sent: since the Unix epoch, or of a duration. The two may disagree
-/// in sign and the nanoseconds may exceed a second; nothing is lost before it is looked at.
+/// Seconds and nanoseconds as sent, since the Unix epoch or of a duration. The two may differ in sign,
+/// and the nanoseconds may exceed a second: the value is not normalised before it is checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) seconds: i64,
@@ -32,12 +31,13 @@ impl Moment {
         i128::from(self.seconds) * i128::from(NS_PER_SECOND) + i128::from(self.nanos)
     }
 
-    /// Whether it is Go's way to say that there is no time.
+    /// Returns true for Go's zero time, which means unset.
     pub(super) fn is_zero_time(self) -> bool {
         self.seconds == ZERO_TIME && self.nanos == 0
     }
 
-    /// As a UTC time cut, towards the past, to microseconds; `None` outside the years 0 to 9999.
+    /// Converts to a UTC time, cut towards the past to microseconds. Returns `None` outside the years 0
+    /// to 9999.
     pub(super) fn to_utc(self) -> Option<OffsetDateTime> {
         let nanos = i64::from(self.nanos);
         let seconds = self.seconds.checked_add(nanos.div_euclid(NS_PER_SECOND))?;
@@ -48,89 +48,36 @@ impl Moment {
         OffsetDateTime::from_unix_timestamp(seconds).ok()?.replace_microsecond(micros).ok()
     }
 
-    /// As a duration cut, towards zero, to microseconds; `None` if that does not fit.
+    /// Converts to a duration in microseconds, cut towards zero. Returns `None` if it does not fit.
     pub(super) fn to_micros(self) -> Option<i64> {
         i64::try_from(self.total_ns() / 1000).ok()
     }
 }
 
-/// Reads what Go's `time.Time` writes: RFC 3339 with any number of fractional digits, those after
-/// the ninth ignored, and `Z` or an offset.
+/// Parses the form that Go's `time.Time` writes: RFC 3339 with `Z` or an offset, and any number of
+/// fractional digits, of which those after the ninth are ignored.
 pub(super) fn parse_time(text: &str) -> Option<Moment> {
     let bytes = text.as_bytes();
-    let (date, rest) = bytes.split_at_checked(10)?;
-    let (clock, rest) = rest.split_at_checked(9)?;
-    if date[4] != b'-'
-        || date[7] != b'-'
-        || clock[0] != b'T'
-        || clock[3] != b':'
-        || clock[6] != b':'
-    {
+    // The library also accepts lower case and leap seconds, which Go refuses.
+    if bytes.get(10) != Some(&b'T') || bytes.get(17..19)? == b"60" || bytes.ends_with(b"z") {
         return None;
     }
-    let month = Month::try_from(u8::try_from(digits(&date[5..7])?).ok()?).ok()?;
-    let year = i32::try_from(digits(&date[..4])?).ok()?;
-    let day = u8::try_from(digits(&date[8..])?).ok()?;
-    let date = Date::from_calendar_date(year, month, day).ok()?;
-    let (hour, minute) = (digits(&clock[1..3])?, digits(&clock[4..6])?);
-    let second = digits(&clock[7..])?;
-    if hour > 23 || minute > 59 || second > 59 {
-        return None;
-    }
-    let (nanos, zone) = fraction(rest)?;
-    let days = i64::from(date.to_julian_day()) - EPOCH_JULIAN_DAY;
-    let local = days * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second;
-    Some(Moment { seconds: local - offset(zone)?, nanos })
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    // Nanoseconds of a second fit.
+    let nanos = i32::try_from(time.nanosecond()).ok()?;
+    Some(Moment { seconds: time.unix_timestamp(), nanos })
 }
 
-/// Unsigned decimal digits and nothing else.
-fn digits(bytes: &[u8]) -> Option<i64> {
-    bytes.iter().try_fold(0i64, |value, byte| {
-        byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0'))
-    })
-}
-
-/// Nanoseconds of `.123…`, if any, and what follows.
-fn fraction(bytes: &[u8]) -> Option<(i32, &[u8])> {
-    let Some((b'.', rest)) = bytes.split_first() else { return Some((0, bytes)) };
-    let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (decimals, zone) = rest.split_at(count);
-    if decimals.is_empty() {
-        return None;
-    }
-    let nanos = (0..9).fold(0, |value, place| {
-        value * 10 + decimals.get(place).map_or(0, |byte| i32::from(byte - b'0'))
-    });
-    Some((nanos, zone))
-}
-
-/// Seconds east of UTC of `Z` or `+01:00`.
-fn offset(zone: &[u8]) -> Option<i64> {
-    let &[sign, h1, h2, b':', m1, m2] = zone else {
-        return (zone == b"Z").then_some(0);
-    };
-    let (hours, minutes) = (digits(&[h1, h2])?, digits(&[m1, m2])?);
-    if hours > 23 || minutes > 59 {
-        return None;
-    }
-    let seconds = hours * 3600 + minutes * 60;
-    match sign {
-        b'+' => Some(seconds),
-        b'-' => Some(-seconds),
-        _ => None,
-    }
-}
-
-/// Why a duration could not be read.
+/// The reason why a duration could not be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DurationError {
-    /// Not Go's notation.
+    /// The text is not in Go's notation.
     Syntax,
-    /// Beyond 64 bits of nanoseconds.
+    /// The value exceeds 64 bits of nanoseconds.
     Overflow,
 }
 
-/// Units of Go's notation in nanoseconds; both micro signs of Unicode count.
+/// Units of Go's notation with their nanoseconds. Both micro signs of Unicode are units.
 const UNITS: [(&str, u128); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -142,11 +89,11 @@ const UNITS: [(&str, u128); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// Decimals of a number with a unit that count. Those after them are below a nanosecond, and this
-/// many times an hour in nanoseconds still fits 128 bits.
+/// Number of decimals that count. Later ones are below a nanosecond even of an hour, and with this many
+/// the product with an hour in nanoseconds still fits 128 bits.
 const MAX_DECIMALS: usize = 25;
 
-/// Reads what Go's `time.ParseDuration` reads, such as `1m30.5s`; the result is in nanoseconds.
+/// Parses the notation of Go's `time.ParseDuration`, such as `1m30.5s`, into nanoseconds.
 pub(super) fn parse_duration(text: &str) -> Result<i64, DurationError> {
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
@@ -169,7 +116,7 @@ pub(super) fn parse_duration(text: &str) -> Result<i64, DurationError> {
     i64::try_from(if negative { -total } else { total }).map_err(|_| DurationError::Overflow)
 }
 
-/// One number with its unit, in nanoseconds, and what follows.
+/// Splits off one number with its unit. Returns its nanoseconds and the rest.
 fn duration_part(text: &str) -> Result<(u128, &str), DurationError> {
     let (whole, rest) = split_digits(text);
     let (decimals, rest) = match rest.strip_prefix('.') {
@@ -179,7 +126,7 @@ fn duration_part(text: &str) -> Result<(u128, &str), DurationError> {
     if whole.is_empty() && decimals.is_empty() {
         return Err(DurationError::Syntax);
     }
-    // Go takes everything up to the next digit or point for the unit.
+    // For Go the unit is everything up to the next digit or point.
     let end = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
     let unit = UNITS.iter().find(|(unit, _)| *unit == name).ok_or(DurationError::Syntax)?.1;

@@ -1,9 +1,8 @@
-//! Times and durations against other parsers and writers.
+//! Tests of times and durations against other parsers and writers.
 
 use std::fmt::Write;
 
 use proptest::prelude::*;
-use time::format_description::well_known::Rfc3339;
 use time::macros::datetime;
 
 use super::*;
@@ -30,7 +29,7 @@ fn times_are_read_as_go_writes_them() {
 }
 
 #[test]
-fn what_is_no_rfc3339_time_is_refused() {
+fn texts_other_than_rfc3339_are_refused() {
     for text in [
         "",
         "2025-10-09",
@@ -115,7 +114,7 @@ fn any_ns() -> impl Strategy<Value = i64> {
 }
 
 /// Go's `time.Duration.String`, from its documentation: hours, minutes and seconds, leading zero
-/// units left out; below a second one smaller unit; fractions without zeros at the end.
+/// units left out. A value below a second has one smaller unit. Fractions have no trailing zeros.
 fn go_duration(ns: i64) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     let ns = ns.unsigned_abs();
@@ -212,12 +211,12 @@ proptest! {
     }
 
     #[test]
-    fn what_go_writes_for_a_duration_is_read_back(ns in any_ns()) {
+    fn go_durations_are_read_back(ns in any_ns()) {
         prop_assert_eq!(parse_duration(&go_duration(ns)), Ok(ns), "{}", go_duration(ns));
     }
 
     #[test]
-    fn times_are_cut_towards_the_past_and_durations_towards_zero(
+    fn times_round_down_and_durations_towards_zero(
         seconds in prop_oneof![any::<i64>(), EARLIEST - 3..EARLIEST + 3, LATEST - 3..LATEST + 3, -9i64..9],
         nanos in prop_oneof![any::<i32>(), -2_000i32..2_000],
     ) {

@@ -26,17 +26,17 @@ message Board {
 }
 "#;
 
-/// A field by name, and an item with it.
+/// The name of a field, and a function that makes an item with it.
 type Setter<T> = (&'static str, fn(T) -> pb::ItemEvent);
 
-/// A field by name, its maximum, and so much of it on the wire.
+/// The name of a field, its maximum, and a function that encodes a given amount of it.
 type Case<'a> = (&'static str, usize, &'a dyn Fn(usize) -> Vec<u8>);
 
-/// Asserts that the message is refused, and that its refusal contains `said`.
-fn assert_beyond<T: std::fmt::Debug>(result: Result<T, Reject>, said: &str) {
+/// Asserts that the message is refused, and that its refusal contains `expected`.
+fn assert_beyond<T: std::fmt::Debug>(result: Result<T, Reject>, expected: &str) {
     let reject = result.unwrap_err();
     assert_eq!(reject.reason, RejectReason::OutOfRange, "{reject}");
-    assert!(reject.detail.contains(said), "{reject} lacks {said}");
+    assert!(reject.detail.contains(expected), "{reject} lacks {expected}");
 }
 
 fn read(message: &pb::ItemEvent) -> Result<ItemEvent, Reject> {
@@ -75,9 +75,9 @@ fn positions_have_a_maximum_in_both_formats() {
         assert_eq!(Value::from(row.extra.unwrap()), whole);
         let row = with_value(name, &list(MAX_POSITIONS)).unwrap();
         assert_eq!(Value::from(row.extra.unwrap()), whole);
-        let said = format!("{name} has 1001 elements, at most 1000 are accepted");
-        assert_beyond(read(&message(list(MAX_POSITIONS + 1))), &said);
-        assert_beyond(with_value(name, &list(MAX_POSITIONS + 1)), &said);
+        let expected = format!("{name} has 1001 elements, at most 1000 are accepted");
+        assert_beyond(read(&message(list(MAX_POSITIONS + 1))), &expected);
+        assert_beyond(with_value(name, &list(MAX_POSITIONS + 1)), &expected);
     }
 }
 
@@ -100,9 +100,9 @@ fn labels_have_a_maximum_in_both_formats() {
     for (name, message) in set {
         assert!(read(&message(list(MAX_LABELS))).is_ok());
         assert!(with_value(name, &list(MAX_LABELS)).is_ok());
-        let said = format!("{name} has 1001 elements, at most 1000 are accepted");
-        assert_beyond(read(&message(list(MAX_LABELS + 1))), &said);
-        assert_beyond(with_value(name, &list(MAX_LABELS + 1)), &said);
+        let expected = format!("{name} has 1001 elements, at most 1000 are accepted");
+        assert_beyond(read(&message(list(MAX_LABELS + 1))), &expected);
+        assert_beyond(with_value(name, &list(MAX_LABELS + 1)), &expected);
     }
 }
 
@@ -112,9 +112,9 @@ fn labels_have_a_maximum_of_text_in_all() {
     let message = |list| pb::ItemEvent { item_labels: list, ..least_item() };
     assert_eq!(read(&message(list(0))).unwrap().item_labels, Some(list(0)));
     assert_eq!(with_value("item_labels", &list(0)).unwrap().item_labels, Some(list(0)));
-    let said = "item_labels has 65537 bytes of text, at most 65536 are accepted";
-    assert_beyond(read(&message(list(1))), said);
-    assert_beyond(with_value("item_labels", &list(1)), said);
+    let expected = "item_labels has 65537 bytes of text, at most 65536 are accepted";
+    assert_beyond(read(&message(list(1))), expected);
+    assert_beyond(with_value("item_labels", &list(1)), expected);
 }
 
 #[test]
@@ -132,9 +132,9 @@ fn texts_have_a_maximum_in_both_formats() {
         let text = |more: usize| "x".repeat(MAX_TEXT_BYTES + more);
         assert!(read(&message(text(0))).is_ok());
         assert!(with_value(name, &text(0)).is_ok());
-        let said = format!("{name} has 65537 bytes, at most 65536 are accepted");
-        assert_beyond(read(&message(text(1))), &said);
-        assert_beyond(with_value(name, &text(1)), &said);
+        let expected = format!("{name} has 65537 bytes, at most 65536 are accepted");
+        assert_beyond(read(&message(text(1))), &expected);
+        assert_beyond(with_value(name, &text(1)), &expected);
     }
 }
 
@@ -153,13 +153,13 @@ fn texts_of_board_events_have_a_maximum() {
 }
 
 #[test]
-fn escaped_text_is_measured_by_what_it_says() {
+fn escaped_text_is_measured_unescaped() {
     let escaped = |count: usize| format!(r#","shelf_sn":"{}""#, r"\u0041".repeat(count));
     let row = with(&escaped(MAX_TEXT_BYTES)).unwrap();
     assert_eq!(row.shelf_sn.map(|text| text.len()), Some(MAX_TEXT_BYTES));
-    let said = format!("bytes of escaped text, at most {MAX_ESCAPED_BYTES} are accepted");
-    assert_beyond(with(&escaped(MAX_TEXT_BYTES + 1)), &said);
-    // Short escapes pass that and are found too long once they are read.
+    let expected = format!("bytes of escaped text, at most {MAX_ESCAPED_BYTES} are accepted");
+    assert_beyond(with(&escaped(MAX_TEXT_BYTES + 1)), &expected);
+    // Short escapes pass that limit and are refused after they are unescaped.
     let newlines = format!(r#","shelf_sn":"{}""#, r"\n".repeat(MAX_TEXT_BYTES + 1));
     assert_beyond(with(&newlines), "shelf_sn has 65537 bytes");
     for place in ["momentum", "hold_time", "loc_labels"] {
@@ -184,8 +184,8 @@ fn json_objects_have_a_maximum_of_keys() {
         }];
     for key in keys {
         assert!(with(&many(key, MAX_KEYS - 2)).is_ok());
-        let said = "the object has 1001 keys, at most 1000 are accepted";
-        assert_beyond(with(&many(key, MAX_KEYS - 1)), said);
+        let expected = "the object has 1001 keys, at most 1000 are accepted";
+        assert_beyond(with(&many(key, MAX_KEYS - 1)), expected);
     }
     let board = format!(
         r#"{{"Momentum":"2025-10-09T08:53:20Z","BoardSN":"B1"{}}}"#,
@@ -199,14 +199,14 @@ fn unknown_json_has_a_maximum_of_bytes() {
     // The key has one byte, the quotes are two more.
     let text = |more: usize| "x".repeat(MAX_EXTRA_BYTES - 3 + more);
     assert_eq!(with_value("n", &text(0)).unwrap().extra.unwrap()["n"], json!(text(0)));
-    let said = "what no column takes has 65537 bytes of JSON, at most 65536 are accepted";
-    assert_beyond(with_value("n", &text(1)), said);
+    let expected = "the set of unknown keys has 65537 bytes of JSON, at most 65536 are accepted";
+    assert_beyond(with_value("n", &text(1)), expected);
     let list = format!(r#","n":[{}0]"#, "0,".repeat(MAX_EXTRA_BYTES));
-    assert_beyond(with(&list), "what no column takes has 131076 bytes");
+    assert_beyond(with(&list), "the set of unknown keys has 131076 bytes");
     let key = format!(r#","{}":1"#, "k".repeat(MAX_EXTRA_BYTES));
-    assert_beyond(with(&key), said);
+    assert_beyond(with(&key), expected);
     let variants = format!(r#","UID":"{0}","Uid":"{0}""#, "x".repeat(MAX_EXTRA_BYTES / 2));
-    assert_beyond(with(&variants), "what no column takes has 65");
+    assert_beyond(with(&variants), "the set of unknown keys has 65");
 }
 
 #[test]

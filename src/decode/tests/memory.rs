@@ -1,4 +1,4 @@
-//! How much memory a decoded message takes: whatever it holds, an event is small or refused.
+//! Bounds of the memory of a decoded message: every event is small or refused.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use super::*;
 use crate::decode::bounded::{MAX_EXTRA_BYTES, MAX_TEXT_BYTES};
 use crate::event::RejectReason;
 
-/// Most bytes that any accepted event takes, beside the payload that it shares with its message.
+/// Most bytes that any accepted event takes, in addition to the payload that it shares with its message.
 /// Unknown JSON makes up nearly all of it.
 const MOST: usize = 9 * 1024 * 1024;
 
@@ -16,8 +16,8 @@ const MOST: usize = 9 * 1024 * 1024;
 /// a map takes a node of 664 bytes.
 const FACTOR: usize = 664 / 5 + 1;
 
-/// What an event takes however short its message is: the allocations of its texts and lists, and
-/// the first node of `extra`.
+/// Bytes that an event takes even for a short message: the allocations of its texts and lists, and the
+/// first node of `extra`.
 const LEAST: usize = 2 * 1024;
 
 fn assert_small(result: Result<Event, Reject>, payload: usize) -> Result<(), TestCaseError> {

@@ -21,7 +21,7 @@ use crate::event::{BoardEvent, Event, ItemEvent, Reject};
 use crate::topic::{self, EventEncoding, EventKind};
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
-/// 2025-10-09T08:53:20Z.
+/// The momentum 2025-10-09T08:53:20Z, in Unix seconds.
 const MOMENTUM: i64 = 1_760_000_000;
 
 fn shipped(keep_payload: KeepPayload) -> Decoder {
@@ -76,17 +76,17 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp { seconds, nanos: 0 }
 }
 
-/// The least item that is accepted.
+/// Returns the smallest item that is accepted.
 fn least_item() -> pb::ItemEvent {
     pb::ItemEvent { momentum: Some(at(MOMENTUM)), uid: "E1".into(), ..Default::default() }
 }
 
-/// The least board event that is accepted.
+/// Returns the smallest board event that is accepted.
 fn least_board() -> pb::BoardStatusEvent {
     pb::BoardStatusEvent { momentum: Some(at(MOMENTUM)), sn: "B1".into(), ..Default::default() }
 }
 
-/// A message followed by more bytes.
+/// Returns a message followed by more bytes.
 fn followed_by(message: &impl Message, more: &[u8]) -> Vec<u8> {
     let mut bytes = message.encode_to_vec();
     bytes.extend_from_slice(more);

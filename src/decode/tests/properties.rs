@@ -1,4 +1,4 @@
-//! What holds for every message.
+//! Properties that hold for every message.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn text() -> BoxedStrategy<String> {
     prop_oneof![Just(String::new()), "[A-Z0-9]{1,12}", "(?s).{0,8}"].boxed()
 }
 
-/// Like [`text`], without what the plausibility rule takes exception to.
+/// Like [`text`], without the characters that the plausibility rule refuses.
 fn printable() -> BoxedStrategy<String> {
     "[A-Z0-9]{0,8}".boxed()
 }
@@ -66,7 +66,7 @@ fn labels(list: &[String]) -> Option<Vec<String>> {
     (!list.is_empty()).then(|| list.to_vec())
 }
 
-/// The row of a message, written down the simple way.
+/// Returns the row of a message by a simple model.
 fn expected(item: &pb::ItemEvent) -> ItemEvent {
     let momentum = item.momentum.unwrap();
     let ns = i128::from(momentum.seconds) * 1_000_000_000 + i128::from(momentum.nanos);
@@ -90,9 +90,6 @@ fn expected(item: &pb::ItemEvent) -> ItemEvent {
         momentum: full.replace_microsecond(full.microsecond()).unwrap(),
         received_at: NOW,
         tenant,
-        uid: item.uid.clone(),
-        is_in: item.is_in,
-        board_sn: none_if_empty(&item.board_sn),
         x_mm: at(0, 0),
         y_mm: at(0, 1),
         shelf_x_mm: at(1, 0),
@@ -111,7 +108,7 @@ fn expected(item: &pb::ItemEvent) -> ItemEvent {
         item_labels: labels(&item.item_labels),
         is_interpolated: Some(item.is_interpolated),
         extra: (!extra.is_empty()).then_some(extra),
-        payload: None,
+        ..ItemEvent::bare(&item.tenant, &item.uid, full, &item.board_sn, item.is_in)
     }
 }
 
@@ -123,7 +120,7 @@ fn rfc3339(momentum: Timestamp) -> String {
     format!("{}Z", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// The message as the vendor's JSON topic has it.
+/// Returns the message in the form of the vendor's JSON topic.
 fn as_json(item: &pb::ItemEvent) -> String {
     let hold = item.hold_time.map(|d| d.seconds * 1_000_000_000 + i64::from(d.nanos));
     json!({
@@ -177,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_generated_decoder_reads_is_read_alike(bytes in pieces()) {
+    fn generated_decoders_read_the_same(bytes in pieces()) {
         match (pb::ItemEvent::decode(bytes.as_slice()), item_proto(&bytes)) {
             (Err(_), result) => {
                 let reason = result.unwrap_err().reason;

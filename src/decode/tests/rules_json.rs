@@ -1,4 +1,4 @@
-//! What a JSON value becomes, one rule a test.
+//! The rules for JSON values, one in each test.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Reject>, reason: RejectReason, 
 }
 
 #[test]
-fn absent_keys_are_null_and_is_in_is_false() {
+fn absent_keys_are_null_or_false() {
     let item = item_json(r#"{"momentum":"2025-10-09T08:53:20Z","uid":"E1"}"#).unwrap();
     assert_eq!((item.tenant.as_str(), item.is_in), ("acme", false));
     assert_eq!(item.floor.or(item.nb_hits).or(item.x_mm), None);
@@ -39,7 +39,7 @@ fn null_empty_text_and_empty_lists_are_null() {
 }
 
 #[test]
-fn numbers_and_truth_values_keep_what_they_are() {
+fn numbers_and_booleans_are_kept() {
     assert_eq!(with("floor", "0").unwrap().floor, Some(0));
     assert_eq!(with("floor", "-2").unwrap().floor, Some(-2));
     assert_eq!(with("nb_hits", "2147483647").unwrap().nb_hits, Some(i32::MAX));
@@ -51,7 +51,7 @@ fn numbers_and_truth_values_keep_what_they_are() {
 }
 
 #[test]
-fn numbers_that_do_not_fit_are_out_of_range() {
+fn oversized_numbers_are_out_of_range() {
     for (key, value) in [
         ("floor", "2147483648"),
         ("nb_hits", "-2147483649"),
@@ -67,14 +67,14 @@ fn numbers_that_do_not_fit_are_out_of_range() {
 }
 
 #[test]
-fn a_wrong_type_names_the_key_and_what_was_found() {
+fn wrong_types_name_key_and_found_value() {
     for (key, value, found) in [
         ("board_sn", "12", "a number"),
         ("is_in", "\"true\"", "a string"),
         ("is_in", "1", "a number"),
         ("floor", "\"1\"", "a string"),
         ("floor", "1.5", "1.5"),
-        ("fill_ratio", "true", "a truth value"),
+        ("fill_ratio", "true", "a boolean"),
         ("pos_mm", "{}", "an object"),
         ("pos_mm", "\"1,2\"", "a string"),
         ("pos_mm", "[1,null]", "null"),
@@ -82,7 +82,7 @@ fn a_wrong_type_names_the_key_and_what_was_found() {
         ("loc_labels", "[1]", "a number"),
         ("hold_time", "[]", "a list"),
         ("hold_time", "\"1 h\"", "1 h"),
-        ("hold_time", "true", "a truth value"),
+        ("hold_time", "true", "a boolean"),
     ] {
         refused(with(key, value), RejectReason::Malformed, &[key, found]);
     }
@@ -99,7 +99,7 @@ fn a_wrong_type_names_the_key_and_what_was_found() {
 }
 
 #[test]
-fn what_is_no_object_is_malformed() {
+fn other_values_than_objects_are_malformed() {
     for (text, found) in [
         ("", "nothing"),
         ("  ", "nothing"),
@@ -151,7 +151,7 @@ fn keys_are_matched_without_regard_to_case() {
 }
 
 #[test]
-fn the_last_of_equal_keys_counts_and_the_documented_spelling_goes_first() {
+fn last_equal_key_and_documented_spelling_win() {
     assert_eq!(with("uid", "\"E2\"").unwrap().uid, "E2");
     assert_eq!(with("uid", "null").unwrap().uid, "E1");
     let variant_after = with("UID", "\"E2\"").unwrap();
@@ -185,7 +185,7 @@ fn positions_that_are_no_pair_are_kept_whole() {
 }
 
 #[test]
-fn times_are_cut_to_microseconds_but_the_id_is_not() {
+fn times_are_cut_but_ids_are_not() {
     let momentum =
         |text: &str| item_json(&format!(r#"{{"momentum":"{text}","uid":"E1"}}"#)).unwrap();
     let (a, b) =
@@ -199,7 +199,7 @@ fn times_are_cut_to_microseconds_but_the_id_is_not() {
 }
 
 #[test]
-fn text_is_unescaped_and_nul_is_left_to_the_database() {
+fn text_is_unescaped_and_nul_kept() {
     let item = with("board_sn", r#""a\"\u00e9\n\u0000""#).unwrap();
     assert_eq!(item.board_sn.as_deref(), Some("a\"é\n\0"));
     refused(with("board_sn", r#""\ud800""#), RejectReason::Malformed, &["board_sn"]);
@@ -220,7 +220,7 @@ fn board_times_that_are_unset_are_null() {
 }
 
 #[test]
-fn json_is_not_judged_by_plausibility() {
+fn json_skips_plausibility_checks() {
     let item = item_json(r#"{"momentum":"1999-01-01T00:00:00Z","uid":"a\u0007"}"#).unwrap();
     assert_eq!(item.uid, "a\u{7}");
 }

@@ -1,4 +1,4 @@
-//! What a protobuf value becomes under the shipped schema, one rule a test.
+//! The rules for protobuf values under the shipped schema, one in each test.
 
 use prost_types::Duration;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ fn read(message: &pb::ItemEvent) -> Result<ItemEvent, Reject> {
 }
 
 #[test]
-fn masked_numbers_are_zero_and_masked_messages_texts_and_lists_are_null() {
+fn masked_numbers_are_zero_and_others_null() {
     let item = read(&least_item()).unwrap();
     assert_eq!((item.nb_hits, item.floor, item.fill_ratio), (Some(0), Some(0), Some(0.0)));
     assert_eq!((item.is_in, item.is_interpolated), (false, Some(false)));
@@ -29,7 +29,7 @@ fn masked_numbers_are_zero_and_masked_messages_texts_and_lists_are_null() {
 }
 
 #[test]
-fn the_events_own_tenant_goes_first() {
+fn event_tenant_overrides_configured_tenant() {
     let own = pb::ItemEvent { tenant: "other".into(), ..least_item() };
     assert_eq!(read(&own).unwrap().tenant, "other");
 }
@@ -98,7 +98,7 @@ fn an_impossible_momentum_is_implausible() {
 }
 
 #[test]
-fn a_momentum_ahead_is_believed_while_the_clocks_are_not() {
+fn future_momentum_is_accepted_without_clock_trust() {
     let ahead =
         pb::ItemEvent { momentum: Some(at(NOW.unix_timestamp() + 864_000)), ..least_item() };
     let payload = Bytes::from(ahead.encode_to_vec());
@@ -109,7 +109,7 @@ fn a_momentum_ahead_is_believed_while_the_clocks_are_not() {
 }
 
 #[test]
-fn names_of_things_must_be_printable() {
+fn identifiers_must_be_printable() {
     for uid in ["E1\0", "\u{7}", "a\nb"] {
         let item = pb::ItemEvent { uid: uid.into(), ..least_item() };
         refused(read(&item), RejectReason::Implausible, &["uid"]);
@@ -121,7 +121,7 @@ fn names_of_things_must_be_printable() {
 }
 
 #[test]
-fn other_texts_with_nul_are_left_to_the_database() {
+fn other_texts_may_contain_nul() {
     let item = pb::ItemEvent { loc_reference: "a\0b".into(), ..least_item() };
     assert_eq!(read(&item).unwrap().loc_reference.as_deref(), Some("a\0b"));
 }
@@ -142,7 +142,7 @@ fn positions_are_read_packed_and_not() {
 }
 
 #[test]
-fn the_last_of_equal_fields_counts_and_messages_merge() {
+fn last_field_counts_and_messages_merge() {
     let later = pb::ItemEvent {
         uid: "E2".into(),
         momentum: Some(prost_types::Timestamp { seconds: 0, nanos: 5_000 }),
@@ -154,7 +154,7 @@ fn the_last_of_equal_fields_counts_and_messages_merge() {
 }
 
 #[test]
-fn unknown_fields_of_every_wire_type_are_passed_over_and_kept() {
+fn unknown_fields_of_every_type_are_skipped() {
     let decoder = shipped(KeepPayload::Unknown);
     let kept = |more: &[u8]| {
         let bytes = followed_by(&least_item(), more);
@@ -194,7 +194,7 @@ fn hold_time_is_cut_towards_zero() {
 }
 
 #[test]
-fn a_status_is_its_bare_name_or_its_number() {
+fn statuses_are_bare_names_or_numbers() {
     let status = |status| {
         let event = pb::BoardStatusEvent { status, ..least_board() };
         board_proto(&event.encode_to_vec()).unwrap().status.unwrap()
@@ -209,7 +209,7 @@ fn a_status_is_its_bare_name_or_its_number() {
 }
 
 #[test]
-fn board_times_outside_the_calendar_are_out_of_range() {
+fn board_times_beyond_year_9999_are_refused() {
     let event = pb::BoardStatusEvent { last_error_date: Some(at(i64::MAX)), ..least_board() };
     refused(board_proto(&event.encode_to_vec()), RejectReason::OutOfRange, &["last_error_date"]);
     let unset =

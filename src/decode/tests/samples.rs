@@ -1,4 +1,4 @@
-//! Payloads of an independent encoder become the rows it says they must.
+//! Payloads of an independent encoder become the rows that it expects.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn board_columns(board: &BoardEvent) -> Value {
     })
 }
 
-/// What the samples state at full resolution, cut as the tables cut it.
+/// The times of the samples, cut from their full resolution to that of the tables.
 fn as_column(name: &str, value: &Value) -> (String, Value) {
     match (name, value) {
         ("hold_time_ns", ns) => {
@@ -54,7 +54,7 @@ fn as_column(name: &str, value: &Value) -> (String, Value) {
 }
 
 #[test]
-fn every_sample_becomes_the_row_it_must() {
+fn every_sample_becomes_its_expected_row() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     let expected: Value =
         serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
@@ -91,8 +91,8 @@ fn both_forms_of_a_sample_have_one_id() {
     }
 }
 
-/// These ids were computed from the definition by other means. They are in databases: they never
-/// change.
+/// These ids were computed from the definition by other means. They never change, since databases hold
+/// them.
 #[test]
 fn ids_are_pinned_for_ever() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");

@@ -38,7 +38,7 @@ package vendor.v2;
 enum Status { STATUS_CONNECTED = 0; STATUS_DISCONNECTED = 5; STATUS_SLEEPING = 9; }
 "#;
 
-/// A folder with a schema in it.
+/// A folder that holds a schema.
 pub(super) struct Folder(TempDir);
 
 impl Folder {
@@ -65,7 +65,7 @@ fn refusal(source: &str) -> String {
     decoder(&folder.file("vendor.proto")).unwrap_err()
 }
 
-/// A `.proto` whose item message has the given fields besides the required ones.
+/// A `.proto` whose item message has the given fields in addition to the required ones.
 fn item_schema(fields: &str) -> String {
     format!(
         "syntax = \"proto3\"; import \"google/protobuf/timestamp.proto\";
@@ -103,7 +103,7 @@ fn shuffled() -> (Folder, DescriptorPool) {
 }
 
 #[test]
-fn shuffled_numbers_decode_to_the_same_row_from_source_and_from_descriptors() {
+fn shuffled_numbers_decode_to_the_same_row() {
     let (folder, pool) = shuffled();
     let original = pb::ItemEvent {
         is_in: true,
@@ -156,7 +156,7 @@ proptest! {
 }
 
 #[test]
-fn a_descriptor_set_without_its_imports_of_google_is_enough() {
+fn descriptor_sets_need_no_google_imports() {
     let (folder, pool) = shuffled();
     let files = pool.file_descriptor_protos().filter(|file| !file.name().starts_with("google/"));
     let set = prost_types::FileDescriptorSet { file: files.cloned().collect() };
@@ -295,7 +295,7 @@ fn times_as_numbers_and_texts_are_read() {
 }
 
 #[test]
-fn numbers_too_large_for_their_column_are_out_of_range() {
+fn numbers_beyond_their_column_are_out_of_range() {
     let folder = Folder::with(&[("other.proto", OTHER_TYPES.as_bytes())]);
     let decoder = decoder(&folder.file("other.proto")).unwrap();
     for (bytes, field) in [
@@ -311,7 +311,7 @@ fn numbers_too_large_for_their_column_are_out_of_range() {
 }
 
 #[test]
-fn the_vendors_schema_is_believed_whatever_the_event_says() {
+fn vendor_schemas_skip_plausibility_checks() {
     let (folder, pool) = shuffled();
     let decoder = decoder(&folder.file("move.proto")).unwrap();
     let builtin = load::shipped().unwrap().get_message_by_name("transtream.ItemEvent").unwrap();
@@ -338,7 +338,7 @@ fn a_file_with_one_kind_decodes_that_kind() {
 }
 
 #[test]
-fn refusals_say_what_was_found_and_what_to_do() {
+fn refusals_name_cause_and_remedy() {
     for (source, words) in [
         ("", &["no messages", "name the file"][..]),
         ("syntax = \"proto3\"; message Foo { int32 a = 1; }", &["it has Foo", "momentum and uid"]),
@@ -356,7 +356,7 @@ fn refusals_say_what_was_found_and_what_to_do() {
 }
 
 #[test]
-fn two_messages_that_fit_alike_are_refused_by_name() {
+fn equally_fitting_messages_are_refused_by_name() {
     let two = item_schema("")
         .replace("Inner { int32 x = 1;", "Twin { string uid = 1; int32 momentum = 2;");
     let text = refusal(&two);
@@ -364,7 +364,7 @@ fn two_messages_that_fit_alike_are_refused_by_name() {
 }
 
 #[test]
-fn a_field_that_cannot_be_read_is_refused_with_the_types_that_can() {
+fn unreadable_field_types_name_the_readable_ones() {
     for (field, found, accepted) in [
         ("Inner pos_mm = 3;", "message Inner", "repeated integers"),
         ("string is_in = 3;", "string", "bool"),

@@ -122,7 +122,7 @@ async fn invalid_credential_files_are_reported_and_never_used() {
 
     replace_pair(&config, &broker.authority().client("other"));
     until_status(&bridge, place, "not the tenant \"acme\"").await;
-    bridge.until_logged(&["cannot be used; the earlier ones stay in use"]).await;
+    bridge.until_logged(&["files are invalid; the earlier credentials stay in use"]).await;
     replace_pair(&config, &broker.authority().client_valid(TENANT, CertificateValidity::Expired));
     until_status(&bridge, place, "expired on").await;
     config.file("client.key", "no key");
@@ -151,7 +151,9 @@ async fn refused_new_password_falls_back_to_old() {
     let config = config.set("mqtt.password_file", file.to_str().unwrap());
     let mut bridge = Bridge::ready(&config).await;
     replace(&file, "mistyped\n");
-    bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
+    bridge
+        .until_logged(&["the broker refused the renewed credentials; using the earlier ones"])
+        .await;
     until_status(&bridge, "/credentials/refused", "check mqtt.username, the password").await;
     bridge.until_ready().await;
     let platform = TestPublisher::connect(&broker).await;
@@ -185,7 +187,9 @@ async fn renewed_credentials_without_subscription_fall_back() {
     renewed.until_closed().await;
     let earlier = peer.subscribed(true).await;
     assert_eq!(earlier.connect().password.as_deref(), Some("early"), "not those that work");
-    bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
+    bridge
+        .until_logged(&["the broker refused the renewed credentials; using the earlier ones"])
+        .await;
     until_status(&bridge, "/credentials/refused", "refuses the subscription to").await;
     bridge.until_ready().await;
     // Credentials that may subscribe are adopted.
@@ -255,7 +259,7 @@ async fn expired_certificate_retries_slowly_until_renewed() {
     replace_pair(&config, &broker.authority().client_valid(TENANT, CertificateValidity::Expired));
     let mut bridge = Bridge::start(&config);
     bridge.until_logged(&["the client certificate has expired", "centiloc-bridge csr --key"]).await;
-    let line = bridge.until_logged(&["no connection to the broker", "expired on"]).await;
+    let line = bridge.until_logged(&["broker connection failed", "expired on"]).await;
     assert!(line.contains("retry_in=\"3600.0s\""), "{line}");
     replace_pair(&config, broker.client());
     bridge.until_ready().await;

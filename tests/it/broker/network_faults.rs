@@ -159,8 +159,7 @@ async fn idle_timeout_is_named_and_then_prevented() {
     let mut bridge = Bridge::ready(&config).await;
     let first = proxy.accepted();
     let cure = "set mqtt.keep_alive to 6s";
-    until_failing(&mut bridge, "idle_timeout", &["WARN", "nothing was sent either way", cure])
-        .await;
+    until_failing(&mut bridge, "idle_timeout", &["WARN", "silence in both directions", cure]).await;
     bridge.until_ready().await;
     // Each PINGREQ arrives within the timeout. Without them, four times the timeout would pass.
     let (second, up) = (proxy.accepted(), proxy.forwarded(Direction::Up));

@@ -24,7 +24,7 @@ async fn restarted_broker_resumes_session_without_loss() {
     lock.until_waited_for().await;
     rig.broker.stop().await;
     lock.release().await;
-    bridge.until_logged(&["WARN", "no connection to the broker"]).await;
+    bridge.until_logged(&["WARN", "broker connection failed"]).await;
     rig.broker.start_again().await;
     rig.platform().await.publish_json(&events[40..]).await;
     rig.until_rows("item_event", 60).await;

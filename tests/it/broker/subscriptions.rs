@@ -71,7 +71,7 @@ async fn granted_filters_deliver_beside_a_refused_one() {
     let config = Config::new(&broker, &database).set("mqtt.items", "json");
     let bridge = Bridge::start(&config.set("mqtt.boards", "protobuf"));
     let board = board_topic(TENANT);
-    bridge.until_logged(&["ERROR", "not every subscription was granted", &board]).await;
+    bridge.until_logged(&["ERROR", "did not grant every subscription", &board]).await;
     let events = ItemEvent::series(TENANT, 3);
     let publisher = TestPublisher::connect(&broker).await;
     publisher.publish(&board, board_protobuf("B-1", events[0].momentum, 1)).await;

@@ -103,7 +103,7 @@ async fn commands_and_logs_show_no_secret() {
     let config = config.set("mqtt.password", "mistyped-secret");
     config.write();
     bridge.signal("HUP");
-    bridge.until_logged(&["the renewed credentials do not work"]).await;
+    bridge.until_logged(&["the broker refused the renewed credentials"]).await;
     let config = config.set("database.url", "postgres://u:mistyped-secret@:bad:port/x");
     config.write();
     bridge.signal("HUP");
@@ -132,7 +132,7 @@ async fn connection_errors_show_no_secret() {
     for (config, parts) in [
         (
             config().set("mqtt.password", "mistyped-secret"),
-            &["no connection to the broker", "not_authorized"][..],
+            &["broker connection failed", "not_authorized"][..],
         ),
         (config().set("database.url", url), &["28P01"]),
     ] {

@@ -137,7 +137,7 @@ async fn slow_batches_shrink_until_they_pass() {
     first.release().await;
     bridge.until_logged(&["57014"]).await;
     rig.until_kept(&events).await;
-    bridge.until_logged(&["the database works again"]).await;
+    bridge.until_logged(&["database is available again"]).await;
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn failover_loses_and_doubles_nothing() {
     tokio::join!(platform.publish_protobuf(before), reset);
     platform.publish_protobuf(during).await;
     link.pass().await;
-    bridge.until_logged(&["the database is in trouble", "25006"]).await;
+    bridge.until_logged(&["database error; retrying", "25006"]).await;
     let (status, body) = bridge.get("/readyz").await.unwrap();
     assert_eq!(status, 503, "{body}");
     let acked = i64::try_from(rig.tap.pubacks()).unwrap();

@@ -59,7 +59,7 @@ async fn shutdown_during_backoff_is_immediate() {
         .set("mqtt.reconnect.min", "60s")
         .set("mqtt.reconnect.max", "60s");
     let bridge = Bridge::start(&config);
-    bridge.until_logged(&["no connection to the broker", "tcp_refused"]).await;
+    bridge.until_logged(&["broker connection failed", "tcp_refused"]).await;
     stops_at_once(bridge).await;
 }
 

@@ -1,6 +1,7 @@
 //! The result of a commit: each event once, and states by momentum rather than by arrival.
 
 use centiloc_bridge::store::KindCount;
+use centiloc_bridge::topic::EventKind;
 use sqlx::Row;
 
 use crate::support::store::{
@@ -13,7 +14,7 @@ async fn every_item_column_round_trips() {
     let mut event = arrives("U", "B", 5);
     event.extra = serde_json::json!({"new": [1, "é"], "pos_mm": [1, 2, 3]}).as_object().cloned();
     let outcome = fixture.items(&[event.clone()]).await;
-    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 0 });
+    assert_eq!(outcome.of(EventKind::Item), KindCount { inserted: 1, duplicates: 0 });
     let rows = fixture.db.rows("select * from centiloc.item_event").await.unwrap();
     let row = &rows[0];
     assert_eq!(row.get::<uuid::Uuid, _>("event_id"), event.event_id);
@@ -38,10 +39,16 @@ async fn every_item_column_round_trips() {
 async fn redelivery_is_counted_and_changes_nothing() {
     let fixture = StoreFixture::new().await;
     let batch = [arrives("U", "A", 1), leaves("U", "A", 2), arrives("V", "A", 3)];
-    assert_eq!(fixture.items(&batch).await.items, KindCount { inserted: 3, duplicates: 0 });
+    assert_eq!(
+        fixture.items(&batch).await.of(EventKind::Item),
+        KindCount { inserted: 3, duplicates: 0 }
+    );
     let before = state(&fixture.db).await;
     let xmin: Vec<String> = fixture.db.column("select xmin::text from centiloc.item_state").await;
-    assert_eq!(fixture.items(&batch).await.items, KindCount { inserted: 0, duplicates: 3 });
+    assert_eq!(
+        fixture.items(&batch).await.of(EventKind::Item),
+        KindCount { inserted: 0, duplicates: 3 }
+    );
     assert_eq!(state(&fixture.db).await, before);
     let after: Vec<String> = fixture.db.column("select xmin::text from centiloc.item_state").await;
     assert_eq!(after, xmin, "a redelivery must not write state rows");
@@ -54,8 +61,11 @@ async fn first_format_of_event_is_kept() {
     let mut other = arrives("U", "A", 1);
     other.product_reference = Some("from the other format".into());
     let outcome = fixture.items(&[arrives("U", "A", 1), other.clone()]).await;
-    assert_eq!(outcome.items, KindCount { inserted: 1, duplicates: 1 });
-    assert_eq!(fixture.items(&[other]).await.items, KindCount { inserted: 0, duplicates: 1 });
+    assert_eq!(outcome.of(EventKind::Item), KindCount { inserted: 1, duplicates: 1 });
+    assert_eq!(
+        fixture.items(&[other]).await.of(EventKind::Item),
+        KindCount { inserted: 0, duplicates: 1 }
+    );
     for table in ["item_event", "item_state"] {
         let product: String =
             fixture.db.value(&format!("select product_reference from centiloc.{table}")).await;
@@ -130,11 +140,14 @@ async fn board_states_follow_momentum() {
     let fixture = StoreFixture::new().await;
     let batch = [of_board(board("B", 20, "DISCONNECTED")), of_board(board("B", 10, "CONNECTED"))];
     let outcome = fixture.commit(&batch).await;
-    assert_eq!(outcome.boards, KindCount { inserted: 2, duplicates: 0 });
+    assert_eq!(outcome.of(EventKind::Board), KindCount { inserted: 2, duplicates: 0 });
     fixture.commit(&[of_board(board("B", 15, "ONERROR"))]).await;
     let status: String = fixture.db.value("select status from centiloc.board_state").await;
     assert_eq!(status, "DISCONNECTED");
-    assert_eq!(fixture.commit(&batch).await.boards, KindCount { inserted: 0, duplicates: 2 });
+    assert_eq!(
+        fixture.commit(&batch).await.of(EventKind::Board),
+        KindCount { inserted: 0, duplicates: 2 }
+    );
     assert_eq!(fixture.db.count("centiloc.board_event").await, 3);
 }
 
@@ -147,7 +160,10 @@ async fn mixed_batch_is_one_transaction() {
         malformed(b"garbage"),
     ];
     let outcome = fixture.commit(&batch).await;
-    assert_eq!((outcome.items.inserted, outcome.boards.inserted), (1, 1));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Board).inserted),
+        (1, 1)
+    );
     assert_eq!(outcome.dead_letters["malformed"], 1);
     let transactions: Vec<String> = fixture
         .db
@@ -206,7 +222,10 @@ async fn thousand_mixed_events_fit_one_batch() {
         })
         .collect();
     let outcome = fixture.commit(&batch).await;
-    assert_eq!((outcome.items.inserted, outcome.boards.inserted), (960, 20));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Board).inserted),
+        (960, 20)
+    );
     assert_eq!(outcome.dead_letters["malformed"], 20);
     assert_eq!(fixture.db.count("centiloc.item_state").await, {
         let pairs: std::collections::HashSet<_> =

@@ -4,6 +4,7 @@
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -42,7 +43,11 @@ async fn bounds_beyond_calendar_are_listed() {
         let fixture = StoreFixture::new().await;
         make(&fixture.db, "by_hand", from, to).await;
         let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0), "{from} {to}");
+        assert_eq!(
+            (outcome.of(EventKind::Item).inserted, outcome.default_partition_rows),
+            (1, 0),
+            "{from} {to}"
+        );
         fixture.store.make_partitions_ahead(datetime!(2025-03-20 0:00 UTC)).await.unwrap();
         assert_eq!(partitions(&fixture.db).await.len(), 5, "{from} {to}");
         let year = std::time::Duration::from_secs(365 * 86_400);
@@ -57,7 +62,7 @@ async fn manually_created_partition_receives_its_events() {
     let fixture = StoreFixture::new().await;
     make(&fixture.db, "by_hand", "'2020-01-01'", "MAXVALUE").await;
     let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
     fixture.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
     assert_eq!(partitions(&fixture.db).await, ["by_hand", "item_event_default"]);
 }
@@ -69,7 +74,7 @@ async fn remaining_range_of_a_day_is_created() {
     make(&fixture.db, "second", "'2025-03-10 20:00+00'", "'2025-05-01'").await;
     let events = [arrives("U", "A", 1), arrives("U", "A", 68_400), arrives("U", "A", 43_200)];
     let outcome = fixture.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 0));
     let names = partitions(&fixture.db).await;
     for name in ["item_event_y2025m03d10", "item_event_y2025m03d10_2"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
@@ -116,7 +121,7 @@ async fn detached_default_partition_is_recreated() {
     fixture.db.execute(detach).await;
     let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
     let outcome = fixture.items(&[old, arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
     assert_eq!(fixture.db.count("centiloc.item_event_default_2").await, 1);
 }
 
@@ -140,7 +145,7 @@ async fn session_settings_do_not_change_listing() {
     fixture.items(&[arrives("U", "A", 1)]).await;
     let store: Store = fixture.another_store(PartitionSpan::Month);
     let outcome = store.commit(&[of_item(arrives("U", "A", 2))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
     store.make_partitions_ahead(at(0)).await.unwrap();
     let expected =
         ["item_event_default", "item_event_y2025m03", "item_event_y2025m04", "item_event_y2025m05"];

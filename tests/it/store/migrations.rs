@@ -3,6 +3,7 @@
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
+use centiloc_bridge::topic::EventKind;
 
 use crate::support::postgres::Postgres;
 use crate::support::store::{StoreFixture, arrives, config, of_item};
@@ -87,7 +88,7 @@ async fn role_with_row_privileges_can_run() {
     let store = Store::new(&config(&url), PartitionSpan::Month).unwrap();
     store.prepare_schema(true).await.unwrap();
     let event = crate::support::store::item("U", "A", time::OffsetDateTime::now_utc(), true);
-    assert_eq!(store.commit(&[of_item(event)]).await.unwrap().items.inserted, 1);
+    assert_eq!(store.commit(&[of_item(event)]).await.unwrap().of(EventKind::Item).inserted, 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::store::Store;
 use centiloc_bridge::store::dead_letters::DeadLetterFilter;
 use centiloc_bridge::store::maintenance::UpkeepOutcome;
+use centiloc_bridge::topic::EventKind;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -78,7 +79,7 @@ async fn full_default_partition_is_emptied_in_steps() {
     let store = hasty_store(&fixture, Duration::from_secs(2));
     // The writer leaves them where they are.
     let outcome = store.commit(&[of_item(arrives("first", "A", 1))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     let done = AtomicBool::new(false);
     let moving = async {
         move_all(&store, at(0)).await;
@@ -93,7 +94,10 @@ async fn full_default_partition_is_emptied_in_steps() {
             assert_eq!(fixture.db.count("centiloc.item_event").await, stored);
             let batch = [of_item(arrives("U", "A", seconds)), of_item(arrives("first", "A", 1))];
             let outcome = fixture.store.commit(&batch).await.unwrap();
-            assert_eq!((outcome.items.inserted, outcome.items.duplicates), (1, 1));
+            assert_eq!(
+                (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Item).duplicates),
+                (1, 1)
+            );
             (stored, seconds) = (stored + 1, seconds + 1);
         }
         stored
@@ -102,7 +106,7 @@ async fn full_default_partition_is_emptied_in_steps() {
     assert_eq!(fixture.db.count("centiloc.item_event_default").await, 0);
     assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, stored);
     let outcome = store.commit(&[of_item(arrives("last", "A", 0))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
 }
 
 #[tokio::test]
@@ -143,7 +147,7 @@ async fn slow_partition_creation_is_deferred() {
         event.momentum = datetime!(2025-05-01 0:00 UTC) + time::Duration::seconds(n);
         let batch = [of_item(event), of_board(board("A", n, "CONNECTED")), malformed(b"x")];
         let outcome = store.commit(&batch).await.unwrap();
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+        assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
         assert_eq!(in_transaction(&fixture.db).await, 0);
     }
     fixture.db.execute("drop event trigger slow").await;
@@ -160,7 +164,7 @@ async fn deferred_range_costs_no_further_statement() {
     fill_default(&db, 10).await;
     let commit = async |n: i64| {
         let outcome = store.commit(&[of_item(arrives("U", "A", n))]).await.unwrap();
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+        assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     };
     let of_bridge = format!("bridge@{} LOG:", db.name());
     let statements = || postgres.log().count(&of_bridge);
@@ -230,7 +234,7 @@ async fn long_reader_delays_no_commit() {
             let started = Instant::now();
             let mut event = arrives(&format!("V{commits}"), "A", commits);
             event.momentum = now;
-            assert_eq!(fixture.items(&[event]).await.items.inserted, 1);
+            assert_eq!(fixture.items(&[event]).await.of(EventKind::Item).inserted, 1);
             (commits, worst) = (commits + 1, worst.max(started.elapsed()));
         }
         (commits, worst)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
@@ -35,7 +36,7 @@ async fn missing_partitions_are_created_before_writing() {
         item("U", "A", datetime!(2015-01-01 00:00 UTC), true),
     ];
     let outcome = fixture.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 0));
     assert_eq!(
         partitions(&fixture.db).await,
         [
@@ -57,7 +58,7 @@ async fn only_implausible_momenta_use_default_partition() {
         item("U", "A", now + time::Duration::hours(20), true),
     ];
     let outcome = fixture.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 2));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 2));
     assert_eq!(default_rows(&fixture.db).await, 2);
 }
 
@@ -75,7 +76,7 @@ async fn dropped_partition_is_recreated_with_its_rows() {
     assert_eq!(default_rows(&fixture.db).await, 0);
     assert_eq!(fixture.db.count("centiloc.item_event_y2025m03d10").await, 3);
     // A redelivery of the row that moved is still a duplicate.
-    assert_eq!(fixture.items(&[arrives("U", "A", 2)]).await.items.duplicates, 1);
+    assert_eq!(fixture.items(&[arrives("U", "A", 2)]).await.of(EventKind::Item).duplicates, 1);
 }
 
 #[tokio::test]
@@ -88,7 +89,7 @@ async fn missing_partition_without_default_rejects_no_row() {
         .await;
     let old = item("U", "A", datetime!(1999-01-01 00:00 UTC), true);
     let outcome = fixture.items(&[arrives("U", "A", 2), old]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
     assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0);
     assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, 1);
 }
@@ -147,7 +148,8 @@ async fn concurrent_partition_creation_does_not_collide() {
             (0..10).map(|day| of_item(arrives(&format!("U{n}"), "A", day * 86_400))).collect();
         store.commit(&batch).await
     });
-    let inserted: u64 = all(writes).await.into_iter().map(|o| o.unwrap().items.inserted).sum();
+    let inserted: u64 =
+        all(writes).await.into_iter().map(|o| o.unwrap().of(EventKind::Item).inserted).sum();
     assert_eq!(inserted, 40);
     // One that waited too long for another left its rows to maintenance.
     fixture.store.make_partitions_ahead(at(10 * 86_400)).await.unwrap();
@@ -170,7 +172,7 @@ async fn role_without_create_stores_every_event() {
         )
         .await;
     let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     let now = item("U", "A", OffsetDateTime::now_utc(), true);
     assert_eq!(fixture.items(&[now]).await.default_partition_rows, 0);
 }
@@ -184,7 +186,7 @@ async fn reader_of_default_partition_blocks_no_commit() {
         .await
         .unwrap();
     let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
 }
 

@@ -3,6 +3,7 @@
 
 use centiloc_bridge::event::ItemEvent;
 use centiloc_bridge::store::StoreError;
+use centiloc_bridge::topic::EventKind;
 use sqlx::Row;
 
 use crate::support::store::{StoreFixture, arrives, at, board, item, malformed, of_board, of_item};
@@ -38,8 +39,14 @@ async fn refused_row_is_dead_lettered_alone() {
     batch.push(of_board(board("A", 5, "CONNECTED")));
     batch.push(malformed(b"garbage"));
     let outcome = fixture.commit(&batch).await;
-    assert_eq!((outcome.items.inserted, outcome.items.duplicates), (50, 0));
-    assert_eq!((outcome.boards.inserted, outcome.boards.duplicates), (1, 0));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Item).duplicates),
+        (50, 0)
+    );
+    assert_eq!(
+        (outcome.of(EventKind::Board).inserted, outcome.of(EventKind::Board).duplicates),
+        (1, 0)
+    );
     assert_eq!(outcome.dead_letters["refused_by_database"], 5);
     assert_eq!(outcome.dead_letters["malformed"], 1);
     let codes: Vec<Option<String>> =
@@ -76,7 +83,10 @@ async fn refused_row_keeps_bytes_and_reason() {
 async fn each_format_of_refused_event_is_tried() {
     let fixture = StoreFixture::new().await;
     let outcome = fixture.commit(&[of_item(with_nul(1)), of_item(arrives("U", "A", 1))]).await;
-    assert_eq!((outcome.items.inserted, outcome.items.duplicates), (1, 0));
+    assert_eq!(
+        (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Item).duplicates),
+        (1, 0)
+    );
     assert_eq!(outcome.dead_letters["refused_by_database"], 1);
     assert_eq!(fixture.db.count("centiloc.item_state").await, 1);
 }
@@ -99,7 +109,7 @@ async fn uniformly_refused_batch_holds_the_stream() {
     assert!(matches!(&error, StoreError::Stop(f) if f.sqlstate.as_deref() == Some("23502")));
     assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0);
     fixture.db.execute("alter table centiloc.item_state drop hall").await;
-    assert_eq!(fixture.commit(&batch).await.items.inserted, 20);
+    assert_eq!(fixture.commit(&batch).await.of(EventKind::Item).inserted, 20);
 }
 
 #[tokio::test]
@@ -143,7 +153,7 @@ async fn repeated_unknown_error_sets_row_aside() {
         }
     }
     let outcome = outcome.unwrap();
-    assert_eq!(outcome.items.inserted, 1);
+    assert_eq!(outcome.of(EventKind::Item).inserted, 1);
     assert_eq!(outcome.dead_letters["refused_by_database"], 1);
     let code: String = fixture.db.value("select sqlstate from centiloc.dead_letter").await;
     assert_eq!(code, "P0001");
@@ -170,7 +180,7 @@ async fn slow_statement_requests_half_batch() {
     let batch: Vec<_> = (2..12).map(|i| of_item(arrives("U", "A", i))).collect();
     let error = store.commit(&batch).await.unwrap_err();
     assert!(matches!(error, StoreError::Halve(_)), "{error}");
-    assert_eq!(store.commit(&batch[..1]).await.unwrap().items.inserted, 1);
+    assert_eq!(store.commit(&batch[..1]).await.unwrap().of(EventKind::Item).inserted, 1);
 }
 
 #[tokio::test]

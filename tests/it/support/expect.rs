@@ -16,7 +16,7 @@ pub const ITEMS: &str = "centiloc.item_event";
 /// line with all of `said`. Asserts that it is still running and not ready, with the reason.
 pub async fn until_failing(bridge: &mut Bridge, reason: &str, said: &[&str]) {
     let reason_field = format!("reason=\"{reason}\"");
-    let mut parts = vec!["no connection to the broker", reason_field.as_str()];
+    let mut parts = vec!["broker connection failed", reason_field.as_str()];
     parts.extend_from_slice(said);
     bridge.until_logged(&parts).await;
     until_reconnects(bridge, reason, 1).await;

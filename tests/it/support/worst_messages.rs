@@ -52,12 +52,12 @@ fn json_excesses(event: &ItemEvent, size: usize) -> Vec<OversizedMessage> {
     let (unknown, more) = fill("", r#""":1,"#, r#""":1"#);
     let unknown = (unknown, format!("the object has {} keys", keys + more + 1));
     let (list, _) = fill(r#""new":["#, "[1],", "[]]");
-    let list = (list, "what no column takes has ".to_owned());
+    let list = (list, "the set of unknown keys has ".to_owned());
     let (text, _) = fill(r#""shelf_sn":"\n"#, "x", r#"""#);
     let text = (text, format!("shelf_sn has {} bytes", size + 4));
     let brackets = ["[", "]"].map(|bracket| bracket.repeat(size / 2)).join("0");
     let deep = format!("{},\"new\":{brackets}}}", object.trim_end_matches('}'));
-    let deep = (deep, "what no column takes has ".to_owned());
+    let deep = (deep, "the set of unknown keys has ".to_owned());
     [positions, labels, unknown, list, text, deep]
         .into_iter()
         .map(|(text, said)| OversizedMessage {
