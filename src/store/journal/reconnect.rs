@@ -1,4 +1,4 @@
-//! What a new connection means, given the one before. Pure.
+//! Assessment of a new connection, given the one before. Pure.
 
 use std::time::Duration;
 
@@ -12,36 +12,36 @@ use crate::gap::{Gap, GapCause};
 pub(super) struct EarlierConnection {
     pub last_seen_at: OffsetDateTime,
     pub filters: Vec<String>,
-    /// Of the process that writes now, or of another.
+    /// True if the process is the one that writes now.
     pub same_process: bool,
-    /// Whether it began after what is written down now.
+    /// True if it began after the connection that is being recorded.
     pub later: bool,
-    /// Its session was ended for good.
+    /// Its session was retired.
     pub retired: bool,
 }
 
-/// What [`ConnectionEvent::Opened`] says.
+/// The content of `ConnectionEvent::Opened`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OpenedConnection<'n> {
     pub connection: &'n ConnectionName,
     pub at: OffsetDateTime,
     pub session_present: bool,
     pub filters: &'n [String],
-    /// Where the process spools.
+    /// The spool directory of the process.
     pub spool_dir: Option<&'n str>,
-    /// Told out of the spool, perhaps long after.
+    /// True if it is read from the spool, perhaps long after.
     pub spooled: bool,
 }
 
-/// What a new connection means, given the one before.
+/// Consequences of a new connection.
 #[derive(Debug, PartialEq)]
 pub(super) struct ReconnectAssessment {
     pub stale_filters: Vec<String>,
     pub gap: Option<Gap>,
 }
 
-/// Pure. A first start is no gap, nor is the first after the client was retired.
-pub(super) fn opening(
+/// Assesses a new connection. A first start is no gap, nor is the first after the client was retired.
+pub(super) fn assess_reconnect(
     earlier: Option<&EarlierConnection>,
     opened: OpenedConnection<'_>,
     expiry: Duration,
@@ -120,7 +120,7 @@ mod tests {
             spool_dir: None,
             spooled: false,
         };
-        opening(earlier, opened, EXPIRY)
+        assess_reconnect(earlier, opened, EXPIRY)
     }
 
     #[test]
