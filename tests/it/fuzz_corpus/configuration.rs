@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueKind};
+use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueForm};
 use centiloc_bridge::config::{ConfigError, LoadedConfig, load};
 
 use super::in_file;
@@ -211,8 +211,8 @@ fn variable(name: &str) -> Option<&'static ConfigKey> {
 /// The value of an unknown key is not shown, because it may be a misspelt password.
 fn never_shown(key: Option<&ConfigKey>, value: &str) -> bool {
     match key.map(|key| key.kind) {
-        None | Some(ValueKind::Secret) => true,
-        Some(ValueKind::SecretUrl) => is_password_in_url(value),
+        None | Some(ValueForm::Secret) => true,
+        Some(ValueForm::SecretUrl) => is_password_in_url(value),
         Some(_) => false,
     }
 }
