@@ -112,7 +112,7 @@ impl BackgroundTasks {
         background
     }
 
-    /// Restarts failed tasks for ever, each after its backoff. May be dropped at any point.
+    /// Restarts failed tasks indefinitely, each after its backoff. May be dropped at any point.
     pub async fn keep_running(&mut self, service: &BridgeService) {
         loop {
             let due = self.restarts.iter().filter_map(|restart| restart.due).min();

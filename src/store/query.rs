@@ -139,7 +139,7 @@ impl Drop for Db {
 }
 
 /// Runs one exchange with the server under a time limit of ours: a half-open connection would hang
-/// for ever.
+/// indefinitely.
 pub(super) async fn within<T>(
     timeout: Duration,
     exchange: impl Future<Output = Result<T, sqlx::Error>>,

@@ -1,5 +1,5 @@
 //! The size of one transaction. Greedy: all messages that arrived during the last commit, up to
-//! a bound in number and in bytes, in order. No timer: a batch that waits to fill would wait for ever
+//! a bound in number and in bytes, in order. No timer: a batch that waits to fill would wait indefinitely
 //! when the broker's window is smaller than the batch.
 
 use crate::event::Event;

@@ -27,7 +27,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Returns the options for one endpoint. Certificate files are read anew each time, so that renewed
+/// Returns the options for one endpoint. Certificate files are read again each time, so that renewed
 /// ones are used.
 pub(in crate::store) async fn options(
     url: &DatabaseUrl,

@@ -126,7 +126,7 @@ impl Eraser<'_> {
         }
     }
 
-    /// Deletes states. Where an event arrived since the events were removed, its state is made anew in
+    /// Deletes states. Where an event arrived since the events were removed, its state is made again in
     /// the same transaction: until then the writer of a running service waits for the row.
     async fn delete_states(&mut self, table: StateTable, keys: &StateKeys) -> Result<u64, DbError> {
         let (from, joined) = table.join();

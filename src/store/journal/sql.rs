@@ -88,7 +88,7 @@ pub(super) async fn late(
 }
 
 /// Ends the open gaps of a process that is gone: their true end is unknown. Its successor has found
-/// the session, and detects its own gaps anew.
+/// the session, and detects its own gaps again.
 pub(super) async fn end_abandoned_gaps(
     db: &mut Db,
     client_id: &str,

@@ -40,7 +40,7 @@ pub(super) trait EventTables: Sync {
     /// Returns true if the table of events has partitions.
     fn is_partitioned(&self) -> bool;
 
-    /// Returns the statement that makes states anew from their events, given their keys.
+    /// Returns the statement that makes states again from their events, given their keys.
     fn remake_states(&self) -> &'static str;
 }
 

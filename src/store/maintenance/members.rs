@@ -32,7 +32,7 @@ pub struct GroupMembership {
     pub session_expiry: Duration,
 }
 
-/// Schedules the checks for vanished members. Created anew when the database did not answer.
+/// Schedules the checks for vanished members. Created again when the database did not answer.
 #[derive(Debug)]
 pub(in crate::store) struct MemberWatch {
     since: Instant,

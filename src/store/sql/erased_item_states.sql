@@ -1,4 +1,4 @@
--- Makes states whose rows were just deleted anew from the events that are left: one arrived
+-- Makes states whose rows were just deleted again from the events that are left: one arrived
 -- meanwhile. $1 to $3 are the keys. The lists of columns in braces are filled in by
 -- src/store/kinds/columns.rs.
 insert into centiloc.item_state as s (

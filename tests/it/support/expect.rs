@@ -6,7 +6,7 @@ use super::bridge::Bridge;
 use super::database::Database;
 use super::event::ItemEvent;
 use super::mosquitto::{Mosquitto, TENANT};
-use super::publisher::Publisher;
+use super::publisher::TestPublisher;
 use super::wait::{SOON, until, until_eq};
 
 /// The table of item events.
@@ -69,7 +69,7 @@ pub async fn until_stored_within(deadline: Duration, database: &Database, events
 pub async fn pass_through(broker: &Mosquitto, database: &Database, events: usize) {
     let before = usize::try_from(database.count(ITEMS).await.max(0)).unwrap();
     let events = ItemEvent::series(TENANT, events);
-    Publisher::connect(broker).await.publish_json(&events).await;
+    TestPublisher::connect(broker).await.publish_json(&events).await;
     until_stored(database, before + events.len()).await;
 }
 

@@ -19,12 +19,12 @@ use super::config::database_only;
 use super::postgres::{Database, Postgres};
 
 /// A migrated database of the shared server, and a store on it.
-pub struct Bench {
+pub struct StoreFixture {
     pub db: Database,
     pub store: Store,
 }
 
-impl Bench {
+impl StoreFixture {
     pub async fn new() -> Self {
         Self::with_span(PartitionSpan::Month).await
     }
