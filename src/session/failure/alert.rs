@@ -88,11 +88,9 @@ pub(super) fn meaning(alert: Alert) -> AlertMeaning {
             TlsProtocol,
             "it accepts neither TLS 1.2 nor 1.3; it must be upgraded",
         ),
-        Alert::InsufficientSecurity => (
-            "insufficient_security",
-            TlsCipher,
-            "it requires ciphers that the bridge does not have",
-        ),
+        Alert::InsufficientSecurity => {
+            ("insufficient_security", TlsCipher, "it requires ciphers that the bridge lacks")
+        }
         Alert::UnrecognisedName => (
             "unrecognized_name",
             TlsName,

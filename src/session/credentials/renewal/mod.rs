@@ -206,14 +206,12 @@ impl CredentialWatcher {
         let check = self.next_check(trigger, now);
         let checked = files::apart(move || check.inspect());
         let limit = CHECK_TIMEOUT;
-        match during(limit, timeout(limit, checked)).await {
-            Ok(Ok(found)) => self.apply(found),
-            Ok(Err(error)) => {
-                self.read_timed_out(format!("the check of the credential files failed: {error}"))
-            }
-            Err(_) => self
-                .read_timed_out(format!("reading the credential files took more than {limit:?}")),
-        }
+        let problem = match during(limit, timeout(limit, checked)).await {
+            Ok(Ok(found)) => return self.apply(found),
+            Ok(Err(error)) => format!("the check of the credential files failed: {error}"),
+            Err(_) => format!("reading the credential files took more than {limit:?}"),
+        };
+        self.read_timed_out(problem);
     }
 
     fn next_check(&self, trigger: CheckTrigger, now: OffsetDateTime) -> FileCheck {
