@@ -13,7 +13,7 @@ BRIDGE_BIN =
 # Bash uses SECONDS as its clock.
 unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
 
-SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh .ci/run
+SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh tests/words.sh .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain deps
@@ -51,6 +51,7 @@ lint: deps ## Check formatting, clippy, scripts, shipped files and the words of 
 	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck $(SCRIPTS); \
 	 else echo 'shellcheck is not installed: skipped'; fi
 	@bash tests/deploy.sh
+	@bash tests/words.sh
 	@for bug in tests/sim/bugs/*.patch; do patch --dry-run --silent --fuzz=0 --strip 1 <"$$bug" || exit 1; done
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	 else echo 'cargo-deny is not installed: skipped (cargo install --locked cargo-deny)'; fi

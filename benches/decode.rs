@@ -20,7 +20,7 @@ const TURN: Duration = Duration::from_millis(2);
 /// Events between two readings of the clock.
 const CHUNK: u32 = 100;
 
-type Way<'a> = (&'static str, Box<dyn Fn() + 'a>);
+type DecodeVariant<'a> = (&'static str, Box<dyn Fn() + 'a>);
 
 fn nanoseconds_per_event(decode: &dyn Fn()) -> f64 {
     let started = Instant::now();
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
     };
     let (p, j) = (EventEncoding::Protobuf, EventEncoding::Json);
-    let ways: [Way; 6] = [
+    let ways: [DecodeVariant; 6] = [
         (
             "generated struct only",
             Box::new(|| {

@@ -31,14 +31,14 @@ use support::config::Config;
 use support::database::Database;
 use support::mosquitto::{PASSWORD, TENANT, USERNAME};
 use support::postgres::Postgres;
-use support::subscriber::Subscriber;
+use support::subscriber::TestSubscriber;
 use support::wait::until;
 
 /// Longer than any drain on any machine worth measuring.
 const DEADLINE: Duration = Duration::from_secs(600);
 const SCRIPT_CLIENT: &str = "acme-baseline";
 
-struct Figures {
+struct DrainFigures {
     name: &'static str,
     seconds: f64,
     cpu_seconds: Option<f64>,
@@ -69,9 +69,9 @@ async fn bench() {
         if let Some(python) = std::env::var_os("BENCH_PYTHON") {
             all.push(drain_with_script(&postgres, PathBuf::from(python), events).await);
         }
-        all.push(drain_with_bridge(&postgres, events, Setup::Plain).await);
-        all.push(drain_with_bridge(&postgres, events, Setup::Tls).await);
-        all.push(drain_with_bridge(&postgres, events, Setup::Spool).await);
+        all.push(drain_with_bridge(&postgres, events, BenchSetup::Plain).await);
+        all.push(drain_with_bridge(&postgres, events, BenchSetup::Tls).await);
+        all.push(drain_with_bridge(&postgres, events, BenchSetup::Spool).await);
         let yardstick = all[0].seconds;
         for figures in &all {
             figures.print(events, yardstick);
@@ -86,10 +86,10 @@ async fn database(postgres: &Postgres) -> Database {
     database
 }
 
-async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) -> Figures {
+async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) -> DrainFigures {
     let (broker, database) = (debian_broker().await, database(postgres).await);
     let topic = format!("centiloc/{TENANT}");
-    let mut session = Subscriber::connect(broker.plain_port(), SCRIPT_CLIENT).await.unwrap();
+    let mut session = TestSubscriber::connect(broker.plain_port(), SCRIPT_CLIENT).await.unwrap();
     session.subscribe(&topic).await.unwrap();
     drop(session);
     publish(&broker, "protobuf", count(events)).await;
@@ -102,7 +102,7 @@ async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) ->
     let text = String::from_utf8(ended.stdout).unwrap();
     assert_eq!(database.count("baseline_event").await, i64::try_from(events).unwrap());
     let mut numbers = text.split_whitespace().map(|number| number.parse::<f64>().unwrap());
-    Figures {
+    DrainFigures {
         name: "script (paho, psycopg), no state",
         seconds: numbers.next().unwrap(),
         cpu_seconds: numbers.next(),
@@ -111,21 +111,21 @@ async fn drain_with_script(postgres: &Postgres, python: PathBuf, events: u64) ->
 }
 
 #[derive(Clone, Copy)]
-enum Setup {
+enum BenchSetup {
     Plain,
     Tls,
     /// The bridge over plain TCP, through the spool.
     Spool,
 }
 
-async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Figures {
+async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: BenchSetup) -> DrainFigures {
     let (broker, database) = (debian_broker().await, database(postgres).await);
     let config = Config::new(&broker, &database).set("mqtt.items", "protobuf");
     let spool = config.folder().join("spool");
     let (name, config) = match setup {
-        Setup::Plain => ("centiloc-bridge", config.plain(broker.plain_port())),
-        Setup::Tls => ("centiloc-bridge, TLS", config),
-        Setup::Spool => {
+        BenchSetup::Plain => ("centiloc-bridge", config.plain(broker.plain_port())),
+        BenchSetup::Tls => ("centiloc-bridge, TLS", config),
+        BenchSetup::Spool => {
             let config = config.plain(broker.plain_port());
             ("centiloc-bridge, spool", config.set("spool.dir", spool.to_str().unwrap()))
         }
@@ -141,7 +141,7 @@ async fn drain_with_bridge(postgres: &Postgres, events: u64, setup: Setup) -> Fi
     let counted = database.count("centiloc.item_event").await;
     assert_eq!(counted, i64::try_from(events).unwrap());
     let share = (events - first) as f64 / events as f64;
-    let figures = Figures {
+    let figures = DrainFigures {
         name,
         seconds: seconds / share,
         cpu_seconds: Some(cpu_seconds(bridge.pid())),
@@ -160,7 +160,7 @@ async fn wait_committed(bridge: &Bridge, at_least: u64) -> u64 {
     .await
 }
 
-impl Figures {
+impl DrainFigures {
     fn print(&self, events: u64, yardstick: f64) {
         let rate = events as f64 / self.seconds;
         let cpu = self.cpu_seconds.map_or_else(String::new, |cpu| {

@@ -1,12 +1,12 @@
-//! The wall clock, as an argument: stages ask it for the time, and the fault simulator answers with
-//! a time of its own. Monotonic time is [`tokio::time::Instant`], which a paused runtime controls.
+//! The wall clock, as an argument: stages read the time from it, and the fault simulator supplies a
+//! time of its own. Monotonic time is [`tokio::time::Instant`], which a paused runtime controls.
 
 use std::fmt;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-/// Tells the time of day in UTC.
+/// Source of the time of day in UTC.
 #[derive(Clone, Default)]
 pub struct WallClock(Option<Arc<dyn Fn() -> OffsetDateTime + Send + Sync>>);
 

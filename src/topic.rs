@@ -1,13 +1,13 @@
-//! Topic names: which ones to subscribe to, and what arrives on them.
+//! Topic names: the filters to subscribe to, and the kind and encoding of each topic.
 
 use crate::config::MqttConfig;
 
-/// What an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Kind of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
-    /// A tagged item.
+    /// An item event.
     Item,
-    /// A board's status.
+    /// A board event.
     Board,
 }
 
@@ -15,7 +15,7 @@ impl EventKind {
     /// All kinds of events.
     pub const ALL: [Self; 2] = [Self::Item, Self::Board];
 
-    /// As in the metrics label `kind`.
+    /// Returns the value of the metrics label `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Item => "item",
@@ -24,7 +24,7 @@ impl EventKind {
     }
 }
 
-/// How an event is written.
+/// Encoding of an event in a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventEncoding {
     /// Protobuf.
@@ -34,7 +34,7 @@ pub enum EventEncoding {
 }
 
 impl EventEncoding {
-    /// For people.
+    /// Returns the name for messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Protobuf => "protobuf",
@@ -53,7 +53,7 @@ const TOPICS: [(EventKind, EventEncoding, &str); 4] = [
     (EventKind::Board, EventEncoding::Json, "/json/board/v1/update"),
 ];
 
-/// The topic on which a tenant's events of a kind and encoding are published.
+/// Returns the topic on which a tenant's events of a kind and encoding are published.
 pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
     let suffix = TOPICS
         .iter()
@@ -62,7 +62,7 @@ pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
     format!("{PREFIX}{tenant}{suffix}")
 }
 
-/// What arrives on a topic; `None` for one that is not the tenant's or not known. Topics that are
+/// Returns the kind and encoding of a topic; `None` for one that is not the tenant's or not known. Topics that are
 /// not subscribed to are routed too: the session may still hold filters of an earlier
 /// configuration, and what they deliver is an event like any other.
 pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
@@ -73,7 +73,7 @@ pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
         .map(|&(kind, encoding, _)| (kind, encoding))
 }
 
-/// The filters to subscribe to, in the vendor's order of topics.
+/// Returns the filters to subscribe to, in the vendor's order of topics.
 pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
     let wanted = |kind, encoding| {
         let formats = match kind {

@@ -1,29 +1,29 @@
 //! Counts the connections and deliveries that it takes to drain a backlog larger than the number of
 //! MQTT packet ids. Prints one line a variant, for another build too: see `make drain`.
 
-use super::support::backlog::{Drain, Session, debian_broker, publish};
+use super::support::backlog::{BacklogSession, DrainResult, debian_broker, publish};
 use super::support::config::Config;
 use super::support::mosquitto::Mosquitto;
 use super::support::postgres::Postgres;
-use super::support::slow;
+use super::support::slow_database;
 
 /// Slowdown factor of the slow database.
 const SLOWER: u32 = 10;
 
 /// A variant: the setup of a bridge.
 #[derive(Debug, Clone, Copy)]
-struct Variant {
+struct DrainVariant {
     name: &'static str,
     tls: bool,
     spool: bool,
     slow: bool,
 }
 
-const fn variant(name: &'static str, tls: bool, spool: bool, slow: bool) -> Variant {
-    Variant { name, tls, spool, slow }
+const fn variant(name: &'static str, tls: bool, spool: bool, slow: bool) -> DrainVariant {
+    DrainVariant { name, tls, spool, slow }
 }
 
-const VARIANTS: [Variant; 6] = [
+const VARIANTS: [DrainVariant; 6] = [
     variant("plain", false, false, false),
     variant("tls", true, false, false),
     variant("spool", false, true, false),
@@ -34,7 +34,7 @@ const VARIANTS: [Variant; 6] = [
 
 /// Drains `events` events with each variant, or with the named one, and prints the result.
 pub async fn run(events: usize, only: Option<&str>) {
-    let chosen = |variant: &Variant| only.is_none_or(|name| name == variant.name);
+    let chosen = |variant: &DrainVariant| only.is_none_or(|name| name == variant.name);
     assert!(VARIANTS.iter().any(chosen), "VARIANT={only:?} is none of {VARIANTS:?}");
     let postgres = Postgres::own().await;
     println!(
@@ -60,7 +60,7 @@ pub async fn run(events: usize, only: Option<&str>) {
     }
 }
 
-async fn drain(postgres: &Postgres, variant: Variant, events: usize) {
+async fn drain(postgres: &Postgres, variant: DrainVariant, events: usize) {
     let broker = debian_broker().await;
     let mut session = session(&broker, postgres, variant).await;
     publish(&broker, "protobuf", events).await;
@@ -71,7 +71,7 @@ async fn drain(postgres: &Postgres, variant: Variant, events: usize) {
     session.bridge.kill();
 }
 
-async fn session(broker: &Mosquitto, postgres: &Postgres, variant: Variant) -> Session {
+async fn session(broker: &Mosquitto, postgres: &Postgres, variant: DrainVariant) -> BacklogSession {
     let database = postgres.database().await;
     let mut config = Config::new(broker, &database).set("mqtt.items", "protobuf");
     if !variant.tls {
@@ -81,15 +81,15 @@ async fn session(broker: &Mosquitto, postgres: &Postgres, variant: Variant) -> S
         let folder = config.folder().join("spool");
         config = config.set("spool.dir", folder.to_str().unwrap());
     }
-    let session = Session::leave_behind(&config, database).await;
+    let session = BacklogSession::leave_behind(&config, database).await;
     if variant.slow {
-        slow::prepare(&session.database).await;
-        slow::slow_down(&session.database, SLOWER).await;
+        slow_database::prepare(&session.database).await;
+        slow_database::slow_down(&session.database, SLOWER).await;
     }
     session
 }
 
-async fn print(variant: Variant, session: &Session, drain: &Drain) {
+async fn print(variant: DrainVariant, session: &BacklogSession, drain: &DrainResult) {
     let counts = drain.counts;
     let unaccounted = counts.unaccounted.map_or_else(|| "no metric".to_owned(), |n| n.to_string());
     let outcome = if drain.complete {

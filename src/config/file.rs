@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigProblem, InvalidValue, ValueOrigin};
-use super::keys::{self, ValueKind};
+use super::keys::{self, ValueForm};
 use super::layers::{ConfigLayer, RawValue};
 use super::values;
 
@@ -151,21 +151,21 @@ fn suggestion(prefix: &str, unknown: &str, table: bool) -> String {
 }
 
 /// Returns the value as text, if it has the TOML type of its kind.
-fn to_text(kind: ValueKind, value: &DeValue<'_>) -> Result<String, InvalidValue> {
+fn to_text(kind: ValueForm, value: &DeValue<'_>) -> Result<String, InvalidValue> {
     match (kind, value) {
-        (ValueKind::Integer, DeValue::Integer(number)) => {
+        (ValueForm::Integer, DeValue::Integer(number)) => {
             i64::from_str_radix(number.as_str(), number.radix())
                 .map(|number| number.to_string())
                 .map_err(|_| InvalidValue::new("a whole number", "write a smaller number"))
         }
-        (ValueKind::Flag, DeValue::Boolean(flag)) => Ok(flag.to_string()),
-        (ValueKind::Integer | ValueKind::Flag, _) => Err(mistyped(kind)),
+        (ValueForm::Flag, DeValue::Boolean(flag)) => Ok(flag.to_string()),
+        (ValueForm::Integer | ValueForm::Flag, _) => Err(mistyped(kind)),
         (_, DeValue::String(text)) => Ok(text.to_string()),
-        (ValueKind::Duration, DeValue::Integer(number)) => {
+        (ValueForm::Duration, DeValue::Integer(number)) => {
             let hint = values::unit_missing(number.as_str());
             Err(InvalidValue::new("a duration with a unit, in quotes", hint))
         }
-        (ValueKind::Size, DeValue::Integer(number)) => {
+        (ValueForm::Size, DeValue::Integer(number)) => {
             let hint = format!("add a unit, as in \"{}B\" or \"16MiB\"", number.as_str());
             Err(InvalidValue::new("a size with a unit, in quotes", hint))
         }
@@ -173,12 +173,12 @@ fn to_text(kind: ValueKind, value: &DeValue<'_>) -> Result<String, InvalidValue>
     }
 }
 
-fn mistyped(kind: ValueKind) -> InvalidValue {
+fn mistyped(kind: ValueForm) -> InvalidValue {
     match kind {
-        ValueKind::Integer => {
+        ValueForm::Integer => {
             InvalidValue::new("a whole number", "write the number without quotes")
         }
-        ValueKind::Flag => InvalidValue::new("true or false", "write true or false without quotes"),
+        ValueForm::Flag => InvalidValue::new("true or false", "write true or false without quotes"),
         _ => InvalidValue::new("a text", "put the value in quotes"),
     }
 }

@@ -16,7 +16,7 @@ pub struct ConfigKey {
     /// The value where no layer gives one.
     pub default: DefaultValue,
     /// The form of its value.
-    pub kind: ValueKind,
+    pub kind: ValueForm,
     /// Its meaning in whole sentences, for the example file and the documentation.
     pub doc: &'static str,
 }
@@ -39,7 +39,7 @@ pub enum DefaultValue {
 
 /// The form of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ValueKind {
+pub enum ValueForm {
     /// A text of any form.
     Text,
     /// A text that is never shown.
@@ -60,7 +60,7 @@ pub enum ValueKind {
     Choice(&'static [&'static str]),
 }
 
-impl ValueKind {
+impl ValueForm {
     /// Returns true if the value as written may contain a secret.
     pub fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::SecretUrl)

@@ -3,7 +3,7 @@
 
 use super::key::leaf;
 
-pub use super::key::{ConfigKey, DefaultValue, ENV_PREFIX, ENV_SEPARATOR, ValueKind, env_name};
+pub use super::key::{ConfigKey, DefaultValue, ENV_PREFIX, ENV_SEPARATOR, ValueForm, env_name};
 pub use super::table::{KEYS, VENDOR_HOST};
 
 /// Finds the key of this dotted name.

@@ -1,7 +1,7 @@
 //! The table of keys. The detection of unknown keys, the defaults, the `config` command,
 //! `config.example.toml` and `docs/configuration.md` all follow from it, so that they agree.
 
-use super::key::{ConfigKey, DefaultValue, ValueKind};
+use super::key::{ConfigKey, DefaultValue, ValueForm};
 
 /// The vendor's broker, which requires a user name and a password.
 pub const VENDOR_HOST: &str = "mqtt-client.centiloc.com";
@@ -12,7 +12,7 @@ const FORMATS: &[&str] = &["protobuf", "json", "both", "off"];
 const fn key(
     name: &'static str,
     default: DefaultValue,
-    kind: ValueKind,
+    kind: ValueForm,
     doc: &'static str,
 ) -> ConfigKey {
     ConfigKey { name, default, kind, doc }
@@ -23,164 +23,164 @@ pub const KEYS: &[ConfigKey] = &[
     key(
         "tenant",
         DefaultValue::Required("acme"),
-        ValueKind::Text,
+        ValueForm::Text,
         "The tenantID Centiloc gave you. It prefixes topics, client id and share group, and is the \
          Common Name of the client certificate.",
     ),
     key(
         "mqtt.host",
         DefaultValue::Value(VENDOR_HOST),
-        ValueKind::Text,
+        ValueForm::Text,
         "Host name or address of the broker.",
     ),
-    key("mqtt.port", DefaultValue::Value("8883"), ValueKind::Integer, "TCP port of the broker."),
+    key("mqtt.port", DefaultValue::Value("8883"), ValueForm::Integer, "TCP port of the broker."),
     key(
         "mqtt.client_id",
         DefaultValue::Derived("<tenant>-bridge"),
-        ValueKind::Text,
+        ValueForm::Text,
         "MQTT client identifier; must begin with the tenant. Empty is <tenant>-bridge. Do not \
          change it: the broker queues missed messages under it.",
     ),
     key(
         "mqtt.username",
         DefaultValue::Off,
-        ValueKind::Text,
+        ValueForm::Text,
         "User name for the broker; Centiloc requires one.",
     ),
     key(
         "mqtt.password",
         DefaultValue::Off,
-        ValueKind::Secret,
+        ValueForm::Secret,
         "Password for the broker. Prefer password_file, which keeps it out of this file and of the \
          environment.",
     ),
     key(
         "mqtt.password_file",
         DefaultValue::Off,
-        ValueKind::Path,
+        ValueForm::Path,
         "File that holds the password; one line end at its end is ignored. Give this or password, \
          not both.",
     ),
     key(
         "mqtt.keep_alive",
         DefaultValue::Value("60s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "MQTT keep alive, whole seconds. PINGREQ is sent twice as often; a connection is \
          considered dead when one stays unanswered this long.",
     ),
     key(
         "mqtt.connect_timeout",
         DefaultValue::Value("30s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long name lookup, TCP, TLS and the broker's answer may take together.",
     ),
     key(
         "mqtt.proxy",
         DefaultValue::Off,
-        ValueKind::SecretUrl,
+        ValueForm::SecretUrl,
         "HTTP proxy to reach the broker through, as http://host:port or \
          http://user:password@host:port; it must allow CONNECT to the broker.",
     ),
     key(
         "mqtt.max_packet_size",
         DefaultValue::Value("16MiB"),
-        ValueKind::Size,
+        ValueForm::Size,
         "Largest MQTT packet accepted at first. A larger one raises it for the next connection.",
     ),
     key(
         "mqtt.max_unacked",
         DefaultValue::Value("64MiB"),
-        ValueKind::Size,
+        ValueForm::Size,
         "Most bytes received and not yet acknowledged that are held in memory. Reading pauses \
          one packet below it, so that TCP slows the broker down.",
     ),
     key(
         "mqtt.items",
         DefaultValue::Value("protobuf"),
-        ValueKind::Choice(FORMATS),
+        ValueForm::Choice(FORMATS),
         "Formats in which item events are subscribed to: protobuf, json, both or off.",
     ),
     key(
         "mqtt.boards",
         DefaultValue::Value("protobuf"),
-        ValueKind::Choice(FORMATS),
+        ValueForm::Choice(FORMATS),
         "Formats in which board events are subscribed to: protobuf, json, both or off.",
     ),
     key(
         "mqtt.share_group",
         DefaultValue::Off,
-        ValueKind::Text,
+        ValueForm::Text,
         "Group of a shared subscription, $share/<tenant>-<group>/<topic>, for several bridges that \
          each have their own client_id.",
     ),
     key(
         "mqtt.session_expiry",
         DefaultValue::Value("2h"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long the broker keeps the session of an absent client. It only affects which \
          absences are recorded as possible gaps.",
     ),
     key(
         "mqtt.queue_grace",
         DefaultValue::Value("10s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long acknowledgements may be held before the broker's queue may have overflowed. \
          It only affects what is recorded as a possible gap.",
     ),
     key(
         "mqtt.tls.enabled",
         DefaultValue::Value("true"),
-        ValueKind::Flag,
+        ValueForm::Flag,
         "Whether to use TLS. False is accepted for a loopback host, or with allow_plaintext.",
     ),
     key(
         "mqtt.tls.allow_plaintext",
         DefaultValue::Value("false"),
-        ValueKind::Flag,
+        ValueForm::Flag,
         "Accepts enabled = false for any host: credentials and events then travel readable.",
     ),
     key(
         "mqtt.tls.ca_file",
         DefaultValue::Derived("the Centiloc public CA, built in"),
-        ValueKind::Path,
+        ValueForm::Path,
         "PEM file of the authorities trusted to sign the broker's certificate. Empty is the \
          Centiloc public CA, which is built in.",
     ),
     key(
         "mqtt.tls.cert_file",
         DefaultValue::Required("tls-cert.pem"),
-        ValueKind::Path,
+        ValueForm::Path,
         "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed \
          file takes effect without a restart.",
     ),
     key(
         "mqtt.tls.key_file",
         DefaultValue::Required("private-key.pem"),
-        ValueKind::Path,
+        ValueForm::Path,
         "PEM file of the client's private key, SEC1 or PKCS#8. Required with TLS.",
     ),
     key(
         "mqtt.tls.server_name",
         DefaultValue::Derived("mqtt.host"),
-        ValueKind::Text,
+        ValueForm::Text,
         "Name that the broker's certificate must contain. Empty is mqtt.host.",
     ),
     key(
         "mqtt.reconnect.min",
         DefaultValue::Value("500ms"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "First wait before connecting again; waits double from here.",
     ),
     key(
         "mqtt.reconnect.max",
         DefaultValue::Value("60s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "Longest wait before connecting again; used at once when credentials are refused.",
     ),
     key(
         "database.url",
         DefaultValue::RequiredUnlessFile("postgres:///centiloc?host=/run/postgresql"),
-        ValueKind::SecretUrl,
+        ValueForm::SecretUrl,
         "Where PostgreSQL is: \
          postgres://user:password@host:port/name?sslmode=verify-full&sslrootcert=/path, or over a \
          unix socket postgres:///name?host=/run/postgresql. Percent-encode / ? # @ : % in the \
@@ -189,37 +189,37 @@ pub const KEYS: &[ConfigKey] = &[
     key(
         "database.url_file",
         DefaultValue::Required("database.url"),
-        ValueKind::Path,
+        ValueForm::Path,
         "File that holds the URL; one line end at its end is ignored. Give this or url, not both.",
     ),
     key(
         "database.max_connections",
         DefaultValue::Value("4"),
-        ValueKind::Integer,
+        ValueForm::Integer,
         "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more.",
     ),
     key(
         "database.statement_timeout",
         DefaultValue::Value("30s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long one statement may take before it is cancelled and tried again.",
     ),
     key(
         "database.migrate",
         DefaultValue::Value("true"),
-        ValueKind::Flag,
+        ValueForm::Flag,
         "Whether run applies migrations. False leaves them to the migrate command.",
     ),
     key(
         "batch.max_events",
         DefaultValue::Value("1000"),
-        ValueKind::Integer,
+        ValueForm::Integer,
         "Most events in one transaction. No batch waits to fill.",
     ),
     key(
         "spool.dir",
         DefaultValue::Derived("`$STATE_DIRECTORY/spool`, else off"),
-        ValueKind::Path,
+        ValueForm::Path,
         "Folder for store-and-forward on disk, so that events are acknowledged while the \
          database is unavailable. The default is the folder spool in STATE_DIRECTORY, which \
          the systemd unit and the container image set; without that variable the spool is \
@@ -228,20 +228,20 @@ pub const KEYS: &[ConfigKey] = &[
     key(
         "spool.max_size",
         DefaultValue::Value("1GiB"),
-        ValueKind::Size,
+        ValueForm::Size,
         "Most bytes the spool may hold.",
     ),
     key(
         "decode.proto_file",
         DefaultValue::Off,
-        ValueKind::Path,
+        ValueForm::Path,
         "The .proto file Centiloc gave you, or a compiled FileDescriptorSet, to decode by field \
          name. Without it the field numbers are an assumption.",
     ),
     key(
         "decode.keep_payload",
         DefaultValue::Value("auto"),
-        ValueKind::Choice(&["auto", "always", "unknown", "never"]),
+        ValueForm::Choice(&["auto", "always", "unknown", "never"]),
         "Which messages are kept with their rows: always, unknown (those with fields that are \
          not known here) or never. Auto is always while protobuf field numbers are the \
          assumed ones, else unknown.",
@@ -249,13 +249,13 @@ pub const KEYS: &[ConfigKey] = &[
     key(
         "retention.events",
         DefaultValue::Value("forever"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long events are kept: forever, or a duration such as 90d.",
     ),
     key(
         "retention.payloads",
         DefaultValue::Value("forever"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long a message is kept with its row (see decode.keep_payload): forever, which is \
          as long as the row, or a duration such as 30d. A million protobuf messages take \
          about 0.14 GB, a million JSON messages 0.45 GB.",
@@ -263,35 +263,35 @@ pub const KEYS: &[ConfigKey] = &[
     key(
         "retention.partition",
         DefaultValue::Value("month"),
-        ValueKind::Choice(&["day", "month"]),
+        ValueForm::Choice(&["day", "month"]),
         "Span of one partition of item_event, and so the granularity at which old events are \
          deleted: day or month.",
     ),
     key(
         "admin.listen",
         DefaultValue::Value("127.0.0.1:9464"),
-        ValueKind::Text,
+        ValueForm::Text,
         "Address and port of the admin endpoint (health, metrics, status page). It asks for no \
          password. An empty text turns it off.",
     ),
     key(
         "log.format",
         DefaultValue::Value("text"),
-        ValueKind::Choice(&["text", "json"]),
+        ValueForm::Choice(&["text", "json"]),
         "Format of a log line: text or json. Text has no timestamps under journald, which \
          adds its own.",
     ),
     key(
         "log.level",
         DefaultValue::Value("info"),
-        ValueKind::Text,
+        ValueForm::Text,
         "Lowest level that is logged: error, warn, info, debug or trace; or directives such \
          as info,centiloc_bridge::store=debug.",
     ),
     key(
         "shutdown.grace",
         DefaultValue::Value("20s"),
-        ValueKind::Duration,
+        ValueForm::Duration,
         "How long a shutdown may take to commit and acknowledge received messages.",
     ),
 ];

@@ -17,13 +17,13 @@ use crate::decode::{Decoder, ProtoSchemaError};
 use crate::store::erase::{EraseMode, ErasedCounts, Eraser};
 use crate::store::{Store, StoreError};
 
-/// Why a trace was not removed completely. What was removed stays removed.
+/// Reason why a trace was not removed completely. Rows already removed stay removed.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     /// Messages in the decoded form of `decode.proto_file` cannot be recognised.
     #[error(transparent)]
     Schema(#[from] ProtoSchemaError),
-    /// A spool holds messages that could not be looked at.
+    /// A spool holds messages that could not be read.
     #[error(transparent)]
     Spool(#[from] SpoolEraseError),
     /// The database failed.
@@ -31,7 +31,7 @@ pub enum EraseError {
     Store(#[from] StoreError),
 }
 
-/// What a run found, or removed.
+/// Rows and messages that a run found or removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ErasureReport {
     /// Rows and messages.

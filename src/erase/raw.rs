@@ -1,6 +1,6 @@
-//! Whether a message that is no row belongs to a trace: a dead letter, or one in the spool.
+//! Matches messages that are no rows with a trace: dead letters, and messages in the spool.
 //!
-//! A tag or board is looked for in the bytes, since a message that does not decode may still name it:
+//! A tag or board is searched in the bytes, since a message that does not decode may still name it:
 //! protobuf holds a text as it is, JSON may hold it escaped.
 
 use std::borrow::Cow;
@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 use super::selector::TraceSelector;
 use crate::decode::{ClockTrust, Decoder};
 
-/// A text of at least so many bytes counts wherever it stands. A shorter one could be part of anything:
-/// it must stand in quotes, or behind its length, as protobuf writes it.
+/// A text of at least so many bytes counts at any position. A shorter one could be part of anything: it
+/// must be in quotes, or follow its length, as protobuf writes it.
 const UNMISTAKABLE: usize = 8;
 
 /// Recognises messages that belong to a trace.
@@ -64,7 +64,7 @@ impl<'a> RawMatcher<'a> {
     }
 }
 
-/// Returns true if `text` stands in `bytes`, and not only as part of something else.
+/// Returns true if `bytes` contains `text`, and not only as part of something else.
 fn contains(bytes: &[u8], text: &[u8]) -> bool {
     if text.is_empty() || bytes.len() < text.len() {
         return false;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_in_what_does_not_decode() {
+    fn tag_is_found_in_undecodable_bytes() {
         let tag = uid("E004015012345678");
         for payload in [
             &b"{\"uid\": \"E004015012345678\", \0"[..],

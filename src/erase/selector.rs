@@ -1,8 +1,8 @@
-//! Which trace is to be removed.
+//! Selection of the trace to remove.
 
 use time::OffsetDateTime;
 
-/// Which trace is to be removed.
+/// The trace to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TraceSelector {
     /// Everything about this tag.

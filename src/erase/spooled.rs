@@ -17,13 +17,13 @@ use crate::config::Config;
 use crate::spool::{self, SpoolError};
 use crate::store::Store;
 
-/// Between two looks at a spool that a process has.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Interval of checks of a spool that a process owns.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A spool that passed nothing on for so long waits for more than the database.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why a spool could not be cleared.
+/// Reason why a spool could not be cleared.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolEraseError {
     /// The file.
@@ -32,9 +32,9 @@ pub enum SpoolEraseError {
          damaged spool is repaired by the next start of the service"
     )]
     File {
-        /// Its folder.
+        /// Folder of the spool.
         dir: String,
-        /// What is wrong with it.
+        /// The error of the spool.
         source: SpoolError,
     },
     /// A process has it, and does not empty it.
@@ -45,7 +45,7 @@ pub enum SpoolEraseError {
          removes them from the file"
     )]
     Stuck {
-        /// Its folder.
+        /// Folder of the spool.
         dir: String,
         /// Messages in it.
         messages: u64,
@@ -113,7 +113,7 @@ pub(super) async fn clear(
         } else if since.elapsed() > PATIENCE {
             return Err(SpoolEraseError::Stuck { dir: dir.display().to_string(), messages }.into());
         }
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -1,17 +1,19 @@
-//! What the bridge stores: one item move or one board status change, independent of the format
-//! it came in.
+//! Decoded events, independent of the format they came in: one file for each kind.
 
+mod board;
+mod item;
 mod json;
 pub mod plausibility;
 mod size;
 
-use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use time::serde::rfc3339;
 use uuid::Uuid;
+
+pub use self::board::{BoardEvent, board_event_id};
+pub use self::item::{ItemEvent, item_event_id};
+use crate::topic::EventKind;
 
 /// One decoded event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,7 +28,15 @@ pub enum Event {
 }
 
 impl Event {
-    /// The key that makes redelivery harmless; see [`ItemEvent::event_id`].
+    /// Returns the kind.
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Self::Item(_) => EventKind::Item,
+            Self::Board(_) => EventKind::Board,
+        }
+    }
+
+    /// Returns the key by which a redelivery is a duplicate; see [`ItemEvent::event_id`].
     pub fn event_id(&self) -> Uuid {
         match self {
             Self::Item(item) => item.event_id,
@@ -34,112 +44,25 @@ impl Event {
         }
     }
 
-    /// When it happened, cut to the microsecond that PostgreSQL keeps.
+    /// Returns the time of the event, cut to the microsecond that PostgreSQL keeps.
     pub fn momentum(&self) -> OffsetDateTime {
         match self {
             Self::Item(item) => item.momentum,
             Self::Board(board) => board.momentum,
         }
     }
+
+    /// Estimates the bytes on the heap that the event holds, in addition to the payload that it
+    /// shares with its message. The estimate is rather too high than too low.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Item(item) => item.heap_bytes(),
+            Self::Board(board) => board.heap_bytes(),
+        }
+    }
 }
 
-/// A row of `item_event`. `None` is NULL: unset, empty or masked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ItemEvent {
-    /// [`item_event_id`] over the content at full resolution.
-    pub event_id: Uuid,
-    /// When it happened, UTC, cut to microseconds.
-    #[serde(with = "rfc3339")]
-    pub momentum: OffsetDateTime,
-    /// When the bridge received it.
-    #[serde(with = "rfc3339")]
-    pub received_at: OffsetDateTime,
-    /// The event's own tenant, else the configured one.
-    pub tenant: String,
-    /// The tag.
-    pub uid: String,
-    /// True: on the board; false: it left.
-    pub is_in: bool,
-    /// Serial number of the board.
-    pub board_sn: Option<String>,
-    /// Position on the board, millimetres.
-    pub x_mm: Option<i32>,
-    /// Position on the board, millimetres.
-    pub y_mm: Option<i32>,
-    /// Position on the shelf, millimetres.
-    pub shelf_x_mm: Option<i32>,
-    /// Position on the shelf, millimetres.
-    pub shelf_y_mm: Option<i32>,
-    /// Position on the floor, millimetres.
-    pub floor_x_mm: Option<i32>,
-    /// Position on the floor, millimetres.
-    pub floor_y_mm: Option<i32>,
-    /// Level in the furniture.
-    pub floor: Option<i32>,
-    /// Detections behind the event.
-    pub nb_hits: Option<i32>,
-    /// How long the item has been held, microseconds.
-    #[serde(rename = "hold_time", serialize_with = "json::interval")]
-    pub hold_time_us: Option<i64>,
-    /// As sent.
-    pub fill_ratio: Option<f32>,
-    /// Enrolled product.
-    pub product_reference: Option<String>,
-    /// Shelf that bears the board.
-    pub shelf_sn: Option<String>,
-    /// Furniture that bears the shelf.
-    pub furniture_sn: Option<String>,
-    /// Named location.
-    pub loc_reference: Option<String>,
-    /// Labels of the location; never an empty list.
-    pub loc_labels: Option<Vec<String>>,
-    /// Labels of the item; never an empty list.
-    pub item_labels: Option<Vec<String>>,
-    /// Computed rather than measured.
-    pub is_interpolated: Option<bool>,
-    /// What the columns cannot hold: unknown JSON keys, positions of more than two numbers.
-    pub extra: Option<Map<String, Value>>,
-    /// The message as received, where `decode.keep_payload` asks for it.
-    #[serde(serialize_with = "json::payload_size")]
-    pub payload: Option<Bytes>,
-}
-
-/// A row of `board_event`. `None` is NULL: unset, empty or masked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BoardEvent {
-    /// [`board_event_id`] over the content at full resolution.
-    pub event_id: Uuid,
-    /// When it happened, UTC, cut to microseconds.
-    #[serde(with = "rfc3339")]
-    pub momentum: OffsetDateTime,
-    /// When the bridge received it.
-    #[serde(with = "rfc3339")]
-    pub received_at: OffsetDateTime,
-    /// The configured tenant; board events carry none.
-    pub tenant: String,
-    /// Serial number of the board.
-    pub board_sn: String,
-    /// Canonical status: without the enum's prefix.
-    pub status: Option<String>,
-    /// Firmware version.
-    pub fw_version: Option<String>,
-    /// When the board last connected.
-    #[serde(with = "rfc3339::option")]
-    pub last_connection_at: Option<OffsetDateTime>,
-    /// When the board last disconnected.
-    #[serde(with = "rfc3339::option")]
-    pub last_disconnection_at: Option<OffsetDateTime>,
-    /// When the board last reported an error.
-    #[serde(with = "rfc3339::option")]
-    pub last_error_at: Option<OffsetDateTime>,
-    /// What the columns cannot hold.
-    pub extra: Option<Map<String, Value>>,
-    /// The message as received, where `decode.keep_payload` asks for it.
-    #[serde(serialize_with = "json::payload_size")]
-    pub payload: Option<Bytes>,
-}
-
-/// Why a message became no event. The words are the `reason` column of `dead_letter`.
+/// Reason why a message is no event, as in the column `reason` of `dead_letter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// Not the format its topic promises.
@@ -167,7 +90,7 @@ impl RejectReason {
         Self::RefusedByDatabase,
     ];
 
-    /// As stored in `dead_letter.reason` and in the metrics label.
+    /// Returns the value of `dead_letter.reason` and in the metrics label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -180,13 +103,13 @@ impl RejectReason {
     }
 }
 
-/// Why a message became no event, in words for a person.
+/// Refusal of a message, with an explanation for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", reason.as_str())]
 pub struct Reject {
     /// The class.
     pub reason: RejectReason,
-    /// What was found, what was expected, what to do.
+    /// The value found, the value expected, and a hint.
     pub detail: String,
 }
 
@@ -209,36 +132,6 @@ fn content_id(parts: &[&[u8]]) -> Uuid {
     let mut id = [0u8; 16];
     id.copy_from_slice(&digest[..16]);
     Uuid::from_bytes(id)
-}
-
-/// The id of an item event. `momentum_ns` is nanoseconds since the Unix epoch (hashed as a
-/// big-endian `i128`); an absent board is the empty string; `is_in` is hashed as one byte.
-pub fn item_event_id(
-    tenant: &str,
-    uid: &str,
-    momentum_ns: i128,
-    board_sn: &str,
-    is_in: bool,
-) -> Uuid {
-    content_id(&[
-        b"item",
-        tenant.as_bytes(),
-        uid.as_bytes(),
-        &momentum_ns.to_be_bytes(),
-        board_sn.as_bytes(),
-        &[u8::from(is_in)],
-    ])
-}
-
-/// The id of a board event. `status` is the canonical status, empty if none.
-pub fn board_event_id(tenant: &str, board_sn: &str, momentum_ns: i128, status: &str) -> Uuid {
-    content_id(&[
-        b"board",
-        tenant.as_bytes(),
-        board_sn.as_bytes(),
-        &momentum_ns.to_be_bytes(),
-        status.as_bytes(),
-    ])
 }
 
 #[cfg(test)]
@@ -287,12 +180,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2048))]
         #[test]
-        fn item_events_share_an_id_only_if_they_share_every_field(a in item_key(), b in item_key()) {
+        fn equal_item_ids_imply_equal_fields(a in item_key(), b in item_key()) {
             prop_assert_eq!(item_id(&a) == item_id(&b), a == b);
         }
 
         #[test]
-        fn one_changed_field_of_an_item_changes_its_id(
+        fn changed_item_field_changes_the_id(
             a in item_key(), b in item_key(), field in 0usize..5
         ) {
             let mut c = a.clone();
@@ -319,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn board_events_share_an_id_only_if_they_share_every_field(
+        fn equal_board_ids_imply_equal_fields(
             a in board_key(), b in board_key()
         ) {
             prop_assert_eq!(board_id(&a) == board_id(&b), a == b);
@@ -331,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_cannot_be_shifted_from_one_part_to_another(
+        fn bytes_cannot_move_between_parts(
             bytes in vec(0u8..3, 0..12),
             one in vec(0usize..13, 0..6),
             other in vec(0usize..13, 0..6),

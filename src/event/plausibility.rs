@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 /// The platform is younger, so that no event is older.
 pub const EARLIEST: OffsetDateTime = time::macros::datetime!(2015-01-01 00:00 UTC);
 
-/// How far a momentum may be ahead of the clock: local time sent as UTC is accepted.
+/// Limit of a momentum ahead of the clock: local time sent as UTC is accepted.
 pub const MAX_AHEAD: Duration = Duration::days(1);
 
 /// Returns the latest plausible momentum at `now`, the later of host and database clock.

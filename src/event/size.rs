@@ -4,8 +4,6 @@ use std::mem::size_of;
 
 use serde_json::{Map, Value};
 
-use super::{BoardEvent, Event, ItemEvent};
-
 /// Most bytes that an allocator adds to a small allocation: glibc's least chunk is 32 bytes.
 const ALLOCATION: usize = 32;
 
@@ -21,53 +19,22 @@ const NODE: usize = NODE_ENTRIES * (size_of::<String>() + size_of::<Value>()) + 
 /// Bytes of the pointers in a node that is not a leaf.
 const CHILDREN: usize = (NODE_ENTRIES + 1) * size_of::<usize>();
 
-impl Event {
-    /// Estimates the bytes on the heap that the event holds, beside the payload that it shares with
-    /// its message. Rather too many than too few.
-    pub fn heap_bytes(&self) -> usize {
-        match self {
-            Self::Item(item) => item_bytes(item),
-            Self::Board(board) => board_bytes(board),
-        }
-    }
-}
-
-fn item_bytes(item: &ItemEvent) -> usize {
-    let texts = [
-        &item.board_sn,
-        &item.product_reference,
-        &item.shelf_sn,
-        &item.furniture_sn,
-        &item.loc_reference,
-    ];
-    text(&item.tenant)
-        + text(&item.uid)
-        + texts.into_iter().flatten().map(text).sum::<usize>()
-        + [&item.loc_labels, &item.item_labels].into_iter().flatten().map(list).sum::<usize>()
-        + item.extra.as_ref().map_or(0, map)
-}
-
-fn board_bytes(board: &BoardEvent) -> usize {
-    let texts = [&board.status, &board.fw_version];
-    text(&board.tenant)
-        + text(&board.board_sn)
-        + texts.into_iter().flatten().map(text).sum::<usize>()
-        + board.extra.as_ref().map_or(0, map)
-}
-
-fn text(text: &String) -> usize {
+/// Returns the bytes of a text.
+pub(super) fn text(text: &String) -> usize {
     match text.capacity() {
         0 => 0,
         bytes => bytes + ALLOCATION,
     }
 }
 
-fn list(labels: &Vec<String>) -> usize {
+/// Returns the bytes of a list of texts.
+pub(super) fn list(labels: &Vec<String>) -> usize {
     let elements = labels.capacity() * size_of::<String>() + ALLOCATION;
     elements + labels.iter().map(text).sum::<usize>()
 }
 
-fn map(map: &Map<String, Value>) -> usize {
+/// Returns the bytes of a JSON object.
+pub(super) fn map(map: &Map<String, Value>) -> usize {
     let nodes = match map.len() {
         0 => return 0,
         1..=NODE_ENTRIES => NODE,
@@ -76,7 +43,7 @@ fn map(map: &Map<String, Value>) -> usize {
     nodes + map.iter().map(|(key, entry)| text(key) + value(entry)).sum::<usize>()
 }
 
-/// Bytes beside the value's own. Values that were read are at most 128 deep, the limit of the parser.
+/// Returns the bytes in addition to the value's own. Values that were read are at most 128 deep, the limit of the parser.
 fn value(json: &Value) -> usize {
     match json {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,

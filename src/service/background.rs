@@ -112,7 +112,7 @@ impl BackgroundTasks {
         background
     }
 
-    /// Restarts failed tasks for ever, each after its backoff. May be dropped at any point.
+    /// Restarts failed tasks indefinitely, each after its backoff. May be dropped at any point.
     pub async fn keep_running(&mut self, service: &BridgeService) {
         loop {
             let due = self.restarts.iter().filter_map(|restart| restart.due).min();
@@ -234,8 +234,8 @@ impl BridgeService {
 
     fn renewal(&self, stop: CancellationToken) -> RenewalParts {
         RenewalParts {
-            sources: self.settings.sources.subscribe(),
-            material: self.material.clone(),
+            source: self.settings.sources.subscribe(),
+            state: self.material.clone(),
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
             stop,

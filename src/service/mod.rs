@@ -155,7 +155,7 @@ impl BridgeService {
         store.remember_position(state_dir.as_deref(), client_id, Arc::clone(&metrics));
         let condition = Arc::new(DatabaseStatus::new(Arc::clone(&health), Arc::clone(&metrics)));
         let sources = CredentialSource::new(&config.tenant, &config.mqtt);
-        let material = watch::Sender::new(renewal::first(&sources));
+        let material = watch::Sender::new(renewal::load_initial(&sources));
         let settings = LiveSettings {
             reconnect: watch::Sender::new(config.mqtt.reconnect),
             max_events: watch::Sender::new(config.batch.max_events),

@@ -155,7 +155,9 @@ impl BridgeService {
             let material = self.material.borrow().clone();
             let ended = match &material {
                 CredentialState::Ready(credentials) => {
-                    end_session(&self.config.tenant, &self.config.mqtt, credentials).await
+                    end_session(&self.config.tenant, &self.config.mqtt, credentials)
+                        .await
+                        .map_err(|failure| failure.message)
                 }
                 CredentialState::Unusable(problem) => Err(problem.clone()),
             };

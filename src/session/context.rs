@@ -1,4 +1,5 @@
-//! What every connection of the session uses: settings, figures, and the things said only once.
+//! Settings, metrics and health that all connections of the session share, and the warnings that are
+//! logged once.
 
 use std::hash::BuildHasher as _;
 use std::hash::RandomState;
@@ -11,8 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::failure::FailureKind;
-use super::gaps::GapState;
-use super::gaps::GapTracker;
+use super::gaps::{GapState, GapTracker};
 use super::intake_sender::IntakeSender;
 use super::ledger::LedgerBound;
 use super::transport::{BrokerConnector, PublishPacket};
@@ -26,49 +26,50 @@ use crate::telemetry::health::{CertificateHealth, SessionPhase};
 use crate::telemetry::metrics::{ReasonLabel, ReceivedLabels};
 use crate::telemetry::{Health, Metrics};
 
-/// Identifies the process, and holds the state that outlives its pipelines.
+/// Identity of the process and the state that outlives its pipelines.
 #[derive(Clone)]
 pub struct ProcessContext {
-    /// A fresh UUID per start.
+    /// UUID generated at each start of the process.
     pub instance: Uuid,
-    /// Where it spools, if it does.
+    /// Directory of the spool, if it is enabled.
     pub spool_dir: Option<String>,
-    /// Possible losses that are not durable yet. Locked by one session for all of its life.
+    /// Gaps that are not in the database yet. One session holds the lock while it runs.
     pub gaps: Arc<tokio::sync::Mutex<GapTracker>>,
-    /// Keeps them beyond the process.
+    /// Saves pending gaps for the next process.
     pub gap_state: Arc<dyn GapState>,
-    /// Counts what became of each message.
+    /// Counts the outcome of each message.
     pub accounting: Arc<MessageAccounting>,
-    /// Makes connections to the broker.
+    /// Opens connections to the broker.
     pub connector: Arc<dyn BrokerConnector>,
-    /// Tells the time of day.
+    /// Wall clock, which tests replace.
     pub clock: WallClock,
 }
 
-/// Settings and figures, the same for all connections.
+/// Settings, metrics and health that all connections of a session share. Only the credentials in
+/// `mqtt` change between two connections.
 pub struct SessionContext {
     process: ProcessContext,
-    /// The tenant.
+    /// Tenant of the configuration.
     pub tenant: String,
     /// Section `mqtt`.
     pub mqtt: MqttConfig,
     /// Topic filters to subscribe to.
     pub filters: Vec<String>,
-    /// Figures.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// State as seen from outside.
+    /// State shown by the admin endpoints.
     pub health: Arc<Health>,
-    /// Whether a connection of this pipeline was.
+    /// True once this pipeline has connected.
     opened_before: AtomicBool,
     qos0_seen: AtomicBool,
-    /// The counter of the topic seen last, to spare the registry's lock.
+    /// Counter of the most recent topic, cached to avoid the lock of the registry.
     last_counter: Mutex<Option<(ReceivedLabels, Counter)>>,
-    /// Keys the digests of messages, so that nobody can construct two alike.
+    /// Key of message digests, so that a publisher cannot construct a collision.
     digest_key: RandomState,
 }
 
 impl SessionContext {
-    /// Makes the context of a session that has not connected yet.
+    /// Creates the context of a session that has not connected yet.
     pub fn new(
         process: ProcessContext,
         tenant: String,
@@ -92,7 +93,7 @@ impl SessionContext {
         }
     }
 
-    /// Returns what outlives the pipeline.
+    /// Returns the state that outlives the pipeline.
     pub fn process(&self) -> &ProcessContext {
         &self.process
     }
@@ -107,7 +108,7 @@ impl SessionContext {
         self.digest_key.hash_one((&publish.topic, &publish.payload))
     }
 
-    /// Names a connection of this process.
+    /// Returns the global name of a connection of this process.
     pub fn name(&self, id: ConnectionId) -> ConnectionName {
         let client_id = self.mqtt.client_id.clone();
         ConnectionName { client_id, instance: self.process.instance, id }
@@ -118,7 +119,8 @@ impl SessionContext {
         !self.opened_before.swap(true, Ordering::Relaxed)
     }
 
-    /// Publishes a CONNACK. `reported` is whether the session counts as present.
+    /// Records a CONNACK in metrics and health. Returns the event to store, which reports the
+    /// session as present if `reported` is true.
     pub fn opened(
         &self,
         id: ConnectionId,
@@ -140,7 +142,7 @@ impl SessionContext {
         }
     }
 
-    /// Acknowledgements have been held for `held`: what that is written down as.
+    /// Returns cause and detail of the gap for acknowledgements that were held for `held`.
     pub fn describe_stall(&self, held: Duration, unacked: usize) -> (GapCause, String) {
         let (spool, database) = self.health.read(|snapshot| {
             let spool = snapshot.spool.as_ref().and_then(|spool| spool.problem.clone());
@@ -150,14 +152,14 @@ impl SessionContext {
         let why = spool.or(database).map(|why| format!(" ({why})")).unwrap_or_default();
         let detail = format!(
             "nothing could be acknowledged for {} s with {unacked} messages un-acknowledged{why}. \
-             A broker keeps a bounded number of further messages meanwhile; whether it dropped any, \
-             it does not say, so this may be a false alarm",
+             A broker queues a bounded number of further messages meanwhile and does not report \
+             whether it dropped any, so this may be a false alarm",
             held.as_secs(),
         );
         (cause, detail)
     }
 
-    /// Enters a phase of the session, with what is wrong in it.
+    /// Sets the phase of the session, with its problem if there is one.
     pub fn enter(&self, phase: SessionPhase, problem: Option<String>) {
         self.health.update(|snapshot| {
             let session = &mut snapshot.session;
@@ -169,7 +171,7 @@ impl SessionContext {
         });
     }
 
-    /// Counts one PUBLISH.
+    /// Counts one received PUBLISH and records its time.
     pub fn count_received(&self, publish: &PublishPacket, at: OffsetDateTime) {
         let qos = publish.qos;
         let mut last = self.last_counter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,41 +190,40 @@ impl SessionContext {
         self.health.update(|snapshot| snapshot.session.last_message_at = Some(at));
     }
 
-    /// Says once that a publisher uses QoS 0.
+    /// Warns once that a publisher uses QoS 0.
     pub fn warn_of_qos0(&self, topic: &str) {
         if !self.qos0_seen.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 topic,
-                "messages arrive at QoS 0: they are stored, but the broker does not repeat what \
-                 is lost on the way; ask the publisher for QoS 1"
+                hint = "ask the publisher to use QoS 1",
+                "received messages at QoS 0, which the broker does not redeliver after a loss"
             );
         }
     }
 
-    /// Logs that the session stops reading.
+    /// Logs that the session pauses reading.
     pub fn log_pause(&self, id: ConnectionId, bound: LedgerBound, unacked: usize, bytes: usize) {
         tracing::debug!(
             connection = id.0,
             bound = self.bound_name(bound),
             unacked,
             bytes,
-            "not reading from the broker until received messages are committed"
+            "paused reading from the broker until received messages are committed"
         );
     }
 
-    /// Warns that messages are dropped and stay with the broker.
+    /// Warns that messages are refused, so that the broker keeps them.
     pub fn warn_of_refusals(&self, id: ConnectionId, bound: LedgerBound) {
         tracing::warn!(
             connection = id.0,
             bound = self.bound_name(bound),
             keep_alive = ?self.mqtt.keep_alive,
-            "nothing could be acknowledged for a whole keep-alive and there is no room left: \
-             further messages stay with the broker, which delivers them again after a reconnect \
-             once there is room"
+            "no message could be acknowledged for a whole keep-alive and mqtt.max_unacked is \
+             reached; refusing further messages, which the broker redelivers after a reconnect"
         );
     }
 
-    /// Names a bound as an operator knows it.
+    /// Returns the name of a bound, as the operator configures it.
     pub fn bound_name(&self, bound: LedgerBound) -> String {
         match bound {
             LedgerBound::Messages => format!("{} messages", super::ledger::MAX_MESSAGES),
@@ -230,15 +231,16 @@ impl SessionContext {
         }
     }
 
-    /// Warns that a QoS-0 message was dropped, which nobody repeats.
+    /// Warns that a QoS-0 message was dropped, which the broker does not redeliver.
     pub fn warn_of_dropped_qos0(&self, topic: &str) {
         tracing::warn!(
             topic,
-            "a QoS-0 message was dropped for want of room and is lost; see the view data_gap"
+            hint = "see the view data_gap",
+            "dropped a QoS-0 message because mqtt.max_unacked is reached; the message is lost"
         );
     }
 
-    /// Notes the client certificate in use.
+    /// Publishes the expiry of the client certificate in use.
     pub fn note_certificate(&self, not_after: OffsetDateTime) {
         self.health.update(|snapshot| {
             snapshot.certificate = Some(CertificateHealth { not_after });
@@ -247,7 +249,7 @@ impl SessionContext {
         self.metrics.certificate_expiry_seconds.set(left.as_seconds_f64());
     }
 
-    /// Passes the end of a connection on; a lost stage is noticed elsewhere.
+    /// Sends the end of a connection to the next stage. The caller detects a lost stage elsewhere.
     pub fn send_closed(&self, intake: &IntakeSender, id: ConnectionId, reason: &str) {
         let at = self.now_utc();
         let (connection, reason) = (self.name(id), reason.to_owned());
@@ -255,7 +257,7 @@ impl SessionContext {
     }
 }
 
-/// A counter that first shows at 1 has no rise that an alert could see.
+/// Creates all series at 0: a counter whose first sample is 1 has no increase that an alert could see.
 fn create_metric_series(metrics: &Metrics, filters: &[String]) {
     for kind in FailureKind::ALL {
         drop(metrics.reconnects.get_or_create(&ReasonLabel { reason: kind.label() }));

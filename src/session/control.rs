@@ -1,5 +1,5 @@
-//! What reaches the session from beside the stream: to stop, to stand by, to renew, to wait
-//! differently.
+//! Control inputs of the session, in addition to the message stream: shutdown, the single-writer lock,
+//! new credentials and new reconnect limits.
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -8,36 +8,36 @@ use super::credentials::CredentialState;
 use crate::config::BackoffBounds;
 use crate::service::leadership::Leadership;
 
-/// The session's ears.
+/// Control inputs of the session.
 #[derive(Debug)]
 pub struct SessionControl {
-    /// Stop taking in, finish what is inside.
+    /// Cancelled to make the session accept no more messages, drain and end.
     pub stop: CancellationToken,
-    /// Whether the session may be ours.
+    /// State of the single-writer lock.
     pub leadership: watch::Receiver<Leadership>,
-    /// What to prove ourselves with.
+    /// Client credentials, with each renewal.
     pub credentials: watch::Receiver<CredentialState>,
-    /// How to wait between connections.
+    /// Limits of the wait between two connections.
     pub reconnect: watch::Receiver<BackoffBounds>,
-    /// The session is to end for good: it is not subscribed to anything, but unsubscribed from
-    /// everything. Tells whether that is done, and the session empty.
+    /// Set if the session is to be retired: it subscribes to nothing and unsubscribes from every
+    /// filter. Becomes true once that is done and the broker's queue is empty.
     pub retire: Option<watch::Sender<bool>>,
 }
 
-/// An order to a connection that stands.
+/// A command to an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionCommand {
-    /// Stop taking in, finish what is inside.
+    /// Accepts no more messages, drains and disconnects.
     Stop,
-    /// Another process holds the session now, or the lock on it cannot be had.
+    /// Disconnects because another process holds the single-writer lock, or it cannot be acquired.
     StandBy,
-    /// There are new credentials.
+    /// Reconnects with new credentials.
     Renew,
 }
 
 impl SessionControl {
-    /// The next order. `stop` is repeated for as long as it is listened to; of the others each
-    /// change is told once. Cancelling it loses none.
+    /// Waits for the next command. `Stop` is returned on every call while `stop` is true. Each other
+    /// change is returned once. Dropping the future loses no command.
     pub async fn next(&mut self, stop: bool) -> SessionCommand {
         let Self { stop: token, leadership, credentials, .. } = self;
         tokio::select! {
@@ -49,7 +49,7 @@ impl SessionControl {
     }
 }
 
-/// Waits until another process holds the session, or the lock on it is refused.
+/// Waits until another process holds the single-writer lock, or it is refused.
 async fn taken(leadership: &mut watch::Receiver<Leadership>) {
     loop {
         changed(leadership).await;
@@ -59,7 +59,7 @@ async fn taken(leadership: &mut watch::Receiver<Leadership>) {
     }
 }
 
-/// Waits for a change. A sender that is gone makes none.
+/// Waits for a change. Never returns once the sender is gone.
 pub async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;

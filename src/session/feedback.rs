@@ -1,4 +1,4 @@
-//! Takes the feedback of the stages behind, with and without a connection.
+//! Applies the feedback of the downstream stages, with and without a connection.
 
 use std::future::Future;
 
@@ -12,17 +12,17 @@ use crate::ack::Committed;
 use crate::message::Feedback;
 use crate::progress::idle;
 
-/// How a wait ended.
+/// Outcome of a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WaitOutcome {
-    /// What was waited for has happened.
+    /// The awaited future completed.
     Completed,
-    /// The session is to end.
+    /// The session shuts down.
     Shutdown,
 }
 
-/// Takes the feedback while there is no connection. Acknowledgements that come meanwhile belong to a
-/// dead connection, but they free room, and the stages behind would stand still if nobody took them.
+/// Applies feedback while there is no connection. Commits that arrive then belong to a closed
+/// connection, but they free room, and the downstream stages would block if nothing received them.
 pub(super) struct FeedbackHandler<'a> {
     pub feedback: &'a mut mpsc::Receiver<Feedback>,
     pub ledger: &'a mut DeliveryLedger,
@@ -31,7 +31,8 @@ pub(super) struct FeedbackHandler<'a> {
 }
 
 impl FeedbackHandler<'_> {
-    /// Waits until `enough`, until `stop`, or until the stages behind are gone.
+    /// Applies feedback until `enough` completes, `stop` is cancelled, or the downstream stages are
+    /// gone.
     pub async fn until(
         self,
         enough: impl Future<Output = ()>,
@@ -59,7 +60,7 @@ impl FeedbackHandler<'_> {
     }
 }
 
-/// Enters durable messages into the ledger and the account, and publishes how many are left.
+/// Marks messages as durable in the ledger and the accounting, and updates the metric.
 pub(super) fn apply_committed(
     context: &SessionContext,
     ledger: &mut DeliveryLedger,
@@ -70,13 +71,13 @@ pub(super) fn apply_committed(
     publish_unacked(context, ledger);
 }
 
-/// Publishes how many messages are un-acknowledged.
+/// Updates the metric of un-acknowledged messages.
 pub(super) fn publish_unacked(context: &SessionContext, ledger: &DeliveryLedger) {
     context.metrics.unacked.set(i64::try_from(ledger.unacked()).unwrap_or(i64::MAX));
 }
 
-/// Hands possible losses that are not durable yet to their file, if they have changed. Where this is
-/// dropped, the next call does it again.
+/// Saves the gaps that are not durable yet, if they have changed. If the future is dropped, the next
+/// call saves them again.
 pub(super) async fn save_gaps(context: &SessionContext, gaps: &mut GapTracker) {
     if let Some(pending) = gaps.unsaved() {
         context.process().gap_state.keep(pending.clone()).await;

@@ -1,4 +1,4 @@
-//! The sending side of the pipeline: never a reason for the session to wait.
+//! The sending side of the pipeline, which never blocks the session.
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -9,21 +9,21 @@ use crate::ack::AckToken;
 use crate::connection_event::ConnectionEvent;
 use crate::message::{Message, StreamItem};
 
-/// Places in the channel kept for [`ConnectionEvent`]: a few a connection, and the reconnect backoff
-/// makes connections rare.
+/// Channel capacity reserved for [`ConnectionEvent`]: there are a few per connection, and
+/// the reconnect backoff makes connections rare.
 const EVENT_CAPACITY: usize = 1_024;
 
-/// Makes the channel of a pipeline. Its bound follows from the ledger, which lets in no more than
+/// Creates the channel of a pipeline. Its bound follows from the ledger, which admits no more than
 /// [`MAX_MESSAGES`]. Its memory grows with its content, not with its bound.
 pub fn channel() -> (mpsc::Sender<StreamItem>, mpsc::Receiver<StreamItem>) {
     mpsc::channel(MAX_MESSAGES + EVENT_CAPACITY)
 }
 
-/// Hands messages and connection events to the next stage.
+/// Sends messages and connection events to the next stage.
 #[derive(Debug)]
 pub struct IntakeSender(mpsc::Sender<StreamItem>);
 
-/// The next stage is gone: the pipeline is being taken down.
+/// Error: the next stage is gone, because the pipeline is being stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PipelineClosed;
 
@@ -33,7 +33,7 @@ impl IntakeSender {
         Self(sender)
     }
 
-    /// Passes one PUBLISH on.
+    /// Sends one PUBLISH to the next stage.
     pub fn send_message(
         &self,
         publish: PublishPacket,
@@ -51,7 +51,7 @@ impl IntakeSender {
         }))
     }
 
-    /// Passes an event of the connection on.
+    /// Sends a connection event to the next stage.
     pub fn send_event(&self, event: ConnectionEvent) -> Result<(), PipelineClosed> {
         self.send(StreamItem::Connection(event, None))
     }

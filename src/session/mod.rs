@@ -1,7 +1,7 @@
 //! The MQTT session: one durable session at the broker, carried by one connection after another.
 //!
-//! [`MqttSession::run`] connects, lets [`connection`] do the work, and waits before the next attempt. What a
-//! connection received and did not acknowledge is redelivered on the next one.
+//! [`MqttSession::run`] connects, hands over to [`connection`], and waits before the next attempt. The
+//! broker redelivers messages that a connection received and did not acknowledge on the next one.
 
 pub mod connection;
 pub mod context;
@@ -47,10 +47,10 @@ use crate::telemetry::health::SessionPhase;
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.
 pub const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 
-/// The session over all its connections.
+/// The client side of one durable session, over all its connections.
 pub struct MqttSession {
     context: SessionContext,
-    /// `None` once the session stops taking messages in.
+    /// Sends to the next stage. `None` once the session accepts no more messages.
     intake: Option<IntakeSender>,
     feedback: mpsc::Receiver<Feedback>,
     control: SessionControl,
@@ -58,30 +58,31 @@ pub struct MqttSession {
     backoff: Backoff,
     rng: StdRng,
     takeover: takeover::TakeoverDetector,
-    /// Time between two PINGREQs. Shorter after a connection was closed for being idle.
+    /// Time between two PINGREQs. Shorter after a connection was closed by an idle timeout.
     ping_interval: Duration,
-    /// Numbers given to connections so far, over all pipelines of this process.
+    /// Number of connections so far, over all pipelines of this process.
     connections: Arc<AtomicU64>,
-    /// Raised when a larger message arrives. The decode stage sets such a message aside.
+    /// Largest packet accepted, bytes. Raised when a larger message arrives, so that the decode stage
+    /// can dead-letter it.
     max_packet_size: usize,
-    /// `None` while there are no usable credentials.
+    /// Credentials to present. `None` while none are usable.
     fallback: Option<CredentialFallback<Arc<ClientCredentials>>>,
 }
 
-/// The result of one attempt to connect.
+/// Outcome of one attempt to connect.
 enum ConnectOutcome {
-    /// The connection was used until its end.
+    /// A connection was made and has ended.
     Ended(Disconnected),
-    /// There was none.
+    /// No connection was made.
     Failed(ConnectionFailure),
-    /// The attempt was given up, without a word to the broker.
+    /// The attempt was abandoned, without a packet to the broker.
     Interrupted,
-    /// The session is to end.
+    /// The session shuts down.
     Shutdown,
 }
 
 impl MqttSession {
-    /// Makes a session that has not connected yet.
+    /// Creates a session that has not connected yet.
     pub fn new(
         context: SessionContext,
         intake: IntakeSender,
@@ -108,8 +109,8 @@ impl MqttSession {
         }
     }
 
-    /// Keeps the session until told to stop, or until the stages behind are gone. Dropping the
-    /// sender of the intake tells them to finish.
+    /// Runs the session until it is stopped, or until the downstream stages are gone. Dropping the
+    /// intake sender makes those stages finish.
     pub async fn run(mut self) {
         let gaps = Arc::clone(&self.context.process().gaps);
         let mut gaps = progress::idle(gaps.lock_owned()).await;
@@ -126,6 +127,7 @@ impl MqttSession {
             match next {
                 NextAction::End => break,
                 NextAction::Reconnect(wait) => {
+                    tracing::debug!(?wait, "waiting before the next connection");
                     if self.wait_to_reconnect(wait, &mut gaps).await == WaitOutcome::Shutdown {
                         break;
                     }
@@ -134,14 +136,14 @@ impl MqttSession {
         }
         self.context.metrics.connected.set(0);
         self.context.metrics.standby.set(0);
-        // What the stages behind still store must not be reported again by the next process.
+        // Gaps that the downstream stages still store must not be reported again by the next process.
         self.intake = None;
         let Self { feedback, ledger, context, .. } = &mut self;
         let handler = FeedbackHandler { feedback, ledger, gaps: &mut gaps, context };
         handler.until(std::future::pending(), &CancellationToken::new()).await;
     }
 
-    /// Waits until no other process holds the session.
+    /// Waits until no other process holds the single-writer lock.
     async fn await_lock(&mut self, gaps: &mut OwnedMutexGuard<GapTracker>) -> WaitOutcome {
         loop {
             let now = self.control.leadership.borrow_and_update().clone();
@@ -167,7 +169,11 @@ impl MqttSession {
         match now {
             Leadership::HeldByOther(holder) => {
                 let problem = standing_by(client_id, holder);
-                tracing::warn!(holder = %holder, problem, "another process holds the client id");
+                tracing::warn!(
+                    holder = %holder,
+                    error = problem,
+                    "another process holds the client id"
+                );
                 self.context.enter(SessionPhase::Standby, Some(problem));
             }
             Leadership::Refused(reason) => {
@@ -213,7 +219,7 @@ impl MqttSession {
         ConnectOutcome::Ended(ended)
     }
 
-    /// Waits for CONNACK, unless something else is asked for meanwhile.
+    /// Waits for CONNACK, unless a command interrupts the attempt.
     async fn connect(
         &mut self,
         credentials: &ClientCredentials,
@@ -245,8 +251,8 @@ impl MqttSession {
         })
     }
 
-    /// The credentials for the next connection: new ones if there are, unless the broker refused
-    /// them.
+    /// Returns the credentials for the next connection: the newest, unless the broker refused them
+    /// and accepted earlier ones.
     fn choose_credentials(&mut self) -> Result<Arc<ClientCredentials>, ConnectionFailure> {
         match (self.control.credentials.borrow_and_update().clone(), &mut self.fallback) {
             (CredentialState::Ready(newest), Some(fallback)) => {
@@ -262,7 +268,7 @@ impl MqttSession {
             }
             (CredentialState::Unusable(_), Some(_)) => {}
         }
-        // Unwrap safety: there was one, or one was just made.
+        // Unwrap safety: the field was set before, or has just been set.
         let current = Arc::clone(self.fallback.as_ref().expect("credentials").current());
         current.apply_to(&mut self.context.mqtt);
         if let Some(certificate) = current.certificate() {
@@ -271,7 +277,7 @@ impl MqttSession {
         Ok(current)
     }
 
-    /// Waits out the backoff, unless there are new credentials to try.
+    /// Waits for the backoff to pass, or for new credentials to try.
     async fn wait_to_reconnect(
         &mut self,
         wait: Duration,
@@ -290,7 +296,7 @@ impl MqttSession {
     }
 }
 
-/// Waits for a change, without taking note of it.
+/// Waits for a change without marking it as seen.
 async fn changed_later<T>(receiver: &watch::Receiver<T>) {
     changed(&mut receiver.clone()).await;
 }

@@ -1,9 +1,9 @@
-//! A look at the broker that leaves the live session alone: another client id, a clean session, no
-//! shared subscription, no acknowledgement. It goes one step at a time and says how far it came.
+//! A probe of the broker that does not affect the live session: another client id, a clean session, no
+//! shared subscription, no acknowledgement. It runs step by step and reports each result.
 //!
-//! A member of a share group takes messages from the other members. So the topics themselves are
-//! asked for, never `$share/…`: a copy of each message comes here meanwhile and is dropped, and
-//! every other subscriber still gets its own.
+//! A member of a share group takes messages from the other members. So the probe subscribes to the
+//! topics themselves, never to `$share/…`. It receives a copy of each message and drops it, and
+//! every other subscriber still receives its own.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,91 +25,91 @@ use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 use crate::race::{self, EVERY, FailedAttempt, RaceOutcome, ReachedAddress};
 
-/// A DISCONNECT that does not leave within this is left to the closing socket.
+/// Gives up sending DISCONNECT after this long. Closing the socket ends the connection too.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One thing found out, in the order of the steps.
+/// Result of a step, in the order of the steps.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProbeFinding {
-    /// The name of the broker, or of the proxy before it, has these addresses.
+    /// The name of the broker or proxy has these addresses.
     Resolved(Vec<SocketAddr>),
-    /// One of them accepted a connection.
+    /// An address accepted a TCP connection.
     Reached {
-        /// Which.
+        /// Address of the broker or proxy.
         address: SocketAddr,
-        /// How long that took.
+        /// Time that connecting took.
         took: Duration,
     },
-    /// One of them did not, while another did.
+    /// An address did not accept a TCP connection, while another did.
     NotReached {
-        /// Which.
+        /// Address of the broker or proxy.
         address: SocketAddr,
-        /// Why.
+        /// Cause of the failure.
         problem: String,
     },
-    /// The proxy let us through to the broker.
+    /// The proxy opened a tunnel to the broker.
     Tunnelled,
-    /// TLS stands and the broker has proven who it is.
+    /// The TLS handshake succeeded, and the broker has proven its identity.
     Secured {
-        /// The version.
+        /// Negotiated TLS version.
         version: &'static str,
-        /// The broker's certificate.
+        /// Certificate of the broker.
         certificate: Box<CertificateFacts>,
     },
     /// CONNACK 0: certificate, user, password and client id were accepted.
     Accepted,
     /// A topic filter was granted at QoS 1.
     Granted(String),
-    /// A topic filter was not; the connection goes on.
+    /// A topic filter was not granted at QoS 1. The connection stays open.
     NotGranted {
-        /// Which.
+        /// Topic filter of the SUBSCRIBE.
         filter: String,
-        /// What is wrong, and the cure.
+        /// Problem, with its remedy.
         problem: String,
     },
-    /// A step failed, and the ones after it were not tried.
+    /// A step failed, and later steps were not tried.
     Failed {
-        /// Which step.
+        /// The step that failed.
         step: ProbeStep,
-        /// Why.
+        /// Explanation of the failure.
         failure: ConnectionFailure,
-        /// What the broker presented, where its certificate was seen.
+        /// Certificate that the broker presented, if the handshake got that far.
         presented: Option<Box<CertificateFacts>>,
     },
 }
 
-/// The steps of a probe.
+/// Steps of a probe, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Name lookup.
+    /// Name lookup of the broker or proxy.
     Name,
-    /// TCP.
+    /// TCP connection to an address.
     Tcp,
-    /// The HTTP proxy's CONNECT.
+    /// Tunnel through the HTTP proxy.
     Proxy,
-    /// TLS, up to the broker's proof of who it is.
+    /// TLS, up to the broker's proof of its identity.
     Tls,
-    /// CONNECT and CONNACK; with TLS 1.3 also the broker's verdict on the client certificate.
+    /// CONNECT and CONNACK. With TLS 1.3 it includes the broker's check of the client certificate.
     Login,
-    /// SUBSCRIBE to a filter.
+    /// Subscription to a topic filter.
     Subscription(String),
 }
 
-/// What is to be probed.
+/// A broker to be probed.
 #[derive(Debug)]
 pub struct Probe {
     tenant: String,
-    /// As configured, but for the client id.
+    /// Section `mqtt` as configured, except for the client id.
     mqtt: MqttConfig,
-    /// Topics, never shared subscriptions.
+    /// Topic filters without shared subscriptions.
     filters: Vec<String>,
 }
 
-/// Ends the probe: pushed as the last finding.
+/// Failure that ends the probe and becomes the last finding.
 type ProbeFailure = (ProbeStep, ConnectionFailure);
 
 impl Probe {
-    /// A probe of `mqtt`, under a client id of its own.
+    /// Creates a probe of `mqtt` with its own client id.
     pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
         let plain = MqttConfig { share_group: None, ..mqtt.clone() };
         let filters = crate::topic::filters(&plain, tenant);
@@ -117,13 +117,13 @@ impl Probe {
         Self { tenant: tenant.to_owned(), mqtt: MqttConfig { client_id, ..plain }, filters }
     }
 
-    /// The client id it uses.
+    /// Returns the client id of the probe.
     pub fn client_id(&self) -> &str {
         &self.mqtt.client_id
     }
 
-    /// Goes as far as it can and adds what it finds. Each of name lookup and connecting together,
-    /// and each subscription, is bounded by `mqtt.connect_timeout`.
+    /// Runs all steps until one fails and appends the findings. Lookup and connecting together, and
+    /// each subscription, are bounded by `mqtt.connect_timeout`.
     pub async fn run(&self, findings: &mut Vec<ProbeFinding>) {
         let tls = match &self.mqtt.tls {
             None => Ok(None),
@@ -131,7 +131,7 @@ impl Probe {
         };
         let ended = match &tls {
             Ok(tls) => self.steps(tls.as_ref(), findings).await,
-            // What can be found out without the files is found out.
+            // Without the files, lookup and TCP can still be checked.
             Err(error) => self.reach(self.deadline(), findings).await.and_then(|_| {
                 Err((
                     ProbeStep::Tls,
@@ -172,7 +172,7 @@ impl Probe {
         Instant::now() + self.mqtt.connect_timeout
     }
 
-    /// Looks the name up and tries every address. The first that accepts is used from here on.
+    /// Resolves the name and tries every address. The first to accept is used for the later steps.
     async fn reach(
         &self,
         deadline: Instant,
@@ -208,13 +208,13 @@ impl Probe {
             address,
             problem: cause.to_string(),
         }));
-        // Unwrap safety: there is one.
+        // Unwrap safety: `reached` is not empty.
         let first = reached.into_iter().next().expect("a connection");
         Ok((first.stream, first.address))
     }
 
-    /// Begins TLS. Under TLS 1.2 the broker refuses the client certificate here, after it has proven
-    /// who it is: that is a matter of the login.
+    /// Performs the TLS handshake. Under TLS 1.2 the broker refuses the client certificate here,
+    /// after it has proven its own identity, which counts as a failure of the login.
     async fn secure(
         &self,
         within: &StepLimit<'_>,
@@ -222,7 +222,8 @@ impl Probe {
         stream: TcpStream,
         findings: &mut Vec<ProbeFinding>,
     ) -> Result<BrokerStream, ProbeFailure> {
-        let secured = within.run(ProbeStep::Tls, connector::secure(&self.mqtt, tls, stream)).await;
+        let secured =
+            within.run(ProbeStep::Tls, connector::start_tls(&self.mqtt, tls, stream)).await;
         let HandshakeInfo { chain, version } =
             tls.map(|tls| tls.recorder.handshake()).unwrap_or_default();
         let proven = version.is_some();
@@ -241,11 +242,11 @@ impl Probe {
     }
 }
 
-/// What bounds a step and explains its failure.
+/// Deadline of a step and the context that explains its failure.
 #[derive(Clone, Copy)]
 struct StepLimit<'a> {
     deadline: Instant,
-    /// The address that the connection leads to.
+    /// Address of the connection.
     address: SocketAddr,
     context: FailureContext<'a>,
 }
@@ -266,7 +267,7 @@ impl StepLimit<'_> {
 }
 
 impl Probe {
-    /// One filter at a time: a broker that hangs up over one shows over which.
+    /// Subscribes to one filter at a time, so that a broker that disconnects shows at which.
     async fn subscribe_all(
         &self,
         mut transport: Box<dyn Transport>,
@@ -277,7 +278,7 @@ impl Probe {
         for (packet_id, filter) in (1..).zip(&self.filters) {
             let asked = Self::subscribe(transport.as_mut(), packet_id, filter);
             let finding = match timeout_at(self.deadline(), asked).await {
-                Ok(Ok(granted)) => judge(filter, &granted),
+                Ok(Ok(granted)) => subscription_finding(filter, &granted),
                 Ok(Err(error)) => Err(context.up_for(opened.elapsed()).explain(&error)),
                 Err(_) => Err(self.not_answered()),
             };
@@ -285,7 +286,7 @@ impl Probe {
                 finding.map_err(|failure| (ProbeStep::Subscription(filter.clone()), failure))?,
             );
         }
-        // So that the broker logs no lost client.
+        // Without it, the broker logs a lost client.
         let deadline = Instant::now() + DISCONNECT_TIMEOUT;
         let _ = timeout_at(deadline, transport.write(vec![OutgoingPacket::Disconnect])).await;
         Ok(())
@@ -299,7 +300,7 @@ impl Probe {
         let filters = vec![filter.to_owned()];
         transport.write(vec![OutgoingPacket::Subscribe { packet_id, filters }]).await?;
         loop {
-            // Copies of messages that come already are nobody's loss.
+            // Copies of messages that arrive first can be dropped.
             if let IncomingPacket::SubAck { granted, .. } = transport.read().await? {
                 return Ok(granted);
             }
@@ -313,10 +314,13 @@ impl Probe {
     }
 }
 
-fn judge(filter: &str, granted: &[Option<u8>]) -> Result<ProbeFinding, ConnectionFailure> {
+fn subscription_finding(
+    filter: &str,
+    granted: &[Option<u8>],
+) -> Result<ProbeFinding, ConnectionFailure> {
     let filter = filter.to_owned();
     let grants = SubscriptionGrants::new(std::slice::from_ref(&filter), granted)
-        .map_err(|problem| ConnectionFailure::new(FailureKind::Protocol, problem))?;
+        .map_err(|error| ConnectionFailure::new(FailureKind::Protocol, error.to_string()))?;
     Ok(match grants.problem() {
         None => ProbeFinding::Granted(filter),
         Some(problem) => ProbeFinding::NotGranted { filter, problem },
@@ -329,7 +333,7 @@ mod tests {
     use crate::session::credentials::tls::testing::{BlackHole, serve};
 
     #[tokio::test]
-    async fn every_address_is_tried_and_the_dead_named() {
+    async fn every_address_is_tried_and_failures_named() {
         let port = serve(drop);
         let good = SocketAddr::from(([127, 0, 0, 1], port));
         let hole = BlackHole::on(2).await;

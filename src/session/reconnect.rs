@@ -1,4 +1,4 @@
-//! Decides what follows a connection that ended, and an attempt that failed.
+//! Decides the next step after a connection ended or an attempt failed.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{MqttSession, PROTOCOL_MAX_PACKET};
 use crate::telemetry::health::SessionPhase;
 use crate::telemetry::metrics::ReasonLabel;
 
-/// What to do after a connection ended.
+/// The next step after a connection ended.
 pub(super) enum NextAction {
     End,
     Reconnect(Duration),
@@ -28,7 +28,9 @@ impl MqttSession {
             }
             DisconnectReason::Renewed => {
                 self.send_closed(ended, &ended.reason.to_string());
-                tracing::info!("reconnecting with renewed credentials; the session is kept");
+                tracing::info!(
+                    "reconnecting with renewed credentials; the durable session is kept"
+                );
                 return NextAction::Reconnect(Duration::ZERO);
             }
             DisconnectReason::Overloaded(bound) => {
@@ -47,7 +49,7 @@ impl MqttSession {
             DisconnectReason::Failed(error) => self.failure_context(uptime).explain(error),
         };
         let failure = self.consider_idle_timeout(failure, ended.idle);
-        let failure = match self.takeover.lost(failure.kind, uptime) {
+        let failure = match self.takeover.record(failure.kind, uptime) {
             Some(losses) => self.failure_context(uptime).takeover(losses),
             None => failure,
         };
@@ -57,17 +59,18 @@ impl MqttSession {
         {
             self.max_packet_size = PROTOCOL_MAX_PACKET;
             tracing::warn!(
-                problem = failure.message,
-                "reconnecting with the protocol's packet limit, to set the message aside"
+                error = failure.message,
+                "message exceeds mqtt.max_packet_size; reconnecting with a larger limit to \
+                 dead-letter it"
             );
             return NextAction::Reconnect(Duration::ZERO);
         }
         self.after_failure(&failure)
     }
 
-    /// A close after a silence is no other client's doing. PINGREQ is sent so often from now on that
-    /// no such silence comes again. Where it was not the silence after all, the next connections
-    /// end without one.
+    /// Explains a close after a silence as an idle timeout, which is no takeover by another client,
+    /// and sends PINGREQ more often from now on, so that no such silence occurs again. If the
+    /// silence was not the cause, the next connections end without one.
     fn consider_idle_timeout(
         &mut self,
         failure: ConnectionFailure,
@@ -83,7 +86,7 @@ impl MqttSession {
         let interval = self.ping_interval;
         tracing::info!(
             ?interval,
-            "sending PINGREQ more often, after a connection ended in silence"
+            "sending PINGREQ more often after a connection was closed while idle"
         );
         failure
     }
@@ -106,24 +109,29 @@ impl MqttSession {
         };
         let retry_in = format!("{:.1}s", wait.as_secs_f64());
         if failure.needs_operator() {
-            tracing::error!(reason, problem, retry_in, "no connection to the broker");
+            tracing::error!(
+                reason,
+                error = problem,
+                retry_in,
+                "broker connection failed; retrying"
+            );
         } else {
-            tracing::warn!(reason, problem, retry_in, "no connection to the broker");
+            tracing::warn!(reason, error = problem, retry_in, "broker connection failed; retrying");
         }
         self.context.enter(SessionPhase::Connecting, Some(problem.clone()));
         NextAction::Reconnect(wait)
     }
 
-    /// The broker refused the credentials: whether there are earlier ones that it accepted.
+    /// Switches to earlier credentials after the broker refused the newest. Returns false if it has
+    /// accepted none before.
     fn fall_back(&mut self, problem: &str) -> bool {
         let Some(fallback) = &mut self.fallback else { return false };
         if fallback.refused() == AfterRefusal::Wait {
             return false;
         }
         tracing::error!(
-            problem,
-            "the renewed credentials do not work; using the earlier ones, until the files change \
-             again"
+            error = problem,
+            "the broker refused the renewed credentials; using the earlier ones until the files change"
         );
         self.context.health.update(|s| s.credentials.refused = Some(problem.to_owned()));
         true

@@ -1,25 +1,25 @@
-//! Recognises two clients with one client id, who throw each other out for ever: no single
-//! failure shows it, only their pattern.
+//! Detects two clients with the same client id, which keep disconnecting each other. No single failure
+//! shows that, only a series of them.
 
 use std::time::Duration;
 
 use super::failure::FailureKind;
 use crate::backoff::STABLE_AFTER;
 
-/// So many losses alike are no accident any more. With the default backoff they take about ten
-/// seconds.
+/// Consecutive short connections that count as a takeover. With the default backoff they take about
+/// ten seconds.
 const TAKEOVER_LOSSES: usize = 5;
 
-/// Counts connections that the broker accepted and soon closed, in a row.
+/// Counts consecutive connections that the broker accepted and soon closed.
 #[derive(Debug, Default)]
 pub struct TakeoverDetector {
     in_a_row: usize,
 }
 
 impl TakeoverDetector {
-    /// To be told how each attempt ended, and after how long a connection. `Some` with the number
-    /// of losses where they look like a takeover.
-    pub fn lost(&mut self, kind: FailureKind, uptime: Option<Duration>) -> Option<usize> {
+    /// Records how an attempt ended, with the uptime if a connection was made. Returns the number of
+    /// consecutive short connections once they indicate a takeover.
+    pub fn record(&mut self, kind: FailureKind, uptime: Option<Duration>) -> Option<usize> {
         match (kind, uptime) {
             (FailureKind::ClosedByBroker, Some(uptime)) if uptime < STABLE_AFTER => {
                 self.in_a_row += 1;
@@ -36,19 +36,19 @@ mod tests {
 
     const SHORT: Option<Duration> = Some(Duration::from_secs(1));
 
-    fn losses(pattern: &mut TakeoverDetector, count: usize) -> Option<usize> {
-        (0..count).filter_map(|_| pattern.lost(FailureKind::ClosedByBroker, SHORT)).last()
+    fn losses(detector: &mut TakeoverDetector, count: usize) -> Option<usize> {
+        (0..count).filter_map(|_| detector.record(FailureKind::ClosedByBroker, SHORT)).last()
     }
 
     #[test]
-    fn only_a_row_of_short_connections_closed_by_the_broker_is_a_takeover() {
-        let mut pattern = TakeoverDetector::default();
-        assert_eq!(losses(&mut pattern, TAKEOVER_LOSSES - 1), None);
-        assert_eq!(losses(&mut pattern, 2), Some(TAKEOVER_LOSSES + 1));
+    fn consecutive_short_connections_are_a_takeover() {
+        let mut detector = TakeoverDetector::default();
+        assert_eq!(losses(&mut detector, TAKEOVER_LOSSES - 1), None);
+        assert_eq!(losses(&mut detector, 2), Some(TAKEOVER_LOSSES + 1));
     }
 
     #[test]
-    fn anything_else_between_them_breaks_the_row() {
+    fn any_other_end_restarts_the_count() {
         let breaks = [
             (FailureKind::ClosedByBroker, Some(STABLE_AFTER)),
             (FailureKind::ClosedByBroker, None),
@@ -57,11 +57,11 @@ mod tests {
             (FailureKind::IdleTimeout, SHORT),
         ];
         for (kind, uptime) in breaks {
-            let mut pattern = TakeoverDetector::default();
-            losses(&mut pattern, TAKEOVER_LOSSES);
-            assert_eq!(pattern.lost(kind, uptime), None);
+            let mut detector = TakeoverDetector::default();
+            losses(&mut detector, TAKEOVER_LOSSES);
+            assert_eq!(detector.record(kind, uptime), None);
             assert_eq!(
-                losses(&mut pattern, TAKEOVER_LOSSES - 1),
+                losses(&mut detector, TAKEOVER_LOSSES - 1),
                 None,
                 "{kind:?} after {uptime:?}"
             );

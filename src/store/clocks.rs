@@ -2,15 +2,14 @@
 //! two may be wrong, and a wrong clock must not keep true events out of the states.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::error::DbError;
 use super::pg_timestamp::PgTimestamp;
+use super::query::Db;
 use crate::event::plausibility;
 use crate::telemetry::health::ClockReading;
 
@@ -39,23 +38,20 @@ impl Store {
     }
 
     /// Returns the latest plausible momentum, and compares the clocks first if that was never done.
-    pub(super) async fn latest_plausible(
-        &self,
-        conn: &mut PgConnection,
-    ) -> Result<OffsetDateTime, DbError> {
+    pub(super) async fn latest_plausible(&self, db: &mut Db) -> Result<OffsetDateTime, DbError> {
         let host = OffsetDateTime::now_utc();
         if self.clocks.later(host).is_none() {
-            self.clocks.note(skew(conn, self.link.answer_within).await?);
+            self.clocks.note(skew(db).await?);
         }
         Ok(plausibility::latest(self.later_clock(host)))
     }
 }
 
 /// Host clock minus database clock, seconds, taken in the middle of the exchange.
-pub(super) async fn skew(conn: &mut PgConnection, limit: Duration) -> Result<f64, DbError> {
+pub(super) async fn skew(db: &mut Db) -> Result<f64, DbError> {
     let before = OffsetDateTime::now_utc();
     let query = sqlx::query_scalar("select clock_timestamp()");
-    let PgTimestamp(theirs) = bounded(limit, query.fetch_one(conn)).await?;
+    let PgTimestamp(theirs) = db.query(|conn| query.fetch_one(conn)).await?;
     let took: time::Duration = OffsetDateTime::now_utc() - before;
     let ahead: time::Duration = before + took / 2 - theirs;
     Ok(ahead.as_seconds_f64())

@@ -1,5 +1,5 @@
-//! Whether the database works, as the writer and maintenance find it. Says so once per change, in
-//! the log, in the health snapshot and in the metric.
+//! Availability of the database, as the writer and maintenance observe it. Each change is reported once,
+//! in the log, in the health snapshot and in the metric.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -7,16 +7,16 @@ use std::time::Instant;
 use super::error::StoreError;
 use crate::telemetry::{Health, Metrics};
 
-/// Who found out.
+/// The observer of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusSource {
-    /// The stage that writes the stream. What it finds counts until it finds otherwise.
+    /// The stage that writes the stream. Its error remains until its own success.
     Writer,
-    /// The regular look of maintenance, which notices an outage while the stream is idle.
+    /// The heartbeat of maintenance, which detects an outage while the stream is idle.
     Maintenance,
 }
 
-/// The database's condition.
+/// Availability of the database.
 #[derive(Debug)]
 pub struct DatabaseStatus {
     health: Arc<Health>,
@@ -26,8 +26,8 @@ pub struct DatabaseStatus {
 
 #[derive(Debug, Default)]
 struct StatusState {
-    /// Whether the writer has found the schema in place. Before that nothing can be stored, however
-    /// well the server answers.
+    /// True once the writer has found the schema in place. Before that nothing can be stored, even if
+    /// the server answers.
     prepared: bool,
     writer: Option<OngoingError>,
     maintenance: Option<OngoingError>,
@@ -40,31 +40,31 @@ struct OngoingError {
 }
 
 impl DatabaseStatus {
-    /// Nothing known yet.
+    /// Returns the status before the first observation.
     pub fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
         Self { health, metrics, state: Mutex::default() }
     }
 
-    /// The database did what was asked.
+    /// Records a success.
     pub fn answered(&self, source: StatusSource) {
         self.change(|state| {
-            let mut mended = state.maintenance.take();
+            let mut resolved = state.maintenance.take();
             if source == StatusSource::Writer {
                 // If the stream flows, nothing else matters.
-                mended = state.writer.take().or(mended);
+                resolved = state.writer.take().or(resolved);
             }
             let first = source == StatusSource::Writer && !state.prepared;
-            let changed = mended.is_some() || first;
+            let changed = resolved.is_some() || first;
             state.prepared |= first;
-            if let Some(problem) = mended.filter(|_| state.writer.is_none()) {
+            if let Some(problem) = resolved.filter(|_| state.writer.is_none()) {
                 let seconds = problem.since.elapsed().as_secs_f64();
-                tracing::info!(after_seconds = seconds, "the database works again");
+                tracing::info!(after_seconds = seconds, "database is available again");
             }
             changed
         });
     }
 
-    /// The database did not do what was asked.
+    /// Records a failure.
     pub fn failed(&self, source: StatusSource, error: &StoreError) {
         let text = error.to_string();
         self.change(|state| {
@@ -77,11 +77,11 @@ impl DatabaseStatus {
             }
             if matches!(error, StoreError::Stop(_)) {
                 tracing::error!(
-                    reason = %text,
-                    "the database cannot take events until someone acts; holding them"
+                    error = %text,
+                    "database requires operator action; holding events"
                 );
             } else {
-                tracing::warn!(reason = %text, "the database is in trouble; trying again");
+                tracing::warn!(error = %text, "database error; retrying");
             }
             let since = known.take().map_or_else(Instant::now, |p| p.since);
             *known = Some(OngoingError { text, since });
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_up_before_the_writer_found_its_tables() {
+    fn database_is_down_until_schema_is_found() {
         let (condition, health) = condition();
         condition.answered(StatusSource::Maintenance);
         assert!(!health.snapshot().database.up);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_works_does_not_hide_that_the_stream_is_stuck() {
+    fn working_heartbeat_does_not_hide_stuck_stream() {
         let (condition, health) = condition();
         condition.failed(StatusSource::Writer, &stop("permission denied"));
         condition.answered(StatusSource::Maintenance);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_seen_while_the_stream_is_idle_and_ends_with_the_next_commit() {
+    fn idle_outage_ends_with_the_next_commit() {
         let (condition, health) = condition();
         condition.answered(StatusSource::Writer);
         condition.failed(StatusSource::Maintenance, &stop("gone"));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_mends_both_its_own_and_the_ping_s_problem() {
+    fn writer_success_clears_both_errors() {
         let (condition, health) = condition();
         condition.failed(StatusSource::Writer, &stop("a"));
         condition.failed(StatusSource::Maintenance, &stop("b"));

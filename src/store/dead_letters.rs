@@ -1,16 +1,16 @@
-//! What was set aside, for a person to look at and to try again.
+//! Dead letters, for an operator to read and to replay.
 
 use bytes::Bytes;
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::batch::rows::{BatchRows, DecodedMessage, EventRows};
-use super::batch::write::{self, bounded};
+use super::batch::rows::{BatchRows, DecodedMessage};
+use super::batch::write;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
-use super::query::{Db, Transaction};
+use super::query::Db;
 use crate::event::{Event, Reject};
 use crate::message::Message;
 use crate::timestamp;
@@ -18,35 +18,35 @@ use crate::timestamp;
 /// A row of `dead_letter`, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct DeadLetterSummary {
-    /// Number to name it by.
+    /// ID of the row.
     pub id: i64,
-    /// When it was first received.
+    /// Time of the first receipt.
     #[serde(serialize_with = "timestamp::serialize")]
     pub received_at: OffsetDateTime,
-    /// When it was last received.
+    /// Time of the last receipt.
     #[serde(serialize_with = "timestamp::serialize")]
     pub last_seen_at: OffsetDateTime,
     /// MQTT topic.
     pub topic: String,
     /// Size of the payload, bytes.
     pub size: i64,
-    /// Why, in a word.
+    /// Reason, as in the column.
     pub reason: String,
-    /// Why, in words.
+    /// Explanation of the reason.
     pub detail: String,
     /// PostgreSQL's code, if it refused the row.
     pub sqlstate: Option<String>,
-    /// How often it was received; the largest value means that often or more.
+    /// Number of receipts. The largest value means that many or more.
     pub seen: i32,
-    /// When a replay brought it in.
+    /// Time of the successful replay.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub replayed_at: Option<OffsetDateTime>,
 }
 
-/// Which dead letters are meant. The default is all that no replay has brought in.
+/// Selects dead letters. The default is all that were not replayed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
-    /// Also those that a replay has brought in.
+    /// Includes those that were replayed.
     pub replayed: bool,
     /// Only those set aside for this reason.
     pub reason: Option<String>,
@@ -56,18 +56,18 @@ pub struct DeadLetterFilter {
     pub since: Option<OffsetDateTime>,
 }
 
-/// What a replay led to.
+/// Outcome of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// It is an event now.
+    /// The event was stored.
     Stored,
-    /// Its event was there already.
+    /// The event existed already.
     Duplicate,
-    /// Still no event, for this reason.
+    /// It still does not decode, for this reason.
     Rejected(Reject),
     /// PostgreSQL still refuses it.
     Refused(String),
-    /// There is no such dead letter.
+    /// The dead letter does not exist.
     Unknown,
 }
 
@@ -87,79 +87,78 @@ const FILTER: &str = "
 const PURGE_STEP: usize = 1000;
 
 impl Store {
-    /// The newest `limit` dead letters of those meant, newest first.
+    /// Returns the newest `limit` dead letters that match, newest first.
     pub async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
         limit: i64,
     ) -> Result<Vec<DeadLetterSummary>, StoreError> {
         let sql = format!("{COLUMNS} {FILTER} order by id desc limit $5");
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let query = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(filter.replayed)
             .bind(&filter.reason)
             .bind(&filter.topic)
             .bind(filter.since)
             .bind(limit);
-        let rows = bounded(self.link.answer_within, query.fetch_all(&mut *conn)).await;
-        Ok(conn.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
+        let rows = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(rows)?.iter().map(summary).collect::<Result<_, DbError>>()?)
     }
 
-    /// One dead letter and its payload.
+    /// Returns one dead letter and its payload.
     pub async fn dead_letter(
         &self,
         id: i64,
     ) -> Result<Option<(DeadLetterSummary, Bytes)>, StoreError> {
-        let mut conn = self.acquire().await?;
-        let letter = self.read_letter(&mut conn, id).await;
-        Ok(conn.finish(letter)?)
+        let mut db = self.acquire().await?;
+        let letter = self.read_letter(&mut db, id).await;
+        Ok(db.finish(letter)?)
     }
 
-    /// The ids of those meant, oldest first.
+    /// Returns the IDs of those that match, oldest first.
     pub async fn dead_letter_ids(&self, filter: &DeadLetterFilter) -> Result<Vec<i64>, StoreError> {
         let sql = format!("select id from centiloc.dead_letter {FILTER} order by id");
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
             .bind(filter.replayed)
             .bind(&filter.reason)
             .bind(&filter.topic)
-            .bind(filter.since)
-            .fetch_all(&mut *conn);
-        let ids = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(ids)?)
+            .bind(filter.since);
+        let ids = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(ids)?)
     }
 
-    /// Deletes these dead letters for good, in small transactions; how many there were.
+    /// Deletes these dead letters permanently, in small transactions. Returns how many there were.
     pub async fn purge_dead_letters(&self, ids: &[i64]) -> Result<u64, StoreError> {
         const SQL: &str = "delete from centiloc.dead_letter where id = any($1)";
         let mut deleted = 0;
         for step in ids.chunks(PURGE_STEP) {
-            let mut conn = self.acquire().await?;
-            let query = sqlx::query(SQL).bind(step).execute(&mut *conn);
-            let done = bounded(self.link.answer_within, query).await;
-            deleted += conn.finish(done)?.rows_affected();
+            let mut db = self.acquire().await?;
+            let query = sqlx::query(SQL).bind(step);
+            let done = db.query(|conn| query.execute(conn)).await;
+            deleted += db.finish(done)?.rows_affected();
         }
         Ok(deleted)
     }
 
-    /// Tries one dead letter again. The event and the mark on the dead letter are one transaction.
+    /// Replays one dead letter. The event and the mark on the dead letter are one transaction.
     pub async fn replay(
         &self,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<ReplayOutcome, StoreError> {
-        let mut conn = self.acquire().await?;
-        let result = self.replay_on(&mut conn, id, decode).await;
-        Ok(conn.finish(result)?)
+        let mut db = self.acquire().await?;
+        let result = self.replay_on(&mut db, id, decode).await;
+        Ok(db.finish(result)?)
     }
 
     async fn replay_on(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         id: i64,
         decode: impl FnOnce(&str, &Bytes, OffsetDateTime) -> Result<Event, Reject>,
     ) -> Result<ReplayOutcome, DbError> {
-        let Some((letter, payload)) = self.read_letter(conn, id).await? else {
+        let Some((letter, payload)) = self.read_letter(db, id).await? else {
             return Ok(ReplayOutcome::Unknown);
         };
         let event = match decode(&letter.topic, &payload, letter.received_at) {
@@ -167,7 +166,7 @@ impl Store {
             Err(reject) => return Ok(ReplayOutcome::Rejected(reject)),
         };
         let entry: DecodedMessage = (message(letter, payload), Ok(event));
-        match self.bring_in(conn, id, &entry).await {
+        match self.bring_in(db, id, &entry).await {
             Ok(true) => Ok(ReplayOutcome::Stored),
             Ok(false) => Ok(ReplayOutcome::Duplicate),
             Err(error) if error.class == ErrorClass::SetAside => {
@@ -177,46 +176,39 @@ impl Store {
         }
     }
 
-    /// True if the event is new.
+    /// Stores the event of a dead letter. Returns true if it is new.
     async fn bring_in(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         id: i64,
         entry: &DecodedMessage,
     ) -> Result<bool, DbError> {
         const MARK: &str = "update centiloc.dead_letter set replayed_at = now() where id = $1";
-        let limit = self.link.answer_within;
-        let latest = self.latest_plausible(conn).await?;
+        let latest = self.latest_plausible(db).await?;
         let rows = BatchRows::of(std::slice::from_ref(entry), latest);
-        self.make_partitions(conn, &rows).await?;
-        let chunk = if rows.items.is_empty() {
-            EventRows::Boards(&rows.boards)
-        } else {
-            EventRows::Items(&rows.items)
-        };
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let written = async {
-            let conn = transaction.conn();
-            let written = write::events(conn, limit, latest, chunk).await?;
-            bounded(limit, sqlx::query(MARK).bind(id).execute(conn)).await?;
-            Ok(written.inserted > 0)
-        }
-        .await;
-        transaction.end(written).await
+        self.make_partitions(db, &rows).await?;
+        db.transaction(async |db| {
+            let mut inserted = 0;
+            for of_kind in rows.events() {
+                inserted += write::events(db, latest, of_kind).await?.inserted;
+            }
+            db.query(|conn| sqlx::query(MARK).bind(id).execute(conn)).await?;
+            Ok(inserted > 0)
+        })
+        .await
     }
 
     async fn read_letter(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         id: i64,
     ) -> Result<Option<(DeadLetterSummary, Bytes)>, DbError> {
         const PAYLOAD: &str = "select payload from centiloc.dead_letter where id = $1";
-        let limit = self.link.answer_within;
         let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} where id = $1"));
-        let query = sqlx::query(sql).bind(id).fetch_optional(&mut *conn);
-        let Some(row) = bounded(limit, query).await? else { return Ok(None) };
-        let query = sqlx::query_scalar(PAYLOAD).bind(id).fetch_one(conn);
-        let payload: Vec<u8> = bounded(limit, query).await?;
+        let query = sqlx::query(sql).bind(id);
+        let Some(row) = db.query(|conn| query.fetch_optional(conn)).await? else { return Ok(None) };
+        let query = sqlx::query_scalar(PAYLOAD).bind(id);
+        let payload: Vec<u8> = db.query(|conn| query.fetch_one(conn)).await?;
         Ok(Some((summary(&row)?, payload.into())))
     }
 }

@@ -1,26 +1,26 @@
-//! What went wrong, in terms of what to do next. SQLSTATE decides; what is unknown is tried again,
-//! never dropped.
+//! Errors of the database, by the caller's next action. SQLSTATE decides. An unknown code is retried,
+//! and no event is dropped for it.
 
 use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 
-/// What the caller of [`super::Store`] does next.
+/// An error, by the next action of the caller of [`super::Store`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Time mends it: try the same again after a short wait.
+    /// Transient: try the same again after a short wait.
     #[error(transparent)]
     Retry(DbError),
     /// The statement took too long: try again with half as much.
     #[error(transparent)]
     Halve(DbError),
-    /// Only a person can mend it: hold, acknowledge nothing, try again every minute.
+    /// Requires operator action: hold, acknowledge nothing, try again every minute.
     #[error(transparent)]
     Stop(DbError),
 }
 
 impl StoreError {
-    /// What went wrong.
+    /// Returns the database error.
     pub fn error(&self) -> &DbError {
         match self {
             Self::Retry(error) | Self::Halve(error) | Self::Stop(error) => error,
@@ -53,10 +53,10 @@ impl From<DbError> for StoreError {
     }
 }
 
-/// What an error means.
+/// Class of an error, by its SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// I/O, overload, conflict, restart: passes by itself.
+    /// I/O, overload, conflict, restart: transient.
     Retry,
     /// `statement_timeout`.
     Halve,
@@ -73,7 +73,7 @@ pub enum ErrorClass {
     Unknown,
 }
 
-/// Sorts a SQLSTATE. `constraint` is the name of the violated constraint, if the error names one:
+/// Classifies a SQLSTATE. `constraint` is the name of the violated constraint, if the error names one:
 /// a missing partition is reported as a check violation of none.
 pub fn classify(sqlstate: &str, constraint: Option<&str>) -> ErrorClass {
     match sqlstate {
@@ -92,35 +92,35 @@ pub fn classify(sqlstate: &str, constraint: Option<&str>) -> ErrorClass {
     }
 }
 
-/// One failure, ready to be shown to a person.
+/// An error of the database, with a message for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct DbError {
-    /// What it means.
+    /// Class of the error.
     pub class: ErrorClass,
     /// The server's code; `None` if the server did not answer.
     pub sqlstate: Option<String>,
-    /// What happened and what to do. Never holds a secret.
+    /// Description and hint. Never holds a secret.
     pub text: String,
 }
 
 impl DbError {
-    /// A failure that passes by itself.
+    /// Returns a transient error.
     pub(super) fn retry(text: impl Into<String>) -> Self {
         Self { class: ErrorClass::Retry, sqlstate: None, text: text.into() }
     }
 
-    /// A failure that a person must mend.
+    /// Returns an error that requires operator action.
     pub(super) fn stop(text: impl Into<String>) -> Self {
         Self { class: ErrorClass::Stop, sqlstate: None, text: text.into() }
     }
 
-    /// A server that this service cannot work with.
+    /// Returns the error of a server that this service cannot work with.
     pub(super) fn unsuitable(text: impl Into<String>) -> Self {
         Self { class: ErrorClass::Unsuitable, ..Self::stop(text) }
     }
 
-    /// The server's silence.
+    /// Returns the error of a server that did not answer in time.
     pub(super) fn timed_out(limit: Duration) -> Self {
         Self::retry(format!(
             "PostgreSQL did not answer within {} s; the connection was dropped",
@@ -128,38 +128,38 @@ impl DbError {
         ))
     }
 
-    /// The same failure, taken differently.
+    /// Returns the same error with another class.
     pub(super) fn with_class(mut self, class: ErrorClass) -> Self {
         self.class = class;
         self
     }
 
-    /// Whether the connection may be used again: the server answered, and the failure lies in the
-    /// statement.
+    /// Returns true if the connection may be used again: the server answered, and only the statement
+    /// failed.
     pub(super) fn leaves_connection_usable(&self) -> bool {
         matches!(self.class, ErrorClass::Halve | ErrorClass::SetAside | ErrorClass::NoPartition)
     }
 
-    /// Whether it is the server's answer, rather than its silence.
+    /// Returns true if the server reported it.
     pub(super) fn is_from_server(&self) -> bool {
         self.sqlstate.is_some()
     }
 
-    /// Whether the server gave up for others that were at work: locks, deadlocks, and rows that
-    /// came in between.
+    /// Returns true if concurrent statements caused it: locks, deadlocks, and rows that were inserted
+    /// meanwhile.
     pub(super) fn is_contention(&self) -> bool {
         matches!(self.sqlstate.as_deref(), Some("55P03" | "40P01" | "40001" | "23514"))
     }
 
-    /// Whether the server answered and refused, so that it is not away: credentials, privileges, a
-    /// limit on connections, a pooler of the wrong kind.
+    /// Returns true if the server is reachable and refused: credentials, privileges, a limit on
+    /// connections, an unsuitable pooler.
     pub(super) fn is_answer(&self) -> bool {
         self.class == ErrorClass::Unsuitable
             || self.sqlstate.as_deref() == Some("53300")
             || self.is_refusal()
     }
 
-    /// Whether the server refused a statement while being well itself.
+    /// Returns true if a working server refused the statement.
     pub(super) fn is_refusal(&self) -> bool {
         self.sqlstate
             .as_deref()
@@ -205,10 +205,10 @@ impl From<sqlx::Error> for DbError {
     }
 }
 
-/// Why TLS failed although the server was reached.
+/// Explains why TLS failed although the server was reached.
 fn tls_words(error: &rustls::Error) -> String {
     use rustls::{CertificateError as E, Error};
-    let (found, cure) = match error {
+    let (found, hint) = match error {
         Error::InvalidCertificate(E::UnknownIssuer | E::BadSignature) => (
             "PostgreSQL was reached, but its certificate is not trusted: no authority known here \
              signed it",
@@ -231,10 +231,10 @@ fn tls_words(error: &rustls::Error) -> String {
             "check sslmode, sslrootcert, sslcert and sslkey in database.url",
         ),
     };
-    format!("{found} ({error}); {cure}")
+    format!("{found} ({error}); {hint}")
 }
 
-/// What to do about a code that only a person can mend.
+/// Returns the hint for a code that requires operator action.
 fn advice(sqlstate: &str) -> Option<&'static str> {
     match sqlstate {
         "28P01" | "28000" => Some("check the user and password in database.url, and pg_hba.conf"),
@@ -259,7 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_listed_code_has_the_meaning_the_design_gives_it() {
+    fn listed_codes_have_their_documented_class() {
         for (code, class) in [
             ("08006", ErrorClass::Retry),
             ("08P01", ErrorClass::Retry),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_violation_without_a_constraint_is_a_missing_partition() {
+    fn unnamed_check_violation_is_missing_partition() {
         assert_eq!(classify("23514", None), ErrorClass::NoPartition);
         assert_eq!(classify("23514", Some("positive")), ErrorClass::SetAside);
         assert_eq!(classify("23502", None), ErrorClass::SetAside);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn only_failures_of_a_statement_leave_the_connection_usable() {
+    fn statement_failures_leave_the_connection_usable() {
         let usable = [ErrorClass::Halve, ErrorClass::SetAside, ErrorClass::NoPartition];
         for class in
             [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown].iter().chain(&usable)
@@ -364,7 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {
+        fn only_three_sqlstate_classes_blame_a_row(code in "\\PC{0,6}") {
             let class = classify(&code, Some("c"));
             let blamed = ["22", "23", "54"].iter().any(|c| code.starts_with(c));
             prop_assert_eq!(class == ErrorClass::SetAside, blamed);

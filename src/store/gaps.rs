@@ -1,11 +1,10 @@
-//! Recorded gaps, for a person to look at and to acknowledge.
+//! Recorded gaps, for an operator to read and to acknowledge.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::error::{DbError, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
 use super::text::clean;
@@ -14,29 +13,29 @@ use crate::timestamp;
 /// A row of `gap`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RecordedGap {
-    /// Number to name it by.
+    /// ID of the row.
     pub id: i64,
     /// MQTT client identifier.
     pub client_id: String,
-    /// Since when messages may be missing.
+    /// Start of the period in which messages may be missing.
     #[serde(serialize_with = "timestamp::serialize")]
     pub started_at: OffsetDateTime,
-    /// Until when; `None` while it lasts.
+    /// End of the period; `None` while the gap is open.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub ended_at: Option<OffsetDateTime>,
     /// Cause, as in the column.
     pub cause: String,
     /// Cause and extent in words.
     pub detail: String,
-    /// When a person acknowledged it.
+    /// Time at which an operator acknowledged it.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub acknowledged_at: Option<OffsetDateTime>,
-    /// Note of that person.
+    /// The operator's note.
     pub note: Option<String>,
 }
 
 impl Store {
-    /// The newest `limit` gaps, newest first; with `acknowledged`, those acknowledged too.
+    /// Returns the newest `limit` gaps, newest first. With `acknowledged`, those are included.
     pub async fn gaps(
         &self,
         acknowledged: bool,
@@ -48,24 +47,24 @@ impl Store {
              where $1 or acknowledged_at is null
              order by started_at desc, id desc
              limit $2";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query(SQL).bind(acknowledged).bind(limit).fetch_all(&mut *conn);
-        let rows = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(rows)?.iter().map(recorded).collect::<Result<_, DbError>>()?)
+        let mut db = self.acquire().await?;
+        let query = sqlx::query(SQL).bind(acknowledged).bind(limit);
+        let rows = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(rows)?.iter().map(recorded).collect::<Result<_, DbError>>()?)
     }
 
-    /// Notes that a person has looked at these gaps; a second time replaces the note. Returns the
-    /// numbers that exist.
+    /// Records that an operator acknowledged these gaps. A second time replaces the note. Returns the
+    /// IDs that exist.
     pub async fn acknowledge_gaps(&self, ids: &[i64], note: &str) -> Result<Vec<i64>, StoreError> {
         const SQL: &str = "
             update centiloc.gap
                set acknowledged_at = now(), note = $2
              where id = any($1)
             returning id";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note)).fetch_all(&mut *conn);
-        let known = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(known)?)
+        let mut db = self.acquire().await?;
+        let query = sqlx::query_scalar(SQL).bind(ids).bind(clean(note));
+        let known = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(known)?)
     }
 }
 

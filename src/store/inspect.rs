@@ -1,20 +1,19 @@
-//! Looks at a database without changing anything in it: for `check`, before the service starts.
-
-use std::time::Duration;
+//! Inspects a database without changing it: for `check`, before the service starts.
 
 use sqlx::Row as _;
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use super::batch::write::bounded;
 use super::connection::connector::Connector;
 pub use super::connection::connector::ServerLocation;
 pub use super::connection::route::AddressProbe;
 use super::connection::session_proof::prove_sessions;
 use super::error::DbError;
+use super::kinds;
 use super::partitions::{default_partition, list};
+use super::query::Db;
 use super::schema::{self, MigrationError, MigrationStatus};
 use crate::config;
+use crate::topic::EventKind;
 
 /// The oldest server whose functions the schema uses (`date_bin` came with 14), as
 /// `server_version_num` counts.
@@ -23,12 +22,8 @@ pub const OLDEST_SERVER: i32 = 140_000;
 /// Rows of the default partition are counted up to here: it matters whether there are any.
 pub const COUNTED: i64 = 1000;
 
-/// Privileges without which events cannot be written, by table.
-const TO_WRITE: [(&str, &[&str]); 8] = [
-    ("item_event", &["select", "insert"]),
-    ("item_state", &["select", "insert", "update"]),
-    ("board_event", &["select", "insert"]),
-    ("board_state", &["select", "insert", "update"]),
+/// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
+const TO_WRITE: [(&str, &[&str]); 4] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),
@@ -44,24 +39,23 @@ const TO_DELETE: [(&str, &[&str]); 5] = [
     ("connection", &["delete"]),
 ];
 
-/// An open connection to look through.
+/// An open connection for inspection.
 #[derive(Debug)]
 pub struct DatabaseInspection {
-    link: Connector,
-    conn: PgConnection,
-    limit: Duration,
-    /// Where the server is.
+    connector: Connector,
+    db: Db,
+    /// Location of the server.
     pub place: ServerLocation,
 }
 
-/// What the server is and says about itself.
+/// Properties of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerInfo {
     /// `current_database()`.
     pub database: String,
     /// `current_user`.
     pub role: String,
-    /// `server_version`, for a person.
+    /// `server_version`, as text.
     pub version: String,
     /// `server_version_num`.
     pub version_number: i32,
@@ -71,13 +65,13 @@ pub struct ServerInfo {
     pub in_recovery: bool,
     /// `transaction_read_only`.
     pub read_only: bool,
-    /// Whether a COMMIT reaches the disk at all.
+    /// True if a COMMIT reaches the disk.
     pub fsync: bool,
     /// TLS version and cipher; `None` is a connection in the clear.
     pub tls: Option<(String, String)>,
 }
 
-/// What the role may do.
+/// Privileges of the role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "rights are granted independently")]
 pub struct RolePrivileges {
@@ -123,9 +117,9 @@ pub struct PartitionCoverage {
 
 /// Connects, under the same settings as the service.
 pub async fn open(config: &config::DatabaseConfig) -> Result<DatabaseInspection, DbError> {
-    let link = Connector::new(config)?;
-    let conn = link.open().await?;
-    Ok(DatabaseInspection { limit: link.answer_within, place: link.place(), link, conn })
+    let connector = Connector::new(config)?;
+    let db = connector.open().await?;
+    Ok(DatabaseInspection { place: connector.place(), connector, db })
 }
 
 /// Tries every address of the configured servers by TCP, where there are several.
@@ -135,13 +129,25 @@ pub async fn look_at_addresses(
     Ok(Connector::new(config)?.look_at_addresses().await)
 }
 
-/// Where the configured server is, without connecting.
+/// Returns the location of the configured server, without connecting.
 pub fn place(config: &config::DatabaseConfig) -> Result<ServerLocation, DbError> {
     Ok(Connector::new(config)?.place())
 }
 
+/// Returns the privileges without which events cannot be written, by table.
+fn to_write() -> Vec<(&'static str, &'static [&'static str])> {
+    let of_kind = |kind| -> [(&'static str, &'static [&'static str]); 2] {
+        let tables = kinds::tables(kind);
+        [
+            (tables.event_table(), &["select", "insert"]),
+            (tables.state_table(), &["select", "insert", "update"]),
+        ]
+    };
+    EventKind::ALL.into_iter().flat_map(of_kind).chain(TO_WRITE).collect()
+}
+
 impl DatabaseInspection {
-    /// What the server says about itself.
+    /// Reads the properties of the server.
     pub async fn server(&mut self) -> Result<ServerInfo, DbError> {
         const SQL: &str = "
             select current_database()::text as database, current_user::text as role,
@@ -154,7 +160,7 @@ impl DatabaseInspection {
                    s.version as tls_version, s.cipher as tls_cipher
               from (select) one
               left join pg_stat_ssl s on s.pid = pg_backend_pid() and s.ssl";
-        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let row = self.db.query(|conn| sqlx::query(SQL).fetch_one(conn)).await?;
         let tls: (Option<String>, Option<String>) =
             (row.try_get("tls_version")?, row.try_get("tls_cipher")?);
         Ok(ServerInfo {
@@ -170,7 +176,7 @@ impl DatabaseInspection {
         })
     }
 
-    /// Which limits on connections there are.
+    /// Reads the limits on connections.
     pub async fn limits(&mut self) -> Result<ConnectionLimits, DbError> {
         const SQL: &str = "
             select (select case when rolsuper then -1 else rolconnlimit end
@@ -181,10 +187,10 @@ impl DatabaseInspection {
                        - current_setting('superuser_reserved_connections')::integer as server,
                    (select count(*)::integer from pg_catalog.pg_stat_activity
                      where backend_type = 'client backend') as in_use";
-        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let row = self.db.query(|conn| sqlx::query(SQL).fetch_one(conn)).await?;
         let number = |name| Ok::<_, DbError>(u32::try_from(row.try_get::<i32, _>(name)?).ok());
         Ok(ConnectionLimits {
-            needed: self.link.needed(),
+            needed: self.connector.needed(),
             role: number("role")?,
             database: number("database")?,
             server: number("server")?.unwrap_or_default(),
@@ -194,16 +200,16 @@ impl DatabaseInspection {
 
     /// Proves that each connection is a session of its own, which a pooler may not grant.
     pub async fn sessions(&mut self) -> Result<(), DbError> {
-        let mut other = self.link.open().await?;
-        prove_sessions(&mut self.conn, &mut other, self.limit).await
+        let mut other = self.connector.open().await?;
+        prove_sessions(&mut self.db, &mut other).await
     }
 
-    /// Which migrations are applied.
+    /// Returns all migrations, applied or pending.
     pub async fn schema(&mut self) -> Result<Vec<MigrationStatus>, MigrationError> {
-        schema::status(&mut self.conn, self.limit).await
+        schema::status(&mut self.db).await
     }
 
-    /// What the role may do. Asks the catalogues alone, so that it needs no right itself.
+    /// Reads the privileges of the role. Queries only the catalogues, so that it needs none itself.
     pub async fn rights(&mut self) -> Result<RolePrivileges, DbError> {
         const SQL: &str = "
             select n.oid is not null as schema_exists,
@@ -215,7 +221,7 @@ impl DatabaseInspection {
               from (select) one
               left join pg_namespace n on n.nspname = 'centiloc'
               left join pg_class t on t.relnamespace = n.oid and t.relname = 'item_event'";
-        let row = bounded(self.limit, sqlx::query(SQL).fetch_one(&mut self.conn)).await?;
+        let row = self.db.query(|conn| sqlx::query(SQL).fetch_one(conn)).await?;
         let flag = |name: &str| row.try_get::<bool, _>(name);
         let create_in_schema = flag("create_in_schema")?;
         Ok(RolePrivileges {
@@ -224,12 +230,12 @@ impl DatabaseInspection {
             use_schema: flag("use_schema")?,
             migrate: create_in_schema && flag("owns_schema")?,
             make_partitions: create_in_schema && flag("owns_items")?,
-            missing_to_write: self.missing(&TO_WRITE).await?,
+            missing_to_write: self.missing(&to_write()).await?,
             missing_to_delete: self.missing(&TO_DELETE).await?,
         })
     }
 
-    /// Privileges that the role has not, on tables that exist.
+    /// Returns the privileges that the role does not have, on tables that exist.
     async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, DbError> {
         const SQL: &str = "
             select format('%s on %s', w.privilege, w.relation)
@@ -243,12 +249,12 @@ impl DatabaseInspection {
             .flat_map(|(table, privileges)| privileges.iter().map(|p| (*table, *p)))
             .unzip();
         let query = sqlx::query_scalar(SQL).bind(relations).bind(privileges);
-        bounded(self.limit, query.fetch_all(&mut self.conn)).await
+        self.db.query(|conn| query.fetch_all(conn)).await
     }
 
-    /// How far partitions reach. Needs the schema.
+    /// Returns how far partitions reach. Requires the schema.
     pub async fn coverage(&mut self, now: OffsetDateTime) -> Result<PartitionCoverage, DbError> {
-        let mut ranges: Vec<_> = list(&mut self.conn, self.limit).await?;
+        let mut ranges: Vec<_> = list(&mut self.db).await?;
         ranges.retain(|named| named.routable);
         ranges.sort_by_key(|named| named.range);
         let mut until = None;
@@ -262,16 +268,16 @@ impl DatabaseInspection {
     }
 
     async fn count_default(&mut self) -> Result<i64, DbError> {
-        let Some(table) = default_partition(&mut self.conn, self.limit).await? else {
+        let Some(table) = default_partition(&mut self.db).await? else {
             return Ok(0);
         };
         let sql = format!("select count(*) from (select from {table} limit $1) counted");
         let count = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(COUNTED);
-        bounded(self.limit, count.fetch_one(&mut self.conn)).await
+        self.db.query(|conn| count.fetch_one(conn)).await
     }
 
-    /// How far this host's clock is ahead of the database's, seconds.
+    /// Measures how far this host's clock is ahead of the database's, seconds.
     pub async fn clock_skew(&mut self) -> Result<f64, DbError> {
-        super::clocks::skew(&mut self.conn, self.limit).await
+        super::clocks::skew(&mut self.db).await
     }
 }

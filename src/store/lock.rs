@@ -1,12 +1,11 @@
 //! The single writer: a session-level advisory lock on the client id, held on a connection of its
-//! own for as long as the process lives. PostgreSQL frees it when that connection ends, so no
-//! process has to say that it is gone, and none that is gone can keep it.
+//! own for as long as the process runs. PostgreSQL frees it when that connection ends, so a process
+//! that is gone cannot keep it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::connection::connector::Connector;
-use super::connection::session_proof::{process, prove_sessions, shared_sessions};
+use super::connection::session_proof::{prove_sessions, server_process, shared_sessions};
 use super::error::{DbError, ErrorClass};
+use super::query::Db;
 use crate::backoff::Backoff;
 use crate::config::BackoffBounds;
 use crate::progress::idle;
@@ -26,29 +25,29 @@ use crate::service::leadership::{Leadership, LockHolder};
 /// Sets our keys apart from those of other programs in the same database.
 const NAMESPACE: &str = "centiloc-bridge single writer of client id ";
 
-/// Between two looks while it works: bounds how soon a holder notices that its connection broke, and
-/// how soon a process standing by takes over.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Interval of checks. It bounds the time until a holder notices that its connection broke, and until
+/// a standby takes over.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An answer to a look. The lock's connection does nothing else, so a server that takes longer is
+/// Time limit of a check. The lock's connection does nothing else, so a server that takes longer is
 /// overloaded or gone.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bounds of the wait before a database that is away is tried again. Short: until it answers, two
 /// processes may hold the client id.
 const RETRY: BackoffBounds =
     BackoffBounds { min: Duration::from_millis(500), max: Duration::from_secs(5) };
 
-/// The same where only a person can mend it: credentials, database name.
+/// Wait after an error that requires operator action: credentials, database name.
 const RETRY_STOPPED: Duration = Duration::from_secs(10);
 
-/// A process standing by lets the last holder go first when the database comes back: it is
-/// connected to the broker, and changing places would interrupt the events for nothing.
-const AFTER_YOU: Duration = Duration::from_secs(3);
+/// Wait of a standby when the database is back, so that the last holder takes the lock first: it is
+/// connected to the broker, and a takeover would interrupt the events for nothing.
+const STANDBY_GRACE: Duration = Duration::from_secs(3);
 
-/// What the server does to notice that the holder's host is gone: probes after 10 s of silence, every
-/// 5 s, three times, so 25 s; and no longer than that for an answer that nobody acknowledges, since
-/// no probes are sent meanwhile. Over a unix socket they mean nothing.
+/// Settings with which the server notices that the holder's host is gone: probes after 10 s of silence,
+/// every 5 s, three times, so 25 s. The same limit holds for an unacknowledged reply, since no probes
+/// are sent meanwhile. They have no effect on a unix socket.
 const VANISHED: [(&str, &str); 4] = [
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
@@ -63,22 +62,22 @@ pub(super) const LOCKS_OF_KEY: &str = "
      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
      and (l.classid::bigint << 32 | l.objid::bigint) = $1";
 
-/// What the task needs.
+/// Inputs and outputs of the task.
 #[derive(Debug)]
 pub struct LockParts {
-    /// Where.
+    /// The database.
     pub store: Arc<Store>,
-    /// Whose session.
+    /// The client id to lock.
     pub client_id: String,
-    /// This process.
+    /// The instance id of this process.
     pub instance: Uuid,
-    /// Who may connect.
+    /// The published state of the lock.
     pub leadership: watch::Sender<Leadership>,
-    /// Ends it and frees the lock.
+    /// Ends the task and frees the lock.
     pub stop: CancellationToken,
 }
 
-/// Keeps asking for the lock, and holds it once it has it, until `stop`.
+/// Tries to take the lock, and then holds it, until `stop`.
 pub async fn run(parts: LockParts) {
     let stop = parts.stop.clone();
     let task = WriterLock::new(parts);
@@ -90,7 +89,7 @@ pub async fn run(parts: LockParts) {
 
 struct WriterLock {
     store: Arc<Store>,
-    link: Connector,
+    connector: Connector,
     key: i64,
     instance: Uuid,
     leadership: watch::Sender<Leadership>,
@@ -100,7 +99,7 @@ impl WriterLock {
     fn new(parts: LockParts) -> Self {
         let name = application_name(host_name().as_deref(), parts.instance);
         Self {
-            link: parts.store.link.named(&name).with_settings(VANISHED),
+            connector: parts.store.connector.named(&name).with_settings(VANISHED),
             store: parts.store,
             key: key(&parts.client_id),
             instance: parts.instance,
@@ -112,9 +111,9 @@ impl WriterLock {
         let mut backoff = Backoff::new(RETRY);
         loop {
             let started = Instant::now();
-            let limit = self.link.connect_within();
-            let error = match timeout(limit, self.link.open()).await {
-                Ok(Ok(mut conn)) => self.stay(&mut conn).await,
+            let limit = self.connector.connect_within();
+            let error = match timeout(limit, self.connector.open()).await {
+                Ok(Ok(db)) => self.hold(&mut db.with_timeout(ANSWER_TIMEOUT)).await,
                 Ok(Err(error)) => error,
                 Err(_) => DbError::timed_out(limit),
             };
@@ -128,20 +127,20 @@ impl WriterLock {
         }
     }
 
-    /// Asks and holds on one connection, until it fails.
-    async fn stay(&self, conn: &mut PgConnection) -> DbError {
+    /// Takes and holds the lock on one connection, until it fails.
+    async fn hold(&self, db: &mut Db) -> DbError {
         if self.leadership.borrow().holder().is_some() {
-            idle(tokio::time::sleep(AFTER_YOU)).await;
+            idle(tokio::time::sleep(STANDBY_GRACE)).await;
         }
-        let mut session = match self.begin(conn).await {
-            Ok(process) => LockSession { conn, process, held: false },
+        let mut session = match self.begin(db).await {
+            Ok(process) => LockSession { db, process, held: false },
             Err(error) => return error,
         };
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            idle(look.tick()).await;
-            if let Err(error) = self.look(&mut session).await {
+            idle(ticks.tick()).await;
+            if let Err(error) = self.check(&mut session).await {
                 return error;
             }
         }
@@ -149,23 +148,23 @@ impl WriterLock {
 
     /// Makes sure that the connection is a session of its own, by comparing it with another one.
     /// Returns the server process behind it.
-    async fn begin(&self, conn: &mut PgConnection) -> Result<i32, DbError> {
+    async fn begin(&self, db: &mut Db) -> Result<i32, DbError> {
         match self.store.acquire().await {
             Ok(mut other) => {
-                let proof = prove_sessions(conn, &mut other, ANSWER_WITHIN).await;
+                let proof = prove_sessions(db, &mut other).await;
                 other.finish(proof)?;
             }
-            // The looks that follow find it out too, only later.
+            // The checks that follow detect a shared session too, only later.
             Err(error) => tracing::debug!(
-                reason = %error,
+                %error,
                 "the single-writer lock's connection could not be compared with another one"
             ),
         }
-        process(conn, ANSWER_WITHIN).await
+        server_process(db).await
     }
 
-    /// Takes the lock, or proves that it is still held.
-    async fn look(&self, session: &mut LockSession<'_>) -> Result<(), DbError> {
+    /// Takes the lock, or verifies that it is still held.
+    async fn check(&self, session: &mut LockSession<'_>) -> Result<(), DbError> {
         if session.held && !self.still_held(session).await? {
             tracing::warn!(
                 "the single-writer lock was released although its connection works (by \
@@ -174,7 +173,7 @@ impl WriterLock {
             session.held = false;
         }
         if !session.held {
-            session.held = self.ask(session.conn).await?;
+            session.held = self.try_lock(session.db).await?;
         }
         Ok(())
     }
@@ -187,31 +186,31 @@ impl WriterLock {
         );
         // Safe: made of constants.
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
-        let row = bounded(ANSWER_WITHIN, query.fetch_one(&mut *session.conn)).await?;
+        let row = session.db.query(|conn| query.fetch_one(conn)).await?;
         if row.try_get::<i32, _>("process")? != session.process {
             return Err(shared_sessions("the lock's connection has another server process"));
         }
         Ok(row.try_get("held")?)
     }
 
-    /// Whether the lock is ours now.
-    async fn ask(&self, conn: &mut PgConnection) -> Result<bool, DbError> {
+    /// Tries to take the lock. Returns true if it is ours now.
+    async fn try_lock(&self, db: &mut Db) -> Result<bool, DbError> {
         let query = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(self.key);
-        let held: bool = bounded(ANSWER_WITHIN, query.fetch_one(&mut *conn)).await?;
+        let held: bool = db.query(|conn| query.fetch_one(conn)).await?;
         if held {
             self.publish(Leadership::Held);
             return Ok(true);
         }
-        // Between the two questions the holder may have gone: then the next look takes it.
-        match self.holder(conn).await? {
-            Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(conn, pid).await?,
+        // The holder may go between the two queries: then the next check takes the lock.
+        match self.holder(db).await? {
+            Some((pid, holder)) if self.is_ours(&holder) => self.end_our_own(db, pid).await?,
             Some((_, holder)) => self.publish(Leadership::HeldByOther(holder)),
             None => {}
         }
         Ok(false)
     }
 
-    async fn holder(&self, conn: &mut PgConnection) -> Result<Option<(i32, LockHolder)>, DbError> {
+    async fn holder(&self, db: &mut Db) -> Result<Option<(i32, LockHolder)>, DbError> {
         let sql = format!(
             "select held.pid, a.application_name, host(a.client_addr) as address
                from (select l.pid {LOCKS_OF_KEY}) held
@@ -219,7 +218,7 @@ impl WriterLock {
         );
         // Safe: made of constants.
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.key);
-        let Some(row) = bounded(ANSWER_WITHIN, query.fetch_optional(conn)).await? else {
+        let Some(row) = db.query(|conn| query.fetch_optional(conn)).await? else {
             return Ok(None);
         };
         let name: Option<String> = row.try_get("application_name")?;
@@ -233,21 +232,21 @@ impl WriterLock {
         holder.name.as_deref().is_some_and(|name| name.contains(&ours))
     }
 
-    /// The server has not noticed yet that our last connection is gone: tell it.
-    async fn end_our_own(&self, conn: &mut PgConnection, pid: i32) -> Result<(), DbError> {
+    /// Terminates our last connection, which the server has not noticed to be gone.
+    async fn end_our_own(&self, db: &mut Db, pid: i32) -> Result<(), DbError> {
         let query = sqlx::query("select pg_terminate_backend($1)").bind(pid);
-        bounded(ANSWER_WITHIN, query.execute(conn)).await?;
+        db.query(|conn| query.execute(conn)).await?;
         tracing::info!(
             pid,
-            "ended our own lost connection, which still held the single-writer lock"
+            "terminated our stale backend, which still held the single-writer lock"
         );
         Ok(())
     }
 
-    /// The database does not give the lock. One that is away leaves the session as it is, and lets
-    /// a process that just starts connect: its broker's queue would overflow. One that answers
-    /// keeps such a process from connecting, since another may hold the lock. A process that stood
-    /// by goes on doing so: the holder may have lost the same database, and is connected.
+    /// Handles a failure to take or check the lock. While the database is unreachable the session stays
+    /// as it is, and a starting process may connect: its broker's queue would overflow. If the database
+    /// answers, a starting process may not connect, since another may hold the lock. A standby stays
+    /// one: the holder may have lost the same database, and is connected.
     fn lost(&self, error: &DbError) {
         let before = self.leadership.borrow().clone();
         if error.class == ErrorClass::Unsuitable {
@@ -255,20 +254,20 @@ impl WriterLock {
         }
         match before {
             Leadership::Held => tracing::warn!(
-                reason = %error,
+                %error,
                 "the connection that holds the single-writer lock broke; keeping the session and \
                  taking the lock again"
             ),
             Leadership::Pending if !error.is_answer() => tracing::warn!(
-                reason = %error,
-                "the database is away and cannot be asked for the single-writer lock; connecting \
-                 to the broker without the lock"
+                %error,
+                "database unreachable: cannot check the single-writer lock; connecting to the broker \
+                 without it"
             ),
             Leadership::Pending | Leadership::Refused(_) if error.is_answer() => {
                 return self.refuse(error);
             }
             _ => {
-                tracing::debug!(reason = %error, "the single-writer lock cannot be asked for");
+                tracing::debug!(%error, "could not check the single-writer lock; retrying");
                 return;
             }
         }
@@ -279,7 +278,7 @@ impl WriterLock {
         let refused = Leadership::Refused(error.to_string());
         if *self.leadership.borrow() != refused {
             tracing::error!(
-                reason = %error,
+                %error,
                 "the database answers but does not give the single-writer lock; not connecting to \
                  the broker without it"
             );
@@ -299,12 +298,12 @@ impl WriterLock {
     }
 }
 
-/// The connection that asks and holds.
+/// The connection that takes and holds the lock.
 struct LockSession<'c> {
-    conn: &'c mut PgConnection,
+    db: &'c mut Db,
     /// The server process behind it, which never changes.
     process: i32,
-    /// Whether the lock was given.
+    /// True once the lock was granted.
     held: bool,
 }
 
@@ -317,9 +316,9 @@ pub(super) fn key(client_id: &str) -> i64 {
     i64::from_be_bytes(first)
 }
 
-/// How the lock's connection shows in `pg_stat_activity`, and so to a process that stands by.
+/// Returns the name of the lock's connection in `pg_stat_activity`, which a standby reports.
 fn application_name(host: Option<&str>, instance: Uuid) -> String {
-    // PostgreSQL cuts at 63 bytes; what tells processes apart must come through.
+    // PostgreSQL cuts names at 63 bytes. The part that distinguishes processes must be kept.
     const LONGEST_HOST: usize = 30;
     let instance = short(instance);
     let host: String = host
@@ -335,14 +334,14 @@ fn application_name(host: Option<&str>, instance: Uuid) -> String {
     }
 }
 
-/// Enough of the instance to tell processes apart.
+/// Returns the first part of the instance id, which distinguishes processes.
 fn short(instance: Uuid) -> String {
     let mut text = instance.simple().to_string();
     text.truncate(12);
     text
 }
 
-/// The kernel's word, or where `/proc/sys` is hidden, the file's.
+/// Returns the host name from the kernel or, if `/proc/sys` is hidden, from the file.
 fn host_name() -> Option<String> {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .into_iter()

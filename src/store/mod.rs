@@ -1,8 +1,8 @@
-//! PostgreSQL: everything that is written, and when it counts as written.
+//! Storage in PostgreSQL.
 //!
-//! [`Store::commit`] makes a batch durable; [`writer`] is the stage that feeds it and passes on
-//! the right to acknowledge; [`maintenance`] keeps the house; [`journal`] writes down connections
-//! and gaps. Errors tell what to do next ([`StoreError`]), by SQLSTATE ([`error`]).
+//! [`Store::commit`] makes a batch durable. [`writer`] is the stage that calls it and forwards the
+//! acknowledgements. [`maintenance`] is the periodic work. [`journal`] records connections and gaps.
+//! An error is the caller's next action ([`StoreError`]), by SQLSTATE ([`error`]).
 
 pub mod batch;
 mod clocks;
@@ -15,11 +15,13 @@ pub mod event_store;
 pub mod gaps;
 pub mod inspect;
 pub mod journal;
+mod kinds;
 pub mod lock;
 pub mod maintenance;
 mod partitions;
 mod pg_timestamp;
 mod query;
+mod retry_waits;
 pub mod schema;
 #[cfg(test)]
 mod testing;
@@ -47,47 +49,57 @@ use crate::config::{self, PartitionSpan};
 /// Access to the database. Opens connections when they are needed.
 #[derive(Debug)]
 pub struct Store {
-    link: Connector,
+    connector: Connector,
     writer: WriterSlot,
-    /// For everything but the stream itself, so that neither waits for the other.
+    /// Connections for everything except the stream, so that neither waits for the other.
     pool: ConnectionPool,
     partitions: PartitionManager,
-    trouble: Mutex<FailureHistory>,
+    failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
     clocks: ClockComparison,
-    memory: journal::position::PositionTracker,
-    /// Whether the schema was found to be the one this program knows.
+    position: journal::position::PositionTracker,
+    /// True once the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
 }
 
 impl Store {
     /// Reads the configuration; connects to nothing yet.
     pub fn new(config: &config::DatabaseConfig, span: PartitionSpan) -> Result<Self, StoreError> {
-        let link = Connector::new(config)?;
+        let connector = Connector::new(config)?;
         Ok(Self {
-            writer: WriterSlot::new(link.clone()),
+            writer: WriterSlot::new(connector.clone()),
             // The writer and the single-writer lock have their own.
             pool: ConnectionPool::new(
-                link.clone(),
+                connector.clone(),
                 config.max_connections.saturating_sub(2) as usize,
             ),
             partitions: PartitionManager::new(span),
-            trouble: Mutex::default(),
+            failures: Mutex::default(),
             open: journal::OpenConnection::default(),
             clocks: ClockComparison::default(),
-            memory: journal::position::PositionTracker::default(),
+            position: journal::position::PositionTracker::default(),
             prepared: watch::Sender::new(false),
-            link,
+            connector,
         })
     }
 
-    /// A connection of the pool.
-    async fn acquire(&self) -> Result<Db<'_>, DbError> {
-        Ok(self.pool.acquire().await?.into())
+    /// Takes a connection of the pool.
+    async fn acquire(&self) -> Result<Db, DbError> {
+        self.pool.acquire().await
     }
 
-    fn trouble(&self) -> MutexGuard<'_, FailureHistory> {
+    /// Runs `work` on a connection of the pool.
+    async fn with_db<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Db) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        let mut db = self.pool.acquire().await?;
+        let result = work(&mut db).await;
+        db.finish(result)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, FailureHistory> {
         // Counters only: a panic between two of them does no harm.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,16 +4,14 @@
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::postgres::PgConnection;
 use sqlx::{Row as _, SqlSafeStr};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::Store;
-use super::batch::write::bounded;
 use super::error::{DbError, StoreError};
-use super::partitions::run;
 use super::pg_timestamp::time_of;
+use super::query::Db;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
@@ -42,13 +40,13 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 pub struct MigrationStatus {
     /// Its number.
     pub version: i64,
-    /// What it brings.
+    /// Description, from its file name.
     pub description: &'static str,
-    /// When it was applied; `None` while it is pending.
+    /// Time of its application; `None` while it is pending.
     pub applied_at: Option<OffsetDateTime>,
 }
 
-/// Why the schema cannot be used.
+/// Reason why the schema cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MigrationError {
     /// Exit code 78.
@@ -68,7 +66,7 @@ pub enum MigrationError {
          was it edited after it was applied?"
     )]
     Changed {
-        /// Which.
+        /// Version of the migration.
         version: i64,
     },
     /// Migrations are pending and may not be applied.
@@ -77,7 +75,7 @@ pub enum MigrationError {
          run `centiloc-bridge migrate`"
     )]
     Behind {
-        /// How many.
+        /// Number of pending migrations.
         pending: usize,
     },
     /// The database failed.
@@ -92,37 +90,36 @@ impl From<DbError> for MigrationError {
 }
 
 impl Store {
-    /// Every migration and whether it is applied. Changes nothing.
+    /// Returns all migrations, applied or pending. Changes nothing.
     pub async fn schema_status(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;
-        let steps = status(writer.conn(), self.link.answer_within).await?;
+        let steps = status(writer.db()).await?;
         writer.finish(Ok(steps)).map_err(MigrationError::from)
     }
 
     /// Applies what is pending; returns what was applied, as far as this process did it. Needs no
-    /// connection beside the one that the stream is written over afterwards.
+    /// connection in addition to the one that the stream is written over afterwards.
     pub async fn migrate(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
-        let limit = self.link.answer_within;
         let mut writer = self.writer.take().await?;
-        let conn = writer.conn();
-        let before = status(conn, limit).await?;
+        let db = writer.db();
+        let before = status(db).await?;
         if before.iter().all(|s| s.applied_at.is_some()) {
             writer.finish(Ok(()))?;
             return Ok(Vec::new());
         }
         let mut migrator = migrator();
-        if !has_schema(conn, limit).await? {
+        if !has_schema(db).await? {
             migrator.create_schema("centiloc");
         }
-        run(conn, limit, "set statement_timeout = 0".into()).await?;
-        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut **conn, false));
+        db.execute("set statement_timeout = 0").await?;
+        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, db.conn(), false));
         // On a failure the connection is dropped, which gives back the lock.
         during(MIGRATION_TIMEOUT, migrate)
             .await
             .map_err(|_| DbError::timed_out(MIGRATION_TIMEOUT))?
             .map_err(migration_error)?;
-        self.link.set_up(conn).await?;
-        let after = status(conn, limit).await?;
+        self.connector.set_up(db).await?;
+        let after = status(db).await?;
         writer.finish(Ok(()))?;
         let applied =
             |version| before.iter().any(|s| s.version == version && s.applied_at.is_none());
@@ -168,11 +165,8 @@ fn migrator() -> Migrator {
     migrator
 }
 
-pub(super) async fn status(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<Vec<MigrationStatus>, MigrationError> {
-    let applied = applied(conn, limit).await?;
+pub(super) async fn status(db: &mut Db) -> Result<Vec<MigrationStatus>, MigrationError> {
+    let applied = applied(db).await?;
     let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
     if let Some(found) = applied.iter().map(|a| a.version).max().filter(|v| *v > known) {
         return Err(MigrationError::Newer { found, known });
@@ -195,20 +189,17 @@ struct AppliedMigration {
     checksum: Vec<u8>,
 }
 
-async fn applied(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<Vec<AppliedMigration>, DbError> {
+async fn applied(db: &mut Db) -> Result<Vec<AppliedMigration>, DbError> {
     const EXISTS: &str = "select to_regclass('centiloc._sqlx_migrations') is not null";
     const LIST: &str = "
         select version, installed_on, checksum
           from centiloc._sqlx_migrations
          order by version";
-    let exists: bool = bounded(limit, sqlx::query_scalar(EXISTS).fetch_one(&mut *conn)).await?;
+    let exists: bool = db.query(|conn| sqlx::query_scalar(EXISTS).fetch_one(conn)).await?;
     if !exists {
         return Ok(Vec::new());
     }
-    let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
+    let rows = db.query(|conn| sqlx::query(LIST).fetch_all(conn)).await?;
     rows.iter()
         .map(|row| {
             Ok(AppliedMigration {
@@ -220,9 +211,9 @@ async fn applied(
         .collect()
 }
 
-async fn has_schema(conn: &mut PgConnection, limit: Duration) -> Result<bool, DbError> {
+async fn has_schema(db: &mut Db) -> Result<bool, DbError> {
     const SQL: &str = "select to_regnamespace('centiloc') is not null";
-    bounded(limit, sqlx::query_scalar(SQL).fetch_one(conn)).await
+    db.query(|conn| sqlx::query_scalar(SQL).fetch_one(conn)).await
 }
 
 fn migration_error(error: MigrateError) -> MigrationError {
@@ -246,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_migration_file_is_listed_in_order_under_its_own_number() {
+    fn migration_files_are_listed_in_order() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
         let mut files: Vec<String> = std::fs::read_dir(dir)
             .unwrap()

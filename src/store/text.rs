@@ -1,10 +1,10 @@
 //! Text as PostgreSQL takes it: array literals, and text cut so that it is never refused.
 
-/// Longest topic or detail of a dead letter, bytes. Whole enough for a person, small enough for
-/// any index or limit.
+/// Longest topic or detail of a dead letter, bytes. Long enough for an operator, and within every
+/// limit of an index.
 pub const MAX_TEXT: usize = 8 * 1024;
 
-/// Without NUL, which `text` cannot hold, and cut to [`MAX_TEXT`] bytes on a character boundary.
+/// Returns the text without NUL, which `text` cannot hold, cut to [`MAX_TEXT`] bytes on a character boundary.
 pub fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(MAX_TEXT));
     for c in text.chars().filter(|c| *c != '\0') {
@@ -21,7 +21,7 @@ pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// The literal that `::text[]` reads back as these elements. Every element is quoted, so that
+/// Returns the literal that `::text[]` reads back as these elements. Every element is quoted, so that
 /// NULL, blanks, commas and braces are text.
 pub fn array_literal<S: AsRef<str>>(elements: &[S]) -> String {
     let size: usize = elements.iter().map(|e| e.as_ref().len() + 3).sum();
@@ -84,7 +84,7 @@ mod tests {
         }
 
         #[test]
-        fn clean_text_has_no_nul_and_is_short_and_keeps_what_fits(text in "[a\0\u{e9}\u{1f600}]{0,4000}") {
+        fn clean_text_is_short_and_without_nul(text in "[a\0\u{e9}\u{1f600}]{0,4000}") {
             let clean = clean(&text);
             let whole = text.replace('\0', "");
             prop_assert!(!clean.contains('\0'));

@@ -1,5 +1,5 @@
-//! The stage that makes messages durable and passes on the right to acknowledge them. One stream,
-//! one writer, in order: what is said about a connection is durable before anything that follows.
+//! The stage that makes messages durable and forwards their acknowledgements. One stream, one writer,
+//! in order: a connection event is durable before any message that follows it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use super::database_status::{DatabaseStatus, StatusSource};
 use super::error::{DbError, StoreError};
 use super::event_store::EventStore;
 use super::journal::JournalOutcome;
+pub use super::retry_waits::RetryWaits;
 use super::schema::MigrationError;
 use super::{CommitOutcome, Store};
 use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
-use crate::config::BackoffBounds;
 use crate::connection_event::ConnectionEvent;
 use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
@@ -32,6 +32,7 @@ use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
+use crate::topic::EventKind;
 
 /// Holds the inputs and outputs of the stage.
 #[derive(Debug)]
@@ -40,47 +41,28 @@ pub struct WriterParts<D = Store> {
     pub store: Arc<D>,
     /// How long the broker keeps the session of an absent client.
     pub session_expiry: Duration,
-    /// Whether to apply pending migrations.
+    /// Applies pending migrations if true.
     pub migrate: bool,
-    /// Decoded messages and news, in order.
+    /// Decoded messages and connection events, in order.
     pub decoded: Receiver<DecodedItem>,
     /// Back to the session. It must keep receiving whatever it does with `decoded`.
     pub feedback: Sender<Feedback>,
     /// `batch.max_events`, as it is at the moment.
     pub max_events: watch::Receiver<usize>,
-    /// How long to wait after a failure.
+    /// Waits after a failure.
     pub waits: RetryWaits,
-    /// The database's condition.
+    /// Availability of the database.
     pub condition: Arc<DatabaseStatus>,
-    /// Figures.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// State.
+    /// The health snapshot.
     pub health: Arc<Health>,
-    /// Tells the time of day, for lag metrics.
+    /// The wall clock, for lag metrics.
     pub clock: WallClock,
     /// Jitters the waits.
     pub rng: StdRng,
     /// Ends everything at once: what is not committed is dropped, and delivered again later.
     pub abandon: CancellationToken,
-}
-
-/// How long to wait after a failure.
-#[derive(Debug, Clone, Copy)]
-pub struct RetryWaits {
-    /// Where time mends it.
-    pub retry: BackoffBounds,
-    /// Where only a person can.
-    pub stop: Duration,
-}
-
-impl Default for RetryWaits {
-    fn default() -> Self {
-        Self {
-            // A failover takes seconds; longer waits would only add to it.
-            retry: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(10) },
-            stop: Duration::from_secs(60),
-        }
-    }
 }
 
 /// Runs until `decoded` is closed and everything from it that matters is durable, or `abandon` is
@@ -100,10 +82,10 @@ pub async fn run<D: EventStore>(parts: WriterParts<D>) -> Result<(), MigrationEr
 #[derive(Debug)]
 pub struct CommitProof(());
 
-/// Failures after which a stop no longer waits for the end of the connection to be written down.
-const FAREWELLS: u32 = 3;
+/// Failures after which a shutdown no longer waits until the end of the connection is recorded.
+const MAX_SHUTDOWN_RETRIES: u32 = 3;
 
-/// What to do after a failure.
+/// Next action after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterFailure {
     TryAgain,
@@ -118,11 +100,11 @@ struct BatchWriter<D> {
     queue: VecDeque<DecodedItem>,
     size: BatchSize,
     backoff: Backoff,
-    /// Since when the database has worked; `None` while it does not.
+    /// Start of the period in which the database works; `None` during a failure.
     well_since: Option<Instant>,
     newest_event: Option<OffsetDateTime>,
-    /// Failures since nothing is left but to write down the end.
-    farewells: u32,
+    /// Failures since only best-effort items are left.
+    shutdown_retries: u32,
 }
 
 impl<D: EventStore> BatchWriter<D> {
@@ -134,7 +116,7 @@ impl<D: EventStore> BatchWriter<D> {
             backoff: Backoff::new(parts.waits.retry),
             well_since: None,
             newest_event: None,
-            farewells: 0,
+            shutdown_retries: 0,
             parts,
         }
     }
@@ -151,11 +133,11 @@ impl<D: EventStore> BatchWriter<D> {
                     }
                     continue;
                 }
-                BatchStep::News => self.write_news().await,
+                BatchStep::Event => self.write_event().await,
                 BatchStep::Messages(count) => self.write_batch(count).await,
             };
             match failed {
-                Ok(()) => self.mended(),
+                Ok(()) => self.record_success(),
                 Err(error) => {
                     let class = ClassLabel { class: error.class() };
                     self.parts.metrics.commit_failures.get_or_create(&class).inc();
@@ -172,12 +154,12 @@ impl<D: EventStore> BatchWriter<D> {
         (*self.parts.max_events.borrow()).max(1)
     }
 
-    /// Holds the stream until the schema is there.
+    /// Holds the stream until the schema is in place.
     async fn prepare(&mut self) -> Result<(), MigrationError> {
         loop {
             let error = match self.parts.store.prepare_schema(self.parts.migrate).await {
                 Ok(()) => {
-                    self.mended();
+                    self.record_success();
                     return Ok(());
                 }
                 Err(MigrationError::Store(error)) => error,
@@ -201,8 +183,8 @@ impl<D: EventStore> BatchWriter<D> {
         count > 0
     }
 
-    /// Takes what has come meanwhile. After a failure too: a row that keeps failing is told from
-    /// a database that does by what happens to others.
+    /// Takes the items that arrived meanwhile. After a failure too: the outcome of other rows
+    /// distinguishes a failing row from a failing database.
     fn top_up(&mut self) {
         while self.queue.len() < self.max_events() {
             match self.parts.decoded.try_recv() {
@@ -228,9 +210,14 @@ impl<D: EventStore> BatchWriter<D> {
             Ok(outcome) => {
                 self.size.grow();
                 self.measure(&entries, &outcome, started.elapsed());
+                tracing::debug!(messages = count, took = ?started.elapsed(), "committed a batch");
                 let tokens: Vec<_> = entries.into_iter().filter_map(|(m, _)| m.ack).collect();
                 if !tokens.is_empty() {
-                    self.tell(Feedback::Committed(Committed::new(tokens, &CommitProof(())))).await;
+                    self.send_feedback(Feedback::Committed(Committed::new(
+                        tokens,
+                        &CommitProof(()),
+                    )))
+                    .await;
                 }
                 Ok(())
             }
@@ -250,7 +237,7 @@ impl<D: EventStore> BatchWriter<D> {
         }
     }
 
-    async fn write_news(&mut self) -> Result<(), StoreError> {
+    async fn write_event(&mut self) -> Result<(), StoreError> {
         let Some(DecodedItem::Connection(news, _)) = self.queue.front() else { return Ok(()) };
         let standing = self.parts.health.read(|s| s.session.connection.clone());
         let expiry = self.parts.session_expiry;
@@ -269,21 +256,21 @@ impl<D: EventStore> BatchWriter<D> {
             None => Feedback::Persisted(news),
         };
         if !stale_filters.is_empty() {
-            self.tell(Feedback::Unsubscribe(stale_filters)).await;
+            self.send_feedback(Feedback::Unsubscribe(stale_filters)).await;
         }
-        self.tell(durable).await;
+        self.send_feedback(durable).await;
         Ok(())
     }
 
-    /// A session that is gone needs no answer: the broker delivers again.
-    async fn tell(&self, feedback: Feedback) {
+    /// Sends feedback to the session. If the session is gone, the broker delivers again.
+    async fn send_feedback(&self, feedback: Feedback) {
         let sent = self.parts.feedback.send(feedback);
         if progress::during(HAND_OVER, sent).await.is_err() {
             tracing::debug!("the session is gone; what was committed will be delivered again");
         }
     }
 
-    fn mended(&mut self) {
+    fn record_success(&mut self) {
         self.well_since.get_or_insert_with(Instant::now);
         self.parts.condition.answered(StatusSource::Writer);
     }
@@ -301,24 +288,24 @@ impl<D: EventStore> BatchWriter<D> {
                 self.backoff.next(self.parts.rng.random())
             }
         };
-        let farewells = self.nothing_left_but_farewells();
-        if progress::idle(tokio::time::timeout(wait, farewells)).await.is_err() {
+        let drained = self.only_best_effort_left();
+        if progress::idle(tokio::time::timeout(wait, drained)).await.is_err() {
             return AfterFailure::TryAgain;
         }
         // The first failure may be that of a connection which the server closed long ago.
-        if self.farewells < FAREWELLS && !matches!(error, StoreError::Stop(_)) {
-            self.farewells += 1;
+        if self.shutdown_retries < MAX_SHUTDOWN_RETRIES && !matches!(error, StoreError::Stop(_)) {
+            self.shutdown_retries += 1;
             tokio::time::sleep(self.parts.waits.retry.min).await;
             return AfterFailure::TryAgain;
         }
-        tracing::warn!("stopping without writing down the end of the connection");
+        tracing::warn!("shutting down without recording the disconnect in the database");
         AfterFailure::GiveUp
     }
 
-    /// Returns once the channel is closed and what is left can be done without: a stop need not
-    /// wait for a database that is away when nothing would be lost.
-    async fn nothing_left_but_farewells(&mut self) {
-        while self.queue.iter().all(is_farewell) && self.queue.len() < self.max_events() {
+    /// Returns once the channel is closed and only best-effort items are left: a shutdown need not wait
+    /// for an unreachable database when nothing would be lost.
+    async fn only_best_effort_left(&mut self) {
+        while self.queue.iter().all(is_best_effort) && self.queue.len() < self.max_events() {
             match self.parts.decoded.recv().await {
                 Some(decoded) => self.queue.push_back(decoded),
                 None => return,
@@ -333,7 +320,9 @@ impl<D: EventStore> BatchWriter<D> {
         Metrics::observe(&metrics.commit_seconds, took);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         metrics.batch_events.observe(entries.len() as f64);
-        for (kind, count) in [("item", outcome.items), ("board", outcome.boards)] {
+        for kind in EventKind::ALL {
+            let count = outcome.of(kind);
+            let kind = kind.as_str();
             metrics.committed.get_or_create(&KindLabel { kind }).inc_by(count.inserted);
             metrics.duplicates.get_or_create(&KindLabel { kind }).inc_by(count.duplicates);
         }
@@ -366,7 +355,7 @@ impl<D: EventStore> BatchWriter<D> {
     }
 }
 
-/// Momenta of the events that are news: retained messages tell of the past.
+/// Returns the momenta of live events: retained messages are from the past.
 fn news(entries: &[DecodedMessage]) -> impl Iterator<Item = OffsetDateTime> {
     entries
         .iter()
@@ -374,9 +363,9 @@ fn news(entries: &[DecodedMessage]) -> impl Iterator<Item = OffsetDateTime> {
         .filter_map(|(_, result)| result.as_ref().ok().map(Event::momentum))
 }
 
-/// Whether the next process does without it: it has it in the spool, or finds the session and the
-/// earlier connection as they are. A session that was lost it would not find lost again.
-fn is_farewell(decoded: &DecodedItem) -> bool {
+/// Returns true if the next process does not need the item: it has it in the spool, or finds the
+/// session and the earlier connection as they are. A lost session would not be detected again.
+fn is_best_effort(decoded: &DecodedItem) -> bool {
     if decoded.token().is_some_and(|token| token.id().is_spooled()) {
         return true;
     }

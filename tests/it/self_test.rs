@@ -9,17 +9,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use crate::support::certs::{Authority, Validity};
+use crate::support::certs::{CertificateAuthority, CertificateValidity};
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::process::{Scratch, background, loopback, run};
-use crate::support::proxy::{Direction, Proxy};
-use crate::support::publisher::Publisher;
+use crate::support::process::{ScratchFolder, background, loopback, run};
+use crate::support::proxy::{Direction, TcpProxy};
+use crate::support::publisher::TestPublisher;
 use crate::support::small_disk::SmallDisk;
-use crate::support::subscriber::Subscriber;
-use crate::support::tap::{Packet, Tap};
+use crate::support::subscriber::TestSubscriber;
+use crate::support::tap::{MqttTap, Packet};
 use crate::support::wait::{SOON, until, until_eq};
 
 /// Starts a server that echoes its input, on a background runtime, until the process ends.
@@ -37,7 +37,7 @@ async fn echo_server() -> u16 {
     port
 }
 
-async fn connect(proxy: &Proxy) -> TcpStream {
+async fn connect(proxy: &TcpProxy) -> TcpStream {
     TcpStream::connect(loopback(proxy.port())).await.unwrap()
 }
 
@@ -50,7 +50,7 @@ async fn say(stream: &mut TcpStream, word: &[u8]) -> std::io::Result<Vec<u8>> {
 
 #[tokio::test]
 async fn proxy_cut_resets_and_admits_new_connections() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut first = connect(&proxy).await;
     assert_eq!(say(&mut first, b"hello").await.unwrap(), b"hello");
     proxy.cut().await;
@@ -66,7 +66,7 @@ async fn proxy_cut_resets_and_admits_new_connections() {
 
 #[tokio::test]
 async fn proxy_refuse_looks_like_closed_port() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     proxy.refuse().await;
     let error = TcpStream::connect(loopback(proxy.port())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -76,7 +76,7 @@ async fn proxy_refuse_looks_like_closed_port() {
 
 #[tokio::test]
 async fn proxy_stall_delivers_bytes_on_pass() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;
     assert_eq!(say(&mut stream, b"1").await.unwrap(), b"1");
     proxy.stall(Direction::Down).await;
@@ -91,14 +91,14 @@ async fn proxy_stall_delivers_bytes_on_pass() {
 
 #[tokio::test]
 async fn proxy_half_open_silences_only_existing_connections() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut old = connect(&proxy).await;
     assert_eq!(say(&mut old, b"1").await.unwrap(), b"1");
     proxy.half_open().await;
     assert_eq!(say(&mut connect(&proxy).await, b"new").await.unwrap(), b"new");
     old.write_all(b"2").await.unwrap();
     let heard = tokio::time::timeout(Duration::from_millis(200), old.read_u8()).await;
-    assert!(heard.is_err(), "the old connection still lives, or was told that it does not");
+    assert!(heard.is_err(), "the old connection is still open, or was notified of its end");
     proxy.reset_half_open().await;
     let error = old.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -106,7 +106,7 @@ async fn proxy_half_open_silences_only_existing_connections() {
 
 #[tokio::test]
 async fn proxy_idle_timeout_closes_connections_cleanly() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut idle = connect(&proxy).await;
     assert_eq!(say(&mut idle, b"1").await.unwrap(), b"1");
     proxy.set_idle_timeout(Duration::from_millis(500)).await;
@@ -117,7 +117,7 @@ async fn proxy_idle_timeout_closes_connections_cleanly() {
 
 #[tokio::test]
 async fn proxy_limit_resets_after_that_many_bytes() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     proxy.limit(Direction::Down, 3);
     let mut stream = connect(&proxy).await;
     stream.write_all(b"abcdef").await.unwrap();
@@ -128,7 +128,7 @@ async fn proxy_limit_resets_after_that_many_bytes() {
 
 #[tokio::test]
 async fn proxy_stalls_after_that_many_bytes() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     proxy.silence_after(Direction::Down, 3);
     let mut stream = connect(&proxy).await;
     stream.write_all(b"abcdef").await.unwrap();
@@ -143,7 +143,7 @@ async fn proxy_stalls_after_that_many_bytes() {
 
 #[tokio::test]
 async fn proxy_delay_adds_to_the_round_trip() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;
     say(&mut stream, b"warm").await.unwrap();
     proxy.delay(Duration::from_millis(100)).await;
@@ -154,7 +154,7 @@ async fn proxy_delay_adds_to_the_round_trip() {
 
 #[tokio::test]
 async fn proxy_forwards_an_orderly_close() {
-    let proxy = Proxy::to(echo_server().await).await;
+    let proxy = TcpProxy::to(echo_server().await).await;
     let mut stream = connect(&proxy).await;
     stream.write_all(b"bye").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -262,14 +262,14 @@ async fn broker_keeps_session_over_restart() {
     let mut broker = Mosquitto::start().await;
     let events = ItemEvent::series(TENANT, 5);
     let topic = events[0].json_topic();
-    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    let mut subscriber = TestSubscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
     assert!(!subscriber.session_present());
     subscriber.subscribe(&topic).await.unwrap();
     drop(subscriber);
-    Publisher::connect(&broker).await.publish_json(&events).await;
+    TestPublisher::connect(&broker).await.publish_json(&events).await;
     broker.stop().await;
     broker.start_again().await;
-    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    let mut subscriber = TestSubscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
     assert!(subscriber.session_present());
     for event in &events {
         let publish = subscriber.receive_and_ack().await.unwrap();
@@ -281,27 +281,27 @@ async fn broker_keeps_session_over_restart() {
 async fn killed_broker_keeps_saved_messages() {
     let mut broker = Mosquitto::start().await;
     let events = ItemEvent::series(TENANT, 1);
-    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    let mut subscriber = TestSubscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
     subscriber.subscribe(&events[0].protobuf_topic()).await.unwrap();
     drop(subscriber);
-    Publisher::connect(&broker).await.publish_protobuf(&events).await;
+    TestPublisher::connect(&broker).await.publish_protobuf(&events).await;
     broker.save().await;
     broker.kill();
     broker.start_again().await;
-    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
+    let mut subscriber = TestSubscriber::connect(broker.plain_port(), "acme-test").await.unwrap();
     assert_eq!(subscriber.receive().await.unwrap().payload, events[0].protobuf());
 }
 
 #[tokio::test]
 async fn tap_detects_acknowledgements_out_of_order() {
     let broker = Mosquitto::start().await;
-    let tap = Tap::checking(broker.plain_port(), |publish| async move {
+    let tap = MqttTap::checking(broker.plain_port(), |publish| async move {
         if publish.payload == b"3" { Err("3 may not be acknowledged".to_owned()) } else { Ok(()) }
     })
     .await;
-    let mut subscriber = Subscriber::connect(tap.proxy.port(), "acme-test").await.unwrap();
+    let mut subscriber = TestSubscriber::connect(tap.proxy.port(), "acme-test").await.unwrap();
     subscriber.subscribe("centiloc/acme").await.unwrap();
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     for payload in ["1", "2", "3"] {
         assert!(publisher.publish("centiloc/acme", payload).await);
     }
@@ -324,8 +324,8 @@ async fn tap_detects_acknowledgements_out_of_order() {
 
 #[test]
 fn certificates_match_their_names() {
-    let authority = Authority::new("CA");
-    let folder = Scratch::new("certs");
+    let authority = CertificateAuthority::new("CA");
+    let folder = ScratchFolder::new("certs");
     let ca = folder.write("ca.pem", authority.pem());
     let verify = |pem: &str| {
         let cert = folder.write("cert.pem", pem);
@@ -340,12 +340,12 @@ fn certificates_match_their_names() {
         (authority.client("acme").cert, ": OK"),
         (authority.client_v1("acme").cert, ": OK"),
         (authority.server().cert, ": OK"),
-        (authority.client_valid("acme", Validity::Expired).cert, "expired"),
-        (authority.client_valid("acme", Validity::NotYet).cert, "not yet valid"),
-        (Authority::new("Another CA").client("acme").cert, "unable to get local issuer"),
+        (authority.client_valid("acme", CertificateValidity::Expired).cert, "expired"),
+        (authority.client_valid("acme", CertificateValidity::NotYet).cert, "not yet valid"),
+        (CertificateAuthority::new("Another CA").client("acme").cert, "unable to get local issuer"),
     ] {
         let output = verify(&pem);
-        assert!(output.contains(said), "{output} does not say {said:?}");
+        assert!(output.contains(said), "{output} does not contain {said:?}");
     }
     let v1 = CertificateDer::from_pem_slice(authority.client_v1("acme").cert.as_bytes());
     let v1 = v1.unwrap();
@@ -356,8 +356,8 @@ fn certificates_match_their_names() {
 
 #[test]
 fn both_key_forms_fit_the_certificate() {
-    let client = Authority::new("CA").client("acme");
-    let folder = Scratch::new("certs");
+    let client = CertificateAuthority::new("CA").client("acme");
+    let folder = ScratchFolder::new("certs");
     let cert = folder.write("cert.pem", &client.cert);
     let of_cert = run("openssl", ["x509", "-in", cert.to_str().unwrap(), "-noout", "-pubkey"]);
     for (pem, header) in [

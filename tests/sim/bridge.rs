@@ -32,29 +32,29 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::broker::{Broker, Durable, Loss, ModelConnector};
+use crate::broker::{DurableState, MessageLoss, ModelBroker, ModelConnector};
 use crate::database::{ModelDatabase, ModelDisk};
 use crate::spool::{ModelSpool, ModelStorage};
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
 /// The models that surround the bridge.
 #[derive(Clone)]
-pub struct Surroundings {
-    pub world: Arc<World>,
-    pub broker: Arc<Broker>,
+pub struct ModelSurroundings {
+    pub world: Arc<SimulatedWorld>,
+    pub broker: Arc<ModelBroker>,
     pub database: Arc<ModelDatabase>,
     /// The local disk, which survives the process on its own host.
     pub disk: Arc<ModelDisk>,
     pub spool: Arc<ModelSpool>,
-    pub settings: Settings,
+    pub settings: ModelSettings,
 }
 
-impl Durable for Surroundings {
+impl DurableState for ModelSurroundings {
     fn has(&self, event: u64) -> bool {
         self.database.has(event) || self.spool.has(event) || self.spool.lost(event)
     }
 
-    fn covers(&self, loss: &Loss) -> bool {
+    fn covers(&self, loss: &MessageLoss) -> bool {
         let causes: &[GapCause] = if loss.of_session {
             &[GapCause::SessionLost]
         } else {
@@ -68,7 +68,7 @@ impl Durable for Surroundings {
     }
 }
 
-impl Surroundings {
+impl ModelSurroundings {
     fn has_gap_of_damage(&self) -> bool {
         let cause = GapCause::SpoolDamaged;
         self.database.gaps(cause) > 0 || self.spool.has_gap(&[cause])
@@ -77,7 +77,7 @@ impl Surroundings {
 
 /// The configured values that a schedule draws.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ModelSettings {
     /// `mqtt.keep_alive`.
     pub keep_alive: Duration,
     /// `mqtt.max_unacked`.
@@ -93,8 +93,8 @@ pub struct Settings {
 }
 
 /// A process of the bridge.
-pub struct Process {
-    around: Surroundings,
+pub struct ModelProcess {
+    around: ModelSurroundings,
     state: ProcessContext,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -104,18 +104,18 @@ pub struct Process {
     max_events: watch::Sender<usize>,
     reconnect: watch::Sender<BackoffBounds>,
     connections: Arc<AtomicU64>,
-    pipeline: Pipeline,
+    pipeline: StagePipeline,
 }
 
-struct Pipeline {
+struct StagePipeline {
     stages: JoinSet<()>,
     stop: CancellationToken,
     abandon: CancellationToken,
 }
 
-impl Process {
+impl ModelProcess {
     /// Starts a process, which waits for the leadership decision.
-    pub fn start(around: &Surroundings) -> Self {
+    pub fn start(around: &ModelSurroundings) -> Self {
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let settings = &around.settings;
@@ -141,7 +141,7 @@ impl Process {
             max_events: watch::Sender::new(settings.max_events),
             reconnect: watch::Sender::new(mqtt(settings).reconnect),
             connections: Arc::default(),
-            pipeline: Pipeline {
+            pipeline: StagePipeline {
                 stages: JoinSet::new(),
                 stop: CancellationToken::new(),
                 abandon: CancellationToken::new(),
@@ -235,7 +235,7 @@ impl Process {
             abandon: abandon.clone(),
         };
         stages.spawn(async move { writer::run(parts).await.unwrap() });
-        self.pipeline = Pipeline { stages, stop, abandon };
+        self.pipeline = StagePipeline { stages, stop, abandon };
     }
 
     /// Returns the accounting of messages.
@@ -278,7 +278,7 @@ impl Process {
         self.pipeline.stages.shutdown().await;
     }
 
-    /// Stops the stages and builds them anew, as after a failed stage.
+    /// Stops the stages and builds them again, as after a failed stage.
     pub async fn rebuild(&mut self) {
         self.around.world.note(format_args!("{} rebuilds its pipeline", self.name()));
         self.pipeline.stop.cancel();
@@ -292,7 +292,7 @@ impl Process {
     pub async fn stop(mut self, grace: Duration) -> bool {
         self.around.world.note(format_args!("{} stops", self.name()));
         self.pipeline.stop.cancel();
-        let Pipeline { stages, abandon, .. } = &mut self.pipeline;
+        let StagePipeline { stages, abandon, .. } = &mut self.pipeline;
         let all = async { while stages.join_next().await.is_some() {} };
         let in_time = tokio::time::timeout(grace, all).await.is_ok();
         if !in_time {
@@ -327,7 +327,7 @@ fn decoder() -> Arc<Decoder> {
     Arc::clone(DECODER.get_or_init(|| Arc::new(Decoder::new(&config, "acme").unwrap())))
 }
 
-fn mqtt(settings: &Settings) -> MqttConfig {
+fn mqtt(settings: &ModelSettings) -> MqttConfig {
     static DEFAULTS: OnceLock<MqttConfig> = OnceLock::new();
     MqttConfig {
         keep_alive: settings.keep_alive,
@@ -354,7 +354,7 @@ fn defaults() -> MqttConfig {
     config::load(Some(Path::new("/dev/null")), environment).unwrap().config.mqtt
 }
 
-fn material(around: &Surroundings) -> CredentialState {
+fn material(around: &ModelSurroundings) -> CredentialState {
     let sources = CredentialSource::new("acme", &mqtt(&around.settings));
     CredentialState::Ready(Arc::new(sources.load().unwrap()))
 }

@@ -12,11 +12,12 @@ use centiloc_bridge::store::event_store::EventStore;
 use centiloc_bridge::store::journal::JournalOutcome;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{CommitOutcome, DbError, DecodedMessage, StoreError};
+use centiloc_bridge::topic::EventKind;
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::message::{Kind, OLD_FILTER, identify};
-use crate::world::World;
+use crate::message::{MessageKind, OLD_FILTER, identify};
+use crate::world::SimulatedWorld;
 
 /// SQLSTATEs of every class that the writer distinguishes.
 const CODES: [&str; 14] = [
@@ -26,7 +27,7 @@ const CODES: [&str; 14] = [
 
 /// The current behaviour of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub enum ServerMood {
     /// Answers normally.
     Well,
     /// Refuses connections.
@@ -42,13 +43,13 @@ pub enum Mood {
 /// A model database.
 #[derive(Debug)]
 pub struct ModelDatabase {
-    world: Arc<World>,
-    state: Mutex<State>,
+    world: Arc<SimulatedWorld>,
+    state: Mutex<DatabaseState>,
 }
 
 #[derive(Debug)]
-struct State {
-    mood: Mood,
+struct DatabaseState {
+    mood: ServerMood,
     /// Share of commits that are applied but whose answer is lost, per mille.
     silent_commits: u64,
     rows: BTreeSet<u64>,
@@ -72,11 +73,11 @@ struct GapRow {
 
 impl ModelDatabase {
     /// Creates an empty database.
-    pub fn new(world: &Arc<World>, silent_commits: u64) -> Arc<Self> {
+    pub fn new(world: &Arc<SimulatedWorld>, silent_commits: u64) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
-            state: Mutex::new(State {
-                mood: Mood::Well,
+            state: Mutex::new(DatabaseState {
+                mood: ServerMood::Well,
                 silent_commits,
                 rows: BTreeSet::new(),
                 dead_letters: BTreeSet::new(),
@@ -88,12 +89,12 @@ impl ModelDatabase {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DatabaseState> {
         self.state.lock().unwrap()
     }
 
     /// Changes the behaviour of the server.
-    pub fn set_mood(&self, mood: Mood) {
+    pub fn set_mood(&self, mood: ServerMood) {
         self.world.note(format_args!("database is {mood:?}"));
         self.lock().mood = mood;
     }
@@ -101,18 +102,18 @@ impl ModelDatabase {
     /// Draws a behaviour.
     pub fn change_mood(&self) {
         let mood = match self.world.draw(0..=5) {
-            0 | 1 => Mood::Away,
-            2 => Mood::Silent,
-            3 => Mood::Refuses(self.world.pick(&CODES)),
-            4 => Mood::Slow,
-            _ => Mood::Well,
+            0 | 1 => ServerMood::Away,
+            2 => ServerMood::Silent,
+            3 => ServerMood::Refuses(self.world.pick(&CODES)),
+            4 => ServerMood::Slow,
+            _ => ServerMood::Well,
         };
         let kind = match mood {
-            Mood::Well => "database recovers",
-            Mood::Away => "database away",
-            Mood::Silent => "database silent",
-            Mood::Refuses(_) => "database refuses by SQLSTATE",
-            Mood::Slow => "database slow",
+            ServerMood::Well => "database recovers",
+            ServerMood::Away => "database away",
+            ServerMood::Silent => "database silent",
+            ServerMood::Refuses(_) => "database refuses by SQLSTATE",
+            ServerMood::Slow => "database slow",
         };
         self.world.fault(kind);
         self.set_mood(mood);
@@ -120,7 +121,7 @@ impl ModelDatabase {
 
     /// Returns true if the database answers.
     pub fn is_well(&self) -> bool {
-        matches!(self.lock().mood, Mood::Well | Mood::Slow)
+        matches!(self.lock().mood, ServerMood::Well | ServerMood::Slow)
     }
 
     /// Returns true once an event is stored, as a row or a dead letter.
@@ -165,17 +166,17 @@ impl ModelDatabase {
     async fn answer(&self) -> Result<(), StoreError> {
         let mood = self.lock().mood;
         match mood {
-            Mood::Well => self.world.sleep(0..=3).await,
-            Mood::Slow => self.world.sleep(50..=2000).await,
-            Mood::Away => {
+            ServerMood::Well => self.world.sleep(0..=3).await,
+            ServerMood::Slow => self.world.sleep(50..=2000).await,
+            ServerMood::Away => {
                 self.world.sleep(0..=10).await;
                 return Err(fault(None).into());
             }
-            Mood::Silent => {
+            ServerMood::Silent => {
                 self.world.sleep(5_000..=30_000).await;
                 return Err(fault(None).into());
             }
-            Mood::Refuses(code) => {
+            ServerMood::Refuses(code) => {
                 self.world.sleep(0..=10).await;
                 return Err(fault(Some(code)).into());
             }
@@ -188,13 +189,14 @@ impl ModelDatabase {
         let mut outcome = CommitOutcome::default();
         for (message, result) in batch {
             let (event, kind) = identify(&message.payload);
-            if (result.is_ok()) != (kind != Kind::Garbage) {
+            if (result.is_ok()) != (kind != MessageKind::Garbage) {
                 self.world.violated(format_args!("event {event} was decoded as {result:?}"));
             }
-            if kind == Kind::Good {
+            if kind == MessageKind::Good {
                 let new = state.rows.insert(event);
-                outcome.items.inserted += u64::from(new);
-                outcome.items.duplicates += u64::from(!new);
+                let items = outcome.events.entry(EventKind::Item).or_default();
+                items.inserted += u64::from(new);
+                items.duplicates += u64::from(!new);
             } else {
                 state.dead_letters.insert(event);
                 *outcome.dead_letters.entry("model").or_default() += 1;
@@ -312,13 +314,13 @@ impl EventStore for ModelDatabase {
 /// The disk that holds the record of possible losses.
 #[derive(Debug)]
 pub struct ModelDisk {
-    world: Arc<World>,
+    world: Arc<SimulatedWorld>,
     pending: Mutex<PendingGaps>,
 }
 
 impl ModelDisk {
     /// Creates an empty disk.
-    pub fn new(world: &Arc<World>) -> Arc<Self> {
+    pub fn new(world: &Arc<SimulatedWorld>) -> Arc<Self> {
         Arc::new(Self { world: Arc::clone(world), pending: Mutex::default() })
     }
 }

@@ -12,20 +12,20 @@ use rumqttc::ConnectionError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
 /// The state of the connection.
 #[derive(Debug)]
-pub struct Link {
+pub struct ModelLink {
     /// Number of the connection in its schedule.
     pub number: u64,
-    world: Arc<World>,
-    state: Mutex<State>,
+    world: Arc<SimulatedWorld>,
+    state: Mutex<LinkState>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct LinkState {
     to_client: VecDeque<IncomingPacket>,
     to_broker: VecDeque<OutgoingPacket>,
     /// True while the client can use it.
@@ -38,13 +38,13 @@ struct State {
     heard: Instant,
 }
 
-impl Link {
+impl ModelLink {
     /// Opens a connection.
-    pub fn new(number: u64, world: &Arc<World>) -> Arc<Self> {
+    pub fn new(number: u64, world: &Arc<SimulatedWorld>) -> Arc<Self> {
         Arc::new(Self {
             number,
             world: Arc::clone(world),
-            state: Mutex::new(State {
+            state: Mutex::new(LinkState {
                 to_client: VecDeque::new(),
                 to_broker: VecDeque::new(),
                 open: true,
@@ -56,7 +56,7 @@ impl Link {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap()
     }
 
@@ -181,7 +181,7 @@ fn short(packet: &IncomingPacket) -> String {
 }
 
 /// The bridge's end of a connection.
-pub struct ClientEnd(pub Arc<Link>);
+pub struct ClientEnd(pub Arc<ModelLink>);
 
 impl Drop for ClientEnd {
     fn drop(&mut self) {

@@ -15,7 +15,7 @@ pub const OLD_FILTER: &str = "centiloc/acme/old";
 
 /// The row that an event becomes in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// An event row.
     Good,
     /// A dead letter, because it cannot be decoded.
@@ -25,14 +25,14 @@ pub enum Kind {
 }
 
 /// Creates the payload of an event.
-pub fn payload(event: u64, kind: Kind, momentum: OffsetDateTime, padding: usize) -> Bytes {
+pub fn payload(event: u64, kind: MessageKind, momentum: OffsetDateTime, padding: usize) -> Bytes {
     let mark = match kind {
-        Kind::Good => 'g',
-        Kind::Garbage => 'x',
-        Kind::Refused => 'r',
+        MessageKind::Good => 'g',
+        MessageKind::Garbage => 'x',
+        MessageKind::Refused => 'r',
     };
     let mut text = String::new();
-    if kind == Kind::Garbage {
+    if kind == MessageKind::Garbage {
         write!(text, "no event #{mark}{event};").unwrap();
     } else {
         let momentum = momentum.format(&Rfc3339).unwrap();
@@ -47,13 +47,13 @@ pub fn payload(event: u64, kind: Kind, momentum: OffsetDateTime, padding: usize)
 }
 
 /// Returns the number and kind of the event in a payload.
-pub fn identify(payload: &[u8]) -> (u64, Kind) {
+pub fn identify(payload: &[u8]) -> (u64, MessageKind) {
     let text = std::str::from_utf8(payload).unwrap();
     let mark = text.split_once('#').unwrap().1.split_once(';').unwrap().0;
     let kind = match mark.as_bytes()[0] {
-        b'g' => Kind::Good,
-        b'x' => Kind::Garbage,
-        _ => Kind::Refused,
+        b'g' => MessageKind::Good,
+        b'x' => MessageKind::Garbage,
+        _ => MessageKind::Refused,
     };
     (mark[1..].parse().unwrap(), kind)
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 use crate::schedule;
-use crate::world::Ended;
+use crate::world::ScheduleResult;
 
 /// Number of last trace lines printed, unless `SIM_LINES` sets another.
 const SHOWN: u64 = 400;
 
 /// Sums over many schedules.
 #[derive(Debug, Default)]
-struct Sums {
+struct ScheduleSums {
     schedules: u64,
     steps: u64,
     lines: u64,
@@ -25,9 +25,9 @@ struct Sums {
 
 /// Runs the schedules of `seeds` until `limit` is over, on all cores. Each seed is run twice.
 /// Returns the first seed that broke a rule.
-fn explore(seeds: std::ops::Range<u64>, limit: Duration) -> (Sums, Option<u64>) {
+fn explore(seeds: std::ops::Range<u64>, limit: Duration) -> (ScheduleSums, Option<u64>) {
     let next = AtomicU64::new(seeds.start);
-    let sums = Mutex::new(Sums::default());
+    let sums = Mutex::new(ScheduleSums::default());
     let failed = Mutex::new(None);
     let started = Instant::now();
     std::thread::scope(|scope| {
@@ -62,7 +62,7 @@ fn explore(seeds: std::ops::Range<u64>, limit: Duration) -> (Sums, Option<u64>) 
 }
 
 /// Runs a schedule. One that never ends, with paused time standing still, ends the whole process.
-fn run_watched(seed: u64) -> (Ended, u64) {
+fn run_watched(seed: u64) -> (ScheduleResult, u64) {
     let (done, ended) = mpsc::channel();
     std::thread::spawn(move || {
         let result = schedule::run(seed);
@@ -75,7 +75,7 @@ fn run_watched(seed: u64) -> (Ended, u64) {
 }
 
 /// Prints the first difference between two runs of one seed.
-fn first_difference(seed: u64, one: &Ended, other: &Ended) {
+fn first_difference(seed: u64, one: &ScheduleResult, other: &ScheduleResult) {
     let (one, other) = (&one.trace.text, &other.trace.text);
     let place = one.iter().zip(other).position(|(a, b)| a != b).unwrap_or(0);
     let shown = place.saturating_sub(20)..(place + 3);

@@ -12,7 +12,7 @@ use centiloc_bridge::spool::storage::{
 };
 
 use crate::message::identify;
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
 /// The current behaviour of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,12 @@ pub enum DiskMood {
 /// The file, which outlives every process.
 #[derive(Debug)]
 pub struct ModelSpool {
-    world: Arc<World>,
-    state: Mutex<State>,
+    world: Arc<SimulatedWorld>,
+    state: Mutex<SpoolState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SpoolState {
     mood: DiskMood,
     locked: bool,
     rows: BTreeMap<u64, SpoolRow<'static>>,
@@ -50,10 +50,10 @@ struct State {
 
 impl ModelSpool {
     /// Creates an empty file.
-    pub fn new(world: &Arc<World>) -> Arc<Self> {
+    pub fn new(world: &Arc<SimulatedWorld>) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
-            state: Mutex::new(State {
+            state: Mutex::new(SpoolState {
                 mood: DiskMood::Well,
                 locked: false,
                 rows: BTreeMap::new(),
@@ -65,7 +65,7 @@ impl ModelSpool {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SpoolState> {
         self.state.lock().unwrap()
     }
 

@@ -19,15 +19,15 @@ const EPOCH: i64 = 1_767_225_600;
 
 /// State shared by all parts of one schedule.
 #[derive(Debug)]
-pub struct World(Mutex<State>);
+pub struct SimulatedWorld(Mutex<WorldState>);
 
 #[derive(Debug)]
-struct State {
+struct WorldState {
     rng: StdRng,
     started: Instant,
     /// Offset of the clock after jumps.
     clock_offset: time::Duration,
-    trace: Trace,
+    trace: ScheduleTrace,
     faults: BTreeMap<&'static str, u64>,
     violation: Option<String>,
     /// True if a CONNACK has reported a new session that is neither stored nor on disk.
@@ -38,12 +38,12 @@ struct State {
 
 /// The events of a schedule, in order.
 #[derive(Debug, Default, Clone)]
-pub struct Trace {
+pub struct ScheduleTrace {
     hasher: DefaultHasher,
     pub text: Vec<String>,
 }
 
-impl Trace {
+impl ScheduleTrace {
     /// Returns a digest of all lines.
     pub fn digest(&self) -> u64 {
         self.hasher.finish()
@@ -52,21 +52,21 @@ impl Trace {
 
 /// The result of a schedule.
 #[derive(Debug, Clone)]
-pub struct Ended {
-    pub trace: Trace,
+pub struct ScheduleResult {
+    pub trace: ScheduleTrace,
     pub faults: BTreeMap<&'static str, u64>,
     /// The first rule that was broken.
     pub violation: Option<String>,
 }
 
-impl World {
+impl SimulatedWorld {
     /// Creates the world of a seed. Must be called on the paused runtime.
     pub fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        Arc::new(Self(Mutex::new(WorldState {
             rng: StdRng::seed_from_u64(seed),
             started: Instant::now(),
             clock_offset: time::Duration::ZERO,
-            trace: Trace::default(),
+            trace: ScheduleTrace::default(),
             faults: BTreeMap::new(),
             violation: None,
             news_in_memory: false,
@@ -74,7 +74,7 @@ impl World {
         })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WorldState> {
         self.0.lock().unwrap()
     }
 
@@ -191,9 +191,9 @@ impl World {
     }
 
     /// Returns the result of the schedule.
-    pub fn ended(&self) -> Ended {
+    pub fn ended(&self) -> ScheduleResult {
         let state = self.lock();
-        Ended {
+        ScheduleResult {
             trace: state.trace.clone(),
             faults: state.faults.clone(),
             violation: state.violation.clone(),

@@ -90,9 +90,6 @@ fn expected(item: &pb::ItemEvent) -> ItemEvent {
         momentum: full.replace_microsecond(full.microsecond()).unwrap(),
         received_at: NOW,
         tenant,
-        uid: item.uid.clone(),
-        is_in: item.is_in,
-        board_sn: none_if_empty(&item.board_sn),
         x_mm: at(0, 0),
         y_mm: at(0, 1),
         shelf_x_mm: at(1, 0),
@@ -111,7 +108,7 @@ fn expected(item: &pb::ItemEvent) -> ItemEvent {
         item_labels: labels(&item.item_labels),
         is_interpolated: Some(item.is_interpolated),
         extra: (!extra.is_empty()).then_some(extra),
-        payload: None,
+        ..ItemEvent::bare(&item.tenant, &item.uid, full, &item.board_sn, item.is_in)
     }
 }
 

@@ -1,4 +1,5 @@
-//! PUBACKs: which may leave, and which gap must be durable before they do.
+//! Acknowledgements (PUBACK and PUBREC): their release in order, and the gaps that must be durable
+//! before they are sent.
 
 use tokio::time::Instant;
 
@@ -11,14 +12,14 @@ use crate::session::ledger::AckPacket;
 use crate::session::transport::OutgoingPacket;
 
 impl BrokerConnection<'_> {
-    /// Applies the answer of the stages behind. `None` where their channel is closed.
+    /// Applies the feedback of the downstream stages. `None` means that their channel is closed.
     pub(super) fn apply_feedback(
         &mut self,
         feedback: Option<Feedback>,
     ) -> Result<(), DisconnectReason> {
         match feedback {
             Some(Feedback::Committed(committed)) => {
-                // The last moment to notice: the acknowledgements released here end a stall.
+                // Checked first, because the acknowledgements released here end a stall.
                 self.note_stall()?;
                 apply_committed(self.state.context, self.state.ledger, committed);
             }
@@ -29,26 +30,26 @@ impl BrokerConnection<'_> {
         Ok(())
     }
 
-    /// Queues the acknowledgements that may leave.
+    /// Queues the acknowledgements that may be sent.
     pub(super) fn release_acks(&mut self) {
         if !self.state.gaps.acks_may_leave() {
             return;
         }
-        let packets = self.state.ledger.release().map(|answer| match answer {
+        let packets = self.state.ledger.release().map(|ack| match ack {
             AckPacket::Puback(packet_id) => OutgoingPacket::PubAck(packet_id),
             AckPacket::Pubrec(packet_id) => OutgoingPacket::PubRec(packet_id),
         });
         self.outgoing.extend(packets);
     }
 
-    /// Returns how many deliveries of this connection the broker has no answer to.
+    /// Returns the number of deliveries of this connection that are not acknowledged.
     pub(super) fn unacked(&self) -> usize {
         self.state.ledger.outstanding() + self.refused
     }
 
-    /// Reports a possible loss when acknowledgements have been held for too long. From then on none
-    /// leaves before that is durable. While stopping nothing can be reported any more: then they stay
-    /// unsent, and the next process acknowledges.
+    /// Reports a gap if acknowledgements have been held too long. From then on none is sent before the
+    /// gap is durable. During shutdown no gap can be reported, so the acknowledgements stay unsent and
+    /// the next process sends them.
     pub(super) fn note_stall(&mut self) -> Result<(), PipelineClosed> {
         let unacked = self.unacked();
         let context = self.state.context;
@@ -59,17 +60,18 @@ impl BrokerConnection<'_> {
         let Some(gap) = gap else { return Ok(()) };
         tracing::warn!(
             cause = gap.cause.as_str(),
-            detail = gap.detail,
-            "the broker's queue may overflow"
+            error = gap.detail,
+            "acknowledgements stalled; the broker's queue may overflow"
         );
         self.send_event(ConnectionEvent::Gap(gap))
     }
 
-    /// Counts acknowledgements that left, and reports the end of a gap with the first.
+    /// Counts acknowledgements that were sent. The first of them ends a gap, which is reported.
     pub(super) fn acknowledged(&mut self, count: u64) -> Result<(), PipelineClosed> {
         if count == 0 {
             return Ok(());
         }
+        tracing::debug!(connection = self.id.0, count, "sent acknowledgements to the broker");
         self.state.context.metrics.acks.inc_by(count);
         let (unacked, now) = (self.unacked(), Instant::now());
         match self.state.gaps.acknowledged(unacked, now, self.state.context.now_utc()) {
@@ -78,7 +80,7 @@ impl BrokerConnection<'_> {
         }
     }
 
-    /// Passes an event on, unless the session is stopping.
+    /// Sends an event to the next stage, unless the session is shutting down.
     pub(super) fn send_event(&self, event: ConnectionEvent) -> Result<(), PipelineClosed> {
         self.state.intake.as_ref().map_or(Ok(()), |intake| intake.send_event(event))
     }

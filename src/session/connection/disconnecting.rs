@@ -1,4 +1,4 @@
-//! Ends a connection on purpose: which command or state calls for it, and when it may leave.
+//! Planned disconnects: the commands and states that call for one, and the conditions it waits for.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::session::control::SessionCommand;
 use crate::session::intake_sender::PipelineClosed;
 use crate::telemetry::health::SessionPhase;
 
-/// How long new credentials wait for a moment in which nothing is un-acknowledged. After that the
-/// broker delivers the un-acknowledged messages again, which makes no second rows.
+/// How long new credentials wait for a moment without un-acknowledged deliveries. After that, the
+/// broker redelivers those messages, which adds no duplicate rows.
 const RENEWAL_WAIT: Duration = Duration::from_secs(10);
 
 impl BrokerConnection<'_> {
@@ -20,14 +20,15 @@ impl BrokerConnection<'_> {
     ) -> Result<(), DisconnectReason> {
         match command {
             SessionCommand::Stop => self.begin_drain()?,
-            // The broker delivers to the other process what is left un-acknowledged.
+            // The broker delivers the un-acknowledged messages to the other process.
             SessionCommand::StandBy => self.begin_disconnect(DisconnectReason::StandBy),
             SessionCommand::Renew => _ = self.renewing.get_or_insert_with(Instant::now),
         }
         Ok(())
     }
 
-    /// Closes the intake, so that the stages behind drain and then close the feedback channel.
+    /// Closes the intake channel, so that the downstream stages drain and then close the feedback
+    /// channel.
     fn begin_drain(&mut self) -> Result<(), PipelineClosed> {
         self.state.ledger.seal();
         self.end_drops()?;
@@ -38,13 +39,13 @@ impl BrokerConnection<'_> {
         Ok(())
     }
 
-    /// Leaves once everything received is acknowledged, if it is to leave at all.
+    /// Begins a disconnect if one is due and nothing that can be acknowledged remains.
     pub(super) fn disconnect_if_due(&mut self, drained: bool) -> Result<(), DisconnectReason> {
-        let nothing_to_say = !self.state.ledger.has_releasable();
+        let all_acks_sent = !self.state.ledger.has_releasable();
         if drained {
             self.begin_disconnect(DisconnectReason::Stopped);
         } else if let Some(bound) = self.refusing
-            && nothing_to_say
+            && all_acks_sent
             && self.state.ledger.has_recovered()
         {
             self.end_drops()?;

@@ -1,48 +1,47 @@
-//! PINGREQ and PINGRESP (MQTT 3.1.1, section 3.1.2.10), and how long nothing was sent either way.
-//! Knows no clock and no I/O.
+//! PINGREQ and PINGRESP (MQTT 3.1.1, section 3.1.2.10), and the detection of idle timeouts. Pure:
+//! time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Shorter silences say nothing about an idle timeout: no load balancer has such a short one, and
+/// Shortest silence that may indicate an idle timeout. No load balancer has a shorter one, and
 /// connections end for other reasons too.
 const SHORTEST_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A silence only this much longer than one that did no harm does not explain a close.
-const MARGIN: Duration = Duration::from_secs(1);
+/// Margin by which a silence must exceed every harmless one to explain a close.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Decides when to send PINGREQ, and when silence means that the connection is dead.
+/// Timer of PINGREQ that also decides when a silence means that the connection is dead.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
-    /// `mqtt.keep_alive`: how long PINGREQ may stay unanswered.
+    /// Longest wait for an answer to PINGREQ, `mqtt.keep_alive`.
     period: Duration,
     /// Time between two PINGREQs.
     interval: Duration,
     next_ping: Instant,
-    /// When a PINGREQ was sent, if reading has not paused since and nothing has arrived.
+    /// Time of an unanswered PINGREQ, if reading has not paused since and no packet has arrived.
     unanswered: Option<Instant>,
-    /// When the last packet was sent or received.
+    /// Time of the last packet sent or received.
     last_packet: Instant,
-    /// Longest silence before a packet that was sent, while nothing has arrived since.
+    /// Longest silence before a packet was sent, if no packet has arrived since.
     unproven: Duration,
     /// Longest silence that the connection has survived.
     survived: Duration,
 }
 
-/// Nothing arrived for a whole period after a PINGREQ.
+/// Error: no packet arrived for a whole period after PINGREQ.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ConnectionDead;
 
-/// Returns how often PINGREQ is sent unless a connection has been closed for being idle: twice in a
-/// keep-alive, so that with the default of 60 s no silence reaches the idle timeouts of 50 and 60 s
-/// that are common in load balancers.
+/// Returns the initial PINGREQ interval, half of the keep-alive: with the default of 60 s no silence
+/// reaches the idle timeouts of 50 and 60 s that are common in load balancers.
 pub fn ping_interval(keep_alive: Duration) -> Duration {
     keep_alive / 2
 }
 
 impl KeepAlive {
-    /// Starts at CONNACK.
+    /// Starts the timer at CONNACK.
     pub fn new(period: Duration, interval: Duration, now: Instant) -> Self {
         Self {
             period,
@@ -55,18 +54,18 @@ impl KeepAlive {
         }
     }
 
-    /// Returns when the next PINGREQ is due.
+    /// Returns the time of the next PINGREQ.
     pub fn next_ping(&self) -> Instant {
         self.next_ping
     }
 
-    /// Returns true if PINGREQ is to be sent now.
+    /// Returns true if PINGREQ is due.
     pub fn is_due(&self, now: Instant) -> bool {
         now >= self.next_ping
     }
 
-    /// Notes that a PINGREQ is sent. While reading is paused its answer cannot be seen, so it proves
-    /// nothing.
+    /// Records that PINGREQ is sent. While reading is paused, its answer cannot be seen, so a
+    /// missing one proves nothing.
     pub fn ping(&mut self, now: Instant, reading: bool) -> Result<(), ConnectionDead> {
         self.unanswered = match self.unanswered {
             Some(since) if reading && now - since >= self.period => return Err(ConnectionDead),
@@ -77,13 +76,13 @@ impl KeepAlive {
         Ok(())
     }
 
-    /// Notes that packets were sent.
+    /// Records that packets were sent.
     pub fn sent(&mut self, now: Instant) {
         self.unproven = self.silence(now);
         self.last_packet = now;
     }
 
-    /// Notes a packet: whatever it is, the connection is alive.
+    /// Records a received packet, which proves that the connection is alive.
     pub fn received(&mut self, now: Instant) {
         self.survived = self.survived.max(self.silence(now));
         self.unproven = Duration::ZERO;
@@ -91,19 +90,19 @@ impl KeepAlive {
         self.unanswered = None;
     }
 
-    /// Notes that reading pauses or resumes: the broker gets a whole period again. What came
-    /// meanwhile was not seen, so the silence counts from now.
+    /// Records that reading pauses or resumes, which gives the broker a whole period again. Packets
+    /// that arrived during a pause were not seen, so the silence counts from now.
     pub fn reading_changed(&mut self, now: Instant) {
         self.unanswered = None;
         self.unproven = Duration::ZERO;
         self.last_packet = now;
     }
 
-    /// Returns the silence before the end of the connection if an idle timeout on the way explains
-    /// the end: nothing was sent either way for a while, and for longer than ever before.
+    /// Returns the silence before the end of the connection if an idle timeout on the path explains
+    /// the end: no packet was sent in either direction for longer than ever before.
     pub fn idle_before_end(&self, now: Instant) -> Option<Duration> {
         let silence = self.silence(now);
-        let explains = silence >= SHORTEST_IDLE_TIMEOUT && silence > self.survived + MARGIN;
+        let explains = silence >= SHORTEST_IDLE_TIMEOUT && silence > self.survived + IDLE_MARGIN;
         explains.then_some(silence)
     }
 
@@ -128,7 +127,7 @@ mod tests {
         (start, KeepAlive::new(PERIOD, ping_interval(PERIOD), start))
     }
 
-    /// Sends PINGREQ, which is answered at once.
+    /// Sends a PINGREQ that is answered at once.
     fn answered_ping(keep_alive: &mut KeepAlive, now: Instant) {
         keep_alive.ping(now, true).unwrap();
         keep_alive.sent(now);
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_of_silence_after_pingreq_is_death() {
+    fn silent_period_after_pingreq_means_dead() {
         let (start, mut keep_alive) = started();
         assert!(!keep_alive.is_due(start + INTERVAL - Duration::from_millis(1)));
         assert!(keep_alive.is_due(start + INTERVAL));
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn any_packet_proves_life() {
+    fn any_packet_proves_a_live_connection() {
         let (start, mut keep_alive) = started();
         keep_alive.ping(start + INTERVAL, true).unwrap();
         keep_alive.ping(start + 2 * INTERVAL, true).unwrap();

@@ -1,8 +1,9 @@
-//! One connection, from CONNACK to its end. Everything here dies with it, but for the room that its
-//! deliveries still take: the broker redelivers on the next one what was not acknowledged.
+//! One connection, from CONNACK to its end. Its state ends with it, except for the room that its
+//! deliveries still take in the ledger. The broker redelivers un-acknowledged messages on the next
+//! one.
 //!
-//! `select!` in [`BrokerConnection::drive`] waits for something to happen, methods without `await` change
-//! the state and queue packets, and what is queued is written before anything else is read.
+//! `select!` in [`BrokerConnection::drive`] waits for an event, methods without `await` change the
+//! state and queue packets, and queued packets are written before the next packet is read.
 
 mod acknowledging;
 mod disconnect_reason;
@@ -40,10 +41,11 @@ use crate::connection_event::ConnectionEvent;
 use crate::message::Feedback;
 use crate::progress;
 
-/// How often metrics are refreshed and time limits checked.
+/// Interval at which metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A SUBSCRIBE refused in part is repeated this often: rights may be granted meanwhile.
+/// Interval at which a partly refused SUBSCRIBE is repeated, because permissions may be granted
+/// meanwhile.
 const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
 
 /// Gives up writing after this long, because the broker is not reading: shorter than any sensible
@@ -53,34 +55,34 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Gives up sending DISCONNECT after this long.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Packets applied between two looks at everything else: enough to spare system calls, few enough
-/// that acknowledgements leave promptly.
+/// Packets applied before other events are handled: enough to save system calls, few enough that
+/// acknowledgements are sent promptly.
 const READ_BURST: usize = 128;
 
-/// The end of a connection.
+/// End of a connection, with its reason.
 #[derive(Debug)]
 pub struct Disconnected {
-    /// Identifies the connection.
+    /// Number of the connection in this process.
     pub id: ConnectionId,
-    /// Says why it ended.
+    /// Cause of the end.
     pub reason: DisconnectReason,
-    /// How long it was up after CONNACK.
+    /// Time from CONNACK to the end.
     pub uptime: Duration,
     /// True if the broker granted a subscription, which proves the credentials.
     pub granted: bool,
-    /// How long nothing was sent either way before the end, if an idle timeout explains the end.
+    /// Silence in both directions before the end, if an idle timeout explains the end.
     pub idle: Option<Duration>,
 }
 
-/// The state that outlives a connection, lent to it.
+/// Session state that outlives a connection and is borrowed by it.
 pub struct SessionState<'a> {
     /// Settings, metrics and health.
     pub context: &'a SessionContext,
-    /// The next stage. `None` once the session stops taking messages in.
+    /// Sends to the next stage. `None` once the session accepts no more messages.
     pub intake: &'a mut Option<IntakeSender>,
-    /// Un-acknowledged deliveries.
+    /// Ledger of the un-acknowledged deliveries.
     pub ledger: &'a mut DeliveryLedger,
-    /// Possible losses.
+    /// Tracks gaps that are not durable yet.
     pub gaps: &'a mut GapTracker,
     /// Time between two PINGREQs.
     pub ping_interval: Duration,
@@ -94,30 +96,31 @@ pub struct BrokerConnection<'a> {
     subscription: SubscriptionState,
     granted: bool,
     packet_ids: PacketIds,
-    /// Filters in UNSUBSCRIBEs that are not answered yet, by packet id.
+    /// Filters of UNSUBSCRIBE packets without an UNSUBACK yet, by packet id.
     unsubscribing: Vec<(u16, String)>,
     /// Packets to be written. Invariant: empty whenever a packet is read.
     outgoing: Vec<OutgoingPacket>,
     keep_alive: KeepAlive,
     next_tick: Instant,
-    /// Nothing is read, so that TCP holds the broker back.
+    /// Set while reading is paused, so that TCP flow control holds the broker back.
     paused: Option<ReadPause>,
-    /// The ledger is sealed because a pause would have outlived the keep-alive.
+    /// Set once the ledger is sealed because a pause would have outlived the keep-alive.
     refusing: Option<LedgerBound>,
-    /// Deliveries that were not let in since the ledger was sealed.
+    /// Deliveries refused since the ledger was sealed.
     refused: usize,
-    /// New credentials wait for a quiet moment, since when.
+    /// Since when new credentials have been waiting for a moment without un-acknowledged deliveries.
     renewing: Option<Instant>,
-    /// The session is to end for good.
+    /// Set if the session is to be retired.
     retirement: Option<SessionRetirement>,
-    /// Since when the broker may wait for an answer that cannot be given on this connection.
+    /// Since when the broker may be waiting for an acknowledgement that cannot be sent on this
+    /// connection.
     unclear_since: Option<Instant>,
-    /// DISCONNECT is to be sent after everything queued, and then this is the reason.
+    /// Set once DISCONNECT is to be sent after the queued packets, with the reason.
     disconnecting: Option<DisconnectReason>,
 }
 
 impl<'a> BrokerConnection<'a> {
-    /// Uses an accepted connection until its end.
+    /// Runs an accepted connection until it ends.
     pub async fn run(
         state: SessionState<'a>,
         id: ConnectionId,
@@ -174,9 +177,9 @@ impl<'a> BrokerConnection<'a> {
                 biased;
                 command = control.next(self.state.intake.is_some()) => self.handle_command(command),
                 () = sleep_until(self.next_deadline()) => self.on_tick(),
-                news = feedback.recv(), if !drained => {
-                    drained = news.is_none();
-                    self.apply_feedback(news)
+                feedback = feedback.recv(), if !drained => {
+                    drained = feedback.is_none();
+                    self.apply_feedback(feedback)
                 }
                 packet = transport.read(), if self.is_reading() => {
                     self.apply_burst(packet, transport.as_mut())
@@ -185,7 +188,7 @@ impl<'a> BrokerConnection<'a> {
         }
     }
 
-    /// Reports the CONNACK to the stages behind, and subscribes.
+    /// Reports the CONNACK to the downstream stages and subscribes.
     fn open(&mut self, session_present: bool) -> Result<(), DisconnectReason> {
         let SessionState { context, intake, ledger, gaps, .. } = &mut self.state;
         ledger.begin(self.id);
@@ -208,7 +211,7 @@ impl<'a> BrokerConnection<'a> {
     fn finish(mut self, reason: DisconnectReason) -> Disconnected {
         let now = Instant::now();
         self.state.gaps.stall.disconnected(now);
-        // Where the pipeline is gone, the next one reports it.
+        // If the pipeline is gone, the next one reports the gap.
         let _ = self.end_drops();
         publish_unacked(self.state.context, self.state.ledger);
         self.state.context.metrics.oldest_unacked_seconds.set(0.0);
@@ -218,11 +221,11 @@ impl<'a> BrokerConnection<'a> {
         Disconnected { id: self.id, reason, uptime, granted: self.granted, idle }
     }
 
-    /// Writes everything queued in one go, and DISCONNECT after it if the connection is to end. The
-    /// durable session stays.
+    /// Writes all queued packets at once, followed by DISCONNECT if the connection is to end. The
+    /// broker keeps the durable session.
     async fn write(&mut self, transport: &mut dyn Transport) -> Result<(), DisconnectReason> {
         self.release_acks();
-        // After the release: what was released is room.
+        // After the release, which frees room.
         self.pause_or_resume();
         if !self.outgoing.is_empty() {
             let packets = std::mem::take(&mut self.outgoing);

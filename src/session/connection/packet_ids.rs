@@ -1,13 +1,13 @@
-//! Packet ids of our own SUBSCRIBE and UNSUBSCRIBE packets (MQTT-2.3.1-2).
+//! Packet ids of the bridge's SUBSCRIBE and UNSUBSCRIBE packets (MQTT-2.3.1-2).
 
-/// Gives out packet ids from 1 to 65,535 in turn.
+/// Allocates packet ids from 1 to 65,535 in turn.
 #[derive(Debug, Default)]
 pub(super) struct PacketIds(u16);
 
 impl PacketIds {
     /// Returns an id that is not in use.
     pub fn next(&mut self, in_use: impl Fn(u16) -> bool) -> u16 {
-        // A handful of ids are ever in use, so this ends.
+        // Only a few ids are ever in use, so this terminates.
         loop {
             self.0 = self.0.checked_add(1).unwrap_or(1);
             if !in_use(self.0) {

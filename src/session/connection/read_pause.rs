@@ -1,12 +1,12 @@
-//! A pause in reading, by which TCP holds the broker back: when it ends, and how. Knows no clock and
-//! no I/O.
+//! Pauses in reading, by which TCP flow control holds the broker back. Decides when a pause ends,
+//! and how. Pure: time is an argument.
 //!
-//! A pause waits until half of the ledger is free, which spares system calls. It does not wait at any
-//! price: while nothing is read, a dead connection looks like a live one. That a PINGREQ or a PUBACK
-//! could be written proves little, because the kernel takes them for a dead peer too, for up to a
-//! quarter of an hour; and some brokers close a connection on which they cannot send. So half-way
-//! to the keep-alive any room is reason enough to read. Only where nothing was released at all for a
-//! whole keep-alive are further messages refused.
+//! A pause lasts until half of the ledger is free, which saves system calls. It is bounded, because
+//! a dead connection looks like a live one while nothing is read. A successful write of PINGREQ or
+//! PUBACK proves little: the kernel accepts data for a dead peer too, for up to 15 minutes. Some
+//! brokers also close a connection on which they cannot send. So after half of the keep-alive, any
+//! room ends the pause. If no room was freed for a whole keep-alive, further messages are read and
+//! refused.
 
 use std::time::Duration;
 
@@ -14,37 +14,37 @@ use tokio::time::Instant;
 
 use crate::session::ledger::{DeliveryLedger, LedgerBound};
 
-/// A pause in reading.
+/// A pause in reading from the broker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadPause {
     since: Instant,
-    /// Which bound began it.
+    /// Bound that was reached when it began.
     bound: LedgerBound,
 }
 
-/// What is to be done about a pause.
+/// Decision about a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PauseDecision {
-    /// Read nothing yet.
+    /// Continue the pause in reading.
     Wait,
-    /// Read again: there is room.
+    /// Resume reading, because there is room.
     Resume,
-    /// Read again and refuse what comes: there is no room, and the keep-alive has passed.
+    /// Resume reading and refuse messages: there is no room, and the keep-alive has passed.
     Refuse(LedgerBound),
 }
 
 impl ReadPause {
-    /// Begins a pause if the ledger has no room.
+    /// Returns a pause if the ledger has no room.
     pub fn begin(ledger: &DeliveryLedger, now: Instant) -> Option<Self> {
         ledger.reached().map(|bound| Self { since: now, bound })
     }
 
-    /// Returns the bound that began it.
+    /// Returns the bound that was reached when it began.
     pub fn bound(self) -> LedgerBound {
         self.bound
     }
 
-    /// Decides what is to be done now.
+    /// Decides whether the pause continues or ends.
     pub fn decide(
         self,
         ledger: &DeliveryLedger,
@@ -72,13 +72,13 @@ mod tests {
     const KEEP_ALIVE: Duration = Duration::from_secs(8);
     const CONNECTION: ConnectionId = ConnectionId(1);
 
-    /// A ledger for eight messages, full.
+    /// Returns a full ledger of eight messages.
     fn full(now: Instant) -> DeliveryLedger {
         let mut ledger = DeliveryLedger::new(8);
         ledger.begin(CONNECTION);
         for packet_id in 1..=8 {
-            let answer = AckPacket::Puback(packet_id);
-            ledger.receive(DeliveryInfo { answer, dup: false, digest: 0, size: 1 }, now);
+            let ack = AckPacket::Puback(packet_id);
+            ledger.receive(DeliveryInfo { ack, dup: false, digest: 0, size: 1 }, now);
         }
         ledger
     }
@@ -117,7 +117,7 @@ mod tests {
         let before = half - Duration::from_millis(1);
         assert_eq!(pause.decide(&ledger, KEEP_ALIVE, before), PauseDecision::Wait);
         assert_eq!(pause.decide(&ledger, KEEP_ALIVE, half), PauseDecision::Resume);
-        // Late, as on a machine that stood still.
+        // Late, as on a machine that was suspended.
         assert_eq!(pause.decide(&ledger, KEEP_ALIVE, now + 3 * KEEP_ALIVE), PauseDecision::Resume);
     }
 

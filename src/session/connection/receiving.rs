@@ -1,4 +1,4 @@
-//! PUBLISH: which are let in, and when reading pauses so that TCP holds the broker back.
+//! Incoming PUBLISH packets: admission to the pipeline, and pauses in reading.
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -19,13 +19,13 @@ impl BrokerConnection<'_> {
         if let Some(retirement) = &mut self.retirement {
             retirement.delivered(Instant::now());
         }
-        let answer = match publish.qos {
-            0 => return Ok(self.take_unanswered(publish, received_at)?),
+        let ack = match publish.qos {
+            0 => return Ok(self.admit_qos0(publish, received_at)?),
             1 => AckPacket::Puback(publish.packet_id),
             _ => AckPacket::Pubrec(publish.packet_id),
         };
         let delivery = DeliveryInfo {
-            answer,
+            ack,
             dup: publish.dup,
             digest: self.state.context.digest(&publish),
             size: publish.size(),
@@ -55,15 +55,15 @@ impl BrokerConnection<'_> {
         Ok(())
     }
 
-    /// Takes in a QoS-0 message, which the broker does not repeat.
-    fn take_unanswered(
+    /// Admits a QoS-0 message, which the broker does not redeliver.
+    fn admit_qos0(
         &mut self,
         publish: PublishPacket,
         received_at: OffsetDateTime,
     ) -> Result<(), PipelineClosed> {
         self.state.context.warn_of_qos0(&publish.topic);
         let accounting = &self.state.context.process().accounting;
-        if let Some(id) = self.state.ledger.receive_unanswered(publish.size(), Instant::now()) {
+        if let Some(id) = self.state.ledger.receive_qos0(publish.size(), Instant::now()) {
             let token = AckToken::counted(id, accounting.admit());
             self.send_message(publish, token, received_at)?;
             self.pause_or_resume();
@@ -90,7 +90,7 @@ impl BrokerConnection<'_> {
         intake.send_message(publish, token, received_at)
     }
 
-    /// Reports a row of dropped QoS-0 messages as ended.
+    /// Reports the end of a gap of dropped QoS-0 messages.
     pub(super) fn end_drops(&mut self) -> Result<(), PipelineClosed> {
         match self.state.gaps.end_drops(self.state.context.now_utc()) {
             Some(gap) => self.send_event(ConnectionEvent::Gap(gap)),
@@ -98,9 +98,9 @@ impl BrokerConnection<'_> {
         }
     }
 
-    /// Stops reading at a bound of the ledger, and resumes once there is room enough, or the keep-alive
-    /// allows no longer wait. Where there is no room then, messages are read and refused, and nothing
-    /// received after the first of them is acknowledged.
+    /// Pauses reading at a bound of the ledger. Resumes once there is enough room, or once the
+    /// keep-alive allows no longer pause. If there is no room by then, messages are read and
+    /// refused, and no message received after the first refused one is acknowledged.
     pub(super) fn pause_or_resume(&mut self) {
         let (now, ledger) = (Instant::now(), &*self.state.ledger);
         match self.paused {
@@ -114,7 +114,7 @@ impl BrokerConnection<'_> {
             Some(pause) => match pause.decide(ledger, self.state.context.mqtt.keep_alive, now) {
                 PauseDecision::Wait => return,
                 PauseDecision::Resume => {
-                    tracing::debug!(connection = self.id.0, "reading from the broker again");
+                    tracing::debug!(connection = self.id.0, "resumed reading from the broker");
                     self.paused = None;
                 }
                 PauseDecision::Refuse(bound) => self.begin_refusing(bound),

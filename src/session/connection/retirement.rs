@@ -1,5 +1,5 @@
-//! Ends a durable session for good: everything that the broker holds for it is received and acknowledged,
-//! then no filter is left, so that the broker puts nothing more into it. Knows no I/O.
+//! Retires a durable session: drains the broker's queue, then unsubscribes from every filter, so
+//! that the broker queues no more messages. The state machine is pure: time is an argument.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use tokio::time::Instant;
 use super::{BrokerConnection, DisconnectReason};
 use crate::session::transport::OutgoingPacket;
 
-/// With nothing delivered and nothing un-acknowledged for so long, the broker's queue is empty.
+/// Time without a delivery or an un-acknowledged message after which the broker's queue counts as
+/// empty.
 const QUIET_PERIOD: Duration = Duration::from_secs(2);
 
-/// Where new messages never pause, the filters go after this. The broker still delivers what it had
-/// queued before.
+/// Time after which the filters are removed even if new messages never pause. The broker still
+/// delivers the messages queued before.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
-/// Decides what the connection of a session that is to end does next.
+/// State machine of the retirement of a session.
 #[derive(Debug)]
 pub(super) struct SessionRetirement {
-    /// True once nothing is left in the session.
+    /// Becomes true once the session is empty.
     empty: watch::Sender<bool>,
     step: RetirementStep,
     began: Instant,
@@ -28,37 +29,37 @@ pub(super) struct SessionRetirement {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RetirementStep {
-    /// The filters stand, and the queue empties.
+    /// The filters are still subscribed, and the queue drains.
     Draining,
-    /// UNSUBSCRIBE is sent, since when.
+    /// UNSUBSCRIBE was sent, or a message arrived after it, at this time.
     Unsubscribing(Instant),
-    /// PINGREQ is sent, after everything received was acknowledged.
+    /// PINGREQ was sent after every received message was acknowledged.
     Pinging,
     Done,
 }
 
-/// What the connection does.
+/// Next action of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetirementAction {
-    /// It goes on.
+    /// Keep receiving messages.
     Nothing,
-    /// It sends UNSUBSCRIBE for every filter.
+    /// Send UNSUBSCRIBE for every filter.
     Unsubscribe,
-    /// It sends PINGREQ. The answer proves that the broker has seen every PUBACK before it; what
-    /// these make it deliver comes before the answer.
+    /// Send PINGREQ. The answer proves that the broker has processed every PUBACK before it. Messages
+    /// that those PUBACKs release arrive before the answer.
     Ping,
-    /// The broker takes too long to answer UNSUBSCRIBE.
+    /// Disconnect, because the broker takes too long to answer UNSUBSCRIBE.
     GiveUp,
 }
 
 impl SessionRetirement {
-    /// Starts at CONNACK.
+    /// Starts the retirement at CONNACK.
     pub fn new(empty: watch::Sender<bool>, now: Instant) -> Self {
         empty.send_replace(false);
         Self { empty, step: RetirementStep::Draining, began: now, quiet_since: now }
     }
 
-    /// Notes a delivery.
+    /// Records a delivery, after which the session is not empty.
     pub fn delivered(&mut self, now: Instant) {
         self.quiet_since = now;
         if matches!(self.step, RetirementStep::Pinging | RetirementStep::Done) {
@@ -67,7 +68,7 @@ impl SessionRetirement {
         }
     }
 
-    /// Notes PINGRESP.
+    /// Records PINGRESP, which completes the retirement if it was awaited.
     pub fn ping_answered(&mut self) {
         if self.step == RetirementStep::Pinging {
             self.step = RetirementStep::Done;
@@ -76,8 +77,8 @@ impl SessionRetirement {
         }
     }
 
-    /// Returns what is to be done, with so many deliveries un-acknowledged and filters whose UNSUBACK is
-    /// still to come. `unsuback_timeout` bounds the wait for those.
+    /// Returns the next action. `unacked` is the number of un-acknowledged deliveries, `filters`
+    /// that of filters without an UNSUBACK, and `unsuback_timeout` bounds the wait for those.
     pub fn poll(
         &mut self,
         now: Instant,
@@ -109,7 +110,7 @@ impl SessionRetirement {
 }
 
 impl BrokerConnection<'_> {
-    /// Goes on with the end of the session, if it is to end.
+    /// Continues the retirement of the session, if it is to be retired.
     pub(super) fn continue_retirement(&mut self, now: Instant) -> Result<(), DisconnectReason> {
         let (unacked, filters) = (self.unacked(), self.unsubscribing.len());
         let unsuback_timeout = self.state.context.mqtt.connect_timeout;
@@ -117,7 +118,7 @@ impl BrokerConnection<'_> {
         match retirement.poll(now, unacked, filters, unsuback_timeout) {
             RetirementAction::Nothing => {}
             RetirementAction::Unsubscribe => {
-                tracing::info!("the broker's queue is drained; unsubscribing from every filter");
+                tracing::info!("drained the broker's queue; unsubscribing from every filter");
                 self.send_unsubscribe(self.state.context.filters.clone());
             }
             RetirementAction::Ping => self.outgoing.push(OutgoingPacket::PingReq),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_stand_until_the_queue_is_empty() {
+    fn filters_stay_until_the_queue_is_empty() {
         let (mut retirement, empty, start) = start();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(retirement.poll(at(1), 0, 0, UNSUBACK_TIMEOUT), RetirementAction::Nothing);
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_pause_loses_its_filters_too() {
+    fn continuous_stream_is_unsubscribed_at_the_limit() {
         let (mut retirement, _, start) = start();
         retirement.delivered(start + DRAIN_LIMIT);
         assert_eq!(
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_before_the_answer_is_waited_for() {
+    fn delivery_before_pingresp_delays_the_end() {
         let (mut retirement, empty, start) = start();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(retirement.poll(at(2), 0, 0, UNSUBACK_TIMEOUT), RetirementAction::Unsubscribe);
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsubscribe_without_an_answer_is_given_up() {
+    fn unanswered_unsubscribe_times_out() {
         let (mut retirement, _, start) = start();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(retirement.poll(at(2), 0, 0, UNSUBACK_TIMEOUT), RetirementAction::Unsubscribe);

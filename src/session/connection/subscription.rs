@@ -1,5 +1,6 @@
-//! What was asked of the broker and what it granted. `session_present` proves nothing about
-//! subscriptions, so they are made on every connection and every SUBACK is compared.
+//! SUBSCRIBE and UNSUBSCRIBE, and the comparison of each SUBACK with its SUBSCRIBE.
+//! `session_present` proves nothing about subscriptions, so the bridge subscribes on every
+//! connection.
 
 use tokio::time::Instant;
 
@@ -9,26 +10,31 @@ use crate::session::intake_sender::PipelineClosed;
 use crate::session::transport::OutgoingPacket;
 use crate::telemetry::health::SessionPhase;
 
-/// The SUBACK beside the SUBSCRIBE it answers.
+/// Filters of a SUBSCRIBE, grouped by the return codes of its SUBACK.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SubscriptionGrants {
     /// Filters granted at QoS 1.
     pub granted: Vec<String>,
     /// Filters granted at QoS 0.
     pub lowered: Vec<String>,
-    /// Filters refused.
+    /// Filters refused with return code 0x80.
     pub refused: Vec<String>,
 }
 
+/// Error: the SUBACK does not have one return code per filter.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker answered a SUBSCRIBE of {filters} filters with {codes} return codes")]
+pub struct SubackMismatch {
+    filters: usize,
+    codes: usize,
+}
+
 impl SubscriptionGrants {
-    /// Compares the granted QoS of each filter, `None` for a refusal, with the filters asked for. `Err` where the SUBACK does not answer this SUBSCRIBE.
-    pub fn new(filters: &[String], codes: &[Option<u8>]) -> Result<Self, String> {
+    /// Groups the requested filters by the granted QoS, where `None` is a refusal. Fails if the
+    /// SUBACK has another number of return codes.
+    pub fn new(filters: &[String], codes: &[Option<u8>]) -> Result<Self, SubackMismatch> {
         if filters.len() != codes.len() {
-            return Err(format!(
-                "the broker answered a SUBSCRIBE of {} filters with {} return codes",
-                filters.len(),
-                codes.len()
-            ));
+            return Err(SubackMismatch { filters: filters.len(), codes: codes.len() });
         }
         let mut grants = Self { granted: vec![], lowered: vec![], refused: vec![] };
         for (filter, code) in filters.iter().zip(codes) {
@@ -42,7 +48,7 @@ impl SubscriptionGrants {
         Ok(grants)
     }
 
-    /// What is wrong, with the cure; `None` where everything was granted at QoS 1.
+    /// Returns the problem with its remedy, or `None` if every filter was granted at QoS 1.
     pub fn problem(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.refused.is_empty() {
@@ -63,7 +69,7 @@ impl SubscriptionGrants {
     }
 }
 
-/// The broker's reaction to the SUBSCRIBE.
+/// State of the subscription on this connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SubscriptionState {
     Asked {
@@ -71,7 +77,7 @@ pub(super) enum SubscriptionState {
         since: Instant,
     },
     Granted,
-    /// Not everything was granted. Repeated from time to time.
+    /// Some filters were not granted at QoS 1 at this time. SUBSCRIBE is repeated periodically.
     Partial(Instant),
 }
 
@@ -106,8 +112,8 @@ impl BrokerConnection<'_> {
             return Ok(());
         }
         let context = self.state.context;
-        let grants =
-            SubscriptionGrants::new(&context.filters, codes).map_err(DisconnectReason::Protocol)?;
+        let grants = SubscriptionGrants::new(&context.filters, codes)
+            .map_err(|error| DisconnectReason::Protocol(error.to_string()))?;
         let problem = grants.problem();
         if grants.granted.is_empty() && grants.lowered.is_empty() {
             return Err(DisconnectReason::NotAuthorized(problem.unwrap_or_default()));
@@ -115,7 +121,10 @@ impl BrokerConnection<'_> {
         self.granted = true;
         if let Some(problem) = &problem {
             self.subscription = SubscriptionState::Partial(Instant::now());
-            tracing::error!(problem, "not every subscription was granted at QoS 1");
+            tracing::error!(
+                error = problem,
+                "the broker did not grant every subscription at QoS 1"
+            );
         } else {
             self.subscription = SubscriptionState::Granted;
             tracing::info!(filters = ?grants.granted, "subscribed at QoS 1");
@@ -132,15 +141,15 @@ impl BrokerConnection<'_> {
         let place = self.unsubscribing.iter().position(|(packet_id, _)| *packet_id == answered);
         let Some(place) = place else { return Ok(()) };
         let (_, filter) = self.unsubscribing.remove(place);
-        tracing::info!(filter, "unsubscribed from a filter that is no longer wanted");
+        tracing::info!(filter, "unsubscribed from a filter that is no longer configured");
         self.send_event(ConnectionEvent::Unsubscribed {
             connection: self.state.context.name(self.id),
             filters: vec![filter],
         })
     }
 
-    /// Unsubscribes from filters that an earlier process subscribed to. Configured ones may be among
-    /// them, where this was noticed while an earlier configuration was stored.
+    /// Unsubscribes from filters that an earlier process subscribed to. The list may contain
+    /// configured filters if it was made while an earlier configuration was stored.
     pub(super) fn unsubscribe(&mut self, filters: Vec<String>) {
         let configured = &self.state.context.filters;
         let stale = filters.into_iter().filter(|filter| !configured.contains(filter));
@@ -165,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_and_a_lowered_filter_are_named_with_the_cure() {
+    fn ungranted_filters_are_named_with_a_remedy() {
         let codes = [None, Some(0)];
         let problem = SubscriptionGrants::new(&filters(), &codes).unwrap().problem().unwrap();
         assert!(problem.contains("refuses the subscription to centiloc/acme:"), "{problem}");
@@ -173,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn a_suback_of_another_length_is_an_error() {
+    fn suback_of_another_length_is_an_error() {
         let codes = [Some(1)];
         assert!(SubscriptionGrants::new(&filters(), &codes).is_err());
     }
 
     #[test]
-    fn full_grants_are_no_problem() {
+    fn full_grant_is_no_problem() {
         let codes = [Some(1); 2];
         assert_eq!(SubscriptionGrants::new(&filters(), &codes).unwrap().problem(), None);
     }

@@ -1,34 +1,35 @@
-//! Which credentials to present: the newest, unless the broker refuses them while it accepted
-//! earlier ones. No file shows whether a password is right, so a wrong new one must not end a
-//! session that the old one still opens. Pure.
+//! Selection of the credentials to present: the newest, unless the broker refuses them and has
+//! accepted earlier ones. A file does not show whether a password is right, so a wrong new one must
+//! not end a session that the old one still opens. Pure.
 
-/// The newest set, and the one that is known to work.
+/// The newest credentials, and earlier ones that the broker accepted.
 #[derive(Debug, Clone)]
 pub struct CredentialFallback<T> {
     newest: T,
-    /// Accepted by the broker; `None` if nothing was yet, or if it is the newest.
+    /// Earlier credentials that the broker accepted. `None` if there are none, or if the newest were
+    /// accepted.
     proven: Option<T>,
     newest_accepted: bool,
-    /// The broker refused the newest: present the proven ones.
+    /// True if the broker refused the newest, so that the proven ones are presented.
     fallen_back: bool,
 }
 
-/// What follows from a refusal.
+/// Next step after a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterRefusal {
-    /// Present the earlier ones next.
+    /// Present the earlier credentials next.
     FallBack,
-    /// There is nothing else to present, or that was refused too.
+    /// Wait, because there are no others, or they were refused too.
     Wait,
 }
 
 impl<T: Clone> CredentialFallback<T> {
-    /// With nothing known to work.
+    /// Starts with credentials that are not proven yet.
     pub fn new(newest: T) -> Self {
         Self { newest, proven: None, newest_accepted: false, fallen_back: false }
     }
 
-    /// There are newer ones: present them next.
+    /// Replaces the newest credentials, which are presented next.
     pub fn replace(&mut self, newest: T) {
         let old = std::mem::replace(&mut self.newest, newest);
         if self.newest_accepted {
@@ -38,12 +39,12 @@ impl<T: Clone> CredentialFallback<T> {
         self.fallen_back = false;
     }
 
-    /// The newest ones, to be presented or not.
+    /// Returns the newest credentials, presented or not.
     pub fn newest(&self) -> &T {
         &self.newest
     }
 
-    /// The ones to present.
+    /// Returns the credentials to present.
     pub fn current(&self) -> &T {
         match &self.proven {
             Some(proven) if self.fallen_back => proven,
@@ -51,7 +52,7 @@ impl<T: Clone> CredentialFallback<T> {
         }
     }
 
-    /// The broker accepted the current ones.
+    /// Records that the broker accepted the current credentials.
     pub fn accepted(&mut self) {
         if !self.fallen_back {
             self.newest_accepted = true;
@@ -59,7 +60,8 @@ impl<T: Clone> CredentialFallback<T> {
         }
     }
 
-    /// The broker refused the current ones. Once both were refused, they take turns.
+    /// Records that the broker refused the current credentials. After both were refused, they
+    /// alternate.
     pub fn refused(&mut self) -> AfterRefusal {
         self.fallen_back = !self.fallen_back && self.proven.is_some();
         if self.fallen_back { AfterRefusal::FallBack } else { AfterRefusal::Wait }
@@ -72,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn refused_new_ones_give_way_to_those_that_worked_until_there_are_newer_ones() {
+    fn refused_credentials_fall_back_until_newer_ones_exist() {
         let mut fallback = CredentialFallback::new(1);
         fallback.accepted();
         fallback.replace(2);
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn where_both_are_refused_they_take_turns() {
+    fn credentials_alternate_if_both_are_refused() {
         let mut fallback = CredentialFallback::new(1);
         assert_eq!(fallback.refused(), AfterRefusal::Wait);
         fallback.accepted();
@@ -103,7 +105,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_the_newest_or_what_was_accepted_is_ever_presented(
+        fn only_newest_or_accepted_credentials_are_presented(
             steps in prop::collection::vec(0u8..3, 0..60)
         ) {
             let mut fallback = CredentialFallback::new(0);

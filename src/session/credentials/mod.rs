@@ -1,5 +1,5 @@
-//! What a connection proves itself with. It is loaded and looked at before it is used, and kept in
-//! memory: files that go bad later cannot take the session down.
+//! Client credentials of the session: TLS files, user name and password. They are loaded and checked
+//! before use and kept in memory, so that files that become invalid later cannot end the session.
 
 mod fallback;
 pub(in crate::session) mod recording_verifier;
@@ -13,50 +13,50 @@ use std::sync::Arc;
 use secrecy::SecretString;
 
 pub use self::fallback::{AfterRefusal, CredentialFallback};
-pub use self::source::{CredentialSource, SourceFingerprint};
+pub use self::source::{CredentialSource, CredentialSourceError, SourceFingerprint};
 use crate::config::{MqttConfig, TlsConfig};
 use crate::credentials::CertificateFacts;
 
-/// Credentials as loaded, whole: never a part of one set with a part of another.
+/// One complete set of credentials as loaded. Parts of two sets are never mixed.
 #[derive(Debug)]
 pub struct ClientCredentials {
-    /// The section the TLS files were named in.
+    /// Section `mqtt.tls` that names the files.
     section: Option<TlsConfig>,
-    /// Ready for a connection; `None` without TLS.
+    /// TLS configuration, `None` without TLS.
     pub tls: Option<tls::LoadedTls>,
     username: Option<String>,
     password: Option<SecretString>,
     fingerprint: SourceFingerprint,
 }
 
-/// The credentials for the next connection.
+/// State of the credentials for the next connection.
 #[derive(Debug, Clone)]
 pub enum CredentialState {
-    /// There were no usable ones since the start; why, with the cure.
+    /// None have been usable since the start. Holds the cause and its remedy.
     Unusable(String),
-    /// The last good ones.
+    /// The newest valid credentials.
     Ready(Arc<ClientCredentials>),
 }
 
 impl ClientCredentials {
-    /// The client certificate.
+    /// Returns the client certificate, if TLS is enabled.
     pub fn certificate(&self) -> Option<&CertificateFacts> {
         self.tls.as_ref().map(|tls| &tls.certificate)
     }
 
-    /// What they were made from.
+    /// Returns the fingerprint of the settings and files they were loaded from.
     pub fn fingerprint(&self) -> SourceFingerprint {
         self.fingerprint
     }
 
-    /// Puts them into the settings that a connection is made from.
+    /// Writes the credentials into the settings of a connection.
     pub fn apply_to(&self, mqtt: &mut MqttConfig) {
         mqtt.tls.clone_from(&self.section);
         mqtt.username.clone_from(&self.username);
         mqtt.password.clone_from(&self.password);
     }
 
-    /// The file of the private key, for the command that renews.
+    /// Returns the file of the private key, for the renewal command shown to the operator.
     pub fn key_file(&self) -> Option<&Path> {
         self.section.as_ref().map(|section| section.key_file.as_path())
     }

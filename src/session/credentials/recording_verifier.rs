@@ -1,5 +1,5 @@
-//! Records what a TLS handshake showed: which certificates the broker presented, and which version was
-//! agreed on. The TLS library keeps both to itself.
+//! A certificate verifier that records the certificates presented by the broker and the TLS version.
+//! The TLS library exposes neither.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,37 +9,37 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::credentials::CertificateFacts;
 
-/// What one handshake has shown so far.
+/// Facts recorded from one handshake so far.
 #[derive(Debug, Clone, Default)]
 pub(in crate::session) struct HandshakeInfo {
-    /// What the broker presented, accepted or not: its own certificate first.
+    /// Certificates that the broker presented, accepted or not, with its own first.
     pub chain: Vec<CertificateFacts>,
-    /// The version, once the broker has proven that the certificate is its own.
+    /// TLS version, once the broker has proven ownership of its certificate.
     pub version: Option<&'static str>,
 }
 
-/// The handshake of the newest connection.
+/// Shared record of the most recent handshake.
 #[derive(Debug, Clone, Default)]
 pub(in crate::session) struct HandshakeRecorder(Arc<Mutex<HandshakeInfo>>);
 
 impl HandshakeRecorder {
-    /// Forgets the last handshake.
+    /// Clears the record before a new handshake.
     pub fn reset(&self) {
         self.note(|handshake| *handshake = HandshakeInfo::default());
     }
 
-    /// Returns what has been recorded since.
+    /// Returns the facts recorded since the last reset.
     pub fn handshake(&self) -> HandshakeInfo {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self, note: impl FnOnce(&mut HandshakeInfo)) {
-        // What a panic left behind is whole: each note is one assignment.
+        // A panic cannot leave a partial record, because each update is one assignment.
         note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-/// A verifier that judges as the one inside it does.
+/// Verifier that records its arguments and delegates the decision to an inner one.
 #[derive(Debug)]
 pub(in crate::session) struct RecordingVerifier {
     inner: Arc<dyn ServerCertVerifier>,
@@ -47,7 +47,7 @@ pub(in crate::session) struct RecordingVerifier {
 }
 
 impl RecordingVerifier {
-    /// Records with `recorder` what `inner` is asked to verify.
+    /// Wraps `inner` and records its arguments with `recorder`.
     pub fn around(inner: Arc<dyn ServerCertVerifier>, recorder: HandshakeRecorder) -> Arc<Self> {
         Arc::new(Self { inner, recorder })
     }

@@ -1,6 +1,6 @@
-//! What a connection proves itself with. It is loaded and looked at before it is used, and kept in
-//! memory: files that go bad later cannot take the session down.
+//! Source of client credentials: the settings that name the files, their loading and their checks.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use p256::elliptic_curve::zeroize::Zeroizing;
@@ -15,31 +15,71 @@ use crate::credentials::identity::validity_note;
 use crate::credentials::inspect::TenantMatch;
 use crate::files;
 
-/// More than any file read here holds; what is behind it cannot matter.
+/// Limit of bytes read from a file. Valid files are far smaller.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Where credentials come from: settings and the files they name.
+/// Settings that name the credentials and their files.
 #[derive(Debug, Clone)]
 pub struct CredentialSource {
-    /// Whose certificate it must be.
+    /// Tenant that the certificate must be issued for.
     pub tenant: String,
-    /// Section `mqtt.tls`.
+    /// Section `mqtt.tls` of the configuration.
     pub tls: Option<TlsConfig>,
-    /// `mqtt.username`.
+    /// User name, `mqtt.username`.
     pub username: Option<String>,
-    /// The password as read with the configuration.
+    /// Password as read with the configuration.
     pub password: Option<SecretString>,
-    /// The file it came from, if one: read again.
+    /// File of the password, if it has one, which is read again at each load.
     pub password_file: Option<PathBuf>,
 }
 
-/// Settings and contents of files, digested: tells whether anything changed, however it was done
-/// (written in place, renamed, a symbolic link put elsewhere).
+/// Reason why credentials cannot be used, with its remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialSourceError {
+    /// Reading a file timed out.
+    #[error(
+        "{key} {} cannot be read ({error}); check that its file system is mounted and reachable",
+        path.display()
+    )]
+    ReadTimeout {
+        /// Configuration key that names the file.
+        key: &'static str,
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the read.
+        error: io::Error,
+    },
+    /// The TLS files are invalid.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The password file is invalid.
+    #[error("mqtt.password_file {} {problem}", path.display())]
+    Password {
+        /// Path of the file.
+        path: PathBuf,
+        /// Problem and remedy, which follow the path in a sentence.
+        problem: String,
+    },
+    /// The certificate is not valid now.
+    #[error("mqtt.tls.cert_file {}: {note}", path.display())]
+    OutsideValidity {
+        /// Path of the file.
+        path: PathBuf,
+        /// Period of validity, with the remedy.
+        note: String,
+    },
+    /// The certificate was issued for another tenant.
+    #[error("{0}")]
+    TenantMismatch(String),
+}
+
+/// Digest of settings and file contents. Detects a change however it was made (written in place,
+/// renamed, or a symbolic link replaced).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceFingerprint([u8; 32]);
 
 impl CredentialSource {
-    /// As configured.
+    /// Returns the source named by the configuration.
     pub fn new(tenant: &str, mqtt: &MqttConfig) -> Self {
         Self {
             tenant: tenant.to_owned(),
@@ -50,75 +90,74 @@ impl CredentialSource {
         }
     }
 
-    /// What settings and files hold now. Fails if a file does not answer, and names it.
-    pub fn fingerprint(&self) -> Result<SourceFingerprint, String> {
+    /// Computes the fingerprint of the current settings and files. Fails if reading a file times out.
+    pub fn fingerprint(&self) -> Result<SourceFingerprint, CredentialSourceError> {
         let mut hasher = Sha256::new();
         let mut add = |part: &[u8]| {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         };
-        // Paths too: what is said about the files must name the right ones.
+        // Includes the paths, because messages about the files must name the current ones.
         add(format!("{:?} {:?}", self.tls, self.password_file).as_bytes());
         add(self.username.as_deref().unwrap_or_default().as_bytes());
         match &self.password_file {
-            Some(file) => add(&content("mqtt.password_file", file)?),
+            Some(file) => add(&read_content("mqtt.password_file", file)?),
             None => add(self.password.as_ref().map_or("", |p| p.expose_secret()).as_bytes()),
         }
         if let Some(tls) = &self.tls {
-            add(&content("mqtt.tls.cert_file", &tls.cert_file)?);
-            add(&content("mqtt.tls.key_file", &tls.key_file)?);
+            add(&read_content("mqtt.tls.cert_file", &tls.cert_file)?);
+            add(&read_content("mqtt.tls.key_file", &tls.key_file)?);
             match &tls.ca_file {
-                Some(file) => add(&content("mqtt.tls.ca_file", file)?),
+                Some(file) => add(&read_content("mqtt.tls.ca_file", file)?),
                 None => add(&[]),
             }
         }
         Ok(SourceFingerprint(hasher.finalize().into()))
     }
 
-    /// Reads everything; the complaint names the file and the cure.
-    pub fn load(&self) -> Result<ClientCredentials, String> {
+    /// Loads the credentials. The error names the file and the remedy.
+    pub fn load(&self) -> Result<ClientCredentials, CredentialSourceError> {
         let fingerprint = self.fingerprint()?;
         let tls = match &self.tls {
             Some(section) => {
-                let mut loaded = tls::client_config(section).map_err(|e| e.to_string())?;
+                let mut loaded = tls::client_config(section)?;
                 loaded.warnings.extend(self.tenant_mismatch(section, &loaded.certificate));
                 Some(loaded)
             }
             None => None,
         };
-        let password =
-            match &self.password_file {
-                Some(file) => Some(read_secret(file).map_err(|problem| {
-                    format!("mqtt.password_file {} {problem}", file.display())
-                })?),
-                None => self.password.clone(),
-            };
+        let password = match &self.password_file {
+            Some(path) => Some(read_secret(path).map_err(|problem| {
+                CredentialSourceError::Password { path: path.clone(), problem: problem.to_string() }
+            })?),
+            None => self.password.clone(),
+        };
         let (section, username) = (self.tls.clone(), self.username.clone());
         Ok(ClientCredentials { section, tls, username, password, fingerprint })
     }
 
-    /// Whether `new` may take the place of credentials that work: what `load` cannot tell.
-    pub fn judge(
+    /// Checks that `new` may replace working credentials, beyond the checks of [`Self::load`].
+    pub fn check_replacement(
         &self,
         new: &ClientCredentials,
         old: &ClientCredentials,
         now: OffsetDateTime,
-    ) -> Result<(), String> {
+    ) -> Result<(), CredentialSourceError> {
         let (Some(section), Some(facts)) = (&self.tls, new.certificate()) else { return Ok(()) };
-        let file = section.cert_file.display();
         if facts.expired(now) || facts.not_yet_valid(now) {
             let note = validity_note(facts, now).unwrap_or_default();
-            return Err(format!("mqtt.tls.cert_file {file}: {note}"));
+            let path = section.cert_file.clone();
+            return Err(CredentialSourceError::OutsideValidity { path, note });
         }
-        // A broker of one's own may use other names; then the old certificate had it too.
+        // The operator's own broker may use other names. Then the old certificate has the same name.
         let same_name = old.certificate().is_some_and(|old| old.common_name == facts.common_name);
         match self.tenant_mismatch(section, facts) {
-            Some(problem) if !same_name => Err(problem),
+            Some(problem) if !same_name => Err(CredentialSourceError::TenantMismatch(problem)),
             _ => Ok(()),
         }
     }
 
-    /// Explains a certificate whose common name is not the tenant.
+    /// Returns the problem of a certificate whose common name is not the tenant.
     fn tenant_mismatch(&self, section: &TlsConfig, facts: &CertificateFacts) -> Option<String> {
         if facts.fits_tenant(&self.tenant) == TenantMatch::Exact {
             return None;
@@ -133,14 +172,16 @@ impl CredentialSource {
     }
 }
 
-/// A file's content, or what keeps it from being read: that may change too. Fails if the file does not
-/// answer.
-fn content(key: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Returns the content of a file, or the text of its read error, since that may change too. Fails if
+/// reading the file times out.
+fn read_content(
+    key: &'static str,
+    path: &Path,
+) -> Result<Zeroizing<Vec<u8>>, CredentialSourceError> {
     match files::read(path, MAX_FILE_BYTES) {
-        Err(error) if files::is_no_answer(&error) => Err(format!(
-            "{key} {} cannot be read ({error}); see whether the file system that holds it is there",
-            path.display()
-        )),
+        Err(error) if files::is_no_answer(&error) => {
+            Err(CredentialSourceError::ReadTimeout { key, path: path.to_owned(), error })
+        }
         read => Ok(read.unwrap_or_else(|error| error.to_string().into_bytes().into())),
     }
 }

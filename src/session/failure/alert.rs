@@ -1,4 +1,4 @@
-//! TLS alerts: the broker's side of a failed handshake, in one word.
+//! TLS alerts: explanations of the alert with which the broker ended a handshake.
 
 use rustls::AlertDescription as Alert;
 
@@ -6,14 +6,14 @@ use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 use crate::credentials::identity::validity_note;
 use crate::credentials::inspect::TenantMatch;
 
-/// What an alert means here: its name in the standard, its kind, and cause with cure.
+/// Meaning of an alert: its name in the standard, its kind, and the cause with its remedy.
 pub(super) struct AlertMeaning {
     pub(super) name: &'static str,
     pub(super) kind: FailureKind,
     pub(super) text: &'static str,
 }
 
-/// The name is empty for an alert without a meaning of its own.
+/// Returns the meaning of an alert. The name is empty for an alert without a specific meaning.
 pub(super) fn meaning(alert: Alert) -> AlertMeaning {
     use FailureKind::{ServerUnavailable, TlsCipher, TlsClientCertificate, TlsName, TlsProtocol};
     let (name, kind, text) = match alert {
@@ -43,7 +43,7 @@ pub(super) fn meaning(alert: Alert) -> AlertMeaning {
         Alert::CertificateUnknown => (
             "certificate_unknown",
             TlsClientCertificate,
-            "it does not say why; ask Centiloc's support whether the certificate is in force",
+            "it does not state the reason; ask Centiloc's support whether the certificate is valid",
         ),
         Alert::CertificateRevoked => (
             "certificate_revoked",
@@ -53,7 +53,7 @@ pub(super) fn meaning(alert: Alert) -> AlertMeaning {
         Alert::UnsupportedCertificate => (
             "unsupported_certificate",
             TlsClientCertificate,
-            "its kind or purpose does not suit (client authentication, a version 3 certificate, \
+            "its kind or purpose does not fit (client authentication, a version 3 certificate, \
              P-256); ask Centiloc's support for another",
         ),
         Alert::NoCertificate => {
@@ -89,7 +89,7 @@ pub(super) fn meaning(alert: Alert) -> AlertMeaning {
             "it accepts neither TLS 1.2 nor 1.3; it must be upgraded",
         ),
         Alert::InsufficientSecurity => {
-            ("insufficient_security", TlsCipher, "it asks for other ciphers than we have")
+            ("insufficient_security", TlsCipher, "it requires ciphers that the bridge lacks")
         }
         Alert::UnrecognisedName => (
             "unrecognized_name",
@@ -102,15 +102,15 @@ pub(super) fn meaning(alert: Alert) -> AlertMeaning {
             "the port belongs to another protocol than MQTT; check mqtt.port",
         ),
         Alert::InternalError => {
-            ("internal_error", ServerUnavailable, "it has trouble of its own; trying again")
+            ("internal_error", ServerUnavailable, "it reports an internal error; retrying")
         }
         Alert::UserCanceled => {
-            ("user_canceled", ServerUnavailable, "it gave up on its own; trying again")
+            ("user_canceled", ServerUnavailable, "it cancelled the handshake; retrying")
         }
         _ => (
             "",
             TlsProtocol,
-            "if that goes on, check that no firewall inspects or alters the traffic",
+            "if this repeats, check that no firewall inspects or alters the traffic",
         ),
     };
     AlertMeaning { name, kind, text }
@@ -134,7 +134,7 @@ pub(super) fn explain(context: &FailureContext<'_>, alert: Alert) -> ConnectionF
     ConnectionFailure::new(kind, message)
 }
 
-/// Where our certificate shows a fault of its own, that is likelier than whatever the alert says.
+/// Returns a fault of the client certificate itself, which is a likelier cause than the alert's.
 fn own_fault(context: &FailureContext<'_>) -> Option<String> {
     let facts = context.certificate()?;
     if let Some(note) = outside_validity(context) {
@@ -150,7 +150,7 @@ fn own_fault(context: &FailureContext<'_>) -> Option<String> {
     ))
 }
 
-/// Says so where our certificate is not valid now.
+/// Returns a note if the client certificate is not valid now.
 pub(super) fn outside_validity(context: &FailureContext<'_>) -> Option<String> {
     let facts = context.certificate()?;
     let outside = facts.expired(context.now) || facts.not_yet_valid(context.now);

@@ -1,4 +1,4 @@
-//! Failures of the network itself: sockets, names, time, and the start of TLS.
+//! Explanations of network failures: sockets, name lookup, time-outs, and the TLS handshake.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -9,10 +9,10 @@ use rustls::PeerIncompatible;
 
 use super::{ConnectionFailure, FailureContext, FailureKind, alert, server_certificate};
 
-/// A connection lost sooner than this was probably closed on purpose.
+/// Uptime below which a lost connection was probably closed on purpose.
 const SOON: Duration = Duration::from_secs(10);
 
-/// What kind of I/O error it is, whoever met it.
+/// Class of an I/O error, independent of the step that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IoCause {
     Refused,
@@ -42,14 +42,14 @@ impl IoCause {
     }
 }
 
-/// The rustls error that tokio-rustls wraps into an I/O error.
+/// Returns the rustls error that tokio-rustls wraps into an I/O error.
 fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     let mut source: Option<&(dyn Error + 'static)> = error.get_ref().map(|e| e as _);
     while let Some(error) = source {
         if let Some(found) = error.downcast_ref::<rustls::Error>() {
             return Some(found);
         }
-        // An I/O error shows its content as `get_ref`, not as `source`.
+        // An I/O error exposes its content through `get_ref`, not `source`.
         source = match error.downcast_ref::<io::Error>() {
             Some(inner) => inner.get_ref().map(|e| e as _),
             None => error.source(),
@@ -58,7 +58,7 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     None
 }
 
-/// An I/O error, before or after CONNACK. Under TLS 1.3 it may hold the broker's alert.
+/// Explains an I/O error, before or after CONNACK. Under TLS 1.3 it may hold the broker's alert.
 pub(super) fn explain_io(context: &FailureContext<'_>, error: &io::Error) -> ConnectionFailure {
     if let Some(error) = rustls_error(error) {
         return explain_rustls(context, error);
@@ -78,15 +78,15 @@ pub(super) fn explain_io(context: &FailureContext<'_>, error: &io::Error) -> Con
         (IoCause::Refused, _) => ConnectionFailure::new(
             FailureKind::TcpRefused,
             format!(
-                "{broker} refused the TCP connection: nothing listens there, or a firewall \
-                 answers in its place; check mqtt.host and mqtt.port (8883 at Centiloc)"
+                "{broker} refused the TCP connection: no process listens there, or a firewall \
+                 rejects it; check mqtt.host and mqtt.port (8883 at Centiloc)"
             ),
         ),
         (IoCause::Unreachable, _) => ConnectionFailure::new(
             FailureKind::TcpUnreachable,
             format!(
                 "{broker} cannot be reached from here: {error}; check this machine's network, \
-                 routes and firewall, or set mqtt.proxy where traffic must pass one"
+                 routes and firewall, or set mqtt.proxy if traffic must pass a proxy"
             ),
         ),
         (IoCause::Other, None) => ConnectionFailure::new(
@@ -95,7 +95,7 @@ pub(super) fn explain_io(context: &FailureContext<'_>, error: &io::Error) -> Con
         ),
         (IoCause::Other, Some(_)) => ConnectionFailure::new(
             FailureKind::ClosedByBroker,
-            format!("the connection to {broker} broke: {error}; connecting again"),
+            format!("the connection to {broker} failed: {error}; reconnecting"),
         ),
     }
 }
@@ -112,14 +112,14 @@ pub(super) fn lookup_failed(context: &FailureContext<'_>, error: &io::Error) -> 
     )
 }
 
-/// What the resolver said, without the prefix that the standard library puts before it.
+/// Returns the resolver's message without the prefix of the standard library.
 pub(super) fn lookup_detail(error: &io::Error) -> String {
     let text = error.to_string();
     let detail = text.rsplit(": ").next().unwrap_or(&text);
     detail.to_owned()
 }
 
-/// What rumqttc reports while it sets TLS up.
+/// Explains an error of the TLS handshake.
 pub(super) fn explain_tls(
     context: &FailureContext<'_>,
     error: &rumqttc::TlsError,
@@ -134,7 +134,7 @@ pub(super) fn explain_tls(
             FailureKind::TlsName,
             format!(
                 "mqtt.host {:?} is neither a host name nor an address that a certificate could \
-                 carry; correct it",
+                 contain; correct it",
                 context.mqtt.host
             ),
         ),
@@ -150,7 +150,7 @@ fn handshake_broke(context: &FailureContext<'_>, error: &io::Error) -> Connectio
         IoCause::Closed => ConnectionFailure::new(
             FailureKind::ClosedByBroker,
             format!(
-                "{} closed the connection in the middle of the TLS handshake{}; if that goes on, \
+                "{} closed the connection in the middle of the TLS handshake{}; if this repeats, \
                  check that mqtt.port is its TLS port and that no firewall inspects the traffic",
                 context.broker(),
                 context.through_proxy()
@@ -182,7 +182,7 @@ fn explain_rustls(context: &FailureContext<'_>, error: &rustls::Error) -> Connec
         other => ConnectionFailure::new(
             FailureKind::TlsProtocol,
             format!(
-                "TLS with {broker} failed: {other}; if that goes on, check that no firewall \
+                "TLS with {broker} failed: {other}; if this repeats, check that no firewall \
                  inspects or alters the traffic"
             ),
         ),
@@ -202,13 +202,13 @@ fn peer_incompatible(context: &FailureContext<'_>, detail: &PeerIncompatible) ->
     }
 }
 
-/// Both sides speak TLS, but not with the same ciphers, curves or signatures.
+/// Explains a handshake without a common cipher, curve or signature algorithm.
 pub(super) fn nothing_in_common(context: &FailureContext<'_>, detail: &str) -> ConnectionFailure {
     ConnectionFailure::new(
         FailureKind::TlsCipher,
         format!(
-            "{} has no cipher, key exchange or signature in common with us ({detail}); it must \
-             offer TLS 1.2 or 1.3 with ECDHE on X25519, P-256 or P-384, AES-GCM or \
+            "{} has no cipher, key exchange or signature in common with the bridge ({detail}); it \
+             must offer TLS 1.2 or 1.3 with ECDHE on X25519, P-256 or P-384, AES-GCM or \
              ChaCha20-Poly1305, and a certificate whose key is on P-256 or P-384, Ed25519, or RSA \
              of 2048 bits and more (not P-521, secp256k1 or Brainpool)",
             context.broker()
@@ -216,8 +216,8 @@ pub(super) fn nothing_in_common(context: &FailureContext<'_>, detail: &str) -> C
     )
 }
 
-/// The bound on DNS, TCP, TLS and CONNACK together has passed, after `address` had accepted the TCP
-/// connection.
+/// Explains that `mqtt.connect_timeout`, which covers DNS, TCP, TLS and CONNACK together, passed after
+/// `address` had accepted the TCP connection.
 pub(super) fn timed_out(
     context: &FailureContext<'_>,
     address: Option<SocketAddr>,
@@ -236,25 +236,25 @@ pub(super) fn timed_out(
     )
 }
 
-/// What we had to send could not leave in time.
+/// Explains a write that did not finish in time.
 pub(super) fn stalled(context: &FailureContext<'_>) -> ConnectionFailure {
     ConnectionFailure::new(
         FailureKind::Timeout,
         format!(
-            "the connection to {} took nothing more for {} s; connecting again",
+            "the connection to {} accepted no data for {} s; reconnecting",
             context.broker(),
             context.mqtt.connect_timeout.as_secs()
         ),
     )
 }
 
-/// Nothing came back within the keep alive.
+/// Explains a PINGREQ without an answer within the keep-alive.
 pub(super) fn silent(context: &FailureContext<'_>) -> ConnectionFailure {
     ConnectionFailure::new(
         FailureKind::KeepAliveLost,
         format!(
             "{} did not answer the MQTT ping within the keep alive of {} s: the connection was \
-             cut without a word, as by a firewall that forgets idle connections; if that goes on, \
+             cut without notice, as by a firewall that drops idle connections; if this repeats, \
              lower mqtt.keep_alive",
             context.broker(),
             context.mqtt.keep_alive.as_secs()
@@ -262,11 +262,11 @@ pub(super) fn silent(context: &FailureContext<'_>) -> ConnectionFailure {
     )
 }
 
-/// The connection was closed without a reason.
+/// Explains a connection that was closed without a reason.
 pub(super) fn closed(context: &FailureContext<'_>) -> ConnectionFailure {
     let broker = context.broker();
     if let (None, Some(note)) = (context.uptime, alert::outside_validity(context)) {
-        // A broker that hangs up at once may reset the connection before its alert is read.
+        // A broker that closes at once may reset the connection before its alert is read.
         return ConnectionFailure::new(
             FailureKind::TlsClientCertificate,
             format!("{broker} closed the connection before answering CONNECT: {note}"),
@@ -277,11 +277,11 @@ pub(super) fn closed(context: &FailureContext<'_>) -> ConnectionFailure {
             let suspect = if context.mqtt.tls.is_some() {
                 "it may refuse the client certificate,"
             } else {
-                "it may want TLS on this port, or refuse"
+                "it may require TLS on this port, or refuse"
             };
             format!(
                 "{broker} closed the connection before answering CONNECT{}; {suspect} the user \
-                 or the client id {:?} without saying so, or be restarting",
+                 or the client id {:?} without an error code, or be restarting",
                 context.through_proxy(),
                 context.mqtt.client_id
             )
@@ -295,7 +295,7 @@ pub(super) fn closed(context: &FailureContext<'_>) -> ConnectionFailure {
         ),
         Some(uptime) => format!(
             "{broker} closed the connection after {} s, as in a restart or a network change; \
-             connecting again",
+             reconnecting",
             uptime.as_secs()
         ),
     };

@@ -1,9 +1,8 @@
-//! Turns what rumqttc reports into a cause and a cure: the one place where connection failures
-//! become sentences.
+//! Explains connection failures: the one place that turns errors of rumqttc into a cause and a remedy.
 //!
-//! Where a cause surfaces depends on the moment. A client certificate refused under TLS 1.2 ends
-//! the handshake; under TLS 1.3 the handshake is over by then, and the alert comes out of the
-//! first read, wrapped as a packet error. `docs/connection-errors.md` lists every kind; a test
+//! The same cause surfaces in different places. A client certificate refused under TLS 1.2 ends the
+//! handshake. Under TLS 1.3 the handshake has finished by then, and the alert is returned by the
+//! first read, wrapped as a packet error. `docs/connection-errors.md` lists every kind, and a test
 //! keeps it in step.
 
 mod alert;
@@ -24,82 +23,82 @@ use super::transport::connector::ConnectError;
 use crate::config::MqttConfig;
 use crate::credentials::CertificateFacts;
 
-/// A failed or lost connection, explained.
+/// Explanation of a failed or lost connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectionFailure {
-    /// The class of the cause.
+    /// Class of the cause.
     pub kind: FailureKind,
-    /// Cause and cure, for a person.
+    /// Cause and remedy, for the operator.
     pub message: String,
 }
 
-/// The class of a failure. Its label is the `reason` of `reconnects_total` and of `connection`.
+/// Class of a failure. Its label is the `reason` of `reconnects_total` and of `connection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     /// The host name could not be resolved.
     Dns,
-    /// Nothing listens on the port.
+    /// No process listens on the port.
     TcpRefused,
-    /// No route, or a firewall refused.
+    /// No route to the host, or a firewall refused.
     TcpUnreachable,
-    /// No answer in time, at whatever step.
+    /// No answer in time, at any step.
     Timeout,
     /// The HTTP proxy could not be used, or could not reach the broker.
     Proxy,
-    /// The HTTP proxy refused us: credentials or policy (status 4xx).
+    /// The HTTP proxy refused the request: credentials or policy (status 4xx).
     ProxyRefused,
-    /// The peer does not speak TLS, or not a version of ours.
+    /// The peer does not speak TLS, or no supported version of it.
     TlsProtocol,
     /// No cipher, curve or signature in common with the broker.
     TlsCipher,
-    /// The broker's certificate comes from nobody we trust.
+    /// The broker's certificate was issued by no trusted authority.
     TlsTrust,
     /// The broker's certificate is for another name.
     TlsName,
     /// The broker's certificate is not valid now.
     TlsExpiredServer,
-    /// Our own certificate, key or CA file cannot be used.
+    /// The configured certificate, key or CA file cannot be used.
     TlsFiles,
-    /// The broker refused our certificate.
+    /// The broker refused the client certificate.
     TlsClientCertificate,
-    /// CONNACK 4.
+    /// CONNACK 4: bad user name or password.
     BadCredentials,
-    /// CONNACK 5.
+    /// CONNACK 5: not authorized.
     NotAuthorized,
-    /// CONNACK 2.
+    /// CONNACK 2: client id rejected.
     IdentifierRejected,
-    /// CONNACK 3, or the broker's own trouble.
+    /// CONNACK 3: server unavailable, or an internal error of the broker.
     ServerUnavailable,
-    /// CONNACK 1.
+    /// CONNACK 1: unacceptable protocol version.
     ProtocolVersion,
-    /// The connection died silently.
+    /// The broker did not answer PINGREQ within the keep-alive.
     KeepAliveLost,
-    /// The broker or something on the way closed the connection.
+    /// The broker or a device on the path closed the connection.
     ClosedByBroker,
-    /// The connection was closed after nothing had been sent either way for a while. Seen by the
-    /// session, and made with [`FailureContext::idle_timeout`].
+    /// The connection was closed after a silence in both directions. Detected by the session and made
+    /// with [`FailureContext::idle_timeout`].
     IdleTimeout,
-    /// A packet larger than accepted; its remaining length in bytes, which the limit must reach.
+    /// A packet exceeds the limit. Holds its remaining length in bytes, which the limit must reach.
     PacketTooLarge(usize),
-    /// Another client took the client id over. Never seen in one failure: recognised by the
-    /// session from a pattern, and made with [`FailureContext::takeover`].
+    /// Another client uses the client id. One failure does not show it: the session detects it from a
+    /// series of them and makes it with [`FailureContext::takeover`].
     Takeover,
-    /// Something that MQTT 3.1.1 does not allow.
+    /// A violation of MQTT 3.1.1.
     Protocol,
-    /// A packet id was given to another message before the first was acknowledged. Seen by the
-    /// session, and made with [`FailureContext::packet_id_reused`].
+    /// A packet id was reused for another message before the first was acknowledged. Detected by the
+    /// session and made with [`FailureContext::packet_id_reused`].
     PacketIdReused,
-    /// A message was repeated after its acknowledgement. Seen by the session, and made with
+    /// A message was repeated after its acknowledgement. Detected by the session and made with
     /// [`FailureContext::unclear_repeat`].
     UnclearRepeat,
-    /// Nothing was released for a whole keep-alive. Seen by the session, and made with
+    /// No room was freed for a whole keep-alive. Detected by the session and made with
     /// [`FailureContext::overloaded`].
     Overloaded,
 }
 
 impl FailureKind {
-    /// One of each.
+    /// All kinds, one value of each.
     pub const ALL: [Self; 27] = [
         Self::Dns,
         Self::TcpRefused,
@@ -130,7 +129,7 @@ impl FailureKind {
         Self::Overloaded,
     ];
 
-    /// As in `reconnects_total{reason}`.
+    /// Returns the label, as in `reconnects_total{reason}`.
     pub fn label(self) -> &'static str {
         match self {
             Self::Dns => "dns",
@@ -163,7 +162,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether other credentials (certificate, key, trust anchors, user, password) may help.
+    /// Returns true if other credentials (certificate, key, trust anchors, user, password) may help.
     pub fn concerns_credentials(self) -> bool {
         matches!(
             self,
@@ -175,8 +174,8 @@ impl FailureKind {
         )
     }
 
-    /// Whether only a person can mend it: such failures wait the longest at once, since trying
-    /// again sooner changes nothing and may lock an account.
+    /// Returns true if the failure needs operator action. Such failures use the maximum delay at once,
+    /// because an earlier retry changes nothing and may lock an account.
     pub fn needs_operator(self) -> bool {
         matches!(
             self,
@@ -198,51 +197,51 @@ impl FailureKind {
 }
 
 impl ConnectionFailure {
-    /// A failure of a known kind.
+    /// Creates a failure of a known kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// See [`FailureKind::label`].
+    /// Returns the label of the kind, see [`FailureKind::label`].
     pub fn label(&self) -> &'static str {
         self.kind.label()
     }
 
-    /// See [`FailureKind::needs_a_person`].
+    /// Returns true if it needs operator action, see [`FailureKind::needs_operator`].
     pub fn needs_operator(&self) -> bool {
         self.kind.needs_operator()
     }
 }
 
-/// What a sentence may have to name. Holds no secret.
+/// Facts that an explanation may name. Holds no secret.
 #[derive(Debug, Clone, Copy)]
 pub struct FailureContext<'a> {
-    /// The configured tenant.
+    /// Tenant of the configuration.
     pub tenant: &'a str,
-    /// The broker and how it is reached.
+    /// Section `mqtt` of the configuration.
     pub mqtt: &'a MqttConfig,
-    /// How long the connection had been up; `None` before CONNACK.
+    /// Time since CONNACK, `None` before it.
     pub uptime: Option<Duration>,
-    /// What TLS is done with, where it is.
+    /// TLS configuration, if TLS is enabled.
     pub(super) tls: Option<&'a LoadedTls>,
-    /// Now.
+    /// Wall-clock time of the explanation.
     pub now: OffsetDateTime,
 }
 
 impl<'a> FailureContext<'a> {
-    /// Of a connection that has not had its CONNACK.
+    /// Creates the context of a connection without a CONNACK.
     pub fn new(tenant: &'a str, mqtt: &'a MqttConfig, now: OffsetDateTime) -> Self {
         Self { tenant, mqtt, uptime: None, tls: None, now }
     }
 
-    /// Of a connection that was up for as long.
+    /// Adds the time since CONNACK.
     #[must_use]
     pub fn up_for(mut self, uptime: Duration) -> Self {
         self.uptime = Some(uptime);
         self
     }
 
-    /// With the certificates of both sides, so that their faults can be named.
+    /// Adds the certificates of both sides, so that their faults can be named.
     #[must_use]
     pub fn with_tls(mut self, tls: &'a LoadedTls) -> Self {
         self.tls = Some(tls);
@@ -254,12 +253,12 @@ impl<'a> FailureContext<'a> {
         self.tls.map(|tls| &tls.certificate)
     }
 
-    /// Returns what the broker presented in the last handshake: its own certificate first.
+    /// Returns the certificates that the broker presented in the last handshake, with its own first.
     fn presented(&self) -> Vec<CertificateFacts> {
         self.tls.map(|tls| tls.recorder.handshake().chain).unwrap_or_default()
     }
 
-    /// What `error` means and what to do about it.
+    /// Explains an error of a connection, with its remedy.
     pub fn explain(&self, error: &ConnectionError) -> ConnectionFailure {
         match error {
             ConnectionError::Io(error) => cause::explain_io(self, error),
@@ -273,7 +272,7 @@ impl<'a> FailureContext<'a> {
         }
     }
 
-    /// Explains an attempt that led to no connection.
+    /// Explains an attempt that did not lead to a connection.
     pub fn explain_attempt(&self, error: &ConnectError) -> ConnectionFailure {
         match error {
             ConnectError::Lookup(error) => reach::lookup_failed(self, error),
@@ -284,8 +283,8 @@ impl<'a> FailureContext<'a> {
         }
     }
 
-    /// What a network error means that was met on the way to the first hop: the proxy where one is
-    /// configured, else the broker.
+    /// Explains a network error on the way to the first hop, which is the proxy if one is
+    /// configured and the broker otherwise.
     fn explain_first_hop(&self, error: &std::io::Error) -> ConnectionFailure {
         match &self.mqtt.proxy {
             Some(proxy) => proxy::first_hop(proxy, error),
@@ -293,8 +292,8 @@ impl<'a> FailureContext<'a> {
         }
     }
 
-    /// The pattern of two clients with one id, as the session recognises it: `losses`
-    /// connections in a row, each closed by the broker shortly after it was up.
+    /// Explains `losses` consecutive connections, each closed by the broker shortly after CONNACK,
+    /// as two clients with the same client id.
     pub fn takeover(&self, losses: usize) -> ConnectionFailure {
         ConnectionFailure::new(
             FailureKind::Takeover,
@@ -309,28 +308,27 @@ impl<'a> FailureContext<'a> {
         )
     }
 
-    /// Explains a close after `silence` in both directions, which the session notices.
+    /// Explains a close after `silence` in both directions, which the session detects.
     pub fn idle_timeout(&self, silence: Duration) -> ConnectionFailure {
         let seconds = (silence + Duration::from_millis(500)).as_secs();
         ConnectionFailure::new(
             FailureKind::IdleTimeout,
             format!(
-                "the connection to {} was closed after {seconds} s in which nothing was sent either \
-                 way, as by a load balancer or firewall with an idle timeout; PINGREQ is sent more \
-                 often from now on, but not after a restart: set mqtt.keep_alive to {seconds}s or \
-                 less",
+                "the connection to {} was closed after {seconds} s of silence in both directions, \
+                 as by a load balancer or firewall with an idle timeout; PINGREQ is sent more often \
+                 from now on, but not after a restart: set mqtt.keep_alive to {seconds}s or less",
                 self.broker()
             ),
         )
     }
 
-    /// Explains a packet id that was reused too early, which the session notices.
+    /// Explains a packet id that was reused too early, which the session detects.
     pub fn packet_id_reused(&self, packet_id: u16) -> ConnectionFailure {
         ConnectionFailure::new(
             FailureKind::PacketIdReused,
             format!(
                 "{} sent a different message under packet id {packet_id}, whose first message is not \
-                 acknowledged yet (MQTT-2.3.1-4); connecting again, so that both are delivered anew: \
+                 acknowledged yet (MQTT-2.3.1-4); reconnecting, so that both are redelivered: \
                  if this repeats, report it to the broker's operator",
                 self.broker()
             ),
@@ -342,27 +340,28 @@ impl<'a> FailureContext<'a> {
         ConnectionFailure::new(
             FailureKind::UnclearRepeat,
             format!(
-                "{} sent a message again after its acknowledgement; connecting again, because only a \
-                 new connection shows whether it still waits for one: if this repeats, raise the \
+                "{} sent a message again after its acknowledgement; reconnecting, because only a new \
+                 connection shows whether it still waits for one: if this repeats, raise the \
                  retry interval of the broker",
                 self.broker()
             ),
         )
     }
 
-    /// Explains a reconnect for messages that had found no room at `bound`.
+    /// Explains a reconnect for messages that were refused at `bound`.
     pub fn overloaded(&self, bound: &str) -> ConnectionFailure {
         ConnectionFailure::new(
             FailureKind::Overloaded,
             format!(
-                "messages found no room ({bound}) and stayed with the broker, because nothing could be \
-                 acknowledged for the whole of mqtt.keep_alive; there is room again, so connecting \
-                 to receive them: if this repeats, make the database faster or set spool.dir",
+                "memory for un-acknowledged messages was full ({bound}) and none could be \
+                 acknowledged for the whole of mqtt.keep_alive; there is room again, so reconnecting \
+                 to receive the messages that stayed with the broker: if this repeats, make the \
+                 database faster or set spool.dir",
             ),
         )
     }
 
-    /// Returns the authorities that are trusted.
+    /// Returns the trusted authorities.
     fn anchors(&self) -> &'a [CertificateFacts] {
         self.tls.map_or(&[], |tls| &tls.anchors)
     }
@@ -371,7 +370,7 @@ impl<'a> FailureContext<'a> {
         format!("the broker {}:{}", self.mqtt.host, self.mqtt.port)
     }
 
-    /// The name that the broker's certificate must carry.
+    /// Returns the name that the broker's certificate must contain.
     fn expected_name(&self) -> &'a str {
         let configured = self.mqtt.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
         configured.unwrap_or(&self.mqtt.host)

@@ -1,11 +1,11 @@
-//! What the broker says in MQTT, and what it must not say.
+//! Explanations of MQTT errors: refused CONNECT packets and protocol violations.
 
 use rumqttc::mqttbytes;
 use rumqttc::{ConnectReturnCode, StateError};
 
 use super::{ConnectionFailure, FailureContext, FailureKind, cause};
 
-/// CONNACK with a return code other than 0.
+/// Explains a CONNACK with a return code other than 0.
 pub(super) fn explain_connack(
     context: &FailureContext<'_>,
     code: ConnectReturnCode,
@@ -29,10 +29,10 @@ enum ConnectRefusal {
     NotAuthorized,
 }
 
-fn refused(context: &FailureContext<'_>, why: ConnectRefusal) -> ConnectionFailure {
+fn refused(context: &FailureContext<'_>, refusal: ConnectRefusal) -> ConnectionFailure {
     let broker = context.broker();
     let id = &context.mqtt.client_id;
-    let (kind, message) = match why {
+    let (kind, message) = match refusal {
         ConnectRefusal::Version => (
             FailureKind::ProtocolVersion,
             format!("{broker} does not speak MQTT 3.1.1; check mqtt.host and mqtt.port"),
@@ -46,7 +46,7 @@ fn refused(context: &FailureContext<'_>, why: ConnectRefusal) -> ConnectionFailu
         ),
         ConnectRefusal::Unavailable => (
             FailureKind::ServerUnavailable,
-            format!("{broker} says that its service is unavailable; trying again"),
+            format!("{broker} reports that its service is unavailable; retrying"),
         ),
         ConnectRefusal::Credentials => (
             FailureKind::BadCredentials,
@@ -78,27 +78,26 @@ fn missing_credentials(context: &FailureContext<'_>) -> &'static str {
     }
 }
 
-/// The first packet of the broker was none it may begin with.
+/// Explains a first packet that is not CONNACK.
 pub(super) fn not_a_connack(context: &FailureContext<'_>) -> ConnectionFailure {
     protocol(context, "it did not answer CONNECT with CONNACK")
 }
 
-/// Cannot happen while the session holds the sending side.
+/// Explains an error that cannot occur while the session holds the sending side.
 pub(super) fn requests_done() -> ConnectionFailure {
-    ConnectionFailure::new(
-        FailureKind::Protocol,
-        "the connection was given up by this program itself",
-    )
+    ConnectionFailure::new(FailureKind::Protocol, "the bridge closed the connection itself")
 }
 
-/// An error out of rumqttc's state, which also wraps what happens on the socket.
+/// Explains an error of rumqttc's state, which also wraps socket errors.
 pub(super) fn explain_state(context: &FailureContext<'_>, error: &StateError) -> ConnectionFailure {
     match error {
         StateError::Io(error) => cause::explain_io(context, error),
         StateError::Deserialization(error) => explain_packet(context, error),
         StateError::AwaitPingResp => cause::silent(context),
         StateError::ConnectionAborted => cause::closed(context),
-        StateError::Unsolicited(_) => protocol(context, "it acknowledged what was never sent"),
+        StateError::Unsolicited(_) => {
+            protocol(context, "it acknowledged a packet that was never sent")
+        }
         StateError::WrongPacket => protocol(context, "it sent a packet that only clients send"),
         StateError::InvalidState | StateError::CollisionTimeout | StateError::EmptySubscription => {
             protocol(context, &error.to_string())
@@ -127,7 +126,7 @@ fn too_large(context: &FailureContext<'_>, size: usize) -> ConnectionFailure {
     )
 }
 
-/// Some brokers answer an MQTT 3.1.1 client with a reason code of MQTT 5.
+/// Explains a reason code of MQTT 5, with which some brokers answer an MQTT 3.1.1 client.
 fn explain_v5_code(context: &FailureContext<'_>, code: u8) -> ConnectionFailure {
     match code {
         0x84 => refused(context, ConnectRefusal::Version),

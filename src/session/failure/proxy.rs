@@ -1,4 +1,4 @@
-//! Failures of the HTTP proxy on the way to the broker.
+//! Explanations of failures of the HTTP proxy on the way to the broker.
 
 use std::io;
 
@@ -8,12 +8,12 @@ use super::cause::{IoCause, lookup_detail};
 use super::{ConnectionFailure, FailureContext, FailureKind};
 use crate::config::ProxyConfig;
 
-/// The proxy itself could not be reached.
+/// Explains a network error on the way to the proxy.
 pub(super) fn first_hop(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
     ConnectionFailure::new(FailureKind::Proxy, unreachable(&name(proxy), error))
 }
 
-/// No address of the proxy accepted a connection.
+/// Explains a proxy of which no address accepted a connection.
 pub(super) fn no_address(proxy: &ProxyConfig, attempts: &str) -> ConnectionFailure {
     let message = format!(
         "{} accepted no TCP connection: {attempts}; check mqtt.proxy and the network",
@@ -22,7 +22,7 @@ pub(super) fn no_address(proxy: &ProxyConfig, attempts: &str) -> ConnectionFailu
     ConnectionFailure::new(FailureKind::Proxy, message)
 }
 
-/// The addresses of the proxy could not be found out.
+/// Explains a proxy whose name could not be resolved.
 pub(super) fn lookup_failed(proxy: &ProxyConfig, error: &io::Error) -> ConnectionFailure {
     let message = format!(
         "could not resolve the name of {}: {}; check mqtt.proxy and this machine's DNS",
@@ -71,7 +71,7 @@ fn refused(context: &FailureContext<'_>, proxy: &str, status: u16) -> String {
                       the proxy's own network"
             .to_owned(),
         _ => format!(
-            "ask whoever runs it to allow CONNECT to {host}:{port} for this machine, and not to \
+            "ask its operator to allow CONNECT to {host}:{port} for this machine, and not to \
              inspect the traffic"
         ),
     };
@@ -81,7 +81,9 @@ fn refused(context: &FailureContext<'_>, proxy: &str, status: u16) -> String {
 fn unreachable(proxy: &str, error: &io::Error) -> String {
     match IoCause::of(error) {
         IoCause::Refused => {
-            format!("{proxy} refused the TCP connection: nothing listens there; check mqtt.proxy")
+            format!(
+                "{proxy} refused the TCP connection: no process listens there; check mqtt.proxy"
+            )
         }
         IoCause::Closed => format!(
             "{proxy} closed the connection without an answer; check that mqtt.proxy names an HTTP \

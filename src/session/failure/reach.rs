@@ -1,4 +1,4 @@
-//! No address of the broker, or of the proxy before it, accepted a TCP connection.
+//! Explanations of attempts in which no address of the broker or proxy accepted a TCP connection.
 
 use super::cause::{self, IoCause};
 use super::{ConnectionFailure, FailureContext, FailureKind, proxy};
@@ -20,15 +20,15 @@ fn several(context: &FailureContext<'_>, failed: &[FailedAttempt]) -> Connection
     let kind = kind(failed);
     let remedy = match kind {
         FailureKind::TcpRefused => {
-            "nothing listens there, or a firewall answers in its place; check mqtt.host and \
+            "no process listens there, or a firewall rejects it; check mqtt.host and \
              mqtt.port (8883 at Centiloc)"
                 .to_owned()
         }
         FailureKind::Timeout => {
             format!("a firewall may drop outgoing connections to port {port}; check the network")
         }
-        _ => "check this machine's network, routes and firewall, or set mqtt.proxy where traffic \
-              must pass one"
+        _ => "check this machine's network, routes and firewall, or set mqtt.proxy if traffic \
+              must pass a proxy"
             .to_owned(),
     };
     ConnectionFailure::new(
@@ -37,14 +37,14 @@ fn several(context: &FailureContext<'_>, failed: &[FailedAttempt]) -> Connection
     )
 }
 
-/// Describes each attempt, for a sentence.
+/// Describes each attempt in one text.
 fn describe(failed: &[FailedAttempt]) -> String {
     let attempts: Vec<_> = failed.iter().map(ToString::to_string).collect();
     attempts.join(", ")
 }
 
-/// Returns the cause that a remedy is most likely to be found for: nothing listens only where every
-/// address says so.
+/// Returns the cause with the most likely remedy. Only if every address refused the connection, no
+/// process listens on the port.
 fn kind(failed: &[FailedAttempt]) -> FailureKind {
     let causes = || {
         failed.iter().map(|attempt| match &attempt.cause {
@@ -61,7 +61,7 @@ fn kind(failed: &[FailedAttempt]) -> FailureKind {
     }
 }
 
-/// Explains an address lookup without a result.
+/// Explains a failed name lookup.
 pub(super) fn lookup_failed(
     context: &FailureContext<'_>,
     error: &std::io::Error,

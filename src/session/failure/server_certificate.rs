@@ -1,4 +1,4 @@
-//! Why the broker's certificate was refused by us.
+//! Explanations of broker certificates that the bridge does not accept.
 
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
@@ -54,7 +54,7 @@ pub(super) fn explain(context: &FailureContext<'_>, error: &CertificateError) ->
     }
 }
 
-/// No path leads from the certificate to a trust anchor.
+/// Explains a certificate without a path to a trust anchor.
 fn unknown(context: &FailureContext<'_>) -> ConnectionFailure {
     let anchors = match context.ca_file() {
         Some(path) => format!("mqtt.tls.ca_file {}", path.display()),
@@ -81,25 +81,25 @@ fn other_authority(context: &FailureContext<'_>) -> String {
              begin_disconnect mqtt.tls.ca_file out"
         }
         None => {
-            "for a broker of your own set mqtt.tls.ca_file; for Centiloc's, something between \
-             (a firewall that inspects TLS) presents its own certificate and must let this \
-             connection through untouched"
+            "for your own broker, set mqtt.tls.ca_file; for Centiloc's broker, a device in between \
+             (such as a firewall that inspects TLS) presents its own certificate and must let \
+             this connection pass unchanged"
         }
     }
     .to_owned()
 }
 
-/// Where the chain that the broker presented ends.
+/// End of the chain that the broker presented.
 enum ChainEnd<'a> {
-    /// Nothing was presented.
+    /// No certificate was presented.
     Unknown,
-    /// At a certificate that names itself as its issuer.
+    /// A certificate that names itself as its issuer.
     SelfSigned,
-    /// At an authority with the name of a trusted one, and another key.
+    /// An authority with the name of a trusted one, but another key.
     OtherKey(&'a CertificateFacts),
-    /// The broker's own certificate was presented alone.
+    /// The broker's own certificate, presented alone.
     Alone(&'a CertificateFacts),
-    /// At this one of several, whose issuer is not there.
+    /// One of several certificates, whose issuer is missing.
     Cut(&'a CertificateFacts),
 }
 
@@ -107,7 +107,7 @@ impl<'a> ChainEnd<'a> {
     fn of(presented: &'a [CertificateFacts], anchors: &[CertificateFacts]) -> Self {
         let Some(leaf) = presented.first() else { return Self::Unknown };
         let mut end = leaf;
-        // No chain is longer than the certificates there are.
+        // Bounded by the number of certificates, in case of a cycle.
         for _ in presented {
             let issuer = presented.iter().find(|other| end.names_as_issuer(other));
             end = issuer.unwrap_or(end);
@@ -149,9 +149,9 @@ impl<'a> ChainEnd<'a> {
         match self {
             Self::Alone(leaf) => Some(format!(
                 "if {} is an intermediate authority, have the broker send its certificate too (the \
-                 full chain); if it is a root of your own, put its certificate into \
-                 mqtt.tls.ca_file; else something between (a firewall that inspects TLS) presents \
-                 its own certificate",
+                 full chain); if it is your own root, put its certificate into \
+                 mqtt.tls.ca_file; else a device in between (such as a firewall that inspects \
+                 TLS) presents its own certificate",
                 leaf.issuer
             )),
             Self::OtherKey(_) => {
@@ -169,7 +169,7 @@ fn wrong_name(context: &FailureContext<'_>, error: &CertificateError) -> Connect
             let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
             format!(
                 "the certificate of {broker} is not for {expected:?} but for {}; connect by a name \
-                 that it carries, or set mqtt.tls.server_name to one",
+                 that it contains, or set mqtt.tls.server_name to one",
                 names.join(", ")
             )
         }
@@ -180,15 +180,15 @@ fn wrong_name(context: &FailureContext<'_>, error: &CertificateError) -> Connect
                 .map(|name| format!(" (the common name {name:?} does not count)"))
                 .unwrap_or_default();
             format!(
-                "the certificate of {broker} has no subjectAltName{common_name}; have it issued \
-                 anew with a subjectAltName for {expected:?}"
+                "the certificate of {broker} has no subjectAltName{common_name}; have it reissued \
+                 with a subjectAltName for {expected:?}"
             )
         }
     };
     ConnectionFailure::new(FailureKind::TlsName, message)
 }
 
-/// Names the key that signed, if it is one that cannot be verified.
+/// Describes the signing key if it is of a kind that cannot be verified.
 fn signer(context: &FailureContext<'_>) -> String {
     let presented = context.presented();
     let known = || presented.iter().chain(context.anchors());
@@ -196,12 +196,12 @@ fn signer(context: &FailureContext<'_>) -> String {
         .filter_map(|signed| known().find(|issuer| signed.names_as_issuer(issuer)))
         .find(|issuer| !issuer.algorithm.can_be_verified())
         .map_or_else(
-            || "an algorithm that is unknown here".to_owned(),
+            || "an unsupported algorithm".to_owned(),
             |issuer| format!("{} of {}", issuer.algorithm, issuer.subject),
         )
 }
 
-/// The name itself: webpki writes `DnsName("…")` or `IpAddress(…)`.
+/// Returns the bare name: webpki formats it as `DnsName("…")` or `IpAddress(…)`.
 fn bare(name: &str) -> &str {
     let inside = name.split_once('(').map_or(name, |(_, rest)| rest.trim_end_matches(')'));
     inside.trim_matches('"')
@@ -214,16 +214,15 @@ fn on(time: UnixTime) -> String {
         .unwrap_or_default()
 }
 
-/// Rarer causes. The library names some of them only in its debug form.
+/// Explains rarer causes. The library shows some of them only in its debug format.
 fn detail(context: &FailureContext<'_>, error: &CertificateError) -> String {
     let shown = error.to_string();
     if shown.contains("CaUsedAsEndEntity") {
         "it is a CA certificate used as a server's, as `openssl req -x509` makes by default; \
-         issue the server one of its own (basicConstraints CA:FALSE)"
+         issue a separate one for the server (basicConstraints CA:FALSE)"
             .to_owned()
     } else if shown.contains("UnsupportedCertVersion") {
-        "it is not an X.509 version 3 certificate; issue the server one with a subjectAltName"
-            .to_owned()
+        "it is not an X.509 version 3 certificate; reissue it with a subjectAltName".to_owned()
     } else {
         match error {
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {

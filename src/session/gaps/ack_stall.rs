@@ -1,9 +1,11 @@
-//! Detects that nothing could be acknowledged for so long that the broker's queue may have overflowed.
+//! Detects that no message could be acknowledged for so long that the broker's queue may have
+//! overflowed.
 //!
-//! A broker delivers up to its window of un-acknowledged messages, then queues, then drops. It does not
-//! tell how wide the window is, and some brokers change it. But while it delivers new messages there
-//! is room, so the window counts as full since the last new message came. A stream of few messages can
-//! thus give a false alarm, but an overflow is never missed. Knows no clock and no I/O.
+//! A broker delivers up to its window of un-acknowledged messages, then queues, then drops. It does
+//! not report the size of the window, and some brokers change it. But while it delivers new
+//! messages there is room, so the window counts as full since the last new message arrived. A
+//! stream of few messages can therefore cause a false alarm, but an overflow is never missed. Pure:
+//! time is an argument.
 
 use std::time::Duration;
 
@@ -11,32 +13,31 @@ use tokio::time::Instant;
 
 /// Half of the narrowest window that a common broker has by default (Mosquitto and `VerneMQ` have 20,
 /// EMQX 32, `HiveMQ` 50). Fewer un-acknowledged messages than this do not fill the window of a broker
-/// that has already shown to have one of twice as many.
+/// that has already delivered twice as many.
 const HALF_NARROWEST_WINDOW: usize = 10;
 
-/// Measures for how long nothing could be acknowledged with the window full.
+/// Measures how long the broker's window has been full without an acknowledgement.
 #[derive(Debug, Clone)]
 pub struct AckStallDetector {
-    /// `mqtt.queue_grace`.
+    /// Longest stall without an alarm, `mqtt.queue_grace`.
     grace: Duration,
-    /// Deliveries of this connection that await their acknowledgement.
+    /// Un-acknowledged deliveries of this connection.
     unacked: usize,
-    /// The most that ever did at once.
+    /// Largest value that `unacked` ever had.
     most: usize,
-    /// Reading is paused: nobody knows how many messages the broker has sent since.
+    /// True while reading is paused and the broker may send an unknown number of messages.
     paused: bool,
-    /// Since when, on this connection, the window may be full: neither has a new message come nor
-    /// an acknowledgement left.
+    /// Since when the window may be full on this connection: neither a new message has arrived nor an
+    /// acknowledgement has been sent.
     full_since: Option<Instant>,
-    /// For how long it was full on earlier connections, with nothing new and nothing acknowledged
-    /// between.
+    /// How long it was full on earlier connections, without a new message or acknowledgement since.
     earlier: Duration,
-    /// Since when that has been so, connections that ended between included.
+    /// Start of the stall, including earlier connections and the time between them.
     began: Option<Instant>,
 }
 
 impl AckStallDetector {
-    /// Makes a detector for a session that has received nothing yet.
+    /// Creates the detector of a session that has received no message yet.
     pub fn new(grace: Duration) -> Self {
         Self {
             grace,
@@ -49,8 +50,8 @@ impl AckStallDetector {
         }
     }
 
-    /// Notes a message: at least `unacked` deliveries of this connection await their acknowledgement.
-    /// `again` is one that the broker had delivered before, which shows no room.
+    /// Records a message, after which at least `unacked` deliveries of this connection are
+    /// un-acknowledged. `again` marks a redelivery, which proves no room in the window.
     pub fn received(&mut self, unacked: usize, again: bool, now: Instant) {
         self.unacked = unacked;
         self.most = self.most.max(unacked);
@@ -61,14 +62,15 @@ impl AckStallDetector {
         self.began.get_or_insert(now);
     }
 
-    /// Notes that acknowledgements left, so the broker's queue moves. The `unacked` deliveries that
-    /// are left may still fill the window: Mosquitto can have sent many more than its window holds.
+    /// Records that acknowledgements were sent, so that the broker's queue moves. The `unacked`
+    /// deliveries that remain may still fill the window: Mosquitto can have sent many more than its
+    /// window holds.
     pub fn acknowledged(&mut self, unacked: usize, now: Instant) {
         self.unacked = unacked;
         self.restart((unacked > 0 || self.paused).then_some(now));
     }
 
-    /// Notes that reading pauses, with a window that may fill unseen from now on, or that it resumes.
+    /// Records that reading pauses, so that the window may fill unseen, or that it resumes.
     pub fn reading_changed(&mut self, paused: bool, now: Instant) {
         self.paused = paused;
         if paused {
@@ -83,7 +85,8 @@ impl AckStallDetector {
         self.earlier = Duration::ZERO;
     }
 
-    /// Notes the end of the connection. Being away is no stall, but a stall continues afterwards.
+    /// Records the end of the connection. The time without one is no stall, but a stall continues
+    /// on the next connection.
     pub fn disconnected(&mut self, now: Instant) {
         self.paused = false;
         if let Some(since) = self.full_since.take() {
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_window_is_overdue_after_the_grace_and_not_before() {
+    fn full_window_is_overdue_after_the_grace() {
         let start = Instant::now();
         let stall = filled(start, 20);
         assert_eq!(stall.overdue(at(start, 10)), None);
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_broker_still_delivers_its_window_is_not_full() {
+    fn window_is_not_full_while_the_broker_delivers() {
         let start = Instant::now();
         let mut stall = AckStallDetector::new(GRACE);
         for second in 0..100 {
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn few_messages_do_not_fill_a_window_that_was_wide_before() {
+    fn few_messages_do_not_fill_a_wide_window() {
         let start = Instant::now();
         let mut stall = filled(start, 2 * HALF_NARROWEST_WINDOW);
         stall.acknowledged(0, start);
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_acknowledgement_does_not_hide_a_stall() {
+    fn partial_acknowledgement_does_not_hide_a_stall() {
         let start = Instant::now();
         let mut stall = filled(start, 1500);
         stall.acknowledged(700, at(start, 1));
@@ -174,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn few_messages_may_fill_a_window_of_which_nothing_is_known() {
+    fn few_messages_may_fill_an_unknown_window() {
         let start = Instant::now();
         assert!(filled(start, 1).overdue(at(start, 11)).is_some());
     }
 
     #[test]
-    fn a_link_that_breaks_again_and_again_does_not_hide_a_stall() {
+    fn repeated_disconnects_do_not_hide_a_stall() {
         let start = Instant::now();
         let mut stall = filled(start, 20);
         for round in 0..3 {
@@ -197,7 +200,7 @@ mod tests {
         Receive,
         Acknowledge(usize),
         Reconnect,
-        /// The broker's window becomes this wide, with whatever it has sent outstanding.
+        /// The broker changes its window to this size, with its deliveries outstanding.
         Window(usize),
         Pass(u64),
     }
@@ -213,9 +216,9 @@ mod tests {
     }
 
     proptest! {
-        /// The broker's real window is known to the model: whenever it was full for longer than the
-        /// grace on one connection, with nothing acknowledged, that is noticed. Fewer than half of
-        /// the narrowest window never fill one that was twice as wide.
+        /// The model knows the broker's real window. Every time it was full for longer than the
+        /// grace on one connection without an acknowledgement, the detector reports it. Fewer
+        /// messages than half of the narrowest window never fill one that was twice as wide.
         #[test]
         fn an_overflow_is_never_missed(mut window in 1usize..40, steps in prop::collection::vec(step(), 0..400)) {
             let mut now = Instant::now();

@@ -1,5 +1,5 @@
-//! Possible losses of messages: how one is detected, and how it is remembered until its row is in the
-//! database.
+//! Gaps: possible losses of messages, their detection, and their tracking until the database has a
+//! row for each.
 
 mod ack_stall;
 mod state_file;

@@ -1,6 +1,6 @@
-//! A small file with the possible losses that are not durable in the database yet. The process must
-//! not take them with it when it dies while the database is away, because its successor could not find
-//! out. Without a folder for state there is no file.
+//! State file of the gaps that are not in the database yet. If the process dies during a database
+//! outage, the next process reads them here, because it could not detect them itself. Without a
+//! state directory there is no file.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -14,59 +14,60 @@ use time::OffsetDateTime;
 use crate::gap::Gap;
 use crate::state_file::{FilePurpose, StateFile};
 
-/// Possible losses that were noticed and are not durable elsewhere.
+/// Detected gaps that are not in the database yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PendingGaps {
-    /// The broker had made the session anew.
+    /// True if the broker reported a new session that is not stored yet.
     pub lost_session: bool,
-    /// When it first had.
+    /// Time of the first such report.
     #[serde(
         default,
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub new_session_at: Option<OffsetDateTime>,
-    /// The broker lost a session that was not stored yet.
+    /// Gap for a session that the broker lost before it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Gap>,
-    /// Acknowledgements were held for too long.
+    /// Gap for acknowledgements that were held too long.
     pub gap: Option<Gap>,
-    /// QoS-0 messages were dropped for want of room.
+    /// Gap for QoS-0 messages dropped at `mqtt.max_unacked`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<Gap>,
 }
 
-/// Keeps [`PendingGaps`] beyond the life of the process.
+/// Storage of [`PendingGaps`] that outlives the process.
 pub trait GapState: Debug + Send + Sync {
-    /// Returns what an earlier process left.
+    /// Returns the gaps that an earlier process saved.
     fn read(&self) -> Pin<Box<dyn Future<Output = PendingGaps> + Send + '_>>;
 
-    /// Replaces the content. Returns once that is durable or has failed, within a bounded time.
+    /// Replaces the saved gaps. Returns within a bounded time, once they are durable or writing
+    /// failed.
     fn keep(&self, pending: PendingGaps) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 const PURPOSE: FilePurpose = FilePurpose {
     suffix: ".unsaid.json",
-    consequence: "a possible loss noticed while the database is away is forgotten if this process \
-                  dies before it is back",
+    consequence: "a gap detected during a database outage is lost if this process dies before the \
+                  outage ends",
 };
 
-/// Keeps the state in a file.
+/// Saves pending gaps in a file.
 #[derive(Debug)]
 pub struct GapStateFile {
     file: StateFile<PendingGaps>,
-    /// True while something is pending that the file does not have.
+    /// True while a pending gap is missing from the file.
     incomplete: AtomicBool,
 }
 
 impl GapStateFile {
-    /// Opens the file of a client id in a folder.
+    /// Returns the state file of a client id in a directory.
     pub fn within(folder: Option<&Path>, client_id: &str) -> Self {
         let file = StateFile::within(folder, client_id, PURPOSE);
         Self { file, incomplete: AtomicBool::new(false) }
     }
 
-    /// Returns false if a possible loss would be forgotten with this process.
+    /// Returns false if a pending gap would be lost with this process.
     pub fn is_complete(&self) -> bool {
         !self.incomplete.load(Ordering::Relaxed)
     }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kept_gaps_are_read_by_the_next_process() {
+    async fn next_process_reads_saved_gaps() {
         let folder = tempfile::tempdir().unwrap();
         let open = || GapStateFile::within(Some(folder.path()), "acme/bridge");
         assert_eq!(open().read().await, PendingGaps::default());
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_file_pending_gaps_are_not_kept() {
+    async fn pending_gap_without_a_file_is_incomplete() {
         let file = GapStateFile::within(None, "acme-bridge");
         assert!(file.is_complete());
         file.keep(pending()).await;
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_torn_file_reads_as_empty() {
+    async fn torn_file_reads_as_empty() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.unsaid.json"), b"{").unwrap();
         let file = GapStateFile::within(Some(folder.path()), "a");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_folder_nothing_is_kept() {
+    async fn nothing_is_saved_without_a_directory() {
         let file = GapStateFile::within(None, "a");
         file.keep(pending()).await;
         assert_eq!(file.read().await, PendingGaps::default());

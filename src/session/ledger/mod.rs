@@ -1,9 +1,9 @@
-//! The deliveries that are not acknowledged: which of them may be acknowledged, in which order, and
-//! how much room they leave.
+//! Un-acknowledged deliveries: which of them may be acknowledged, in which order, and how much room
+//! remains.
 //!
 //! Commits may finish in any order. PUBACKs and PUBRECs leave in the order of receipt (MQTT-4.6.0-2,
 //! MQTT-4.6.0-3). The ledger alone decides whether there is room for more, so that no second count
-//! can disagree with it. It knows no clock, no I/O and no rumqttc.
+//! can disagree with it. Pure: time is an argument, and there is no dependency on rumqttc.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -11,22 +11,22 @@ use tokio::time::Instant;
 
 use crate::ack::{ConnectionId, DeliveryId};
 
-/// Most deliveries that are un-acknowledged at once. Below the 65,535 packet ids of MQTT, because
-/// Mosquitto 2.0 ignores its own window after a reconnect and gives ids out again in turn: with half
-/// of them at most outstanding, an id comes back only after its first delivery was acknowledged.
+/// Maximum number of un-acknowledged deliveries. Below the 65,535 packet ids of MQTT, because
+/// Mosquitto 2.0 ignores its own window after a reconnect and reuses ids in turn. With at most half of
+/// them outstanding, an id is reused only after its first delivery was acknowledged.
 pub const MAX_MESSAGES: usize = 32_768;
 
-/// Packet ids are 1 to 65,535; place 0 is never used.
+/// Length of the tables by packet id. Packet ids are 1 to 65,535, and index 0 is never used.
 const PACKET_IDS: usize = 1 << 16;
 
-/// Returns where reading pauses, in bytes: one packet below `mqtt.max_unacked`, since a packet is read
-/// whole, but at half of it at least.
+/// Returns the number of bytes at which reading pauses: one packet below `mqtt.max_unacked`, because a
+/// packet is read whole, but at least half of it.
 pub fn pause_at(max_unacked: usize, max_packet_size: usize) -> usize {
     max_unacked.saturating_sub(max_packet_size).max(max_unacked / 2)
 }
 
-/// Answers a delivery once it is durable. Either way the broker may then forget the message. At QoS 2
-/// it sends PUBREL and expects PUBCOMP, which needs no memory here.
+/// Acknowledgement of a delivery that is durable, after which the broker may forget the message. At
+/// QoS 2 the broker then sends PUBREL and expects PUBCOMP, which needs no state here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckPacket {
     /// Acknowledges a QoS-1 delivery of this packet id.
@@ -45,80 +45,81 @@ impl AckPacket {
     }
 }
 
-/// Describes one QoS-1 or QoS-2 delivery.
+/// Properties of one QoS-1 or QoS-2 delivery.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryInfo {
-    /// Acknowledges it.
-    pub answer: AckPacket,
-    /// MQTT DUP flag.
+    /// Packet that acknowledges the delivery.
+    pub ack: AckPacket,
+    /// DUP flag of the PUBLISH.
     pub dup: bool,
-    /// Digest of topic and payload, which tells two messages under one packet id apart.
+    /// Digest of topic and payload, which distinguishes two messages with the same packet id.
     pub digest: u64,
-    /// Bytes of topic and payload.
+    /// Size of topic and payload, bytes.
     pub size: usize,
 }
 
-/// The outcome of entering a delivery.
+/// Outcome of recording a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// New: to be made durable.
+    /// A new message, to be made durable.
     New(DeliveryId),
-    /// A copy of a delivery that is outstanding on this connection, or whose answer has just been
-    /// written: nothing to do.
+    /// A copy of a delivery that is outstanding on this connection, or whose acknowledgement has
+    /// just been written. It is ignored.
     Repeated,
-    /// A different message under a packet id that is still outstanding. An answer to either would
-    /// be taken for one to the other: the connection must end, so that both are delivered again.
+    /// A different message under a packet id that is still outstanding. The broker would take an
+    /// acknowledgement of one for the other, so the connection must end and both are redelivered.
     IdReused,
-    /// Not entered because the ledger is sealed: the broker delivers it again.
+    /// Refused because the ledger is sealed. The broker redelivers it.
     Refused,
 }
 
-/// A bound on what may be un-acknowledged.
+/// Bound on un-acknowledged deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerBound {
-    /// [`MAX_MESSAGES`].
+    /// Number of messages, [`MAX_MESSAGES`].
     Messages,
-    /// `mqtt.max_unacked`.
+    /// Number of bytes, `mqtt.max_unacked`.
     Bytes,
 }
 
 #[derive(Debug)]
 struct OutstandingDelivery {
-    /// `None` at QoS 0.
-    answer: Option<AckPacket>,
+    /// Acknowledgement to send, `None` at QoS 0.
+    ack: Option<AckPacket>,
     size: usize,
     received_at: Instant,
     durable: bool,
 }
 
-/// The un-acknowledged deliveries of one connection, and those of earlier ones that are not durable
-/// yet.
+/// Un-acknowledged deliveries of the current connection, and deliveries of earlier connections that
+/// are not durable yet.
 #[derive(Debug)]
 pub struct DeliveryLedger {
     max_bytes: usize,
     connection: ConnectionId,
-    /// In order of receipt. A durable front stays until [`Self::release`].
+    /// Deliveries in order of receipt. A durable one at the front stays until [`Self::release`].
     outstanding: VecDeque<OutstandingDelivery>,
-    /// Sequence of the front of `outstanding`.
+    /// Sequence number of the front of `outstanding`.
     first: u64,
-    /// By packet id: one more than the sequence of its last delivery on this connection, 0 if none.
+    /// By packet id: sequence number of its last delivery on this connection plus 1, or 0 if none.
     /// Invariant: a packet id is outstanding if and only if that sequence is at least `first`.
     sequences: Vec<u64>,
     /// By packet id: digest of its last delivery on this connection.
     digests: Vec<u64>,
-    /// Packet ids of repeats that came after their answer: sent before the broker had the answer,
-    /// or an equal message that still waits for one. The wire does not show which.
+    /// Packet ids of repeats that arrived after their acknowledgement. Either they were sent before
+    /// the broker had it, or they are an equal message that still waits for one. The protocol does
+    /// not show which.
     unclear: BTreeSet<u16>,
-    /// Sizes of deliveries of dead connections that are still in the pipeline.
+    /// Sizes of deliveries of earlier connections that are still in the pipeline.
     earlier: HashMap<DeliveryId, usize>,
     /// Invariant: the sum of all sizes in `outstanding` and `earlier`.
     bytes: usize,
-    /// Once true, no delivery enters. The outstanding ones may still be released.
+    /// Once true, new deliveries are refused. Outstanding ones may still be released.
     sealed: bool,
 }
 
 impl DeliveryLedger {
-    /// Makes an empty ledger with room for `max_bytes`.
+    /// Creates an empty ledger with room for `max_bytes`.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
@@ -134,8 +135,8 @@ impl DeliveryLedger {
         }
     }
 
-    /// Begins with a new connection. The deliveries of the one before keep their room until they are
-    /// durable, but are never answered.
+    /// Begins a new connection. Deliveries of the previous one take room until they are durable,
+    /// but are never acknowledged.
     pub fn begin(&mut self, connection: ConnectionId) {
         for (sequence, delivery) in (self.first..).zip(self.outstanding.drain(..)) {
             if delivery.durable {
@@ -153,9 +154,9 @@ impl DeliveryLedger {
         self.sealed = false;
     }
 
-    /// Enters a QoS-1 or QoS-2 delivery.
+    /// Records a QoS-1 or QoS-2 delivery.
     pub fn receive(&mut self, delivery: DeliveryInfo, now: Instant) -> DeliveryOutcome {
-        let packet_id = delivery.answer.packet_id();
+        let packet_id = delivery.ack.packet_id();
         let place = usize::from(packet_id);
         let same = delivery.dup && self.digests[place] == delivery.digest;
         match self.sequences[place].checked_sub(1) {
@@ -169,24 +170,24 @@ impl DeliveryLedger {
             _ if self.sealed => return DeliveryOutcome::Refused,
             _ => {}
         }
-        let id = self.enter(Some(delivery.answer), delivery.size, now);
+        let id = self.enter(Some(delivery.ack), delivery.size, now);
         self.sequences[place] = id.sequence + 1;
         self.digests[place] = delivery.digest;
-        // The broker has had the earlier answer, or it would not use the id again.
+        // The broker has the earlier acknowledgement, or it would not reuse the id.
         self.unclear.remove(&packet_id);
         DeliveryOutcome::New(id)
     }
 
-    /// Enters a QoS-0 delivery, which takes room but is never answered. `None` where the ledger is
-    /// sealed: then the message is lost.
-    pub fn receive_unanswered(&mut self, size: usize, now: Instant) -> Option<DeliveryId> {
+    /// Records a QoS-0 delivery, which takes room but is never acknowledged. Returns `None` if the
+    /// ledger is sealed, in which case the message is lost.
+    pub fn receive_qos0(&mut self, size: usize, now: Instant) -> Option<DeliveryId> {
         (!self.sealed).then(|| self.enter(None, size, now))
     }
 
-    fn enter(&mut self, answer: Option<AckPacket>, size: usize, now: Instant) -> DeliveryId {
+    fn enter(&mut self, ack: Option<AckPacket>, size: usize, now: Instant) -> DeliveryId {
         let sequence = self.first + self.outstanding.len() as u64;
         self.outstanding.push_back(OutstandingDelivery {
-            answer,
+            ack,
             size,
             received_at: now,
             durable: false,
@@ -195,13 +196,13 @@ impl DeliveryLedger {
         DeliveryId { connection: self.connection, sequence }
     }
 
-    /// Lets nothing in any more. To be called when a delivery had to be dropped: nothing received
-    /// after it may be acknowledged before it.
+    /// Refuses all further deliveries. Called when a delivery had to be refused, because no later
+    /// one may be acknowledged before it.
     pub fn seal(&mut self) {
         self.sealed = true;
     }
 
-    /// Notes that deliveries are durable. Unknown ones, and ones seen before, have no effect.
+    /// Records that deliveries are durable. Unknown and repeated ids have no effect.
     pub fn mark_durable(&mut self, durable: impl Iterator<Item = DeliveryId>) {
         for id in durable {
             if id.connection != self.connection {
@@ -215,8 +216,9 @@ impl DeliveryLedger {
         }
     }
 
-    /// Takes out the answers that may be sent, in order of receipt. They must be written before the
-    /// next packet is read, because their packet ids are free from now on.
+    /// Removes the durable deliveries at the front and returns their acknowledgements, in order of
+    /// receipt. They must be written before the next packet is read, because their packet ids are
+    /// free now.
     pub fn release(&mut self) -> impl Iterator<Item = AckPacket> + '_ {
         std::iter::from_fn(|| {
             if !self.has_releasable() {
@@ -225,7 +227,7 @@ impl DeliveryLedger {
             let delivery = self.outstanding.pop_front()?;
             self.first += 1;
             self.bytes -= delivery.size;
-            Some(delivery.answer)
+            Some(delivery.ack)
         })
         .flatten()
     }
@@ -235,34 +237,35 @@ impl DeliveryLedger {
         self.outstanding.front().is_some_and(|delivery| delivery.durable)
     }
 
-    /// Returns true if a delivery may wait for an answer that cannot be given on this connection.
+    /// Returns true if the broker may wait for an acknowledgement that cannot be sent on this
+    /// connection.
     pub fn has_unclear_repeats(&self) -> bool {
         !self.unclear.is_empty()
     }
 
-    /// Returns how many deliveries of this connection are un-acknowledged.
+    /// Returns the number of un-acknowledged deliveries of this connection.
     pub fn outstanding(&self) -> usize {
         self.outstanding.len()
     }
 
-    /// Returns how many deliveries are un-acknowledged, with those of earlier connections that are
-    /// not durable yet.
+    /// Returns the number of un-acknowledged deliveries, including those of earlier connections
+    /// that are not durable yet.
     pub fn unacked(&self) -> usize {
         self.outstanding.len() + self.earlier.len()
     }
 
-    /// Returns the bytes of the same.
+    /// Returns the bytes of all un-acknowledged deliveries.
     pub fn unacked_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns when the oldest outstanding delivery was received.
+    /// Returns the time of receipt of the oldest outstanding delivery.
     pub fn oldest(&self) -> Option<Instant> {
         self.outstanding.front().map(|delivery| delivery.received_at)
     }
 
-    /// Returns the bound that leaves no room for another message. A single message larger than all
-    /// of the room is taken in when nothing else is held.
+    /// Returns the bound that is reached, if there is no room for another message. A single message
+    /// larger than the whole ledger is admitted if the ledger is empty.
     pub fn reached(&self) -> Option<LedgerBound> {
         if self.unacked() >= MAX_MESSAGES {
             Some(LedgerBound::Messages)
@@ -273,19 +276,19 @@ impl DeliveryLedger {
         }
     }
 
-    /// Returns true when so much was released that reading is worth resuming: half of each bound.
+    /// Returns true if at least half of each bound is free, which is when reading resumes.
     pub fn has_recovered(&self) -> bool {
         self.unacked() <= MAX_MESSAGES / 2 && self.bytes <= self.max_bytes / 2
     }
 
-    /// Asserts the invariants.
+    /// Asserts the invariants of the fields.
     #[cfg(test)]
     pub fn self_check(&self) {
         let sizes = self.outstanding.iter().map(|delivery| delivery.size);
         assert_eq!(self.bytes, sizes.chain(self.earlier.values().copied()).sum::<usize>());
         for (sequence, delivery) in (self.first..).zip(&self.outstanding) {
-            if let Some(answer) = delivery.answer {
-                assert_eq!(self.sequences[usize::from(answer.packet_id())], sequence + 1);
+            if let Some(ack) = delivery.ack {
+                assert_eq!(self.sequences[usize::from(ack.packet_id())], sequence + 1);
             }
         }
         assert!(self.earlier.keys().all(|id| id.connection != self.connection));

@@ -7,31 +7,31 @@ use super::*;
 const MAX_BYTES: usize = 100;
 
 #[derive(Debug, Clone)]
-enum LedgerStep {
-    /// A delivery: packet id, DUP, digest, size.
+enum DeliveryStep {
+    /// Receives a delivery of this packet id, DUP flag, digest and size.
     Receive(u16, bool, u64, usize),
-    ReceiveUnanswered(usize),
-    /// Makes these of the deliveries ever entered durable (modulo their number), together.
+    ReceiveQos0(usize),
+    /// Marks these of all deliveries so far as durable together (indices modulo their number).
     MarkDurable(Vec<usize>),
     Release,
     Seal,
     Reconnect,
 }
 
-fn step() -> impl Strategy<Value = LedgerStep> {
+fn step() -> impl Strategy<Value = DeliveryStep> {
     prop_oneof![
         8 => (1u16..10, any::<bool>(), 1u64..4, 0usize..40)
-            .prop_map(|(id, dup, digest, size)| LedgerStep::Receive(id, dup, digest, size)),
-        1 => (0usize..40).prop_map(LedgerStep::ReceiveUnanswered),
-        6 => prop::collection::vec(0usize..64, 0..4).prop_map(LedgerStep::MarkDurable),
-        4 => Just(LedgerStep::Release),
-        1 => Just(LedgerStep::Seal),
-        1 => Just(LedgerStep::Reconnect),
+            .prop_map(|(id, dup, digest, size)| DeliveryStep::Receive(id, dup, digest, size)),
+        1 => (0usize..40).prop_map(DeliveryStep::ReceiveQos0),
+        6 => prop::collection::vec(0usize..64, 0..4).prop_map(DeliveryStep::MarkDurable),
+        4 => Just(DeliveryStep::Release),
+        1 => Just(DeliveryStep::Seal),
+        1 => Just(DeliveryStep::Reconnect),
     ]
 }
 
-/// Mixes both kinds of answers, told apart by the packet id.
-fn answer(packet_id: u16) -> AckPacket {
+/// Returns a PUBREC for every third packet id, so that both kinds occur.
+fn acknowledgement(packet_id: u16) -> AckPacket {
     if packet_id.is_multiple_of(3) {
         AckPacket::Pubrec(packet_id)
     } else {
@@ -40,7 +40,7 @@ fn answer(packet_id: u16) -> AckPacket {
 }
 
 fn delivery(packet_id: u16, dup: bool, digest: u64, size: usize) -> DeliveryInfo {
-    DeliveryInfo { answer: answer(packet_id), dup, digest, size }
+    DeliveryInfo { ack: acknowledgement(packet_id), dup, digest, size }
 }
 
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ struct NaiveDelivery {
     released: bool,
 }
 
-/// The ledger as a list of everything ever received, searched from the start each time.
+/// Model of the ledger: a list of all deliveries ever received, searched from the start each time.
 struct NaiveLedger {
     connection: ConnectionId,
     entries: Vec<NaiveDelivery>,
@@ -70,8 +70,8 @@ impl NaiveLedger {
         self.current().filter(|entry| !entry.released)
     }
 
-    /// Deliveries that take room: un-acknowledged ones, and those of dead connections that are not
-    /// durable.
+    /// Returns the deliveries that take room: un-acknowledged ones, and those of earlier
+    /// connections that are not durable.
     fn held(&self) -> impl Iterator<Item = &NaiveDelivery> {
         self.entries.iter().filter(|entry| {
             let is_current = entry.id.connection == self.connection;
@@ -80,7 +80,7 @@ impl NaiveLedger {
     }
 
     fn receive(&mut self, delivery: DeliveryInfo, now: Instant) -> DeliveryOutcome {
-        let packet_id = delivery.answer.packet_id();
+        let packet_id = delivery.ack.packet_id();
         let last = self.current().filter(|entry| entry.packet_id == Some(packet_id)).last();
         if let Some(last) = last {
             if delivery.dup && last.digest == delivery.digest {
@@ -125,7 +125,7 @@ impl NaiveLedger {
                 break;
             }
             if !std::mem::replace(&mut entry.released, true) {
-                released.extend(entry.packet_id.map(answer));
+                released.extend(entry.packet_id.map(acknowledgement));
             }
         }
         released
@@ -144,33 +144,33 @@ proptest! {
         for (second, step) in (0..).zip(steps) {
             let now = start + Duration::from_secs(second);
             match step {
-                LedgerStep::Receive(packet_id, dup, digest, size) => {
+                DeliveryStep::Receive(packet_id, dup, digest, size) => {
                     let delivery = delivery(packet_id, dup, digest, size);
                     let outcome = ledger.receive(delivery, now);
                     prop_assert_eq!(outcome, naive.receive(delivery, now));
                     if let DeliveryOutcome::New(id) = outcome { ids.push(id); }
                 }
-                LedgerStep::ReceiveUnanswered(size) => {
-                    let entered = ledger.receive_unanswered(size, now);
+                DeliveryStep::ReceiveQos0(size) => {
+                    let entered = ledger.receive_qos0(size, now);
                     prop_assert_eq!(entered.is_none(), naive.sealed);
                     if let Some(id) = entered {
                         prop_assert_eq!(id, naive.enter(None, 0, size, now));
                         ids.push(id);
                     }
                 }
-                LedgerStep::MarkDurable(places) if !ids.is_empty() => {
+                DeliveryStep::MarkDurable(places) if !ids.is_empty() => {
                     let some: Vec<_> = places.iter().map(|n| ids[n % ids.len()]).collect();
                     ledger.mark_durable(some.iter().copied());
                     naive.mark_durable(&some);
                 }
-                LedgerStep::MarkDurable(_) => {}
-                LedgerStep::Release => {
+                DeliveryStep::MarkDurable(_) => {}
+                DeliveryStep::Release => {
                     let released: Vec<_> = ledger.release().collect();
                     prop_assert_eq!(released, naive.release());
                     prop_assert!(!ledger.has_releasable());
                 }
-                LedgerStep::Seal => { ledger.seal(); naive.sealed = true; }
-                LedgerStep::Reconnect => {
+                DeliveryStep::Seal => { ledger.seal(); naive.sealed = true; }
+                DeliveryStep::Reconnect => {
                     naive.connection = ConnectionId(naive.connection.0 + 1);
                     naive.sealed = false;
                     ledger.begin(naive.connection);
@@ -206,7 +206,7 @@ fn entered(ledger: &mut DeliveryLedger, packet_id: u16, digest: u64) -> Delivery
 }
 
 #[test]
-fn a_live_retry_is_a_repeat_even_when_sealed() {
+fn live_retry_is_a_repeat_even_when_sealed() {
     let mut ledger = ledger();
     entered(&mut ledger, 7, 1);
     ledger.seal();
@@ -215,7 +215,7 @@ fn a_live_retry_is_a_repeat_even_when_sealed() {
 }
 
 #[test]
-fn another_message_under_an_outstanding_id_is_noticed() {
+fn other_message_under_outstanding_id_is_detected() {
     let mut ledger = ledger();
     entered(&mut ledger, 7, 1);
     assert_eq!(enter(&mut ledger, 7, false, 1), DeliveryOutcome::IdReused, "DUP=0");
@@ -223,7 +223,7 @@ fn another_message_under_an_outstanding_id_is_noticed() {
 }
 
 #[test]
-fn a_retry_that_crosses_its_puback_is_a_repeat() {
+fn retry_that_crosses_its_puback_is_a_repeat() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
     ledger.mark_durable([id].into_iter());
@@ -233,7 +233,7 @@ fn a_retry_that_crosses_its_puback_is_a_repeat() {
 }
 
 #[test]
-fn an_id_stays_outstanding_until_its_answer_is_released() {
+fn id_stays_outstanding_until_its_ack_is_released() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
     ledger.mark_durable([id].into_iter());
@@ -241,7 +241,7 @@ fn an_id_stays_outstanding_until_its_answer_is_released() {
 }
 
 #[test]
-fn dead_deliveries_keep_their_room_and_are_never_answered() {
+fn earlier_deliveries_take_room_without_acks() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
     ledger.begin(ConnectionId(2));
@@ -252,7 +252,7 @@ fn dead_deliveries_keep_their_room_and_are_never_answered() {
 }
 
 #[test]
-fn the_bound_in_messages_is_below_the_packet_ids() {
+fn message_bound_is_below_the_packet_ids() {
     const { assert!(MAX_MESSAGES < 65_535) };
     let mut ledger = DeliveryLedger::new(usize::MAX);
     ledger.begin(ConnectionId(1));
@@ -285,7 +285,7 @@ fn reading_resumes_at_half_of_the_messages() {
 }
 
 #[test]
-fn a_repeat_after_its_answer_is_unclear_until_the_id_returns() {
+fn repeat_after_its_ack_is_unclear() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
     assert_eq!(enter(&mut ledger, 7, true, 1), DeliveryOutcome::Repeated);
@@ -299,7 +299,7 @@ fn a_repeat_after_its_answer_is_unclear_until_the_id_returns() {
 }
 
 #[test]
-fn a_new_connection_settles_unclear_repeats() {
+fn new_connection_clears_unclear_repeats() {
     let mut ledger = ledger();
     let id = entered(&mut ledger, 7, 1);
     ledger.mark_durable([id].into_iter());

@@ -1,5 +1,5 @@
-//! The packets that the session exchanges with the broker, and the narrow traits behind which the
-//! network stands: [`connector`] in the service, a model broker in the fault simulator.
+//! The packets that the session exchanges with the broker, and the traits that hide the network. The
+//! service implements them in [`connector`] and [`mqtt`], the fault simulator with a model broker.
 
 pub mod connector;
 pub mod mqtt;
@@ -14,26 +14,26 @@ use self::connector::ConnectError;
 use super::credentials::ClientCredentials;
 use crate::config::MqttConfig;
 
-/// A future of one step on the network.
+/// Future of one read or write of a transport.
 pub type TransportFuture<'a, T> =
     Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send + 'a>>;
 
-/// A future of an attempt to connect.
+/// Future of an attempt to connect.
 pub type ConnectFuture<'a> =
     Pin<Box<dyn Future<Output = Result<AcceptedConnection, ConnectError>> + Send + 'a>>;
 
-/// Makes connections to the broker.
+/// Opens connections to the broker.
 pub trait BrokerConnector: Send + Sync {
     /// Opens a connection, sends CONNECT and waits for CONNACK. May be dropped at any point.
     fn connect<'a>(&'a self, request: &'a ConnectRequest<'a>) -> ConnectFuture<'a>;
 }
 
-/// The parameters of one connection attempt.
+/// Parameters of one connection attempt.
 #[derive(Debug)]
 pub struct ConnectRequest<'a> {
     /// Section `mqtt` of the configuration.
     pub mqtt: &'a MqttConfig,
-    /// Proves the client's identity.
+    /// Credentials to present to the broker.
     pub credentials: &'a ClientCredentials,
     /// Largest packet accepted, bytes.
     pub max_packet_size: usize,
@@ -41,9 +41,9 @@ pub struct ConnectRequest<'a> {
 
 /// A connection that the broker accepted.
 pub struct AcceptedConnection {
-    /// Carries the packets.
+    /// Transport of the packets.
     pub transport: Box<dyn Transport>,
-    /// MQTT Session Present of the CONNACK.
+    /// Session Present flag of the CONNACK.
     pub session_present: bool,
 }
 
@@ -55,15 +55,15 @@ pub trait Transport: Send {
     /// Returns a packet that has already arrived, if there is one.
     fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>>;
 
-    /// Writes all of `packets`, in order, and flushes. Dropping the future may leave a part unsent:
-    /// the connection is of no further use then.
+    /// Writes all of `packets` in order and flushes. Dropping the future may leave a packet partly
+    /// sent, after which the connection is unusable.
     fn write(&mut self, packets: Vec<OutgoingPacket>) -> TransportFuture<'_, ()>;
 }
 
 /// A packet from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IncomingPacket {
-    /// PUBLISH.
+    /// PUBLISH, with its message.
     Publish(PublishPacket),
     /// SUBACK: a return code for each filter of the SUBSCRIBE, `None` for a refusal.
     SubAck {
@@ -76,29 +76,29 @@ pub enum IncomingPacket {
     UnsubAck(u16),
     /// PUBREL, with the packet id of the QoS-2 PUBLISH.
     PubRel(u16),
-    /// PINGRESP.
+    /// PINGRESP, the answer to PINGREQ.
     PingResp,
 }
 
-/// A PUBLISH as received.
+/// A received PUBLISH packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishPacket {
-    /// Topic name.
+    /// Topic name of the message.
     pub topic: String,
-    /// Application message.
+    /// Payload, the application message.
     pub payload: Bytes,
     /// MQTT quality of service, 0 to 2.
     pub qos: u8,
-    /// MQTT DUP flag.
+    /// DUP flag: true for a redelivery.
     pub dup: bool,
-    /// MQTT RETAIN flag.
+    /// RETAIN flag of the message.
     pub retain: bool,
-    /// Packet id; 0 at QoS 0.
+    /// Packet id, 0 at QoS 0.
     pub packet_id: u16,
 }
 
 impl PublishPacket {
-    /// Returns the bytes of topic and payload, which is its size against `mqtt.max_unacked`.
+    /// Returns the bytes of topic and payload, which count towards `mqtt.max_unacked`.
     pub fn size(&self) -> usize {
         self.topic.len() + self.payload.len()
     }
@@ -115,20 +115,20 @@ pub enum OutgoingPacket {
     PubComp(u16),
     /// SUBSCRIBE to these filters at QoS 1.
     Subscribe {
-        /// Identifies the SUBACK.
+        /// Packet id, which the SUBACK repeats.
         packet_id: u16,
-        /// Topic filters.
+        /// Topic filters to subscribe to.
         filters: Vec<String>,
     },
     /// UNSUBSCRIBE from this filter.
     Unsubscribe {
-        /// Identifies the UNSUBACK.
+        /// Packet id, which the UNSUBACK repeats.
         packet_id: u16,
-        /// Topic filter.
+        /// Topic filter to unsubscribe from.
         filter: String,
     },
-    /// PINGREQ.
+    /// PINGREQ, which asks for PINGRESP.
     PingReq,
-    /// DISCONNECT.
+    /// DISCONNECT, the last packet of a connection.
     Disconnect,
 }

@@ -1,5 +1,5 @@
-//! MQTT on the wire. rumqttc's packets are read and written here. Everything after CONNACK is decided
-//! by the session, which alone knows when to stop reading.
+//! MQTT over a socket: reads and writes rumqttc's packets. The session decides everything after
+//! CONNACK, because it alone knows when to pause reading.
 
 use std::future::Future as _;
 use std::io;
@@ -20,36 +20,36 @@ use super::{
 };
 use crate::config::MqttConfig;
 
-/// Room for what one read takes from the socket. Most events are smaller.
+/// Buffer size of one read from the socket, bytes. Most events are smaller.
 const READ_BUFFER: usize = 16 * 1024;
 
-/// Less room than this at the end of a buffer is not worth a read.
+/// Smallest remaining buffer that is used for a read, bytes.
 const SMALLEST_READ: usize = 256;
 
 /// A connected socket, with or without TLS.
 pub type BrokerStream = Box<dyn DuplexStream>;
 
-/// A stream in both directions.
+/// A byte stream in both directions.
 pub trait DuplexStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 
-/// How the client introduces itself.
+/// Options of CONNECT that differ between callers.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginOptions {
-    /// MQTT Clean Session: leaves nothing behind.
+    /// Clean Session flag: the broker keeps no session.
     pub clean_session: bool,
     /// Largest packet accepted, bytes.
     pub max_packet_size: usize,
 }
 
-/// Carries packets over a socket.
+/// Transport over a socket.
 pub struct NetworkTransport {
     stream: BrokerStream,
     max_packet_size: usize,
-    /// Bytes received, from the beginning of a packet.
+    /// Received bytes, beginning with the next packet.
     received: BytesMut,
-    /// Bytes to be sent. Empty between two writes.
+    /// Bytes to be sent, empty between two writes.
     to_send: BytesMut,
 }
 
@@ -75,13 +75,15 @@ impl NetworkTransport {
         Ok(AcceptedConnection { transport: Box::new(transport), session_present })
     }
 
-    /// Reads a packet. Dropping the future loses nothing: a part of a packet stays in the buffer.
+    /// Reads a packet. Dropping the future loses no data, because a partial packet stays in the
+    /// buffer.
     async fn next(&mut self) -> Result<Packet, ConnectionError> {
         loop {
             match Packet::read(&mut self.received, self.max_packet_size) {
                 Ok(packet) => return Ok(packet),
                 Err(PacketError::InsufficientBytes(missing)) => {
-                    // A message keeps the whole buffer it was read into, so none is left half empty.
+                    // A message keeps its whole read buffer alive, so buffers are filled before new
+                    // ones.
                     let spare = self.received.capacity() - self.received.len();
                     if spare < missing.max(SMALLEST_READ) {
                         self.received.reserve(missing.max(READ_BUFFER));
@@ -124,7 +126,7 @@ impl Transport for NetworkTransport {
     }
 
     fn read_ready(&mut self) -> Option<Result<IncomingPacket, ConnectionError>> {
-        // Nothing is lost by dropping it, and the next `read` registers a waker of its own.
+        // Dropping the future loses no data, and the next `read` registers its own waker.
         match pin!(self.next_incoming()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(packet) => Some(packet),
             Poll::Pending => None,
@@ -136,10 +138,10 @@ impl Transport for NetworkTransport {
     }
 }
 
-/// Makes the CONNECT packet.
+/// Builds the CONNECT packet.
 fn connect(mqtt: &MqttConfig, clean_session: bool) -> rumqttc::Connect {
     let mut connect = rumqttc::Connect::new(&mqtt.client_id);
-    // At most 65,535 s by the configuration.
+    // The configuration allows at most 65,535 s.
     connect.keep_alive = u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX);
     connect.clean_session = clean_session;
     if let Some(username) = &mqtt.username {

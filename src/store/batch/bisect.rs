@@ -1,69 +1,64 @@
 //! Finds the rows that the database refuses, when it has refused a batch: halves it under
-//! savepoints until single rows are left. What is accepted stays in the transaction.
+//! savepoints until single rows are left. The accepted rows stay in the transaction.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use crate::store::batch::refusals::RefusedRow;
-use crate::store::batch::rows::{DeadLetter, EventRows};
-use crate::store::batch::write::{self, RowCounts};
+use super::refusals::RefusedRow;
+use super::rows::{DeadLetter, EventRows};
+use super::write::{self, RowCounts};
 use crate::store::error::{DbError, ErrorClass};
-use crate::store::partitions::run;
+use crate::store::query::Db;
+use crate::topic::EventKind;
 
-/// What became of the rows.
+/// The rows of a bisected batch, accepted or refused.
 #[derive(Debug, Default)]
 pub(in crate::store) struct BisectResult<'a> {
-    /// What the transaction now holds (or that existed).
-    pub items: RowCounts,
-    pub boards: RowCounts,
-    /// The others, as dead letters.
+    /// Rows that the transaction now holds, or that existed.
+    pub written: BTreeMap<EventKind, RowCounts>,
+    /// The refused rows, as dead letters.
     pub letters: Vec<DeadLetter<'a>>,
-    /// The same, for [`crate::store::batch::refusals::RefusalHistory`].
+    /// The refused rows, for [`super::refusals::RefusalHistory`].
     pub refused: Vec<RefusedRow>,
 }
 
 impl BisectResult<'_> {
-    /// Rows that were accepted.
+    /// Counts the rows that were accepted.
     pub fn accepted(&self) -> u64 {
-        self.items.rows + self.boards.rows
+        self.written.values().map(|counts| counts.rows).sum()
     }
 }
 
-/// Writes what can be written of `chunk` within the open transaction. Errors of a class in
-/// `culpable` blame the row; any other ends the attempt.
-pub(in crate::store) async fn sort<'a>(
-    conn: &mut PgConnection,
-    limit: Duration,
+/// Writes the rows that can be written within the open transaction. An error of a class in
+/// `culpable` is attributed to the row. Any other ends the attempt.
+pub(in crate::store) async fn bisect<'a>(
+    db: &mut Db,
     latest: OffsetDateTime,
-    chunk: EventRows<'_, 'a>,
+    rows: EventRows<'_, 'a>,
     culpable: &[ErrorClass],
-    sorted: &mut BisectResult<'a>,
+    result: &mut BisectResult<'a>,
 ) -> Result<(), DbError> {
-    let mut stack = vec![chunk];
-    while let Some(chunk) = stack.pop() {
-        if chunk.len() == 0 {
+    let mut stack = vec![rows];
+    while let Some(rows) = stack.pop() {
+        if rows.len() == 0 {
             continue;
         }
-        run(conn, limit, "savepoint part".into()).await?;
-        match write::events(conn, limit, latest, chunk).await {
+        db.execute("savepoint part").await?;
+        match write::events(db, latest, rows).await {
             Ok(written) => {
-                run(conn, limit, "release part".into()).await?;
-                match chunk {
-                    EventRows::Items(_) => sorted.items += written,
-                    EventRows::Boards(_) => sorted.boards += written,
-                }
+                db.execute("release part").await?;
+                *result.written.entry(rows.kind).or_default() += written;
             }
             Err(error) if culpable.contains(&error.class) => {
-                run(conn, limit, "rollback to part; release part".into()).await?;
-                if let Some((message, id)) = chunk.single() {
-                    sorted.refused.push(RefusedRow { id, code: error.sqlstate.clone() });
-                    sorted.letters.push(DeadLetter::refused(message, error.text, error.sqlstate));
+                db.execute("rollback to part; release part").await?;
+                if let Some((message, id)) = rows.single() {
+                    result.refused.push(RefusedRow { id, code: error.sqlstate.clone() });
+                    result.letters.push(DeadLetter::refused(message, error.text, error.sqlstate));
                 } else {
                     // The first half is written first, so that the first form of an event stays
                     // the first.
-                    let [first, second] = chunk.halves();
+                    let [first, second] = rows.halves();
                     stack.extend([second, first]);
                 }
             }

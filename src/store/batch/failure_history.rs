@@ -1,10 +1,10 @@
-//! The failures of recent batches, from which the rows at fault are told apart from the database.
+//! The failures of recent batches, from which the rows at fault are distinguished from the database.
 
 use super::bisect::BisectResult;
 use super::refusals::RefusalHistory;
 use crate::store::error::DbError;
 
-/// What went wrong lately, across batches.
+/// The recent failures, across batches.
 #[derive(Debug, Default)]
 pub(in crate::store) struct FailureHistory {
     pub refusals: RefusalHistory,
@@ -13,20 +13,20 @@ pub(in crate::store) struct FailureHistory {
 }
 
 impl FailureHistory {
-    /// A batch with this many events went through whole.
-    pub fn passed(&mut self, events: usize) {
+    /// Records a batch with this many events that was written unchanged.
+    pub fn record_success(&mut self, events: usize) {
         self.refusals.note(events as u64, &[]);
         self.unknown = None;
     }
 
-    /// A batch went through without the rows at fault.
-    pub fn sorted(&mut self, sorted: &BisectResult<'_>) {
-        self.refusals.note(sorted.accepted(), &sorted.refused);
+    /// Records a batch that was written without the rows at fault.
+    pub fn record_bisection(&mut self, result: &BisectResult<'_>) {
+        self.refusals.note(result.accepted(), &result.refused);
         self.unknown = None;
     }
 
-    /// An unknown code was met; how often in a row.
-    pub fn unknown_again(&mut self, error: &DbError) -> u32 {
+    /// Records an unknown code, and returns how often it came in a row.
+    pub fn record_unknown(&mut self, error: &DbError) -> u32 {
         let times = match self.unknown.take() {
             Some((code, times)) if code == error.sqlstate => times + 1,
             _ => 1,
@@ -35,8 +35,8 @@ impl FailureHistory {
         times
     }
 
-    /// The unknown code is not one row's: count anew before looking again.
-    pub fn unknown_to_all(&mut self) {
+    /// Restarts the count of the unknown code, which no single row causes.
+    pub fn forget_unknown(&mut self) {
         self.unknown = None;
     }
 }

@@ -7,5 +7,4 @@ pub(in crate::store) mod failure_history;
 mod refusals;
 pub(in crate::store) mod rows;
 pub mod sizing;
-mod state;
 pub(in crate::store) mod write;

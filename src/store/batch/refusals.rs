@@ -1,5 +1,5 @@
-//! Tells rows that are at fault from tables that are: when nothing but refusals comes, all of one
-//! kind, setting each aside would empty the stream into `dead_letter`.
+//! Distinguishes rows at fault from tables at fault. If the database refuses every row with the same
+//! code, setting each aside would move the whole stream to `dead_letter`.
 
 use std::collections::HashSet;
 
@@ -24,9 +24,9 @@ pub(in crate::store) struct RefusedRow {
 }
 
 impl RefusalHistory {
-    /// Whether these refusals, with `accepted` rows committed beside them, are the tables' fault.
-    /// To be asked before they are set aside.
-    pub fn blame_tables(&self, accepted: u64, refused: &[RefusedRow]) -> bool {
+    /// Returns true if these refusals, with `accepted` rows written next to them, are the fault of the
+    /// tables. Called before the rows are set aside.
+    pub fn is_systemic(&self, accepted: u64, refused: &[RefusedRow]) -> bool {
         let Some(first) = refused.first() else { return false };
         if accepted > 0 || refused.iter().any(|r| r.code != first.code) {
             return false;
@@ -38,7 +38,7 @@ impl RefusalHistory {
         ids.len() >= ALIKE
     }
 
-    /// Notes a commit in which `refused` were set aside and `accepted` were not.
+    /// Records a commit in which `refused` were set aside and `accepted` were not.
     pub fn note(&mut self, accepted: u64, refused: &[RefusedRow]) {
         let Some(first) = refused.first() else {
             if accepted > 0 {
@@ -65,36 +65,36 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_batch_refused_alike_is_the_tables_fault() {
+    fn batch_refused_alike_is_systemic() {
         let none = RefusalHistory::default();
-        assert!(none.blame_tables(0, &refused(0..8, "23502")));
-        assert!(!none.blame_tables(0, &refused(0..7, "23502")));
-        assert!(!none.blame_tables(1, &refused(0..8, "23502")));
+        assert!(none.is_systemic(0, &refused(0..8, "23502")));
+        assert!(!none.is_systemic(0, &refused(0..7, "23502")));
+        assert!(!none.is_systemic(1, &refused(0..8, "23502")));
     }
 
     #[test]
     fn refusals_of_different_kinds_are_the_rows_fault() {
         let mut mixed = refused(0..8, "23502");
         mixed[3].code = Some("22021".into());
-        assert!(!RefusalHistory::default().blame_tables(0, &mixed));
+        assert!(!RefusalHistory::default().is_systemic(0, &mixed));
     }
 
     #[test]
-    fn refusals_add_up_over_small_batches_until_a_row_is_accepted() {
+    fn refusals_add_up_until_a_row_is_accepted() {
         let mut refusals = RefusalHistory::default();
         refusals.note(0, &refused(0..4, "23502"));
         refusals.note(0, &refused(4..7, "23502"));
-        assert!(refusals.blame_tables(0, &refused(7..8, "23502")));
-        assert!(!refusals.blame_tables(0, &refused(7..8, "22021")));
+        assert!(refusals.is_systemic(0, &refused(7..8, "23502")));
+        assert!(!refusals.is_systemic(0, &refused(7..8, "22021")));
         refusals.note(3, &[]);
-        assert!(!refusals.blame_tables(0, &refused(7..8, "23502")));
+        assert!(!refusals.is_systemic(0, &refused(7..8, "23502")));
     }
 
     #[test]
     fn one_row_redelivered_for_ever_stays_one_row() {
         let mut refusals = RefusalHistory::default();
         for _ in 0..100 {
-            assert!(!refusals.blame_tables(0, &refused(1..2, "54000")));
+            assert!(!refusals.is_systemic(0, &refused(1..2, "54000")));
             refusals.note(0, &refused(1..2, "54000"));
         }
     }

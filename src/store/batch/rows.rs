@@ -6,36 +6,27 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::event::{BoardEvent, Event, ItemEvent, Reject, RejectReason};
+use crate::event::{Event, Reject, RejectReason};
 use crate::message::Message;
-use crate::store::batch::state;
-use crate::store::text;
+use crate::store::{kinds, text};
+use crate::topic::EventKind;
 
 /// A message with what it decoded to.
 pub type DecodedMessage = (Message, Result<Event, Reject>);
 
 /// An event and the message it came in, which becomes a dead letter if the database refuses the
 /// event.
-#[derive(Debug)]
-pub(in crate::store) struct EventRow<'a, E> {
-    pub event: &'a E,
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) struct EventRow<'a> {
+    pub event: &'a Event,
     pub message: &'a Message,
 }
 
-// Derived impls would ask for E: Copy.
-impl<E> Clone for EventRow<'_, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<E> Copy for EventRow<'_, E> {}
-
-/// A batch by table. Event rows are in the order of their state's key; see
-/// [`state::item_order`].
+/// A batch, sorted by table.
 #[derive(Debug)]
 pub(in crate::store) struct BatchRows<'a> {
-    pub items: Vec<EventRow<'a, ItemEvent>>,
-    pub boards: Vec<EventRow<'a, BoardEvent>>,
+    /// The events of each kind, in [`EventTables::order`](super::super::kinds::EventTables::order).
+    events: Vec<(EventKind, Vec<EventRow<'a>>)>,
     pub letters: Vec<DeadLetter<'a>>,
     /// The latest momentum that may become state.
     pub latest: OffsetDateTime,
@@ -43,69 +34,74 @@ pub(in crate::store) struct BatchRows<'a> {
 
 impl<'a> BatchRows<'a> {
     /// Sorts a batch. Several forms of one event all stay, in the order they came: the first is
-    /// stored, and were it refused, the next would have its try.
+    /// stored, and if that is refused, the next is tried.
     pub fn of(batch: &'a [DecodedMessage], latest: OffsetDateTime) -> Self {
-        let mut rows = Self { items: Vec::new(), boards: Vec::new(), letters: Vec::new(), latest };
+        let mut events: Vec<_> = EventKind::ALL.map(|kind| (kind, Vec::new())).into();
+        let mut letters = Vec::new();
         for (message, result) in batch {
             match result {
-                Ok(Event::Item(event)) => rows.items.push(EventRow { event, message }),
-                Ok(Event::Board(event)) => rows.boards.push(EventRow { event, message }),
-                Err(reject) => rows.letters.push(DeadLetter::rejected(message, reject)),
+                Ok(event) => {
+                    let of_kind = events.iter_mut().find(|(kind, _)| *kind == event.kind());
+                    if let Some((_, rows)) = of_kind {
+                        rows.push(EventRow { event, message });
+                    }
+                }
+                Err(reject) => letters.push(DeadLetter::rejected(message, reject)),
             }
         }
-        rows.items.sort_by(|a, b| state::item_order(a.event).cmp(&state::item_order(b.event)));
-        rows.boards.sort_by(|a, b| state::board_order(a.event).cmp(&state::board_order(b.event)));
-        rows
+        for (kind, rows) in &mut events {
+            let tables = kinds::tables(*kind);
+            rows.sort_by(|a, b| tables.order(a.event, b.event));
+        }
+        Self { events, letters, latest }
     }
 
-    /// Number of event rows.
-    pub fn events(&self) -> usize {
-        self.items.len() + self.boards.len()
+    /// Returns the event rows of each kind that the batch holds.
+    pub fn events(&self) -> impl Iterator<Item = EventRows<'_, 'a>> {
+        let all = self.events.iter().map(|(kind, rows)| EventRows { kind: *kind, rows });
+        all.filter(|rows| rows.len() > 0)
     }
 
-    /// The tables this batch touches, counted.
-    pub fn kinds(&self) -> usize {
-        [self.items.is_empty(), self.boards.is_empty(), self.letters.is_empty()]
-            .iter()
-            .filter(|empty| !**empty)
-            .count()
+    /// Returns the momenta of the events whose table has partitions.
+    pub fn partitioned_momenta(&self) -> impl Iterator<Item = OffsetDateTime> {
+        let partitioned = self.events().filter(|rows| kinds::tables(rows.kind).is_partitioned());
+        partitioned.flat_map(|rows| rows.rows.iter().map(|row| row.event.momentum()))
+    }
+
+    /// Counts the event rows.
+    pub fn event_count(&self) -> usize {
+        self.events().map(|rows| rows.len()).sum()
+    }
+
+    /// Counts the statements that write this batch.
+    pub fn statements(&self) -> usize {
+        self.events().count() + usize::from(!self.letters.is_empty())
     }
 }
 
-/// Event rows of one kind: what one statement writes, and what is bisected.
+/// Event rows of one kind, which one statement writes and which are bisected.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) enum EventRows<'r, 'a> {
-    Items(&'r [EventRow<'a, ItemEvent>]),
-    Boards(&'r [EventRow<'a, BoardEvent>]),
+pub(in crate::store) struct EventRows<'r, 'a> {
+    pub kind: EventKind,
+    pub rows: &'r [EventRow<'a>],
 }
 
 impl<'a> EventRows<'_, 'a> {
+    /// Counts the rows.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Items(rows) => rows.len(),
-            Self::Boards(rows) => rows.len(),
-        }
+        self.rows.len()
     }
 
-    /// Both halves; the first is the smaller.
+    /// Returns both halves. The first is the smaller.
     pub fn halves(&self) -> [Self; 2] {
-        match self {
-            Self::Items(rows) => {
-                let (a, b) = rows.split_at(rows.len() / 2);
-                [Self::Items(a), Self::Items(b)]
-            }
-            Self::Boards(rows) => {
-                let (a, b) = rows.split_at(rows.len() / 2);
-                [Self::Boards(a), Self::Boards(b)]
-            }
-        }
+        let (first, second) = self.rows.split_at(self.rows.len() / 2);
+        [Self { rows: first, ..*self }, Self { rows: second, ..*self }]
     }
 
-    /// The message and event id of a chunk of one.
+    /// Returns the message and event id if there is one row.
     pub fn single(&self) -> Option<(&'a Message, Uuid)> {
-        match self {
-            Self::Items([row]) => Some((row.message, row.event.event_id)),
-            Self::Boards([row]) => Some((row.message, row.event.event_id)),
+        match self.rows {
+            [row] => Some((row.message, row.event.event_id())),
             _ => None,
         }
     }
@@ -200,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn twins_are_one_letter_with_their_number_and_times() {
+    fn equal_letters_merge_with_count_and_times() {
         let batch = [reject("t", b"x", 9), reject("t", b"y", 1), reject("t", b"x", 4)];
         let rows = BatchRows::of(&batch, at(0));
         let folded = fold_letters(rows.letters.iter());
@@ -211,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_of_one_event_stay_in_the_order_they_came() {
+    fn forms_of_one_event_keep_their_order() {
         let mut other = item("U", "A", 5, true);
         other.product_reference = Some("second".into());
         let batch = [
@@ -221,9 +217,15 @@ mod tests {
             entry(Event::Board(board("A", 1, "CONNECTED"))),
         ];
         let rows = BatchRows::of(&batch, at(0));
-        let products: Vec<_> =
-            rows.items.iter().map(|r| r.event.product_reference.as_deref()).collect();
+        let items = rows.events().next().unwrap().rows;
+        let products: Vec<_> = items
+            .iter()
+            .map(|row| match row.event {
+                Event::Item(item) => item.product_reference.as_deref(),
+                Event::Board(_) => Some("a board"),
+            })
+            .collect();
         assert_eq!(products, [None, None, Some("second")]);
-        assert_eq!((rows.events(), rows.kinds()), (4, 2));
+        assert_eq!((rows.event_count(), rows.statements()), (4, 2));
     }
 }

@@ -1,5 +1,5 @@
-//! How much goes into one transaction. Greedy: whatever has come while the last commit ran, up to
-//! a bound in number and in bytes, in order. No timer: a batch that waits to fill waits for ever
+//! The size of one transaction. Greedy: all messages that arrived during the last commit, up to
+//! a bound in number and in bytes, in order. No timer: a batch that waits to fill would wait indefinitely
 //! when the broker's window is smaller than the batch.
 
 use crate::event::Event;
@@ -10,20 +10,21 @@ use crate::message::DecodedItem;
 /// alone.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
-/// What to do with the front of the queue.
+/// The next action on the front of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchStep {
-    /// Nothing is there.
+    /// The queue is empty.
     Wait,
     /// Write this many messages together; at least one.
     Messages(usize),
-    /// Write down what the front says about the connection.
-    News,
+    /// Record the connection event at the front.
+    Event,
 }
 
-/// What the policy needs to know about one entry.
+/// An entry of the queue, as the policy needs it.
 pub trait BatchItem {
-    /// Bytes of a message and its event, of which both are sent; `None` for news, which keeps its place between batches.
+    /// Returns the bytes of a message and its event, both of which are sent. `None` for a connection
+    /// event, which keeps its place between batches.
     fn message_bytes(&self) -> Option<usize>;
 }
 
@@ -48,7 +49,7 @@ pub fn next<'a, E: BatchItem + 'a>(
     let mut bytes = 0;
     for entry in queue {
         match entry.message_bytes() {
-            None if count == 0 => return BatchStep::News,
+            None if count == 0 => return BatchStep::Event,
             None => break,
             Some(size) => {
                 if count > 0 && (count >= max_events || bytes + size > MAX_BATCH_BYTES) {
@@ -62,9 +63,9 @@ pub fn next<'a, E: BatchItem + 'a>(
     if count == 0 { BatchStep::Wait } else { BatchStep::Messages(count) }
 }
 
-/// How many events a batch may hold: the configured number, halved after each statement that took
-/// too long, and grown back by an eighth with each commit. Were it doubled, a database that is slow
-/// for long would see every other batch time out.
+/// The most events of a batch: the configured number, halved after each statement that took too
+/// long, and grown back by an eighth with each commit. If it doubled instead, every other batch would
+/// time out on a database that is slow for long.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchSize {
     /// Invariant: `1 <= now <= max`.
@@ -157,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_is_the_longest_run_that_fits_and_never_crosses_news(
+        fn batch_is_longest_run_without_connection_events(
             queue in queue(), max in 1usize..20
         ) {
             let fits = |n: usize| {
@@ -168,7 +169,7 @@ mod tests {
             };
             match next(&queue, max) {
                 BatchStep::Wait => prop_assert!(queue.is_empty()),
-                BatchStep::News => prop_assert!(queue[0].0.is_none()),
+                BatchStep::Event => prop_assert!(queue[0].0.is_none()),
                 BatchStep::Messages(n) => {
                     prop_assert!(n >= 1 && fits(n));
                     prop_assert!(n == queue.len() || !fits(n + 1));
@@ -182,7 +183,7 @@ mod tests {
             loop {
                 match next(&queue[taken..], max) {
                     BatchStep::Wait => break,
-                    BatchStep::News => taken += 1,
+                    BatchStep::Event => taken += 1,
                     BatchStep::Messages(n) => taken += n,
                 }
             }
@@ -190,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn the_size_stays_within_its_bounds_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
+        fn batch_size_stays_bounded_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
             let mut size = BatchSize::new(max);
             for _ in 0..halvings {
                 let before = size.get();
@@ -202,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_of_batches_the_size_follows_the_simple_rule(
+        fn batch_size_follows_the_simple_rule(
             first in 0usize..5000,
             outcomes in prop::collection::vec((outcome(), any::<prop::sample::Index>()), 0..64),
         ) {

@@ -8,14 +8,14 @@ use std::time::Duration;
 use rand::seq::SliceRandom as _;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection, Row as _};
+use sqlx::{Connection as _, Row as _};
 
 use super::{limits, options};
 use crate::config::{self, DatabaseEndpoint, DatabaseHost, DatabaseUrl};
 use crate::race::SuspectAddresses;
-use crate::store::batch::write::bounded;
 use crate::store::connection::route::{self, AddressProbe};
 use crate::store::error::{DbError, ErrorClass};
+use crate::store::query::{Db, within};
 use crate::store::text::literal;
 
 /// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
@@ -25,11 +25,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least share of a host.
 const LEAST_SHARE: Duration = Duration::from_secs(3);
 
-/// What the connections are called in `pg_stat_activity` where the URL does not say.
+/// Default name of the connections in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "centiloc-bridge";
 
-/// How much longer than `statement_timeout` we wait ourselves: the server's own answer, which says
-/// more, should come first.
+/// Margin of our time limit over `statement_timeout`: the server's own report, which is more precise,
+/// should come first.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// An open transaction that goes on no longer is one whose client is gone; it must not hold locks.
@@ -40,7 +40,7 @@ const DURABLE: &str = "set_config('synchronous_commit', \
                        case current_setting('synchronous_commit') when 'off' then 'on' \
                        else current_setting('synchronous_commit') end, false)";
 
-/// Where a server is.
+/// Location of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerLocation {
     /// On this machine, over a unix socket.
@@ -51,7 +51,7 @@ pub enum ServerLocation {
     Remote(String),
 }
 
-/// How to connect. Cheap to clone.
+/// Opens connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct Connector {
     url: Arc<DatabaseUrl>,
@@ -112,7 +112,7 @@ impl Connector {
         Self { application_name: application_name.into(), ..self.clone() }
     }
 
-    /// Where the server is, as far as the URL says: the first of several that is not on this machine.
+    /// Returns the location of the server by the URL: of several, the first that is not on this machine.
     pub fn place(&self) -> ServerLocation {
         let places: Vec<_> = self.url.endpoints.iter().map(place_of).collect();
         let remote = places.iter().find(|place| matches!(place, ServerLocation::Remote(_)));
@@ -143,8 +143,8 @@ impl Connector {
     }
 
     /// Opens one connection, at the host reached last or the first that can be used after it.
-    /// Refusals come out as they are, at once.
-    pub async fn open(&self) -> Result<PgConnection, DbError> {
+    /// A refusal is returned unchanged and at once.
+    pub async fn open(&self) -> Result<Db, DbError> {
         let endpoints = &self.url.endpoints;
         let mut order: Vec<usize> = (0..endpoints.len()).collect();
         if self.url.shuffled {
@@ -155,75 +155,80 @@ impl Connector {
         let mut errors = Vec::new();
         for at in order {
             match self.open_at(&endpoints[at]).await {
-                Ok(conn) => {
+                Ok(db) => {
                     self.preferred.store(at, Ordering::Relaxed);
-                    return Ok(conn);
+                    tracing::debug!(server = address_of(&endpoints[at]), "connected to PostgreSQL");
+                    return Ok(db);
                 }
                 // Other hosts would be asked with the same credentials.
                 Err(error) if matches!(error.class, ErrorClass::Stop | ErrorClass::Unsuitable) => {
                     return Err(limits::explain(error, self.needed));
                 }
-                Err(error) => errors.push((&endpoints[at], limits::explain(error, self.needed))),
+                Err(error) => {
+                    let server = address_of(&endpoints[at]);
+                    tracing::debug!(server, %error, "could not connect to PostgreSQL");
+                    errors.push((&endpoints[at], limits::explain(error, self.needed)));
+                }
             }
         }
         Err(of_all(errors))
     }
 
-    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<PgConnection, DbError> {
+    async fn open_at(&self, endpoint: &DatabaseEndpoint) -> Result<Db, DbError> {
         let found = route::find(&self.url, endpoint, &self.suspects, self.share()).await?;
         let name = &self.application_name;
         let options = options::options(&self.url, endpoint, found.route, name).await?;
-        let connected = bounded(self.share(), PgConnection::connect_with(&options)).await;
+        let connected = within(self.share(), PgConnection::connect_with(&options)).await;
         if let Some(address) = found.address {
             let works = !matches!(&connected, Err(error) if !error.is_answer());
             self.suspects.note(address, works);
         }
-        let mut conn = connected.map_err(|error| at_address(error, found.address))?;
-        self.identify(&mut conn).await?;
-        self.set_up(&mut conn).await?;
+        let conn = connected.map_err(|error| at_address(error, found.address))?;
+        let mut db = Db::new(conn, self.answer_within);
+        identify(&mut db).await?;
+        self.set_up(&mut db).await?;
         if self.url.writable || self.url.endpoints.len() > 1 {
-            self.prove_writable(&mut conn).await?;
+            prove_writable(&mut db).await?;
         }
-        Ok(conn)
-    }
-
-    /// Refuses a server that takes no writes where there may be another that does.
-    async fn prove_writable(&self, conn: &mut PgConnection) -> Result<(), DbError> {
-        let sql = "select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean \
-                   as read_only";
-        let row = bounded(self.answer_within, sqlx::raw_sql(sql).fetch_one(conn)).await?;
-        if row.try_get("read_only")? {
-            return Err(DbError::retry(
-                "the server takes no writes (a standby, or default_transaction_read_only); name \
-                 the primary in database.url",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Refuses servers that only look like PostgreSQL.
-    async fn identify(&self, conn: &mut PgConnection) -> Result<(), DbError> {
-        let version = sqlx::raw_sql("select version() as version").fetch_one(conn);
-        let version: String = bounded(self.answer_within, version).await?.try_get("version")?;
-        if version.contains("CockroachDB") {
-            return Err(DbError::unsuitable(
-                "the server is CockroachDB, whose advisory locks lock nothing, so that two \
-                 processes could receive at once; name a PostgreSQL server in database.url",
-            ));
-        }
-        Ok(())
+        Ok(db)
     }
 
     /// Applies the settings in one round trip, without a prepared statement.
-    pub async fn set_up(&self, conn: &mut PgConnection) -> Result<(), DbError> {
+    pub async fn set_up(&self, db: &mut Db) -> Result<(), DbError> {
         let set = |(name, value): &(String, String)| {
             format!("set_config({}, {}, false)", literal(name), literal(value))
         };
         let calls: Vec<_> = self.settings.iter().map(set).chain([DURABLE.to_owned()]).collect();
-        // Safe: names and values are quoted.
-        let sql = AssertSqlSafe(format!("select {}", calls.join(", ")));
-        bounded(self.answer_within, sqlx::raw_sql(sql).execute(conn)).await.map(drop)
+        db.execute(format!("select {}", calls.join(", "))).await
     }
+}
+
+/// Refuses a server that accepts no writes where there may be another that does.
+async fn prove_writable(db: &mut Db) -> Result<(), DbError> {
+    const SQL: &str = "
+        select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean
+               as read_only";
+    let row = db.query(|conn| sqlx::raw_sql(SQL).fetch_one(conn)).await?;
+    if row.try_get("read_only")? {
+        return Err(DbError::retry(
+            "the server takes no writes (a standby, or default_transaction_read_only); name \
+             the primary in database.url",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses servers that only resemble PostgreSQL.
+async fn identify(db: &mut Db) -> Result<(), DbError> {
+    let version = sqlx::raw_sql("select version() as version");
+    let version: String = db.query(|conn| version.fetch_one(conn)).await?.try_get("version")?;
+    if version.contains("CockroachDB") {
+        return Err(DbError::unsuitable(
+            "the server is CockroachDB, whose advisory locks lock nothing, so that two \
+             processes could receive at once; name a PostgreSQL server in database.url",
+        ));
+    }
+    Ok(())
 }
 
 fn owned<const N: usize>(settings: [(&str, &str); N]) -> impl Iterator<Item = (String, String)> {
@@ -242,7 +247,7 @@ fn place_of(endpoint: &DatabaseEndpoint) -> ServerLocation {
     if loopback { ServerLocation::Loopback(address) } else { ServerLocation::Remote(address) }
 }
 
-/// Names an endpoint for a person.
+/// Formats an endpoint for messages.
 fn address_of(endpoint: &DatabaseEndpoint) -> String {
     match &endpoint.host {
         DatabaseHost::Default => format!("the default socket, port {}", endpoint.port),
@@ -262,7 +267,7 @@ fn at_address(error: DbError, address: Option<SocketAddr>) -> DbError {
     }
 }
 
-/// The one fault, or all of them with the host of each.
+/// Returns the only error, or all of them with the host of each.
 fn of_all(mut errors: Vec<(&DatabaseEndpoint, DbError)>) -> DbError {
     if errors.len() == 1
         && let Some((_, error)) = errors.pop()

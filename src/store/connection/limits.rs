@@ -1,4 +1,4 @@
-//! How many connections the service uses, and which limit keeps it from them.
+//! The number of connections that the service uses, and the limits that it may reach.
 
 use crate::store::error::DbError;
 
@@ -10,7 +10,7 @@ pub fn needed(max_connections: u32) -> u32 {
     max_connections.max(LEAST)
 }
 
-/// Says which limit on connections was hit and how many are needed.
+/// Names the limit on connections that was reached, and the number needed.
 pub(in crate::store) fn explain(error: DbError, needed: u32) -> DbError {
     if error.sqlstate.as_deref() != Some("53300") {
         return error;

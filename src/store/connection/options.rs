@@ -16,10 +16,10 @@ use crate::files;
 use crate::store::connection::route::ConnectRoute;
 use crate::store::error::DbError;
 
-/// Where sockets are by default: Debian's folder, then PostgreSQL's own.
+/// Default folders of sockets: Debian's, then PostgreSQL's own.
 const SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// Where operating systems keep the authorities they trust.
+/// Files in which operating systems keep the authorities they trust.
 const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -27,7 +27,7 @@ const SYSTEM_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Returns the options for one endpoint. Certificate files are read anew each time, so that renewed
+/// Returns the options for one endpoint. Certificate files are read again each time, so that renewed
 /// ones are used.
 pub(in crate::store) async fn options(
     url: &DatabaseUrl,
@@ -131,7 +131,7 @@ fn pem(role: FileRole, path: &Path) -> Result<PemFile, DbError> {
 }
 
 /// The system's authorities, but for those that cannot be used. Without such a file the built-in
-/// ones, which are Mozilla's, stand alone.
+/// ones, which are Mozilla's, are used alone.
 fn system_roots() -> Vec<u8> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     let bundle = SYSTEM_BUNDLES.iter().find_map(|path| {

@@ -1,74 +1,98 @@
-//! The few connections of everything but the stream and the single-writer lock.
+//! The few connections for everything except the stream and the single-writer lock.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connector::Connector;
 use crate::progress::during;
-use crate::store::batch::write::bounded;
-use crate::store::connection::connector::Connector;
 use crate::store::error::DbError;
+use crate::store::query::{Db, within};
 
 /// Bounds the wait for a connection that others use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bounds the look whether an idle connection still works.
+/// Bounds the check that an idle connection still works.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens connections when they are needed, up to a number, and keeps them.
 #[derive(Debug)]
 pub(in crate::store) struct ConnectionPool {
-    link: Connector,
-    slots: Semaphore,
-    /// Connections that came back in order.
-    returned: AtomicU64,
+    connector: Connector,
+    slots: Arc<Semaphore>,
+    returns: Arc<PoolReturns>,
+}
+
+/// Connections that came back, shared with those that are in use.
+#[derive(Debug, Default)]
+struct PoolReturns {
+    /// Number of connections that came back reusable.
+    count: AtomicU64,
     idle: Mutex<Vec<PgConnection>>,
 }
 
-impl ConnectionPool {
-    pub fn new(link: Connector, size: usize) -> Self {
-        let slots = Semaphore::new(size.max(1));
-        Self { link, slots, returned: AtomicU64::new(0), idle: Mutex::default() }
-    }
-
-    /// Takes a connection that works: an idle one, or a new one. What the server answers to a new
-    /// one comes out as it is, at once.
-    pub async fn acquire(&self) -> Result<PooledConnection<'_>, DbError> {
-        let returned = self.returned.load(Ordering::Relaxed);
-        let slot = tokio::time::timeout(ACQUIRE_TIMEOUT, self.slots.acquire());
-        let Ok(Ok(slot)) = during(ACQUIRE_TIMEOUT, slot).await else {
-            return Err(none_free(self.returned.load(Ordering::Relaxed) > returned));
-        };
-        let conn = match self.idle_one().await {
-            Some(conn) => conn,
-            None => self.link.open().await?,
-        };
-        Ok(PooledConnection { pool: self, conn: Some(conn), spoilt: false, _slot: slot })
-    }
-
-    /// The idle connection used last that still answers. Those that do not are dropped.
-    async fn idle_one(&self) -> Option<PgConnection> {
-        loop {
-            let mut conn = self.idle().pop()?;
-            if bounded(PING_TIMEOUT, conn.ping()).await.is_ok() {
-                return Some(conn);
-            }
-        }
-    }
-
+impl PoolReturns {
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
-        // Only ever pushed to and popped from.
+        // The list is only pushed to and popped from, so a panic leaves it whole.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// No connection came free in time. Where others came back meanwhile, the server is well and more would
-/// help; in an outage none does.
+impl ConnectionPool {
+    /// Returns an empty pool of at most `size` connections.
+    pub fn new(connector: Connector, size: usize) -> Self {
+        let slots = Arc::new(Semaphore::new(size.max(1)));
+        Self { connector, slots, returns: Arc::default() }
+    }
+
+    /// Takes a connection that works: an idle one, or a new one. An error that the server reports
+    /// for a new one is returned unchanged and at once.
+    pub async fn acquire(&self) -> Result<Db, DbError> {
+        let returned = self.returns.count.load(Ordering::Relaxed);
+        let permit = tokio::time::timeout(ACQUIRE_TIMEOUT, Arc::clone(&self.slots).acquire_owned());
+        let Ok(Ok(permit)) = during(ACQUIRE_TIMEOUT, permit).await else {
+            return Err(none_free(self.returns.count.load(Ordering::Relaxed) > returned));
+        };
+        let conn = match self.idle_one().await {
+            Some(conn) => conn,
+            None => self.connector.open().await?.into_connection(),
+        };
+        let lease = PoolLease { returns: Arc::clone(&self.returns), _permit: permit };
+        Ok(Db::leased(conn, self.connector.answer_within, lease))
+    }
+
+    /// Returns the idle connection used last that still answers. Those that do not are dropped.
+    async fn idle_one(&self) -> Option<PgConnection> {
+        loop {
+            let mut conn = self.returns.idle().pop()?;
+            if within(PING_TIMEOUT, conn.ping()).await.is_ok() {
+                return Some(conn);
+            }
+        }
+    }
+}
+
+/// A slot of the pool, held by a connection in use.
+#[derive(Debug)]
+pub(in crate::store) struct PoolLease {
+    returns: Arc<PoolReturns>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl PoolLease {
+    /// Puts a reusable connection back.
+    pub fn put_back(self, conn: PgConnection) {
+        self.returns.idle().push(conn);
+        self.returns.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Explains that no connection came free in time. If others came back meanwhile, the server works
+/// and a larger pool would help. In an outage it would not.
 fn none_free(others_came_back: bool) -> DbError {
     let seconds = ACQUIRE_TIMEOUT.as_secs();
     let because = if others_came_back {
@@ -79,48 +103,6 @@ fn none_free(others_came_back: bool) -> DbError {
     DbError::retry(format!(
         "no pooled connection to PostgreSQL came free within {seconds} s: {because}"
     ))
-}
-
-/// A connection out of the pool. Dropping it puts it back.
-#[derive(Debug)]
-pub(in crate::store) struct PooledConnection<'p> {
-    pool: &'p ConnectionPool,
-    /// Invariant: present until dropped.
-    conn: Option<PgConnection>,
-    spoilt: bool,
-    _slot: SemaphorePermit<'p>,
-}
-
-impl PooledConnection<'_> {
-    /// Closes the connection when it is dropped, instead of putting it back.
-    pub fn close_on_drop(&mut self) {
-        self.spoilt = true;
-    }
-}
-
-impl Deref for PooledConnection<'_> {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        // Unwrap safety: see the invariant.
-        self.conn.as_ref().expect("a pooled connection is present until dropped")
-    }
-}
-
-impl DerefMut for PooledConnection<'_> {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        // Unwrap safety: see the invariant.
-        self.conn.as_mut().expect("a pooled connection is present until dropped")
-    }
-}
-
-impl Drop for PooledConnection<'_> {
-    fn drop(&mut self) {
-        if let Some(conn) = self.conn.take().filter(|_| !self.spoilt) {
-            self.pool.idle().push(conn);
-            self.pool.returned.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::race::{
 use crate::store::connection::relay;
 use crate::store::error::DbError;
 
-/// How `sqlx` gets to the server.
+/// The way in which `sqlx` reaches the server.
 #[derive(Debug)]
 pub(in crate::store) enum ConnectRoute {
     /// By what the URL names.
@@ -71,9 +71,9 @@ async fn choose(
     for FailedAttempt { address: dead, cause } in failed.iter().filter(|f| f.is_noteworthy()) {
         tracing::warn!(
             address = %dead,
-            problem = %cause,
+            error = %cause,
             connected = %address,
-            "an address of the database did not answer first or failed; using another one"
+            "an address of the database failed or answered late; using another one"
         );
     }
     let route = if needs_name(url, name, address) {
@@ -87,8 +87,8 @@ async fn choose(
     Ok(FoundRoute { route, address: Some(address) })
 }
 
-/// Whether TLS has to know the host's name: to verify it, or to send it to a server that serves
-/// many.
+/// Returns true if TLS needs the host's name: to verify it, or to send it to a server of several
+/// hosts.
 fn needs_name(url: &DatabaseUrl, name: &str, address: SocketAddr) -> bool {
     let local = address.ip().is_loopback() && url.tls.mode < SslMode::VerifyCa;
     url.tls.mode > SslMode::Allow && name.parse::<IpAddr>().is_err() && !local
@@ -129,12 +129,12 @@ async fn resolve(
     Ok(addresses)
 }
 
-/// What came of a look at one address.
+/// Result of a probe of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressProbe {
-    /// Which.
+    /// The address.
     pub address: SocketAddr,
-    /// Why it cannot be reached, if so.
+    /// The reason if it cannot be reached.
     pub problem: Option<String>,
 }
 

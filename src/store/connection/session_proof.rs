@@ -1,17 +1,13 @@
 //! Proves that a connection is a session of its own. A pooler that shares server connections by
 //! transaction or statement lends each statement another session, so that a session-level lock, a
-//! setting or a prepared statement belongs to whoever comes next.
-
-use std::time::Duration;
+//! setting or a prepared statement belongs to the next client.
 
 use sqlx::Row as _;
-use sqlx::postgres::PgConnection;
 
-use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
-use crate::store::partitions::run;
+use crate::store::query::Db;
 
-/// What to do about a pooler of the wrong kind.
+/// Hint for an unsuitable pooler.
 pub(in crate::store) const USE_SESSIONS: &str = "use session pooling for this service (PgBouncer: pool_mode = session), or name PostgreSQL \
      itself in database.url";
 
@@ -28,35 +24,28 @@ pub(in crate::store) fn shared_sessions(observed: &str) -> DbError {
 /// same one, or swaps them once both have been in use at the same time. The swap is provoked in
 /// either order, as poolers reuse the connection returned first or the one returned last. Runs
 /// without prepared statements, which such a pooler may refuse.
-pub(in crate::store) async fn prove_sessions(
-    a: &mut PgConnection,
-    b: &mut PgConnection,
-    limit: Duration,
-) -> Result<(), DbError> {
-    let (first, second) = (process(a, limit).await?, process(b, limit).await?);
+pub(in crate::store) async fn prove_sessions(a: &mut Db, b: &mut Db) -> Result<(), DbError> {
+    let (first, second) = (server_process(a).await?, server_process(b).await?);
     if first == second {
         return Err(shared_sessions("two connections have the same server process"));
     }
     for a_ends_first in [true, false] {
-        for conn in [&mut *a, &mut *b] {
-            run(conn, limit, "begin; select 1".into()).await?;
+        for db in [&mut *a, &mut *b] {
+            db.execute("begin; select 1").await?;
         }
         let order = if a_ends_first { [&mut *a, &mut *b] } else { [&mut *b, &mut *a] };
-        for conn in order {
-            run(conn, limit, "commit".into()).await?;
+        for db in order {
+            db.execute("commit").await?;
         }
-        if process(a, limit).await? != first || process(b, limit).await? != second {
+        if server_process(a).await? != first || server_process(b).await? != second {
             return Err(shared_sessions("the server process changes between transactions"));
         }
     }
     Ok(())
 }
 
-/// The server process behind a connection.
-pub(in crate::store) async fn process(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<i32, DbError> {
-    let row = sqlx::raw_sql("select pg_backend_pid() as pid").fetch_one(conn);
-    Ok(bounded(limit, row).await?.try_get("pid")?)
+/// Returns the id of the server process behind a connection.
+pub(in crate::store) async fn server_process(db: &mut Db) -> Result<i32, DbError> {
+    let query = sqlx::raw_sql("select pg_backend_pid() as pid");
+    Ok(db.query(|conn| query.fetch_one(conn)).await?.try_get("pid")?)
 }

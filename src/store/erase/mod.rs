@@ -10,12 +10,12 @@ mod states;
 use std::time::Duration;
 
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 
 use self::statement::SqlStatement;
-use super::batch::write::bounded;
 use super::connection::connector::Connector;
 use super::error::{DbError, ErrorClass};
+use super::query::Db;
 use super::{Store, StoreError};
 use crate::erase::TraceSelector;
 
@@ -28,12 +28,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Settings of the connection: momenta are passed back as text.
 const SETTINGS: &str = "set datestyle = 'ISO'; set timezone = 'UTC'; set lock_timeout = '2s'";
 
-/// Whether rows are deleted.
+/// Selects between counting and deleting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseMode {
-    /// Only counted.
+    /// Rows are only counted.
     KindCount,
-    /// Deleted.
+    /// Rows are deleted.
     Erase,
 }
 
@@ -70,26 +70,26 @@ impl ErasedCounts {
 #[derive(Debug)]
 pub struct Eraser<'s> {
     store: &'s Store,
-    link: Connector,
+    connector: Connector,
     selector: &'s TraceSelector,
     mode: EraseMode,
     /// `None` before the first statement and after a failure.
-    conn: Option<PgConnection>,
+    db: Option<Db>,
     /// The row of `erasure`; 0 while only counting.
     erasure: i64,
     counts: ErasedCounts,
 }
 
 impl<'s> Eraser<'s> {
-    /// Connects, and writes down that a trace is being erased.
+    /// Connects, and records that a trace is being erased.
     pub async fn begin(
         store: &'s Store,
         selector: &'s TraceSelector,
         mode: EraseMode,
     ) -> Result<Self, StoreError> {
-        let link = store.link.clone();
+        let connector = store.connector.clone();
         let counts = ErasedCounts::default();
-        let mut eraser = Self { store, link, selector, mode, conn: None, erasure: 0, counts };
+        let mut eraser = Self { store, connector, selector, mode, db: None, erasure: 0, counts };
         if mode == EraseMode::Erase {
             let row = eraser.run(&[sql::begin(selector)]).await?.pop();
             eraser.erasure = row.ok_or_else(no_row)?.try_get(0).map_err(DbError::from)?;
@@ -111,7 +111,7 @@ impl<'s> Eraser<'s> {
         Ok(())
     }
 
-    /// Writes down that the trace is gone. Returns what was found.
+    /// Records that the trace is erased. Returns the counts.
     pub async fn finish(mut self) -> Result<ErasedCounts, StoreError> {
         if self.mode == EraseMode::Erase {
             self.run(&[sql::finish(self.erasure)]).await?;
@@ -134,20 +134,20 @@ impl<'s> Eraser<'s> {
     }
 
     async fn try_once(&mut self, statements: &[SqlStatement]) -> Result<Vec<PgRow>, DbError> {
-        let mut conn = match self.conn.take() {
-            Some(conn) => conn,
+        let mut db = match self.db.take() {
+            Some(db) => db,
             None => self.connect().await?,
         };
-        // With the connection a transaction that failed is gone.
-        let rows = statement::transaction(&mut conn, self.link.answer_within, statements).await?;
-        self.conn = Some(conn);
+        // After a failure the connection is dropped, and with it a transaction that is still open.
+        let rows = statement::run_all(&mut db, statements).await?;
+        self.db = Some(db);
         Ok(rows)
     }
 
-    async fn connect(&self) -> Result<PgConnection, DbError> {
-        let mut conn = self.link.open().await?;
-        bounded(self.link.answer_within, sqlx::raw_sql(SETTINGS).execute(&mut conn)).await?;
-        Ok(conn)
+    async fn connect(&self) -> Result<Db, DbError> {
+        let mut db = self.connector.open().await?;
+        db.execute(SETTINGS).await?;
+        Ok(db)
     }
 }
 
@@ -173,9 +173,9 @@ impl Store {
                       from centiloc.connection
                      order by client_id, id desc) newest
              where spool_dir is not null";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_as(SQL).fetch_all(&mut *conn);
-        let spools = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(spools)?)
+        let mut db = self.acquire().await?;
+        let query = sqlx::query_as(SQL);
+        let spools = db.query(|conn| query.fetch_all(conn)).await;
+        Ok(db.finish(spools)?)
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn finish(erasure: i64) -> SqlStatement {
         .bind(SqlParameter::Number(erasure))
 }
 
-/// Where the next statement goes on in a table of events: behind this momentum and event.
+/// Start of the next statement in a table of events: after this momentum and event.
 #[derive(Debug, Clone)]
 pub(super) struct ScanPosition {
     pub momentum: String,

@@ -1,14 +1,12 @@
 //! Statements as values, so that a transaction can be tried again on another connection.
 
-use std::time::Duration;
-
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection as _, Postgres};
+use sqlx::Postgres;
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
+use crate::store::query::Db;
 
 /// A parameter.
 #[derive(Debug, Clone)]
@@ -42,7 +40,7 @@ impl SqlStatement {
         self
     }
 
-    async fn fetch(&self, conn: &mut PgConnection, limit: Duration) -> Result<Vec<PgRow>, DbError> {
+    async fn fetch(&self, db: &mut Db) -> Result<Vec<PgRow>, DbError> {
         let mut query = sqlx::query::<Postgres>(sqlx::AssertSqlSafe(self.sql.clone()));
         for parameter in &self.parameters {
             query = match parameter {
@@ -57,24 +55,24 @@ impl SqlStatement {
                 SqlParameter::Id(id) => query.bind(id),
             };
         }
-        bounded(limit, query.fetch_all(conn)).await
+        db.query(|conn| query.fetch_all(conn)).await
     }
 }
 
 /// Runs statements as one transaction and returns the rows of the last.
-pub(super) async fn transaction(
-    conn: &mut PgConnection,
-    limit: Duration,
+pub(super) async fn run_all(
+    db: &mut Db,
     statements: &[SqlStatement],
 ) -> Result<Vec<PgRow>, DbError> {
     if let [statement] = statements {
-        return statement.fetch(conn, limit).await;
+        return statement.fetch(db).await;
     }
-    let mut transaction = bounded(limit, conn.begin()).await?;
-    let mut rows = Vec::new();
-    for statement in statements {
-        rows = statement.fetch(&mut transaction, limit).await?;
-    }
-    bounded(limit, transaction.commit()).await?;
-    Ok(rows)
+    db.transaction(async |db| {
+        let mut rows = Vec::new();
+        for statement in statements {
+            rows = statement.fetch(db).await?;
+        }
+        Ok(rows)
+    })
+    .await
 }

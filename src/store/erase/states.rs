@@ -11,12 +11,11 @@ use super::{EraseMode, Eraser, count, no_row};
 use crate::erase::TraceSelector;
 use crate::store::StoreError;
 use crate::store::error::DbError;
+use crate::store::kinds;
+use crate::topic::EventKind;
 
 /// Rows of one transaction. Few, because the writer of a running service waits for them.
 const ROWS: usize = 200;
-
-const REMAKE_ITEMS: &str = include_str!("../sql/erased_item_states.sql");
-const REMAKE_BOARDS: &str = include_str!("../sql/erased_board_states.sql");
 
 /// A table of states.
 #[derive(Debug, Clone, Copy)]
@@ -24,22 +23,22 @@ struct StateTable {
     name: &'static str,
     key: &'static [&'static str],
     column: AuditColumn,
-    /// Makes states anew from events.
-    remake: &'static str,
+    /// The kind of events that its states are made from.
+    kind: EventKind,
 }
 
 const ITEMS: StateTable = StateTable {
     name: "centiloc.item_state",
     key: &["tenant", "uid", "board_sn"],
     column: AuditColumn::ItemStates,
-    remake: REMAKE_ITEMS,
+    kind: EventKind::Item,
 };
 
 const BOARDS: StateTable = StateTable {
     name: "centiloc.board_state",
     key: &["tenant", "board_sn"],
     column: AuditColumn::BoardStates,
-    remake: REMAKE_BOARDS,
+    kind: EventKind::Board,
 };
 
 /// Keys of states, in order: the values of each column of the key.
@@ -127,7 +126,7 @@ impl Eraser<'_> {
         }
     }
 
-    /// Deletes states. Where an event arrived since the events were removed, its state is made anew in
+    /// Deletes states. Where an event arrived since the events were removed, its state is made again in
     /// the same transaction: until then the writer of a running service waits for the row.
     async fn delete_states(&mut self, table: StateTable, keys: &StateKeys) -> Result<u64, DbError> {
         let (from, joined) = table.join();
@@ -146,7 +145,7 @@ impl Eraser<'_> {
             let deleted = self.run(&[delete.bind(sql::value(self.selector))]).await?.pop();
             return count(&deleted.ok_or_else(no_row)?, "rows");
         }
-        let remake = keys.bind(SqlStatement::new(table.remake));
+        let remake = keys.bind(SqlStatement::new(kinds::tables(table.kind).remake_states()));
         let kept = self.run(&[delete, remake]).await?.len() as u64;
         Ok((keys.0[0].len() as u64).saturating_sub(kept))
     }

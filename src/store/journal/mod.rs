@@ -1,5 +1,5 @@
-//! Writes down connections to the broker and possible losses, in line with the messages: what a
-//! connection began with is durable before anything it delivered is acknowledged.
+//! Records connections to the broker and possible losses, in order with the messages: the start of a
+//! connection is durable before any of its deliveries is acknowledged.
 
 pub(super) mod position;
 mod reconnect;
@@ -9,39 +9,37 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
-use self::reconnect::{OpenedConnection, opening};
+use self::reconnect::{OpenedConnection, assess_reconnect};
 pub(super) use self::sql::insert_gap;
 use self::sql::{
     NewestRow, await_predecessor, close_abandoned, end_abandoned_gaps, insert, late, newest,
 };
 use super::Store;
-use super::batch::write::bounded;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::PgTimestamp;
-use super::query::{Db, Transaction};
+use super::query::Db;
 use super::text::clean;
 use crate::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::GapCause;
 use crate::progress::idle;
 use crate::telemetry::NewestGap;
 
-/// Between two questions that the database did not answer.
+/// Wait before a query is repeated that the database did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What writing down news led to.
+/// Consequences of a recorded connection event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JournalOutcome {
     /// Filters that the session may still hold though they are no longer configured.
     pub stale_filters: Vec<String>,
-    /// A loss that was written down just now.
+    /// A loss that was recorded just now.
     pub gap: Option<GapCause>,
 }
 
-/// The connection that was stored last, shared with maintenance, which refreshes its row while it
-/// lasts.
+/// The connection that was stored last, shared with maintenance, which refreshes its row while it is
+/// open.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnection(Mutex<Option<OpenRow>>);
 
@@ -57,12 +55,12 @@ pub(super) struct OpenRow {
 }
 
 impl OpenConnection {
-    /// The row id of this connection.
+    /// Returns the row id of this connection.
     pub fn row_of(&self, connection: &ConnectionName) -> Option<i64> {
         self.get(connection).map(|open| open.row)
     }
 
-    /// The row of this connection.
+    /// Returns the row of this connection.
     pub fn get(&self, connection: &ConnectionName) -> Option<OpenRow> {
         self.lock().as_ref().filter(|open| open.connection == *connection).cloned()
     }
@@ -77,12 +75,12 @@ impl OpenConnection {
 }
 
 impl OpenRow {
-    /// The connection.
+    /// Returns the name of the connection.
     pub fn name(&self) -> &ConnectionName {
         &self.connection
     }
 
-    /// Its row id.
+    /// Returns its row id.
     pub fn row(&self) -> i64 {
         self.row
     }
@@ -111,9 +109,9 @@ impl OpenRow {
 }
 
 impl Store {
-    /// Writes down what the session reports. May be repeated. `session_expiry` is how long the
-    /// broker keeps the session of an absent client; `standing` is the connection that this process
-    /// has now, which is never told late.
+    /// Records a connection event. May be repeated. `session_expiry` is how long the broker keeps the
+    /// session of an absent client. `standing` is the connection that this process has now, which is
+    /// never recorded late.
     pub async fn note(
         &self,
         session_expiry: Duration,
@@ -121,7 +119,7 @@ impl Store {
         news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         let mut writer = self.writer.take().await?;
-        let conn = writer.conn();
+        let db = writer.db();
         let result = match news {
             ConnectionEvent::Opened { connection, at, session_present, filters, spool_dir } => {
                 let opened = OpenedConnection {
@@ -132,64 +130,59 @@ impl Store {
                     spool_dir: spool_dir.as_deref(),
                     spooled: spool_dir.is_some() && standing != Some(connection),
                 };
-                self.opened(conn, session_expiry, opened).await
+                self.opened(db, session_expiry, opened).await
             }
             ConnectionEvent::Unsubscribed { connection, filters } => {
-                self.unsubscribed(conn, connection, filters).await
+                self.unsubscribed(db, connection, filters).await
             }
             ConnectionEvent::Closed { connection, at, reason } => {
-                self.closed(conn, connection, *at, reason).await
+                self.closed(db, connection, *at, reason).await
             }
-            ConnectionEvent::Gap(gap) => {
-                insert_gap(conn, self.link.answer_within, gap).await.map(|new| JournalOutcome {
-                    gap: new.then_some(gap.cause),
-                    ..JournalOutcome::default()
-                })
-            }
+            ConnectionEvent::Gap(gap) => insert_gap(db, gap).await.map(|new| JournalOutcome {
+                gap: new.then_some(gap.cause),
+                ..JournalOutcome::default()
+            }),
         };
         writer.finish(result)
     }
 
-    /// Writes down that the session of a client id is ended for good: its next start is a first one.
+    /// Records that the session of a client id is retired: its next start is a first one.
     pub async fn retire(&self, client_id: &str) -> Result<(), StoreError> {
         const SQL: &str = "
             update centiloc.connection
                set reason = $2, disconnected_at = coalesce(disconnected_at, last_seen_at)
              where id = (select max(id) from centiloc.connection where client_id = $1)";
-        let mut conn = self.acquire().await?;
         let query = sqlx::query(SQL).bind(client_id).bind(RETIRED);
-        let written = bounded(self.link.answer_within, query.execute(&mut *conn)).await;
-        conn.finish(written)?;
+        self.with_db(async |db| db.query(|conn| query.execute(conn)).await).await?;
         Ok(())
     }
 
-    /// Where the last process of this client id that had a spool had it; as soon as the database can
-    /// tell.
+    /// Returns the spool directory of the last process of this client id that had one. Waits until the
+    /// database answers.
     pub async fn find_spool(&self, client_id: &str) -> Option<PathBuf> {
         idle(self.until_prepared()).await;
         loop {
             match self.spool_dir(client_id).await {
                 Ok(dir) => return dir.map(PathBuf::from),
                 Err(error) => {
-                    tracing::debug!(reason = %error, "could not ask where the last spool was");
+                    tracing::debug!(%error, "could not query the last spool directory; retrying");
                     idle(tokio::time::sleep(ASK_AGAIN)).await;
                 }
             }
         }
     }
 
-    /// Returns the newest gap of this client id that nobody acknowledged: one that lasts, else the one
-    /// that ended last.
+    /// Returns the newest unacknowledged gap of this client id: an open one, else the one that ended
+    /// last.
     pub async fn newest_gap(&self, client_id: &str) -> Result<Option<NewestGap>, StoreError> {
         const SQL: &str = "
             select ended_at from centiloc.gap
              where client_id = $1 and acknowledged_at is null
              order by ended_at desc nulls first
              limit 1";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
-        let newest = bounded(self.link.answer_within, query).await;
-        let newest: Option<Option<PgTimestamp>> = conn.finish(newest)?;
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        let newest: Option<Option<PgTimestamp>> =
+            self.with_db(async |db| db.query(|conn| query.fetch_optional(conn)).await).await?;
         Ok(newest.map(|ended_at| ended_at.map_or(NewestGap::Ongoing, |at| NewestGap::Ended(at.0))))
     }
 
@@ -199,31 +192,26 @@ impl Store {
              where client_id = $1 and spool_dir is not null
              order by id desc
              limit 1";
-        let mut conn = self.acquire().await?;
-        let query = sqlx::query_scalar(SQL).bind(client_id).fetch_optional(&mut *conn);
-        let found = bounded(self.link.answer_within, query).await;
-        Ok(conn.finish(found)?)
+        let query = sqlx::query_scalar(SQL).bind(client_id);
+        Ok(self.with_db(async |db| db.query(|conn| query.fetch_optional(conn)).await).await?)
     }
 
     async fn opened(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         session_expiry: Duration,
         opened: OpenedConnection<'_>,
     ) -> Result<JournalOutcome, DbError> {
-        let limit = self.link.answer_within;
         let client_id = &opened.connection.client_id;
-        self.advance_position(conn, client_id).await?;
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let written: Result<(Option<OpenRow>, JournalOutcome), DbError> = async {
-            let conn = transaction.conn();
-            await_predecessor(conn, limit, client_id).await?;
-            let newest = newest(conn, limit, opened).await?;
+        self.advance_position(db, client_id).await?;
+        let written = async |db: &mut Db| {
+            await_predecessor(db, client_id).await?;
+            let newest = newest(db, opened).await?;
             if let Some(NewestRow::This { row, held, stands }) = newest {
                 if !stands {
                     return Ok((None, JournalOutcome::default()));
                 }
-                // The answer to an earlier try was lost.
+                // The reply to an earlier try was lost.
                 let stale = |f: &String| !opened.filters.contains(f);
                 let stale_filters = held.iter().filter(|f| stale(f)).cloned().collect();
                 let open = OpenRow::of(row, opened, held);
@@ -235,28 +223,29 @@ impl Store {
             };
             if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
             {
-                let noted = late(conn, limit, session_expiry, opened).await?;
+                let noted = late(db, session_expiry, opened).await?;
                 return Ok((None, noted));
             }
-            let opening = opening(earlier, opened, session_expiry);
+            let opening = assess_reconnect(earlier, opened, session_expiry);
+            let cause = opening.gap.as_ref().map(|gap| gap.cause.as_str());
+            tracing::debug!(cause, stale = opening.stale_filters.len(), "assessed a connection");
             let mut gap = None;
             if let Some(found) = &opening.gap {
-                gap = insert_gap(conn, limit, found).await?.then_some(found.cause);
+                gap = insert_gap(db, found).await?.then_some(found.cause);
             }
             if earlier.is_some_and(|earlier| !earlier.same_process) {
-                end_abandoned_gaps(conn, limit, client_id, opened.at).await?;
+                end_abandoned_gaps(db, client_id, opened.at).await?;
             }
-            close_abandoned(conn, limit, client_id).await?;
+            close_abandoned(db, client_id).await?;
             let held: Vec<String> =
                 opened.filters.iter().chain(&opening.stale_filters).cloned().collect();
-            let row = insert(conn, limit, opened, &held).await?;
+            let row = insert(db, opened, &held).await?;
             Ok((
                 row.map(|row| OpenRow::of(row, opened, held)),
                 JournalOutcome { stale_filters: opening.stale_filters, gap },
             ))
-        }
-        .await;
-        match transaction.end(written).await {
+        };
+        match db.transaction(written).await {
             Ok((row, noted)) => {
                 self.open.set(row);
                 Ok(noted)
@@ -270,7 +259,7 @@ impl Store {
 
     async fn unsubscribed(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         connection: &ConnectionName,
         filters: &[String],
     ) -> Result<JournalOutcome, DbError> {
@@ -280,16 +269,16 @@ impl Store {
              where id = $1";
         if let Some(row) = self.open.row_of(connection) {
             let query = sqlx::query(SQL).bind(row).bind(filters);
-            bounded(self.link.answer_within, query.execute(conn)).await?;
+            db.query(|conn| query.execute(conn)).await?;
         }
         Ok(JournalOutcome::default())
     }
 
-    /// The end of a connection that an earlier process wrote down, told out of the spool, is that of
-    /// the client's newest row: what is told keeps its order.
+    /// Records the end of a connection. One that an earlier process recorded, and whose end is read
+    /// from the spool, is the client's newest row: events keep their order.
     async fn closed(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         connection: &ConnectionName,
         at: OffsetDateTime,
         reason: &str,
@@ -311,23 +300,19 @@ impl Store {
             .bind(clean(reason))
             .bind(connection.instance)
             .bind(reason == WITHOUT_NOTICE);
-        bounded(self.link.answer_within, query.execute(&mut *conn)).await?;
+        db.query(|conn| query.execute(conn)).await?;
         if row.is_some() {
             self.open.set(None);
-            self.advance_position(conn, &connection.client_id).await?;
+            self.advance_position(db, &connection.client_id).await?;
             self.keep_position().await;
         }
         Ok(JournalOutcome::default())
     }
 
-    /// Stores the open connection again where its row is gone, because the database was restored from
+    /// Stores the open connection again if its row is missing, because the database was restored from
     /// an earlier backup.
-    pub(super) async fn reopen(
-        &self,
-        conn: &mut PgConnection,
-        mut open: OpenRow,
-    ) -> Result<(), DbError> {
-        let inserted = insert(conn, self.link.answer_within, open.opened(), &open.held).await?;
+    pub(super) async fn reopen(&self, db: &mut Db, mut open: OpenRow) -> Result<(), DbError> {
+        let inserted = insert(db, open.opened(), &open.held).await?;
         if let Some(row) = inserted {
             open.row = row;
             self.open.set(Some(open));

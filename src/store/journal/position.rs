@@ -1,26 +1,23 @@
-//! Notices that the database has gone back in time, because a backup was restored or a standby
-//! without the newest commits was promoted: what was acknowledged since is missing there, and the
-//! broker will not deliver it again.
+//! Detects that the database has gone back in time, because a backup was restored or a standby
+//! without the newest commits was promoted. Messages acknowledged since are missing there, and the
+//! broker will not deliver them again.
 //!
 //! `centiloc.journal_position` holds a number for each client id that only grows. The process
 //! remembers the number it wrote last, in memory and in the state directory. A database that has a
 //! smaller one is an earlier state of itself: that is a gap, written in the statement that finds it.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
-use sqlx::postgres::PgConnection;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
 use crate::gap::GapCause;
 use crate::state_file::{FilePurpose, StateFile};
 use crate::store::Store;
-use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
+use crate::store::query::Db;
 use crate::telemetry::Metrics;
 
 const PURPOSE: FilePurpose = FilePurpose {
@@ -34,12 +31,12 @@ const PURPOSE: FilePurpose = FilePurpose {
 pub(in crate::store) struct JournalPosition {
     /// `journal_position.position`; 0 before the first.
     position: i64,
-    /// When it was written.
+    /// Time of the write.
     #[serde(default, with = "time::serde::rfc3339::option")]
     at: Option<OffsetDateTime>,
 }
 
-/// The memory of one process.
+/// The position as known to this process.
 #[derive(Debug, Default)]
 pub(in crate::store) struct PositionTracker {
     known: Mutex<KnownPosition>,
@@ -53,7 +50,7 @@ struct KnownPosition {
     last: JournalPosition,
     /// The newest commit of this process.
     committed_at: Option<OffsetDateTime>,
-    /// The connection to the database was lost: the one behind the next may be another.
+    /// The connection to the database was lost. The next one may reach another server.
     suspect: bool,
 }
 
@@ -62,7 +59,7 @@ impl PositionTracker {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how a commit ended.
+    /// Records the end of a commit.
     pub fn committed(&self, done: bool) {
         let mut known = self.lock();
         if done {
@@ -98,33 +95,31 @@ impl Store {
     /// Remembers the position beyond this process, and counts gaps that are found.
     pub fn remember_position(&self, folder: Option<&Path>, client_id: &str, metrics: Arc<Metrics>) {
         let file = StateFile::within(folder, client_id, PURPOSE);
-        let _ = self.memory.outside.set((file, metrics));
+        let _ = self.position.outside.set((file, metrics));
     }
 
     /// Compares the position of the database with the one that was written last, and writes the
     /// next. If the database has gone back, that is a gap from its own time to the last commit.
     pub(in crate::store) async fn advance_position(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         client_id: &str,
     ) -> Result<(), DbError> {
-        self.memory.recall(client_id).await;
+        self.position.recall(client_id).await;
         let now = OffsetDateTime::now_utc();
         let (last, seen_at, ended_at) = {
-            let known = self.memory.lock();
+            let known = self.position.lock();
             let seen_at = known.last.at.max(known.committed_at).unwrap_or(now);
             // An earlier process may have committed more after it wrote its file.
             (known.last, seen_at, known.committed_at.map_or(now, |_| seen_at))
         };
-        let limit = self.link.answer_within;
-        let found =
-            advance(conn, limit, client_id, last.position, [now, seen_at, ended_at]).await?;
+        let found = advance(db, client_id, last.position, [now, seen_at, ended_at]).await?;
         let next = JournalPosition { position: found.position, at: Some(now) };
         {
-            let mut known = self.memory.lock();
+            let mut known = self.position.lock();
             (known.last, known.suspect) = (next, false);
         }
-        let outside = self.memory.outside.get();
+        let outside = self.position.outside.get();
         if let Some((file, _)) = outside {
             file.keep_soon(next);
         }
@@ -134,8 +129,8 @@ impl Store {
             }
             tracing::error!(
                 cause = GapCause::DatabaseRestored.as_str(),
-                "the database has gone back to an earlier state: events acknowledged since are \
-                 missing; see the view data_gap"
+                "the database was restored to an earlier state; events acknowledged since are missing \
+                 (see the view data_gap)"
             );
         }
         Ok(())
@@ -143,8 +138,8 @@ impl Store {
 
     /// Returns once the file has the position, for the end of the process.
     pub(in crate::store) async fn keep_position(&self) {
-        if let Some((file, _)) = self.memory.outside.get() {
-            let last = self.memory.lock().last;
+        if let Some((file, _)) = self.position.outside.get() {
+            let last = self.position.lock().last;
             file.keep(last).await;
         }
     }
@@ -156,8 +151,7 @@ struct AdvancedPosition {
 }
 
 async fn advance(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     client_id: &str,
     known: i64,
     [now, seen_at, ended_at]: [OffsetDateTime; 3],
@@ -169,6 +163,6 @@ async fn advance(
         .bind(seen_at)
         .bind(ended_at)
         .bind(GapCause::DatabaseRestored.as_str());
-    let row = bounded(limit, query.fetch_one(conn)).await?;
+    let row = db.query(|conn| query.fetch_one(conn)).await?;
     Ok(AdvancedPosition { position: row.try_get("position")?, restored: row.try_get("restored")? })
 }

@@ -3,34 +3,33 @@
 use std::time::Duration;
 
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::JournalOutcome;
-use super::reconnect::{EarlierConnection, OpenedConnection, opening};
+use super::reconnect::{EarlierConnection, OpenedConnection, assess_reconnect};
 use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
 use crate::gap::Gap;
-use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
 use crate::store::pg_timestamp::{PgTimestamp, time_of};
+use crate::store::query::Db;
 use crate::store::text::clean;
 
 /// The newest row of the client id.
 #[derive(Debug)]
 pub(super) enum NewestRow {
-    /// The connection itself, written down by an earlier try, or told before out of the spool.
+    /// The connection itself, recorded by an earlier try, or before from the spool.
     This {
         row: i64,
         held: Vec<String>,
-        /// It is the newest, and not known to have ended.
+        /// True if it is the newest, and not known to have ended.
         stands: bool,
     },
     Earlier(EarlierConnection),
 }
 
 pub(super) async fn newest(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     opened: OpenedConnection<'_>,
 ) -> Result<Option<NewestRow>, DbError> {
     const SQL: &str = "
@@ -44,7 +43,7 @@ pub(super) async fn newest(
          limit 1";
     let ConnectionName { client_id, instance, .. } = opened.connection;
     let query = sqlx::query(SQL).bind(client_id).bind(instance).bind(opened.at).bind(RETIRED);
-    let Some(row) = bounded(limit, query.fetch_optional(conn)).await? else { return Ok(None) };
+    let Some(row) = db.query(|conn| query.fetch_optional(conn)).await? else { return Ok(None) };
     let filters = row.try_get("filters")?;
     Ok(Some(if row.try_get("this")? {
         NewestRow::This { row: row.try_get("id")?, held: filters, stands: row.try_get("stands")? }
@@ -59,11 +58,10 @@ pub(super) async fn newest(
     }))
 }
 
-/// Told out of the spool after another machine has taken over: the connection is over, and the other
-/// one's stands. What was lost before it is still to be written down.
+/// Records a connection that is read from the spool after another machine has taken over. The
+/// connection is over, and that of the other machine is open. A loss before it must still be recorded.
 pub(super) async fn late(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     session_expiry: Duration,
     opened: OpenedConnection<'_>,
 ) -> Result<JournalOutcome, DbError> {
@@ -74,8 +72,7 @@ pub(super) async fn late(
          limit 1";
     let client_id = &opened.connection.client_id;
     let query = sqlx::query_as(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
-    let before: Option<(PgTimestamp, bool)> =
-        bounded(limit, query.fetch_optional(&mut *conn)).await?;
+    let before: Option<(PgTimestamp, bool)> = db.query(|conn| query.fetch_optional(conn)).await?;
     let earlier = before.map(|(PgTimestamp(last_seen_at), retired)| EarlierConnection {
         last_seen_at,
         filters: Vec::new(),
@@ -84,56 +81,46 @@ pub(super) async fn late(
         retired,
     });
     let mut gap = None;
-    if let Some(found) = opening(earlier.as_ref(), opened, session_expiry).gap {
-        gap = insert_gap(conn, limit, &found).await?.then_some(found.cause);
+    if let Some(found) = assess_reconnect(earlier.as_ref(), opened, session_expiry).gap {
+        gap = insert_gap(db, &found).await?.then_some(found.cause);
     }
     Ok(JournalOutcome { stale_filters: Vec::new(), gap })
 }
 
-/// A process that is gone cannot tell how long what it noticed lasted. Its successor finds the
-/// session, and what it holds back itself it will notice anew.
+/// Ends the open gaps of a process that is gone: their true end is unknown. Its successor has found
+/// the session, and detects its own gaps again.
 pub(super) async fn end_abandoned_gaps(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     client_id: &str,
     at: OffsetDateTime,
 ) -> Result<(), DbError> {
     const SQL: &str = "
         update centiloc.gap set ended_at = greatest(started_at, $2)
          where client_id = $1 and ended_at is null";
-    bounded(limit, sqlx::query(SQL).bind(client_id).bind(at).execute(conn)).await.map(drop)
+    db.query(|conn| sqlx::query(SQL).bind(client_id).bind(at).execute(conn)).await.map(drop)
 }
 
-/// What a process that was killed had sent may still be running in the server: its row must be
-/// seen, and closed, by its successor.
-pub(super) async fn await_predecessor(
-    conn: &mut PgConnection,
-    limit: Duration,
-    client_id: &str,
-) -> Result<(), DbError> {
+/// Waits for the statements of a killed process that may still run in the server: its successor must
+/// see its row, and close it.
+pub(super) async fn await_predecessor(db: &mut Db, client_id: &str) -> Result<(), DbError> {
     const SQL: &str =
         "select pg_advisory_xact_lock(hashtextextended('centiloc.connection ' || $1, 0))";
-    bounded(limit, sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
+    db.query(|conn| sqlx::query(SQL).bind(client_id).execute(conn)).await.map(drop)
 }
 
-/// A process that died could not write down the end of its connection.
-pub(super) async fn close_abandoned(
-    conn: &mut PgConnection,
-    limit: Duration,
-    client_id: &str,
-) -> Result<(), DbError> {
+/// Closes the connection of a process that died before it could record the end.
+pub(super) async fn close_abandoned(db: &mut Db, client_id: &str) -> Result<(), DbError> {
     const SQL: &str = "
         update centiloc.connection
            set disconnected_at = last_seen_at, reason = $2
          where client_id = $1 and disconnected_at is null";
     let query = sqlx::query(SQL).bind(client_id).bind(WITHOUT_NOTICE);
-    bounded(limit, query.execute(conn)).await.map(drop)
+    db.query(|conn| query.execute(conn)).await.map(drop)
 }
 
 /// Stores a connection, and returns its row; `None` if it has one.
 pub(super) async fn insert(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     opened: OpenedConnection<'_>,
     filters: &[String],
 ) -> Result<Option<i64>, DbError> {
@@ -150,15 +137,11 @@ pub(super) async fn insert(
         .bind(opened.session_present)
         .bind(filters)
         .bind(opened.spool_dir.map(clean));
-    bounded(limit, query.fetch_optional(conn)).await
+    db.query(|conn| query.fetch_optional(conn)).await
 }
 
 /// Inserts a gap, or notes the end of one that is open. True if it is new.
-pub(in crate::store) async fn insert_gap(
-    conn: &mut PgConnection,
-    limit: Duration,
-    gap: &Gap,
-) -> Result<bool, DbError> {
+pub(in crate::store) async fn insert_gap(db: &mut Db, gap: &Gap) -> Result<bool, DbError> {
     const SQL: &str = "
         insert into centiloc.gap as g (client_id, started_at, ended_at, cause, detail)
         values ($1, $2, $3, $4, $5)
@@ -171,6 +154,6 @@ pub(in crate::store) async fn insert_gap(
         .bind(gap.ended_at)
         .bind(gap.cause.as_str())
         .bind(clean(&gap.detail));
-    let row: PgRow = bounded(limit, query.fetch_one(conn)).await?;
+    let row: PgRow = db.query(|conn| query.fetch_one(conn)).await?;
     Ok(row.try_get("new")?)
 }

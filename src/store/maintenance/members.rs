@@ -4,20 +4,19 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 use crate::connection_event::RETIRED;
 use crate::gap::{Gap, GapCause};
-use crate::store::batch::write::bounded;
 use crate::store::error::DbError;
 use crate::store::journal::insert_gap;
 use crate::store::maintenance::MaintenanceParts;
 use crate::store::pg_timestamp::PgTimestamp;
+use crate::store::query::Db;
 use crate::store::{Store, StoreError, lock};
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Interval of checks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// After an outage of the database the other members need a moment to be seen again.
 const SETTLE: Duration = Duration::from_secs(120);
@@ -33,7 +32,7 @@ pub struct GroupMembership {
     pub session_expiry: Duration,
 }
 
-/// Decides when to look. To be made anew when the database did not answer.
+/// Schedules the checks for vanished members. Created again when the database did not answer.
 #[derive(Debug)]
 pub(in crate::store) struct MemberWatch {
     since: Instant,
@@ -47,19 +46,19 @@ impl Default for MemberWatch {
 }
 
 impl MemberWatch {
-    /// Looks for members that vanished, if it is time, and warns of them.
+    /// Checks for members that vanished, if it is due, and warns of them.
     pub async fn look(&mut self, parts: &MaintenanceParts, now: OffsetDateTime) {
         let MaintenanceParts { store, members, metrics, .. } = parts;
         let GroupMembership { client_id, filters, session_expiry } = members;
         let settled = self.since.elapsed() >= SETTLE.min(*session_expiry);
-        if !settled || self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        if !settled || self.looked.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
             return;
         }
         self.looked = Some(Instant::now());
         let vanished = match store.note_vanished(client_id, filters, *session_expiry, now).await {
             Ok(vanished) => vanished,
             Err(error) => {
-                tracing::warn!(%error, "could not look for vanished members of the share group");
+                tracing::warn!(%error, "could not check for vanished members of the share group");
                 return;
             }
         };
@@ -75,8 +74,8 @@ impl MemberWatch {
 }
 
 impl Store {
-    /// Writes down which other members of the share group are gone for longer than the broker keeps a
-    /// session. Returns those that were not written down before.
+    /// Records which other members of the share group are gone for longer than the broker keeps a
+    /// session. Returns those that were not recorded before.
     pub async fn note_vanished(
         &self,
         client_id: &str,
@@ -89,29 +88,26 @@ impl Store {
         if shared.is_empty() {
             return Ok(Vec::new());
         }
-        let limit = self.link.answer_within;
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let result = async {
             let mut new = Vec::new();
-            for gap in candidates(&mut conn, limit, client_id, &shared, session_expiry, now).await?
-            {
-                let lives = holds_lock(&mut conn, limit, &gap.client_id).await?;
-                if !lives && insert_gap(&mut conn, limit, &gap).await? {
+            for gap in candidates(&mut db, client_id, &shared, session_expiry, now).await? {
+                let lives = holds_lock(&mut db, &gap.client_id).await?;
+                if !lives && insert_gap(&mut db, &gap).await? {
                     new.push(gap);
                 }
             }
             Ok::<_, DbError>(new)
         }
         .await;
-        Ok(conn.finish(result)?)
+        Ok(db.finish(result)?)
     }
 }
 
 /// Members that were not seen for longer than the broker keeps a session, were not retired, and are in
 /// no gap yet.
 async fn candidates(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     client_id: &str,
     shared: &[String],
     session_expiry: Duration,
@@ -141,7 +137,7 @@ async fn candidates(
         .bind(before)
         .bind(RETIRED)
         .bind(GapCause::MemberVanished.as_str());
-    let members = bounded(limit, query.fetch_all(conn)).await?;
+    let members = db.query(|conn| query.fetch_all(conn)).await?;
     Ok(members.into_iter().map(|(id, PgTimestamp(at))| vanished(id, at, session_expiry)).collect())
 }
 
@@ -161,15 +157,11 @@ fn vanished(client_id: String, seen_at: OffsetDateTime, session_expiry: Duration
     }
 }
 
-/// Whether a process holds the single-writer lock of the client id: then it lives, though it could not
-/// write down its connection yet.
-async fn holds_lock(
-    conn: &mut PgConnection,
-    limit: Duration,
-    client_id: &str,
-) -> Result<bool, DbError> {
+/// Returns true if a process holds the single-writer lock of the client id: then it runs, though it
+/// could not record its connection yet.
+async fn holds_lock(db: &mut Db, client_id: &str) -> Result<bool, DbError> {
     // Safe: made of constants.
     let sql = sqlx::AssertSqlSafe(format!("select exists (select {})", lock::LOCKS_OF_KEY));
     let query = sqlx::query_scalar(sql).bind(lock::key(client_id));
-    bounded(limit, query.fetch_one(conn)).await
+    db.query(|conn| query.fetch_one(conn)).await
 }

@@ -1,6 +1,6 @@
-//! Keeps the house: tells that the connection stands, that the database answers and how its clock
-//! differs, makes partitions ahead, deletes what is past its time. Whatever holds up readers and
-//! writers is done in small steps, with short waits for locks and pauses in between.
+//! Periodic maintenance: refreshes `last_seen_at`, checks the database and its clock, makes partitions
+//! ahead of time, and applies retention. Work that blocks readers and writers is done in small steps,
+//! with short lock timeouts and pauses in between.
 
 pub mod members;
 mod payload_retention;
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection_event::ConnectionName;
 use crate::progress::idle;
-use crate::store::batch::write::bounded;
 use crate::store::database_status::{DatabaseStatus, StatusSource};
 use crate::store::error::{DbError, StoreError};
 use crate::store::maintenance::members::{GroupMembership, MemberWatch};
@@ -27,19 +26,19 @@ use crate::store::{Store, clocks};
 use crate::telemetry::health::ClockReading;
 use crate::telemetry::{Health, Metrics};
 
-/// How exactly `connection.last_seen_at` tells when a process died.
+/// Interval of heartbeats: the accuracy of `connection.last_seen_at` for a process that died.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// How often partitions are looked after while nothing is left to do.
+/// Interval of the upkeep of partitions while nothing is left to do.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 
 /// Retention is counted in days.
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
-/// What maintenance needs.
+/// Inputs and outputs of maintenance.
 #[derive(Debug)]
 pub struct MaintenanceParts {
-    /// Where.
+    /// The database.
     pub store: Arc<Store>,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
@@ -62,11 +61,11 @@ pub async fn run(parts: MaintenanceParts) {
     let stop = parts.stop.clone();
     tokio::select! {
         () = stop.cancelled() => {}
-        () = keep_house(&parts) => {}
+        () = maintenance_loop(&parts) => {}
     }
 }
 
-async fn keep_house(parts: &MaintenanceParts) {
+async fn maintenance_loop(parts: &MaintenanceParts) {
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut duties = MaintenanceDuties::new(parts);
@@ -76,8 +75,7 @@ async fn keep_house(parts: &MaintenanceParts) {
             duties.lookout = MemberWatch::default();
             continue;
         };
-        // The writer makes the tables; without them there is no house to keep, but the server is
-        // still looked at.
+        // The writer makes the tables. Until then only the heartbeat is due.
         tokio::select! {
             biased;
             () = idle(parts.store.until_prepared()) => {}
@@ -91,7 +89,7 @@ async fn keep_house(parts: &MaintenanceParts) {
             // The next beat finds out whether the database answers at all.
             Err(error) => tracing::debug!(%error, "could not read the newest gap"),
         }
-        duties.look_after_partitions().await;
+        duties.maintain_partitions().await;
         // By the clock that is behind: a wrong one must not delete before its time.
         let now = OffsetDateTime::now_utc() - time::Duration::seconds_f64(skew.max(0.0));
         duties.lookout.look(parts, now).await;
@@ -120,14 +118,14 @@ async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
     }
 }
 
-/// What is due when.
+/// Duties with the time at which each is due.
 struct MaintenanceDuties<'p> {
     parts: &'p MaintenanceParts,
     keep_events: watch::Receiver<Option<Duration>>,
     payloads: PayloadSweep,
     lookout: MemberWatch,
     partitions_due: Instant,
-    /// Between two looks at the partitions while something is left to do.
+    /// Wait between two runs of upkeep while something is left to do.
     partitions_wait: Duration,
     retention_due: Instant,
     partitions_problem: RepeatedWarning,
@@ -151,7 +149,7 @@ impl<'p> MaintenanceDuties<'p> {
         }
     }
 
-    async fn look_after_partitions(&mut self) {
+    async fn maintain_partitions(&mut self) {
         let wanted = self.parts.store.partitions.take_wanted();
         if wanted {
             self.partitions_wait = BEAT;
@@ -172,8 +170,9 @@ impl<'p> MaintenanceDuties<'p> {
         };
         self.partitions_due = Instant::now() + wait;
         let problem = result.err().map(|error| error.to_string());
-        self.partitions_problem
-            .report(problem, "could not make or fill every partition; trying again");
+        if let Some(error) = self.partitions_problem.changed(problem) {
+            tracing::warn!(error, "could not make or fill all partitions; retrying");
+        }
     }
 
     async fn clear_payloads(&mut self, now: OffsetDateTime) {
@@ -183,8 +182,9 @@ impl<'p> MaintenanceDuties<'p> {
             tracing::info!(payloads, "removed messages past retention.payloads");
         }
         let problem = cleared.err().map(|error| error.to_string());
-        self.payloads_problem
-            .report(problem, "could not remove the messages kept beside events; trying again");
+        if let Some(error) = self.payloads_problem.changed(problem) {
+            tracing::warn!(error, "could not remove messages past retention.payloads; retrying");
+        }
     }
 
     async fn delete_expired(&mut self, now: OffsetDateTime) {
@@ -201,15 +201,14 @@ impl<'p> MaintenanceDuties<'p> {
                 ..RetentionOutcome::default()
             },
         };
-        // What readers hold up is tried again soon.
+        // Partitions that readers block are tried again soon.
         let wait = if deleted.overdue == Some(Duration::ZERO) { RETENTION_EVERY } else { BEAT };
         self.retention_due = Instant::now() + wait;
         self.show(&deleted);
         let problem = (!deleted.problems.is_empty()).then(|| deleted.problems.join("; "));
-        self.retention_problem.report(
-            problem,
-            "could not delete everything that is past its retention; trying again",
-        );
+        if let Some(error) = self.retention_problem.changed(problem) {
+            tracing::warn!(error, "could not delete all rows past their retention; retrying");
+        }
     }
 
     fn show(&self, deleted: &RetentionOutcome) {
@@ -224,30 +223,28 @@ impl<'p> MaintenanceDuties<'p> {
                 events = deleted.events,
                 dead_letters = deleted.dead_letters,
                 connections = deleted.connections,
-                "deleted what is past its retention"
+                "deleted rows past their retention"
             );
         }
     }
 }
 
-/// A problem that lasts, logged when it changes.
+/// The last problem of a duty, which is logged when it changes.
 #[derive(Default)]
 struct RepeatedWarning(Option<String>);
 
 impl RepeatedWarning {
-    fn report(&mut self, problem: Option<String>, sentence: &'static str) {
-        if let Some(reason) = &problem
-            && self.0 != problem
-        {
-            tracing::warn!(reason, "{sentence}");
-        }
+    /// Records the present problem, if any. Returns it if it is another one than before.
+    fn changed(&mut self, problem: Option<String>) -> Option<&str> {
+        let is_new = self.0 != problem;
         self.0 = problem;
+        self.0.as_deref().filter(|_| is_new)
     }
 }
 
 impl Store {
-    /// Refreshes `last_seen_at` of the connection that stands, if it has a row; also to an earlier
-    /// time: a clock that was ahead and came back would otherwise hide a later absence. Returns how
+    /// Refreshes `last_seen_at` of the open connection, if it has a row. It may go back to an earlier
+    /// time: a clock that was ahead and was corrected would otherwise hide a later absence. Returns how
     /// far this host's clock is ahead of the database's, seconds.
     pub async fn beat(
         &self,
@@ -257,23 +254,22 @@ impl Store {
         const TOUCH: &str = "
             update centiloc.connection set last_seen_at = $2
              where id = $1 and disconnected_at is null and instance = $3";
-        let limit = self.link.answer_within;
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let result = async {
-            let skew = clocks::skew(&mut conn, limit).await?;
+            let skew = clocks::skew(&mut db).await?;
             self.clocks.note(skew);
             if let Some(open) = standing.and_then(|name| self.open.get(name)) {
                 let name = open.name();
-                self.advance_position(&mut conn, &name.client_id).await?;
+                self.advance_position(&mut db, &name.client_id).await?;
                 let touch = sqlx::query(TOUCH).bind(open.row()).bind(now).bind(name.instance);
-                let touched = bounded(limit, touch.execute(&mut *conn)).await?.rows_affected();
+                let touched = db.query(|conn| touch.execute(conn)).await?.rows_affected();
                 if touched == 0 {
-                    self.reopen(&mut conn, open).await?;
+                    self.reopen(&mut db, open).await?;
                 }
             }
             Ok::<f64, DbError>(skew)
         }
         .await;
-        Ok(conn.finish(result)?)
+        Ok(db.finish(result)?)
     }
 }

@@ -1,16 +1,17 @@
-//! Removes the messages kept beside events before the events themselves: `retention.payloads`. A
-//! message is as large as the rest of its row, and is of no use once the field numbers are known to
-//! be right. Events are visited in the order of their momentum, a few thousand at a time, so that
+//! Removes the messages kept with events before the events themselves: `retention.payloads`. A
+//! message is as large as the rest of its row, and has no use once the field numbers are verified. Events are visited in the order of their momentum, a few thousand at a time, so that
 //! neither the writer nor maintenance waits for long.
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
 use crate::store::Store;
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, StoreError};
+use crate::store::kinds;
+use crate::store::query::Db;
+use crate::topic::EventKind;
 
 /// Events visited by one statement: well below a second.
 const CHUNK: i64 = 5_000;
@@ -24,14 +25,14 @@ const EVERY: Duration = Duration::from_secs(24 * 3600);
 /// A sweep begins so long before the end of the last one, for events that came late.
 const LATE: time::Duration = time::Duration::days(7);
 
-/// How far the removal has come. In memory: a new process visits all events once more.
+/// Progress of the removal. It is kept in memory: a new process visits all events once more.
 #[derive(Debug, Default)]
 pub(in crate::store) struct PayloadSweep {
     /// `retention.payloads` as of the last step.
     kept: Option<Duration>,
-    /// Where to go on; `None` is the beginning.
+    /// Start of the next chunk; `None` is the beginning.
     next: Option<OffsetDateTime>,
-    /// When the next sweep is due; `None` while one is under way.
+    /// Time of the next sweep; `None` during one.
     due: Option<Instant>,
     /// Removed in this sweep.
     cleared: u64,
@@ -70,7 +71,7 @@ impl PayloadSweep {
 }
 
 impl Store {
-    /// Removes the messages kept beside the next `chunk` events from `from` on that happened and came
+    /// Removes the messages kept with the next `chunk` events from `from` on that happened and came
     /// before `cutoff`. Returns how many, and where to go on; `None` at the end.
     pub async fn clear_payloads(
         &self,
@@ -78,43 +79,42 @@ impl Store {
         cutoff: OffsetDateTime,
         chunk: i64,
     ) -> Result<(u64, Option<OffsetDateTime>), StoreError> {
-        let mut conn = self.acquire().await?;
+        let mut db = self.acquire().await?;
         let from = from.unwrap_or(time::macros::datetime!(0001-01-01 00:00 UTC));
-        let result = clear(&mut conn, self.link.answer_within, from, cutoff, chunk).await;
-        Ok(conn.finish(result)?)
+        let result = clear(&mut db, from, cutoff, chunk).await;
+        Ok(db.finish(result)?)
     }
 }
 
 async fn clear(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     from: OffsetDateTime,
     cutoff: OffsetDateTime,
     chunk: i64,
 ) -> Result<(u64, Option<OffsetDateTime>), DbError> {
     // Ranges of momentum are found by the primary key, and touch only the partitions they lie in.
-    const END: &str = "
-        select least(
-               (select momentum from centiloc.item_event
-                 where momentum >= $1 and momentum < $2
-                 order by momentum offset $3 limit 1),
-               (select momentum from centiloc.board_event
-                 where momentum >= $1 and momentum < $2
-                 order by momentum offset $3 limit 1))";
-    const ITEMS: &str = "
-        update centiloc.item_event set payload = null
-         where momentum >= $1 and momentum < $2 and received_at < $3 and payload is not null";
-    const BOARDS: &str = "
-        update centiloc.board_event set payload = null
-         where momentum >= $1 and momentum < $2 and received_at < $3 and payload is not null";
-    let end = sqlx::query_scalar(END).bind(from).bind(cutoff).bind(chunk);
-    let end: Option<OffsetDateTime> = bounded(limit, end.fetch_one(&mut *conn)).await?;
+    let tables = EventKind::ALL.map(|kind| kinds::tables(kind).event_table());
+    let ends = tables.map(|table| {
+        format!(
+            "(select momentum from centiloc.{table}
+               where momentum >= $1 and momentum < $2
+               order by momentum offset $3 limit 1)"
+        )
+    });
+    let sql = AssertSqlSafe(format!("select least({})", ends.join(", ")));
+    let end = sqlx::query_scalar(sql).bind(from).bind(cutoff).bind(chunk);
+    let end: Option<OffsetDateTime> = db.query(|conn| end.fetch_one(conn)).await?;
     // Events of one momentum are never split: a chunk of nothing else would not come to an end.
     let end = end.map(|end| end + time::Duration::MICROSECOND);
     let mut cleared = 0;
-    for sql in [ITEMS, BOARDS] {
+    for table in tables {
+        let sql = AssertSqlSafe(format!(
+            "update centiloc.{table} set payload = null
+              where momentum >= $1 and momentum < $2 and received_at < $3
+                and payload is not null"
+        ));
         let update = sqlx::query(sql).bind(from).bind(end.unwrap_or(cutoff)).bind(cutoff);
-        cleared += bounded(limit, update.execute(&mut *conn)).await?.rows_affected();
+        cleared += db.query(|conn| update.execute(conn)).await?.rows_affected();
     }
     Ok((cleared, end))
 }

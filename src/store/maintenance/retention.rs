@@ -1,4 +1,4 @@
-//! Deletes what is no longer kept. Events go by whole partitions, which costs nothing; only where
+//! Deletes rows past their retention. Events go by whole partitions, which costs nothing; only where
 //! there are none are rows deleted, a few at a time. Each step is a transaction of its own, and one
 //! that fails keeps none of the others from being taken.
 
@@ -7,14 +7,11 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::store::Store;
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, ErrorClass, StoreError};
-use crate::store::partitions::{
-    self, ListedPartition, become_maker, default_partition, pause, run,
-};
-use crate::store::query::Transaction;
+use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
+use crate::store::query::Db;
 
-/// How long dead letters are kept after they were replayed, and connections after they ended.
+/// Retention of dead letters after their replay, and of connections after their end.
 const KEPT: time::Duration = time::Duration::days(90);
 
 /// Rows deleted by one statement: a fraction of a second.
@@ -29,7 +26,7 @@ const ATTEMPTS: u32 = 5;
 /// Bounds the work of dropping a partition: removing many files may take long.
 const DROP_TIMEOUT: &str = "25s";
 
-/// What was deleted, and what was not.
+/// Deleted rows and failed steps of a retention run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetentionOutcome {
     /// Partitions of `item_event`.
@@ -40,15 +37,15 @@ pub struct RetentionOutcome {
     pub dead_letters: u64,
     /// Rows of `connection`.
     pub connections: u64,
-    /// How long the oldest partition that is still there is past its retention; zero without one,
-    /// `None` where the partitions could not be listed.
+    /// Age of the oldest remaining partition beyond its retention. Zero without one, `None` if the
+    /// partitions could not be listed.
     pub overdue: Option<Duration>,
     /// Steps that failed, each with its reason.
     pub problems: Vec<String>,
 }
 
 impl RetentionOutcome {
-    /// Whether anything was deleted.
+    /// Returns true if nothing was deleted.
     pub fn is_empty(&self) -> bool {
         self.partitions + self.events + self.dead_letters + self.connections == 0
     }
@@ -71,7 +68,7 @@ const LETTERS: &str = "
      where ctid = any (array(
            select ctid from centiloc.dead_letter where replayed_at < $1 limit $2))";
 
-// The newest of a client id tells the next start since when it was away.
+// The next start needs the newest row of a client id, to know since when it was away.
 const CONNECTIONS: &str = "
     delete from centiloc.connection
      where ctid = any (array(
@@ -136,7 +133,7 @@ impl Store {
             }
             other => other?,
         };
-        // Who holds one up holds up the next: there, one attempt is enough to see that.
+        // A reader that blocks one also blocks the next: there, one attempt is enough.
         let mut attempts = ATTEMPTS;
         for named in listed.into_iter().filter(|named| named.range.to <= cutoff) {
             let dropped = self.drop_partition(&named, attempts).await;
@@ -153,9 +150,7 @@ impl Store {
     }
 
     async fn list_partitions(&self) -> Result<Vec<ListedPartition>, DbError> {
-        let mut conn = self.acquire().await?;
-        let listed = partitions::list(&mut conn, self.link.answer_within).await;
-        conn.finish(listed)
+        self.with_db(async |db| partitions::list(db).await).await
     }
 
     /// Returns 1 once it is gone.
@@ -176,23 +171,19 @@ impl Store {
     }
 
     async fn try_drop(&self, table: &str) -> Result<(), DbError> {
-        let limit = self.link.answer_within.max(partitions::STEP_ANSWER);
-        let mut conn = self.acquire().await?;
-        let mut transaction = Transaction::begin(&mut conn, limit).await?;
-        let dropped = async {
-            become_maker(transaction.conn(), limit, DROP_TIMEOUT).await?;
-            run(transaction.conn(), limit, format!("drop table {table}")).await
-        }
-        .await;
-        let dropped = transaction.end(dropped).await;
-        conn.finish(dropped)
+        let timeout = self.connector.answer_within.max(partitions::STEP_ANSWER);
+        let mut db = self.acquire().await?.with_timeout(timeout);
+        let drop_table = async |db: &mut Db| {
+            become_maker(db, DROP_TIMEOUT).await?;
+            db.execute(format!("drop table {table}")).await
+        };
+        let dropped = db.transaction(drop_table).await;
+        db.finish(dropped)
     }
 
     /// Rows without a partition to drop.
     async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
-        let mut conn = self.acquire().await?;
-        let default = default_partition(&mut conn, self.link.answer_within).await;
-        match conn.finish(default)? {
+        match self.with_db(async |db| default_partition(db).await).await? {
             Some(default) => self.delete_rows(&items_sql(&default), cutoff).await,
             None => Ok(0),
         }
@@ -200,13 +191,12 @@ impl Store {
 
     /// Deletes in chunks; in smaller ones where the server takes too long.
     async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, DbError> {
-        let limit = self.link.answer_within;
         let (mut total, mut chunk) = (0, CHUNK);
         loop {
-            let mut conn = self.acquire().await?;
+            let mut db = self.acquire().await?;
             let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(before).bind(chunk);
-            let result = bounded(limit, query.execute(&mut *conn)).await;
-            match conn.finish(result) {
+            let result = db.query(|conn| query.execute(conn)).await;
+            match db.finish(result) {
                 Ok(done) => {
                     total += done.rows_affected();
                     if done.rows_affected() < chunk.unsigned_abs() {

@@ -1,19 +1,16 @@
 //! Asks PostgreSQL which partitions `item_event` has. Users may make, detach and rename partitions,
 //! with any bound that PostgreSQL takes.
 
-use std::time::Duration;
-
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use super::run;
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, ErrorClass};
 use crate::store::partitions::span::PartitionRange;
 use crate::store::pg_timestamp::{PgTimestamp, time_of};
+use crate::store::query::Db;
 
-/// Names tried for one table: more would mean that someone detaches it again and again.
+/// Names tried for one table. More are taken only if partitions are detached again and again.
 const NAMES: usize = 20;
 
 // No backslash: they mean something else where standard_conforming_strings is off.
@@ -39,16 +36,13 @@ pub(in crate::store) struct ListedPartition {
     pub table: String,
     /// Its bounds. A bound beyond the calendar, or none, is the last point in time we know.
     pub range: PartitionRange,
-    /// Whether rows go there: not while it is being detached.
+    /// True if rows are routed to it: not while it is being detached.
     pub routable: bool,
 }
 
-/// The partitions that exist, but for the default one.
-pub(in crate::store) async fn list(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<Vec<ListedPartition>, DbError> {
-    let rows = bounded(limit, sqlx::query(LIST).fetch_all(conn)).await?;
+/// Lists the existing partitions, without the default one.
+pub(in crate::store) async fn list(db: &mut Db) -> Result<Vec<ListedPartition>, DbError> {
+    let rows = db.query(|conn| sqlx::query(LIST).fetch_all(conn)).await?;
     let named = |row: &PgRow| -> Result<ListedPartition, DbError> {
         let range = PartitionRange { from: time_of(row, "lower")?, to: time_of(row, "upper")? };
         Ok(ListedPartition {
@@ -60,49 +54,39 @@ pub(in crate::store) async fn list(
     rows.iter().map(named).collect()
 }
 
-/// The default partition, as SQL quotes it, whoever made it.
-pub(in crate::store) async fn default_partition(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<Option<String>, DbError> {
+/// Returns the default partition, as SQL quotes it, even if a user made it.
+pub(in crate::store) async fn default_partition(db: &mut Db) -> Result<Option<String>, DbError> {
     const SQL: &str = "
         select format('%I.%I', n.nspname, c.relname)
           from pg_partitioned_table p
           join pg_class c on c.oid = p.partdefid
           join pg_namespace n on n.oid = c.relnamespace
          where p.partrelid = to_regclass('centiloc.item_event')";
-    bounded(limit, sqlx::query_scalar(SQL).fetch_optional(conn)).await
+    db.query(|conn| sqlx::query_scalar(SQL).fetch_optional(conn)).await
 }
 
-/// The default partition. Makes it if it is gone, within the caller's transaction.
-pub(super) async fn ensure_default(
-    conn: &mut PgConnection,
-    limit: Duration,
-) -> Result<String, DbError> {
-    if let Some(table) = default_partition(conn, limit).await? {
+/// Returns the default partition. Makes it if it is missing, within the caller's transaction.
+pub(super) async fn ensure_default(db: &mut Db) -> Result<String, DbError> {
+    if let Some(table) = default_partition(db).await? {
         return Ok(table);
     }
-    let table = free_name(conn, limit, "item_event_default").await?;
+    let table = free_name(db, "item_event_default").await?;
     let sql = format!(
         "{}; alter table centiloc.item_event attach partition {table} default",
         create_sql(&table)
     );
-    run(conn, limit, sql).await?;
+    db.execute(sql).await?;
     tracing::warn!(partition = table, "item_event had no default partition; made it again");
     Ok(table)
 }
 
-/// A table like `item_event`, to be attached.
+/// Returns the statement that makes a table like `item_event`, to be attached.
 pub(super) fn create_sql(table: &str) -> String {
     format!("create table {table} (like centiloc.item_event including all)")
 }
 
-/// A name in schema centiloc that nothing has: a detached partition keeps its own.
-pub(super) async fn free_name(
-    conn: &mut PgConnection,
-    limit: Duration,
-    wanted: &str,
-) -> Result<String, DbError> {
+/// Returns a free name in schema centiloc. A detached partition keeps its name.
+pub(super) async fn free_name(db: &mut Db, wanted: &str) -> Result<String, DbError> {
     const SQL: &str = "
         select format('centiloc.%I', name)
           from unnest($1::text[]) with ordinality as wanted (name, place)
@@ -110,8 +94,8 @@ pub(super) async fn free_name(
          order by place limit 1";
     let numbered = (2..=NAMES).map(|n| format!("{wanted}_{n}"));
     let names: Vec<String> = std::iter::once(wanted.to_owned()).chain(numbered).collect();
-    let query = sqlx::query_scalar(SQL).bind(names).fetch_optional(conn);
-    bounded(limit, query).await?.ok_or_else(|| DbError {
+    let query = sqlx::query_scalar(SQL).bind(names);
+    db.query(|conn| query.fetch_optional(conn)).await?.ok_or_else(|| DbError {
         class: ErrorClass::Stop,
         sqlstate: Some("42P07".to_owned()),
         text: format!(
@@ -121,28 +105,26 @@ pub(super) async fn free_name(
     })
 }
 
-/// Whether the default partition holds rows of a range.
+/// Returns true if the default partition holds rows of a range.
 pub(super) async fn default_holds(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     default: &str,
     range: PartitionRange,
 ) -> Result<bool, DbError> {
     let sql =
         format!("select exists (select from {default} where momentum >= $1 and momentum < $2)");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(range.from).bind(range.to);
-    bounded(limit, query.fetch_one(conn)).await
+    db.query(|conn| query.fetch_one(conn)).await
 }
 
-/// The earliest momentum of a range that the default partition holds.
+/// Returns the earliest momentum of a range in the default partition.
 pub(super) async fn first_in_default(
-    conn: &mut PgConnection,
-    limit: Duration,
+    db: &mut Db,
     default: &str,
     range: PartitionRange,
 ) -> Result<Option<OffsetDateTime>, DbError> {
     let sql = format!("select min(momentum) from {default} where momentum >= $1 and momentum < $2");
     let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).bind(range.from).bind(range.to);
-    let first: Option<PgTimestamp> = bounded(limit, query.fetch_one(conn)).await?;
+    let first: Option<PgTimestamp> = db.query(|conn| query.fetch_one(conn)).await?;
     Ok(first.map(|timestamp| timestamp.0))
 }

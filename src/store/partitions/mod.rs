@@ -1,6 +1,6 @@
 //! Makes the partitions of `item_event` that rows need. What is known to exist is remembered, so
-//! that the hot path asks nothing; rows that land in the default partition without being expected
-//! there make us look again.
+//! that the hot path sends no query. Rows that land in the default partition unexpectedly cause a
+//! new listing.
 
 mod catalog;
 mod make;
@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
 pub(super) use self::catalog::{ListedPartition, default_partition, list};
@@ -22,16 +21,15 @@ use self::moving::GrowingPartition;
 pub(super) use self::moving::{MoveProgress, STEP_ANSWER};
 pub use self::upkeep::UpkeepOutcome;
 pub(super) use self::upkeep::pause;
-use super::batch::write::bounded;
 use super::error::DbError;
 use super::partitions::span::{PartitionRange, is_plausible, range_to_make};
-use super::query::{Db, Transaction};
+use super::query::Db;
 use crate::config::PartitionSpan;
 
 /// After a partition could not be made, its rows go to the default partition for this long.
 const DEFERRED_FOR: Duration = Duration::from_secs(60);
 
-/// The partitions as last seen.
+/// The partitions of `item_event` as last listed, and the work left on them.
 #[derive(Debug)]
 pub(super) struct PartitionManager {
     span: PartitionSpan,
@@ -40,13 +38,14 @@ pub(super) struct PartitionManager {
 
 #[derive(Debug, Default)]
 struct KnownPartitions {
-    /// Bounds of those that take rows.
+    /// Ranges of the partitions that rows are routed to.
     ranges: Vec<PartitionRange>,
-    /// Bounds of those that are being detached: they take none, and no other can be made there.
+    /// Ranges of the partitions that are being detached. No rows are routed there, and no other
+    /// partition can be made there.
     blocked: Vec<PartitionRange>,
     /// Ranges that could not be made.
     deferred: Vec<DeferredRange>,
-    /// Whether maintenance has something to do that it does not know of.
+    /// True if there is new work for maintenance.
     wanted: bool,
     growing: Option<GrowingPartition>,
 }
@@ -54,7 +53,7 @@ struct KnownPartitions {
 #[derive(Debug)]
 struct DeferredRange {
     range: PartitionRange,
-    /// When to try again.
+    /// Time of the next attempt.
     until: Instant,
     reason: String,
 }
@@ -64,7 +63,7 @@ impl KnownPartitions {
         self.ranges.iter().any(|r| r.contains(momentum))
     }
 
-    /// Whether no partition lies in a range, as far as they were looked up.
+    /// Returns true if no known partition overlaps a range.
     fn leave_whole(&self, range: &PartitionRange) -> bool {
         !self.ranges.is_empty() && !self.ranges.iter().any(|r| r.overlaps(range))
     }
@@ -90,7 +89,7 @@ impl KnownPartitions {
         }
     }
 
-    /// True if this is a new reason for this range.
+    /// Defers a range. Returns true if this is a new reason for it.
     fn defer(&mut self, range: PartitionRange, reason: &str) -> bool {
         let until = Instant::now() + DEFERRED_FOR;
         if let Some(known) = self.deferred.iter_mut().find(|d| d.range == range) {
@@ -115,23 +114,23 @@ impl PartitionManager {
         self.span
     }
 
-    /// Looks again before the next batch.
+    /// Forgets the partitions, so that they are listed again before the next batch.
     pub fn forget(&self) {
         self.known().ranges.clear();
     }
 
-    /// Looks again before the next batch, and has maintenance move what is misplaced.
+    /// Forgets the partitions, and has maintenance move misplaced rows.
     pub fn misplaced(&self) {
         self.forget();
         self.known().wanted = true;
     }
 
-    /// Whether maintenance has something to do that has come up since it was asked last.
+    /// Returns true if there is new work for maintenance since the last call.
     pub fn take_wanted(&self) -> bool {
         std::mem::take(&mut self.known().wanted)
     }
 
-    /// How many of these momenta no partition is known for.
+    /// Counts the momenta without a known partition.
     pub fn count_uncovered(&self, momenta: impl Iterator<Item = OffsetDateTime>) -> u64 {
         let known = self.known();
         momenta.filter(|momentum| !known.covers(*momentum)).count() as u64
@@ -142,14 +141,13 @@ impl PartitionManager {
     /// only if the server does not answer.
     pub async fn ensure(
         &self,
-        conn: &mut Db<'_>,
-        limit: Duration,
+        db: &mut Db,
         missing: BTreeSet<OffsetDateTime>,
     ) -> Result<(), DbError> {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut busy = match list(conn, limit).await {
+        let mut busy = match list(db).await {
             Ok(listed) => {
                 self.known().refresh(listed);
                 None
@@ -161,7 +159,7 @@ impl PartitionManager {
             let Some(range) = self.next_range(momentum) else { continue };
             let attempt = match &busy {
                 Some(error) => Err(error.clone()),
-                None => make(conn, limit, range).await,
+                None => make(db, range).await,
             };
             match attempt {
                 Ok(MakeAttempt::Made) => self.known().made(range, Some(&range.table())),
@@ -169,7 +167,7 @@ impl PartitionManager {
                 Ok(MakeAttempt::Left(reason)) => self.defer(range, reason),
                 Err(error) if error.is_from_server() => {
                     self.defer(range, &error.text);
-                    // A reader that holds one up holds up the next: the batch must not wait for each.
+                    // A reader that blocks one also blocks the next: the batch must not wait for each.
                     busy = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -178,22 +176,19 @@ impl PartitionManager {
         Ok(())
     }
 
-    /// Makes the default partition if it is gone.
-    pub async fn restore_default(&self, conn: &mut Db<'_>, limit: Duration) -> Result<(), DbError> {
-        let mut transaction = Transaction::begin(conn, limit).await?;
-        let restored = async {
-            let conn = transaction.conn();
-            become_maker(conn, limit, "10s").await?;
-            catalog::ensure_default(conn, limit).await.map(drop)
-        }
-        .await;
-        transaction.end(restored).await?;
-        // It holds nothing that could be in the way.
+    /// Makes the default partition if it is missing.
+    pub async fn restore_default(&self, db: &mut Db) -> Result<(), DbError> {
+        db.transaction(async |db| {
+            become_maker(db, "10s").await?;
+            catalog::ensure_default(db).await.map(drop)
+        })
+        .await?;
+        // It is empty, so no row of it can block a new partition.
         self.known().deferred.clear();
         Ok(())
     }
 
-    /// Momenta, one per missing range, that partitions are to be made for.
+    /// Returns the momenta, one per missing range, that need a partition.
     pub fn missing(
         &self,
         momenta: impl Iterator<Item = OffsetDateTime>,
@@ -212,7 +207,7 @@ impl PartitionManager {
                 && is_plausible(momentum, now)
                 && !known.is_deferred(momentum, Instant::now())
             {
-                // Partitions made by hand, also those not looked up yet, may leave several parts of a day.
+                // Partitions made by hand, also those not listed yet, may leave several parts of a day.
                 let day = PartitionRange::around(momentum, PartitionSpan::Day);
                 last = day.filter(|day| known.leave_whole(day));
                 missing.insert(momentum);
@@ -221,7 +216,7 @@ impl PartitionManager {
         missing
     }
 
-    /// The range to make for a momentum; `None` if it has one, or none can be made.
+    /// Returns the range to make for a momentum; `None` if it has one, or none can be made.
     fn next_range(&self, momentum: OffsetDateTime) -> Option<PartitionRange> {
         let known = self.known();
         if known.covers(momentum) || known.is_deferred(momentum, Instant::now()) {
@@ -243,24 +238,14 @@ impl PartitionManager {
         if self.known().defer(range, reason) {
             tracing::warn!(
                 partition = range.table(),
-                reason,
+                error = reason,
                 "could not make a partition; its events go to the default partition until it is made"
             );
         }
     }
 
     fn known(&self) -> MutexGuard<'_, KnownPartitions> {
-        // What a panic left behind is at worst incomplete, and is then looked up again.
+        // After a panic the list is at worst incomplete, and is then read again.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Runs statements that take no parameters.
-pub(super) async fn run(
-    conn: &mut PgConnection,
-    limit: Duration,
-    sql: String,
-) -> Result<(), DbError> {
-    // Safe: made of constants, numbers, dates and names that the server quoted.
-    bounded(limit, sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn)).await.map(drop)
 }

@@ -1,21 +1,19 @@
 //! Moves rows out of the default partition into one of their own, a few at a time. The partition
-//! grows with them: after each step every row is where queries look for it, exactly once.
+//! grows with them. After each step queries find every row exactly once.
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 
+use super::PartitionManager;
 use super::catalog::{
     self, ListedPartition, create_sql, default_holds, ensure_default, first_in_default, free_name,
 };
 use super::make::{attach_sql, become_maker, size};
-use super::{PartitionManager, run};
-use crate::store::batch::write::bounded;
 use crate::store::error::{DbError, ErrorClass};
 use crate::store::partitions::span::{PartitionRange, range_to_make};
 use crate::store::pg_timestamp::PgTimestamp;
-use crate::store::query::{Db, Transaction};
+use crate::store::query::Db;
 
 /// Rows moved in one step. Writers wait that long for the default partition: about 100 ms.
 const ROWS: i64 = 4_000;
@@ -23,11 +21,11 @@ const ROWS: i64 = 4_000;
 /// A partition is read whole when it is attached again: past this size the next one is begun.
 const LARGEST: i64 = 256 << 20;
 
-/// Bounds one statement of a step. A default partition that takes longer to look through is one that
-/// someone must empty.
+/// Statement timeout in a step. A default partition that takes longer to scan needs operator
+/// action.
 const STEP_TIMEOUT: &str = "60s";
 
-/// Our own bound on one exchange of a step.
+/// Our time limit of one exchange in a step.
 pub(in crate::store) const STEP_ANSWER: Duration = Duration::from_secs(65);
 
 /// A partition that takes the rows of the default partition step by step.
@@ -35,9 +33,9 @@ pub(in crate::store) const STEP_ANSWER: Duration = Duration::from_secs(65);
 pub(super) struct GrowingPartition {
     /// Its name; `None` while there is nothing of it.
     table: Option<String>,
-    /// What it covers so far.
+    /// The range that it covers so far.
     reached: PartitionRange,
-    /// Where it is to end.
+    /// The planned end of its range.
     to: OffsetDateTime,
 }
 
@@ -47,7 +45,7 @@ impl GrowingPartition {
     }
 }
 
-/// What a step led to.
+/// Progress after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum MoveProgress {
     /// The partition covers its whole range.
@@ -62,13 +60,12 @@ impl PartitionManager {
     /// Makes the partition of `momentum`, or moves further rows into it.
     pub async fn move_step(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         momentum: OffsetDateTime,
     ) -> Result<MoveProgress, DbError> {
         let before = self.known().growing.clone();
-        let mut transaction = Transaction::begin(conn, STEP_ANSWER).await?;
-        let result = self.step_within(transaction.conn(), before, momentum).await;
-        let Some(growing) = transaction.end(result).await? else {
+        let moved = db.transaction(async |db| self.step_within(db, before, momentum).await).await?;
+        let Some(growing) = moved else {
             return Ok(MoveProgress::Blocked);
         };
         let done = growing.reached.to >= growing.to;
@@ -80,22 +77,22 @@ impl PartitionManager {
 
     async fn step_within(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         before: Option<GrowingPartition>,
         momentum: OffsetDateTime,
     ) -> Result<Option<GrowingPartition>, DbError> {
-        become_maker(conn, STEP_ANSWER, STEP_TIMEOUT).await?;
-        let listed = catalog::list(conn, STEP_ANSWER).await?;
-        let default = ensure_default(conn, STEP_ANSWER).await?;
-        let planned = self.plan(conn, before, momentum, &listed).await?;
+        become_maker(db, STEP_TIMEOUT).await?;
+        let listed = catalog::list(db).await?;
+        let default = ensure_default(db).await?;
+        let planned = self.plan(db, before, momentum, &listed).await?;
         let Some(growing) = planned else { return Ok(None) };
         let rest = PartitionRange { from: growing.reached.to, to: growing.to };
-        let end = end_of_step(conn, &default, rest).await?;
+        let end = end_of_step(db, &default, rest).await?;
         let table = match &growing.table {
             Some(table) => table.clone(),
-            None => free_name(conn, STEP_ANSWER, &growing.target().table()).await?,
+            None => free_name(db, &growing.target().table()).await?,
         };
-        let columns = columns(conn).await?;
+        let columns = columns(db).await?;
         let reached = PartitionRange { from: growing.reached.from, to: end };
         let prepare = match &growing.table {
             Some(_) => format!("alter table centiloc.item_event detach partition {table}"),
@@ -103,8 +100,8 @@ impl PartitionManager {
         };
         let step = PartitionRange { from: rest.from, to: end };
         let (from, until) = step.literals();
-        // A query that has begun would look for moved rows where they were.
-        let readers = if default_holds(conn, STEP_ANSWER, &default, step).await? {
+        // A running query would still expect moved rows in the default partition.
+        let readers = if default_holds(db, &default, step).await? {
             "lock table only centiloc.item_event in access exclusive mode;"
         } else {
             ""
@@ -119,20 +116,20 @@ impl PartitionManager {
              {}",
             attach_sql(&table, reached)
         );
-        run(conn, STEP_ANSWER, sql).await?;
+        db.execute(sql).await?;
         Ok(Some(GrowingPartition { table: Some(table), reached, to: growing.to }))
     }
 
     /// The partition to grow: the one that was begun, or a new one. `None` if another is in the way.
     async fn plan(
         &self,
-        conn: &mut PgConnection,
+        db: &mut Db,
         before: Option<GrowingPartition>,
         momentum: OffsetDateTime,
         listed: &[ListedPartition],
     ) -> Result<Option<GrowingPartition>, DbError> {
         if let Some(growing) = before.filter(|growing| growing.target().contains(momentum))
-            && let Some(growing) = go_on(conn, growing, listed).await?
+            && let Some(growing) = go_on(db, growing, listed).await?
         {
             return Ok(Some(growing));
         }
@@ -149,27 +146,23 @@ impl PartitionManager {
     /// limit.
     pub async fn first_misplaced(
         &self,
-        conn: &mut Db<'_>,
+        db: &mut Db,
         range: PartitionRange,
     ) -> Result<Option<OffsetDateTime>, DbError> {
-        let mut transaction = Transaction::begin(conn, STEP_ANSWER).await?;
-        let found = async {
-            let conn = transaction.conn();
-            run(conn, STEP_ANSWER, format!("set local statement_timeout = '{STEP_TIMEOUT}'"))
-                .await?;
-            match catalog::default_partition(conn, STEP_ANSWER).await? {
-                Some(default) => first_in_default(conn, STEP_ANSWER, &default, range).await,
+        db.transaction(async |db| {
+            db.execute(format!("set local statement_timeout = '{STEP_TIMEOUT}'")).await?;
+            match catalog::default_partition(db).await? {
+                Some(default) => first_in_default(db, &default, range).await,
                 None => Ok(None),
             }
-        }
-        .await;
-        transaction.end(found).await
+        })
+        .await
     }
 }
 
 /// Goes on with a partition if it is as we left it, and up to the next one that was made since.
 async fn go_on(
-    conn: &mut PgConnection,
+    db: &mut Db,
     mut growing: GrowingPartition,
     listed: &[ListedPartition],
 ) -> Result<Option<GrowingPartition>, DbError> {
@@ -182,7 +175,7 @@ async fn go_on(
     if growing.reached.to >= growing.to {
         return Ok(None);
     }
-    if size(conn, STEP_ANSWER, table).await? > LARGEST {
+    if size(db, table).await? > LARGEST {
         let from = growing.reached.to;
         growing = GrowingPartition {
             table: None,
@@ -193,9 +186,9 @@ async fn go_on(
     Ok(Some(growing))
 }
 
-/// Where the rows of one step end: all rows of one moment go together.
+/// Returns the end of the rows of one step. All rows of one moment move together.
 async fn end_of_step(
-    conn: &mut PgConnection,
+    db: &mut Db,
     default: &str,
     rest: PartitionRange,
 ) -> Result<OffsetDateTime, DbError> {
@@ -203,29 +196,27 @@ async fn end_of_step(
         "select momentum from {default} where momentum >= $1 and momentum < $2
           order by momentum offset $3 limit 1"
     );
-    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(nth))
-        .bind(rest.from)
-        .bind(rest.to)
-        .bind(ROWS)
-        .fetch_optional(&mut *conn);
-    let Some(PgTimestamp(end)) = bounded(STEP_ANSWER, query).await? else { return Ok(rest.to) };
+    let query =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(nth)).bind(rest.from).bind(rest.to).bind(ROWS);
+    let Some(PgTimestamp(end)) = db.query(|conn| query.fetch_optional(conn)).await? else {
+        return Ok(rest.to);
+    };
     let before = PartitionRange { from: rest.from, to: end };
-    if first_in_default(conn, STEP_ANSWER, default, before).await?.is_some() {
+    if first_in_default(db, default, before).await?.is_some() {
         return Ok(end);
     }
     let beyond = PartitionRange { from: end + time::Duration::microseconds(1), to: rest.to };
-    Ok(first_in_default(conn, STEP_ANSWER, default, beyond).await?.unwrap_or(rest.to))
+    Ok(first_in_default(db, default, beyond).await?.unwrap_or(rest.to))
 }
 
 /// The columns of `item_event`, also those that a user added.
-async fn columns(conn: &mut PgConnection) -> Result<String, DbError> {
+async fn columns(db: &mut Db) -> Result<String, DbError> {
     const SQL: &str = "
         select string_agg(format('%I', attname), ', ' order by attnum)
           from pg_attribute
          where attrelid = to_regclass('centiloc.item_event')
            and attnum > 0 and not attisdropped and attgenerated = ''";
-    let columns: Option<String> =
-        bounded(STEP_ANSWER, sqlx::query_scalar(SQL).fetch_one(conn)).await?;
+    let columns: Option<String> = db.query(|conn| sqlx::query_scalar(SQL).fetch_one(conn)).await?;
     columns.ok_or_else(|| DbError {
         class: ErrorClass::Stop,
         sqlstate: Some("42P01".to_owned()),

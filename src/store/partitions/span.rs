@@ -1,4 +1,4 @@
-//! Which partition an event belongs in. Pure: knows no database and no clock.
+//! Ranges of partitions, and the range for an event. Pure: no database and no clock.
 
 use time::{Date, Duration, Month, OffsetDateTime, Time};
 
@@ -14,7 +14,7 @@ pub(in crate::store) struct PartitionRange {
 }
 
 impl PartitionRange {
-    /// The span around `momentum`, in UTC. `None` at the end of the calendar.
+    /// Returns the span around `momentum`, in UTC. `None` at the end of the calendar.
     pub fn around(momentum: OffsetDateTime, span: PartitionSpan) -> Option<Self> {
         let date = momentum.to_offset(time::UtcOffset::UTC).date();
         let (from, to) = match span {
@@ -27,22 +27,22 @@ impl PartitionRange {
         Some(Self { from: midnight(from), to: midnight(to) })
     }
 
-    /// Whether `momentum` lies in it.
+    /// Returns true if `momentum` lies in it.
     pub fn contains(&self, momentum: OffsetDateTime) -> bool {
         self.from <= momentum && momentum < self.to
     }
 
-    /// Whether the two share a moment.
+    /// Returns true if the two share a moment.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.from < other.to && other.from < self.to
     }
 
-    /// Whether the other lies within it.
+    /// Returns true if the other lies within it.
     pub fn covers(&self, other: &Self) -> bool {
         self.from <= other.from && other.to <= self.to
     }
 
-    /// The partition's name: `item_event_y2026m11`, or with `d07` for a day or a part of one.
+    /// Returns the name of the partition: `item_event_y2026m11`, or with `d07` for a day or a part of one.
     pub fn table(&self) -> String {
         let (year, month) = (self.from.year(), u8::from(self.from.month()));
         if self.to - self.from > Duration::days(1) {
@@ -52,7 +52,7 @@ impl PartitionRange {
         }
     }
 
-    /// The bounds as SQL literals.
+    /// Returns the bounds as SQL literals.
     pub fn literals(&self) -> (String, String) {
         let literal = |at: OffsetDateTime| {
             let at = at.to_offset(time::UtcOffset::UTC);
@@ -63,14 +63,14 @@ impl PartitionRange {
     }
 }
 
-/// Whether a partition may be made for `momentum`.
+/// Returns true if a partition may be made for `momentum`.
 pub(in crate::store) fn is_plausible(momentum: OffsetDateTime, now: OffsetDateTime) -> bool {
     plausibility::is_plausible(momentum, plausibility::latest(now))
 }
 
-/// The range to make for `momentum` beside the `existing` ones: the configured span, or a day
-/// where the span was configured differently before and part of it exists, or what others leave
-/// free of the day. `None` if `momentum` lies in an existing one.
+/// Returns the range to make for `momentum` next to the `existing` ones: the configured span, or a day
+/// where the span was configured differently before and part of it exists, or the part of the day
+/// that is free. `None` if `momentum` lies in an existing one.
 pub(in crate::store) fn range_to_make(
     momentum: OffsetDateTime,
     span: PartitionSpan,
@@ -85,7 +85,7 @@ pub(in crate::store) fn range_to_make(
         })
 }
 
-/// The part of `range` around `momentum` that no existing one covers.
+/// Returns the part of `range` around `momentum` that no existing one covers.
 fn free_part(
     range: PartitionRange,
     momentum: OffsetDateTime,

@@ -1,30 +1,30 @@
-//! Keeps the partitions whole beside the ingest: makes them ahead of time, and moves rows out of the
+//! Maintains the partitions during ingestion: makes them ahead of time, and moves rows out of the
 //! default partition in small steps, with pauses for readers and writers.
 
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::MoveProgress;
+use super::{MoveProgress, STEP_ANSWER};
 use crate::progress::idle;
 use crate::store::error::{DbError, StoreError};
 use crate::store::partitions::span::{AHEAD, EARLIEST, PartitionRange};
 use crate::store::{Store, pg_timestamp};
 
-/// Rows are moved for at most this long before the other duties get their turn.
+/// Longest time of moving rows before the other duties of maintenance run.
 const MOVING_FOR: Duration = Duration::from_secs(5);
 
-/// Partitions made ahead of the present one: two spans are a day or a month of a database that
-/// nobody can write DDL to.
+/// Partitions made ahead of the present one. Two spans cover at least a day, or a month, in which
+/// the database accepts no DDL.
 const SPANS_AHEAD: usize = 2;
 
-/// Attempts at a step that others hold up, before it is left for the next time.
+/// Attempts at a step that other statements block, before it is left for the next run.
 const ATTEMPTS: u32 = 5;
 
-/// Between two steps that hold writers up, milliseconds: they have most of the time.
+/// Pause between two steps that block writers, milliseconds: writers have most of the time.
 const PAUSE_MS: std::ops::Range<u64> = 150..450;
 
-/// Whether upkeep came to its end.
+/// Outcome of a run of upkeep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpkeepOutcome {
     /// Nothing is left to do.
@@ -53,14 +53,14 @@ impl Store {
         let mut rest = PartitionRange { from: EARLIEST, to: now + AHEAD };
         let mut failed = None;
         while rest.from < rest.to {
-            let mut conn = self.acquire().await?;
-            let first = self.partitions.first_misplaced(&mut conn, rest).await;
-            let Some(first) = conn.finish(first)? else { break };
+            let mut db = self.acquire().await?.with_timeout(STEP_ANSWER);
+            let first = self.partitions.first_misplaced(&mut db, rest).await;
+            let Some(first) = db.finish(first)? else { break };
             match self.move_at(first, started).await {
                 Ok(MoveProgress::Done) => rest.from = first,
                 Ok(MoveProgress::More) => return Ok(UpkeepOutcome::Unfinished),
                 Ok(MoveProgress::Blocked) => rest.from = next_day(first),
-                // Who holds the default partition holds up every step.
+                // A lock on the default partition blocks every step.
                 Err(error) if error.is_contention() || !error.is_from_server() => {
                     return Err(error);
                 }
@@ -79,9 +79,7 @@ impl Store {
     async fn make_ahead(&self, now: OffsetDateTime) -> Result<(), DbError> {
         let mut at = now;
         for _ in 0..=SPANS_AHEAD {
-            let mut conn = self.acquire().await?;
-            let listed = super::list(&mut conn, self.link.answer_within).await;
-            let listed = conn.finish(listed)?;
+            let listed = self.with_db(async |db| super::list(db).await).await?;
             if !listed.iter().any(|named| named.range.contains(at)) {
                 self.move_at(at, Instant::now()).await?;
             }
@@ -93,7 +91,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes steps until the partition of a momentum is whole, or the time is up.
+    /// Takes steps until the partition of a momentum is complete, or the time is over.
     async fn move_at(
         &self,
         momentum: OffsetDateTime,
@@ -102,9 +100,9 @@ impl Store {
         let mut attempt = 1;
         loop {
             let begun = Instant::now();
-            let mut conn = self.acquire().await?;
-            let moved = self.partitions.move_step(&mut conn, momentum).await;
-            match conn.finish(moved) {
+            let mut db = self.acquire().await?.with_timeout(STEP_ANSWER);
+            let moved = self.partitions.move_step(&mut db, momentum).await;
+            match db.finish(moved) {
                 Ok(MoveProgress::More) => attempt = 1,
                 Ok(done) => return Ok(done),
                 Err(error) if error.is_contention() && attempt < ATTEMPTS => {
@@ -122,7 +120,7 @@ impl Store {
     }
 }
 
-/// Lets writers and readers pass between two steps.
+/// Pauses between two steps, for writers and readers.
 pub(in crate::store) async fn pause() {
     let pause = Duration::from_millis(rand::random_range(PAUSE_MS));
     idle(tokio::time::sleep(pause)).await;

@@ -8,15 +8,15 @@ use crate::support::bridge::Bridge;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::rig::{Onlooker, Rig, TableLock};
-use crate::support::tap::{Packet, Tap};
+use crate::support::rig::{Rig, RowLookup, TableLock};
+use crate::support::tap::{MqttTap, Packet};
 
 /// Creates a rig whose tap queries the database at every PUBACK.
-async fn looking_rig(builder: crate::support::mosquitto::Builder) -> Rig {
+async fn looking_rig(builder: crate::support::mosquitto::BrokerBuilder) -> Rig {
     let mut rig = Rig::with(builder, Postgres::shared().await).await;
-    let onlooker = Onlooker::of(&rig.database);
+    let onlooker = RowLookup::of(&rig.database);
     let look = move |publish| onlooker.clone().sees(publish);
-    rig.tap = Tap::checking(rig.broker.plain_port(), look).await;
+    rig.tap = MqttTap::checking(rig.broker.plain_port(), look).await;
     rig
 }
 

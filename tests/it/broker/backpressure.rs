@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use crate::support::config::Config;
-use crate::support::duplex::Duplex;
+use crate::support::duplex::DuplexConnection;
 use crate::support::event::ItemEvent;
 use crate::support::expect::{
     assert_accounted_for, assert_never_reconnected, until_count, until_stored,
 };
 use crate::support::mosquitto::TENANT;
-use crate::support::peer::{Delivery, FromBridge};
-use crate::support::peer_rig::{PeerRig, let_go};
-use crate::support::slow;
+use crate::support::scripted_broker::{BridgePacket, ScriptedPublish};
+use crate::support::scripted_rig::{ScriptedRig, let_go};
+use crate::support::slow_database;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 const KIB: usize = 1024;
@@ -33,18 +33,18 @@ const HELD: usize = 32;
 const FILL: usize = 40;
 
 /// Queues padded events with packet ids from 1 on, or without ids at QoS 0.
-fn queue(broker: &mut Duplex, qos: u8, events: &[ItemEvent]) {
+fn queue(broker: &mut DuplexConnection, qos: u8, events: &[ItemEvent]) {
     for (packet_id, event) in (1..).zip(events) {
         let (topic, payload) = (event.json_topic(), event.padded_json(PADDING));
         let payload = payload.as_slice();
-        broker.publish(Delivery { qos, packet_id, dup: false, topic: &topic, payload });
+        broker.publish(ScriptedPublish { qos, packet_id, dup: false, topic: &topic, payload });
     }
 }
 
 #[tokio::test]
 async fn full_bridge_stops_reading_and_keeps_pinging() {
     const KEEP_ALIVE: Duration = Duration::from_secs(8);
-    let (rig, mut broker) = PeerRig::duplex(|config: Config| {
+    let (rig, mut broker) = ScriptedRig::duplex(|config: Config| {
         config.set("mqtt.max_unacked", ROOM).set("mqtt.keep_alive", "8s")
     })
     .await;
@@ -63,7 +63,7 @@ async fn full_bridge_stops_reading_and_keeps_pinging() {
     assert_accounted_for(&rig.bridge).await;
     let_go(hold).await;
     for packet_id in 1..=u16::try_from(EVENTS).unwrap() {
-        assert_eq!(broker.next().await, FromBridge::Puback(packet_id));
+        assert_eq!(broker.next().await, BridgePacket::Puback(packet_id));
     }
     until_stored(&rig.database, EVENTS).await;
     rig.until_received(EVENTS).await;
@@ -76,16 +76,16 @@ async fn slow_commits_outlast_keep_alive_without_reconnect() {
     // Reading pauses at eight messages. Committing half of them takes longer than the keep-alive.
     const COMMIT_SECONDS: f64 = 1.2;
     const SOME: usize = 20;
-    let (rig, mut broker) = PeerRig::duplex(|config| {
+    let (rig, mut broker) = ScriptedRig::duplex(|config| {
         let config = config.set("mqtt.max_unacked", ROOM).set("mqtt.keep_alive", "3s");
         config.set("batch.max_events", 1)
     })
     .await;
-    slow::delay_inserts(&rig.database, COMMIT_SECONDS).await;
+    slow_database::delay_inserts(&rig.database, COMMIT_SECONDS).await;
     let events = ItemEvent::series(TENANT, SOME);
     queue(&mut broker, 1, &events);
     for packet_id in 1..=u16::try_from(SOME).unwrap() {
-        assert_eq!(broker.next().await, FromBridge::Puback(packet_id));
+        assert_eq!(broker.next().await, BridgePacket::Puback(packet_id));
     }
     assert!(broker.pings() > 0, "PINGREQs leave while reading pauses");
     until_stored(&rig.database, SOME).await;
@@ -96,8 +96,10 @@ async fn slow_commits_outlast_keep_alive_without_reconnect() {
 
 /// Returns a bridge that is full for longer than its keep-alive, so that it reads on and must drop
 /// QoS-0 messages, with its broker.
-async fn dropping(adapt: impl FnOnce(Config) -> Config) -> (PeerRig, Duplex, sqlx::PgConnection) {
-    let (rig, mut broker) = PeerRig::duplex(|config| {
+async fn dropping(
+    adapt: impl FnOnce(Config) -> Config,
+) -> (ScriptedRig, DuplexConnection, sqlx::PgConnection) {
+    let (rig, mut broker) = ScriptedRig::duplex(|config| {
         adapt(config.set("mqtt.max_unacked", ROOM).set("mqtt.keep_alive", "1s"))
     })
     .await;
@@ -109,7 +111,7 @@ async fn dropping(adapt: impl FnOnce(Config) -> Config) -> (PeerRig, Duplex, sql
     (rig, broker, hold)
 }
 
-async fn until_gap_of_qos0(rig: &PeerRig) {
+async fn until_gap_of_qos0(rig: &ScriptedRig) {
     let gap = "centiloc.gap where cause = 'backpressure' and detail like '%QoS-0%' \
                and ended_at >= started_at";
     until_eq("the gap", SOON, 1, || rig.database.count(gap)).await;
@@ -154,7 +156,7 @@ async fn dropped_qos0_is_gap_though_bridge_stops() {
 #[tokio::test]
 async fn dropped_qos0_is_gap_after_failed_stop() {
     let (mut rig, broker, hold) = dropping(|config| config.set("shutdown.grace", "2s")).await;
-    assert_eq!(rig.bridge.terminate().await, 1, "the database took what is locked");
+    assert_eq!(rig.bridge.terminate().await, 1, "the database stored events in a locked table");
     drop(broker);
     let_go(hold).await;
     rig.bridge.start_again();

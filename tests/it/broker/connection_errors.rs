@@ -2,16 +2,16 @@
 //! running, and connects once the cause is removed.
 
 use crate::support::bridge::Bridge;
-use crate::support::certs::{Authority, Validity};
+use crate::support::certs::{CertificateAuthority, CertificateValidity};
 use crate::support::config::Config;
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::database::Database;
 use crate::support::expect::{until_failing, until_reconnects, until_recovered};
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
-use crate::support::peer::Peer;
 use crate::support::postgres::Postgres;
 use crate::support::process::free_port;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::TcpProxy;
+use crate::support::scripted_broker::ScriptedBroker;
 
 async fn database() -> Database {
     Postgres::shared().await.database().await
@@ -31,7 +31,7 @@ fn with_own_files(config: Config, cert: &str, key: &str) -> Config {
 async fn wrong_ca_is_reported_until_replaced() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let config = Config::new(&broker, &database);
-    let ca = config.file("ca.pem", Authority::new("Another CA").pem());
+    let ca = config.file("ca.pem", CertificateAuthority::new("Another CA").pem());
     let config = config.set("mqtt.tls.ca_file", ca.to_str().unwrap());
     let mut bridge = Bridge::start(&config);
     until_failing(&mut bridge, "tls_trust", &["ERROR", "ca.pem"]).await;
@@ -58,12 +58,12 @@ async fn client_certificate_refused(
 }
 
 fn of_another_authority(_: &Mosquitto) -> (String, String) {
-    let identity = Authority::new("Another CA").client(TENANT);
+    let identity = CertificateAuthority::new("Another CA").client(TENANT);
     (identity.cert, identity.key_sec1)
 }
 
 fn expired(broker: &Mosquitto) -> (String, String) {
-    let identity = broker.authority().client_valid(TENANT, Validity::Expired);
+    let identity = broker.authority().client_valid(TENANT, CertificateValidity::Expired);
     (identity.cert, identity.key_sec1)
 }
 
@@ -138,7 +138,7 @@ async fn unresolvable_host_is_reported_and_retried() {
 #[tokio::test]
 async fn refused_port_is_reported_and_retried() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let proxy = Proxy::to(broker.port()).await;
+    let proxy = TcpProxy::to(broker.port()).await;
     proxy.refuse().await;
     let config = Config::new(&broker, &database).set("mqtt.port", i64::from(proxy.port()));
     let mut bridge = Bridge::start(&config);
@@ -150,7 +150,7 @@ async fn refused_port_is_reported_and_retried() {
 #[tokio::test]
 async fn silent_peer_is_left_after_connect_timeout() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let proxy = Proxy::to(broker.port()).await;
+    let proxy = TcpProxy::to(broker.port()).await;
     proxy.stall_both().await;
     let config = Config::new(&broker, &database)
         .set("mqtt.port", i64::from(proxy.port()))
@@ -178,7 +178,7 @@ async fn server_certificate_for_other_name_is_refused() {
 #[tokio::test]
 async fn every_connack_refusal_has_its_own_reason() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port());
     let mut bridge = Bridge::start(&config);
     for (code, reason, said) in [
@@ -223,7 +223,7 @@ async fn wrong_proxy_credentials_are_reported_without_showing_them() {
 #[tokio::test]
 async fn proxy_that_cannot_reach_broker_is_reported() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let (proxy, link) = (ConnectProxy::open().await, Proxy::to(broker.port()).await);
+    let (proxy, link) = (ConnectProxy::open().await, TcpProxy::to(broker.port()).await);
     link.refuse().await;
     let config = Config::new(&broker, &database)
         .set("mqtt.port", i64::from(link.port()))

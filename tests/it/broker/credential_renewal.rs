@@ -8,14 +8,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::bridge::Bridge;
-use crate::support::certs::{Identity, Validity};
+use crate::support::certs::{CertificateValidity, CertifiedKey};
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
-use crate::support::peer::{FromBridge, Peer};
 use crate::support::postgres::Postgres;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
+use crate::support::scripted_broker::{BridgePacket, ScriptedBroker};
 use crate::support::wait::{SOON, until, until_eq};
 
 const ACCEPTED: &str = "the broker accepted the connection";
@@ -39,7 +39,7 @@ fn replace(path: &Path, content: &str) {
     std::fs::rename(&new, path).unwrap();
 }
 
-fn replace_pair(config: &Config, identity: &Identity) {
+fn replace_pair(config: &Config, identity: &CertifiedKey) {
     replace(&config.folder().join("client.crt"), &identity.cert);
     replace(&config.folder().join("client.key"), &identity.key_sec1);
 }
@@ -80,7 +80,7 @@ async fn renewal_under_load_loses_and_doubles_nothing() {
     assert!(days_left(&bridge).await > 300.0);
 
     let events = ItemEvent::series(TENANT, EVENTS);
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     let load = async {
         // Published in portions, so that the load lasts until well after the second renewal.
         let portions = events.chunks(EVENTS / 60);
@@ -90,10 +90,10 @@ async fn renewal_under_load_loses_and_doubles_nothing() {
         }
     };
     let renewals = async {
-        let soon = broker.authority().client_valid(TENANT, Validity::Days(100));
+        let soon = broker.authority().client_valid(TENANT, CertificateValidity::Days(100));
         replace_pair(&config, &soon);
         until_eq("the first renewal", SOON, 1, || async { bridge.log().count(RENEWED) }).await;
-        let later = broker.authority().client_valid(TENANT, Validity::Days(200));
+        let later = broker.authority().client_valid(TENANT, CertificateValidity::Days(200));
         // Overwritten in place, one after the other, as a careless script does.
         config.file("client.crt", &later.cert);
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -122,8 +122,8 @@ async fn invalid_credential_files_are_reported_and_never_used() {
 
     replace_pair(&config, &broker.authority().client("other"));
     until_status(&bridge, place, "not the tenant \"acme\"").await;
-    bridge.until_logged(&["cannot be used; the earlier ones stay in use"]).await;
-    replace_pair(&config, &broker.authority().client_valid(TENANT, Validity::Expired));
+    bridge.until_logged(&["files are invalid; the earlier credentials stay in use"]).await;
+    replace_pair(&config, &broker.authority().client_valid(TENANT, CertificateValidity::Expired));
     until_status(&bridge, place, "expired on").await;
     config.file("client.key", "no key");
     until_status(&bridge, place, "mqtt.tls.key_file").await;
@@ -151,10 +151,12 @@ async fn refused_new_password_falls_back_to_old() {
     let config = config.set("mqtt.password_file", file.to_str().unwrap());
     let mut bridge = Bridge::ready(&config).await;
     replace(&file, "mistyped\n");
-    bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
+    bridge
+        .until_logged(&["the broker refused the renewed credentials; using the earlier ones"])
+        .await;
     until_status(&bridge, "/credentials/refused", "check mqtt.username, the password").await;
     bridge.until_ready().await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
     until_rows(&database, 10).await;
     // The corrected file is adopted.
@@ -167,7 +169,7 @@ async fn refused_new_password_falls_back_to_old() {
 #[tokio::test]
 async fn renewed_credentials_without_subscription_fall_back() {
     let (broker, database) = services().await;
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port()).without("mqtt.password");
     let file = config.file("mqtt.password", "early");
     let config = config.set("mqtt.password_file", file.to_str().unwrap());
@@ -176,7 +178,7 @@ async fn renewed_credentials_without_subscription_fall_back() {
     assert_eq!(first.connect().password.as_deref(), Some("early"));
     bridge.until_ready().await;
     replace(&file, "late");
-    assert_eq!(first.until_closed().await, [FromBridge::Disconnect]);
+    assert_eq!(first.until_closed().await, [BridgePacket::Disconnect]);
     // These credentials can connect but not subscribe, so no event would arrive.
     let mut renewed = peer.accept().await;
     assert_eq!(renewed.connect().password.as_deref(), Some("late"));
@@ -185,12 +187,14 @@ async fn renewed_credentials_without_subscription_fall_back() {
     renewed.until_closed().await;
     let earlier = peer.subscribed(true).await;
     assert_eq!(earlier.connect().password.as_deref(), Some("early"), "not those that work");
-    bridge.until_logged(&["the renewed credentials do not work; using the earlier ones"]).await;
+    bridge
+        .until_logged(&["the broker refused the renewed credentials; using the earlier ones"])
+        .await;
     until_status(&bridge, "/credentials/refused", "refuses the subscription to").await;
     bridge.until_ready().await;
     // Credentials that may subscribe are adopted.
     replace(&file, "later");
-    assert_eq!(earlier.until_closed().await, [FromBridge::Disconnect]);
+    assert_eq!(earlier.until_closed().await, [BridgePacket::Disconnect]);
     let latest = peer.subscribed(true).await;
     assert_eq!(latest.connect().password.as_deref(), Some("later"));
     until_no_status(&bridge, "/credentials/refused").await;
@@ -199,12 +203,12 @@ async fn renewed_credentials_without_subscription_fall_back() {
 
 /// Creates a folder as Kubernetes mounts a secret. The files are links through `..data`, itself a
 /// link to a folder that is never changed.
-struct Mount {
+struct SecretMount {
     folder: PathBuf,
 }
 
-impl Mount {
-    fn new(config: &Config, identity: &Identity) -> Self {
+impl SecretMount {
+    fn new(config: &Config, identity: &CertifiedKey) -> Self {
         let folder = config.folder().join("secret");
         std::fs::create_dir(&folder).unwrap();
         let mount = Self { folder };
@@ -215,7 +219,7 @@ impl Mount {
         mount
     }
 
-    fn update(&self, version: &str, identity: &Identity) {
+    fn update(&self, version: &str, identity: &CertifiedKey) {
         let folder = self.folder.join(version);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("tls.crt"), &identity.cert).unwrap();
@@ -233,12 +237,12 @@ impl Mount {
 async fn kubernetes_secret_swap_is_detected() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database);
-    let mount = Mount::new(&config, broker.client());
+    let mount = SecretMount::new(&config, broker.client());
     let config = config
         .set("mqtt.tls.cert_file", mount.path("tls.crt"))
         .set("mqtt.tls.key_file", mount.path("tls.key"));
     let mut bridge = Bridge::ready(&config).await;
-    mount.update("..2", &broker.authority().client_valid(TENANT, Validity::Days(20)));
+    mount.update("..2", &broker.authority().client_valid(TENANT, CertificateValidity::Days(20)));
     until_eq("the renewal", SOON, 1, || async { bridge.log().count(RENEWED) }).await;
     bridge.until_ready().await;
     // The certificate expires soon, which is reported with the remedy.
@@ -252,10 +256,10 @@ async fn kubernetes_secret_swap_is_detected() {
 async fn expired_certificate_retries_slowly_until_renewed() {
     let (broker, database) = services().await;
     let config = Config::new(&broker, &database).set("mqtt.reconnect.max", "1h");
-    replace_pair(&config, &broker.authority().client_valid(TENANT, Validity::Expired));
+    replace_pair(&config, &broker.authority().client_valid(TENANT, CertificateValidity::Expired));
     let mut bridge = Bridge::start(&config);
     bridge.until_logged(&["the client certificate has expired", "centiloc-bridge csr --key"]).await;
-    let line = bridge.until_logged(&["no connection to the broker", "expired on"]).await;
+    let line = bridge.until_logged(&["broker connection failed", "expired on"]).await;
     assert!(line.contains("retry_in=\"3600.0s\""), "{line}");
     replace_pair(&config, broker.client());
     bridge.until_ready().await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
 
-use crate::support::backlog::{Drain, PACKET_IDS, Session, debian_broker, publish};
+use crate::support::backlog::{BacklogSession, DrainResult, PACKET_IDS, debian_broker, publish};
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::expect::{assert_accounted_for, until_count};
@@ -18,7 +18,7 @@ use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::process::background;
 use crate::support::rig::TableLock;
-use crate::support::slow;
+use crate::support::slow_database;
 use crate::support::wait::{SOON, all, until};
 
 /// Number of messages waiting in each session.
@@ -41,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The setup of a bridge.
 #[derive(Debug, Clone, Copy)]
-struct Setup {
+struct BridgeSetup {
     /// Part of the client id.
     name: &'static str,
     tls: bool,
@@ -51,7 +51,7 @@ struct Setup {
     max_unacked: Option<&'static str>,
 }
 
-impl Setup {
+impl BridgeSetup {
     const fn new(name: &'static str) -> Self {
         let (keep_alive, max_unacked) = (None, None);
         Self { name, tls: false, spool: false, slow: false, keep_alive, max_unacked }
@@ -80,34 +80,36 @@ impl Setup {
     }
 }
 
-const PLAIN: Setup = Setup::new("plain");
-const TLS: Setup = Setup { tls: true, ..Setup::new("tls") };
-const SPOOL: Setup = Setup { spool: true, ..Setup::new("spool") };
-const TLS_SPOOL: Setup = Setup { tls: true, spool: true, ..Setup::new("tls-spool") };
+const PLAIN: BridgeSetup = BridgeSetup::new("plain");
+const TLS: BridgeSetup = BridgeSetup { tls: true, ..BridgeSetup::new("tls") };
+const SPOOL: BridgeSetup = BridgeSetup { spool: true, ..BridgeSetup::new("spool") };
+const TLS_SPOOL: BridgeSetup =
+    BridgeSetup { tls: true, spool: true, ..BridgeSetup::new("tls-spool") };
 /// A short keep-alive, which is more demanding than a long one.
-const SLOW: Setup = Setup { slow: true, keep_alive: SHORT, ..Setup::new("slow") };
-const SLOW_SPOOL: Setup = Setup { slow: true, spool: true, ..Setup::new("slow-spool") };
+const SLOW: BridgeSetup = BridgeSetup { slow: true, keep_alive: SHORT, ..BridgeSetup::new("slow") };
+const SLOW_SPOOL: BridgeSetup =
+    BridgeSetup { slow: true, spool: true, ..BridgeSetup::new("slow-spool") };
 /// Room for so few messages that it is full at any time, whatever part of the backlog the broker
 /// sends beyond its window.
-const BLOCKED: Setup =
-    Setup { keep_alive: SHORT, max_unacked: Some("1MiB"), ..Setup::new("blocked") };
+const BLOCKED: BridgeSetup =
+    BridgeSetup { keep_alive: SHORT, max_unacked: Some("1MiB"), ..BridgeSetup::new("blocked") };
 
 /// Every session whose backlog is published.
-const SETUPS: [Setup; 7] = [PLAIN, TLS, SPOOL, TLS_SPOOL, SLOW, SLOW_SPOOL, BLOCKED];
+const SETUPS: [BridgeSetup; 7] = [PLAIN, TLS, SPOOL, TLS_SPOOL, SLOW, SLOW_SPOOL, BLOCKED];
 
 /// The backlogs that the tests share.
-struct Backlogs {
+struct SharedBacklogs {
     _broker: Mosquitto,
     _postgres: Postgres,
-    waiting: Mutex<HashMap<&'static str, Session>>,
+    waiting: Mutex<HashMap<&'static str, BacklogSession>>,
     /// Drains with a slow database, which mostly sleep. They run concurrently with the others from
     /// the start.
-    draining: Mutex<HashMap<&'static str, JoinHandle<(Session, Drain)>>>,
+    draining: Mutex<HashMap<&'static str, JoinHandle<(BacklogSession, DrainResult)>>>,
 }
 
-impl Backlogs {
+impl SharedBacklogs {
     async fn published() -> &'static Self {
-        static PUBLISHED: OnceCell<Backlogs> = OnceCell::const_new();
+        static PUBLISHED: OnceCell<SharedBacklogs> = OnceCell::const_new();
         PUBLISHED.get_or_init(Self::publish).await
     }
 
@@ -133,34 +135,38 @@ impl Backlogs {
     }
 }
 
-async fn left_behind(setup: Setup, broker: &Mosquitto, postgres: &Postgres) -> (Setup, Session) {
+async fn left_behind(
+    setup: BridgeSetup,
+    broker: &Mosquitto,
+    postgres: &Postgres,
+) -> (BridgeSetup, BacklogSession) {
     let database = postgres.database().await;
     let config = setup.config(broker, &database);
-    let session = Session::leave_behind(&config, database).await;
+    let session = BacklogSession::leave_behind(&config, database).await;
     if setup.slow {
-        slow::prepare(&session.database).await;
-        slow::slow_down(&session.database, SLOWER).await;
+        slow_database::prepare(&session.database).await;
+        slow_database::slow_down(&session.database, SLOWER).await;
     }
     (setup, session)
 }
 
 /// Returns a session with its backlog, for one test.
-async fn waiting(setup: Setup) -> Session {
-    let mut waiting = Backlogs::published().await.waiting.lock().await;
+async fn waiting(setup: BridgeSetup) -> BacklogSession {
+    let mut waiting = SharedBacklogs::published().await.waiting.lock().await;
     waiting.remove(setup.name).expect("each session is drained once")
 }
 
 /// Drains a backlog with a bridge that has just started.
-async fn drained(mut session: Session) -> (Session, Drain) {
+async fn drained(mut session: BacklogSession) -> (BacklogSession, DrainResult) {
     session.bridge.start_again();
     // One second delivery decides the outcome, without waiting for all of them.
     let drain = session.watch(EVENTS, |counts| counts.received <= EVENTS).await;
     (session, drain)
 }
 
-async fn assert_one_delivery(setup: Setup) {
+async fn assert_one_delivery(setup: BridgeSetup) {
     let (mut session, drain) = if setup.slow {
-        let draining = Backlogs::published().await.draining.lock().await.remove(setup.name);
+        let draining = SharedBacklogs::published().await.draining.lock().await.remove(setup.name);
         draining.expect("each session is drained once").await.expect("the drain failed")
     } else {
         drained(waiting(setup).await).await
@@ -177,18 +183,18 @@ async fn assert_one_delivery(setup: Setup) {
 }
 
 /// Prints the figures for a run with `--nocapture`.
-fn report(setup: Setup, drain: &Drain) {
+fn report(setup: BridgeSetup, drain: &DrainResult) {
     let (seconds, rate) = (drain.seconds(), drain.rate());
     println!("{}: {seconds:.1} s, {rate:.0} events/s, {drain:?}", setup.name);
 }
 
 /// Asserts that everything is stored, however often it was delivered.
-async fn assert_everything_stored(session: &mut Session, drain: &Drain) {
+async fn assert_everything_stored(session: &mut BacklogSession, drain: &DrainResult) {
     assert!(drain.complete, "nothing moves any more: {drain:?}");
     assert_eq!(session.rows().await, EVENTS);
     let twice = "(select event_id from centiloc.item_event group by 1 having count(*) > 1) t";
     assert_eq!(session.database.count(twice).await, 0, "an event is stored twice");
-    assert!(drain.most_unacked <= PACKET_IDS, "more than can be told apart: {drain:?}");
+    assert!(drain.most_unacked <= PACKET_IDS, "more than there are packet ids: {drain:?}");
     assert!(drain.unaccounted.is_empty(), "unaccounted for: {drain:?}");
     assert_accounted_for(&session.bridge).await;
     session.bridge.until_ready().await;
@@ -228,7 +234,7 @@ async fn spooled_backlog_with_slow_database_delivers_once() {
 ///
 /// Now and then Mosquitto respects its window after all, and the room stays half empty however long
 /// commits are blocked. Then some commits pass, and the block is tried again.
-async fn block(session: &Session) {
+async fn block(session: &BacklogSession) {
     let count = |name: &'static str, labels: &'static str| async move {
         session.bridge.count(name, labels).await.unwrap_or(0)
     };
@@ -251,15 +257,15 @@ async fn block(session: &Session) {
         if refused > 0 { Ok(()) } else { Err(refused) }
     })
     .await;
-    slow::slow_down(&session.database, 1).await;
+    slow_database::slow_down(&session.database, 1).await;
 }
 
 #[tokio::test]
 async fn pause_beyond_keepalive_loses_and_doubles_nothing() {
     let mut session = waiting(BLOCKED).await;
     // The broker runs far ahead of a slow database, and the room fills.
-    slow::prepare(&session.database).await;
-    slow::slow_down(&session.database, SLOWER).await;
+    slow_database::prepare(&session.database).await;
+    slow_database::slow_down(&session.database, SLOWER).await;
     session.bridge.start_again();
     let (drain, ()) = tokio::join!(session.watch(EVENTS, |_| true), block(&session));
     report(BLOCKED, &drain);

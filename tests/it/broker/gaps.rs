@@ -8,17 +8,17 @@ use crate::support::config::Config;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::Proxy;
-use crate::support::publisher::Publisher;
+use crate::support::proxy::TcpProxy;
+use crate::support::publisher::TestPublisher;
 use crate::support::rig::Rig;
 use crate::support::subscriber::forget_session;
-use crate::support::tap::Tap;
+use crate::support::tap::MqttTap;
 use crate::support::wait::{SOON, until, until_eq, until_true};
 
 /// Creates a database link that can be broken, and a bridge that soon treats a held queue as
 /// overflowing.
-async fn impatient(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
-    let link = Proxy::to(postgres.port()).await;
+async fn impatient(rig: &Rig, postgres: &Postgres) -> (TcpProxy, Config) {
+    let link = TcpProxy::to(postgres.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(link.port()));
     (link, config.set("mqtt.queue_grace", "200ms"))
 }
@@ -27,12 +27,12 @@ async fn impatient(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
 async fn acks_wait_for_gap_row() {
     let postgres = Postgres::shared().await;
     let (broker, database) = tokio::join!(Mosquitto::start(), postgres.database());
-    let link = Proxy::to(postgres.port()).await;
+    let link = TcpProxy::to(postgres.port()).await;
     let events = ItemEvent::series(TENANT, 60);
     let held: Arc<Vec<Vec<u8>>> =
         Arc::new(events[10..].iter().map(|e| e.json().to_string().into_bytes()).collect());
     let onlooker = database.clone();
-    let tap = Tap::checking(broker.plain_port(), move |publish| {
+    let tap = MqttTap::checking(broker.plain_port(), move |publish| {
         let (held, database) = (Arc::clone(&held), onlooker.clone());
         async move {
             if !held.contains(&publish.payload) {
@@ -50,7 +50,7 @@ async fn acks_wait_for_gap_row() {
         .set("database.url", database.url_at(link.port()))
         .set("mqtt.queue_grace", "3s");
     let bridge = Bridge::ready(&config).await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&events[..10]).await;
     until_eq("the PUBACKs", SOON, 10, || async { tap.pubacks() }).await;
     link.refuse().await;

@@ -12,12 +12,12 @@ use crate::support::expect::{
 };
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Proxy};
-use crate::support::publisher::Publisher;
+use crate::support::proxy::{Direction, TcpProxy};
+use crate::support::publisher::TestPublisher;
 use crate::support::rig::Rig;
-use crate::support::tap::Tap;
+use crate::support::tap::MqttTap;
 use crate::support::wait::{SOON, until, until_eq, until_true};
-use crate::support::worst::{self, Excess};
+use crate::support::worst_messages::{self, OversizedMessage};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -28,12 +28,12 @@ const PINGS: u64 = 3;
 
 async fn publish_padded(broker: &Mosquitto, events: &[ItemEvent], padding: usize) {
     let messages = events.iter().map(|event| (event.json_topic(), event.padded_json(padding)));
-    let publisher = Publisher::connect(broker).await;
+    let publisher = TestPublisher::connect(broker).await;
     assert_eq!(publisher.publish_all(messages).await, events.len(), "the broker took not all");
 }
 
 /// Waits until pings have passed in both directions through a plain link that carries nothing else.
-async fn until_pinged(proxy: &Proxy) {
+async fn until_pinged(proxy: &TcpProxy) {
     let counts = || (proxy.forwarded(Direction::Up), proxy.forwarded(Direction::Down));
     let (up, down) = counts();
     // PINGREQ and PINGRESP have two bytes each.
@@ -136,7 +136,7 @@ async fn database_outage_bounds_memory_and_keeps_polling() {
     let mut postgres = Postgres::own().await;
     let database = postgres.database().await;
     let broker = Mosquitto::builder().max_inflight_messages(0).start().await;
-    let tap = Proxy::to(broker.plain_port()).await;
+    let tap = TcpProxy::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database)
         .plain(tap.port())
         .set("mqtt.max_unacked", "2MiB")
@@ -146,8 +146,8 @@ async fn database_outage_bounds_memory_and_keeps_polling() {
     let before = bridge.memory();
     postgres.stop().await;
     publish_padded(&broker, &ItemEvent::series(TENANT, EVENTS), PADDING).await;
-    bridge.until_logged(&["WARN", "further messages stay with the broker"]).await;
-    // Messages that arrive now are read and refused, because the pause outlived the keep-alive.
+    bridge.until_logged(&["WARN", "refusing further messages"]).await;
+    // Messages that come now are read and refused, because the pause outlived the keep-alive.
     publish_padded(&broker, &ItemEvent::series(TENANT, LATE), 0).await;
     until_received(&bridge, 10 + EVENTS + LATE).await;
     assert_eq!(tap.accepted(), 1, "the link was lost; its log:\n{}", bridge.log().tail());
@@ -207,7 +207,7 @@ async fn assert_peak_memory(
     let before = bridge.peak_memory().unwrap();
     postgres.stop().await;
     let count = messages.len();
-    let taken = Publisher::connect(&broker).await.publish_all(messages).await;
+    let taken = TestPublisher::connect(&broker).await.publish_all(messages).await;
     assert_eq!(taken, count, "the broker took not all");
     let full = MAX_MESSAGES.min(MAX_BYTES / size).min(count);
     until("as much as may be held to be held", 2 * SOON, || async {
@@ -263,7 +263,8 @@ async fn events_growing_when_decoded_wait_for_room() {
     /// Memory of the events decoded ahead, and of the event that waits for room.
     const DECODED: usize = 25 * MIB;
     let events = ItemEvent::series(TENANT, DENSE);
-    let message = |(place, event): (usize, &ItemEvent)| worst::dense(event, place % 2 == 0);
+    let message =
+        |(place, event): (usize, &ItemEvent)| worst_messages::dense(event, place % 2 == 0);
     let of_both = events.iter().take(2).enumerate().map(message);
     let size = of_both.map(|(topic, payload)| topic.len() + payload.len()).max().unwrap();
     let messages = events.iter().enumerate().map(message);
@@ -281,9 +282,9 @@ async fn worst_messages_peak_near_max_unacked() {
     let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
     pass_through(&broker, &database, 10).await;
     let before = bridge.peak_memory().unwrap();
-    let excesses = worst::excesses(TENANT, SIZE);
+    let excesses = worst_messages::excesses(TENANT, SIZE);
     let messages = excesses.iter().map(|excess| (excess.topic.clone(), excess.payload.clone()));
-    let taken = Publisher::connect(&broker).await.publish_all(messages).await;
+    let taken = TestPublisher::connect(&broker).await.publish_all(messages).await;
     assert_eq!(taken, excesses.len(), "the broker took not all");
     let set_aside = i64::try_from(excesses.len()).unwrap();
     until_eq("dead letters", 4 * SOON, set_aside, || database.count("centiloc.dead_letter")).await;
@@ -291,7 +292,7 @@ async fn worst_messages_peak_near_max_unacked() {
     // A quarter more for the buffers that messages were read into, as above.
     let bound = before + MAX_UNACKED + MAX_UNACKED / 4 + UNDER_WAY;
     println!("{} MiB before, {} at the peak, {} the bound", mib(before), mib(peak), mib(bound));
-    for Excess { topic, payload, said } in &excesses {
+    for OversizedMessage { topic, payload, said } in &excesses {
         let sql = format!(
             "select reason || ': ' || detail from centiloc.dead_letter
               where topic = '{topic}' and sha256(payload) = '\\x{}'",
@@ -314,8 +315,8 @@ async fn until_received(bridge: &Bridge, events: usize) {
     .await;
 }
 
-async fn hangs_behind(database: &Database, port: u16) -> (Proxy, String) {
-    let proxy = Proxy::to(port).await;
+async fn hangs_behind(database: &Database, port: u16) -> (TcpProxy, String) {
+    let proxy = TcpProxy::to(port).await;
     let url = database.url_at(proxy.port());
     (proxy, url)
 }
@@ -327,7 +328,7 @@ async fn polling_never_pauses_while_the_database_hangs() {
     let database = postgres.database().await;
     let (link, url) = hangs_behind(&database, postgres.port()).await;
     let broker = Mosquitto::start().await;
-    let tap = Tap::to(broker.plain_port()).await;
+    let tap = MqttTap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database)
         .plain(tap.proxy.port())
         .set("mqtt.keep_alive", "2s")
@@ -336,7 +337,7 @@ async fn polling_never_pauses_while_the_database_hangs() {
     let mut bridge = Bridge::ready(&config).await;
     pass_through(&broker, &database, 5).await;
     link.stall_both().await;
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
     // Mosquitto's window: no more arrives while nothing is acknowledged.
     until_received(&bridge, 5 + 20).await;
     until_pinged(&tap.proxy).await;
@@ -359,7 +360,7 @@ async fn database_outage_costs_no_broker_connection() {
     let broker = Mosquitto::start().await;
     let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
     postgres.stop().await;
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 30)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 30)).await;
     until("not to be ready", SOON, || async {
         match bridge.get("/readyz").await {
             Ok((503, _)) => Ok(()),

@@ -11,12 +11,12 @@ use crate::support::expect::{
     pass_through, until_count, until_failing, until_reconnects, until_recovered, until_stored,
 };
 use crate::support::mosquitto::{Mosquitto, TENANT};
-use crate::support::peer::Peer;
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Proxy};
-use crate::support::publisher::Publisher;
-use crate::support::subscriber::Subscriber;
-use crate::support::tap::Tap;
+use crate::support::proxy::{Direction, TcpProxy};
+use crate::support::publisher::TestPublisher;
+use crate::support::scripted_broker::ScriptedBroker;
+use crate::support::subscriber::TestSubscriber;
+use crate::support::tap::MqttTap;
 use crate::support::wait::{SOON, until_true};
 
 async fn database() -> Database {
@@ -26,7 +26,7 @@ async fn database() -> Database {
 #[tokio::test]
 async fn half_open_link_is_detected_by_keepalive() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let tap = Tap::to(broker.plain_port()).await;
+    let tap = MqttTap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database)
         .plain(tap.proxy.port())
         .set("mqtt.keep_alive", "1s")
@@ -34,7 +34,7 @@ async fn half_open_link_is_detected_by_keepalive() {
     let mut bridge = Bridge::ready(&config).await;
     pass_through(&broker, &database, 5).await;
     tap.proxy.stall_both().await;
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     publisher.publish_json(&ItemEvent::series(TENANT, 30)).await;
     until_failing(&mut bridge, "keep_alive_lost", &["WARN", "keep alive"]).await;
     tap.proxy.pass().await;
@@ -46,10 +46,10 @@ async fn half_open_link_is_detected_by_keepalive() {
 #[tokio::test]
 async fn packet_cut_midway_is_redelivered_whole() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let tap = Tap::to(broker.plain_port()).await;
+    let tap = MqttTap::to(broker.plain_port()).await;
     let config = Config::new(&broker, &database).plain(tap.proxy.port());
     let mut bridge = Bridge::ready(&config).await;
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     // Inside the fixed header, the topic, the payload, and one byte before the end of the first.
     let event_length = ItemEvent::series(TENANT, 1)[0].json().to_string().len();
     let cuts = [1, 20, 200, event_length as u64];
@@ -77,7 +77,7 @@ async fn reconnects_back_off_until_broker_returns() {
     const FAILURES: u32 = 7;
     let (min, max) = (Duration::from_millis(50), Duration::from_millis(800));
     let (mut broker, database) = (Mosquitto::start().await, database().await);
-    let proxy = Proxy::to(broker.port()).await;
+    let proxy = TcpProxy::to(broker.port()).await;
     let config = Config::new(&broker, &database)
         .set("mqtt.port", i64::from(proxy.port()))
         .set("mqtt.reconnect.max", "800ms");
@@ -98,7 +98,7 @@ async fn flapping_broker_does_not_reset_backoff() {
     const FLAPS: u32 = 4;
     let (min, max) = (Duration::from_millis(100), Duration::from_secs(10));
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database)
         .plain(peer.port())
         .set("mqtt.reconnect.min", "100ms")
@@ -120,7 +120,7 @@ async fn single_takeover_costs_one_connection() {
     let (broker, database) = (Mosquitto::start().await, database().await);
     let mut bridge = Bridge::ready(&Config::new(&broker, &database)).await;
     pass_through(&broker, &database, 5).await;
-    let other = Subscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
+    let other = TestSubscriber::connect(broker.plain_port(), "acme-bridge").await.unwrap();
     assert!(other.session_present());
     until_reconnects(&bridge, "closed_by_broker", 1).await;
     // The other client did not acknowledge the messages delivered to it meanwhile.
@@ -132,7 +132,7 @@ async fn single_takeover_costs_one_connection() {
 #[tokio::test]
 async fn lasting_client_id_takeover_is_reported() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let mut bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
     let log = bridge.log().clone();
     let recognised = || log.find(&["reason=\"takeover\"", "acme-bridge"]).is_some();
@@ -153,14 +153,13 @@ async fn idle_timeout_is_named_and_then_prevented() {
     const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
     const PINGREQ: u64 = 2;
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let proxy = Proxy::to(broker.plain_port()).await;
+    let proxy = TcpProxy::to(broker.plain_port()).await;
     proxy.set_idle_timeout(IDLE_TIMEOUT).await;
     let config = Config::new(&broker, &database).plain(proxy.port()).set("mqtt.keep_alive", "60s");
     let mut bridge = Bridge::ready(&config).await;
     let first = proxy.accepted();
     let cure = "set mqtt.keep_alive to 6s";
-    until_failing(&mut bridge, "idle_timeout", &["WARN", "nothing was sent either way", cure])
-        .await;
+    until_failing(&mut bridge, "idle_timeout", &["WARN", "silence in both directions", cure]).await;
     bridge.until_ready().await;
     // Each PINGREQ arrives within the timeout. Without them, four times the timeout would pass.
     let (second, up) = (proxy.accepted(), proxy.forwarded(Direction::Up));
@@ -175,7 +174,7 @@ async fn idle_timeout_is_named_and_then_prevented() {
 #[tokio::test]
 async fn reset_after_a_silence_is_an_idle_timeout() {
     let (broker, database) = (Mosquitto::start().await, database().await);
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port()).set("mqtt.keep_alive", "12s");
     let mut bridge = Bridge::start(&config);
     peer.subscribed(true).await.reset_at_pingreq().await;

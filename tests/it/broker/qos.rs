@@ -69,7 +69,7 @@ async fn kill_between_commit_and_ack_doubles_nothing() {
     rig.until_acked(15).await;
     let again: Vec<_> = rig.tap.publishes().into_iter().skip(15).collect();
     assert_eq!(again.len(), 15);
-    assert!(again.iter().all(|publish| publish.dup), "the broker says that it repeats");
+    assert!(again.iter().all(|publish| publish.dup), "the broker sets the DUP flag");
     until_eq("the duplicates", SOON, 15.0, || counter(&bridge, "duplicates_total", "")).await;
     assert_eq!(rig.database.count("centiloc.item_event").await, 15);
     assert_eq!(rig.database.count("centiloc.item_state").await, 15);

@@ -5,9 +5,9 @@ use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::rig::{Rig, TableLock, counter};
-use crate::support::tap::Tap;
+use crate::support::tap::MqttTap;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 const FILTERS: &str = "select filters from centiloc.connection order by id desc limit 1";
@@ -24,7 +24,7 @@ async fn restarted_broker_resumes_session_without_loss() {
     lock.until_waited_for().await;
     rig.broker.stop().await;
     lock.release().await;
-    bridge.until_logged(&["WARN", "no connection to the broker"]).await;
+    bridge.until_logged(&["WARN", "broker connection failed"]).await;
     rig.broker.start_again().await;
     rig.platform().await.publish_json(&events[40..]).await;
     rig.until_rows("item_event", 60).await;
@@ -57,7 +57,7 @@ async fn removed_filters_are_unsubscribed_and_their_queue_stored() {
     let events = ItemEvent::series(TENANT, 12);
     let platform = rig.platform().await;
     platform.publish_json(&events[..5]).await;
-    // The same file, written anew.
+    // The same file, written again.
     let config = config.set("mqtt.items", "protobuf").set("mqtt.boards", "off");
     config.write();
     bridge.start_again();
@@ -106,7 +106,7 @@ async fn every_connection_row_records_its_end() {
 async fn lost_session_gap_precedes_next_ack() {
     let mut rig = Rig::new().await;
     let database = rig.database.clone();
-    rig.tap = Tap::checking(rig.broker.plain_port(), move |publish| {
+    rig.tap = MqttTap::checking(rig.broker.plain_port(), move |publish| {
         let database = database.clone();
         async move {
             match (publish.connection, database.count("centiloc.gap").await) {
@@ -125,7 +125,7 @@ async fn lost_session_gap_precedes_next_ack() {
     assert_eq!(rig.database.count("centiloc.gap").await, 0, "a first start is none");
     // Another client with the same id and a clean session deletes it, and messages published then
     // are lost.
-    let other = Publisher::try_connect(rig.broker.plain_port(), "acme-bridge").await;
+    let other = TestPublisher::try_connect(rig.broker.plain_port(), "acme-bridge").await;
     drop(other.expect("the other client could not connect"));
     rig.platform().await.publish_json(&events[1..2]).await;
     bridge.start_again();

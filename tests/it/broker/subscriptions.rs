@@ -12,9 +12,9 @@ use crate::support::database::Database;
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::expect::{until_count, until_failing, until_recovered, until_stored};
 use crate::support::mosquitto::{Mosquitto, PLATFORM, TENANT, USERNAME};
-use crate::support::peer::{Conversation, FromBridge, Peer};
 use crate::support::postgres::Postgres;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
+use crate::support::scripted_broker::{BridgePacket, ScriptedBroker, ScriptedConnection};
 use crate::support::wait::{SOON, until, until_eq};
 
 /// Lets the tenant subscribe to these filters alone, and the platform publish everything.
@@ -71,9 +71,9 @@ async fn granted_filters_deliver_beside_a_refused_one() {
     let config = Config::new(&broker, &database).set("mqtt.items", "json");
     let bridge = Bridge::start(&config.set("mqtt.boards", "protobuf"));
     let board = board_topic(TENANT);
-    bridge.until_logged(&["ERROR", "not every subscription was granted", &board]).await;
+    bridge.until_logged(&["ERROR", "did not grant every subscription", &board]).await;
     let events = ItemEvent::series(TENANT, 3);
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     publisher.publish(&board, board_protobuf("B-1", events[0].momentum, 1)).await;
     publisher.publish_json(&events).await;
     until_stored(&database, 3).await;
@@ -87,7 +87,7 @@ async fn qos0_grant_is_reported_and_still_stores() {
     let database = Postgres::shared().await.database().await;
     let bridge = Bridge::start(&Config::new(&broker, &database));
     bridge.until_logged(&["ERROR", "grants only QoS 0", "centiloc/acme/json/item"]).await;
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 3)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 3)).await;
     until_stored(&database, 3).await;
     until_unready(&bridge, "QoS 0").await;
     until_count(&bridge, "centiloc_bridge_received_total", "qos=\"0\"", 3).await;
@@ -106,7 +106,7 @@ async fn share_group_stores_each_event_once() {
     };
     let (one, two) = (config("acme-one"), config("acme-two"));
     let (one, two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
     until_stored(&database, EVENTS).await;
     let by_one = one.count("centiloc_bridge_received_total", "").await.unwrap();
     let by_two = two.count("centiloc_bridge_received_total", "").await.unwrap();
@@ -130,7 +130,7 @@ async fn unacked_messages_of_leaving_member_are_stored() {
     };
     let (one, two) = (config("acme-one"), config("acme-two"));
     let (mut one, _two) = (Bridge::ready(&one).await, Bridge::ready(&two).await);
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     let events = ItemEvent::series(TENANT, EVENTS);
     publisher.publish_json(&events[..EVENTS / 2]).await;
     one.kill();
@@ -146,7 +146,7 @@ async fn unacked_messages_of_leaving_member_are_stored() {
 async fn wrong_or_missing_suback_causes_reconnect() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port());
     let mut bridge = Bridge::start(&config.set("mqtt.connect_timeout", "1s"));
     let mut silent = peer.accept().await;
@@ -155,7 +155,7 @@ async fn wrong_or_missing_suback_causes_reconnect() {
     until_failing(&mut bridge, "protocol", &["did not answer SUBSCRIBE in time"]).await;
     let mut short = peer.accept().await;
     short.connack(false, 0).await;
-    let FromBridge::Subscribe(packet_id, filters) = short.next().await else {
+    let BridgePacket::Subscribe(packet_id, filters) = short.next().await else {
         panic!("expected SUBSCRIBE");
     };
     short.suback(packet_id, &vec![1; filters.len() - 1]).await;
@@ -169,8 +169,8 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 
 /// Reads one UNSUBSCRIBE for each of that many filters.
 async fn unsubscribes(
-    broker: &mut Conversation,
-    mut first: Option<FromBridge>,
+    broker: &mut ScriptedConnection,
+    mut first: Option<BridgePacket>,
     filters: usize,
 ) -> Vec<(u16, String)> {
     let mut asked = Vec::new();
@@ -179,7 +179,7 @@ async fn unsubscribes(
             Some(packet) => packet,
             None => broker.next().await,
         };
-        let FromBridge::Unsubscribe(packet_id, filters) = packet else {
+        let BridgePacket::Unsubscribe(packet_id, filters) = packet else {
             panic!("expected UNSUBSCRIBE, not {packet:?}");
         };
         assert_eq!(filters.len(), 1, "one filter each: {filters:?}");
@@ -200,7 +200,7 @@ async fn until_filters(database: &Database, mut expected: Vec<String>) {
 async fn unsubacks_out_of_order_match_by_id() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let config = Config::new(&broker, &database).plain(peer.port());
     let mut bridge = Bridge::start(&config);
     let first = peer.subscribed(false).await;
@@ -208,12 +208,12 @@ async fn unsubacks_out_of_order_match_by_id() {
     until_eq("the connection", SOON, 1, || database.count("centiloc.connection")).await;
     assert_eq!(bridge.terminate().await, 0);
     drop(first);
-    // The same file, written anew.
+    // The same file, written again.
     config.set("mqtt.items", "protobuf").set("mqtt.boards", "off").write();
     bridge.start_again();
     let mut broker = peer.accept().await;
     broker.connack(true, 0).await;
-    let FromBridge::Subscribe(subscribe_id, filters) = broker.next().await else {
+    let BridgePacket::Subscribe(subscribe_id, filters) = broker.next().await else {
         panic!("expected SUBSCRIBE");
     };
     let early = broker.next_within(UNANSWERED).await;

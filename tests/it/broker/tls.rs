@@ -4,16 +4,16 @@
 use std::process::Command;
 
 use crate::support::bridge::Bridge;
-use crate::support::certs::Identity;
+use crate::support::certs::CertifiedKey;
 use crate::support::config::Config;
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::expect::pass_through;
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::process::Scratch;
+use crate::support::process::ScratchFolder;
 
 /// The keys as `BEGIN EC PRIVATE KEY` and `BEGIN PRIVATE KEY`, each on P-256 and P-384.
-fn identities(broker: &Mosquitto) -> Vec<(&'static str, Identity, bool)> {
+fn identities(broker: &Mosquitto) -> Vec<(&'static str, CertifiedKey, bool)> {
     let p256 = broker.client().clone();
     let p384 = broker.authority().client_p384(TENANT);
     vec![
@@ -24,7 +24,7 @@ fn identities(broker: &Mosquitto) -> Vec<(&'static str, Identity, bool)> {
     ]
 }
 
-fn with_identity(config: Config, identity: &Identity, pkcs8: bool) -> Config {
+fn with_identity(config: Config, identity: &CertifiedKey, pkcs8: bool) -> Config {
     let cert = config.file("own.crt", &identity.cert);
     let key = if pkcs8 { &identity.key_pkcs8 } else { &identity.key_sec1 };
     let key = config.file("own.key", key);
@@ -35,7 +35,7 @@ fn with_identity(config: Config, identity: &Identity, pkcs8: bool) -> Config {
 
 /// True if the broker completes a handshake of this version with its tenant.
 fn speaks(broker: &Mosquitto, version: &str) -> bool {
-    let folder = Scratch::new("s_client");
+    let folder = ScratchFolder::new("s_client");
     let (cert, key) = broker.client().write(&folder, "client");
     let output = Command::new("openssl")
         .args(["s_client", version, "-brief", "-connect", &format!("127.0.0.1:{}", broker.port())])

@@ -9,7 +9,7 @@ use crate::support::event::ItemEvent;
 use crate::support::expect::assert_never_reconnected;
 use crate::support::mosquitto::TENANT;
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Proxy};
+use crate::support::proxy::{Direction, TcpProxy};
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until};
 
@@ -19,7 +19,7 @@ const CONNACK: u64 = 4;
 const SUBACK: u64 = 8;
 
 /// Waits until that many connections were started since there were `before`.
-async fn until_connections(proxy: &Proxy, before: u64, more: u64) {
+async fn until_connections(proxy: &TcpProxy, before: u64, more: u64) {
     until(&format!("{more} further connections"), SOON, || async {
         let now = proxy.accepted();
         if now >= before + more { Ok(()) } else { Err(now) }
@@ -75,7 +75,7 @@ async fn broker_stopping_midpacket_redelivers_it_whole() {
 #[tokio::test]
 async fn slow_links_cost_no_connection() {
     let rig = Rig::new().await;
-    let database = Proxy::to(Postgres::shared().await.port()).await;
+    let database = TcpProxy::to(Postgres::shared().await.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(database.port()));
     let bridge = Bridge::ready(&config).await;
     let delay = Duration::from_millis(250);

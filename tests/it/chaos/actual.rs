@@ -6,31 +6,31 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
-use super::expected::{BoardEvent, Item};
+use super::expected::{BoardRow, ItemRow};
 use crate::support::database::Database;
 
 /// The contents of the tables and of the location view.
 #[derive(Debug)]
 pub struct ActualState {
     /// Rows of `item_event`.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemRow>,
     /// Rows of `board_event`.
-    pub boards: Vec<BoardEvent>,
+    pub boards: Vec<BoardRow>,
     /// Rows of `dead_letter`: topic, payload, reason.
     pub letters: Vec<(String, Vec<u8>, String)>,
     /// Rows of `item_state` with `first_seen_at`, by tag and board.
-    pub item_states: BTreeMap<(String, String), (Item, OffsetDateTime)>,
+    pub item_states: BTreeMap<(String, String), (ItemRow, OffsetDateTime)>,
     /// Rows of `item_location`, by tag.
-    pub item_locations: BTreeMap<String, Item>,
+    pub item_locations: BTreeMap<String, ItemRow>,
     /// Rows of `board_state`, by board.
-    pub board_states: BTreeMap<String, BoardEvent>,
+    pub board_states: BTreeMap<String, BoardRow>,
     /// Rows of `gap`.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<StoredGap>,
 }
 
 /// A row of `gap`.
 #[derive(Debug, Clone)]
-pub struct Gap {
+pub struct StoredGap {
     pub cause: String,
     pub started_at: OffsetDateTime,
     /// End, `None` while it is open.
@@ -70,13 +70,13 @@ async fn rows(database: &Database, sql: &str) -> Vec<PgRow> {
 
 const ITEM: &str = "event_id, momentum, uid, coalesce(board_sn, '') as board_sn, is_in, x_mm, y_mm";
 
-async fn items(database: &Database, relation: &str) -> Vec<Item> {
+async fn items(database: &Database, relation: &str) -> Vec<ItemRow> {
     let sql = format!("select {ITEM} from centiloc.{relation}");
     rows(database, &sql).await.iter().map(item).collect()
 }
 
-fn item(row: &PgRow) -> Item {
-    Item {
+fn item(row: &PgRow) -> ItemRow {
+    ItemRow {
         event_id: row.get("event_id"),
         momentum: row.get("momentum"),
         uid: row.get("uid"),
@@ -86,16 +86,16 @@ fn item(row: &PgRow) -> Item {
     }
 }
 
-async fn item_states(database: &Database) -> BTreeMap<(String, String), (Item, OffsetDateTime)> {
+async fn item_states(database: &Database) -> BTreeMap<(String, String), (ItemRow, OffsetDateTime)> {
     let sql = format!("select {ITEM}, first_seen_at from centiloc.item_state");
     let states = rows(database, &sql).await;
     let states = states.iter().map(|row| (item(row), row.get("first_seen_at"))).collect();
     by(states, |(item, _)| (item.uid.clone(), item.board_sn.clone()))
 }
 
-async fn boards(database: &Database, table: &str) -> Vec<BoardEvent> {
+async fn boards(database: &Database, table: &str) -> Vec<BoardRow> {
     let sql = format!("select event_id, momentum, board_sn, status from centiloc.{table}");
-    let board = |row: &PgRow| BoardEvent {
+    let board = |row: &PgRow| BoardRow {
         event_id: row.get("event_id"),
         momentum: row.get("momentum"),
         board_sn: row.get("board_sn"),
@@ -109,9 +109,9 @@ async fn letters(database: &Database) -> Vec<(String, Vec<u8>, String)> {
     rows(database, sql).await.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
-async fn gaps(database: &Database) -> Vec<Gap> {
+async fn gaps(database: &Database) -> Vec<StoredGap> {
     let sql = "select cause, started_at, ended_at, detail from centiloc.gap order by id";
-    let gap = |row: &PgRow| Gap {
+    let gap = |row: &PgRow| StoredGap {
         cause: row.get("cause"),
         started_at: row.get("started_at"),
         ended_at: row.get("ended_at"),

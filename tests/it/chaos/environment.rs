@@ -7,20 +7,22 @@ use rand::rngs::StdRng;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use super::fault_log::{FaultLog, Provoked};
+use super::fault_log::{FaultLog, ProvokedLoss};
 use super::faults;
-use super::plan::{Drain, Fault, Mode, Phase, QUEUE_GRACE, Step, Storm, Victim};
+use super::plan::{
+    ChaosMode, DrainPlan, FaultStep, Phase, QUEUE_GRACE, StormPlan, Victim, VictimFault,
+};
 use super::publisher::LoadPublisher;
-use super::source::Source;
+use super::source::MessageSource;
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::Proxy;
-use crate::support::slow;
+use crate::support::proxy::TcpProxy;
+use crate::support::slow_database;
 use crate::support::subscriber::forget_session;
-use crate::support::tap::Tap;
+use crate::support::tap::MqttTap;
 use crate::support::wait::{SOON, until, until_eq};
 
 /// Longest time from the end of all faults until something moves again. The bridge's longest waits
@@ -35,40 +37,40 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// All services of a run. The fields are dropped in this order: the bridge before the services it
 /// is connected to.
-pub struct Environment {
-    pub mode: Mode,
+pub struct ChaosEnvironment {
+    pub mode: ChaosMode,
     pub fault_log: FaultLog,
     pub publisher: LoadPublisher,
     pub bridge: Bridge,
-    pub tap: Tap,
+    pub tap: MqttTap,
     pub database: Database,
-    database_link: Proxy,
+    database_link: TcpProxy,
     broker: Mosquitto,
     postgres: Postgres,
 }
 
-impl Environment {
+impl ChaosEnvironment {
     /// Starts all services and the load.
-    pub async fn set(mode: Mode, seed: u64) -> Self {
+    pub async fn set(mode: ChaosMode, seed: u64) -> Self {
         let broker = Mosquitto::builder().max_queued_messages(0);
         let (mut broker, postgres) = tokio::join!(broker.start(), Postgres::own());
         let database = postgres.database().await;
-        let database_link = Proxy::to(postgres.port()).await;
-        let tap = Tap::to(broker.plain_port()).await;
+        let database_link = TcpProxy::to(postgres.port()).await;
+        let tap = MqttTap::to(broker.plain_port()).await;
         let mut config = config(&broker, &database, &tap, &database_link);
-        if mode == Mode::Spool {
+        if mode == ChaosMode::Spool {
             let folder = config.folder().join("spool");
             config = config.set("spool.dir", folder.to_str().unwrap());
         }
         let bridge = Bridge::ready(&config).await;
-        slow::prepare(&database).await;
+        slow_database::prepare(&database).await;
         let fault_log = FaultLog::new();
-        if mode == Mode::BrokerKill {
+        if mode == ChaosMode::BrokerKill {
             // Otherwise the first kill makes it forget the session too.
             fault_log.broker_saves();
             broker.save().await;
         }
-        let source = Source::new(StdRng::seed_from_u64(seed));
+        let source = MessageSource::new(StdRng::seed_from_u64(seed));
         let publisher = LoadPublisher::start(broker.plain_port(), source);
         Self { mode, fault_log, publisher, bridge, tap, database, database_link, broker, postgres }
     }
@@ -89,8 +91,8 @@ impl Environment {
         Ok(())
     }
 
-    async fn storm(&mut self, storm: &Storm) {
-        let steps = |wanted: Victim| -> &[Step] {
+    async fn storm(&mut self, storm: &StormPlan) {
+        let steps = |wanted: Victim| -> &[FaultStep] {
             let timeline = storm.0.iter().find(|(victim, _)| *victim == wanted);
             timeline.map_or(&[], |(_, steps)| steps)
         };
@@ -114,19 +116,19 @@ impl Environment {
 
     /// Takes the database away for longer than the broker's queue can be trusted, with no other
     /// fault.
-    async fn outage(&mut self, fault: Fault, lasts: Duration) {
+    async fn outage(&mut self, fault: VictimFault, lasts: Duration) {
         self.bridge.until_ready_within(RECOVERY).await;
         self.fault_log.note(format!("outage of the database for {lasts:?}: {fault:?}"));
         let from = OffsetDateTime::now_utc();
         match fault {
-            Fault::Kill => self.postgres.kill(),
-            Fault::Refuse => self.database_link.refuse().await,
+            VictimFault::Kill => self.postgres.kill(),
+            VictimFault::Refuse => self.database_link.refuse().await,
             _ => self.database_link.stall_both().await,
         }
         sleep(lasts).await;
         let to = OffsetDateTime::now_utc();
         match fault {
-            Fault::Kill => self.postgres.start().await,
+            VictimFault::Kill => self.postgres.start().await,
             _ => self.database_link.pass().await,
         }
         self.bridge.assert_running();
@@ -140,7 +142,7 @@ impl Environment {
         self.fault_log.note("the outage is over");
         self.fault_log.provoked(
             "long outage of the database",
-            Provoked {
+            ProvokedLoss {
                 cause: "backpressure",
                 // The latest start of the gap: the grace has passed, and the bridge's next clock
                 // tick too.
@@ -168,23 +170,23 @@ impl Environment {
             self.database.count("centiloc.gap where cause = 'session_lost'")
         })
         .await;
-        self.fault_log.provoked("session lost", Provoked { cause: "session_lost", from, to });
+        self.fault_log.provoked("session lost", ProvokedLoss { cause: "session_lost", from, to });
         drop(silence);
         Ok(())
     }
 
     /// Lets a backlog of more messages than there are packet ids wait for a bridge that was away.
     /// At first the database is slow and a storm rages. The rest drains without faults.
-    async fn drain(&mut self, drain: &Drain) -> Result<(), String> {
+    async fn drain(&mut self, drain: &DrainPlan) -> Result<(), String> {
         self.bridge.until_ready_within(RECOVERY).await;
-        slow::slow_down(&self.database, drain.slower).await;
+        slow_database::slow_down(&self.database, drain.slower).await;
         self.bridge.kill();
         self.publisher.make_backlog(drain.backlog).await;
-        let Drain { backlog, slower, .. } = drain;
+        let DrainPlan { backlog, slower, .. } = drain;
         self.fault_log.note(format!("{backlog} messages wait; inserts are {slower} times slower"));
         self.bridge.start_again();
         self.storm(&drain.storm).await;
-        slow::slow_down(&self.database, 1).await;
+        slow_database::slow_down(&self.database, 1).await;
         let _silence = self.publisher.pause().await;
         self.catch_up().await?;
         self.fault_log.drained();
@@ -197,8 +199,8 @@ impl Environment {
         self.publisher.stop().await;
         self.bridge.until_ready_within(RECOVERY).await;
         match self.mode {
-            Mode::BrokerKill => self.fall_quiet().await?,
-            Mode::Direct | Mode::Spool => self.catch_up().await?,
+            ChaosMode::BrokerKill => self.fall_quiet().await?,
+            ChaosMode::Direct | ChaosMode::Spool => self.catch_up().await?,
         }
         self.fault_log.note("settled");
         self.fault_log.weighed(self.bridge.peak_memory());
@@ -267,7 +269,7 @@ impl Environment {
     }
 }
 
-fn config(broker: &Mosquitto, database: &Database, tap: &Tap, link: &Proxy) -> Config {
+fn config(broker: &Mosquitto, database: &Database, tap: &MqttTap, link: &TcpProxy) -> Config {
     Config::new(broker, database)
         .plain(tap.proxy.port())
         .set("database.url", database.url_at(link.port()))

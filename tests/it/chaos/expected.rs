@@ -8,16 +8,16 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::source::Message;
+use super::source::SourceMessage;
 use crate::support::event::ItemEvent;
 
 /// Order of an event: momentum as stored, then event id. The newest has the greatest.
-pub type Moment = (OffsetDateTime, Uuid);
+pub type EventOrder = (OffsetDateTime, Uuid);
 
 /// A row of `item_event`, in the columns that the load varies. Also of `item_state` and
 /// `item_location`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
+pub struct ItemRow {
     pub event_id: Uuid,
     /// Time of the event, cut to microseconds.
     pub momentum: OffsetDateTime,
@@ -32,7 +32,7 @@ pub struct Item {
 
 /// A row of `board_event` or `board_state`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BoardEvent {
+pub struct BoardRow {
     pub event_id: Uuid,
     /// Time of the event, cut to microseconds.
     pub momentum: OffsetDateTime,
@@ -43,16 +43,16 @@ pub struct BoardEvent {
 
 /// The row that a message becomes.
 #[derive(Debug, Clone)]
-pub enum Meaning {
-    Item(Item),
-    Board(BoardEvent),
+pub enum ExpectedRow {
+    Item(ItemRow),
+    Board(BoardRow),
     /// A dead letter with this reason.
     Garbage(&'static str),
 }
 
 /// Identity of a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub enum RowKey {
     /// A row of `item_event` or `board_event`.
     Event(Uuid),
     /// A row of `dead_letter`: topic and payload.
@@ -61,9 +61,9 @@ pub enum Key {
 
 /// A message that the broker has acknowledged.
 #[derive(Debug, Clone)]
-pub struct Publication {
+pub struct AckedPublication {
     /// The row that it becomes.
-    pub key: Key,
+    pub key: RowKey,
     pub payload: Vec<u8>,
     /// Time before the first attempt.
     pub sent_at: Instant,
@@ -75,16 +75,16 @@ pub struct Publication {
 #[derive(Debug, Default)]
 pub struct ExpectedState {
     /// Item events by event id.
-    pub items: HashMap<Uuid, Item>,
+    pub items: HashMap<Uuid, ItemRow>,
     /// Board events by event id.
-    pub boards: HashMap<Uuid, BoardEvent>,
+    pub boards: HashMap<Uuid, BoardRow>,
     /// Reasons of dead letters by topic and payload.
     pub letters: HashMap<(String, Vec<u8>), &'static str>,
     /// Acknowledged messages in order.
-    pub publications: Vec<Publication>,
+    pub publications: Vec<AckedPublication>,
 }
 
-impl Item {
+impl ItemRow {
     /// Computes the row of an event.
     pub fn of(event: &ItemEvent) -> Self {
         let momentum = event.momentum.unix_timestamp_nanos().to_be_bytes();
@@ -107,12 +107,12 @@ impl Item {
     }
 
     /// Returns the order of an event among others.
-    pub fn moment(&self) -> Moment {
+    pub fn moment(&self) -> EventOrder {
         (self.momentum, self.event_id)
     }
 }
 
-impl BoardEvent {
+impl BoardRow {
     /// Computes the row of a status event.
     pub fn new(tenant: &str, board_sn: &str, momentum: OffsetDateTime, status: &str) -> Self {
         let nanoseconds = momentum.unix_timestamp_nanos().to_be_bytes();
@@ -126,32 +126,32 @@ impl BoardEvent {
         }
     }
 
-    fn moment(&self) -> Moment {
+    fn moment(&self) -> EventOrder {
         (self.momentum, self.event_id)
     }
 }
 
 impl ExpectedState {
     /// Records a message that the broker has acknowledged.
-    pub fn took(&mut self, message: Message, sent_at: Instant, acked_at: Instant) {
-        let Message { topic, payload, meaning } = message;
+    pub fn took(&mut self, message: SourceMessage, sent_at: Instant, acked_at: Instant) {
+        let SourceMessage { topic, payload, meaning } = message;
         let key = match meaning {
-            Meaning::Item(item) => {
-                let key = Key::Event(item.event_id);
+            ExpectedRow::Item(item) => {
+                let key = RowKey::Event(item.event_id);
                 self.items.insert(item.event_id, item);
                 key
             }
-            Meaning::Board(board) => {
-                let key = Key::Event(board.event_id);
+            ExpectedRow::Board(board) => {
+                let key = RowKey::Event(board.event_id);
                 self.boards.insert(board.event_id, board);
                 key
             }
-            Meaning::Garbage(reason) => {
+            ExpectedRow::Garbage(reason) => {
                 self.letters.insert((topic.clone(), payload.clone()), reason);
-                Key::Letter(topic, payload.clone())
+                RowKey::Letter(topic, payload.clone())
             }
         };
-        self.publications.push(Publication { key, payload, sent_at, acked_at });
+        self.publications.push(AckedPublication { key, payload, sent_at, acked_at });
     }
 
     /// Counts the expected rows: item events, board events and dead letters.
@@ -163,9 +163,9 @@ impl ExpectedState {
 /// Computes `item_state`: the newest event of each tag on each board, and the least momentum of the
 /// pair.
 pub fn item_states<'a>(
-    items: impl IntoIterator<Item = &'a Item>,
-) -> BTreeMap<(String, String), (Item, OffsetDateTime)> {
-    let mut states: BTreeMap<(String, String), (Item, OffsetDateTime)> = BTreeMap::new();
+    items: impl IntoIterator<Item = &'a ItemRow>,
+) -> BTreeMap<(String, String), (ItemRow, OffsetDateTime)> {
+    let mut states: BTreeMap<(String, String), (ItemRow, OffsetDateTime)> = BTreeMap::new();
     for item in items {
         let key = (item.uid.clone(), item.board_sn.clone());
         let (newest, first_seen_at) =
@@ -179,10 +179,12 @@ pub fn item_states<'a>(
 }
 
 /// Computes `item_location`: the newest state of each tag that is in, else its newest.
-pub fn item_locations<'a>(states: impl IntoIterator<Item = &'a Item>) -> BTreeMap<String, Item> {
-    let mut locations: BTreeMap<String, Item> = BTreeMap::new();
+pub fn item_locations<'a>(
+    states: impl IntoIterator<Item = &'a ItemRow>,
+) -> BTreeMap<String, ItemRow> {
+    let mut locations: BTreeMap<String, ItemRow> = BTreeMap::new();
     for state in states {
-        let counts = |item: &Item| (item.is_in, item.moment());
+        let counts = |item: &ItemRow| (item.is_in, item.moment());
         match locations.get_mut(&state.uid) {
             Some(location) if counts(location) > counts(state) => {}
             Some(location) => *location = state.clone(),
@@ -196,9 +198,9 @@ pub fn item_locations<'a>(states: impl IntoIterator<Item = &'a Item>) -> BTreeMa
 
 /// Computes `board_state`: the newest event of each board.
 pub fn board_states<'a>(
-    boards: impl IntoIterator<Item = &'a BoardEvent>,
-) -> BTreeMap<String, BoardEvent> {
-    let mut states: BTreeMap<String, BoardEvent> = BTreeMap::new();
+    boards: impl IntoIterator<Item = &'a BoardRow>,
+) -> BTreeMap<String, BoardRow> {
+    let mut states: BTreeMap<String, BoardRow> = BTreeMap::new();
     for board in boards {
         let newest = states.entry(board.board_sn.clone()).or_insert_with(|| board.clone());
         if board.moment() > newest.moment() {

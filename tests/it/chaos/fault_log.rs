@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::plan::{Step, Victim};
+use super::plan::{FaultStep, Victim};
 
 /// Entries around a moment in a failure message.
 const AROUND: Duration = Duration::from_secs(8);
@@ -19,7 +19,7 @@ const LAST: usize = 40;
 
 /// A period in which the test made a loss possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Provoked {
+pub struct ProvokedLoss {
     /// The cause that the row of `gap` must have.
     pub cause: &'static str,
     pub from: OffsetDateTime,
@@ -30,14 +30,14 @@ pub struct Provoked {
 #[derive(Debug)]
 pub struct FaultLog {
     started: Instant,
-    record: RefCell<Record>,
+    record: RefCell<LogRecord>,
 }
 
 #[derive(Debug, Default)]
-struct Record {
+struct LogRecord {
     entries: Vec<(Instant, String)>,
     faults: BTreeMap<String, usize>,
-    provoked: Vec<Provoked>,
+    provoked: Vec<ProvokedLoss>,
     peak_memory: usize,
     /// Time at which the broker last began to save.
     saved_at: Option<Instant>,
@@ -65,7 +65,7 @@ impl FaultLog {
     }
 
     /// Records a fault of a victim now.
-    pub fn suffers(&self, victim: Victim, step: &Step) {
+    pub fn suffers(&self, victim: Victim, step: &FaultStep) {
         let name = victim.suffers(step.fault);
         self.note(format!("{name} for {:?}: {:?}", step.lasts, step.fault));
         let mut record = self.record.borrow_mut();
@@ -86,7 +86,7 @@ impl FaultLog {
     }
 
     /// Records a loss that was made possible, and counts it among the faults.
-    pub fn provoked(&self, fault: &str, provoked: Provoked) {
+    pub fn provoked(&self, fault: &str, provoked: ProvokedLoss) {
         let mut record = self.record.borrow_mut();
         *record.faults.entry(fault.to_owned()).or_default() += 1;
         record.provoked.push(provoked);
@@ -99,7 +99,7 @@ impl FaultLog {
     }
 
     /// Returns the losses that were made possible.
-    pub fn all_provoked(&self, cause: &str) -> Vec<Provoked> {
+    pub fn all_provoked(&self, cause: &str) -> Vec<ProvokedLoss> {
         let record = self.record.borrow();
         record.provoked.iter().filter(|provoked| provoked.cause == cause).copied().collect()
     }

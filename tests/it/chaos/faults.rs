@@ -3,25 +3,25 @@
 use tokio::time::sleep;
 
 use super::fault_log::FaultLog;
-use super::plan::{Fault, Step, Victim, Way};
+use super::plan::{FaultStep, StallWay, Victim, VictimFault};
 use crate::support::bridge::Bridge;
 use crate::support::database::Database;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::Postgres;
-use crate::support::proxy::Proxy;
-use crate::support::slow;
+use crate::support::proxy::TcpProxy;
+use crate::support::slow_database;
 
 /// Slowdown factor of a slow database.
 const SLOWER: u32 = 10;
 
 /// Applies faults to the bridge process.
-pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
+pub async fn bridge(bridge: &mut Bridge, steps: &[FaultStep], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;
         bridge.assert_running();
         fault_log.suffers(Victim::Bridge, step);
         fault_log.weighed(bridge.peak_memory());
-        if step.fault == Fault::Kill {
+        if step.fault == VictimFault::Kill {
             bridge.kill();
         } else {
             // Exit code 1: messages that could not be committed in time stay with the broker.
@@ -37,16 +37,16 @@ pub async fn bridge(bridge: &mut Bridge, steps: &[Step], fault_log: &FaultLog) {
 pub async fn postgres(
     server: &mut Postgres,
     database: &Database,
-    steps: &[Step],
+    steps: &[FaultStep],
     fault_log: &FaultLog,
 ) {
     for step in steps {
         sleep(step.after).await;
         fault_log.suffers(Victim::Postgres, step);
-        if step.fault == Fault::Slow {
-            slow::slow_down(database, SLOWER).await;
+        if step.fault == VictimFault::Slow {
+            slow_database::slow_down(database, SLOWER).await;
             sleep(step.lasts).await;
-            slow::slow_down(database, 1).await;
+            slow_database::slow_down(database, 1).await;
             continue;
         }
         server.kill();
@@ -56,17 +56,17 @@ pub async fn postgres(
 }
 
 /// Applies faults to Mosquitto.
-pub async fn broker(broker: &mut Mosquitto, steps: &[Step], fault_log: &FaultLog) {
+pub async fn broker(broker: &mut Mosquitto, steps: &[FaultStep], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;
         fault_log.suffers(Victim::Broker, step);
         match step.fault {
-            Fault::Save => {
+            VictimFault::Save => {
                 fault_log.broker_saves();
                 broker.save().await;
                 continue;
             }
-            Fault::Kill => {
+            VictimFault::Kill => {
                 broker.kill();
                 fault_log.broker_forgets();
             }
@@ -81,20 +81,20 @@ pub async fn broker(broker: &mut Mosquitto, steps: &[Step], fault_log: &FaultLog
 }
 
 /// Applies faults to one of the two links.
-pub async fn link(link: &Proxy, victim: Victim, steps: &[Step], fault_log: &FaultLog) {
+pub async fn link(link: &TcpProxy, victim: Victim, steps: &[FaultStep], fault_log: &FaultLog) {
     for step in steps {
         sleep(step.after).await;
         fault_log.suffers(victim, step);
         match step.fault {
-            Fault::Refuse => link.refuse().await,
-            Fault::Stall(Way::Both) => link.stall_both().await,
-            Fault::Stall(Way::One(direction)) => link.stall(direction).await,
-            Fault::HalfOpen => link.half_open().await,
-            Fault::Tear(direction, bytes) => link.limit(direction, bytes),
+            VictimFault::Refuse => link.refuse().await,
+            VictimFault::Stall(StallWay::Both) => link.stall_both().await,
+            VictimFault::Stall(StallWay::One(direction)) => link.stall(direction).await,
+            VictimFault::HalfOpen => link.half_open().await,
+            VictimFault::Tear(direction, bytes) => link.limit(direction, bytes),
             _ => link.cut().await,
         }
         sleep(step.lasts).await;
-        if step.fault == Fault::HalfOpen {
+        if step.fault == VictimFault::HalfOpen {
             link.reset_half_open().await;
         }
         link.pass().await;

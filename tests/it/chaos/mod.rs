@@ -18,38 +18,38 @@ mod verify;
 use std::env;
 use std::time::Duration;
 
-use self::environment::Environment;
-use self::plan::{DRAIN, Mode, Phase, Plan};
-use self::report::Report;
-use self::verify::Verdict;
+use self::environment::ChaosEnvironment;
+use self::plan::{ChaosMode, ChaosPlan, DRAIN, Phase};
+use self::report::ChaosReport;
+use self::verify::RunVerdict;
 
 /// Duration without `CHAOS_SECONDS`, backlogs not included.
 const SHORT: Duration = Duration::from_secs(18);
 
 /// Parameters of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    mode: Mode,
+pub struct ChaosSettings {
+    mode: ChaosMode,
     seed: u64,
     lasts: Duration,
 }
 
-impl Settings {
+impl ChaosSettings {
     /// Returns the settings of a mode. `None` if another mode is asked for.
-    fn of(mode: Mode) -> Option<Self> {
+    fn of(mode: ChaosMode) -> Option<Self> {
         let read = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let number = |name: &str| {
             read(name).map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v:?} is no number")))
         };
         if let Some(wanted) = read("CHAOS_MODE") {
-            let known = Mode::ALL.map(|mode| mode.to_string());
+            let known = ChaosMode::ALL.map(|mode| mode.to_string());
             assert!(known.contains(&wanted), "CHAOS_MODE={wanted:?} is none of {known:?}");
             if wanted != mode.to_string() {
                 return None;
             }
         }
         let seed = number("CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        let short = if mode == Mode::BrokerKill { SHORT } else { SHORT + DRAIN };
+        let short = if mode == ChaosMode::BrokerKill { SHORT } else { SHORT + DRAIN };
         let lasts = number("CHAOS_SECONDS").map_or(short, Duration::from_secs);
         Some(Self { mode, seed, lasts })
     }
@@ -58,7 +58,7 @@ impl Settings {
 /// Executes the phases. On a slow machine they take longer than planned, and then there are fewer
 /// storms.
 async fn play(
-    environment: &mut Environment,
+    environment: &mut ChaosEnvironment,
     phases: &[Phase],
     lasts: Duration,
 ) -> Result<(), String> {
@@ -71,14 +71,14 @@ async fn play(
     environment.settle().await
 }
 
-async fn run(mode: Mode) {
-    let Some(settings) = Settings::of(mode) else { return };
-    let Settings { seed, lasts, .. } = settings;
+async fn run(mode: ChaosMode) {
+    let Some(settings) = ChaosSettings::of(mode) else { return };
+    let ChaosSettings { seed, lasts, .. } = settings;
     println!("chaos, {mode}: seed {seed}, {} s", lasts.as_secs());
-    let Plan(phases) = Plan::new(mode, seed, lasts);
-    let mut report = Report::new(settings, Environment::set(mode, seed).await);
+    let ChaosPlan(phases) = ChaosPlan::new(mode, seed, lasts);
+    let mut report = ChaosReport::new(settings, ChaosEnvironment::set(mode, seed).await);
     let played = play(&mut report.environment, &phases, lasts).await;
-    let mut verdict = Verdict::on(&report.environment).await;
+    let mut verdict = RunVerdict::on(&report.environment).await;
     verdict.complain("", played.err().into_iter().collect());
     let complaints = verdict.complaints.join("\n");
     report.verdict = Some(verdict);
@@ -87,15 +87,15 @@ async fn run(mode: Mode) {
 
 #[tokio::test]
 async fn every_event_becomes_one_row() {
-    run(Mode::Direct).await;
+    run(ChaosMode::Direct).await;
 }
 
 #[tokio::test]
 async fn every_spooled_event_becomes_one_row() {
-    run(Mode::Spool).await;
+    run(ChaosMode::Spool).await;
 }
 
 #[tokio::test]
 async fn killed_broker_loses_only_unsaved_messages() {
-    run(Mode::BrokerKill).await;
+    run(ChaosMode::BrokerKill).await;
 }

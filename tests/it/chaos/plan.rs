@@ -37,7 +37,7 @@ const CALM: Range<u64> = 1_000..4_000;
 
 /// The setup of the bridge, and whether the broker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ChaosMode {
     /// Without a spool: acknowledged means committed.
     Direct,
     /// With a spool.
@@ -63,7 +63,7 @@ pub enum Victim {
 
 /// A fault of a victim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum VictimFault {
     /// SIGKILL.
     Kill,
     /// SIGTERM.
@@ -77,7 +77,7 @@ pub enum Fault {
     /// All connections are reset and new ones refused.
     Refuse,
     /// Nothing passes for a while. Then the bytes held back are delivered.
-    Stall(Way),
+    Stall(StallWay),
     /// Existing connections go silent without notice, and new ones pass. At the end both sides see
     /// a reset.
     HalfOpen,
@@ -87,7 +87,7 @@ pub enum Fault {
 
 /// The directions that are stalled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum StallWay {
     /// One direction.
     One(Direction),
     /// Both directions.
@@ -96,55 +96,55 @@ pub enum Way {
 
 /// A fault with its timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct FaultStep {
     /// Pause before the fault.
     pub after: Duration,
-    pub fault: Fault,
+    pub fault: VictimFault,
     /// Time until the victim has recovered.
     pub lasts: Duration,
 }
 
 /// The faults of one storm, of all victims concurrently.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Storm(pub Vec<(Victim, Vec<Step>)>);
+pub struct StormPlan(pub Vec<(Victim, Vec<FaultStep>)>);
 
 /// A part of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// Random faults.
-    Storm(Storm),
+    Storm(StormPlan),
     /// No faults.
     Calm(Duration),
     /// The database alone is away, for longer than the broker's queue can be trusted.
-    Outage(Fault, Duration),
+    Outage(VictimFault, Duration),
     /// The broker forgets the session while it holds nothing for it.
     LoseSession,
     /// A long backlog with a slow database.
-    Drain(Drain),
+    Drain(DrainPlan),
 }
 
 /// A backlog that is drained with a slow database, at first in a storm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drain {
+pub struct DrainPlan {
     /// Number of waiting messages.
     pub backlog: usize,
     /// Slowdown factor of the database until the storm is over.
     pub slower: u32,
     /// The storm at its beginning.
-    pub storm: Storm,
+    pub storm: StormPlan,
 }
 
 /// The phases of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan(pub Vec<Phase>);
+pub struct ChaosPlan(pub Vec<Phase>);
 
-impl Plan {
+impl ChaosPlan {
     /// Draws the plan of a run of about this duration.
-    pub fn new(mode: Mode, seed: u64, lasts: Duration) -> Self {
+    pub fn new(mode: ChaosMode, seed: u64, lasts: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let storms = u32::try_from(lasts.as_secs() / STORM.as_secs()).unwrap().clamp(3, 1_000);
-        let outages = if mode == Mode::BrokerKill { 0 } else { storms.div_ceil(3) };
-        let drains = |index: u32| mode != Mode::BrokerKill && index % 6 == 1;
+        let outages = if mode == ChaosMode::BrokerKill { 0 } else { storms.div_ceil(3) };
+        let drains = |index: u32| mode != ChaosMode::BrokerKill && index % 6 == 1;
         let extra = (0..storms).filter(|index| drains(*index)).map(|_| DRAIN).sum::<Duration>();
         let each = lasts.saturating_sub(OUTAGE * outages + extra) / storms;
         let calm = each >= STORM / 2;
@@ -154,17 +154,21 @@ impl Plan {
         for index in 0..storms {
             let storm = storm(&mut rng, mode, each);
             phases.push(if drains(index) {
-                Phase::Drain(Drain { backlog: BACKLOG, slower: rng.random_range(SLOWER), storm })
+                Phase::Drain(DrainPlan {
+                    backlog: BACKLOG,
+                    slower: rng.random_range(SLOWER),
+                    storm,
+                })
             } else {
                 Phase::Storm(storm)
             });
-            if mode != Mode::BrokerKill && index % 3 == 0 {
+            if mode != ChaosMode::BrokerKill && index % 3 == 0 {
                 phases.push(Phase::Outage(outage(&mut rng), OUTAGE));
             }
             if index % 3 == 0 {
                 phases.push(Phase::Storm(coincidence(&mut rng)));
             }
-            if mode != Mode::BrokerKill && index == storms - 2 {
+            if mode != ChaosMode::BrokerKill && index == storms - 2 {
                 phases.push(Phase::LoseSession);
             }
             if calm {
@@ -175,28 +179,34 @@ impl Plan {
     }
 }
 
-fn storm(rng: &mut StdRng, mode: Mode, lasts: Duration) -> Storm {
+fn storm(rng: &mut StdRng, mode: ChaosMode, lasts: Duration) -> StormPlan {
     use Victim::{Bridge, Broker, BrokerLink, DatabaseLink, Postgres};
     let victims = [Bridge, Postgres, Broker, BrokerLink, DatabaseLink];
-    Storm(victims.map(|victim| (victim, timeline(rng, mode, victim, lasts))).to_vec())
+    StormPlan(victims.map(|victim| (victim, timeline(rng, mode, victim, lasts))).to_vec())
 }
 
 /// Returns a storm that loses messages acknowledged too early: the bridge is killed while the
 /// database is away.
-fn coincidence(rng: &mut StdRng) -> Storm {
+fn coincidence(rng: &mut StdRng) -> StormPlan {
     let mut milliseconds = |range: Range<u64>| Duration::from_millis(rng.random_range(range));
-    let away =
-        Step { after: Duration::ZERO, fault: Fault::Kill, lasts: milliseconds(1_200..1_500) };
-    let killed =
-        Step { after: milliseconds(300..1_000), fault: Fault::Kill, lasts: milliseconds(0..300) };
-    Storm(vec![(Victim::Postgres, vec![away]), (Victim::Bridge, vec![killed])])
+    let away = FaultStep {
+        after: Duration::ZERO,
+        fault: VictimFault::Kill,
+        lasts: milliseconds(1_200..1_500),
+    };
+    let killed = FaultStep {
+        after: milliseconds(300..1_000),
+        fault: VictimFault::Kill,
+        lasts: milliseconds(0..300),
+    };
+    StormPlan(vec![(Victim::Postgres, vec![away]), (Victim::Bridge, vec![killed])])
 }
 
-fn timeline(rng: &mut StdRng, mode: Mode, victim: Victim, lasts: Duration) -> Vec<Step> {
+fn timeline(rng: &mut StdRng, mode: ChaosMode, victim: Victim, lasts: Duration) -> Vec<FaultStep> {
     let peace = match victim {
         Victim::Bridge => 500..4_000,
         Victim::BrokerLink => 300..3_000,
-        Victim::Broker if mode == Mode::BrokerKill => 300..2_000,
+        Victim::Broker if mode == ChaosMode::BrokerKill => 300..2_000,
         Victim::Postgres | Victim::Broker => 500..7_000,
         Victim::DatabaseLink => 500..5_000,
     };
@@ -210,26 +220,26 @@ fn timeline(rng: &mut StdRng, mode: Mode, victim: Victim, lasts: Duration) -> Ve
         if at > lasts {
             return steps;
         }
-        steps.push(Step { after, fault, lasts: lasts_for });
+        steps.push(FaultStep { after, fault, lasts: lasts_for });
     }
 }
 
-fn fault(rng: &mut StdRng, mode: Mode, victim: Victim) -> Fault {
+fn fault(rng: &mut StdRng, mode: ChaosMode, victim: Victim) -> VictimFault {
     let dice = rng.random_range(0..10);
     match (victim, dice) {
-        (Victim::Postgres, 0..=3) => Fault::Slow,
-        (Victim::Bridge, 0..=7) | (Victim::Postgres, _) => Fault::Kill,
+        (Victim::Postgres, 0..=3) => VictimFault::Slow,
+        (Victim::Bridge, 0..=7) | (Victim::Postgres, _) => VictimFault::Kill,
         // Messages not stored between two saves are lost, which shows nothing, so the broker saves
         // often.
-        (Victim::Broker, 0..=3) if mode == Mode::BrokerKill => Fault::Kill,
-        (Victim::Broker, 4..=8) if mode == Mode::BrokerKill => Fault::Save,
-        (Victim::Bridge | Victim::Broker, _) => Fault::Stop,
-        (_, 0..=2) => Fault::Cut,
-        (_, 3) => Fault::Refuse,
-        (_, 4) => Fault::Stall(Way::One(direction(rng))),
-        (_, 5) => Fault::Stall(Way::Both),
-        (_, 6..=7) => Fault::HalfOpen,
-        (_, _) => Fault::Tear(direction(rng), rng.random_range(1..3_000)),
+        (Victim::Broker, 0..=3) if mode == ChaosMode::BrokerKill => VictimFault::Kill,
+        (Victim::Broker, 4..=8) if mode == ChaosMode::BrokerKill => VictimFault::Save,
+        (Victim::Bridge | Victim::Broker, _) => VictimFault::Stop,
+        (_, 0..=2) => VictimFault::Cut,
+        (_, 3) => VictimFault::Refuse,
+        (_, 4) => VictimFault::Stall(StallWay::One(direction(rng))),
+        (_, 5) => VictimFault::Stall(StallWay::Both),
+        (_, 6..=7) => VictimFault::HalfOpen,
+        (_, _) => VictimFault::Tear(direction(rng), rng.random_range(1..3_000)),
     }
 }
 
@@ -239,24 +249,25 @@ fn direction(rng: &mut StdRng) -> Direction {
 
 /// Draws a duration, milliseconds. Stalls last from less than a keepalive to more than it and a
 /// time-out.
-fn duration(fault: Fault) -> Range<u64> {
+fn duration(fault: VictimFault) -> Range<u64> {
     match fault {
-        Fault::Kill | Fault::Stop => 0..1_500,
-        Fault::Save | Fault::Cut => 0..1,
-        Fault::Refuse | Fault::Tear(..) => 50..1_500,
-        Fault::Slow | Fault::Stall(_) | Fault::HalfOpen => 200..5_000,
+        VictimFault::Kill | VictimFault::Stop => 0..1_500,
+        VictimFault::Save | VictimFault::Cut => 0..1,
+        VictimFault::Refuse | VictimFault::Tear(..) => 50..1_500,
+        VictimFault::Slow | VictimFault::Stall(_) | VictimFault::HalfOpen => 200..5_000,
     }
 }
 
-fn outage(rng: &mut StdRng) -> Fault {
-    [Fault::Kill, Fault::Refuse, Fault::Stall(Way::Both)][rng.random_range(0..3)]
+fn outage(rng: &mut StdRng) -> VictimFault {
+    [VictimFault::Kill, VictimFault::Refuse, VictimFault::Stall(StallWay::Both)]
+        [rng.random_range(0..3)]
 }
 
-impl Mode {
+impl ChaosMode {
     pub const ALL: [Self; 3] = [Self::Direct, Self::Spool, Self::BrokerKill];
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for ChaosMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
@@ -268,17 +279,17 @@ impl fmt::Display for Mode {
 
 impl Victim {
     /// Returns the report's name for a `fault` of this victim.
-    pub fn suffers(self, fault: Fault) -> String {
+    pub fn suffers(self, fault: VictimFault) -> String {
         let what = match fault {
-            Fault::Kill => "kill -9",
-            Fault::Stop => "SIGTERM",
-            Fault::Save => "saved",
-            Fault::Slow => "slow",
-            Fault::Cut => "cut",
-            Fault::Refuse => "refused",
-            Fault::Stall(_) => "stalled",
-            Fault::HalfOpen => "half-open",
-            Fault::Tear(..) => "torn",
+            VictimFault::Kill => "kill -9",
+            VictimFault::Stop => "SIGTERM",
+            VictimFault::Save => "saved",
+            VictimFault::Slow => "slow",
+            VictimFault::Cut => "cut",
+            VictimFault::Refuse => "refused",
+            VictimFault::Stall(_) => "stalled",
+            VictimFault::HalfOpen => "half-open",
+            VictimFault::Tear(..) => "torn",
         };
         let who = match self {
             Self::Bridge => "bridge",
@@ -295,9 +306,9 @@ impl Victim {
 mod tests {
     use super::*;
 
-    fn steps(plan: &Plan) -> impl Iterator<Item = (Victim, Step)> {
+    fn steps(plan: &ChaosPlan) -> impl Iterator<Item = (Victim, FaultStep)> {
         let storms = plan.0.iter().filter_map(|phase| match phase {
-            Phase::Storm(storm) | Phase::Drain(Drain { storm, .. }) => Some(&storm.0),
+            Phase::Storm(storm) | Phase::Drain(DrainPlan { storm, .. }) => Some(&storm.0),
             _ => None,
         });
         storms.flatten().flat_map(|(victim, steps)| steps.iter().map(|step| (*victim, *step)))
@@ -305,8 +316,8 @@ mod tests {
 
     #[test]
     fn plan_follows_from_seed() {
-        for mode in Mode::ALL {
-            let plan = |seed| Plan::new(mode, seed, Duration::from_secs(60));
+        for mode in ChaosMode::ALL {
+            let plan = |seed| ChaosPlan::new(mode, seed, Duration::from_secs(60));
             assert_eq!(plan(7), plan(7));
             assert_ne!(plan(7), plan(8));
         }
@@ -314,21 +325,22 @@ mod tests {
 
     #[test]
     fn broker_is_killed_only_in_its_mode() {
-        for mode in Mode::ALL {
-            let plan = Plan::new(mode, 1, Duration::from_secs(600));
-            let killed = steps(&plan).any(|(v, s)| (v, s.fault) == (Victim::Broker, Fault::Kill));
-            assert_eq!(killed, mode == Mode::BrokerKill, "{mode}");
+        for mode in ChaosMode::ALL {
+            let plan = ChaosPlan::new(mode, 1, Duration::from_secs(600));
+            let killed =
+                steps(&plan).any(|(v, s)| (v, s.fault) == (Victim::Broker, VictimFault::Kill));
+            assert_eq!(killed, mode == ChaosMode::BrokerKill, "{mode}");
         }
     }
 
     #[test]
     fn other_modes_include_every_provoked_loss() {
         for seconds in [10, 20, 60, 900] {
-            let plan = Plan::new(Mode::Direct, seconds, Duration::from_secs(seconds));
+            let plan = ChaosPlan::new(ChaosMode::Direct, seconds, Duration::from_secs(seconds));
             let count = |wanted: fn(&Phase) -> bool| plan.0.iter().filter(|p| wanted(p)).count();
             assert_eq!(count(|phase| matches!(phase, Phase::LoseSession)), 1);
             assert!(count(|phase| matches!(phase, Phase::Outage(..))) >= 1);
-            let wraps = |drain: &Drain| drain.backlog > PACKET_IDS && drain.slower > 1;
+            let wraps = |drain: &DrainPlan| drain.backlog > PACKET_IDS && drain.slower > 1;
             let drains = plan.0.iter().filter(|p| matches!(p, Phase::Drain(d) if wraps(d))).count();
             assert!(drains >= 1);
         }
@@ -336,7 +348,7 @@ mod tests {
 
     #[test]
     fn long_run_includes_every_fault() {
-        let plan = Plan::new(Mode::BrokerKill, 3, Duration::from_secs(900));
+        let plan = ChaosPlan::new(ChaosMode::BrokerKill, 3, Duration::from_secs(900));
         let kinds: std::collections::BTreeSet<String> =
             steps(&plan).map(|(victim, step)| victim.suffers(step.fault)).collect();
         assert_eq!(kinds.len(), 2 + 2 + 3 + 5 + 5, "{kinds:?}");

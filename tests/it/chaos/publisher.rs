@@ -10,9 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::expected::ExpectedState;
-use super::source::{Message, Source};
+use super::source::{MessageSource, SourceMessage};
 use crate::support::process::background;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::wait::until_true;
 
 /// Source events per [`TICK`]: about 190 messages a second.
@@ -30,11 +30,11 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// A publisher and its record of accepted messages.
 pub struct LoadPublisher {
-    shared: Arc<Shared>,
+    shared: Arc<PublisherState>,
     task: JoinHandle<()>,
 }
 
-struct Shared {
+struct PublisherState {
     /// Port of the broker.
     port: u16,
     expected: Mutex<ExpectedState>,
@@ -48,8 +48,8 @@ struct Shared {
 
 impl LoadPublisher {
     /// Starts publishing to a plain listener.
-    pub fn start(port: u16, source: Source) -> Self {
-        let shared = Arc::new(Shared {
+    pub fn start(port: u16, source: MessageSource) -> Self {
+        let shared = Arc::new(PublisherState {
             port,
             expected: Mutex::default(),
             attempts: AtomicUsize::new(0),
@@ -99,12 +99,12 @@ impl Drop for LoadPublisher {
     }
 }
 
-impl Shared {
+impl PublisherState {
     fn expected(&self) -> MutexGuard<'_, ExpectedState> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn publish(self: Arc<Self>, mut source: Source) {
+    async fn publish(self: Arc<Self>, mut source: MessageSource) {
         let mut connection = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -123,7 +123,11 @@ impl Shared {
         }
     }
 
-    async fn deliver(&self, connection: &mut Option<Publisher>, mut messages: Vec<Message>) {
+    async fn deliver(
+        &self,
+        connection: &mut Option<TestPublisher>,
+        mut messages: Vec<SourceMessage>,
+    ) {
         let sent_at = Instant::now();
         while !messages.is_empty() {
             let Some(publisher) = self.connected(connection).await else {
@@ -144,9 +148,12 @@ impl Shared {
         }
     }
 
-    async fn connected<'a>(&self, connection: &'a mut Option<Publisher>) -> Option<&'a Publisher> {
+    async fn connected<'a>(
+        &self,
+        connection: &'a mut Option<TestPublisher>,
+    ) -> Option<&'a TestPublisher> {
         if connection.is_none() {
-            *connection = Publisher::try_connect(self.port, "platform-chaos").await.ok();
+            *connection = TestPublisher::try_connect(self.port, "platform-chaos").await.ok();
         }
         connection.as_ref()
     }

@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-use super::Settings;
-use super::environment::Environment;
-use super::expected::Publication;
-use super::verify::Verdict;
+use super::ChaosSettings;
+use super::environment::ChaosEnvironment;
+use super::expected::AckedPublication;
+use super::verify::RunVerdict;
 
 /// A report that prints itself when dropped, so also when a test panics.
-pub struct Report {
-    settings: Settings,
-    pub environment: Environment,
+pub struct ChaosReport {
+    settings: ChaosSettings,
+    pub environment: ChaosEnvironment,
     /// The result, once there is one.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<RunVerdict>,
 }
 
-impl Report {
+impl ChaosReport {
     /// Creates the report of a run that begins.
-    pub fn new(settings: Settings, environment: Environment) -> Self {
+    pub fn new(settings: ChaosSettings, environment: ChaosEnvironment) -> Self {
         Self { settings, environment, verdict: None }
     }
 
@@ -63,15 +63,15 @@ impl Report {
         let lost_at = self.verdict.as_ref().map_or(&[][..], |verdict| &verdict.lost_at);
         writeln!(f, "  the schedule around:\n{}", self.environment.fault_log.around(lost_at))?;
         let expected = self.environment.publisher.expected();
-        let last = expected.publications.last().map(|p: &Publication| p.acked_at);
+        let last = expected.publications.last().map(|p: &AckedPublication| p.acked_at);
         let last = last.map_or(0.0, |at| self.environment.fault_log.at(at));
         writeln!(f, "  the broker last took something over at {last:.3}")
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { mode, seed, lasts } = self.settings;
+        let ChaosSettings { mode, seed, lasts } = self.settings;
         let fault_log = &self.environment.fault_log;
         let took = fault_log.started().elapsed().as_secs_f64();
         writeln!(
@@ -89,7 +89,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for ChaosReport {
     fn drop(&mut self) {
         println!("{self}");
     }

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::expected::{BoardEvent, Item, Meaning};
+use super::expected::{BoardRow, ExpectedRow, ItemRow};
 use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::mosquitto::TENANT;
 
@@ -26,28 +26,28 @@ const REMEMBERED: usize = 500;
 
 /// A message to publish, with the row that it must become.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub struct SourceMessage {
     pub topic: String,
     pub payload: Vec<u8>,
     /// The row that it must become.
-    pub meaning: Meaning,
+    pub meaning: ExpectedRow,
 }
 
 /// A generator of messages.
-pub struct Source {
+pub struct MessageSource {
     rng: StdRng,
     /// The board of each tag. `None` is no board.
     tags: Vec<Option<usize>>,
     /// The momentum of the newest event of each tag and board.
     last: HashMap<String, OffsetDateTime>,
-    remembered: Vec<Message>,
+    remembered: Vec<SourceMessage>,
     /// Event ids in use. A second event of one id with other content would leave the stored one
     /// undetermined.
     ids: HashSet<Uuid>,
     garbage: u64,
 }
 
-impl Source {
+impl MessageSource {
     /// Creates a generator whose tags are on no board yet.
     pub fn new(rng: StdRng) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Source {
     }
 
     /// Generates the next event of the feed, as a few messages.
-    pub fn happening(&mut self) -> Vec<Message> {
+    pub fn happening(&mut self) -> Vec<SourceMessage> {
         let mut messages = match self.rng.random_range(0..100) {
             0..=1 => vec![self.garbage()],
             2..=6 => self.status(),
@@ -79,7 +79,7 @@ impl Source {
         messages
     }
 
-    fn remember(&mut self, messages: &[Message]) {
+    fn remember(&mut self, messages: &[SourceMessage]) {
         for message in messages {
             if self.remembered.len() < REMEMBERED {
                 self.remembered.push(message.clone());
@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    fn movement(&mut self) -> Vec<Message> {
+    fn movement(&mut self) -> Vec<SourceMessage> {
         let tag = self.rng.random_range(0..TAGS);
         let elsewhere = self.rng.random_range(0..BOARDS);
         let mut events = match (self.tags[tag], self.rng.random_range(0..10)) {
@@ -111,7 +111,7 @@ impl Source {
         if self.rng.random() {
             events.reverse();
         }
-        events.retain(|event| self.ids.insert(Item::of(event).event_id));
+        events.retain(|event| self.ids.insert(ItemRow::of(event).event_id));
         events.iter().flat_map(|event| self.forms(event)).collect()
     }
 
@@ -145,15 +145,15 @@ impl Source {
     }
 
     /// Encodes an event, nearly always in one form. The two forms of one event must become one row.
-    fn forms(&mut self, event: &ItemEvent) -> Vec<Message> {
-        let meaning = Meaning::Item(Item::of(event));
-        let json = Message {
+    fn forms(&mut self, event: &ItemEvent) -> Vec<SourceMessage> {
+        let meaning = ExpectedRow::Item(ItemRow::of(event));
+        let json = SourceMessage {
             topic: event.json_topic(),
             payload: event.json().to_string().into_bytes(),
             meaning: meaning.clone(),
         };
         let protobuf =
-            Message { topic: event.protobuf_topic(), payload: event.protobuf(), meaning };
+            SourceMessage { topic: event.protobuf_topic(), payload: event.protobuf(), meaning };
         match self.rng.random_range(0..20) {
             0..=8 => vec![json],
             9..=17 => vec![protobuf],
@@ -162,27 +162,27 @@ impl Source {
         }
     }
 
-    fn status(&mut self) -> Vec<Message> {
+    fn status(&mut self) -> Vec<SourceMessage> {
         let board_sn = format!("B-{}", self.rng.random_range(0..BOARDS));
         let momentum = self.momentum(&board_sn);
         let number = self.rng.random_range(0..STATUSES.len());
-        let board = BoardEvent::new(TENANT, &board_sn, momentum, STATUSES[number]);
+        let board = BoardRow::new(TENANT, &board_sn, momentum, STATUSES[number]);
         if !self.ids.insert(board.event_id) {
             return Vec::new();
         }
-        let meaning = Meaning::Board(board);
+        let meaning = ExpectedRow::Board(board);
         vec![if self.rng.random() {
             let payload = board_protobuf(&board_sn, momentum, number as u64);
-            Message { topic: board_topic(TENANT), payload, meaning }
+            SourceMessage { topic: board_topic(TENANT), payload, meaning }
         } else {
             let topic = format!("centiloc/{TENANT}/json/board/v1/update");
             let payload = board_json(&board_sn, momentum, STATUSES[number]);
-            Message { topic, payload, meaning }
+            SourceMessage { topic, payload, meaning }
         }]
     }
 
     /// Generates an undecodable message, each one different.
-    fn garbage(&mut self) -> Message {
+    fn garbage(&mut self) -> SourceMessage {
         self.garbage += 1;
         let number = self.garbage;
         let json_topic = format!("centiloc/{TENANT}/json/item/v1/update");
@@ -199,7 +199,7 @@ impl Source {
                 (format!("centiloc/{TENANT}"), payload, "malformed")
             }
         };
-        Message { topic, payload, meaning: Meaning::Garbage(reason) }
+        SourceMessage { topic, payload, meaning: ExpectedRow::Garbage(reason) }
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::time::Instant;
 
-use super::actual::{ActualState, Gap};
-use super::environment::Environment;
+use super::actual::{ActualState, StoredGap};
+use super::environment::ChaosEnvironment;
 use super::expected::{
-    ExpectedState, Item, Key, Publication, board_states, item_locations, item_states,
+    AckedPublication, ExpectedState, ItemRow, RowKey, board_states, item_locations, item_states,
 };
-use super::fault_log::{FaultLog, Provoked};
-use super::plan::Mode;
+use super::fault_log::{FaultLog, ProvokedLoss};
+use super::plan::ChaosMode;
 use crate::support::tap::Packet;
 
 /// Number of complaints of one kind that are written in full.
@@ -18,7 +18,7 @@ const TOLD: usize = 5;
 
 /// The result of a run.
 #[derive(Debug, Default)]
-pub struct Verdict {
+pub struct RunVerdict {
     /// Numbers of item events, board events and dead letters.
     pub rows: [usize; 3],
     /// Rows of `gap` by cause.
@@ -27,7 +27,7 @@ pub struct Verdict {
     pub losses: usize,
     /// Times at which the first of them were acknowledged.
     pub lost_at: Vec<Instant>,
-    /// Messages missing like [`Verdict::losses`], but of a killed broker that may have forgotten
+    /// Messages missing like [`RunVerdict::losses`], but of a killed broker that may have forgotten
     /// them.
     pub forgotten: usize,
     /// Those of them that were in flight to the bridge at least once.
@@ -40,9 +40,9 @@ pub struct Verdict {
     pub complaints: Vec<String>,
 }
 
-impl Verdict {
+impl RunVerdict {
     /// Verifies a run that has settled.
-    pub async fn on(environment: &Environment) -> Self {
+    pub async fn on(environment: &ChaosEnvironment) -> Self {
         let stored = ActualState::read(&environment.database).await;
         let violations = environment.tap.violations();
         let mut verdict = Self {
@@ -70,17 +70,17 @@ impl Verdict {
         }
     }
 
-    fn look_for_the_lost(&mut self, environment: &Environment, stored: &ActualState) {
+    fn look_for_the_lost(&mut self, environment: &ChaosEnvironment, stored: &ActualState) {
         let expected = environment.publisher.expected();
         let missing = missing(&expected, stored);
         if missing.is_empty() {
             return;
         }
-        let passage = Passage::through(&environment.tap.timed_packets());
+        let passage = MessageProgress::through(&environment.tap.timed_packets());
         let mut lost = Vec::new();
         for (key, publications) in missing {
-            let trace = Trace::of(&publications, &passage);
-            if environment.mode == Mode::BrokerKill
+            let trace = PacketTrace::of(&publications, &passage);
+            if environment.mode == ChaosMode::BrokerKill
                 && trace.may_be_forgotten(&environment.fault_log)
             {
                 self.forgotten += 1;
@@ -96,9 +96,9 @@ impl Verdict {
     }
 
     fn look_for_doubles(&mut self, stored: &ActualState) {
-        let items = stored.items.iter().map(|item| Key::Event(item.event_id));
-        let boards = stored.boards.iter().map(|board| Key::Event(board.event_id));
-        let letters = stored.letters.iter().map(|(t, p, _)| Key::Letter(t.clone(), p.clone()));
+        let items = stored.items.iter().map(|item| RowKey::Event(item.event_id));
+        let boards = stored.boards.iter().map(|board| RowKey::Event(board.event_id));
+        let letters = stored.letters.iter().map(|(t, p, _)| RowKey::Letter(t.clone(), p.clone()));
         let mut seen = HashSet::new();
         let doubles: Vec<_> = items
             .chain(boards)
@@ -127,11 +127,11 @@ impl Verdict {
     }
 
     /// Compares the states. Events that the broker forgot may be missing from them.
-    fn compare_states(&mut self, mode: Mode, expected: &ExpectedState, stored: &ActualState) {
+    fn compare_states(&mut self, mode: ChaosMode, expected: &ExpectedState, stored: &ActualState) {
         let stored_ids: HashSet<_> = stored.items.iter().map(|item| item.event_id).collect();
         let stored_boards: HashSet<_> = stored.boards.iter().map(|board| board.event_id).collect();
-        let all = mode != Mode::BrokerKill;
-        let items: Vec<&Item> = expected
+        let all = mode != ChaosMode::BrokerKill;
+        let items: Vec<&ItemRow> = expected
             .items
             .values()
             .filter(|item| all || stored_ids.contains(&item.event_id))
@@ -145,7 +145,7 @@ impl Verdict {
         self.complain("board_state: ", differences(&board_states(boards), &stored.board_states));
     }
 
-    fn judge_gaps(&mut self, mode: Mode, fault_log: &FaultLog, gaps: &[Gap]) {
+    fn judge_gaps(&mut self, mode: ChaosMode, fault_log: &FaultLog, gaps: &[StoredGap]) {
         for gap in gaps {
             *self.gaps.entry(gap.cause.clone()).or_default() += 1;
         }
@@ -159,7 +159,7 @@ impl Verdict {
             let unprovoked = of(cause).into_iter().map(|gap| format!("{gap:?}")).collect();
             self.complain("a gap that was none: ", unprovoked);
         }
-        if mode == Mode::Direct {
+        if mode == ChaosMode::Direct {
             let told = of("backpressure");
             let untold = fault_log.all_provoked("backpressure").into_iter();
             let untold = untold.filter(|p| !told.iter().any(|gap| overlaps(gap, p)));
@@ -170,12 +170,15 @@ impl Verdict {
 }
 
 /// Returns the messages that are missing from the rows, with all their publications.
-fn missing(expected: &ExpectedState, stored: &ActualState) -> HashMap<Key, Vec<Publication>> {
+fn missing(
+    expected: &ExpectedState,
+    stored: &ActualState,
+) -> HashMap<RowKey, Vec<AckedPublication>> {
     let events = stored.items.iter().map(|item| item.event_id);
     let events = events.chain(stored.boards.iter().map(|board| board.event_id));
-    let letters = stored.letters.iter().map(|(t, p, _)| Key::Letter(t.clone(), p.clone()));
-    let present: HashSet<Key> = events.map(Key::Event).chain(letters).collect();
-    let mut missing: HashMap<Key, Vec<Publication>> = HashMap::new();
+    let letters = stored.letters.iter().map(|(t, p, _)| RowKey::Letter(t.clone(), p.clone()));
+    let present: HashSet<RowKey> = events.map(RowKey::Event).chain(letters).collect();
+    let mut missing: HashMap<RowKey, Vec<AckedPublication>> = HashMap::new();
     for publication in expected.publications.iter().filter(|p| !present.contains(&p.key)) {
         missing.entry(publication.key.clone()).or_default().push(publication.clone());
     }
@@ -184,13 +187,13 @@ fn missing(expected: &ExpectedState, stored: &ActualState) -> HashMap<Key, Vec<P
 
 /// Payloads that the tap recorded.
 #[derive(Debug, Default)]
-struct Passage {
+struct MessageProgress {
     /// Times of delivery.
     delivered: HashMap<Vec<u8>, Vec<Instant>>,
     acknowledged: HashSet<Vec<u8>>,
 }
 
-impl Passage {
+impl MessageProgress {
     fn through(packets: &[(Instant, Packet)]) -> Self {
         let mut passage = Self::default();
         let mut under_way: HashMap<(u64, u16), &[u8]> = HashMap::new();
@@ -213,16 +216,16 @@ impl Passage {
 
 /// The progress of a missing message, over all its publications.
 #[derive(Debug)]
-struct Trace<'a> {
-    publications: &'a [Publication],
+struct PacketTrace<'a> {
+    publications: &'a [AckedPublication],
     /// Times of delivery.
     delivered: Vec<Instant>,
     /// True if the bridge acknowledged it.
     acknowledged: bool,
 }
 
-impl<'a> Trace<'a> {
-    fn of(publications: &'a [Publication], passage: &Passage) -> Self {
+impl<'a> PacketTrace<'a> {
+    fn of(publications: &'a [AckedPublication], passage: &MessageProgress) -> Self {
         let payloads = || publications.iter().map(|p| p.payload.as_slice());
         Self {
             publications,
@@ -238,7 +241,7 @@ impl<'a> Trace<'a> {
     /// True if a killed broker lost the message because it had not saved. An earlier delivery
     /// counts only if nothing else explains why it was not stored.
     fn may_be_forgotten(&self, fault_log: &FaultLog) -> bool {
-        let forgotten = |p: &Publication| fault_log.may_be_forgotten(p.sent_at, p.acked_at);
+        let forgotten = |p: &AckedPublication| fault_log.may_be_forgotten(p.sent_at, p.acked_at);
         !self.acknowledged
             && self.publications.iter().all(forgotten)
             && self.delivered.iter().all(|at| fault_log.may_be_lost_on_delivery(*at))
@@ -280,10 +283,10 @@ where
         .collect()
 }
 
-fn covers(gap: &Gap, provoked: &Provoked) -> bool {
+fn covers(gap: &StoredGap, provoked: &ProvokedLoss) -> bool {
     gap.started_at <= provoked.from && gap.ended_at.is_none_or(|end| end >= provoked.to)
 }
 
-fn overlaps(gap: &Gap, provoked: &Provoked) -> bool {
+fn overlaps(gap: &StoredGap, provoked: &ProvokedLoss) -> bool {
     gap.started_at <= provoked.to && gap.ended_at.is_none_or(|end| end >= provoked.from)
 }

@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::support::bridge::{command, finish};
-use crate::support::process::{Scratch, run};
+use crate::support::process::{ScratchFolder, run};
 
 const KEY: &str = "private-key.pem";
 const REQUEST: &str = "certificate-request.csr";
@@ -43,7 +43,7 @@ fn public_key_of_key(path: &Path) -> String {
 
 #[tokio::test]
 async fn new_key_is_private_and_request_verifies() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     let out = folder.join("new/deep");
     let more = ["--country", "FR", "--state", "Isère", "--locality", "Grenoble"];
     let output = csr(&out, &[&more[..], &["--organizational-unit", "Ward 3"]].concat()).await;
@@ -70,7 +70,7 @@ async fn new_key_is_private_and_request_verifies() {
 
 #[tokio::test]
 async fn nothing_is_ever_overwritten() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     assert_eq!(csr(folder.path(), &[]).await.status.code(), Some(0));
     let before = [KEY, REQUEST].map(|name| std::fs::read(folder.join(name)).unwrap());
     let again = csr(folder.path(), &[]).await;
@@ -82,7 +82,7 @@ async fn nothing_is_ever_overwritten() {
 
 #[tokio::test]
 async fn renewal_reuses_key_unchanged() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     let first = folder.join("first");
     assert_eq!(csr(&first, &["--curve", "p384"]).await.status.code(), Some(0));
     let key = first.join(KEY);
@@ -105,7 +105,7 @@ async fn renewal_reuses_key_unchanged() {
 
 #[tokio::test]
 async fn unsuitable_keys_are_refused_before_writing() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     let curve = |name| run("openssl", ["ecparam", "-name", name, "-genkey", "-noout"]);
     let keys = [
         ("RSA", run("openssl", ["genrsa", "2048"])),
@@ -128,7 +128,7 @@ async fn unsuitable_keys_are_refused_before_writing() {
 
 #[tokio::test]
 async fn invalid_values_are_usage_errors() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     let out = folder.join("out");
     for (option, value) in [
         ("--country", "France"),
@@ -152,7 +152,7 @@ async fn invalid_values_are_usage_errors() {
 
 #[tokio::test]
 async fn json_names_files_and_contents() {
-    let folder = Scratch::new("csr");
+    let folder = ScratchFolder::new("csr");
     let output = csr(&folder.join("first"), &["--json"]).await;
     let first: Value = serde_json::from_slice(&output.stdout).unwrap();
     let key = folder.join("first").join(KEY);

@@ -9,9 +9,9 @@ use crate::support::event::ItemEvent;
 use crate::support::expect::until_stored;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::Proxy;
-use crate::support::publisher::Publisher;
-use crate::support::subscriber::Subscriber;
+use crate::support::proxy::TcpProxy;
+use crate::support::publisher::TestPublisher;
+use crate::support::subscriber::TestSubscriber;
 use crate::support::wait::{SOON, until_eq};
 
 async fn retire(config: &Config) -> Output {
@@ -31,7 +31,7 @@ fn member(broker: &Mosquitto, database: &Database, id: &str) -> Config {
 
 /// True if the broker still has a session of this client.
 async fn has_session(broker: &Mosquitto, client_id: &str) -> bool {
-    let session = Subscriber::connect(broker.plain_port(), client_id).await.unwrap();
+    let session = TestSubscriber::connect(broker.plain_port(), client_id).await.unwrap();
     session.session_present()
 }
 
@@ -47,7 +47,7 @@ async fn retired_member_leaves_nothing_behind() {
         (member(&broker, &database, "acme-one"), member(&broker, &database, "acme-two"));
     let mut leaving = Bridge::ready(&two).await;
     assert_eq!(leaving.terminate().await, 0);
-    let publisher = Publisher::connect(&broker).await;
+    let publisher = TestPublisher::connect(&broker).await;
     // Into the session of the absent one, because there is no other member yet.
     let events = ItemEvent::series(TENANT, EVENTS);
     publisher.publish_json(&events).await;
@@ -84,7 +84,7 @@ async fn running_service_is_not_retired() {
         assert!(text(&output).contains(part), "{part} is not in: {}", text(&output));
     }
     let events = ItemEvent::series(TENANT, 3);
-    Publisher::connect(&broker).await.publish_json(&events).await;
+    TestPublisher::connect(&broker).await.publish_json(&events).await;
     until_stored(&database, 3).await;
     bridge.until_subscribed(1).await;
     bridge.assert_running();
@@ -94,7 +94,7 @@ async fn running_service_is_not_retired() {
 async fn retire_needs_the_database() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
-    let (database, link) = (postgres.database().await, Proxy::to(postgres.port()).await);
+    let (database, link) = (postgres.database().await, TcpProxy::to(postgres.port()).await);
     let config = member(&broker, &database, "acme-two");
     let mut bridge = Bridge::ready(&config).await;
     assert_eq!(bridge.terminate().await, 0);
@@ -110,7 +110,7 @@ async fn spooled_messages_are_stored_before_retirement() {
     const EVENTS: usize = 40;
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
-    let (database, link) = (postgres.database().await, Proxy::to(postgres.port()).await);
+    let (database, link) = (postgres.database().await, TcpProxy::to(postgres.port()).await);
     let config = member(&broker, &database, "acme-two");
     let dir = config.folder().join("spool");
     let spooling = config.set("spool.dir", dir.to_str().unwrap());
@@ -118,7 +118,7 @@ async fn spooled_messages_are_stored_before_retirement() {
     let mut bridge = Bridge::ready(&spooling).await;
     until_eq("the connection's row", SOON, 1, || database.count("centiloc.connection")).await;
     link.refuse().await;
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
     until_eq("the spooled events", SOON, Some(EVENTS), || {
         bridge.count("centiloc_bridge_spool_events", "")
     })

@@ -8,13 +8,13 @@ use crate::support::database::Database;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
 use crate::support::postgres::{self, Postgres};
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::wait::{SOON, until_eq};
 
 /// Texts that must appear nowhere.
-struct Secrets(Vec<String>);
+struct SecretTexts(Vec<String>);
 
-impl Secrets {
+impl SecretTexts {
     fn new(broker: &Mosquitto, database: &Database) -> Self {
         let url = url::Url::parse(&database.url()).unwrap();
         let key = broker.client().key_sec1.lines().chain(broker.client().key_pkcs8.lines());
@@ -46,10 +46,10 @@ fn shown(output: &Output) -> String {
 async fn commands_and_logs_show_no_secret() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let secrets = Secrets::new(&broker, &database);
+    let secrets = SecretTexts::new(&broker, &database);
     let config = Config::new(&broker, &database).set("log.level", "trace");
     let mut bridge = Bridge::ready(&config).await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 20)).await;
     platform.publish(&format!("centiloc/{TENANT}"), "neither").await;
     until_eq("the rows", SOON, 20, || database.count("centiloc.item_event")).await;
@@ -95,7 +95,7 @@ async fn commands_and_logs_show_no_secret() {
     for args in commands {
         let output = finish(command(&args)).await;
         let text = shown(&output);
-        assert!(!text.is_empty(), "{args:?} says nothing");
+        assert!(!text.is_empty(), "{args:?} prints nothing");
         secrets.assert_absent(&args.join(" "), &text);
     }
 
@@ -103,7 +103,7 @@ async fn commands_and_logs_show_no_secret() {
     let config = config.set("mqtt.password", "mistyped-secret");
     config.write();
     bridge.signal("HUP");
-    bridge.until_logged(&["the renewed credentials do not work"]).await;
+    bridge.until_logged(&["the broker refused the renewed credentials"]).await;
     let config = config.set("database.url", "postgres://u:mistyped-secret@:bad:port/x");
     config.write();
     bridge.signal("HUP");
@@ -124,7 +124,7 @@ async fn commands_and_logs_show_no_secret() {
 async fn connection_errors_show_no_secret() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let secrets = Secrets::new(&broker, &database);
+    let secrets = SecretTexts::new(&broker, &database);
     let url = database
         .url()
         .replace(url::Url::parse(&database.url()).unwrap().password().unwrap(), "mistyped-secret");
@@ -132,7 +132,7 @@ async fn connection_errors_show_no_secret() {
     for (config, parts) in [
         (
             config().set("mqtt.password", "mistyped-secret"),
-            &["no connection to the broker", "not_authorized"][..],
+            &["broker connection failed", "not_authorized"][..],
         ),
         (config().set("database.url", url), &["28P01"]),
     ] {

@@ -20,30 +20,30 @@ use crate::support::mosquitto::{
     Mosquitto, PASSWORD, PLATFORM, PLATFORM_PASSWORD, TENANT, USERNAME,
 };
 use crate::support::postgres::Postgres;
-use crate::support::process::{Log, Process, Scratch};
+use crate::support::process::{Log, Process, ScratchFolder};
 use crate::support::rig::Rig;
-use crate::support::subscriber::Subscriber;
+use crate::support::subscriber::TestSubscriber;
 use crate::support::wait::{SOON, until, until_eq};
 
 /// The last line of `simulate`, parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Report {
+struct SimulateReport {
     published: u64,
     acknowledged: u64,
     messages: u64,
 }
 
-fn report(line: &str) -> Option<Report> {
+fn report(line: &str) -> Option<SimulateReport> {
     let mut values = ["published=", "acknowledged=", "messages="]
         .into_iter()
         .zip(line.split(' '))
         .map(|(key, word)| word.strip_prefix(key)?.parse().ok());
     let mut next = || values.next()?;
-    Some(Report { published: next()?, acknowledged: next()?, messages: next()? })
+    Some(SimulateReport { published: next()?, acknowledged: next()?, messages: next()? })
 }
 
 /// Publishes as the platform, over the plain listener.
-fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> Command {
+fn simulate(broker: &Mosquitto, folder: &ScratchFolder, more: &[&str]) -> Command {
     let password = folder.write("platform-password", PLATFORM_PASSWORD);
     let port = broker.plain_port().to_string();
     let mut command = bridge::command(["simulate", "--tenant", TENANT, "--port", &port]);
@@ -52,13 +52,13 @@ fn simulate(broker: &Mosquitto, folder: &Scratch, more: &[&str]) -> Command {
 }
 
 /// Creates a session that keeps all topics of the tenant. Nothing is received yet.
-async fn session(broker: &Mosquitto) -> Subscriber {
-    let mut subscriber = Subscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
+async fn session(broker: &Mosquitto) -> TestSubscriber {
+    let mut subscriber = TestSubscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
     subscriber.subscribe(&format!("centiloc/{TENANT}/#")).await.unwrap();
     subscriber
 }
 
-async fn receive(subscriber: &mut Subscriber, messages: u64) -> Vec<(String, Bytes)> {
+async fn receive(subscriber: &mut TestSubscriber, messages: u64) -> Vec<(String, Bytes)> {
     let mut received = Vec::new();
     for _ in 0..messages {
         let publish = subscriber.receive_and_ack().await.unwrap();
@@ -123,7 +123,7 @@ fn every_simulated_event_decodes_to_one_row() {
 async fn mutual_tls_subscriber_receives_the_reported_count() {
     let broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let (cert, key) = broker.client().write(&folder, "client");
     let password = folder.write("password", PASSWORD);
     let (port, ca) = (broker.port().to_string(), broker.ca_file());
@@ -165,7 +165,7 @@ async fn mutual_tls_subscriber_receives_the_reported_count() {
 async fn unlimited_rate_publishes_each_event_once() {
     // Nagle's algorithm, Mosquitto's default, makes the broker's PUBACKs arrive in clumps.
     let broker = Mosquitto::builder().line("set_tcp_nodelay false").start().await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let command = simulate(&broker, &folder, &["--rate", "0", "--count", "20000"]);
     let output = bridge::finish(command).await;
     let out = String::from_utf8(output.stdout).unwrap();
@@ -176,7 +176,7 @@ async fn unlimited_rate_publishes_each_event_once() {
 async fn restarted_broker_gets_every_event() {
     let mut broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let mut command = simulate(&broker, &folder, &["--rate", "500", "--count", "1500"]);
     let log = Log::default();
     let mut process = Process::start_logging("simulate", &mut command, "KILL", log.clone());
@@ -185,7 +185,7 @@ async fn restarted_broker_gets_every_event() {
         receive(&mut subscriber, 100).await;
         broker.stop().await;
         broker.start_again().await;
-        subscriber = Subscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
+        subscriber = TestSubscriber::connect(broker.plain_port(), "acme-watch").await.unwrap();
         assert!(subscriber.session_present());
     }
     let status = until("the simulation to end", SOON * 2, || {
@@ -194,7 +194,7 @@ async fn restarted_broker_gets_every_event() {
     });
     assert!(status.await.success(), "{:?}", log.lines());
     let last = log.lines().iter().rev().find_map(|line| report(line));
-    let expected = Report { published: 1500, acknowledged: 1500, messages: 1500 };
+    let expected = SimulateReport { published: 1500, acknowledged: 1500, messages: 1500 };
     assert_eq!(last, Some(expected), "{:?}", log.lines());
 }
 
@@ -202,7 +202,7 @@ async fn restarted_broker_gets_every_event() {
 async fn interrupt_ends_with_everything_acknowledged() {
     let broker = Mosquitto::builder().max_queued_messages(0).start().await;
     let mut subscriber = session(&broker).await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let mut command = simulate(&broker, &folder, &["--rate", "1000", "--duplicates", "0.5"]);
     let log = Log::default();
     let mut process = Process::start_logging("simulate", &mut command, "KILL", log.clone());
@@ -225,7 +225,7 @@ async fn interrupt_ends_with_everything_acknowledged() {
 async fn refusing_broker_is_named_with_remedy() {
     const WRONG: &str = "n0t-the-passw0rd";
     let broker = Mosquitto::start().await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let password = folder.write("password", WRONG);
     let mut command = bridge::command(["simulate", "--count", "1", "--port"]);
     command.arg(broker.plain_port().to_string());
@@ -263,7 +263,7 @@ async fn history_is_spread_over_the_past() {
     let rig =
         Rig::with(Mosquitto::builder().max_queued_messages(0), Postgres::shared().await).await;
     let _bridge = Bridge::ready(&rig.config()).await;
-    let folder = Scratch::new("simulate");
+    let folder = ScratchFolder::new("simulate");
     let more = ["--over", "30d", "--count", "6000", "--items", "40", "--boards", "8"];
     let output = bridge::finish(simulate(&rig.broker, &folder, &more)).await;
     assert!(output.status.success(), "{output:?}");

@@ -11,7 +11,7 @@ use crate::support::event::{ItemEvent, board_protobuf, board_topic};
 use crate::support::expect::until_count;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Proxy};
+use crate::support::proxy::{Direction, TcpProxy};
 use crate::support::rig::{Rig, TableLock, until_settled_in};
 use crate::support::small_disk::SmallDisk;
 use crate::support::wait::{SOON, until, until_eq};
@@ -20,8 +20,8 @@ use crate::support::wait::{SOON, until, until_eq};
 const WINDOW: usize = 20;
 
 /// Creates a link to the rig's database, and the configuration that connects through it.
-async fn linked(rig: &Rig, postgres: &Postgres) -> (Proxy, Config) {
-    let link = Proxy::to(postgres.port()).await;
+async fn linked(rig: &Rig, postgres: &Postgres) -> (TcpProxy, Config) {
+    let link = TcpProxy::to(postgres.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(link.port()));
     (link, config)
 }
@@ -137,7 +137,7 @@ async fn slow_batches_shrink_until_they_pass() {
     first.release().await;
     bridge.until_logged(&["57014"]).await;
     rig.until_kept(&events).await;
-    bridge.until_logged(&["the database works again"]).await;
+    bridge.until_logged(&["database is available again"]).await;
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn failover_loses_and_doubles_nothing() {
     tokio::join!(platform.publish_protobuf(before), reset);
     platform.publish_protobuf(during).await;
     link.pass().await;
-    bridge.until_logged(&["the database is in trouble", "25006"]).await;
+    bridge.until_logged(&["database error; retrying", "25006"]).await;
     let (status, body) = bridge.get("/readyz").await.unwrap();
     assert_eq!(status, 503, "{body}");
     let acked = i64::try_from(rig.tap.pubacks()).unwrap();

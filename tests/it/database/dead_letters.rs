@@ -11,7 +11,7 @@ use crate::support::event::{ItemEvent, board_topic};
 use crate::support::mosquitto::TENANT;
 use crate::support::proxy::Direction;
 use crate::support::rig::{Rig, TableLock, counter};
-use crate::support::subscriber::Subscriber;
+use crate::support::subscriber::TestSubscriber;
 use crate::support::wait::{SOON, until_eq};
 
 /// A topic that the vendor might add.
@@ -20,7 +20,7 @@ const UNKNOWN_TOPIC: &str = "centiloc/acme/json/temperature/v1/update";
 /// Lets the bridge's session hold a filter that no configuration asks for.
 async fn leave_in_session(rig: &Rig, filter: &str) {
     let port = rig.broker.plain_port();
-    let mut session = Subscriber::connect(port, &format!("{TENANT}-bridge")).await.unwrap();
+    let mut session = TestSubscriber::connect(port, &format!("{TENANT}-bridge")).await.unwrap();
     session.subscribe(filter).await.unwrap();
 }
 

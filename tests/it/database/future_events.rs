@@ -7,7 +7,7 @@ use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::rig::Rig;
-use crate::support::store::{Bench, arrives, at, board, item, of_board};
+use crate::support::store::{StoreFixture, arrives, at, board, item, of_board};
 
 /// Returns the time of a board without NTP.
 fn future() -> OffsetDateTime {
@@ -22,66 +22,66 @@ fn future_item(board_sn: &str, is_in: bool) -> centiloc_bridge::event::ItemEvent
 }
 
 /// Reads momentum and entry of the only item state.
-async fn state(bench: &Bench) -> (OffsetDateTime, Option<OffsetDateTime>) {
+async fn state(fixture: &StoreFixture) -> (OffsetDateTime, Option<OffsetDateTime>) {
     let sql = "select momentum, entered_at from centiloc.item_state";
-    let rows = bench.db.rows(sql).await.unwrap();
+    let rows = fixture.db.rows(sql).await.unwrap();
     assert_eq!(rows.len(), 1);
     (rows[0].get(0), rows[0].get(1))
 }
 
-async fn board_status(bench: &Bench) -> String {
-    bench.db.value("select status from centiloc.board_state").await
+async fn board_status(fixture: &StoreFixture) -> String {
+    fixture.db.value("select status from centiloc.board_state").await
 }
 
 #[tokio::test]
 async fn future_events_are_stored_without_becoming_state() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let mut late = board("B", 5, "ONERROR");
     (late.momentum, late.event_id) = (future(), uuid::Uuid::new_v4());
     // Alone, then in one batch with correctly dated ones.
-    bench.items(&[future_item("A", false)]).await;
-    bench.commit(&[of_board(late.clone())]).await;
-    assert_eq!(bench.db.count("centiloc.item_state").await, 0);
-    assert_eq!(bench.db.count("centiloc.board_state").await, 0);
-    bench.items(&[future_item("A", false), arrives("U", "A", 7)]).await;
+    fixture.items(&[future_item("A", false)]).await;
+    fixture.commit(&[of_board(late.clone())]).await;
+    assert_eq!(fixture.db.count("centiloc.item_state").await, 0);
+    assert_eq!(fixture.db.count("centiloc.board_state").await, 0);
+    fixture.items(&[future_item("A", false), arrives("U", "A", 7)]).await;
     late.event_id = uuid::Uuid::new_v4();
-    bench.commit(&[of_board(late), of_board(board("B", 6, "CONNECTED"))]).await;
-    assert_eq!(state(&bench).await, (at(7), Some(at(7))));
-    assert_eq!(board_status(&bench).await, "CONNECTED");
-    assert_eq!(bench.db.count("centiloc.item_event").await, 3);
-    assert_eq!(bench.db.count("centiloc.board_event").await, 3);
+    fixture.commit(&[of_board(late), of_board(board("B", 6, "CONNECTED"))]).await;
+    assert_eq!(state(&fixture).await, (at(7), Some(at(7))));
+    assert_eq!(board_status(&fixture).await, "CONNECTED");
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 3);
+    assert_eq!(fixture.db.count("centiloc.board_event").await, 3);
 }
 
 #[tokio::test]
 async fn any_event_replaces_a_future_state() {
-    let bench = Bench::new().await;
-    bench.items(&[arrives("U", "A", 100)]).await;
-    bench.commit(&[of_board(board("B", 100, "ONERROR"))]).await;
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[arrives("U", "A", 100)]).await;
+    fixture.commit(&[of_board(board("B", 100, "ONERROR"))]).await;
     // A state as earlier versions left it.
     for table in ["item_state", "board_state"] {
         let freeze = format!("update centiloc.{table} set momentum = now() + interval '10 years'");
-        bench.db.execute(&freeze).await;
+        fixture.db.execute(&freeze).await;
     }
-    bench.items(&[arrives("U", "A", 50)]).await;
-    bench.commit(&[of_board(board("B", 50, "CONNECTED"))]).await;
-    assert_eq!(state(&bench).await, (at(50), Some(at(50))));
-    assert_eq!(board_status(&bench).await, "CONNECTED");
+    fixture.items(&[arrives("U", "A", 50)]).await;
+    fixture.commit(&[of_board(board("B", 50, "CONNECTED"))]).await;
+    assert_eq!(state(&fixture).await, (at(50), Some(at(50))));
+    assert_eq!(board_status(&fixture).await, "CONNECTED");
     // The state is then protected as any other.
-    bench.items(&[arrives("U", "A", 40)]).await;
-    assert_eq!(state(&bench).await.0, at(50));
+    fixture.items(&[arrives("U", "A", 40)]).await;
+    assert_eq!(state(&fixture).await.0, at(50));
 }
 
 #[tokio::test]
 async fn views_ignore_future_events_and_states() {
-    let bench = Bench::new().await;
-    bench.items(&[arrives("U", "A", 10), future_item("B", true)]).await;
-    bench.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[arrives("U", "A", 10), future_item("B", true)]).await;
+    fixture.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
     let stays = "select board_sn from centiloc.item_stay where left_at is null";
-    assert_eq!(bench.db.column::<String>(stays).await, ["A"]);
+    assert_eq!(fixture.db.column::<String>(stays).await, ["A"]);
     let moved = "select coalesce(sum(movements), 0)::bigint from centiloc.movement_rate('1 hour')";
-    assert_eq!(bench.db.value::<i64>(moved).await, 1);
+    assert_eq!(fixture.db.value::<i64>(moved).await, 1);
     // A frozen state of an earlier version, on another board.
-    bench
+    fixture
         .db
         .execute(
             "insert into centiloc.item_state
@@ -94,10 +94,10 @@ async fn views_ignore_future_events_and_states() {
         .await;
     for view in ["item_location", "board_content"] {
         let boards = format!("select board_sn from centiloc.{view}");
-        assert_eq!(bench.db.column::<String>(&boards).await, ["A"], "{view}");
+        assert_eq!(fixture.db.column::<String>(&boards).await, ["A"], "{view}");
     }
     let boards = "select board_sn from centiloc.board_health";
-    assert_eq!(bench.db.column::<String>(boards).await, ["A"]);
+    assert_eq!(fixture.db.column::<String>(boards).await, ["A"]);
 }
 
 #[tokio::test]

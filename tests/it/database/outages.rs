@@ -4,7 +4,7 @@ use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::postgres::Postgres;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::TcpProxy;
 use crate::support::rig::{Rig, TableLock};
 use crate::support::wait::{SOON, until};
 
@@ -85,7 +85,7 @@ async fn postgresql_kill_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn unreachable_database_delays_no_broker_connection() {
     let rig = Rig::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
     let config = rig.config().set("database.url", rig.database.url_at(proxy.port()));
     let bridge = Bridge::start(&config);
@@ -120,7 +120,7 @@ async fn locked_table_delays_and_loses_nothing() {
     })
     .await;
     assert_eq!(rig.tap.pubacks(), 0);
-    assert!(bridge.log().find(&["57014"]).is_some(), "the operator is told why");
+    assert!(bridge.log().find(&["57014"]).is_some(), "the log names the cause");
     lock.release().await;
     rig.until_acked(50).await;
     rig.until_rows("item_event", 50).await;

@@ -13,7 +13,7 @@ use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Postgres, ROLE};
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::wait::{SOON, until, until_eq};
 
 /// Each of the bridge's connections is used at least once in this time.
@@ -54,7 +54,7 @@ async fn session_pooling_needs_no_pooler_setting() {
     let pooler = PgBouncer::start(Postgres::shared().await, &["pool_mode = session"]).await;
     let config = through(pooler.port(), &broker, &database);
     let mut first = Bridge::ready(&config).await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     let events = ItemEvent::series(TENANT, 40);
     platform.publish_json(&events[..20]).await;
     until_eq("the rows", SOON, 20, || database.count("centiloc.item_event")).await;

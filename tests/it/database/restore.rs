@@ -56,7 +56,7 @@ async fn stored(database: &Database) -> BTreeSet<String> {
 }
 
 /// A bridge between a broker and a server of its own, with a state directory.
-struct Drill {
+struct RestoreFixture {
     postgres: Postgres,
     rig: Rig,
     config: Config,
@@ -64,7 +64,7 @@ struct Drill {
     acked: usize,
 }
 
-impl Drill {
+impl RestoreFixture {
     async fn begin() -> Self {
         let postgres = Postgres::own().await;
         let rig = Rig::on(&postgres).await;
@@ -108,7 +108,7 @@ impl Drill {
 
 #[tokio::test]
 async fn restored_dump_records_its_loss() {
-    let mut drill = Drill::begin().await;
+    let mut drill = RestoreFixture::begin().await;
     let (before, lost, after) = (batch("BEFORE"), batch("LOST"), batch("AFTER"));
     drill.publish(&before).await;
     let file = drill.config.folder().join("dump");
@@ -146,7 +146,7 @@ async fn restored_dump_records_its_loss() {
 
 #[tokio::test]
 async fn lossless_move_makes_no_gap() {
-    let mut drill = Drill::begin().await;
+    let mut drill = RestoreFixture::begin().await;
     let (before, after) = (batch("BEFORE"), batch("AFTER"));
     drill.publish(&before).await;
     assert_eq!(drill.bridge.terminate().await, 0);
@@ -161,7 +161,7 @@ async fn lossless_move_makes_no_gap() {
 
 #[tokio::test]
 async fn restore_under_running_bridge_is_gap() {
-    let mut drill = Drill::begin().await;
+    let mut drill = RestoreFixture::begin().await;
     let (before, lost, after) = (batch("BEFORE"), batch("LOST"), batch("AFTER"));
     drill.publish(&before).await;
     let file = drill.config.folder().join("dump");

@@ -20,8 +20,8 @@ use crate::support::database::Database;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Observer, Proxy};
-use crate::support::publisher::Publisher;
+use crate::support::proxy::{Direction, TcpProxy, TrafficObserver};
+use crate::support::publisher::TestPublisher;
 use crate::support::store;
 use crate::support::wait::{SOON, until, until_eq, until_true};
 
@@ -41,7 +41,7 @@ async fn until_rows(database: &Database, rows: usize) {
 }
 
 async fn until_standing_by(bridge: &Bridge) {
-    until("the bridge to stand by", SOON, || async {
+    until("the bridge to be on standby", SOON, || async {
         match bridge.get("/readyz").await {
             Ok((503, text)) if text.contains(STANDS_BY) => Ok(()),
             other => Err(other),
@@ -60,11 +60,11 @@ async fn standby_takes_over_after_a_kill() {
     until_standing_by(&second).await;
     second.until_logged(&["another process holds the client id", "holder=centiloc-bridge"]).await;
 
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     let events = ItemEvent::series(TENANT, 60);
     platform.publish_json(&events[..20]).await;
     until_rows(&database, 20).await;
-    assert_eq!(second.log().count("another process holds"), 1, "said once");
+    assert_eq!(second.log().count("another process holds"), 1, "logged once");
 
     first.kill();
     let killed = Instant::now();
@@ -81,13 +81,13 @@ async fn standby_takes_over_after_a_kill() {
     platform.publish_json(&events[40..]).await;
     until_rows(&database, 60).await;
     assert_eq!(database.count("centiloc.gap").await, 0);
-    assert_eq!(first.terminate().await, 0, "one that stands by stops as well as any");
+    assert_eq!(first.terminate().await, 0, "a standby shuts down like any other");
 }
 
 #[tokio::test]
 async fn holder_keeps_session_and_retakes_lost_lock() {
     let (broker, database) = services().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
     let bridge = Bridge::ready(&config).await;
     bridge.until_logged(&["holds the single-writer lock"]).await;
@@ -96,7 +96,7 @@ async fn holder_keeps_session_and_retakes_lost_lock() {
     let log = bridge.log();
     until_true("the lock again", SOON, || log.count("this process holds the single-writer") == 2)
         .await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
     until_rows(&database, 10).await;
     assert_eq!(log.count("the broker accepted the connection"), 1, "the session was kept");
@@ -105,7 +105,7 @@ async fn holder_keeps_session_and_retakes_lost_lock() {
 #[tokio::test]
 async fn lock_taken_during_outage_yields_session() {
     let (broker, database) = services().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     let cut_off =
         Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
     let first = Bridge::ready(&cut_off).await;
@@ -117,7 +117,7 @@ async fn lock_taken_during_outage_yields_session() {
     proxy.pass().await;
     until_standing_by(&first).await;
     second.until_ready().await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
     until_rows(&database, 10).await;
 }
@@ -125,7 +125,7 @@ async fn lock_taken_during_outage_yields_session() {
 #[tokio::test]
 async fn session_opens_without_a_database() {
     let (broker, database) = services().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
     let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
     let bridge = Bridge::start(&config);
@@ -203,9 +203,9 @@ async fn other_process_is_named_and_never_terminated() {
 
 /// Records the bytes that the client sends.
 #[derive(Default)]
-struct Sent(Mutex<Vec<u8>>);
+struct SentBytes(Mutex<Vec<u8>>);
 
-impl Observer for Sent {
+impl TrafficObserver for SentBytes {
     fn bytes<'a>(
         &'a self,
         _connection: u64,
@@ -225,9 +225,9 @@ impl Observer for Sent {
 #[tokio::test]
 async fn server_keepalives_detect_lost_host_in_25_seconds() {
     let postgres = Postgres::shared().await;
-    let sent = Arc::new(Sent::default());
-    let observer: Arc<dyn Observer> = Arc::<Sent>::clone(&sent);
-    let proxy = Proxy::observed(postgres.port(), Some(observer)).await;
+    let sent = Arc::new(SentBytes::default());
+    let observer: Arc<dyn TrafficObserver> = Arc::<SentBytes>::clone(&sent);
+    let proxy = TcpProxy::observed(postgres.port(), Some(observer)).await;
     let database = postgres.database().await;
     let (holder, mut word) = lock_task_at(&database.url_at(proxy.port()), Uuid::new_v4());
     poll_until(&mut Box::pin(holder), &mut word, |word| *word == Leadership::Held).await;
@@ -270,7 +270,7 @@ async fn foreign_client_with_same_id_is_waited_out() {
         }
     }
     bridge.until_ready().await;
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 10)).await;
     until_rows(&database, 10).await;
 }

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use super::{Block, assert_succeeded, blocks_of, root, stub};
+use super::{FencedBlock, assert_succeeded, blocks_of, root, stub};
 use crate::support::bridge::finish;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::Postgres;
-use crate::support::process::{Scratch, free_port};
+use crate::support::process::{ScratchFolder, free_port};
 
 /// Mounts an in-memory layer over each folder that is written to, and runs the steps.
 const MACHINE: &str = r#"set -euo pipefail
@@ -103,14 +103,14 @@ fn impossible() -> Option<&'static str> {
 /// Returns the steps: README's first block, then docs/credentials.md, then the rest of README, then
 /// the end of the service in docs/retire.md. A block of TOML is no step but the input of the one
 /// before.
-fn steps(database_url: &str) -> Vec<(Block, String)> {
+fn steps(database_url: &str) -> Vec<(FencedBlock, String)> {
     let (readme, credentials): (Vec<_>, Vec<_>) = blocks_of("fresh_machine")
         .into_iter()
         .partition(|block| block.place.starts_with("README.md"));
     let (end, credentials): (Vec<_>, Vec<_>) =
         credentials.into_iter().partition(|block| block.place.starts_with("docs/retire.md"));
     let (install, start) = readme.split_first().unwrap();
-    let mut steps: Vec<(Block, String)> = Vec::new();
+    let mut steps: Vec<(FencedBlock, String)> = Vec::new();
     for block in [install].into_iter().chain(&credentials).chain(start).chain(&end) {
         if block.language == "toml" {
             steps.last_mut().unwrap().1.clone_from(&block.text);
@@ -127,8 +127,8 @@ fn steps(database_url: &str) -> Vec<(Block, String)> {
 }
 
 /// Copies everything that the machine reads into one folder that an ordinary user may enter.
-fn prepare(broker: &Mosquitto, steps: &[(Block, String)]) -> Scratch {
-    let folder = Scratch::new("machine");
+fn prepare(broker: &Mosquitto, steps: &[(FencedBlock, String)]) -> ScratchFolder {
+    let folder = ScratchFolder::new("machine");
     let mode = |name: &str, mode| {
         std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(mode)).unwrap();
     };

@@ -18,8 +18,8 @@ use self::shipped_files::assert_accepted;
 use crate::support::bridge::{command, finish};
 use crate::support::config::database_only;
 use crate::support::postgres::Postgres;
-use crate::support::process::Scratch;
-use crate::support::store::{Bench, malformed};
+use crate::support::process::ScratchFolder;
+use crate::support::store::{StoreFixture, malformed};
 
 /// Names of the tests that run blocks.
 const TESTS: [&str; 6] =
@@ -30,7 +30,7 @@ const SHORTEST_REASON: usize = 10;
 
 /// A fenced block of a document.
 #[derive(Debug, Clone)]
-struct Block {
+struct FencedBlock {
     /// Document and line.
     place: String,
     language: String,
@@ -39,7 +39,7 @@ struct Block {
     marker: Option<String>,
 }
 
-impl Block {
+impl FencedBlock {
     /// Returns the name of the test that runs it.
     fn test(&self) -> Option<&str> {
         self.marker.as_deref()?.strip_prefix("test: ")
@@ -63,8 +63,8 @@ fn documents() -> Vec<(String, String)> {
     names.into_iter().map(|name| (name.clone(), text(&name))).collect()
 }
 
-fn blocks_in(name: &str, document: &str) -> Vec<Block> {
-    let (mut blocks, mut open, mut before) = (Vec::new(), None::<Block>, "");
+fn blocks_in(name: &str, document: &str) -> Vec<FencedBlock> {
+    let (mut blocks, mut open, mut before) = (Vec::new(), None::<FencedBlock>, "");
     for (line, text) in document.lines().enumerate() {
         match (&mut open, text.strip_prefix("```")) {
             (Some(_), Some(_)) => blocks.extend(open.take()),
@@ -74,7 +74,7 @@ fn blocks_in(name: &str, document: &str) -> Vec<Block> {
             }
             (None, Some(language)) => {
                 let marker = before.strip_prefix("<!-- ").and_then(|m| m.strip_suffix(" -->"));
-                open = Some(Block {
+                open = Some(FencedBlock {
                     place: format!("{name}:{}", line + 1),
                     language: language.to_owned(),
                     text: String::new(),
@@ -89,26 +89,26 @@ fn blocks_in(name: &str, document: &str) -> Vec<Block> {
     blocks
 }
 
-fn blocks() -> Vec<Block> {
+fn blocks() -> Vec<FencedBlock> {
     documents().iter().flat_map(|(name, text)| blocks_in(name, text)).collect()
 }
 
 /// Returns the blocks that a test runs. There is at least one.
-fn blocks_of(test: &str) -> Vec<Block> {
+fn blocks_of(test: &str) -> Vec<FencedBlock> {
     let blocks: Vec<_> = blocks().into_iter().filter(|block| block.test() == Some(test)).collect();
     assert!(!blocks.is_empty(), "no block is marked with {test}");
     blocks
 }
 
 /// Writes a program that a block calls, as a shell script.
-fn stub(folder: &Scratch, name: &str, script: &str) {
+fn stub(folder: &ScratchFolder, name: &str, script: &str) {
     let path = folder.write(name, script);
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// Runs a script in a folder, with this program and a `sudo` without password in its PATH.
-async fn run_in(folder: &Scratch, script: &str) -> Output {
-    let programs = Scratch::new("programs");
+async fn run_in(folder: &ScratchFolder, script: &str) -> Output {
+    let programs = ScratchFolder::new("programs");
     symlink(env!("CARGO_BIN_EXE_centiloc-bridge"), programs.join("centiloc-bridge")).unwrap();
     // Only root may change the owner of a file.
     let sudo = "#!/bin/sh\nif [ \"$1\" = chown ] && [ \"$(id -u)\" != 0 ]; then exit 0; fi\n\
@@ -130,7 +130,7 @@ fn assert_succeeded(output: &Output, what: &str) -> String {
 fn every_block_runs_or_names_its_reason() {
     let mut run = BTreeSet::new();
     for block in blocks() {
-        let Block { place, marker, .. } = &block;
+        let FencedBlock { place, marker, .. } = &block;
         if block.language == "text" {
             assert!(marker.is_none(), "{place} is output, and yet marked {marker:?}");
             continue;
@@ -162,7 +162,7 @@ async fn documented_configurations_are_accepted() {
 
 #[tokio::test]
 async fn documented_certificate_requests_are_made() {
-    let folder = Scratch::new("documents");
+    let folder = ScratchFolder::new("documents");
     let blocks = blocks_of("request");
     for block in &blocks {
         let here = folder.path().to_str().unwrap();
@@ -222,17 +222,17 @@ async fn migrate(port: u16) {
 
 #[tokio::test]
 async fn documented_commands_on_the_database_work() {
-    let bench = Bench::new().await;
-    bench.commit(&[malformed(b"one")]).await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture.commit(&[malformed(b"one")]).await;
+    fixture
         .db
         .execute(
             "insert into centiloc.gap (client_id, started_at, cause, detail)
              values ('T-bridge', now(), 'absence', 'away')",
         )
         .await;
-    let config = database_only(&bench.db.socket_url());
-    let folder = Scratch::new("documents");
+    let config = database_only(&fixture.db.socket_url());
+    let folder = ScratchFolder::new("documents");
     // In the documents the configuration is at the default path.
     let file = config.join("config.toml");
     let here =
@@ -243,12 +243,12 @@ async fn documented_commands_on_the_database_work() {
     }
     let exported = std::fs::read_to_string(folder.join("dead-letters.jsonl")).unwrap();
     assert_eq!(exported.lines().count(), 0, "it is of 2025");
-    assert_eq!(bench.db.count("centiloc.data_gap where note like 'compared%'").await, 1);
+    assert_eq!(fixture.db.count("centiloc.data_gap where note like 'compared%'").await, 1);
 }
 
 #[tokio::test]
 async fn documented_compose_folder_holds_every_secret() {
-    let folder = Scratch::new("documents");
+    let folder = ScratchFolder::new("documents");
     let place = folder.join("deploy/container");
     std::fs::create_dir_all(&place).unwrap();
     for name in ["compose.yaml", "config.toml"] {

@@ -1,7 +1,7 @@
 //! The shipped configurations are accepted unchanged.
 
 use crate::support::bridge::{command, finish};
-use crate::support::process::Scratch;
+use crate::support::process::ScratchFolder;
 
 const MANIFEST: &str = include_str!("../../../deploy/kubernetes/centiloc-bridge.yaml");
 const COMPOSE: &str = include_str!("../../../deploy/container/compose.yaml");
@@ -19,7 +19,7 @@ fn block<'t>(text: &'t str, open: &str, close: impl Fn(&str) -> bool) -> Vec<&'t
 
 /// Asserts that `config` accepts this text once `folder_in_it` exists with the two secrets in it.
 pub async fn assert_accepted(configuration: &str, folder_in_it: &str) {
-    let folder = Scratch::new("shipped");
+    let folder = ScratchFolder::new("shipped");
     folder.write("mqtt.password", "secret");
     folder
         .write("database.url", "postgres://bridge:secret@db.example/centiloc?sslmode=verify-full");
@@ -29,7 +29,7 @@ pub async fn assert_accepted(configuration: &str, folder_in_it: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{configuration} is refused: {errors}");
     let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(shown.contains("db.example"), "not what was meant: {shown}");
+    assert!(shown.contains("db.example"), "other values than configured: {shown}");
     assert!(!shown.contains("secret"), "a secret is shown: {shown}");
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueKind};
+use centiloc_bridge::config::keys::{self, ConfigKey, ENV_PREFIX, ENV_SEPARATOR, KEYS, ValueForm};
 use centiloc_bridge::config::{ConfigError, LoadedConfig, load};
 
 use super::in_file;
@@ -11,7 +11,7 @@ use super::in_file;
 /// The secret in the seeds. If it occurs only where secrets belong, no output may contain it.
 const SECRET: &str = "Zq7canary";
 
-type Environment = Vec<(String, String)>;
+type ProcessEnvironment = Vec<(String, String)>;
 
 /// Loads the configuration and returns true if it was accepted.
 pub fn configuration(bytes: &[u8]) -> bool {
@@ -26,7 +26,7 @@ pub fn configuration(bytes: &[u8]) -> bool {
         if must_stay_secret(&text, &environment, &result) {
             let said = all_that_is_said(&result);
             let leaks = said.to_lowercase().contains(&SECRET.to_lowercase());
-            assert!(!leaks, "{text}\n{environment:?}\nsays\n{said}");
+            assert!(!leaks, "{text}\n{environment:?}\nshows\n{said}");
         }
         match result {
             Ok(loaded) => {
@@ -43,7 +43,7 @@ pub fn configuration(bytes: &[u8]) -> bool {
     })
 }
 
-fn environment(bytes: &[u8]) -> Environment {
+fn environment(bytes: &[u8]) -> ProcessEnvironment {
     let variables = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
     variables
         .filter_map(|variable| {
@@ -211,8 +211,8 @@ fn variable(name: &str) -> Option<&'static ConfigKey> {
 /// The value of an unknown key is not shown, because it may be a misspelt password.
 fn never_shown(key: Option<&ConfigKey>, value: &str) -> bool {
     match key.map(|key| key.kind) {
-        None | Some(ValueKind::Secret) => true,
-        Some(ValueKind::SecretUrl) => is_password_in_url(value),
+        None | Some(ValueForm::Secret) => true,
+        Some(ValueForm::SecretUrl) => is_password_in_url(value),
         Some(_) => false,
     }
 }

@@ -56,7 +56,7 @@ pub fn assert_explained(reject: &Reject) {
     let detail = &reject.detail;
     assert!(!detail.is_empty() && detail.len() < MAX_DETAIL, "{reject}");
     let of_the_database = [RejectReason::UnknownTopic, RejectReason::RefusedByDatabase];
-    assert!(!of_the_database.contains(&reject.reason), "not for decoding to say: {reject}");
+    assert!(!of_the_database.contains(&reject.reason), "no reason of the decoder: {reject}");
 }
 
 fn assert_time(at: OffsetDateTime) {

@@ -9,9 +9,9 @@ use super::{configuration, json, protobuf, vendor_message, vendor_schema};
 /// Prefix of the names of seeds that are refused. The others are accepted.
 const REFUSED: &str = "refused-";
 
-type Target = (&'static str, fn(&[u8]) -> bool);
+type FuzzTarget = (&'static str, fn(&[u8]) -> bool);
 
-const TARGETS: [Target; 5] = [
+const TARGETS: [FuzzTarget; 5] = [
     ("configuration", configuration),
     ("json", json),
     ("protobuf", protobuf),

@@ -72,7 +72,7 @@ async fn slow_clock_events_find_their_partition() {
     platform.publish_protobuf(&events[20..]).await;
     rig.until_kept(&events).await;
     let default = || rig.database.count("centiloc.item_event_default");
-    until_eq("what is in the default partition", SOON, 0, default).await;
+    until_eq("the rows in the default partition", SOON, 0, default).await;
 }
 
 #[tokio::test]

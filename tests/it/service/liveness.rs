@@ -65,11 +65,7 @@ async fn hanging_password_file_at_start_blocks_nothing() {
     let bridge = Bridge::start_with(&config, &[ONE_WORKER]);
     until_alive(&bridge).await;
     bridge
-        .until_logged(&[
-            "no connection to the broker",
-            "mqtt.password_file",
-            file.to_str().unwrap(),
-        ])
+        .until_logged(&["broker connection failed", "mqtt.password_file", file.to_str().unwrap()])
         .await;
     stops_at_once(bridge).await;
 }
@@ -92,7 +88,7 @@ async fn hanging_password_file_leaves_earlier_credentials() {
     bridge.until_ready().await;
     replace_by_fifo(&file);
     let path = file.to_str().unwrap();
-    bridge.until_logged(&["a credential file does not answer", "mqtt.password_file", path]).await;
+    bridge.until_logged(&["reading a credential file timed out", "mqtt.password_file", path]).await;
     config.set("log.level", "debug").write();
     bridge.signal("HUP");
     bridge.until_logged(&["the configuration was reloaded", "log.level"]).await;

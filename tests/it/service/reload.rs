@@ -6,7 +6,7 @@ use crate::support::config::Config;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn reload_applies_live_keys_and_lists_others() {
     assert!(status.contains("\"needs_restart\":[\"mqtt.keep_alive\""), "{status}");
 
     // The new limit is in force, and so is the new level.
-    let platform = Publisher::connect(&broker).await;
+    let platform = TestPublisher::connect(&broker).await;
     platform.publish_json(&ItemEvent::series(TENANT, 300)).await;
     until_eq("the rows", SOON, 300, || database.count("centiloc.item_event")).await;
     // The last batch is counted a moment after its rows are visible.

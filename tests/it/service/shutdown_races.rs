@@ -11,11 +11,11 @@ use crate::support::config::Config;
 use crate::support::event::ItemEvent;
 use crate::support::expect::{until_count, until_stored};
 use crate::support::mosquitto::{Mosquitto, TENANT};
-use crate::support::peer::Peer;
 use crate::support::postgres::Postgres;
 use crate::support::process::{free_port, loopback};
-use crate::support::proxy::Proxy;
-use crate::support::publisher::Publisher;
+use crate::support::proxy::TcpProxy;
+use crate::support::publisher::TestPublisher;
+use crate::support::scripted_broker::ScriptedBroker;
 
 /// Deadline of a shutdown that has nothing to wait for. Far below every wait it could be caught in,
 /// far above the time that a loaded machine takes.
@@ -32,7 +32,7 @@ async fn stops_at_once(mut bridge: Bridge) {
 async fn shutdown_during_unanswered_connect_is_immediate() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
     let _silent = peer.accept().await;
     stops_at_once(bridge).await;
@@ -42,7 +42,7 @@ async fn shutdown_during_unanswered_connect_is_immediate() {
 async fn shutdown_during_unanswered_subscribe_is_immediate() {
     let broker = Mosquitto::start().await;
     let database = Postgres::shared().await.database().await;
-    let peer = Peer::listen().await;
+    let peer = ScriptedBroker::listen().await;
     let bridge = Bridge::start(&Config::new(&broker, &database).plain(peer.port()));
     let mut silent = peer.accept().await;
     silent.connack(false, 0).await;
@@ -59,7 +59,7 @@ async fn shutdown_during_backoff_is_immediate() {
         .set("mqtt.reconnect.min", "60s")
         .set("mqtt.reconnect.max", "60s");
     let bridge = Bridge::start(&config);
-    bridge.until_logged(&["no connection to the broker", "tcp_refused"]).await;
+    bridge.until_logged(&["broker connection failed", "tcp_refused"]).await;
     stops_at_once(bridge).await;
 }
 
@@ -76,7 +76,7 @@ async fn shutdown_with_full_memory_ends_at_grace() {
     postgres.stop().await;
     let messages = ItemEvent::series(TENANT, EVENTS);
     let messages = messages.iter().map(|event| (event.json_topic(), event.padded_json(PADDING)));
-    assert_eq!(Publisher::connect(&broker).await.publish_all(messages).await, EVENTS);
+    assert_eq!(TestPublisher::connect(&broker).await.publish_all(messages).await, EVENTS);
     // Reading pauses at half of `mqtt.max_unacked`, where a packet may be larger than that.
     until_count(&bridge, "centiloc_bridge_unacked", "", 8).await;
     let started = Instant::now();
@@ -113,11 +113,11 @@ async fn database_gone_silent_delays_no_shutdown() {
     let broker = Mosquitto::start().await;
     let postgres = Postgres::shared().await;
     let database = postgres.database().await;
-    let link = Proxy::to(postgres.port()).await;
+    let link = TcpProxy::to(postgres.port()).await;
     let config = Config::new(&broker, &database);
     let config = config.set("database.url", database.url_at(link.port()));
     let bridge = Bridge::ready(&config).await;
-    Publisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 5)).await;
+    TestPublisher::connect(&broker).await.publish_json(&ItemEvent::series(TENANT, 5)).await;
     until_stored(&database, 5).await;
     until_count(&bridge, "centiloc_bridge_unacked", "", 0).await;
     link.stall_both().await;

@@ -13,31 +13,31 @@ use std::path::{Path, PathBuf};
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::expect::until_count;
-use crate::support::mosquitto::{Builder, Mosquitto};
+use crate::support::mosquitto::{BrokerBuilder, Mosquitto};
 use crate::support::postgres::Postgres;
-use crate::support::process::Scratch;
-use crate::support::proxy::Proxy;
+use crate::support::process::ScratchFolder;
+use crate::support::proxy::TcpProxy;
 use crate::support::rig::Rig;
 
 /// A bridge with a spool, and a link to its database that can be broken.
-struct Bench {
+struct SpoolFixture {
     rig: Rig,
-    link: Proxy,
+    link: TcpProxy,
     dir: PathBuf,
     queue_grace: &'static str,
-    _folder: Scratch,
+    _folder: ScratchFolder,
 }
 
-impl Bench {
+impl SpoolFixture {
     async fn new() -> Self {
         Self::with(Mosquitto::builder().max_queued_messages(0)).await
     }
 
-    async fn with(broker: Builder) -> Self {
+    async fn with(broker: BrokerBuilder) -> Self {
         let postgres = Postgres::shared().await;
         let rig = Rig::with(broker, postgres).await;
-        let link = Proxy::to(postgres.port()).await;
-        let folder = Scratch::new("spool");
+        let link = TcpProxy::to(postgres.port()).await;
+        let folder = ScratchFolder::new("spool");
         let dir = folder.join("spool");
         Self { rig, link, dir, queue_grace: "10s", _folder: folder }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::power_cut_disk::{Disk, Failing, Figures, Unsynced};
+use super::power_cut_disk::{DiskCounters, FailingSyncs, PowerCutDisk, UnsyncedFate};
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
 use crate::support::event::ItemEvent;
@@ -16,7 +16,7 @@ use crate::support::expect::until_count;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::process::run_command;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::TcpProxy;
 use crate::support::rig::Rig;
 use crate::support::subscriber::forget_session;
 use crate::support::wait::{SOON, until_true};
@@ -25,20 +25,20 @@ use crate::support::wait::{SOON, until_true};
 const ONE_IN: u64 = 12;
 
 /// Runs a shell command in the folder of the disk.
-fn sh(disk: &Disk, script: &str) {
+fn sh(disk: &PowerCutDisk, script: &str) {
     let mut command = Command::new("sh");
     disk.govern(&mut command);
     let root = disk.root();
     run_command(command.args(["-c", &format!("set -e; cd {0}; D={0}; {script}", root.display())]));
 }
 
-fn content(disk: &Disk, name: &str) -> Option<String> {
+fn content(disk: &PowerCutDisk, name: &str) -> Option<String> {
     std::fs::read_to_string(disk.root().join(name)).ok()
 }
 
 #[tokio::test]
 async fn power_cut_keeps_only_synced_content() {
-    let disk = Disk::new(0, 1).await;
+    let disk = PowerCutDisk::new(0, 1).await;
     sh(
         &disk,
         "echo one > $D/synced; echo one > $D/unsynced; mkdir $D/folder; echo one > $D/folder/file",
@@ -49,7 +49,7 @@ async fn power_cut_keeps_only_synced_content() {
         "echo two > $D/synced; sync $D/synced; echo two > $D/unsynced; echo one > $D/nameless",
     );
     sh(&disk, "sync $D/nameless $D/folder/file");
-    disk.cut(Unsynced::Lost);
+    disk.cut(UnsyncedFate::Lost);
     assert_eq!(content(&disk, "synced").as_deref(), Some("two\n"));
     assert_eq!(content(&disk, "unsynced").as_deref(), Some("one\n"));
     assert_eq!(content(&disk, "nameless"), None, "its folder was not synced after it was made");
@@ -59,41 +59,42 @@ async fn power_cut_keeps_only_synced_content() {
 
 #[tokio::test]
 async fn power_cut_undoes_unsynced_names() {
-    let disk = Disk::new(0, 1).await;
+    let disk = PowerCutDisk::new(0, 1).await;
     sh(&disk, "echo old > $D/a; echo new > $D/b; echo it > $D/c; sync $D/a $D/b $D/c $D");
     sh(&disk, "mv -f $D/b $D/a; rm $D/c");
-    disk.cut(Unsynced::Lost);
-    let all = |disk: &Disk| ["a", "b", "c"].map(|name| content(disk, name).unwrap_or_default());
+    disk.cut(UnsyncedFate::Lost);
+    let all =
+        |disk: &PowerCutDisk| ["a", "b", "c"].map(|name| content(disk, name).unwrap_or_default());
     assert_eq!(all(&disk), ["old\n", "new\n", "it\n"]);
     sh(&disk, "mv -f $D/b $D/a; rm $D/c; sync $D");
-    disk.cut(Unsynced::Lost);
+    disk.cut(UnsyncedFate::Lost);
     assert_eq!(all(&disk), ["new\n", "", ""]);
 }
 
 #[tokio::test]
 async fn failed_sync_loses_its_pending_writes() {
-    let disk = Disk::new(0, 1).await;
+    let disk = PowerCutDisk::new(0, 1).await;
     sh(&disk, "echo one > $D/a; echo one > $D/b; sync $D/a $D/b $D");
-    disk.fail(Failing::All);
+    disk.fail(FailingSyncs::All);
     sh(&disk, "echo two > $D/a; ! sync $D/a; echo two > $D/b; ! sync $D/b");
-    disk.fail(Failing::AsUsual);
+    disk.fail(FailingSyncs::AsUsual);
     sh(&disk, "sync $D/a; echo two > $D/b; sync $D/b");
-    let both = |disk: &Disk| ["a", "b"].map(|name| content(disk, name).unwrap_or_default());
+    let both = |disk: &PowerCutDisk| ["a", "b"].map(|name| content(disk, name).unwrap_or_default());
     assert_eq!(both(&disk), ["two\n"; 2], "it can be read while the power is there");
-    disk.cut(Unsynced::Lost);
-    assert_eq!(both(&disk), ["one\n", "two\n"], "only what is written again is there");
+    disk.cut(UnsyncedFate::Lost);
+    assert_eq!(both(&disk), ["one\n", "two\n"], "only the data written again is there");
     assert_eq!(disk.figures().failed, 2);
 }
 
 #[tokio::test]
 async fn torn_write_leaves_some_whole_sectors() {
-    let disk = Disk::new(0, 1).await;
+    let disk = PowerCutDisk::new(0, 1).await;
     let fill = |letter: char| {
         let bytes = format!("head -c 32768 /dev/zero | tr '\\0' {letter}");
         format!("{bytes} | dd of=$D/a bs=32768 iflag=fullblock conv=notrunc status=none")
     };
     sh(&disk, &format!("touch $D/a; {}; sync $D/a $D; {}", fill('o'), fill('n')));
-    disk.cut(Unsynced::Torn);
+    disk.cut(UnsyncedFate::Torn);
     let left = content(&disk, "a").unwrap();
     let is_whole = |sector: &[u8]| sector.iter().all(|byte| *byte == sector[0]);
     assert_eq!(left.len(), 32_768);
@@ -103,28 +104,28 @@ async fn torn_write_leaves_some_whole_sectors() {
 
 #[tokio::test]
 async fn syncs_fail_at_the_configured_rate() {
-    let disk = Disk::new(4, 1).await;
+    let disk = PowerCutDisk::new(4, 1).await;
     sh(&disk, "for n in $(seq 100); do echo $n > $D/a; sync $D/a 2>&- || true; done");
     let failed = disk.figures().failed;
     assert!((10..40).contains(&failed), "{failed} of 100");
 }
 
 /// A bridge with its spool and its state on a disk, and a link to its database.
-struct Bench {
+struct PowerLossFixture {
     rig: Rig,
-    link: Proxy,
-    disk: Arc<Disk>,
+    link: TcpProxy,
+    disk: Arc<PowerCutDisk>,
     random: StdRng,
 }
 
-impl Bench {
+impl PowerLossFixture {
     async fn new(fail_one_in: u64) -> Self {
         let seed: u64 = StdRng::from_os_rng().random();
         println!("seed {seed}");
         let postgres = Postgres::shared().await;
         let rig = Rig::with(Mosquitto::builder().max_queued_messages(0), postgres).await;
-        let link = Proxy::to(postgres.port()).await;
-        let disk = Arc::new(Disk::new(fail_one_in, seed).await);
+        let link = TcpProxy::to(postgres.port()).await;
+        let disk = Arc::new(PowerCutDisk::new(fail_one_in, seed).await);
         Self { rig, link, disk, random: StdRng::seed_from_u64(seed) }
     }
 
@@ -148,7 +149,7 @@ impl Bench {
     }
 
     /// Cuts the power and starts again on the remaining contents.
-    fn cut(&self, bridge: &mut Bridge, unsynced: Unsynced) {
+    fn cut(&self, bridge: &mut Bridge, unsynced: UnsyncedFate) {
         bridge.kill();
         self.disk.cut(unsynced);
         bridge.start_again();
@@ -162,43 +163,43 @@ const EVENTS: usize = 250;
 /// into the file now and then.
 const PADDING: usize = 5000;
 
-async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
-    let mut bench = Bench::new(fail_one_in).await;
-    let mut bridge = bench.start();
+async fn survives(fail_one_in: u64, unsynced: UnsyncedFate) -> DiskCounters {
+    let mut fixture = PowerLossFixture::new(fail_one_in).await;
+    let mut bridge = fixture.start();
     bridge.until_logged(&["subscribed at QoS 1"]).await;
-    let platform = bench.rig.platform().await;
+    let platform = fixture.rig.platform().await;
     let events = ItemEvent::series(TENANT, CUTS * EVENTS);
     for (round, events) in events.chunks(EVENTS).enumerate() {
         // In every other round the database takes as much as it can.
         if round % 2 == 1 {
-            bench.link.pass().await;
+            fixture.link.pass().await;
         } else {
-            bench.link.refuse().await;
+            fixture.link.refuse().await;
         }
-        let before = bench.rig.tap.pubacks();
-        let mut goals = [0; 2].map(|_| before + bench.random.random_range(1..EVENTS));
+        let before = fixture.rig.tap.pubacks();
+        let mut goals = [0; 2].map(|_| before + fixture.random.random_range(1..EVENTS));
         goals.sort_unstable();
-        let pauses = [0; 2].map(|_| Duration::from_micros(bench.random.random_range(0..20_000)));
+        let pauses = [0; 2].map(|_| Duration::from_micros(fixture.random.random_range(0..20_000)));
         let messages = events.iter().map(|e| (e.json_topic(), e.padded_json(PADDING)));
         let cut = async {
-            bench.until_at(goals[0], pauses[0]).await;
+            fixture.until_at(goals[0], pauses[0]).await;
             bridge.assert_running();
             // The next process can still read the data that a failed sync lost.
             bridge.kill();
             bridge.start_again();
-            bench.until_at(goals[1], pauses[1]).await;
+            fixture.until_at(goals[1], pauses[1]).await;
             bridge.assert_running();
-            bench.cut(&mut bridge, unsynced);
+            fixture.cut(&mut bridge, unsynced);
         };
         let (published, ()) = tokio::join!(platform.publish_all(messages), cut);
         assert_eq!(published, EVENTS);
     }
-    bench.link.pass().await;
-    bench.rig.until_kept(&events).await;
+    fixture.link.pass().await;
+    fixture.rig.until_kept(&events).await;
     until_count(&bridge, "centiloc_bridge_spool_events", "", 0).await;
     let gaps = "select cause || ': ' || detail from centiloc.gap";
-    assert_eq!(bench.rig.database.column::<String>(gaps).await, [""; 0]);
-    let figures = bench.disk.figures();
+    assert_eq!(fixture.rig.database.column::<String>(gaps).await, [""; 0]);
+    let figures = fixture.disk.figures();
     println!("{figures:?}");
     assert!(figures.syncs > 100, "{figures:?}");
     figures
@@ -206,73 +207,73 @@ async fn survives(fail_one_in: u64, unsynced: Unsynced) -> Figures {
 
 #[tokio::test]
 async fn power_cuts_lose_no_acknowledged_message() {
-    assert_eq!(survives(0, Unsynced::Lost).await.failed, 0);
+    assert_eq!(survives(0, UnsyncedFate::Lost).await.failed, 0);
 }
 
 #[tokio::test]
 async fn torn_writes_lose_no_acknowledged_message() {
-    assert_eq!(survives(0, Unsynced::Torn).await.failed, 0);
+    assert_eq!(survives(0, UnsyncedFate::Torn).await.failed, 0);
 }
 
 #[tokio::test]
 async fn failing_syncs_lose_no_acknowledged_message() {
-    let figures = survives(ONE_IN, Unsynced::Lost).await;
+    let figures = survives(ONE_IN, UnsyncedFate::Lost).await;
     assert!(figures.failed > 5 && figures.lost_sectors > 0, "{figures:?}");
 }
 
 #[tokio::test]
 async fn failing_syncs_and_torn_writes_lose_nothing() {
-    let figures = survives(ONE_IN, Unsynced::Torn).await;
+    let figures = survives(ONE_IN, UnsyncedFate::Torn).await;
     assert!(figures.failed > 5 && figures.lost_sectors > 0, "{figures:?}");
 }
 
 #[tokio::test]
 async fn failed_commit_sync_loses_no_other_commit() {
-    let bench = Bench::new(0).await;
-    bench.link.refuse().await;
-    let mut bridge = bench.start();
-    let platform = bench.rig.platform().await;
+    let fixture = PowerLossFixture::new(0).await;
+    fixture.link.refuse().await;
+    let mut bridge = fixture.start();
+    let platform = fixture.rig.platform().await;
     let events = ItemEvent::series(TENANT, 60);
     bridge.until_logged(&["subscribed at QoS 1"]).await;
     platform.publish_json(&events[..20]).await;
-    bench.rig.until_acked(20).await;
-    bench.disk.fail(Failing::All);
+    fixture.rig.until_acked(20).await;
+    fixture.disk.fail(FailingSyncs::All);
     platform.publish_json(&events[20..40]).await;
     bridge.until_logged(&["ERROR", "the spool cannot write messages"]).await;
-    assert_eq!(bench.rig.tap.pubacks(), 20, "nothing that is not durable is acknowledged");
+    assert_eq!(fixture.rig.tap.pubacks(), 20, "nothing that is not durable is acknowledged");
     // The next process can read the commit in the write-ahead log, but it is not on disk.
     bridge.kill();
-    bench.disk.fail(Failing::AsUsual);
+    fixture.disk.fail(FailingSyncs::AsUsual);
     bridge.start_again();
     platform.publish_json(&events[40..]).await;
-    bench.rig.until_acked(60).await;
-    bench.cut(&mut bridge, Unsynced::Lost);
-    bench.link.pass().await;
-    bench.rig.until_kept(&events).await;
+    fixture.rig.until_acked(60).await;
+    fixture.cut(&mut bridge, UnsyncedFate::Lost);
+    fixture.link.pass().await;
+    fixture.rig.until_kept(&events).await;
 }
 
 #[tokio::test]
 async fn unsynced_folder_acknowledges_nothing() {
-    let bench = Bench::new(0).await;
-    bench.link.refuse().await;
-    let mut bridge = bench.start();
+    let fixture = PowerLossFixture::new(0).await;
+    fixture.link.refuse().await;
+    let mut bridge = fixture.start();
     bridge.until_logged(&["subscribed at QoS 1"]).await;
     let events = ItemEvent::series(TENANT, 40);
-    let platform = bench.rig.platform().await;
+    let platform = fixture.rig.platform().await;
     platform.publish_json(&events[..20]).await;
-    bench.rig.until_acked(20).await;
+    fixture.rig.until_acked(20).await;
     // The write-ahead log is removed at the end and created again.
     assert_eq!(bridge.terminate().await, 0);
-    bench.disk.fail(Failing::Of("made/spool"));
+    fixture.disk.fail(FailingSyncs::Of("made/spool"));
     bridge.start_again();
     platform.publish_json(&events[20..]).await;
     bridge.until_logged(&["ERROR", "the spool cannot write messages"]).await;
-    assert_eq!(bench.rig.tap.pubacks(), 20);
-    bench.disk.fail(Failing::AsUsual);
-    bench.rig.until_acked(40).await;
-    bench.cut(&mut bridge, Unsynced::Lost);
-    bench.link.pass().await;
-    bench.rig.until_kept(&events).await;
+    assert_eq!(fixture.rig.tap.pubacks(), 20);
+    fixture.disk.fail(FailingSyncs::AsUsual);
+    fixture.rig.until_acked(40).await;
+    fixture.cut(&mut bridge, UnsyncedFate::Lost);
+    fixture.link.pass().await;
+    fixture.rig.until_kept(&events).await;
 }
 
 #[tokio::test]
@@ -280,77 +281,78 @@ async fn power_cuts_during_recovery_lose_nothing() {
     const EVENTS: usize = 200;
     /// Maximum number of rows on the damaged page.
     const LOST: i64 = 12;
-    let mut bench = Bench::new(0).await;
-    bench.link.refuse().await;
-    let mut bridge = bench.start();
+    let mut fixture = PowerLossFixture::new(0).await;
+    fixture.link.refuse().await;
+    let mut bridge = fixture.start();
     bridge.until_logged(&["subscribed at QoS 1"]).await;
-    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
-    bench.rig.until_acked(EVENTS).await;
+    fixture.rig.platform().await.publish_json(&ItemEvent::series(TENANT, EVENTS)).await;
+    fixture.rig.until_acked(EVENTS).await;
     assert_eq!(bridge.terminate().await, 0);
-    bench.disk.damage("made/spool/spool.db", |content| {
+    fixture.disk.damage("made/spool/spool.db", |content| {
         let leaf = content.chunks(4096).rposition(|page| page[0] == 0x0d).unwrap();
         content[leaf * 4096..][..4096].fill(0xa5);
     });
     bridge.start_again();
     for cut in 0..8 {
-        let pause = Duration::from_millis(bench.random.random_range(0..100));
+        let pause = Duration::from_millis(fixture.random.random_range(0..100));
         tokio::time::sleep(pause).await;
         bridge.assert_running();
-        bench.cut(&mut bridge, if cut % 2 == 0 { Unsynced::Torn } else { Unsynced::Lost });
+        fixture
+            .cut(&mut bridge, if cut % 2 == 0 { UnsyncedFate::Torn } else { UnsyncedFate::Lost });
     }
-    bench.link.pass().await;
-    bench.rig.until_rows("gap where cause = 'spool_damaged'", 1).await;
+    fixture.link.pass().await;
+    fixture.rig.until_rows("gap where cause = 'spool_damaged'", 1).await;
     until_count(&bridge, "centiloc_bridge_spool_events", "", 0).await;
-    let kept = bench.rig.database.count("centiloc.item_event").await;
+    let kept = fixture.rig.database.count("centiloc.item_event").await;
     assert!(kept >= i64::try_from(EVENTS).unwrap() - LOST, "{kept} rows");
-    bench.rig.until_rows("gap", 1).await;
+    fixture.rig.until_rows("gap", 1).await;
 }
 
 #[tokio::test]
 async fn lost_session_gap_outlasts_power_cut() {
-    let bench = Bench::new(0).await;
+    let fixture = PowerLossFixture::new(0).await;
     // The state directory alone, without a spool.
-    let config = bench.config().set("spool.dir", "");
-    let mut bridge = Bridge::start_in(bench.disk.surroundings(), &config);
+    let config = fixture.config().set("spool.dir", "");
+    let mut bridge = Bridge::start_in(fixture.disk.surroundings(), &config);
     bridge.until_ready().await;
-    bench.rig.until_rows("connection", 1).await;
+    fixture.rig.until_rows("connection", 1).await;
     bridge.kill();
-    bench.link.refuse().await;
-    forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
-    bench.disk.cut(Unsynced::Lost);
+    fixture.link.refuse().await;
+    forget_session(fixture.rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    fixture.disk.cut(UnsyncedFate::Lost);
     bridge.start_again();
     // Only this process learns that the session is gone.
     bridge.until_subscribed(2).await;
-    bench.cut(&mut bridge, Unsynced::Lost);
-    bench.link.pass().await;
-    bench.rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    fixture.cut(&mut bridge, UnsyncedFate::Lost);
+    fixture.link.pass().await;
+    fixture.rig.until_rows("gap where cause = 'session_lost'", 1).await;
     bridge.until_ready().await;
-    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
-    bench.rig.until_acked(1).await;
+    fixture.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
+    fixture.rig.until_acked(1).await;
     // Messages in the database are never delivered again.
-    bench.cut(&mut bridge, Unsynced::Lost);
+    fixture.cut(&mut bridge, UnsyncedFate::Lost);
     bridge.until_ready().await;
-    bench.rig.until_rows("gap", 1).await;
+    fixture.rig.until_rows("gap", 1).await;
 }
 
 #[tokio::test]
 async fn spooled_session_loss_outlasts_power_cuts() {
-    let bench = Bench::new(ONE_IN).await;
-    let mut bridge = bench.start();
+    let fixture = PowerLossFixture::new(ONE_IN).await;
+    let mut bridge = fixture.start();
     bridge.until_ready().await;
-    bench.rig.until_rows("connection", 1).await;
+    fixture.rig.until_rows("connection", 1).await;
     bridge.kill();
-    bench.link.refuse().await;
-    forget_session(bench.rig.broker.plain_port(), "acme-bridge").await.unwrap();
-    bench.disk.cut(Unsynced::Torn);
+    fixture.link.refuse().await;
+    forget_session(fixture.rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    fixture.disk.cut(UnsyncedFate::Torn);
     bridge.start_again();
     bridge.until_subscribed(2).await;
-    bench.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
-    bench.rig.until_acked(1).await;
-    bench.cut(&mut bridge, Unsynced::Torn);
-    bench.link.pass().await;
-    bench.rig.until_rows("item_event", 1).await;
+    fixture.rig.platform().await.publish_json(&ItemEvent::series(TENANT, 1)).await;
+    fixture.rig.until_acked(1).await;
+    fixture.cut(&mut bridge, UnsyncedFate::Torn);
+    fixture.link.pass().await;
+    fixture.rig.until_rows("item_event", 1).await;
     bridge.until_ready().await;
-    bench.rig.until_rows("gap where cause = 'session_lost'", 1).await;
-    bench.rig.until_rows("gap", 1).await;
+    fixture.rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    fixture.rig.until_rows("gap", 1).await;
 }

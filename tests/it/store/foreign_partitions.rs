@@ -4,11 +4,12 @@
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
 use crate::support::postgres::Database;
-use crate::support::store::{Bench, EXPIRY, Process, arrives, at, config, item, of_item};
+use crate::support::store::{EXPIRY, Process, StoreFixture, arrives, at, config, item, of_item};
 
 async fn partitions(db: &Database) -> Vec<String> {
     db.column(
@@ -39,37 +40,42 @@ async fn bounds_beyond_calendar_are_listed() {
         ("'infinity'", "MAXVALUE"),
     ];
     for (from, to) in bounds {
-        let bench = Bench::new().await;
-        make(&bench.db, "by_hand", from, to).await;
-        let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0), "{from} {to}");
-        bench.store.make_partitions_ahead(datetime!(2025-03-20 0:00 UTC)).await.unwrap();
-        assert_eq!(partitions(&bench.db).await.len(), 5, "{from} {to}");
+        let fixture = StoreFixture::new().await;
+        make(&fixture.db, "by_hand", from, to).await;
+        let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
+        assert_eq!(
+            (outcome.of(EventKind::Item).inserted, outcome.default_partition_rows),
+            (1, 0),
+            "{from} {to}"
+        );
+        fixture.store.make_partitions_ahead(datetime!(2025-03-20 0:00 UTC)).await.unwrap();
+        assert_eq!(partitions(&fixture.db).await.len(), 5, "{from} {to}");
         let year = std::time::Duration::from_secs(365 * 86_400);
-        let deleted = bench.store.delete_expired(Some(year), datetime!(2025-06-01 0:00 UTC)).await;
+        let deleted =
+            fixture.store.delete_expired(Some(year), datetime!(2025-06-01 0:00 UTC)).await;
         assert!(deleted.unwrap().problems.is_empty(), "{from} {to}");
     }
 }
 
 #[tokio::test]
 async fn manually_created_partition_receives_its_events() {
-    let bench = Bench::new().await;
-    make(&bench.db, "by_hand", "'2020-01-01'", "MAXVALUE").await;
-    let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
-    bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
-    assert_eq!(partitions(&bench.db).await, ["by_hand", "item_event_default"]);
+    let fixture = StoreFixture::new().await;
+    make(&fixture.db, "by_hand", "'2020-01-01'", "MAXVALUE").await;
+    let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
+    fixture.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
+    assert_eq!(partitions(&fixture.db).await, ["by_hand", "item_event_default"]);
 }
 
 #[tokio::test]
 async fn remaining_range_of_a_day_is_created() {
-    let bench = Bench::new().await;
-    make(&bench.db, "by_hand", "'2025-03-10 06:00+00'", "'2025-03-10 18:30+00'").await;
-    make(&bench.db, "second", "'2025-03-10 20:00+00'", "'2025-05-01'").await;
+    let fixture = StoreFixture::new().await;
+    make(&fixture.db, "by_hand", "'2025-03-10 06:00+00'", "'2025-03-10 18:30+00'").await;
+    make(&fixture.db, "second", "'2025-03-10 20:00+00'", "'2025-05-01'").await;
     let events = [arrives("U", "A", 1), arrives("U", "A", 68_400), arrives("U", "A", 43_200)];
-    let outcome = bench.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
-    let names = partitions(&bench.db).await;
+    let outcome = fixture.items(&events).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 0));
+    let names = partitions(&fixture.db).await;
     for name in ["item_event_y2025m03d10", "item_event_y2025m03d10_2"] {
         assert!(names.iter().any(|n| n == name), "{name} is not among {names:?}");
     }
@@ -77,21 +83,21 @@ async fn remaining_range_of_a_day_is_created() {
 
 #[tokio::test]
 async fn detached_partition_is_recreated() {
-    let bench = Bench::new().await;
-    bench.items(&[arrives("U", "A", 1)]).await;
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[arrives("U", "A", 1)]).await;
     let detach = "alter table centiloc.item_event detach partition centiloc.item_event_y2025m03";
-    bench.db.execute(detach).await;
-    bench.items(&[arrives("U", "A", 2)]).await;
-    bench.store.make_partitions_ahead(at(0)).await.unwrap();
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03_2").await, 1);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03").await, 1);
-    assert_eq!(bench.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 0);
+    fixture.db.execute(detach).await;
+    fixture.items(&[arrives("U", "A", 2)]).await;
+    fixture.store.make_partitions_ahead(at(0)).await.unwrap();
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03_2").await, 1);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, 1);
+    assert_eq!(fixture.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 0);
 }
 
 #[tokio::test]
 async fn default_partition_of_other_name_is_used() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "alter table centiloc.item_event detach partition centiloc.item_event_default;
@@ -101,27 +107,27 @@ async fn default_partition_of_other_name_is_used() {
         )
         .await;
     let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
-    assert_eq!(bench.items(&[old]).await.default_partition_rows, 1);
-    bench.store.make_partitions_ahead(at(0)).await.unwrap();
+    assert_eq!(fixture.items(&[old]).await.default_partition_rows, 1);
+    fixture.store.make_partitions_ahead(at(0)).await.unwrap();
     let kept = std::time::Duration::from_secs(86_400);
-    let deleted = bench.store.delete_expired(Some(kept), at(0)).await.unwrap();
+    let deleted = fixture.store.delete_expired(Some(kept), at(0)).await.unwrap();
     assert_eq!((deleted.events, deleted.problems.len()), (1, 0));
 }
 
 #[tokio::test]
 async fn detached_default_partition_is_recreated() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let detach = "alter table centiloc.item_event detach partition centiloc.item_event_default";
-    bench.db.execute(detach).await;
+    fixture.db.execute(detach).await;
     let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
-    let outcome = bench.items(&[old, arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
-    assert_eq!(bench.db.count("centiloc.item_event_default_2").await, 1);
+    let outcome = fixture.items(&[old, arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!(fixture.db.count("centiloc.item_event_default_2").await, 1);
 }
 
 #[tokio::test]
 async fn session_settings_do_not_change_listing() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     for setting in [
         "standard_conforming_strings = off",
         "escape_string_warning = off",
@@ -133,17 +139,17 @@ async fn session_settings_do_not_change_listing() {
         "extra_float_digits = -15",
     ] {
         for of in ["database", "role bridge in database"] {
-            bench.db.execute(&format!("alter {of} {} set {setting}", bench.db.name())).await;
+            fixture.db.execute(&format!("alter {of} {} set {setting}", fixture.db.name())).await;
         }
     }
-    bench.items(&[arrives("U", "A", 1)]).await;
-    let store: Store = bench.another_store(PartitionSpan::Month);
+    fixture.items(&[arrives("U", "A", 1)]).await;
+    let store: Store = fixture.another_store(PartitionSpan::Month);
     let outcome = store.commit(&[of_item(arrives("U", "A", 2))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
     store.make_partitions_ahead(at(0)).await.unwrap();
     let expected =
         ["item_event_default", "item_event_y2025m03", "item_event_y2025m04", "item_event_y2025m05"];
-    assert_eq!(partitions(&bench.db).await, expected);
+    assert_eq!(partitions(&fixture.db).await, expected);
     let kept = std::time::Duration::from_secs(86_400);
     let now = datetime!(2025-05-02 0:00 UTC);
     assert_eq!(store.delete_expired(Some(kept), now).await.unwrap().partitions, 2);
@@ -151,9 +157,9 @@ async fn session_settings_do_not_change_listing() {
 
 #[tokio::test]
 async fn times_beyond_calendar_stop_no_connection() {
-    let bench = Bench::new().await;
-    bench.db.execute("update centiloc._sqlx_migrations set installed_on = 'infinity'").await;
-    let store = Store::new(&config(&bench.db.socket_url()), PartitionSpan::Month).unwrap();
+    let fixture = StoreFixture::new().await;
+    fixture.db.execute("update centiloc._sqlx_migrations set installed_on = 'infinity'").await;
+    let store = Store::new(&config(&fixture.db.socket_url()), PartitionSpan::Month).unwrap();
     store.prepare_schema(false).await.unwrap();
     for (id, seen) in [(1, "infinity"), (2, "-infinity"), (3, "200000-01-01")] {
         let opened = ConnectionEvent::Opened {
@@ -164,7 +170,10 @@ async fn times_beyond_calendar_stop_no_connection() {
             spool_dir: None,
         };
         store.note(EXPIRY, None, &opened).await.unwrap();
-        bench.db.execute(&format!("update centiloc.connection set last_seen_at = '{seen}'")).await;
+        fixture
+            .db
+            .execute(&format!("update centiloc.connection set last_seen_at = '{seen}'"))
+            .await;
     }
-    assert_eq!(bench.db.count("centiloc.connection").await, 3);
+    assert_eq!(fixture.db.count("centiloc.connection").await, 3);
 }

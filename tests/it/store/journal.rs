@@ -5,7 +5,7 @@ use centiloc_bridge::gap::{Gap, GapCause};
 use centiloc_bridge::store::journal::JournalOutcome;
 use time::OffsetDateTime;
 
-use crate::support::store::{Bench, EXPIRY, Process, at};
+use crate::support::store::{EXPIRY, Process, StoreFixture, at};
 
 fn opened(
     process: &Process,
@@ -28,122 +28,122 @@ fn closed(process: &Process, id: u64, seconds: i64) -> ConnectionEvent {
     ConnectionEvent::Closed { connection, at: at(seconds), reason: "keepalive".into() }
 }
 
-async fn note(bench: &Bench, news: ConnectionEvent) -> JournalOutcome {
-    bench.store.note(EXPIRY, None, &news).await.unwrap()
+async fn note(fixture: &StoreFixture, news: ConnectionEvent) -> JournalOutcome {
+    fixture.store.note(EXPIRY, None, &news).await.unwrap()
 }
 
 #[tokio::test]
 async fn first_start_makes_no_gap() {
-    let bench = Bench::new().await;
-    let noted = note(&bench, opened(&Process::new(), 1, 0, false, &["a"])).await;
+    let fixture = StoreFixture::new().await;
+    let noted = note(&fixture, opened(&Process::new(), 1, 0, false, &["a"])).await;
     assert_eq!(noted, JournalOutcome::default());
-    assert_eq!(bench.db.count("centiloc.connection where disconnected_at is null").await, 1);
-    assert_eq!(bench.db.count("centiloc.gap").await, 0);
+    assert_eq!(fixture.db.count("centiloc.connection where disconnected_at is null").await, 1);
+    assert_eq!(fixture.db.count("centiloc.gap").await, 0);
 }
 
 #[tokio::test]
 async fn session_lost_gap_starts_at_last_seen() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let me = Process::new();
-    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
-    note(&bench, closed(&me, 1, 100)).await;
-    let noted = note(&bench, opened(&me, 2, 130, false, &["a"])).await;
+    note(&fixture, opened(&me, 1, 0, false, &["a"])).await;
+    note(&fixture, closed(&me, 1, 100)).await;
+    let noted = note(&fixture, opened(&me, 2, 130, false, &["a"])).await;
     assert_eq!(noted.gap, Some(GapCause::SessionLost));
     let whole = "select cause = 'session_lost' and client_id = 'T-bridge'
                     and started_at = '2025-03-10 00:01:40+00' and ended_at = '2025-03-10 00:02:10+00'
                    from centiloc.gap";
-    assert!(bench.db.value::<bool>(whole).await);
+    assert!(fixture.db.value::<bool>(whole).await);
 }
 
 #[tokio::test]
 async fn absence_is_gap_only_past_expiry() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let me = Process::new();
-    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
-    note(&bench, closed(&me, 1, 0)).await;
-    assert_eq!(note(&bench, opened(&me, 2, 7200, true, &["a"])).await.gap, None);
-    note(&bench, closed(&me, 2, 7200)).await;
-    let noted = note(&bench, opened(&me, 3, 14_401, true, &["a"])).await;
+    note(&fixture, opened(&me, 1, 0, false, &["a"])).await;
+    note(&fixture, closed(&me, 1, 0)).await;
+    assert_eq!(note(&fixture, opened(&me, 2, 7200, true, &["a"])).await.gap, None);
+    note(&fixture, closed(&me, 2, 7200)).await;
+    let noted = note(&fixture, opened(&me, 3, 14_401, true, &["a"])).await;
     assert_eq!(noted.gap, Some(GapCause::Absence));
 }
 
 #[tokio::test]
 async fn dead_process_is_closed_at_last_heartbeat() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let dead = Process::new();
-    note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
+    note(&fixture, opened(&dead, 1, 0, false, &["a"])).await;
     let standing = dead.connection(1);
-    bench.store.beat(Some(&standing), at(50)).await.unwrap();
+    fixture.store.beat(Some(&standing), at(50)).await.unwrap();
     // The last sign of the connection counts, not that of the process.
-    bench.store.beat(None, at(60)).await.unwrap();
-    bench.store.beat(Some(&dead.connection(2)), at(60)).await.unwrap();
-    let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+    fixture.store.beat(None, at(60)).await.unwrap();
+    fixture.store.beat(Some(&dead.connection(2)), at(60)).await.unwrap();
+    let next = fixture.another_store(centiloc_bridge::config::PartitionSpan::Month);
     let noted =
         next.note(EXPIRY, None, &opened(&Process::new(), 1, 7251, true, &["a"])).await.unwrap();
     assert_eq!(noted.gap, Some(GapCause::Absence));
-    let started: OffsetDateTime = bench.db.value("select started_at from centiloc.gap").await;
+    let started: OffsetDateTime = fixture.db.value("select started_at from centiloc.gap").await;
     assert_eq!(started, at(50));
     let ended: Vec<Option<String>> =
-        bench.db.column("select reason from centiloc.connection order by id").await;
+        fixture.db.column("select reason from centiloc.connection order by id").await;
     assert_eq!(ended, [Some("ended without notice".into()), None]);
     // A heartbeat of the dead process, if it lived after all, changes nothing any more.
-    bench.store.beat(Some(&standing), at(9000)).await.unwrap();
+    fixture.store.beat(Some(&standing), at(9000)).await.unwrap();
     let seen: OffsetDateTime =
-        bench.db.value("select last_seen_at from centiloc.connection order by id limit 1").await;
+        fixture.db.value("select last_seen_at from centiloc.connection order by id limit 1").await;
     assert_eq!(seen, at(50));
 }
 
 #[tokio::test]
 async fn filters_are_remembered_until_unsubscribed() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let filters = "select filters from centiloc.connection order by id desc limit 1";
-    note(&bench, opened(&Process::new(), 1, 0, false, &["a", "old"])).await;
+    note(&fixture, opened(&Process::new(), 1, 0, false, &["a", "old"])).await;
     // Another configuration, another process.
     let me = Process::new();
-    let noted = note(&bench, opened(&me, 2, 10, true, &["a", "new"])).await;
+    let noted = note(&fixture, opened(&me, 2, 10, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
-    assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new", "old"]);
+    assert_eq!(fixture.db.value::<Vec<String>>(filters).await, ["a", "new", "old"]);
     // It ends before the broker confirmed, so the next has to ask again.
-    let noted = note(&bench, opened(&me, 3, 20, true, &["a", "new"])).await;
+    let noted = note(&fixture, opened(&me, 3, 20, true, &["a", "new"])).await;
     assert_eq!(noted.stale_filters, ["old"]);
     let (connection, filters_done) = (me.connection(3), vec!["old".into()]);
-    note(&bench, ConnectionEvent::Unsubscribed { connection, filters: filters_done }).await;
-    assert_eq!(bench.db.value::<Vec<String>>(filters).await, ["a", "new"]);
-    assert!(note(&bench, opened(&me, 4, 30, true, &["a", "new"])).await.stale_filters.is_empty());
+    note(&fixture, ConnectionEvent::Unsubscribed { connection, filters: filters_done }).await;
+    assert_eq!(fixture.db.value::<Vec<String>>(filters).await, ["a", "new"]);
+    assert!(note(&fixture, opened(&me, 4, 30, true, &["a", "new"])).await.stale_filters.is_empty());
 }
 
 #[tokio::test]
 async fn lost_session_holds_no_filters() {
-    let bench = Bench::new().await;
-    note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
-    let noted = note(&bench, opened(&Process::new(), 2, 10, false, &["a"])).await;
+    let fixture = StoreFixture::new().await;
+    note(&fixture, opened(&Process::new(), 1, 0, false, &["old"])).await;
+    let noted = note(&fixture, opened(&Process::new(), 2, 10, false, &["a"])).await;
     assert!(noted.stale_filters.is_empty());
 }
 
 #[tokio::test]
 async fn repeated_connection_event_is_recorded_once() {
-    let bench = Bench::new().await;
-    note(&bench, opened(&Process::new(), 1, 0, false, &["old"])).await;
+    let fixture = StoreFixture::new().await;
+    note(&fixture, opened(&Process::new(), 1, 0, false, &["old"])).await;
     let me = Process::new();
     let news = opened(&me, 7, 9000, true, &["a"]);
-    let first = note(&bench, news.clone()).await;
+    let first = note(&fixture, news.clone()).await;
     assert_eq!((first.gap, first.stale_filters.len()), (Some(GapCause::Absence), 1));
-    let again = note(&bench, news).await;
+    let again = note(&fixture, news).await;
     assert_eq!((again.gap, again.stale_filters.len()), (None, 1));
-    assert_eq!(bench.db.count("centiloc.connection").await, 2);
-    assert_eq!(bench.db.count("centiloc.gap").await, 1);
+    assert_eq!(fixture.db.count("centiloc.connection").await, 2);
+    assert_eq!(fixture.db.count("centiloc.gap").await, 1);
 }
 
 #[tokio::test]
 async fn later_process_reads_how_connection_ended() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let dead = Process::new();
-    note(&bench, opened(&dead, 1, 0, false, &["a"])).await;
-    let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+    note(&fixture, opened(&dead, 1, 0, false, &["a"])).await;
+    let next = fixture.another_store(centiloc_bridge::config::PartitionSpan::Month);
     next.note(EXPIRY, None, &closed(&dead, 1, 100)).await.unwrap();
     // Nothing is known of a connection that was never recorded.
     next.note(EXPIRY, None, &closed(&Process::new(), 1, 9000)).await.unwrap();
-    let ended: Vec<String> = bench.db.column("select reason from centiloc.connection").await;
+    let ended: Vec<String> = fixture.db.column("select reason from centiloc.connection").await;
     assert_eq!(ended, ["keepalive"]);
     let news = opened(&Process::new(), 1, 7300, true, &["a"]);
     assert_eq!(
@@ -155,9 +155,9 @@ async fn later_process_reads_how_connection_ended() {
 
 #[tokio::test]
 async fn only_gaps_of_dead_processes_are_closed() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let me = Process::new();
-    note(&bench, opened(&me, 1, 0, false, &["a"])).await;
+    note(&fixture, opened(&me, 1, 0, false, &["a"])).await;
     let gap = Gap {
         client_id: "T-bridge".into(),
         started_at: at(5),
@@ -165,13 +165,13 @@ async fn only_gaps_of_dead_processes_are_closed() {
         cause: GapCause::Backpressure,
         detail: "held".into(),
     };
-    assert_eq!(note(&bench, ConnectionEvent::Gap(gap)).await.gap, Some(GapCause::Backpressure));
+    assert_eq!(note(&fixture, ConnectionEvent::Gap(gap)).await.gap, Some(GapCause::Backpressure));
     let lasting = "centiloc.gap where ended_at is null";
-    note(&bench, opened(&me, 2, 10, true, &["a"])).await;
-    assert_eq!(bench.db.count(lasting).await, 1);
-    note(&bench, opened(&Process::new(), 1, 20, true, &["a"])).await;
-    assert_eq!(bench.db.count(lasting).await, 0);
-    let ended: OffsetDateTime = bench.db.value("select ended_at from centiloc.gap").await;
+    note(&fixture, opened(&me, 2, 10, true, &["a"])).await;
+    assert_eq!(fixture.db.count(lasting).await, 1);
+    note(&fixture, opened(&Process::new(), 1, 20, true, &["a"])).await;
+    assert_eq!(fixture.db.count(lasting).await, 0);
+    let ended: OffsetDateTime = fixture.db.value("select ended_at from centiloc.gap").await;
     assert_eq!(ended, at(20));
 }
 
@@ -185,24 +185,24 @@ fn spooled(mut news: ConnectionEvent) -> ConnectionEvent {
 
 #[tokio::test]
 async fn spooled_events_leave_newer_machines_connection_alone() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let (first, second) = (Process::new(), Process::new());
-    note(&bench, spooled(opened(&first, 1, 0, false, &["a"]))).await;
-    bench.store.beat(Some(&first.connection(1)), at(40)).await.unwrap();
-    let other = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+    note(&fixture, spooled(opened(&first, 1, 0, false, &["a"]))).await;
+    fixture.store.beat(Some(&first.connection(1)), at(40)).await.unwrap();
+    let other = fixture.another_store(centiloc_bridge::config::PartitionSpan::Month);
     other.note(EXPIRY, None, &opened(&second, 1, 1000, true, &["a"])).await.unwrap();
     // In between, the first had lost the session and could record that only in its spool.
-    let noted = note(&bench, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
+    let noted = note(&fixture, spooled(opened(&first, 2, 100, false, &["a", "old"]))).await;
     assert_eq!(
         noted,
         JournalOutcome { gap: Some(GapCause::SessionLost), ..JournalOutcome::default() }
     );
-    note(&bench, closed(&first, 2, 200)).await;
+    note(&fixture, closed(&first, 2, 200)).await;
     let gap: Vec<OffsetDateTime> =
-        bench.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
+        fixture.db.column("select unnest(array[started_at, ended_at]) from centiloc.gap").await;
     assert_eq!(gap, [at(40), at(100)]);
     let standing = "centiloc.connection where disconnected_at is null";
-    assert_eq!(bench.db.count(standing).await, 1);
+    assert_eq!(fixture.db.count(standing).await, 1);
     other.beat(Some(&second.connection(1)), at(9000)).await.unwrap();
     let again = other.note(EXPIRY, None, &opened(&second, 2, 9100, true, &["a"])).await.unwrap();
     assert_eq!(again.gap, None);
@@ -210,61 +210,62 @@ async fn spooled_events_leave_newer_machines_connection_alone() {
 
 #[tokio::test]
 async fn repeated_spool_events_end_no_later_connection() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let me = Process::new();
-    note(&bench, opened(&Process::new(), 1, -100, true, &["a"])).await;
+    note(&fixture, opened(&Process::new(), 1, -100, true, &["a"])).await;
     let told = [
         spooled(opened(&me, 1, 0, false, &["a"])),
         closed(&me, 1, 10),
         spooled(opened(&me, 2, 9000, true, &["a"])),
     ];
     for news in told.clone() {
-        note(&bench, news).await;
+        note(&fixture, news).await;
     }
     let rows = "select to_jsonb(c)::text from centiloc.connection c order by id";
-    let before = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
+    let before = (fixture.db.column::<String>(rows).await, fixture.db.count("centiloc.gap").await);
     // A process that was killed before it could delete them sends all of them again, or the last
     // ones.
     for from in 0..told.len() {
-        let next = bench.another_store(centiloc_bridge::config::PartitionSpan::Month);
+        let next = fixture.another_store(centiloc_bridge::config::PartitionSpan::Month);
         for news in &told[from..] {
             assert_eq!(next.note(EXPIRY, None, news).await.unwrap(), JournalOutcome::default());
         }
-        let after = (bench.db.column::<String>(rows).await, bench.db.count("centiloc.gap").await);
+        let after =
+            (fixture.db.column::<String>(rows).await, fixture.db.count("centiloc.gap").await);
         assert_eq!(after, before);
     }
 }
 
 #[tokio::test]
 async fn last_spool_folder_is_remembered() {
-    let bench = Bench::new().await;
-    bench.store.prepare_schema(true).await.unwrap();
-    assert_eq!(bench.store.find_spool("T-bridge").await, None);
-    note(&bench, spooled(opened(&Process::new(), 1, 0, false, &["a"]))).await;
-    note(&bench, opened(&Process::new(), 1, 10, true, &["a"])).await;
-    let dir = bench.store.find_spool("T-bridge").await;
+    let fixture = StoreFixture::new().await;
+    fixture.store.prepare_schema(true).await.unwrap();
+    assert_eq!(fixture.store.find_spool("T-bridge").await, None);
+    note(&fixture, spooled(opened(&Process::new(), 1, 0, false, &["a"]))).await;
+    note(&fixture, opened(&Process::new(), 1, 10, true, &["a"])).await;
+    let dir = fixture.store.find_spool("T-bridge").await;
     assert_eq!(dir.as_deref(), Some(std::path::Path::new("/var/lib/x")));
-    assert_eq!(bench.store.find_spool("another").await, None);
+    assert_eq!(fixture.store.find_spool("another").await, None);
 }
 
 #[tokio::test]
 async fn old_connections_expire_except_the_newest() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let me = Process::new();
     for id in 1..=3 {
-        note(&bench, opened(&me, id, i64::try_from(id).unwrap(), true, &["a"])).await;
-        note(&bench, closed(&me, id, i64::try_from(id).unwrap())).await;
+        note(&fixture, opened(&me, id, i64::try_from(id).unwrap(), true, &["a"])).await;
+        note(&fixture, closed(&me, id, i64::try_from(id).unwrap())).await;
     }
     let later = at(0) + time::Duration::days(91);
-    assert_eq!(bench.store.delete_expired(None, later).await.unwrap().connections, 2);
+    assert_eq!(fixture.store.delete_expired(None, later).await.unwrap().connections, 2);
     let left: Vec<OffsetDateTime> =
-        bench.db.column("select connected_at from centiloc.connection").await;
+        fixture.db.column("select connected_at from centiloc.connection").await;
     assert_eq!(left, [at(3)]);
 }
 
 #[tokio::test]
 async fn clock_skew_compares_both_clocks() {
-    let bench = Bench::new().await;
-    let skew = bench.store.beat(None, OffsetDateTime::now_utc()).await.unwrap();
+    let fixture = StoreFixture::new().await;
+    let skew = fixture.store.beat(None, OffsetDateTime::now_utc()).await.unwrap();
     assert!(skew.abs() < 5.0, "{skew} s on one host");
 }

@@ -16,8 +16,10 @@ use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::proxy::Proxy;
-use crate::support::store::{Bench, EXPIRY, Process, arrives, at, board, config, item, of_board};
+use crate::support::proxy::TcpProxy;
+use crate::support::store::{
+    EXPIRY, Process, StoreFixture, arrives, at, board, config, item, of_board,
+};
 use crate::support::wait::{SOON, until, until_true};
 
 fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
@@ -44,9 +46,9 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
 
 #[tokio::test]
 async fn startup_maintenance_creates_and_expires_partitions() {
-    let bench = Bench::new().await;
-    bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
-    let store = bench.another_store(PartitionSpan::Month);
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[crate::support::store::arrives("U", "A", 1)]).await;
+    let store = fixture.another_store(PartitionSpan::Month);
     store.prepare_schema(true).await.unwrap();
     let connection = Process::new().connection(1);
     let opened = ConnectionEvent::Opened {
@@ -61,8 +63,8 @@ async fn startup_maintenance_creates_and_expires_partitions() {
     health.update(|snapshot| snapshot.session.connection = Some(connection));
     let stop = parts.stop.clone();
     let script = async {
-        until("the house to be kept", SOON, || async {
-            let names: Vec<String> = bench
+        until("maintenance to finish", SOON, || async {
+            let names: Vec<String> = fixture
                 .db
                 .column(
                     "select inhrelid::regclass::text from pg_inherits
@@ -74,7 +76,7 @@ async fn startup_maintenance_creates_and_expires_partitions() {
         })
         .await;
         let lately = "select last_seen_at > now() - interval '1 minute' from centiloc.connection";
-        assert!(bench.db.value::<bool>(lately).await);
+        assert!(fixture.db.value::<bool>(lately).await);
         let database = health.snapshot().database;
         assert!(database.up && database.clock_skew_seconds.is_some_and(|s| s.abs() < 5.0));
         stop.cancel();
@@ -84,9 +86,9 @@ async fn startup_maintenance_creates_and_expires_partitions() {
 
 #[tokio::test]
 async fn outage_is_detected_while_idle() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
-    let url = bench.db.url_at(proxy.port());
+    let fixture = StoreFixture::new().await;
+    let proxy = TcpProxy::to(crate::support::postgres::Postgres::shared().await.port()).await;
+    let url = fixture.db.url_at(proxy.port());
     let (parts, health) = parts(Store::new(&config(&url), PartitionSpan::Month).unwrap());
     let stop = parts.stop.clone();
     let script = async {
@@ -111,12 +113,12 @@ async fn outage_is_detected_while_idle() {
 
 #[tokio::test]
 async fn overdue_retention_is_reported_until_reader_ends() {
-    let bench = Bench::new().await;
-    bench.items(&[crate::support::store::arrives("U", "A", 1)]).await;
-    let mut reader = bench.db.connect().await.unwrap();
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[crate::support::store::arrives("U", "A", 1)]).await;
+    let mut reader = fixture.db.connect().await.unwrap();
     let hold = "begin; select count(*) from centiloc.item_event";
     sqlx::raw_sql(hold).execute(&mut reader).await.unwrap();
-    let store = bench.another_store(PartitionSpan::Month);
+    let store = fixture.another_store(PartitionSpan::Month);
     store.prepare_schema(true).await.unwrap();
     let (parts, health) = parts(store);
     let metrics = Arc::clone(&parts.metrics);
@@ -129,7 +131,7 @@ async fn overdue_retention_is_reported_until_reader_ends() {
         sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
         until_true("the partition to be dropped", SOON * 2, || overdue() <= 0.0).await;
         assert!(metrics.retention_overdue_seconds.get() <= 0.0);
-        assert_eq!(bench.db.count("centiloc.item_event").await, 0);
+        assert_eq!(fixture.db.count("centiloc.item_event").await, 0);
         stop.cancel();
     };
     tokio::join!(maintenance::run(parts), script);
@@ -137,7 +139,7 @@ async fn overdue_retention_is_reported_until_reader_ends() {
 
 #[tokio::test]
 async fn payloads_expire_before_their_rows() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let cutoff = at(100);
     let mut came_late = item("LATE", "A", at(5), true);
     came_late.received_at = at(200);
@@ -147,11 +149,11 @@ async fn payloads_expire_before_their_rows() {
     // More rows of one momentum than a chunk holds.
     events.extend((0..4).map(|n| arrives(&format!("V{n}"), "A", 12)));
     events.extend([came_late, arrives("NEW", "A", 100)]);
-    bench.items(&events).await;
-    bench.commit(&[of_board(board_event)]).await;
+    fixture.items(&events).await;
+    fixture.commit(&[of_board(board_event)]).await;
     let (mut next, mut cleared, mut chunks) = (None, 0, 0);
     loop {
-        let (more, then) = bench.store.clear_payloads(next, cutoff, 3).await.unwrap();
+        let (more, then) = fixture.store.clear_payloads(next, cutoff, 3).await.unwrap();
         (cleared, next, chunks) = (cleared + more, then, chunks + 1);
         if next.is_none() {
             break;
@@ -160,17 +162,17 @@ async fn payloads_expire_before_their_rows() {
     }
     assert_eq!((cleared, chunks > 2), (12, true));
     let kept = "select uid from centiloc.item_event where payload is not null order by 1";
-    assert_eq!(bench.db.column::<String>(kept).await, ["LATE", "NEW"]);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 13);
-    assert_eq!(bench.db.count("centiloc.board_event where payload is null").await, 1);
+    assert_eq!(fixture.db.column::<String>(kept).await, ["LATE", "NEW"]);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 13);
+    assert_eq!(fixture.db.count("centiloc.board_event where payload is null").await, 1);
 }
 
 #[tokio::test]
 async fn shorter_payload_retention_applies_immediately() {
-    let bench = Bench::new().await;
-    bench.items(&[arrives("U", "A", 1)]).await;
-    bench.db.execute("update centiloc.item_event set received_at = momentum").await;
-    let store = bench.another_store(PartitionSpan::Month);
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[arrives("U", "A", 1)]).await;
+    fixture.db.execute("update centiloc.item_event set received_at = momentum").await;
+    let store = fixture.another_store(PartitionSpan::Month);
     store.prepare_schema(true).await.unwrap();
     let (mut parts, _health) = parts(store);
     let (keep, kept) = tokio::sync::watch::channel(None);
@@ -179,19 +181,19 @@ async fn shorter_payload_retention_applies_immediately() {
     let script = async {
         until("maintenance to run", SOON, || async {
             let partitions =
-                bench.db.count("pg_inherits where inhparent = 'centiloc.item_event'::regclass");
+                fixture.db.count("pg_inherits where inhparent = 'centiloc.item_event'::regclass");
             (partitions.await > 4).then_some(()).ok_or("no partitions yet")
         })
         .await;
-        assert_eq!(bench.db.count("centiloc.item_event where payload is not null").await, 1);
+        assert_eq!(fixture.db.count("centiloc.item_event where payload is not null").await, 1);
         keep.send(Some(Duration::from_secs(30 * 86_400))).unwrap();
         until("the payload to go", SOON, || async {
-            let left = bench.db.count("centiloc.item_event where payload is not null").await;
+            let left = fixture.db.count("centiloc.item_event where payload is not null").await;
             (left == 0).then_some(()).ok_or(left)
         })
         .await;
         stop.cancel();
     };
     tokio::join!(maintenance::run(parts), script);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 1, "the row stays");
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 1, "the row stays");
 }

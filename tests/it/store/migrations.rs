@@ -3,19 +3,20 @@
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
+use centiloc_bridge::topic::EventKind;
 
 use crate::support::postgres::Postgres;
-use crate::support::store::{Bench, arrives, config, of_item};
+use crate::support::store::{StoreFixture, arrives, config, of_item};
 
 #[tokio::test]
 async fn everything_lives_in_schema_centiloc() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let elsewhere = "select count(*) from pg_class c join pg_namespace n on n.oid = relnamespace
                       where nspname not in ('centiloc', 'pg_catalog', 'information_schema', 'pg_toast')";
-    assert_eq!(bench.db.value::<i64>(elsewhere).await, 0);
-    let steps = bench.store.schema_status().await.unwrap();
+    assert_eq!(fixture.db.value::<i64>(elsewhere).await, 0);
+    let steps = fixture.store.schema_status().await.unwrap();
     assert!(steps.iter().all(|s| s.applied_at.is_some()));
-    assert!(bench.store.migrate().await.unwrap().is_empty(), "nothing is applied twice");
+    assert!(fixture.store.migrate().await.unwrap().is_empty(), "nothing is applied twice");
 }
 
 #[tokio::test]
@@ -45,8 +46,8 @@ async fn concurrent_processes_apply_each_migration_once() {
 
 #[tokio::test]
 async fn newer_schema_is_refused() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "insert into centiloc._sqlx_migrations
@@ -55,27 +56,27 @@ async fn newer_schema_is_refused() {
         )
         .await;
     for migrate in [true, false] {
-        let error = bench.store.prepare_schema(migrate).await.unwrap_err();
+        let error = fixture.store.prepare_schema(migrate).await.unwrap_err();
         assert!(matches!(error, MigrationError::Newer { found: 9999, .. }), "{error}");
     }
 }
 
 #[tokio::test]
 async fn edited_migration_is_detected() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute("update centiloc._sqlx_migrations set checksum = '\\x00' where version = 2")
         .await;
-    let error = bench.store.prepare_schema(true).await.unwrap_err();
+    let error = fixture.store.prepare_schema(true).await.unwrap_err();
     assert_eq!(error, MigrationError::Changed { version: 2 });
 }
 
 #[tokio::test]
 async fn role_with_row_privileges_can_run() {
-    let bench = Bench::new().await;
-    bench.store.make_partitions_ahead(time::OffsetDateTime::now_utc()).await.unwrap();
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture.store.make_partitions_ahead(time::OffsetDateTime::now_utc()).await.unwrap();
+    fixture
         .db
         .execute(
             "create role reader_writer login;
@@ -83,16 +84,16 @@ async fn role_with_row_privileges_can_run() {
              grant select, insert, update, delete on all tables in schema centiloc to reader_writer;",
         )
         .await;
-    let url = bench.db.socket_url().replace("user=bridge", "user=reader_writer");
+    let url = fixture.db.socket_url().replace("user=bridge", "user=reader_writer");
     let store = Store::new(&config(&url), PartitionSpan::Month).unwrap();
     store.prepare_schema(true).await.unwrap();
     let event = crate::support::store::item("U", "A", time::OffsetDateTime::now_utc(), true);
-    assert_eq!(store.commit(&[of_item(event)]).await.unwrap().items.inserted, 1);
+    assert_eq!(store.commit(&[of_item(event)]).await.unwrap().of(EventKind::Item).inserted, 1);
 }
 
 #[tokio::test]
 async fn every_table_view_and_column_is_documented() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let bare = "select c.relname || coalesce('.' || a.attname, '')
           from pg_class c
           join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'centiloc'
@@ -102,7 +103,7 @@ async fn every_table_view_and_column_is_documented() {
            and not (c.relispartition and a.attnum is not null)
            and (obj_description(c.oid, 'pg_class') is null
                 or a.attnum is not null and col_description(c.oid, a.attnum) is null)";
-    assert_eq!(bench.db.column::<String>(bare).await, Vec::<String>::new());
+    assert_eq!(fixture.db.column::<String>(bare).await, Vec::<String>::new());
 }
 
 #[tokio::test]

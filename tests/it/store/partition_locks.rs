@@ -8,12 +8,15 @@ use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::store::Store;
 use centiloc_bridge::store::dead_letters::DeadLetterFilter;
 use centiloc_bridge::store::maintenance::UpkeepOutcome;
+use centiloc_bridge::topic::EventKind;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
 use crate::support::postgres::{Database, Postgres};
-use crate::support::store::{Bench, arrives, at, board, config, malformed, of_board, of_item};
+use crate::support::store::{
+    StoreFixture, arrives, at, board, config, malformed, of_board, of_item,
+};
 use crate::support::wait::{SOON, until, until_eq};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -45,8 +48,8 @@ async fn let_go(mut holder: PgConnection) {
 }
 
 /// Opens a store with this statement timeout.
-fn hasty_store(bench: &Bench, statement_timeout: Duration) -> Store {
-    let config = config::DatabaseConfig { statement_timeout, ..config(&bench.db.socket_url()) };
+fn hasty_store(fixture: &StoreFixture, statement_timeout: Duration) -> Store {
+    let config = config::DatabaseConfig { statement_timeout, ..config(&fixture.db.socket_url()) };
     Store::new(&config, PartitionSpan::Month).unwrap()
 }
 
@@ -71,12 +74,12 @@ async fn in_transaction(db: &Database) -> i64 {
 #[tokio::test]
 async fn full_default_partition_is_emptied_in_steps() {
     const ROWS: u32 = 30_000;
-    let bench = Bench::new().await;
-    fill_default(&bench.db, ROWS).await;
-    let store = hasty_store(&bench, Duration::from_secs(2));
+    let fixture = StoreFixture::new().await;
+    fill_default(&fixture.db, ROWS).await;
+    let store = hasty_store(&fixture, Duration::from_secs(2));
     // The writer leaves them where they are.
     let outcome = store.commit(&[of_item(arrives("first", "A", 1))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     let done = AtomicBool::new(false);
     let moving = async {
         move_all(&store, at(0)).await;
@@ -88,25 +91,28 @@ async fn full_default_partition_is_emptied_in_steps() {
         while !done.load(Ordering::Relaxed) {
             // Each row is there once at every moment, and a redelivery is recognised wherever its
             // row is.
-            assert_eq!(bench.db.count("centiloc.item_event").await, stored);
+            assert_eq!(fixture.db.count("centiloc.item_event").await, stored);
             let batch = [of_item(arrives("U", "A", seconds)), of_item(arrives("first", "A", 1))];
-            let outcome = bench.store.commit(&batch).await.unwrap();
-            assert_eq!((outcome.items.inserted, outcome.items.duplicates), (1, 1));
+            let outcome = fixture.store.commit(&batch).await.unwrap();
+            assert_eq!(
+                (outcome.of(EventKind::Item).inserted, outcome.of(EventKind::Item).duplicates),
+                (1, 1)
+            );
             (stored, seconds) = (stored + 1, seconds + 1);
         }
         stored
     };
     let ((), stored) = tokio::join!(moving, watching);
-    assert_eq!(bench.db.count("centiloc.item_event_default").await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03").await, stored);
+    assert_eq!(fixture.db.count("centiloc.item_event_default").await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, stored);
     let outcome = store.commit(&[of_item(arrives("last", "A", 0))]).await.unwrap();
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 0));
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 0));
 }
 
 #[tokio::test]
 async fn rows_of_one_momentum_move_together() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "insert into centiloc.item_event_default
@@ -116,18 +122,18 @@ async fn rows_of_one_momentum_move_together() {
                from generate_series(0, 13000) n",
         )
         .await;
-    move_all(&bench.store, at(0)).await;
-    assert_eq!(bench.db.count("centiloc.item_event_default").await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03").await, 13_001);
+    move_all(&fixture.store, at(0)).await;
+    assert_eq!(fixture.db.count("centiloc.item_event_default").await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, 13_001);
 }
 
 #[tokio::test]
 async fn slow_partition_creation_is_deferred() {
-    let bench = Bench::new().await;
-    let store = hasty_store(&bench, Duration::from_millis(1500));
+    let fixture = StoreFixture::new().await;
+    let store = hasty_store(&fixture, Duration::from_millis(1500));
     store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap();
     // The statements that create a partition exceed their time limit: 57014.
-    bench
+    fixture
         .db
         .execute(
             "create function public.slow() returns event_trigger language plpgsql
@@ -141,12 +147,12 @@ async fn slow_partition_creation_is_deferred() {
         event.momentum = datetime!(2025-05-01 0:00 UTC) + time::Duration::seconds(n);
         let batch = [of_item(event), of_board(board("A", n, "CONNECTED")), malformed(b"x")];
         let outcome = store.commit(&batch).await.unwrap();
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
-        assert_eq!(in_transaction(&bench.db).await, 0);
+        assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
+        assert_eq!(in_transaction(&fixture.db).await, 0);
     }
-    bench.db.execute("drop event trigger slow").await;
+    fixture.db.execute("drop event trigger slow").await;
     move_all(&store, at(0)).await;
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m05").await, 3);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m05").await, 3);
 }
 
 #[tokio::test]
@@ -158,7 +164,7 @@ async fn deferred_range_costs_no_further_statement() {
     fill_default(&db, 10).await;
     let commit = async |n: i64| {
         let outcome = store.commit(&[of_item(arrives("U", "A", n))]).await.unwrap();
-        assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+        assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     };
     let of_bridge = format!("bridge@{} LOG:", db.name());
     let statements = || postgres.log().count(&of_bridge);
@@ -177,49 +183,49 @@ async fn deferred_range_costs_no_further_statement() {
 
 #[tokio::test]
 async fn concurrent_partition_creation_delays_no_batch() {
-    let bench = Bench::new().await;
-    let maker = hold(&bench.db, MAKER).await;
+    let fixture = StoreFixture::new().await;
+    let maker = hold(&fixture.db, MAKER).await;
     let batch: Vec<_> = (0..12).map(|n| of_item(arrives("U", "A", n * 31 * 86_400))).collect();
-    let outcome = bench.commit(&batch).await;
+    let outcome = fixture.commit(&batch).await;
     assert_eq!(outcome.default_partition_rows, 12);
-    assert_eq!(in_transaction(&bench.db).await, 1, "the maker's own");
+    assert_eq!(in_transaction(&fixture.db).await, 1, "the maker's own");
     let_go(maker).await;
-    move_all(&bench.store, datetime!(2026-06-01 0:00 UTC)).await;
-    assert_eq!(bench.db.count("centiloc.item_event_default").await, 0);
+    move_all(&fixture.store, datetime!(2026-06-01 0:00 UTC)).await;
+    assert_eq!(fixture.db.count("centiloc.item_event_default").await, 0);
 }
 
 #[tokio::test]
 async fn abandoned_transaction_ends_with_its_connection() {
-    let bench = Bench::new().await;
-    bench.commit(&[malformed(b"x")]).await;
-    bench.items(&[arrives("U", "A", 0)]).await;
-    let id = bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
-    let holder = hold(&bench.db, "select from centiloc.dead_letter for update").await;
+    let fixture = StoreFixture::new().await;
+    fixture.commit(&[malformed(b"x")]).await;
+    fixture.items(&[arrives("U", "A", 0)]).await;
+    let id = fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap()[0];
+    let holder = hold(&fixture.db, "select from centiloc.dead_letter for update").await;
     let event = centiloc_bridge::event::Event::Item(arrives("U", "A", 1));
-    let replay = bench.store.replay(id, |_, _, _| Ok(event));
+    let replay = fixture.store.replay(id, |_, _, _| Ok(event));
     assert!(tokio::time::timeout(Duration::from_millis(300), replay).await.is_err());
     let_go(holder).await;
-    until_eq("no open transaction", SOON, 0, || in_transaction(&bench.db)).await;
-    assert_eq!(bench.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap(), [id]);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 1);
+    until_eq("no open transaction", SOON, 0, || in_transaction(&fixture.db)).await;
+    assert_eq!(fixture.store.dead_letter_ids(&DeadLetterFilter::default()).await.unwrap(), [id]);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 1);
 }
 
 #[tokio::test]
 async fn long_reader_delays_no_commit() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let old = (0..3).map(|n| arrives("U", "A", n * 31 * 86_400));
-    bench.items(&old.collect::<Vec<_>>()).await;
-    bench.commit(&[malformed(b"x")]).await;
-    bench.db.execute("update centiloc.dead_letter set replayed_at = '2020-01-01'").await;
-    let reader = hold(&bench.db, "select count(*) from centiloc.item_event").await;
+    fixture.items(&old.collect::<Vec<_>>()).await;
+    fixture.commit(&[malformed(b"x")]).await;
+    fixture.db.execute("update centiloc.dead_letter set replayed_at = '2020-01-01'").await;
+    let reader = hold(&fixture.db, "select count(*) from centiloc.item_event").await;
     let now = OffsetDateTime::now_utc();
     let done = AtomicBool::new(false);
     let maintenance = async {
-        let deleted = bench.store.delete_expired(Some(DAY), now).await.unwrap();
+        let deleted = fixture.store.delete_expired(Some(DAY), now).await.unwrap();
         assert!(deleted.overdue.is_some_and(|overdue| overdue > DAY), "{deleted:?}");
         assert_eq!((deleted.partitions, deleted.problems.len()), (0, 3), "{deleted:?}");
         assert_eq!(deleted.dead_letters, 1, "the other steps are taken");
-        bench.store.make_partitions_ahead(now).await.unwrap_err();
+        fixture.store.make_partitions_ahead(now).await.unwrap_err();
         done.store(true, Ordering::Relaxed);
     };
     let stream = async {
@@ -228,7 +234,7 @@ async fn long_reader_delays_no_commit() {
             let started = Instant::now();
             let mut event = arrives(&format!("V{commits}"), "A", commits);
             event.momentum = now;
-            assert_eq!(bench.items(&[event]).await.items.inserted, 1);
+            assert_eq!(fixture.items(&[event]).await.of(EventKind::Item).inserted, 1);
             (commits, worst) = (commits + 1, worst.max(started.elapsed()));
         }
         (commits, worst)
@@ -237,6 +243,6 @@ async fn long_reader_delays_no_commit() {
     println!("{commits} commits while a reader held on, the slowest in {worst:?}");
     assert!(worst < Duration::from_secs(2), "a commit waited {worst:?} for a reader");
     let_go(reader).await;
-    let deleted = bench.store.delete_expired(Some(DAY), now).await.unwrap();
+    let deleted = fixture.store.delete_expired(Some(DAY), now).await.unwrap();
     assert_eq!((deleted.partitions, deleted.overdue), (3, Some(Duration::ZERO)), "{deleted:?}");
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
 use crate::support::postgres::Database;
-use crate::support::store::{Bench, arrives, at, board, item, of_board, of_item};
+use crate::support::store::{StoreFixture, arrives, at, board, item, of_board, of_item};
 use crate::support::wait::all;
 
 const SIXTY_DAYS: Duration = Duration::from_secs(60 * 86_400);
@@ -28,16 +29,16 @@ async fn default_rows(db: &Database) -> i64 {
 
 #[tokio::test]
 async fn missing_partitions_are_created_before_writing() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let events = [
         item("U", "A", datetime!(2024-12-31 23:59:59.999999 UTC), true),
         item("U", "A", datetime!(2025-01-01 00:00 UTC), true),
         item("U", "A", datetime!(2015-01-01 00:00 UTC), true),
     ];
-    let outcome = bench.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 0));
+    let outcome = fixture.items(&events).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 0));
     assert_eq!(
-        partitions(&bench.db).await,
+        partitions(&fixture.db).await,
         [
             "centiloc.item_event_default",
             "centiloc.item_event_y2015m01",
@@ -49,52 +50,55 @@ async fn missing_partitions_are_created_before_writing() {
 
 #[tokio::test]
 async fn only_implausible_momenta_use_default_partition() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let now = OffsetDateTime::now_utc();
     let events = [
         item("U", "A", datetime!(2014-12-31 23:59:59 UTC), true),
         item("U", "A", now + time::Duration::days(400), true),
         item("U", "A", now + time::Duration::hours(20), true),
     ];
-    let outcome = bench.items(&events).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (3, 2));
-    assert_eq!(default_rows(&bench.db).await, 2);
+    let outcome = fixture.items(&events).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (3, 2));
+    assert_eq!(default_rows(&fixture.db).await, 2);
 }
 
 #[tokio::test]
 async fn dropped_partition_is_recreated_with_its_rows() {
-    let bench = Bench::with_span(PartitionSpan::Day).await;
-    bench.items(&[arrives("U", "A", 1)]).await;
-    bench.db.execute("drop table centiloc.item_event_y2025m03d10").await;
+    let fixture = StoreFixture::with_span(PartitionSpan::Day).await;
+    fixture.items(&[arrives("U", "A", 1)]).await;
+    fixture.db.execute("drop table centiloc.item_event_y2025m03d10").await;
     // The first batch after it goes to the default partition, which shows the loss.
-    assert_eq!(bench.items(&[arrives("U", "A", 2)]).await.default_partition_rows, 1);
+    assert_eq!(fixture.items(&[arrives("U", "A", 2)]).await.default_partition_rows, 1);
     // The writer moves no rows, and creates no partition whose rows are in the default one.
-    assert_eq!(bench.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 1);
-    bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
-    assert_eq!(bench.items(&[arrives("U", "A", 4)]).await.default_partition_rows, 0);
-    assert_eq!(default_rows(&bench.db).await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03d10").await, 3);
+    assert_eq!(fixture.items(&[arrives("U", "A", 3)]).await.default_partition_rows, 1);
+    fixture.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
+    assert_eq!(fixture.items(&[arrives("U", "A", 4)]).await.default_partition_rows, 0);
+    assert_eq!(default_rows(&fixture.db).await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03d10").await, 3);
     // A redelivery of the row that moved is still a duplicate.
-    assert_eq!(bench.items(&[arrives("U", "A", 2)]).await.items.duplicates, 1);
+    assert_eq!(fixture.items(&[arrives("U", "A", 2)]).await.of(EventKind::Item).duplicates, 1);
 }
 
 #[tokio::test]
 async fn missing_partition_without_default_rejects_no_row() {
-    let bench = Bench::new().await;
-    bench.items(&[arrives("U", "A", 1)]).await;
-    bench.db.execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default").await;
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[arrives("U", "A", 1)]).await;
+    fixture
+        .db
+        .execute("drop table centiloc.item_event_y2025m03, centiloc.item_event_default")
+        .await;
     let old = item("U", "A", datetime!(1999-01-01 00:00 UTC), true);
-    let outcome = bench.items(&[arrives("U", "A", 2), old]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (2, 1));
-    assert_eq!(bench.db.count("centiloc.dead_letter").await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m03").await, 1);
+    let outcome = fixture.items(&[arrives("U", "A", 2), old]).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m03").await, 1);
 }
 
 #[tokio::test]
 async fn maintenance_creates_partitions_and_moves_misplaced_rows() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     // As if written while partitions could not be created.
-    bench
+    fixture
         .db
         .execute(
             "insert into centiloc.item_event_default (momentum, event_id, received_at, tenant, uid, is_in)
@@ -103,29 +107,29 @@ async fn maintenance_creates_partitions_and_moves_misplaced_rows() {
         )
         .await;
     let now = datetime!(2025-06-15 12:00 UTC);
-    bench.store.make_partitions_ahead(now).await.unwrap();
-    let names = partitions(&bench.db).await;
+    fixture.store.make_partitions_ahead(now).await.unwrap();
+    let names = partitions(&fixture.db).await;
     for month in ["2025m02", "2025m05", "2025m06", "2025m07", "2025m08"] {
         let name = format!("centiloc.item_event_y{month}");
         assert!(names.contains(&name), "{name} is not among {names:?}");
     }
     assert_eq!(names.len(), 6);
-    assert_eq!(default_rows(&bench.db).await, 1);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 4);
+    assert_eq!(default_rows(&fixture.db).await, 1);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 4);
 }
 
 #[tokio::test]
 async fn daily_partitions_complete_a_partial_month() {
-    let bench = Bench::with_span(PartitionSpan::Day).await;
-    bench.items(&[arrives("U", "A", 1)]).await;
-    let monthly = bench.another_store(PartitionSpan::Month);
+    let fixture = StoreFixture::with_span(PartitionSpan::Day).await;
+    fixture.items(&[arrives("U", "A", 1)]).await;
+    let monthly = fixture.another_store(PartitionSpan::Month);
     let events = [
         of_item(item("U", "A", datetime!(2025-03-11 01:00 UTC), true)),
         of_item(item("U", "A", datetime!(2025-04-11 01:00 UTC), true)),
     ];
     assert_eq!(monthly.commit(&events).await.unwrap().default_partition_rows, 0);
     assert_eq!(
-        partitions(&bench.db).await,
+        partitions(&fixture.db).await,
         [
             "centiloc.item_event_default",
             "centiloc.item_event_y2025m03d10",
@@ -137,78 +141,79 @@ async fn daily_partitions_complete_a_partial_month() {
 
 #[tokio::test]
 async fn concurrent_partition_creation_does_not_collide() {
-    let bench = Bench::with_span(PartitionSpan::Day).await;
-    let stores: Vec<Store> = (0..4).map(|_| bench.another_store(PartitionSpan::Day)).collect();
+    let fixture = StoreFixture::with_span(PartitionSpan::Day).await;
+    let stores: Vec<Store> = (0..4).map(|_| fixture.another_store(PartitionSpan::Day)).collect();
     let writes = stores.iter().enumerate().map(|(n, store)| async move {
         let batch: Vec<_> =
             (0..10).map(|day| of_item(arrives(&format!("U{n}"), "A", day * 86_400))).collect();
         store.commit(&batch).await
     });
-    let inserted: u64 = all(writes).await.into_iter().map(|o| o.unwrap().items.inserted).sum();
+    let inserted: u64 =
+        all(writes).await.into_iter().map(|o| o.unwrap().of(EventKind::Item).inserted).sum();
     assert_eq!(inserted, 40);
     // One that waited too long for another left its rows to maintenance.
-    bench.store.make_partitions_ahead(at(10 * 86_400)).await.unwrap();
-    assert_eq!(default_rows(&bench.db).await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 40);
-    let names = partitions(&bench.db).await;
+    fixture.store.make_partitions_ahead(at(10 * 86_400)).await.unwrap();
+    assert_eq!(default_rows(&fixture.db).await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 40);
+    let names = partitions(&fixture.db).await;
     let march = |day: u32| format!("centiloc.item_event_y2025m03d{day}");
     assert!((10..=22).all(|day| names.contains(&march(day))) && names.len() == 14, "{names:?}");
 }
 
 #[tokio::test]
 async fn role_without_create_stores_every_event() {
-    let bench = Bench::new().await;
-    bench.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture.store.make_partitions_ahead(OffsetDateTime::now_utc()).await.unwrap();
+    fixture
         .db
         .execute(
             "alter table centiloc.item_event owner to postgres;
              grant select, insert, update, delete on all tables in schema centiloc to bridge",
         )
         .await;
-    let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     let now = item("U", "A", OffsetDateTime::now_utc(), true);
-    assert_eq!(bench.items(&[now]).await.default_partition_rows, 0);
+    assert_eq!(fixture.items(&[now]).await.default_partition_rows, 0);
 }
 
 #[tokio::test]
 async fn reader_of_default_partition_blocks_no_commit() {
-    let bench = Bench::new().await;
-    let mut reader = bench.db.connect().await.unwrap();
+    let fixture = StoreFixture::new().await;
+    let mut reader = fixture.db.connect().await.unwrap();
     sqlx::raw_sql("begin; lock table centiloc.item_event_default in access share mode")
         .execute(&mut reader)
         .await
         .unwrap();
-    let outcome = bench.items(&[arrives("U", "A", 1)]).await;
-    assert_eq!((outcome.items.inserted, outcome.default_partition_rows), (1, 1));
+    let outcome = fixture.items(&[arrives("U", "A", 1)]).await;
+    assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (1, 1));
     sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
 }
 
 #[tokio::test]
 async fn retention_drops_only_expired_partitions() {
-    let bench = Bench::with_span(PartitionSpan::Month).await;
+    let fixture = StoreFixture::with_span(PartitionSpan::Month).await;
     let now = datetime!(2025-06-15 12:00 UTC);
     let events = [
         item("U", "A", datetime!(2025-03-31 23:00 UTC), true),
         item("U", "A", datetime!(2025-04-20 00:00 UTC), true),
         item("U", "A", datetime!(2001-01-01 00:00 UTC), true),
     ];
-    bench.items(&events).await;
-    bench.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
+    fixture.items(&events).await;
+    fixture.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
     // A stray momentum is kept for as long as a true one.
     let mut stray = item("V", "A", datetime!(2002-01-01 00:00 UTC), true);
     stray.received_at = now - time::Duration::days(1);
-    bench.items(&[stray]).await;
-    let deleted = bench.store.delete_expired(Some(SIXTY_DAYS), now).await;
+    fixture.items(&[stray]).await;
+    let deleted = fixture.store.delete_expired(Some(SIXTY_DAYS), now).await;
     let deleted = deleted.unwrap();
     assert_eq!((deleted.partitions, deleted.events), (1, 2));
     let left: Vec<String> =
-        bench.db.column("select momentum::date::text from centiloc.item_event order by 1").await;
+        fixture.db.column("select momentum::date::text from centiloc.item_event order by 1").await;
     assert_eq!(left, ["2002-01-01", "2025-04-20"]);
     // A dropped partition is created again when needed. Its rows do not go to the default
     // partition.
-    assert_eq!(bench.items(&[arrives("W", "A", 5)]).await.default_partition_rows, 0);
-    let kept = bench.store.delete_expired(None, now).await.unwrap();
+    assert_eq!(fixture.items(&[arrives("W", "A", 5)]).await.default_partition_rows, 0);
+    let kept = fixture.store.delete_expired(None, now).await.unwrap();
     assert_eq!((kept.partitions, kept.events), (0, 0));
 }

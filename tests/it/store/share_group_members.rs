@@ -4,13 +4,13 @@ use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::gap::GapCause;
 use time::OffsetDateTime;
 
-use crate::support::store::{Bench, EXPIRY, Process, at};
+use crate::support::store::{EXPIRY, Process, StoreFixture, at};
 
 const FILTER: &str = "$share/T-dock/centiloc/T";
 
 /// The member `T-bridge` connected at the start and was never seen again.
-async fn gone(filter: &str) -> Bench {
-    let bench = Bench::new().await;
+async fn gone(filter: &str) -> StoreFixture {
+    let fixture = StoreFixture::new().await;
     let opened = ConnectionEvent::Opened {
         connection: Process::new().connection(1),
         at: at(0),
@@ -18,54 +18,54 @@ async fn gone(filter: &str) -> Bench {
         filters: vec![filter.to_owned()],
         spool_dir: None,
     };
-    bench.store.note(EXPIRY, None, &opened).await.unwrap();
-    bench
+    fixture.store.note(EXPIRY, None, &opened).await.unwrap();
+    fixture
 }
 
 /// Returns the gaps that another member records at a time.
-async fn noted(bench: &Bench, now: OffsetDateTime) -> Vec<GapCause> {
+async fn noted(fixture: &StoreFixture, now: OffsetDateTime) -> Vec<GapCause> {
     let filters = [FILTER.to_owned(), "centiloc/T/other".to_owned()];
-    let gaps = bench.store.note_vanished("T-other", &filters, EXPIRY, now).await.unwrap();
+    let gaps = fixture.store.note_vanished("T-other", &filters, EXPIRY, now).await.unwrap();
     gaps.iter().map(|gap| gap.cause).collect()
 }
 
 #[tokio::test]
 async fn vanished_member_is_one_gap() {
-    let bench = gone(FILTER).await;
-    assert!(noted(&bench, at(7200)).await.is_empty(), "the broker may still have its session");
-    assert_eq!(noted(&bench, at(7201)).await, [GapCause::MemberVanished]);
-    assert!(noted(&bench, at(9000)).await.is_empty(), "it is written down");
+    let fixture = gone(FILTER).await;
+    assert!(noted(&fixture, at(7200)).await.is_empty(), "the broker may still have its session");
+    assert_eq!(noted(&fixture, at(7201)).await, [GapCause::MemberVanished]);
+    assert!(noted(&fixture, at(9000)).await.is_empty(), "it is written down");
     let row = "select client_id = 'T-bridge' and cause = 'member_vanished'
                       and started_at = '2025-03-10 00:00:00+00'
                       and ended_at = '2025-03-10 02:00:00+00' and detail like '%retire%'
                  from centiloc.gap";
-    assert!(bench.db.value::<bool>(row).await);
+    assert!(fixture.db.value::<bool>(row).await);
 }
 
 #[tokio::test]
 async fn retired_member_is_no_gap() {
-    let bench = gone(FILTER).await;
-    bench.store.retire("T-bridge").await.unwrap();
-    assert!(noted(&bench, at(9000)).await.is_empty());
+    let fixture = gone(FILTER).await;
+    fixture.store.retire("T-bridge").await.unwrap();
+    assert!(noted(&fixture, at(9000)).await.is_empty());
 }
 
 #[tokio::test]
 async fn client_of_another_group_is_ignored() {
     for filter in ["centiloc/T/other", "$share/T-ramp/centiloc/T"] {
-        let bench = gone(filter).await;
-        assert!(noted(&bench, at(9000)).await.is_empty(), "{filter}");
+        let fixture = gone(filter).await;
+        assert!(noted(&fixture, at(9000)).await.is_empty(), "{filter}");
     }
 }
 
 #[tokio::test]
 async fn member_holding_its_lock_is_alive() {
-    let bench = gone(FILTER).await;
-    let mut holder = bench.db.connect().await.unwrap();
+    let fixture = gone(FILTER).await;
+    let mut holder = fixture.db.connect().await.unwrap();
     let lock = "select pg_advisory_lock(('x' || left(encode(sha256(convert_to(
                     'centiloc-bridge single writer of client id T-bridge', 'UTF8')), 'hex'), 16)
                 )::bit(64)::bigint)";
     sqlx::query(lock).execute(&mut holder).await.unwrap();
-    assert!(noted(&bench, at(9000)).await.is_empty());
+    assert!(noted(&fixture, at(9000)).await.is_empty());
     drop(holder);
-    assert_eq!(bench.db.count("centiloc.gap").await, 0);
+    assert_eq!(fixture.db.count("centiloc.gap").await, 0);
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::bridge::{Bridge, Scrape, command, finish};
+use super::bridge::{Bridge, MetricsText, command, finish};
 use super::config::Config;
 use super::database::Database;
 use super::expect::ITEMS;
@@ -38,13 +38,13 @@ pub async fn publish(broker: &Mosquitto, format: &str, events: usize) {
 }
 
 /// A durable session whose bridge is away, and the database that this bridge writes to.
-pub struct Session {
+pub struct BacklogSession {
     /// The bridge, stopped at first.
     pub bridge: Bridge,
     pub database: Database,
 }
 
-impl Session {
+impl BacklogSession {
     /// Lets a bridge connect once, so that the broker knows its session, and stops it.
     pub async fn leave_behind(config: &Config, database: Database) -> Self {
         let mut bridge = Bridge::ready(config).await;
@@ -66,14 +66,18 @@ impl Session {
     /// Samples the counters until everything is drained: that many events stored, nothing
     /// un-acknowledged, nothing in the spool. Ends early if nothing moves for long, or if `goes_on`
     /// returns false.
-    pub async fn watch(&self, events: usize, mut goes_on: impl FnMut(&Counts) -> bool) -> Drain {
-        let mut drain = Drain::begin();
+    pub async fn watch(
+        &self,
+        events: usize,
+        mut goes_on: impl FnMut(&BridgeCounts) -> bool,
+    ) -> DrainResult {
+        let mut drain = DrainResult::begin();
         let mut tick = tokio::time::interval(SAMPLE_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             if let Some(scrape) = self.bridge.scrape().await {
-                drain.sample(Counts::of(&scrape));
+                drain.sample(BridgeCounts::of(&scrape));
             }
             drain.peak_memory = drain.peak_memory.max(self.bridge.peak_memory().unwrap_or(0));
             let counts = &drain.counts;
@@ -90,7 +94,7 @@ impl Session {
 
 /// Counters of one process at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Counts {
+pub struct BridgeCounts {
     /// PUBLISH packets received.
     pub received: usize,
     /// Item events committed, duplicates included.
@@ -107,8 +111,8 @@ pub struct Counts {
     pub unaccounted: Option<f64>,
 }
 
-impl Counts {
-    fn of(scrape: &Scrape) -> Self {
+impl BridgeCounts {
+    fn of(scrape: &MetricsText) -> Self {
         let sum = |name: &str| {
             let name = format!("centiloc_bridge_{name}");
             scrape.values::<usize>(&name, "").into_iter().sum::<usize>()
@@ -127,7 +131,7 @@ impl Counts {
 
 /// The samples of one drain, summarized.
 #[derive(Debug)]
-pub struct Drain {
+pub struct DrainResult {
     /// Start of the sampling.
     began: Instant,
     /// Time of the first sample with a committed event, and the number committed by then.
@@ -137,18 +141,18 @@ pub struct Drain {
     /// Number of samples taken.
     pub samples: usize,
     /// The last sample.
-    pub counts: Counts,
+    pub counts: BridgeCounts,
     /// Largest number of un-acknowledged messages.
     pub most_unacked: usize,
     /// Samples with messages unaccounted for.
-    pub unaccounted: Vec<Counts>,
+    pub unaccounted: Vec<BridgeCounts>,
     /// Largest resident memory, bytes.
     pub peak_memory: usize,
     /// True if everything was drained.
     pub complete: bool,
 }
 
-impl Drain {
+impl DrainResult {
     fn begin() -> Self {
         let now = Instant::now();
         Self {
@@ -156,7 +160,7 @@ impl Drain {
             first: None,
             moved: now,
             samples: 0,
-            counts: Counts::default(),
+            counts: BridgeCounts::default(),
             most_unacked: 0,
             unaccounted: Vec::new(),
             peak_memory: 0,
@@ -164,7 +168,7 @@ impl Drain {
         }
     }
 
-    fn sample(&mut self, counts: Counts) {
+    fn sample(&mut self, counts: BridgeCounts) {
         let now = Instant::now();
         self.samples += 1;
         if counts.committed > 0 {

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::clock::Clock;
 use super::config::Config;
-use super::process::{Log, Process, Scratch, loopback};
+use super::process::{Log, Process, ScratchFolder, loopback};
 use super::wait::{SOON, until, until_eq};
 
 /// Path of another build to be run in place of the one under test, for comparisons.
@@ -42,9 +42,9 @@ pub async fn finish(mut command: Command) -> Output {
 
 /// The text of a `/metrics` response.
 #[derive(Debug, Clone)]
-pub struct Scrape(String);
+pub struct MetricsText(String);
 
-impl Scrape {
+impl MetricsText {
     /// Scrapes the bridge on this admin port. Returns `None` if none answers.
     pub async fn of(admin_port: u16) -> Option<Self> {
         get(admin_port, "/metrics").await.ok().map(|(_, text)| Self(text))
@@ -66,16 +66,16 @@ impl Scrape {
 const NAME: &str = "centiloc-bridge";
 
 /// Adjusts the command of a process before it starts, for example its environment variables.
-pub type Surroundings = Arc<dyn Fn(&mut Command) + Send + Sync>;
+pub type CommandSetup = Arc<dyn Fn(&mut Command) + Send + Sync>;
 
 /// A running `run -c FILE`. Dropping it kills it.
 pub struct Bridge {
     process: Process,
     config: PathBuf,
     admin_port: u16,
-    surroundings: Option<Surroundings>,
+    surroundings: Option<CommandSetup>,
     /// The files that the configuration names.
-    _folder: Arc<Scratch>,
+    _folder: Arc<ScratchFolder>,
 }
 
 impl Bridge {
@@ -108,11 +108,11 @@ impl Bridge {
     }
 
     /// Starts it in adjusted surroundings.
-    pub fn start_in(surroundings: Surroundings, config: &Config) -> Self {
+    pub fn start_in(surroundings: CommandSetup, config: &Config) -> Self {
         Self::start_by(Some(surroundings), config)
     }
 
-    fn start_by(surroundings: Option<Surroundings>, config: &Config) -> Self {
+    fn start_by(surroundings: Option<CommandSetup>, config: &Config) -> Self {
         let file = config.write();
         let process = spawn(&file, surroundings.as_ref(), Log::default());
         Self::of(process, file, surroundings, config)
@@ -121,7 +121,7 @@ impl Bridge {
     fn of(
         process: Process,
         file: PathBuf,
-        surroundings: Option<Surroundings>,
+        surroundings: Option<CommandSetup>,
         config: &Config,
     ) -> Self {
         let (admin_port, folder) = (config.admin_port(), Arc::clone(config.folder()));
@@ -203,8 +203,8 @@ impl Bridge {
     }
 
     /// Returns all metrics at one moment. `None` if the bridge does not answer.
-    pub async fn scrape(&self) -> Option<Scrape> {
-        Scrape::of(self.admin_port).await
+    pub async fn scrape(&self) -> Option<MetricsText> {
+        MetricsText::of(self.admin_port).await
     }
 
     /// Returns its resident memory, bytes.
@@ -282,12 +282,12 @@ impl Drop for Bridge {
     }
 }
 
-fn spawn(config: &Path, surroundings: Option<&Surroundings>, log: Log) -> Process {
+fn spawn(config: &Path, surroundings: Option<&CommandSetup>, log: Log) -> Process {
     let mut command = run_command(config, surroundings);
     Process::start_logging(NAME, &mut command, "KILL", log)
 }
 
-fn run_command(config: &Path, surroundings: Option<&Surroundings>) -> Command {
+fn run_command(config: &Path, surroundings: Option<&CommandSetup>) -> Command {
     let mut command = command(["run".as_ref(), "-c".as_ref(), config.as_os_str()]);
     // As systemd sets it.
     command.env("STATE_DIRECTORY", config.parent().expect("the file is in a folder"));

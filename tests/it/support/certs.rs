@@ -18,16 +18,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 
-use super::process::Scratch;
+use super::process::ScratchFolder;
 
 /// A certificate authority.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Validity {
+pub enum CertificateValidity {
     /// From yesterday, for that many days from now.
     Days(i64),
     /// Until yesterday.
@@ -36,7 +36,7 @@ pub enum Validity {
     NotYet,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// Creates an authority with a key of its own.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
@@ -58,50 +58,50 @@ impl Authority {
     }
 
     /// Issues a server certificate for `localhost` and 127.0.0.1.
-    pub fn server(&self) -> Identity {
+    pub fn server(&self) -> CertifiedKey {
         self.server_for(&["localhost", "127.0.0.1"])
     }
 
     /// Issues a server certificate for the given names.
-    pub fn server_for(&self, names: &[&str]) -> Identity {
+    pub fn server_for(&self, names: &[&str]) -> CertifiedKey {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, "broker");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue_p256(params, Validity::Days(30))
+        self.issue_p256(params, CertificateValidity::Days(30))
     }
 
     /// Issues a client certificate of a tenant, valid for a year as the vendor's are.
-    pub fn client(&self, tenant: &str) -> Identity {
-        self.client_valid(tenant, Validity::Days(365))
+    pub fn client(&self, tenant: &str) -> CertifiedKey {
+        self.client_valid(tenant, CertificateValidity::Days(365))
     }
 
     /// Issues a client certificate of a tenant with another validity.
-    pub fn client_valid(&self, tenant: &str, validity: Validity) -> Identity {
+    pub fn client_valid(&self, tenant: &str, validity: CertificateValidity) -> CertifiedKey {
         self.issue_p256(client_params(tenant), validity)
     }
 
     /// Issues a client certificate of a tenant with a key on P-384.
-    pub fn client_p384(&self, tenant: &str) -> Identity {
+    pub fn client_p384(&self, tenant: &str) -> CertifiedKey {
         let params = client_params(tenant);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
         let secret = p384::SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
         let point = secret.public_key().to_encoded_point(false);
         let sec1 = sec1_pem(&secret.to_bytes(), NistP384::OID, point.as_bytes());
-        self.issue(params, Validity::Days(365), &key, sec1)
+        self.issue(params, CertificateValidity::Days(365), &key, sec1)
     }
 
     /// Issues a client certificate of a tenant of X.509 version 1, as `openssl x509 -req` makes
     /// them without extensions.
-    pub fn client_v1(&self, tenant: &str) -> Identity {
+    pub fn client_v1(&self, tenant: &str) -> CertifiedKey {
         let identity = self.client(tenant);
         let der = CertificateDer::from_pem_slice(identity.cert.as_bytes()).unwrap();
         let signer = SecretKey::from_pkcs8_der(self.issuer.key().serialized_der()).unwrap();
         let v1 = without_version_and_extensions(&der, &SigningKey::from(&signer));
-        Identity { cert: pem("CERTIFICATE", &v1), ..identity }
+        CertifiedKey { cert: pem("CERTIFICATE", &v1), ..identity }
     }
 
-    fn issue_p256(&self, params: CertificateParams, validity: Validity) -> Identity {
+    fn issue_p256(&self, params: CertificateParams, validity: CertificateValidity) -> CertifiedKey {
         let key = KeyPair::generate().unwrap();
         let secret = SecretKey::from_pkcs8_der(key.serialized_der()).unwrap();
         let point = secret.public_key().to_encoded_point(false);
@@ -112,19 +112,21 @@ impl Authority {
     fn issue(
         &self,
         mut params: CertificateParams,
-        validity: Validity,
+        validity: CertificateValidity,
         key: &KeyPair,
         key_sec1: String,
-    ) -> Identity {
+    ) -> CertifiedKey {
         let now = OffsetDateTime::now_utc();
         let day = Duration::DAY;
         (params.not_before, params.not_after) = match validity {
-            Validity::Days(days) => (now - day, now + day * i32::try_from(days).unwrap()),
-            Validity::Expired => (now - day * 366, now - day),
-            Validity::NotYet => (now + day, now + day * 366),
+            CertificateValidity::Days(days) => {
+                (now - day, now + day * i32::try_from(days).unwrap())
+            }
+            CertificateValidity::Expired => (now - day * 366, now - day),
+            CertificateValidity::NotYet => (now + day, now + day * 366),
         };
         let cert = params.signed_by(key, &self.issuer).unwrap();
-        Identity { cert: cert.pem(), key_sec1, key_pkcs8: key.serialize_pem() }
+        CertifiedKey { cert: cert.pem(), key_sec1, key_pkcs8: key.serialize_pem() }
     }
 }
 
@@ -143,7 +145,7 @@ const EMAIL_ADDRESS: [u64; 7] = [1, 2, 840, 113_549, 1, 9, 1];
 
 /// A certificate with its key in both forms, PEM.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct CertifiedKey {
     pub cert: String,
     /// The key as `BEGIN EC PRIVATE KEY`, which the vendor's documented command writes.
     pub key_sec1: String,
@@ -151,9 +153,9 @@ pub struct Identity {
     pub key_pkcs8: String,
 }
 
-impl Identity {
+impl CertifiedKey {
     /// Writes certificate and SEC1 key. Returns their paths in this order.
-    pub fn write(&self, folder: &Scratch, name: &str) -> (PathBuf, PathBuf) {
+    pub fn write(&self, folder: &ScratchFolder, name: &str) -> (PathBuf, PathBuf) {
         let cert = folder.write(&format!("{name}.crt"), &self.cert);
         (cert, folder.write(&format!("{name}.key"), &self.key_sec1))
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tokio::sync::OnceCell;
 
-use super::process::{Scratch, run_command};
+use super::process::{ScratchFolder, run_command};
 
 /// Source of the library. It reads the offset in seconds from the file that [`OFFSET`] names, at
 /// each call.
@@ -45,19 +45,19 @@ const OFFSET: &str = "CLOCK_OFFSET_FILE";
 pub struct Clock {
     library: PathBuf,
     offset: File,
-    folder: Scratch,
+    folder: ScratchFolder,
 }
 
 impl Clock {
     /// Creates a clock that agrees with the host's. Builds the library with the C compiler that
     /// Rust links with.
     pub async fn new() -> Self {
-        static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
+        static LIBRARY: OnceCell<ScratchFolder> = OnceCell::const_new();
         let built = LIBRARY.get_or_init(|| async {
             tokio::task::spawn_blocking(build).await.expect("could not build the clock's library")
         });
         let library = built.await.join("clock.so");
-        let folder = Scratch::new("clock");
+        let folder = ScratchFolder::new("clock");
         folder.write("offset", 0i64.to_ne_bytes());
         let offset = File::options().write(true).open(folder.join("offset")).unwrap();
         Self { library, offset, folder }
@@ -74,8 +74,8 @@ impl Clock {
     }
 }
 
-fn build() -> Scratch {
-    let folder = Scratch::new("clock-library");
+fn build() -> ScratchFolder {
+    let folder = ScratchFolder::new("clock-library");
     let (source, library) = (folder.write("clock.c", SOURCE), folder.join("clock.so"));
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O2", "-o"]).args([library, source]);

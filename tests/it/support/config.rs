@@ -7,13 +7,13 @@ use toml::{Table, Value};
 
 use super::database::Database;
 use super::mosquitto::{Mosquitto, PASSWORD, TENANT, USERNAME};
-use super::process::{Scratch, free_port};
+use super::process::{ScratchFolder, free_port};
 
 /// A configuration file and the files that it names.
 #[derive(Clone)]
 pub struct Config {
     table: Table,
-    folder: Arc<Scratch>,
+    folder: Arc<ScratchFolder>,
     admin_port: u16,
 }
 
@@ -21,7 +21,7 @@ impl Config {
     /// A customer's configuration: mutual TLS, password, JSON and protobuf. Only reconnecting takes
     /// milliseconds, because tests wait for it.
     pub fn new(broker: &Mosquitto, database: &Database) -> Self {
-        let folder = Arc::new(Scratch::new("bridge"));
+        let folder = Arc::new(ScratchFolder::new("bridge"));
         let (cert, key) = broker.client().write(&folder, "client");
         let admin_port = free_port();
         let config = Self { table: Table::new(), folder, admin_port };
@@ -77,7 +77,7 @@ impl Config {
     }
 
     /// Returns the folder of the files.
-    pub fn folder(&self) -> &Arc<Scratch> {
+    pub fn folder(&self) -> &Arc<ScratchFolder> {
         &self.folder
     }
 
@@ -94,8 +94,8 @@ impl Config {
 
 /// Writes the smallest configuration for a command that only uses the database, in a folder of its
 /// own. Nothing connects to the broker that it names.
-pub fn database_only(url: &str) -> Scratch {
-    let folder = Scratch::new("database-only");
+pub fn database_only(url: &str) -> ScratchFolder {
+    let folder = ScratchFolder::new("database-only");
     let url = Value::from(url);
     folder.write(
         "config.toml",

@@ -15,14 +15,14 @@ const MAX_HEAD: u64 = 8 * 1024;
 /// The proxy. Dropping it ends its connections.
 pub struct ConnectProxy {
     port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectProxyState>,
     task: AbortHandle,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ConnectProxyState {
     requests: Mutex<Vec<String>>,
-    /// The required `Proxy-Authorization`. `None` admits everyone.
+    /// The required `TcpProxy-Authorization`. `None` admits everyone.
     authorization: Mutex<Option<String>>,
 }
 
@@ -41,8 +41,10 @@ impl ConnectProxy {
         let listen = background().spawn(TcpListener::bind(loopback(0)));
         let listener = listen.await.unwrap().expect("could not listen");
         let port = listener.local_addr().unwrap().port();
-        let shared =
-            Arc::new(Shared { authorization: Mutex::new(authorization), ..Shared::default() });
+        let shared = Arc::new(ConnectProxyState {
+            authorization: Mutex::new(authorization),
+            ..ConnectProxyState::default()
+        });
         let server = serve(listener, Arc::clone(&shared));
         Self { port, shared, task: background().spawn(server).abort_handle() }
     }
@@ -70,7 +72,7 @@ impl Drop for ConnectProxy {
 }
 
 /// Accepts connections until aborted.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<ConnectProxyState>) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await?;
@@ -78,7 +80,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     }
 }
 
-async fn tunnel(client: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
+async fn tunnel(client: TcpStream, shared: Arc<ConnectProxyState>) -> io::Result<()> {
     let mut client = BufReader::new(client);
     let head = read_head(&mut client).await?;
     let request = head.first().map(String::as_str).unwrap_or_default();
@@ -119,7 +121,7 @@ async fn read_head(client: &mut BufReader<TcpStream>) -> io::Result<Vec<String>>
 }
 
 async fn answer(client: &mut BufReader<TcpStream>, status: &str) -> io::Result<()> {
-    let challenge = "Proxy-Authenticate: Basic realm=\"test\"\r\n";
+    let challenge = "TcpProxy-Authenticate: Basic realm=\"test\"\r\n";
     let challenge = if status.starts_with("407") { challenge } else { "" };
     client.get_mut().write_all(format!("HTTP/1.1 {status}\r\n{challenge}\r\n").as_bytes()).await
 }

@@ -3,17 +3,17 @@
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Decode, Postgres, Row, Type};
 
-use super::postgres::{Address, PASSWORD, ROLE};
+use super::postgres::{PASSWORD, ROLE, ServerAddress};
 
 /// A database that belongs to [`ROLE`]. It is dropped with its cluster.
 #[derive(Debug, Clone)]
 pub struct Database {
-    address: Address,
+    address: ServerAddress,
     name: String,
 }
 
 impl Database {
-    pub(super) fn new(address: Address, name: String) -> Self {
+    pub(super) fn new(address: ServerAddress, name: String) -> Self {
         Self { address, name }
     }
 

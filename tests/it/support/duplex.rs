@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::peer::{Delivery, FromBridge, PINGRESP, read_from_bridge};
 use super::process::background;
+use super::scripted_broker::{BridgePacket, PINGRESP, ScriptedPublish, read_from_bridge};
 use super::wait::SOON;
 
 /// Capacity of the queues: more than any test queues, and as many answers.
@@ -22,36 +22,37 @@ const ROOM: usize = 200_000;
 const STILL: Duration = Duration::from_secs(1);
 
 /// A connection with independent reading and writing. Dropping it ends it.
-pub struct Duplex {
+pub struct DuplexConnection {
     outgoing: mpsc::Sender<Vec<u8>>,
-    incoming: mpsc::Receiver<FromBridge>,
-    counts: Arc<Counts>,
+    incoming: mpsc::Receiver<BridgePacket>,
+    counts: Arc<DuplexCounts>,
     queued: usize,
     reset: CancellationToken,
     end: CancellationToken,
 }
 
 #[derive(Default)]
-struct Counts {
+struct DuplexCounts {
     /// Packets that the socket accepted, without PINGRESPs.
     written: AtomicUsize,
     pings: AtomicUsize,
 }
 
-impl Duplex {
+impl DuplexConnection {
     /// Takes over a stream that has carried only whole packets so far.
     pub fn over(stream: TcpStream) -> Self {
         let (outgoing, to_write) = mpsc::channel(ROOM);
         let (read, incoming) = mpsc::channel(ROOM);
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<DuplexCounts>::default();
         let (reset, end) = (CancellationToken::new(), CancellationToken::new());
-        let link = Link { outgoing: outgoing.downgrade(), to_write, read, counts: counts.clone() };
+        let link =
+            DuplexTask { outgoing: outgoing.downgrade(), to_write, read, counts: counts.clone() };
         background().spawn(link.run(stream, reset.clone(), end.clone()));
         Self { outgoing, incoming, counts, queued: 0, reset, end }
     }
 
     /// Queues a message.
-    pub fn publish(&mut self, delivery: Delivery<'_>) {
+    pub fn publish(&mut self, delivery: ScriptedPublish<'_>) {
         self.queued += 1;
         self.outgoing
             .try_send(delivery.packet())
@@ -60,7 +61,7 @@ impl Duplex {
 
     /// Returns the next packet other than PINGREQ. Panics at the end of the connection, and if
     /// nothing arrives.
-    pub async fn next(&mut self) -> FromBridge {
+    pub async fn next(&mut self) -> BridgePacket {
         let next = tokio::time::timeout(SOON, self.incoming.recv()).await;
         next.expect("the bridge sent nothing").expect("the bridge closed the connection")
     }
@@ -96,22 +97,22 @@ impl Duplex {
     }
 }
 
-impl Drop for Duplex {
+impl Drop for DuplexConnection {
     fn drop(&mut self) {
         self.end.cancel();
     }
 }
 
 /// State of the task that writes.
-struct Link {
+struct DuplexTask {
     /// Sender for PINGRESPs. It is weak, or the queue would never end.
     outgoing: mpsc::WeakSender<Vec<u8>>,
     to_write: mpsc::Receiver<Vec<u8>>,
-    read: mpsc::Sender<FromBridge>,
-    counts: Arc<Counts>,
+    read: mpsc::Sender<BridgePacket>,
+    counts: Arc<DuplexCounts>,
 }
 
-impl Link {
+impl DuplexTask {
     async fn run(self, mut stream: TcpStream, reset: CancellationToken, end: CancellationToken) {
         let Self { outgoing, to_write, read, counts } = self;
         let (from, to) = stream.split();
@@ -131,11 +132,11 @@ impl Link {
 async fn read_all(
     mut from: impl AsyncRead + Unpin,
     outgoing: &mpsc::WeakSender<Vec<u8>>,
-    read: &mpsc::Sender<FromBridge>,
-    counts: &Counts,
+    read: &mpsc::Sender<BridgePacket>,
+    counts: &DuplexCounts,
 ) {
     while let Ok(packet) = read_from_bridge(&mut from).await {
-        if packet != FromBridge::Pingreq {
+        if packet != BridgePacket::Pingreq {
             let _ = read.try_send(packet);
             continue;
         }
@@ -151,7 +152,7 @@ async fn read_all(
 async fn write_all(
     mut to: impl AsyncWrite + Unpin,
     mut to_write: mpsc::Receiver<Vec<u8>>,
-    counts: &Counts,
+    counts: &DuplexCounts,
 ) {
     while let Some(packet) = to_write.recv().await {
         if to.write_all(&packet).await.is_err() {

@@ -6,7 +6,7 @@ use super::bridge::Bridge;
 use super::database::Database;
 use super::event::ItemEvent;
 use super::mosquitto::{Mosquitto, TENANT};
-use super::publisher::Publisher;
+use super::publisher::TestPublisher;
 use super::wait::{SOON, until, until_eq};
 
 /// The table of item events.
@@ -16,7 +16,7 @@ pub const ITEMS: &str = "centiloc.item_event";
 /// line with all of `said`. Asserts that it is still running and not ready, with the reason.
 pub async fn until_failing(bridge: &mut Bridge, reason: &str, said: &[&str]) {
     let reason_field = format!("reason=\"{reason}\"");
-    let mut parts = vec!["no connection to the broker", reason_field.as_str()];
+    let mut parts = vec!["broker connection failed", reason_field.as_str()];
     parts.extend_from_slice(said);
     bridge.until_logged(&parts).await;
     until_reconnects(bridge, reason, 1).await;
@@ -69,7 +69,7 @@ pub async fn until_stored_within(deadline: Duration, database: &Database, events
 pub async fn pass_through(broker: &Mosquitto, database: &Database, events: usize) {
     let before = usize::try_from(database.count(ITEMS).await.max(0)).unwrap();
     let events = ItemEvent::series(TENANT, events);
-    Publisher::connect(broker).await.publish_json(&events).await;
+    TestPublisher::connect(broker).await.publish_json(&events).await;
     until_stored(database, before + events.len()).await;
 }
 

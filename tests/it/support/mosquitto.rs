@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::certs::{Authority, Identity};
-use super::process::{Log, Process, Scratch, free_port, loopback, run};
-use super::publisher::Publisher;
+use super::certs::{CertificateAuthority, CertifiedKey};
+use super::process::{Log, Process, ScratchFolder, free_port, loopback, run};
+use super::publisher::TestPublisher;
 use super::wait::{SOON, until};
 
 /// Tenant that the broker's files are made for.
@@ -28,7 +28,7 @@ const OPENSSL: &str = "openssl.cnf";
 
 /// Settings of a broker to start.
 #[derive(Debug, Clone)]
-pub struct Builder {
+pub struct BrokerBuilder {
     max_queued: u32,
     max_inflight: u16,
     acl: Option<String>,
@@ -39,7 +39,7 @@ pub struct Builder {
     rights: Option<String>,
 }
 
-impl Builder {
+impl BrokerBuilder {
     /// Messages kept for an absent session. 0 is unlimited. Mosquitto's default is 1,000.
     pub fn max_queued_messages(mut self, messages: u32) -> Self {
         self.max_queued = messages;
@@ -95,11 +95,11 @@ impl Builder {
 
     /// Starts the broker and waits until it accepts clients.
     pub async fn start(self) -> Mosquitto {
-        let authority = Authority::new("Test Root CA");
+        let authority = CertificateAuthority::new("Test Root CA");
         let names: Vec<&str> = self.server_names.iter().map(String::as_str).collect();
         let server = authority.server_for(&names);
         let client = authority.client(TENANT);
-        let scratch = Scratch::new("mqtt");
+        let scratch = ScratchFolder::new("mqtt");
         let (port, plain_port) = (free_port(), free_port());
         let config = self.configuration(&scratch, &authority, &server, port, plain_port);
         scratch.write("mosquitto.conf", config);
@@ -111,9 +111,9 @@ impl Builder {
 
     fn configuration(
         &self,
-        scratch: &Scratch,
-        authority: &Authority,
-        server: &Identity,
+        scratch: &ScratchFolder,
+        authority: &CertificateAuthority,
+        server: &CertifiedKey,
         port: u16,
         plain_port: u16,
     ) -> String {
@@ -166,17 +166,17 @@ impl Builder {
 /// A running broker. Dropping it kills it.
 pub struct Mosquitto {
     process: Process,
-    scratch: Scratch,
-    authority: Authority,
-    client: Identity,
+    scratch: ScratchFolder,
+    authority: CertificateAuthority,
+    client: CertifiedKey,
     port: u16,
     plain_port: u16,
 }
 
 impl Mosquitto {
     /// Returns a builder with Mosquitto's default queues.
-    pub fn builder() -> Builder {
-        Builder {
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder {
             max_queued: 1000,
             max_inflight: 20,
             acl: None,
@@ -204,12 +204,12 @@ impl Mosquitto {
     }
 
     /// Returns the authority that signed its certificate and the accepted client certificates.
-    pub fn authority(&self) -> &Authority {
+    pub fn authority(&self) -> &CertificateAuthority {
         &self.authority
     }
 
     /// Returns the tenant's certificate and key.
-    pub fn client(&self) -> &Identity {
+    pub fn client(&self) -> &CertifiedKey {
         &self.client
     }
 
@@ -226,11 +226,11 @@ impl Mosquitto {
     }
 
     /// Presents another certificate to clients, from the next start on.
-    pub fn replace_certificate(&self, server: &Identity) {
+    pub fn replace_certificate(&self, server: &CertifiedKey) {
         server.write(&self.scratch, "server");
     }
 
-    /// Replaces the roles of [`Builder::rights`], from the next start on.
+    /// Replaces the roles of [`BrokerBuilder::rights`], from the next start on.
     pub fn replace_rights(&self, json: &serde_json::Value) {
         self.scratch.write(RIGHTS, json.to_string());
     }
@@ -291,14 +291,14 @@ impl Mosquitto {
             process.borrow_mut().assert_running();
             async move {
                 tokio::net::TcpStream::connect(loopback(port)).await.map_err(|e| e.to_string())?;
-                Publisher::try_connect(plain_port, "ready-probe").await.map(drop)
+                TestPublisher::try_connect(plain_port, "ready-probe").await.map(drop)
             }
         })
         .await;
     }
 }
 
-fn spawn(scratch: &Scratch, log: Log) -> Process {
+fn spawn(scratch: &ScratchFolder, log: Log) -> Process {
     let mut command = Command::new(program("mosquitto"));
     command.arg("-c").arg(scratch.join("mosquitto.conf"));
     if scratch.join(OPENSSL).exists() {

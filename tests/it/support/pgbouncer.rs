@@ -9,8 +9,8 @@ use sqlx::PgConnection;
 use tokio::net::TcpStream;
 
 use super::database::Database;
-use super::postgres::{PASSWORD, Postgres, ROLE, User};
-use super::process::{Log, Process, Scratch, free_port, loopback};
+use super::postgres::{PASSWORD, Postgres, ROLE, ServerUser};
+use super::process::{Log, Process, ScratchFolder, free_port, loopback};
 use super::wait::{SOON, until};
 
 /// A running pooler. Dropping it stops it.
@@ -20,13 +20,13 @@ pub struct PgBouncer {
     port: u16,
     /// Lines of the configuration, so that one can be replaced.
     settings: String,
-    scratch: Scratch,
+    scratch: ScratchFolder,
 }
 
 impl PgBouncer {
     /// Starts a pooler with further lines in section `[pgbouncer]`.
     pub async fn start(postgres: &Postgres, settings: &[&str]) -> Self {
-        let scratch = Scratch::new("pgbouncer");
+        let scratch = ScratchFolder::new("pgbouncer");
         let port = free_port();
         let users = scratch.write("users.txt", format!("\"{ROLE}\" \"{PASSWORD}\"\n"));
         let address = postgres.address();
@@ -77,7 +77,7 @@ fn command(file: &Path) -> Command {
     // The package installs it where only root's PATH has it.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin")).arg(file);
-    if let Some(user) = User::to_run_postgres_as() {
+    if let Some(user) = ServerUser::to_run_postgres_as() {
         command.uid(user.uid).gid(user.gid);
     }
     command

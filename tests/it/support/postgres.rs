@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::OnceCell;
 
-use super::process::{Log, Process, Scratch, free_port, run, run_command};
+use super::process::{Log, Process, ScratchFolder, free_port, run, run_command};
 use super::wait::{SOON, until};
 
 pub use super::database::Database;
@@ -38,20 +38,20 @@ log_checkpoints = off
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
-    address: Address,
-    home: Home,
+    address: ServerAddress,
+    home: DataFolder,
 }
 
 /// The addresses that a server listens on.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub struct ServerAddress {
     /// TCP port on 127.0.0.1. It requires a password.
     pub port: u16,
     /// Folder of the unix socket. It requires no password.
     pub socket_dir: PathBuf,
 }
 
-impl Address {
+impl ServerAddress {
     /// Options for the superuser over the unix socket.
     pub fn superuser(&self, database: &str) -> PgConnectOptions {
         PgConnectOptions::new_without_pgpass()
@@ -76,8 +76,9 @@ impl Postgres {
 
     /// Starts a cluster for one test with further lines in `postgresql.conf`.
     pub async fn own_with(settings: &[&str]) -> Self {
-        let home = Home::create(&settings.join("\n")).await;
-        let address = Address { port: free_port(), socket_dir: home.scratch.path().join("socket") };
+        let home = DataFolder::create(&settings.join("\n")).await;
+        let address =
+            ServerAddress { port: free_port(), socket_dir: home.scratch.path().join("socket") };
         let process = home.start(address.port, Log::default());
         let mut postgres = Self { process, address, home };
         postgres.wait_ready().await;
@@ -107,7 +108,7 @@ impl Postgres {
 
     /// Runs SQL with psql over the unix socket, without a password, and returns its output.
     pub fn psql(&self, role: &str, database: &str, sql: &str) -> Result<String, String> {
-        let folder = Scratch::new("psql");
+        let folder = ScratchFolder::new("psql");
         let file = folder.write("script.sql", sql);
         let output = Command::new("psql")
             .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", role, "-d", database, "-h"])
@@ -126,7 +127,7 @@ impl Postgres {
     }
 
     /// Returns the addresses that it listens on.
-    pub fn address(&self) -> &Address {
+    pub fn address(&self) -> &ServerAddress {
         &self.address
     }
 
@@ -214,17 +215,17 @@ impl Drop for Postgres {
 
 /// A data folder, and the user who may use it.
 #[derive(Debug)]
-struct Home {
-    scratch: Scratch,
-    user: Option<User>,
+struct DataFolder {
+    scratch: ScratchFolder,
+    user: Option<ServerUser>,
 }
 
-impl Home {
+impl DataFolder {
     /// Copies the one cluster that `initdb` made for this process. The copy takes a tenth of the
     /// time.
     async fn create(settings: &str) -> Self {
-        static TEMPLATE: OnceCell<Home> = OnceCell::const_new();
-        let template = TEMPLATE.get_or_init(|| async { blocking(Home::initdb).await }).await;
+        static TEMPLATE: OnceCell<DataFolder> = OnceCell::const_new();
+        let template = TEMPLATE.get_or_init(|| async { blocking(DataFolder::initdb).await }).await;
         let (from, user) = (template.data(), template.user.clone());
         let home = blocking(move || {
             let home = Self::empty(user);
@@ -239,7 +240,7 @@ impl Home {
     }
 
     fn initdb() -> Self {
-        let home = Self::empty(User::to_run_postgres_as());
+        let home = Self::empty(ServerUser::to_run_postgres_as());
         let mut command = home.command("initdb");
         command.arg("--pgdata").arg(home.data()).args([
             "--username=postgres",
@@ -254,8 +255,8 @@ impl Home {
         home
     }
 
-    fn empty(user: Option<User>) -> Self {
-        let scratch = Scratch::new("pg");
+    fn empty(user: Option<ServerUser>) -> Self {
+        let scratch = ScratchFolder::new("pg");
         // The folder itself only has to be traversed.
         std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o711)).unwrap();
         let socket = scratch.join("socket");
@@ -290,12 +291,12 @@ impl Home {
 
 /// An unprivileged user. PostgreSQL refuses to run as root.
 #[derive(Debug, Clone)]
-pub(super) struct User {
+pub(super) struct ServerUser {
     pub uid: u32,
     pub gid: u32,
 }
 
-impl User {
+impl ServerUser {
     /// Returns the user to run PostgreSQL as. `None` means the user who runs the tests.
     pub fn to_run_postgres_as() -> Option<Self> {
         if run("id", ["-u"]).trim() != "0" {

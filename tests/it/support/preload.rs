@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use super::process::{Scratch, run_command};
+use super::process::{ScratchFolder, run_command};
 
 /// Builds `NAME.so` from C source in a folder of its own, with the C compiler that Rust links with.
-pub fn compile(name: &str, source: &str) -> Scratch {
-    let folder = Scratch::new(name);
+pub fn compile(name: &str, source: &str) -> ScratchFolder {
+    let folder = ScratchFolder::new(name);
     let source = folder.write(&format!("{name}.c"), source);
     let library = folder.join(format!("{name}.so"));
     let mut compiler = Command::new("cc");

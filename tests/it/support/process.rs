@@ -74,9 +74,9 @@ pub fn guard(line: &str) {
 
 /// A folder that is removed when dropped, or at the latest when the test process ends.
 #[derive(Debug)]
-pub struct Scratch(tempfile::TempDir);
+pub struct ScratchFolder(tempfile::TempDir);
 
-impl Scratch {
+impl ScratchFolder {
     /// Creates an empty folder with this name in its own.
     pub fn new(name: &str) -> Self {
         let folder = tempfile::Builder::new()

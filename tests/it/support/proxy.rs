@@ -1,9 +1,7 @@
 //! A TCP proxy that breaks connections: it cuts, stalls, delays, refuses and truncates.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::process::{background, free_port, loopback};
+pub use super::traffic::{Direction, TrafficObserver};
 
 /// Bytes read at once from one side.
 const CHUNK: usize = 16 * 1024;
@@ -22,28 +21,8 @@ const CHUNK: usize = 16 * 1024;
 /// A duration longer than any test.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Direction of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From client to server.
-    Up,
-    /// From server to client.
-    Down,
-}
-
-/// Observes the bytes before they are forwarded, and may delay them by waiting.
-pub trait Observer: Send + Sync + 'static {
-    /// Handles a chunk of bytes. `connection` counts from 0.
-    fn bytes<'a>(
-        &'a self,
-        connection: u64,
-        direction: Direction,
-        bytes: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-}
-
 #[derive(Debug, Clone, Default)]
-struct Rules {
+struct ProxyRules {
     /// Counts the changes, so that tasks can wait for one.
     version: u64,
     /// Connections of an earlier epoch are reset.
@@ -60,46 +39,46 @@ struct Rules {
 }
 
 /// A proxy. Dropping it resets all its connections.
-pub struct Proxy {
+pub struct TcpProxy {
     port: u16,
-    rules: watch::Sender<Rules>,
+    rules: watch::Sender<ProxyRules>,
     applied: watch::Receiver<u64>,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     task: AbortHandle,
 }
 
-struct Shared {
+struct ProxyState {
     target: SocketAddr,
-    observer: Option<Arc<dyn Observer>>,
+    observer: Option<Arc<dyn TrafficObserver>>,
     accepted: AtomicU64,
     forwarded: [AtomicU64; 2],
     /// Limit by direction. `None` lets everything pass.
-    limits: Mutex<[Option<Limit>; 2]>,
+    limits: Mutex<[Option<ByteLimit>; 2]>,
 }
 
 /// Number of bytes that may still pass.
 #[derive(Debug, Clone, Copy)]
-struct Limit {
+struct ByteLimit {
     bytes: u64,
-    then: Then,
+    then: LimitAction,
 }
 
 /// The end of a connection that has reached a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum LimitAction {
     Cut,
     Silence,
 }
 
-impl Proxy {
+impl TcpProxy {
     /// Starts a proxy in front of a port on loopback.
     pub async fn to(port: u16) -> Self {
         Self::observed(port, None).await
     }
 
     /// Starts a proxy with an observer of its traffic.
-    pub async fn observed(port: u16, observer: Option<Arc<dyn Observer>>) -> Self {
-        let shared = Arc::new(Shared {
+    pub async fn observed(port: u16, observer: Option<Arc<dyn TrafficObserver>>) -> Self {
+        let shared = Arc::new(ProxyState {
             target: loopback(port),
             observer,
             accepted: AtomicU64::new(0),
@@ -107,7 +86,8 @@ impl Proxy {
             limits: Mutex::default(),
         });
         let port = free_port();
-        let (rules, rules_seen) = watch::channel(Rules { version: 1, ..Rules::default() });
+        let (rules, rules_seen) =
+            watch::channel(ProxyRules { version: 1, ..ProxyRules::default() });
         let (applied_tx, applied) = watch::channel(0);
         let task = background()
             .spawn(serve(port, Arc::clone(&shared), rules_seen, applied_tx))
@@ -162,7 +142,7 @@ impl Proxy {
         self.change(|rules| rules.stalled.push(direction)).await;
     }
 
-    /// Applies [`Proxy::stall`] in both directions.
+    /// Applies [`TcpProxy::stall`] in both directions.
     pub async fn stall_both(&self) {
         self.change(|rules| rules.stalled.extend([Direction::Up, Direction::Down])).await;
     }
@@ -173,7 +153,7 @@ impl Proxy {
         self.change(|rules| rules.silent_below = below).await;
     }
 
-    /// Resets the connections left by [`Proxy::half_open`].
+    /// Resets the connections left by [`TcpProxy::half_open`].
     pub async fn reset_half_open(&self) {
         self.change(|rules| rules.reset_below = rules.silent_below).await;
     }
@@ -192,20 +172,20 @@ impl Proxy {
     /// Lets that many bytes more pass in this direction, over all connections, then cuts the
     /// connection that carried the last of them, and every later one at its first byte.
     pub fn limit(&self, direction: Direction, bytes: u64) {
-        self.set_limit(direction, Limit { bytes, then: Then::Cut });
+        self.set_limit(direction, ByteLimit { bytes, then: LimitAction::Cut });
     }
 
-    /// Does the same as [`Proxy::limit`], but a connection at the limit stays open and silent, also
+    /// Does the same as [`TcpProxy::limit`], but a connection at the limit stays open and silent, also
     /// when the other side closes.
     pub fn silence_after(&self, direction: Direction, bytes: u64) {
-        self.set_limit(direction, Limit { bytes, then: Then::Silence });
+        self.set_limit(direction, ByteLimit { bytes, then: LimitAction::Silence });
     }
 
-    fn set_limit(&self, direction: Direction, limit: Limit) {
+    fn set_limit(&self, direction: Direction, limit: ByteLimit) {
         self.shared.limits.lock().unwrap()[direction as usize] = Some(limit);
     }
 
-    async fn change(&self, change: impl FnOnce(&mut Rules)) {
+    async fn change(&self, change: impl FnOnce(&mut ProxyRules)) {
         self.rules.send_modify(|rules| {
             change(rules);
             rules.version += 1;
@@ -220,7 +200,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -229,8 +209,8 @@ impl Drop for Proxy {
 /// Accepts connections until refused. They end with the set that holds them.
 async fn serve(
     port: u16,
-    shared: Arc<Shared>,
-    mut rules: watch::Receiver<Rules>,
+    shared: Arc<ProxyState>,
+    mut rules: watch::Receiver<ProxyRules>,
     applied: watch::Sender<u64>,
 ) -> io::Result<()> {
     let mut connections = JoinSet::new();
@@ -249,7 +229,7 @@ async fn serve(
             accepted = accept(listener.as_ref()) => {
                 let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
                 let epoch = rules.borrow().epoch;
-                let link = Link {
+                let link = ProxyLink {
                     number,
                     epoch,
                     shared: Arc::clone(&shared),
@@ -279,15 +259,15 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
 }
 
 /// One connection through the proxy.
-struct Link {
+struct ProxyLink {
     number: u64,
     epoch: u64,
-    shared: Arc<Shared>,
-    rules: watch::Receiver<Rules>,
+    shared: Arc<ProxyState>,
+    rules: watch::Receiver<ProxyRules>,
     last_traffic: Mutex<Instant>,
 }
 
-impl Link {
+impl ProxyLink {
     async fn run(self, mut client: TcpStream) {
         // Zero linger makes closing a reset, also when the task is aborted. A regular end on both
         // sides reverts that.
@@ -348,8 +328,10 @@ impl Link {
                 to.write_all(now).await?;
                 match then {
                     None => {}
-                    Some(Then::Cut) => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    Some(Then::Silence) => rules.changed().await.map_err(io::Error::other)?,
+                    Some(LimitAction::Cut) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    Some(LimitAction::Silence) => {
+                        rules.changed().await.map_err(io::Error::other)?
+                    }
                 }
             }
         }
@@ -373,19 +355,19 @@ impl Link {
         }
     }
 
-    fn is_reset(&self, rules: &Rules) -> bool {
+    fn is_reset(&self, rules: &ProxyRules) -> bool {
         rules.epoch != self.epoch || self.number < rules.reset_below
     }
 
-    fn may_pass(&self, rules: &Rules, direction: Direction) -> bool {
+    fn may_pass(&self, rules: &ProxyRules, direction: Direction) -> bool {
         !rules.stalled.contains(&direction) && self.number >= rules.silent_below
     }
 
     /// Returns how many of `count` bytes may pass now, and the fate of the connection after them.
-    fn take(&self, direction: Direction, count: usize) -> (usize, Option<Then>) {
+    fn take(&self, direction: Direction, count: usize) -> (usize, Option<LimitAction>) {
         match &mut self.shared.limits.lock().unwrap()[direction as usize] {
             None => (count, None),
-            Some(Limit { bytes, then }) => {
+            Some(ByteLimit { bytes, then }) => {
                 let allowed = count.min(usize::try_from(*bytes).unwrap_or(usize::MAX));
                 *bytes -= allowed as u64;
                 (allowed, (*bytes == 0).then_some(*then))

@@ -23,7 +23,7 @@ const MAX_PACKET: usize = 64 * 1024 * 1024;
 
 /// A publisher's connection. It does not reconnect, because a test that breaks it does so
 /// explicitly.
-pub struct Publisher {
+pub struct TestPublisher {
     client: AsyncClient,
     /// Held while a message is queued. The position in this queue is the position in the publishing
     /// order, also with several tasks.
@@ -31,7 +31,7 @@ pub struct Publisher {
     task: AbortHandle,
 }
 
-impl Publisher {
+impl TestPublisher {
     /// Connects to a broker's plain listener.
     pub async fn connect(broker: &Mosquitto) -> Self {
         let client_id = format!("platform-{}", uuid::Uuid::new_v4());
@@ -106,7 +106,7 @@ impl Publisher {
         assert_eq!(self.publish_all(messages).await, events.len(), "the broker took not all");
     }
 
-    /// Does the same as [`Publisher::publish_json`] at QoS 2, few in flight, because Mosquitto
+    /// Does the same as [`TestPublisher::publish_json`] at QoS 2, few in flight, because Mosquitto
     /// drops messages beyond its window.
     pub async fn publish_json_qos2(&self, events: &[ItemEvent]) {
         for few in events.chunks(QOS2_WINDOW) {
@@ -150,7 +150,7 @@ impl Publisher {
     }
 }
 
-impl Drop for Publisher {
+impl Drop for TestPublisher {
     fn drop(&mut self) {
         self.task.abort();
     }

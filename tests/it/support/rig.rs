@@ -11,10 +11,10 @@ use super::bridge::Bridge;
 use super::config::Config;
 use super::database::Database;
 use super::event::ItemEvent;
-use super::mosquitto::{Builder, Mosquitto};
+use super::mosquitto::{BrokerBuilder, Mosquitto};
 use super::postgres::Postgres;
-use super::publisher::Publisher;
-use super::tap::{Publish, Tap};
+use super::publisher::TestPublisher;
+use super::tap::{MqttTap, Publish};
 use super::wait::{SOON, until, until_eq};
 
 /// A broker and a database, with a tap in front of the broker's plain listener.
@@ -23,7 +23,7 @@ pub struct Rig {
     /// The bridge's database.
     pub database: Database,
     /// The tap checks every acknowledgement: see [`Rig::assert_promises_kept`].
-    pub tap: Tap,
+    pub tap: MqttTap,
 }
 
 impl Rig {
@@ -38,14 +38,14 @@ impl Rig {
     }
 
     /// Creates an environment with a broker of other settings.
-    pub async fn with(builder: Builder, postgres: &Postgres) -> Self {
+    pub async fn with(builder: BrokerBuilder, postgres: &Postgres) -> Self {
         let (broker, database) = tokio::join!(builder.start(), postgres.database());
         Self::around(broker, database).await
     }
 
     /// Creates an environment around an existing broker and database.
     pub async fn around(broker: Mosquitto, database: Database) -> Self {
-        let tap = Tap::to(broker.plain_port()).await;
+        let tap = MqttTap::to(broker.plain_port()).await;
         Self { broker, database, tap }
     }
 
@@ -55,8 +55,8 @@ impl Rig {
     }
 
     /// Connects a publisher as the platform.
-    pub async fn platform(&self) -> Publisher {
-        Publisher::connect(&self.broker).await
+    pub async fn platform(&self) -> TestPublisher {
+        TestPublisher::connect(&self.broker).await
     }
 
     /// Waits until a relation of schema `centiloc` has that many rows.
@@ -87,7 +87,7 @@ impl Rig {
     /// Asserts that there is nothing else: no other row, no dead letter, no broken promise.
     pub async fn until_kept(&self, events: &[ItemEvent]) {
         self.until_rows("item_event", events.len()).await;
-        until_eq("what is un-acknowledged", SOON, 0, || async { self.tap.unacked() }).await;
+        until_eq("the un-acknowledged messages", SOON, 0, || async { self.tap.unacked() }).await;
         let stored = "select uid from centiloc.item_event order by uid collate \"C\"";
         let mut expected: Vec<&str> = events.iter().map(|event| event.uid.as_str()).collect();
         expected.sort_unstable();
@@ -110,16 +110,16 @@ impl Rig {
     }
 }
 
-/// A database session that looks up delivered messages, as a check for [`Tap::checking`]. The
+/// A database session that looks up delivered messages, as a check for [`MqttTap::checking`]. The
 /// bridge must run with `decode.keep_payload = "always"`.
 #[derive(Clone)]
-pub struct Onlooker {
+pub struct RowLookup {
     database: Database,
     /// Opened at the first lookup, on the runtime of the tap.
     session: Arc<Mutex<Option<PgConnection>>>,
 }
 
-impl Onlooker {
+impl RowLookup {
     /// Creates a check without a session yet.
     pub fn of(database: &Database) -> Self {
         Self { database: database.clone(), session: Arc::default() }

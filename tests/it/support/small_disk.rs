@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::database::Database;
 use super::postgres::{Postgres, ROLE};
-use super::process::{Scratch, guard, run};
+use super::process::{ScratchFolder, guard, run};
 
 /// Bytes written at once while filling.
 const BLOCK: usize = 8 * 1024;
 
 /// A mounted file system with a tablespace. It must be dropped after its server.
 pub struct SmallDisk {
-    scratch: Scratch,
+    scratch: ScratchFolder,
 }
 
 impl SmallDisk {
@@ -29,7 +29,7 @@ impl SmallDisk {
         if run("id", ["-u"]).trim() != "0" {
             return Err("only root may mount a small disk".to_owned());
         }
-        let scratch = Scratch::new("disk");
+        let scratch = ScratchFolder::new("disk");
         let path = scratch.path().to_str().unwrap();
         let size = format!("size={mib}m");
         let mount = std::process::Command::new("mount")

@@ -7,9 +7,7 @@ use bytes::Bytes;
 use centiloc_bridge::ack::{AckToken, ConnectionId};
 use centiloc_bridge::config::{self, PartitionSpan};
 use centiloc_bridge::connection_event::ConnectionName;
-use centiloc_bridge::event::{
-    BoardEvent, Event, ItemEvent, Reject, RejectReason, board_event_id, item_event_id,
-};
+use centiloc_bridge::event::{BoardEvent, Event, ItemEvent, Reject, RejectReason};
 use centiloc_bridge::message::Message;
 use centiloc_bridge::store::{CommitOutcome, DecodedMessage, Store};
 use serde_json::Value;
@@ -21,12 +19,12 @@ use super::config::database_only;
 use super::postgres::{Database, Postgres};
 
 /// A migrated database of the shared server, and a store on it.
-pub struct Bench {
+pub struct StoreFixture {
     pub db: Database,
     pub store: Store,
 }
 
-impl Bench {
+impl StoreFixture {
     pub async fn new() -> Self {
         Self::with_span(PartitionSpan::Month).await
     }
@@ -106,50 +104,26 @@ pub fn leaves(uid: &str, board_sn: &str, seconds: i64) -> ItemEvent {
 
 pub fn item(uid: &str, board_sn: &str, momentum: OffsetDateTime, is_in: bool) -> ItemEvent {
     ItemEvent {
-        event_id: item_event_id("T", uid, momentum.unix_timestamp_nanos(), board_sn, is_in),
-        momentum,
         received_at: momentum + time::Duration::seconds(1),
-        tenant: "T".into(),
-        uid: uid.into(),
-        is_in,
-        board_sn: (!board_sn.is_empty()).then(|| board_sn.into()),
         x_mm: Some(12),
         y_mm: Some(-34),
-        shelf_x_mm: None,
-        shelf_y_mm: None,
-        floor_x_mm: None,
-        floor_y_mm: None,
         floor: Some(2),
         nb_hits: Some(7),
         hold_time_us: Some(1_500_000),
         fill_ratio: Some(0.25),
         product_reference: Some("scalpel".into()),
-        shelf_sn: None,
-        furniture_sn: None,
-        loc_reference: None,
-        loc_labels: None,
         item_labels: Some(vec!["a,b".into(), "NULL".into(), "q\"\\{}".into(), " é".into()]),
         is_interpolated: Some(false),
-        extra: None,
         payload: Some(Bytes::from_static(b"\0\xff raw")),
+        ..ItemEvent::bare("T", uid, momentum, board_sn, is_in)
     }
 }
 
 pub fn board(board_sn: &str, seconds: i64, status: &str) -> BoardEvent {
-    let momentum = at(seconds);
     BoardEvent {
-        event_id: board_event_id("T", board_sn, momentum.unix_timestamp_nanos(), status),
-        momentum,
-        received_at: momentum,
-        tenant: "T".into(),
-        board_sn: board_sn.into(),
-        status: Some(status.into()),
         fw_version: Some("1.2".into()),
         last_connection_at: Some(at(0)),
-        last_disconnection_at: None,
-        last_error_at: None,
-        extra: None,
-        payload: None,
+        ..BoardEvent::bare("T", board_sn, at(seconds), status)
     }
 }
 

@@ -25,14 +25,14 @@ pub async fn forget_session(port: u16, client_id: &str) -> Result<(), String> {
 }
 
 /// A subscriber's connection.
-pub struct Subscriber {
+pub struct TestSubscriber {
     client: AsyncClient,
     events: EventLoop,
     inbox: VecDeque<Publish>,
     session_present: bool,
 }
 
-impl Subscriber {
+impl TestSubscriber {
     /// Connects to a plain listener with CleanSession=false. Nothing is acknowledged automatically.
     pub async fn connect(port: u16, client_id: &str) -> Result<Self, String> {
         let mut options = MqttOptions::new(client_id, "127.0.0.1", port);
@@ -63,7 +63,7 @@ impl Subscriber {
         self.subscribe_at(filter, QoS::AtLeastOnce).await
     }
 
-    /// Does the same as [`Subscriber::subscribe`] at QoS 2.
+    /// Does the same as [`TestSubscriber::subscribe`] at QoS 2.
     pub async fn subscribe_qos2(&mut self, filter: &str) -> Result<(), String> {
         self.subscribe_at(filter, QoS::ExactlyOnce).await
     }

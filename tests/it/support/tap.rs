@@ -1,4 +1,4 @@
-//! Records MQTT packets through a [`Proxy`] in front of a plain listener: the PUBLISHes of the
+//! Records MQTT packets through a [`TcpProxy`] in front of a plain listener: the PUBLISHes of the
 //! broker and the PUBACKs returned, their order, and a check made at each PUBACK.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::proxy::{Direction, Observer, Proxy};
+use super::proxy::{Direction, TcpProxy, TrafficObserver};
 
 /// MQTT control packet types, upper four bits of the first byte.
 const PUBLISH: u8 = 3;
@@ -40,7 +40,7 @@ pub struct Publish {
 
 /// Counts of recorded packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
+pub struct PacketCounts {
     /// Messages delivered by the broker, redeliveries included.
     pub deliveries: usize,
     /// Deliveries with the DUP flag.
@@ -49,7 +49,7 @@ pub struct Tally {
     pub pubacks: usize,
 }
 
-impl Tally {
+impl PacketCounts {
     fn add(mut self, packet: &Packet) -> Self {
         match packet {
             Packet::Publish(publish) => {
@@ -63,49 +63,49 @@ impl Tally {
     }
 }
 
-type Verdict = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
-type Check = dyn Fn(Publish) -> Verdict + Send + Sync;
+type CheckFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+type AckCheck = dyn Fn(Publish) -> CheckFuture + Send + Sync;
 
 /// A recording proxy.
-pub struct Tap {
+pub struct MqttTap {
     /// The proxy to connect through and to break.
-    pub proxy: Proxy,
-    record: Arc<Record>,
+    pub proxy: TcpProxy,
+    record: Arc<TapRecord>,
 }
 
 #[derive(Default)]
-struct Record {
-    state: Mutex<State>,
+struct TapRecord {
+    state: Mutex<TapState>,
     /// Called before each PUBACK is forwarded.
-    check: Option<Box<Check>>,
+    check: Option<Box<AckCheck>>,
 }
 
 #[derive(Default)]
-struct State {
+struct TapState {
     packets: Vec<(Instant, Packet)>,
     violations: Vec<String>,
     /// Bytes of incomplete packets, by connection: Up, then Down.
     partial: [HashMap<u64, Vec<u8>>; 2],
     /// Delivered and unacknowledged messages, by connection.
-    unacked: HashMap<u64, Unacked>,
+    unacked: HashMap<u64, UnackedPublishes>,
 }
 
 /// Unacknowledged messages of one connection.
 #[derive(Default)]
-struct Unacked {
+struct UnackedPublishes {
     /// Messages in the order of delivery.
     deliveries: VecDeque<Publish>,
     /// Their packet ids, as a set, because there may be tens of thousands.
     ids: HashSet<u16>,
 }
 
-impl Tap {
+impl MqttTap {
     /// Starts a tap in front of a broker's plain listener.
     pub async fn to(port: u16) -> Self {
-        Self::with(port, Record::default()).await
+        Self::with(port, TapRecord::default()).await
     }
 
-    /// Does the same as [`Tap::to`]. Before each PUBACK is forwarded, `check` decides if the
+    /// Does the same as [`MqttTap::to`]. Before each PUBACK is forwarded, `check` decides if the
     /// message may be acknowledged, for example because its row is visible. An `Err` is recorded
     /// as a violation.
     pub async fn checking<F>(
@@ -115,14 +115,15 @@ impl Tap {
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let check: Box<Check> = Box::new(move |publish| -> Verdict { Box::pin(check(publish)) });
-        Self::with(port, Record { check: Some(check), ..Record::default() }).await
+        let check: Box<AckCheck> =
+            Box::new(move |publish| -> CheckFuture { Box::pin(check(publish)) });
+        Self::with(port, TapRecord { check: Some(check), ..TapRecord::default() }).await
     }
 
-    async fn with(port: u16, record: Record) -> Self {
+    async fn with(port: u16, record: TapRecord) -> Self {
         let record = Arc::new(record);
-        let observer: Arc<dyn Observer> = record.clone();
-        Self { proxy: Proxy::observed(port, Some(observer)).await, record }
+        let observer: Arc<dyn TrafficObserver> = record.clone();
+        Self { proxy: TcpProxy::observed(port, Some(observer)).await, record }
     }
 
     /// Returns all recorded packets in order.
@@ -130,7 +131,7 @@ impl Tap {
         self.timed_packets().into_iter().map(|(_, packet)| packet).collect()
     }
 
-    /// Returns the same as [`Tap::packets`], each with its time.
+    /// Returns the same as [`MqttTap::packets`], each with its time.
     pub fn timed_packets(&self) -> Vec<(Instant, Packet)> {
         self.record.state.lock().unwrap().packets.clone()
     }
@@ -142,9 +143,13 @@ impl Tap {
     }
 
     /// Returns the counts so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> PacketCounts {
         let state = self.record.state.lock().unwrap();
-        state.packets.iter().map(|(_, packet)| packet).fold(Tally::default(), Tally::add)
+        state
+            .packets
+            .iter()
+            .map(|(_, packet)| packet)
+            .fold(PacketCounts::default(), PacketCounts::add)
     }
 
     /// Counts the PUBACKs so far.
@@ -169,14 +174,14 @@ impl Tap {
         self.record.state.lock().unwrap().violations.clone()
     }
 
-    /// Panics if there is any of [`Tap::violations`].
+    /// Panics if there is any of [`MqttTap::violations`].
     pub fn assert_no_violation(&self) {
         let violations = self.violations();
         assert!(violations.is_empty(), "acknowledgements broke the rules: {violations:#?}");
     }
 }
 
-impl Record {
+impl TapRecord {
     async fn packet(&self, connection: u64, direction: Direction, first: u8, body: &[u8]) {
         match (direction, first >> 4) {
             (Direction::Down, PUBLISH) => {
@@ -205,7 +210,7 @@ impl Record {
     }
 }
 
-impl State {
+impl TapState {
     fn note(&mut self, packet: Packet) {
         self.packets.push((Instant::now(), packet));
     }
@@ -237,7 +242,7 @@ impl State {
     }
 }
 
-impl Observer for Record {
+impl TrafficObserver for TapRecord {
     fn bytes<'a>(
         &'a self,
         connection: u64,

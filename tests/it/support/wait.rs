@@ -33,7 +33,7 @@ where
         }
         assert!(
             started.elapsed() < deadline,
-            "waited {deadline:?} in vain for {what}; last seen: {last}"
+            "waited {deadline:?} for {what} without success. Last state: {last}"
         );
         tokio::time::sleep(POLL).await;
     }

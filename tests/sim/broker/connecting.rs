@@ -8,20 +8,20 @@ use centiloc_bridge::session::transport::{
 use rumqttc::{ConnectReturnCode, ConnectionError};
 use tokio::time::Instant;
 
-use super::{Broker, Door};
-use crate::link::{ClientEnd, Link};
-use crate::world::World;
+use super::{ConnectResponse, ModelBroker};
+use crate::link::{ClientEnd, ModelLink};
+use crate::world::SimulatedWorld;
 
-impl Broker {
+impl ModelBroker {
     /// Answers CONNECT. Creates the session if there is none.
-    fn accept(&self) -> (Arc<Link>, bool) {
+    fn accept(&self) -> (Arc<ModelLink>, bool) {
         let mut state = self.lock();
         if let Some(old) = state.link.take() {
             self.world.note(format_args!("connection {} is taken over", old.number));
             old.close(self.world.chance(500));
         }
         state.links += 1;
-        let link = Link::new(state.links, &self.world);
+        let link = ModelLink::new(state.links, &self.world);
         state.link = Some(Arc::clone(&link));
         (state.sent_on_link, state.last_answered) = (0, 0);
         state.last_progress = Instant::now();
@@ -60,18 +60,18 @@ impl Broker {
 
 /// A connector that opens connections to the model.
 pub struct ModelConnector {
-    pub world: Arc<World>,
-    pub broker: Arc<Broker>,
+    pub world: Arc<SimulatedWorld>,
+    pub broker: Arc<ModelBroker>,
 }
 
 /// Informs the model if CONNACK arrived, also when the attempt is abandoned.
-struct Answer<'a> {
-    broker: &'a Broker,
+struct ConnectAnswer<'a> {
+    broker: &'a ModelBroker,
     present: bool,
     reached: bool,
 }
 
-impl Drop for Answer<'_> {
+impl Drop for ConnectAnswer<'_> {
     fn drop(&mut self) {
         self.broker.announced(self.present, self.reached);
     }
@@ -84,14 +84,16 @@ impl BrokerConnector for ModelConnector {
             let refused = ConnectionError::ConnectionRefused;
             let door = self.broker.lock().door;
             match door {
-                Door::Open | Door::NoSubscription => {}
-                Door::Refused => {
+                ConnectResponse::Open | ConnectResponse::NoSubscription => {}
+                ConnectResponse::Refused => {
                     return Err(
                         ConnectionError::Io(std::io::ErrorKind::ConnectionRefused.into()).into()
                     );
                 }
-                Door::NotAuthorized => return Err(refused(ConnectReturnCode::NotAuthorized).into()),
-                Door::Silent => {
+                ConnectResponse::NotAuthorized => {
+                    return Err(refused(ConnectReturnCode::NotAuthorized).into());
+                }
+                ConnectResponse::Silent => {
                     tokio::time::sleep(request.mqtt.connect_timeout).await;
                     return Err(ConnectionError::NetworkTimeout.into());
                 }
@@ -99,7 +101,7 @@ impl BrokerConnector for ModelConnector {
             let (link, session_present) = self.broker.accept();
             let transport = Box::new(ClientEnd(link));
             let mut answer =
-                Answer { broker: &self.broker, present: session_present, reached: false };
+                ConnectAnswer { broker: &self.broker, present: session_present, reached: false };
             self.world.sleep(0..=5).await;
             answer.reached = true;
             Ok(AcceptedConnection { transport, session_present })

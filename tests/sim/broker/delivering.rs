@@ -3,10 +3,10 @@
 use centiloc_bridge::session::transport::{IncomingPacket, PublishPacket};
 use tokio::time::Instant;
 
-use super::{Behavior, Broker, Ids, InFlight, Session, Stored};
+use super::{AcceptedMessage, BrokerBehavior, IdPolicy, ModelBroker, ModelSession, SentMessage};
 use crate::message::TOPIC;
 
-impl Broker {
+impl ModelBroker {
     /// Sends up to that many packets to the bridge.
     pub fn deliver(&self, most: u64) {
         for _ in 0..most {
@@ -89,29 +89,33 @@ impl Broker {
     }
 }
 
-impl Session {
-    pub(super) fn is_full(&self, behavior: &Behavior) -> bool {
+impl ModelSession {
+    pub(super) fn is_full(&self, behavior: &BrokerBehavior) -> bool {
         behavior.window.is_some_and(|most| self.in_flight.len() >= most)
     }
 
     /// Takes the next message out of the queue and gives it a packet id. Returns its position in
     /// flight.
-    pub(super) fn start_next(&mut self, behavior: &Behavior, sent_before: bool) -> Option<usize> {
+    pub(super) fn start_next(
+        &mut self,
+        behavior: &BrokerBehavior,
+        sent_before: bool,
+    ) -> Option<usize> {
         let message = *self.queue.front()?;
         let id = free_id(self, behavior)?;
         self.queue.pop_front();
-        self.in_flight.push(InFlight { id, message, received: false, sent: None, sent_before });
+        self.in_flight.push(SentMessage { id, message, received: false, sent: None, sent_before });
         Some(self.in_flight.len() - 1)
     }
 }
 
-fn free_id(session: &mut Session, behavior: &Behavior) -> Option<u16> {
+fn free_id(session: &mut ModelSession, behavior: &BrokerBehavior) -> Option<u16> {
     let in_use = |id: u16| session.in_flight.iter().any(|e| e.id == id);
     let next = |id: u16| if id >= behavior.id_space { 1 } else { id + 1 };
     let id = match behavior.ids {
-        Ids::LowestFree => (1..=behavior.id_space).find(|id| !in_use(*id))?,
-        Ids::Blind => next(session.last_id),
-        Ids::InTurn => {
+        IdPolicy::LowestFree => (1..=behavior.id_space).find(|id| !in_use(*id))?,
+        IdPolicy::Blind => next(session.last_id),
+        IdPolicy::InTurn => {
             let mut id = next(session.last_id);
             let mut tried = 0;
             while in_use(id) {
@@ -128,7 +132,7 @@ fn free_id(session: &mut Session, behavior: &Behavior) -> Option<u16> {
     Some(id)
 }
 
-fn publish(message: &Stored, packet_id: u16, dup: bool) -> IncomingPacket {
+fn publish(message: &AcceptedMessage, packet_id: u16, dup: bool) -> IncomingPacket {
     IncomingPacket::Publish(PublishPacket {
         topic: TOPIC.to_owned(),
         payload: message.payload.clone(),

@@ -1,8 +1,8 @@
 //! Faults of brokers and networks that affect a connection or a session.
 
-use super::{Broker, Loss};
+use super::{MessageLoss, ModelBroker};
 
-impl Broker {
+impl ModelBroker {
     /// Ends the connection, if there is one.
     pub fn cut(&self, orderly: bool) {
         if let Some(link) = self.lock().link.take() {
@@ -62,7 +62,7 @@ impl Broker {
         let number = state.losses.len() as u64 + 1;
         // A first session that was never seen may be mistaken for one that always existed.
         let excused = state.first_unseen && state.losses.is_empty();
-        state.losses.push(Loss { number, of_session: true, excused });
+        state.losses.push(MessageLoss { number, of_session: true, excused });
         state.unannounced = true;
         let held = session.queue.into_iter().chain(session.in_flight.iter().map(|e| e.message));
         for message in held {

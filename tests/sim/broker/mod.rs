@@ -13,15 +13,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::link::Link;
+use crate::link::ModelLink;
 use crate::message::TOPIC;
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
 pub use self::connecting::ModelConnector;
 
 /// Policy for assigning packet ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ids {
+pub enum IdPolicy {
     /// The lowest free id.
     LowestFree,
     /// In sequence, skipping those in use.
@@ -32,9 +32,9 @@ pub enum Ids {
 
 /// The behaviour of the broker.
 #[derive(Debug, Clone)]
-pub struct Behavior {
+pub struct BrokerBehavior {
     /// Policy for assigning packet ids.
-    pub ids: Ids,
+    pub ids: IdPolicy,
     /// Largest packet id it uses.
     pub id_space: u16,
     /// Maximum of un-acknowledged messages. `None` if there is no such limit.
@@ -53,7 +53,7 @@ pub struct Behavior {
 
 /// The response to CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum ConnectResponse {
     /// CONNACK.
     Open,
     /// The port is closed.
@@ -68,7 +68,7 @@ pub enum Door {
 
 /// A message that the broker has accepted.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct AcceptedMessage {
     /// Number of the event in it.
     pub event: u64,
     pub payload: Bytes,
@@ -80,16 +80,16 @@ pub struct Stored {
 }
 
 /// The durable state, and so the messages that may be acknowledged.
-pub trait Durable {
+pub trait DurableState {
     /// Returns true if an event is durable.
     fn has(&self, event: u64) -> bool;
     /// Returns true if a gap that covers this loss is durable.
-    fn covers(&self, loss: &Loss) -> bool;
+    fn covers(&self, loss: &MessageLoss) -> bool;
 }
 
 /// A loss, by which messages never reach the bridge.
 #[derive(Debug, Clone, Copy)]
-pub struct Loss {
+pub struct MessageLoss {
     /// Number of the loss, from 1.
     pub number: u64,
     /// True if the session was forgotten, false if the queue overflowed.
@@ -99,7 +99,7 @@ pub struct Loss {
 }
 
 #[derive(Debug)]
-struct InFlight {
+struct SentMessage {
     id: u16,
     message: usize,
     /// True once PUBREC was received.
@@ -110,26 +110,26 @@ struct InFlight {
 }
 
 #[derive(Debug, Default)]
-struct Session {
+struct ModelSession {
     filters: BTreeSet<String>,
     queue: VecDeque<usize>,
-    in_flight: Vec<InFlight>,
+    in_flight: Vec<SentMessage>,
     last_id: u16,
 }
 
 #[derive(Debug)]
-struct State {
-    behavior: Behavior,
-    door: Door,
-    messages: Vec<Stored>,
-    session: Option<Session>,
-    link: Option<Arc<Link>>,
+struct BrokerState {
+    behavior: BrokerBehavior,
+    door: ConnectResponse,
+    messages: Vec<AcceptedMessage>,
+    session: Option<ModelSession>,
+    link: Option<Arc<ModelLink>>,
     links: u64,
     /// Packets sent on the current link that have a position in the order of acknowledgement.
     sent_on_link: u64,
     last_answered: u64,
     retained: Option<usize>,
-    losses: Vec<Loss>,
+    losses: Vec<MessageLoss>,
     /// True if the session is new, and no CONNACK has reported that yet.
     unannounced: bool,
     /// True if the CONNACK of the very first session never arrived.
@@ -142,19 +142,19 @@ struct State {
 
 /// A model broker.
 #[derive(Debug)]
-pub struct Broker {
-    world: Arc<World>,
-    state: Mutex<State>,
+pub struct ModelBroker {
+    world: Arc<SimulatedWorld>,
+    state: Mutex<BrokerState>,
 }
 
-impl Broker {
+impl ModelBroker {
     /// Creates a broker without a session.
-    pub fn new(world: &Arc<World>, behavior: Behavior) -> Arc<Self> {
+    pub fn new(world: &Arc<SimulatedWorld>, behavior: BrokerBehavior) -> Arc<Self> {
         Arc::new(Self {
             world: Arc::clone(world),
-            state: Mutex::new(State {
+            state: Mutex::new(BrokerState {
                 behavior,
-                door: Door::Open,
+                door: ConnectResponse::Open,
                 messages: Vec::new(),
                 session: None,
                 link: None,
@@ -172,18 +172,18 @@ impl Broker {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BrokerState> {
         self.state.lock().unwrap()
     }
 
     /// Changes the response to CONNECT.
-    pub fn set_door(&self, door: Door) {
+    pub fn set_door(&self, door: ConnectResponse) {
         self.world.note(format_args!("broker's door is {door:?}"));
         self.lock().door = door;
     }
 
     /// Changes the behaviour of the broker.
-    pub fn change(&self, change: impl FnOnce(&mut Behavior)) {
+    pub fn change(&self, change: impl FnOnce(&mut BrokerBehavior)) {
         change(&mut self.lock().behavior);
     }
 
@@ -191,10 +191,10 @@ impl Broker {
     pub fn publish(&self, event: u64, payload: Bytes, qos: u8, retain: bool) -> bool {
         let mut state = self.lock();
         let qos = if qos == 1 && self.world.chance(state.behavior.qos2) { 2 } else { qos };
-        let message = Stored { event, payload, qos, retain: false, lost: None };
+        let message = AcceptedMessage { event, payload, qos, retain: false, lost: None };
         let index = state.messages.len();
         if retain {
-            state.messages.push(Stored { retain: true, ..message.clone() });
+            state.messages.push(AcceptedMessage { retain: true, ..message.clone() });
             state.retained = Some(index);
         }
         let overflows = state.overflows();
@@ -203,7 +203,7 @@ impl Broker {
             // Lost with the session that would have received it.
             if state.subscribed_once && qos > 0 {
                 let loss = state.losses.last().map_or(0, |loss| loss.number);
-                state.messages.push(Stored { lost: Some(loss), ..message });
+                state.messages.push(AcceptedMessage { lost: Some(loss), ..message });
             }
             return false;
         };
@@ -213,8 +213,8 @@ impl Broker {
         let index = state.messages.len();
         if overflows && qos > 0 {
             let number = state.losses.len() as u64 + 1;
-            state.losses.push(Loss { number, of_session: false, excused: false });
-            state.messages.push(Stored { lost: Some(number), ..message });
+            state.losses.push(MessageLoss { number, of_session: false, excused: false });
+            state.messages.push(AcceptedMessage { lost: Some(number), ..message });
             drop(state);
             self.world.fault("queue overflow");
             return false;
@@ -232,7 +232,7 @@ impl Broker {
     }
 
     /// Returns each message with its loss.
-    pub fn messages(&self) -> Vec<(Stored, Option<Loss>)> {
+    pub fn messages(&self) -> Vec<(AcceptedMessage, Option<MessageLoss>)> {
         let state = self.lock();
         let loss = |number: u64| state.losses.iter().find(|l| l.number == number).copied();
         state.messages.iter().map(|m| (m.clone(), m.lost.and_then(loss))).collect()
@@ -262,7 +262,7 @@ impl Broker {
     }
 }
 
-impl Session {
+impl ModelSession {
     /// Gives every message in flight an id of its own if two have the same. Otherwise no client
     /// could ever answer them. A message without a free id is queued again.
     fn part_equal_ids(&mut self, id_space: u16) {
@@ -281,7 +281,7 @@ impl Session {
     }
 }
 
-impl State {
+impl BrokerState {
     fn overflows(&self) -> bool {
         let (Some(after), Some(session)) = (self.behavior.overflows_after, &self.session) else {
             return false;
@@ -295,7 +295,7 @@ impl State {
             return false;
         };
         // Nor which messages the broker has not delivered again yet.
-        let sent = |e: &InFlight| e.sent.is_some_and(|(on, _)| on == link.number);
+        let sent = |e: &SentMessage| e.sent.is_some_and(|(on, _)| on == link.number);
         session.in_flight.iter().all(sent)
             && full
             && !shown_wide

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use centiloc_bridge::session::transport::{IncomingPacket, OutgoingPacket};
 use tokio::time::Instant;
 
-use super::{Broker, Door, Durable, InFlight, State, Stored};
-use crate::link::Link;
+use super::{
+    AcceptedMessage, BrokerState, ConnectResponse, DurableState, ModelBroker, SentMessage,
+};
+use crate::link::ModelLink;
 use crate::message::OLD_FILTER;
 
-impl Broker {
+impl ModelBroker {
     /// Receives up to that many packets of the bridge.
-    pub fn receive(&self, most: u64, durable: &dyn Durable) {
+    pub fn receive(&self, most: u64, durable: &dyn DurableState) {
         for _ in 0..most {
             let link = self.lock().link.clone();
             let Some((link, packet)) = link.and_then(|l| l.take().map(|packet| (l, packet))) else {
@@ -21,7 +23,7 @@ impl Broker {
         }
     }
 
-    fn apply(&self, link: &Arc<Link>, packet: OutgoingPacket, durable: &dyn Durable) {
+    fn apply(&self, link: &Arc<ModelLink>, packet: OutgoingPacket, durable: &dyn DurableState) {
         let mut guard = self.lock();
         let state = &mut *guard;
         self.world.note(format_args!("{} broker takes {packet:?}", link.number));
@@ -30,21 +32,22 @@ impl Broker {
             OutgoingPacket::PubRec(id) => self.answered(state, link, id, 2, durable),
             OutgoingPacket::PubComp(id) => {
                 let Some(session) = &mut state.session else { return };
-                let done = |e: &InFlight| e.id == id && e.received;
+                let done = |e: &SentMessage| e.id == id && e.received;
                 if let Some(place) = session.in_flight.iter().position(done) {
                     session.in_flight.remove(place);
                 }
             }
             OutgoingPacket::Subscribe { packet_id, filters } => {
-                let refused = state.door == Door::NoSubscription;
+                let refused = state.door == ConnectResponse::NoSubscription;
                 let granted = filters.iter().map(|_| (!refused).then_some(1)).collect();
                 link.send(IncomingPacket::SubAck { packet_id, granted });
                 if refused {
                     return;
                 }
                 state.subscribed_once = true;
-                let copy =
-                    state.retained.map(|r| Stored { lost: None, ..state.messages[r].clone() });
+                let copy = state
+                    .retained
+                    .map(|r| AcceptedMessage { lost: None, ..state.messages[r].clone() });
                 let index = state.messages.len();
                 let Some(session) = &mut state.session else { return };
                 session.filters.extend(filters);
@@ -67,14 +70,14 @@ impl Broker {
 
     fn answered(
         &self,
-        state: &mut State,
-        link: &Arc<Link>,
+        state: &mut BrokerState,
+        link: &Arc<ModelLink>,
         id: u16,
         qos: u8,
-        durable: &dyn Durable,
+        durable: &dyn DurableState,
     ) {
         let Some(session) = &mut state.session else { return };
-        let matches = |e: &InFlight| {
+        let matches = |e: &SentMessage| {
             e.id == id && !e.received && e.sent.is_some_and(|(on, _)| on == link.number)
         };
         let Some(place) = session.in_flight.iter().position(matches) else {

@@ -10,16 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use centiloc_bridge::service::leadership::Leadership;
 
-use crate::bridge::{Process, Settings, Surroundings};
-use crate::broker::{Behavior, Broker, Ids};
+use crate::bridge::{ModelProcess, ModelSettings, ModelSurroundings};
+use crate::broker::{BrokerBehavior, IdPolicy, ModelBroker};
 use crate::database::{ModelDatabase, ModelDisk};
-use crate::message::{Kind, payload};
+use crate::message::{MessageKind, payload};
 use crate::spool::ModelSpool;
-use crate::world::{Ended, World};
+use crate::world::{ScheduleResult, SimulatedWorld};
 
 /// The faults that may occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+enum ScheduleFault {
     Cut,
     HalfOpen,
     StalledWrites,
@@ -40,7 +40,7 @@ enum Fault {
     SpoolDamage,
 }
 
-impl Fault {
+impl ScheduleFault {
     const ALL: [Self; 18] = [
         Self::Cut,
         Self::HalfOpen,
@@ -63,18 +63,18 @@ impl Fault {
     ];
 }
 
-struct Schedule {
-    around: Surroundings,
-    world: Arc<World>,
-    broker: Arc<Broker>,
+struct FaultSchedule {
+    around: ModelSurroundings,
+    world: Arc<SimulatedWorld>,
+    broker: Arc<ModelBroker>,
     database: Arc<ModelDatabase>,
     /// The processes. The first holds the session, and the others are on standby.
-    processes: Vec<Process>,
-    enabled: Vec<Fault>,
+    processes: Vec<ModelProcess>,
+    enabled: Vec<ScheduleFault>,
     /// Faults per 1,000 steps.
     fault_rate: u64,
     events: u64,
-    payloads: BTreeMap<u64, (Bytes, Kind)>,
+    payloads: BTreeMap<u64, (Bytes, MessageKind)>,
     /// True if a process ended before it knew the result of a commit.
     unclean_ends: bool,
     /// True if the session went to another process, and perhaps back.
@@ -82,23 +82,23 @@ struct Schedule {
 }
 
 /// Runs the schedule of a seed to its end. Returns the number of steps too.
-pub fn run(seed: u64) -> (Ended, u64) {
+pub fn run(seed: u64) -> (ScheduleResult, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
-        let world = World::new(seed);
-        let mut schedule = Schedule::draw(&world);
+        let world = SimulatedWorld::new(seed);
+        let mut schedule = FaultSchedule::draw(&world);
         let steps = schedule.play().await;
         (world.ended(), steps)
     })
 }
 
-impl Schedule {
-    fn draw(world: &Arc<World>) -> Self {
-        let settings = Settings {
+impl FaultSchedule {
+    fn draw(world: &Arc<SimulatedWorld>) -> Self {
+        let settings = ModelSettings {
             keep_alive: Duration::from_secs(world.draw(2..=60)),
             max_unacked: usize::try_from(world.draw(600..=20_000)).unwrap(),
             max_packet_size: 1024,
@@ -107,8 +107,13 @@ impl Schedule {
             spool: world.chance(400).then(|| world.pick(&[3_000, 30_000, 1_000_000])),
         };
         let window = world.draw(1..=50);
-        let behavior = Behavior {
-            ids: world.pick(&[Ids::LowestFree, Ids::InTurn, Ids::InTurn, Ids::Blind]),
+        let behavior = BrokerBehavior {
+            ids: world.pick(&[
+                IdPolicy::LowestFree,
+                IdPolicy::InTurn,
+                IdPolicy::InTurn,
+                IdPolicy::Blind,
+            ]),
             id_space: u16::try_from(world.draw(4..=90)).unwrap(),
             window: world.chance(600).then(|| usize::try_from(window).unwrap()),
             keeps_order: world.chance(700),
@@ -121,12 +126,13 @@ impl Schedule {
             keep_alive: settings.keep_alive,
         };
         world.note(format_args!("{settings:?} {behavior:?}"));
-        let enabled: Vec<_> = Fault::ALL.into_iter().filter(|_| world.chance(400)).collect();
+        let enabled: Vec<_> =
+            ScheduleFault::ALL.into_iter().filter(|_| world.chance(400)).collect();
         world.note(format_args!("{enabled:?}"));
         let silent_commits = if world.chance(300) { 100 } else { 0 };
-        let around = Surroundings {
+        let around = ModelSurroundings {
             world: Arc::clone(world),
-            broker: Broker::new(world, behavior),
+            broker: ModelBroker::new(world, behavior),
             database: ModelDatabase::new(world, silent_commits),
             disk: ModelDisk::new(world),
             spool: ModelSpool::new(world),
@@ -204,9 +210,9 @@ impl Schedule {
             if !again {
                 self.events += 1;
                 let kind = match self.world.draw(0..=29) {
-                    0 => Kind::Garbage,
-                    1 => Kind::Refused,
-                    _ => Kind::Good,
+                    0 => MessageKind::Garbage,
+                    1 => MessageKind::Refused,
+                    _ => MessageKind::Good,
                 };
                 let padding = if self.world.chance(100) { 400 } else { 0 };
                 let made = payload(event, kind, self.world.now_utc(), padding);
@@ -243,7 +249,7 @@ impl Schedule {
     }
 
     fn start_process(&mut self) {
-        let process = Process::start(&self.around);
+        let process = ModelProcess::start(&self.around);
         let led = if self.database.is_well() { Leadership::Held } else { Leadership::Unknown };
         process.lead(led);
         self.processes.insert(0, process);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::service::leadership::Leadership;
 
-use super::Schedule;
-use crate::broker::{Door, Durable as _, Ids};
-use crate::database::Mood;
-use crate::message::Kind;
+use super::FaultSchedule;
+use crate::broker::{ConnectResponse, DurableState as _, IdPolicy};
+use crate::database::ServerMood;
+use crate::message::MessageKind;
 use crate::spool::DiskMood;
 
 /// Paused time within which everything must be stored once all faults have ended. The longest wait
@@ -23,15 +23,15 @@ const QUIET_LOOKS: u32 = 5;
 /// The same after processes shared a record of possible losses, which is unreliable then.
 const QUIET_LOOKS_AFTER_HANDOVER: u32 = 500;
 
-impl Schedule {
+impl FaultSchedule {
     pub(super) async fn come_to_rest(&mut self) {
-        self.broker.set_door(Door::Open);
+        self.broker.set_door(ConnectResponse::Open);
         self.broker.stall(false);
         self.broker.change(|b| {
-            b.ids = if b.ids == Ids::Blind { Ids::InTurn } else { b.ids };
+            b.ids = if b.ids == IdPolicy::Blind { IdPolicy::InTurn } else { b.ids };
             b.overflows_after = None;
         });
-        self.database.set_mood(Mood::Well);
+        self.database.set_mood(ServerMood::Well);
         self.around.spool.set_mood(DiskMood::Well);
         for (index, process) in self.processes.iter().enumerate() {
             if index == 0 { process.lead(Leadership::Held) } else { process.stand_by() }
@@ -85,7 +85,9 @@ impl Schedule {
             if copies > 1 {
                 self.world.violated(format_args!("event {} is stored twice", message.event));
             }
-            if copies == 1 && self.database.is_dead_letter(message.event) == (*kind == Kind::Good) {
+            if copies == 1
+                && self.database.is_dead_letter(message.event) == (*kind == MessageKind::Good)
+            {
                 self.world.violated(format_args!("event {} is in the wrong table", message.event));
             }
             if copies > 0 || message.qos == 0 || message.retain {
@@ -95,7 +97,7 @@ impl Schedule {
                 && self.database.gaps(GapCause::SpoolDamaged) > 0;
             if !damaged && !loss.is_some_and(|loss| self.around.covers(&loss)) {
                 self.world.violated(format_args!(
-                    "event {} is not stored, and no gap says so (loss {loss:?})",
+                    "event {} is not stored, and no gap covers it (loss {loss:?})",
                     message.event
                 ));
             }

@@ -5,82 +5,87 @@ use std::time::Duration;
 
 use centiloc_bridge::service::leadership::Leadership;
 
-use super::{Fault, Schedule};
-use crate::bridge::Process;
-use crate::broker::Door;
+use super::{FaultSchedule, ScheduleFault};
+use crate::bridge::ModelProcess;
+use crate::broker::ConnectResponse;
 
-impl Schedule {
-    pub(super) async fn make(&mut self, fault: Fault) {
+impl FaultSchedule {
+    pub(super) async fn make(&mut self, fault: ScheduleFault) {
         let world = Arc::clone(&self.world);
         match fault {
-            Fault::Cut => {
+            ScheduleFault::Cut => {
                 world.fault("connection cut");
                 self.broker.cut(world.chance(300));
             }
-            Fault::HalfOpen => {
+            ScheduleFault::HalfOpen => {
                 world.fault("connection half-open");
                 self.broker.half_open();
             }
-            Fault::StalledWrites => {
+            ScheduleFault::StalledWrites => {
                 world.fault("broker reads nothing");
                 self.broker.stall(world.chance(700));
             }
-            Fault::LiveRetry => self.broker.retry_live(),
-            Fault::BrokerDoor => {
+            ScheduleFault::LiveRetry => self.broker.retry_live(),
+            ScheduleFault::BrokerDoor => {
                 world.fault("broker refuses");
-                let doors =
-                    [Door::Refused, Door::Silent, Door::NotAuthorized, Door::NoSubscription];
+                let doors = [
+                    ConnectResponse::Refused,
+                    ConnectResponse::Silent,
+                    ConnectResponse::NotAuthorized,
+                    ConnectResponse::NoSubscription,
+                ];
                 self.broker.set_door(world.pick(&doors));
                 self.broker.cut(false);
                 self.wait_busy(world.draw(0..=20_000)).await;
-                self.broker.set_door(Door::Open);
+                self.broker.set_door(ConnectResponse::Open);
             }
-            Fault::SessionLost => self.broker.forget_session(),
-            Fault::ForeignTakeover => {
+            ScheduleFault::SessionLost => self.broker.forget_session(),
+            ScheduleFault::ForeignTakeover => {
                 world.fault("takeover by a foreign client");
                 self.broker.foreign_takeover();
             }
-            Fault::WindowChanged => {
+            ScheduleFault::WindowChanged => {
                 world.fault("window changed");
                 let window = usize::try_from(world.draw(1..=50)).unwrap();
                 self.broker.change(|b| b.window = Some(window));
             }
-            Fault::Database => self.database.change_mood(),
-            Fault::ClockJump => {
+            ScheduleFault::Database => self.database.change_mood(),
+            ScheduleFault::ClockJump => {
                 world.fault("clock jump");
                 world.jump_clock();
             }
-            Fault::Kill => {
+            ScheduleFault::Kill => {
                 world.fault("process killed");
                 self.unclean_ends = true;
                 world.step_aside(0..=30).await;
                 self.replace(|process| Box::pin(process.kill())).await;
             }
-            Fault::Stop => {
+            ScheduleFault::Stop => {
                 world.fault("process stopped");
                 let grace = Duration::from_millis(world.draw(0..=20_000));
                 self.stop(grace).await;
             }
-            Fault::Rebuild => {
+            ScheduleFault::Rebuild => {
                 world.fault("pipeline rebuilt");
                 self.unclean_ends = true;
                 world.step_aside(0..=30).await;
                 self.processes[0].rebuild().await;
             }
             // Each process needs a spool of its own, which the model does not have.
-            Fault::SecondProcess if self.around.settings.spool.is_some() => {}
-            Fault::SecondProcess => self.contend().await,
-            Fault::Renewal => {
+            ScheduleFault::SecondProcess if self.around.settings.spool.is_some() => {}
+            ScheduleFault::SecondProcess => self.contend().await,
+            ScheduleFault::Renewal => {
                 world.fault("credentials renewed");
                 self.processes[0].renew_credentials();
                 if world.chance(300) {
                     self.processes[0].reload();
                 }
             }
-            Fault::SpoolDisk | Fault::SpoolDamage if self.around.settings.spool.is_none() => {}
-            Fault::SpoolDisk => self.around.spool.change_mood(),
-            Fault::SpoolDamage => self.around.spool.damage(),
-            Fault::LongWait => {
+            ScheduleFault::SpoolDisk | ScheduleFault::SpoolDamage
+                if self.around.settings.spool.is_none() => {}
+            ScheduleFault::SpoolDisk => self.around.spool.change_mood(),
+            ScheduleFault::SpoolDamage => self.around.spool.damage(),
+            ScheduleFault::LongWait => {
                 world.fault("long wait");
                 self.wait_busy(world.draw(5_000..=90_000)).await;
             }
@@ -91,7 +96,7 @@ impl Schedule {
 
     async fn replace(
         &mut self,
-        end: impl FnOnce(Process) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
+        end: impl FnOnce(ModelProcess) -> std::pin::Pin<Box<dyn Future<Output = ()>>>,
     ) {
         let process = self.processes.remove(0);
         end(process).await;
@@ -140,7 +145,7 @@ impl Schedule {
     async fn contend(&mut self) {
         if self.processes.len() == 1 {
             self.world.fault("second process");
-            let second = Process::start(&self.around);
+            let second = ModelProcess::start(&self.around);
             second.stand_by();
             self.processes.push(second);
         } else {

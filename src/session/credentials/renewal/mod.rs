@@ -1,8 +1,8 @@
-//! Renewal without a restart: looks at the credential files every few seconds, and passes new ones
-//! on to the session once they are known to be good. Bad ones are said and kept out.
+//! Renewal of credentials without a restart: checks the files every two seconds and passes new
+//! credentials to the session once they are valid. Invalid files are reported and rejected.
 //!
-//! Looking at contents works on every file system and for every way of replacing a file; watching
-//! for events does not see through the symbolic links that Kubernetes swaps, nor over NFS.
+//! Comparing contents works on every file system and for every way to replace a file. File system
+//! events miss the symbolic links that Kubernetes swaps, and changes over NFS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientCredentials, CredentialSource, CredentialState, SourceFingerprint};
+use super::{
+    ClientCredentials, CredentialSource, CredentialSourceError, CredentialState, SourceFingerprint,
+};
 use crate::backoff::Backoff;
 use crate::config::BackoffBounds;
 use crate::credentials::expiry::{self, ExpiryNotice, ExpiryReminder};
@@ -21,43 +23,42 @@ use crate::files;
 use crate::progress::{during, idle};
 use crate::telemetry::{Health, Metrics};
 
-/// Between two looks. A change counts once two looks in a row found it alike, so that a file is not
-/// taken up while it is being written.
+/// Time between two checks. A change is adopted once two consecutive checks found the same content, so
+/// that a file is not adopted while it is being written.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Bounds one look, at more files than there are.
+/// Limit of one check, which exceeds the time-outs of all its file reads together.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bounds of the wait before a file that did not answer is read again. Each try may leave a thread
-/// behind.
-const RETRY: BackoffBounds =
+/// Limits of the wait after reading a file timed out. Each attempt may leave a blocked thread behind.
+const READ_BACKOFF: BackoffBounds =
     BackoffBounds { min: Duration::from_secs(5), max: Duration::from_secs(600) };
 
-/// Where credentials come from and where they go.
+/// Inputs and outputs of the renewal task.
 #[derive(Debug)]
 pub struct RenewalParts {
-    /// Settings and files. Sending them again, changed or not, demands a look at once.
-    pub sources: watch::Receiver<CredentialSource>,
-    /// To the session.
-    pub material: watch::Sender<CredentialState>,
-    /// State.
+    /// Settings and files. Sending them again, changed or not, requests an immediate check.
+    pub source: watch::Receiver<CredentialSource>,
+    /// Sends credentials to the session.
+    pub state: watch::Sender<CredentialState>,
+    /// State shown by the admin endpoints.
     pub health: Arc<Health>,
-    /// Figures.
+    /// Metrics, of which the expiry is set here.
     pub metrics: Arc<Metrics>,
-    /// Ends it.
+    /// Cancelled to end the task.
     pub stop: CancellationToken,
 }
 
-/// Loads the credentials for the start. Anything that can be presented will do: whether it is good
-/// enough, the broker decides.
-pub fn first(sources: &CredentialSource) -> CredentialState {
-    match sources.load() {
+/// Loads the credentials at the start of the process. Everything that can be presented is accepted
+/// here, because the broker decides whether it is valid.
+pub fn load_initial(source: &CredentialSource) -> CredentialState {
+    match source.load() {
         Ok(credentials) => CredentialState::Ready(Arc::new(credentials)),
-        Err(problem) => CredentialState::Unusable(problem),
+        Err(error) => CredentialState::Unusable(error.to_string()),
     }
 }
 
-/// Looks until `stop`.
+/// Checks the files until `stop` is cancelled.
 pub async fn run(parts: RenewalParts) {
     let stop = parts.stop.clone();
     let mut watcher = CredentialWatcher::new(parts);
@@ -67,69 +68,83 @@ pub async fn run(parts: RenewalParts) {
     }
 }
 
-/// When to look, and why.
+/// Trigger of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CheckTrigger {
-    Routine,
-    /// Someone says that the files are complete.
-    Demand,
+    /// The check interval has passed.
+    Periodic,
+    /// The operator requested it, so the files are complete.
+    Requested,
 }
 
-/// One look at the files.
+/// One check of the files.
 struct FileCheck {
-    sources: CredentialSource,
+    source: CredentialSource,
     in_use: Option<Arc<ClientCredentials>>,
     last: Option<SourceFingerprint>,
     trigger: CheckTrigger,
     now: OffsetDateTime,
 }
 
-/// What a look found.
+/// Result of a check.
 enum CheckResult {
+    /// The files hold the credentials in use.
     InUse(SourceFingerprint),
-    /// Still being written: the next look tells.
+    /// The content has just changed and may be incomplete. The next check decides.
     Changing(SourceFingerprint),
-    Good(Box<ClientCredentials>),
-    Bad(SourceFingerprint, String),
-    NoAnswer(String),
+    Valid(Box<ClientCredentials>),
+    Invalid(SourceFingerprint, String),
+    TimedOut(String),
 }
 
 impl FileCheck {
     fn inspect(&self) -> CheckResult {
-        let found = match self.sources.fingerprint() {
+        let found = match self.source.fingerprint() {
             Ok(found) => found,
-            Err(problem) => return CheckResult::NoAnswer(problem),
+            Err(error) => return CheckResult::TimedOut(error.to_string()),
         };
         if self.in_use.as_ref().is_some_and(|in_use| in_use.fingerprint() == found) {
             return CheckResult::InUse(found);
         }
-        if self.trigger == CheckTrigger::Routine && self.last != Some(found) {
+        if self.trigger == CheckTrigger::Periodic && self.last != Some(found) {
             return CheckResult::Changing(found);
         }
         match self.load() {
-            Ok(new) if new.fingerprint() == found && self.sources.fingerprint() == Ok(found) => {
-                CheckResult::Good(Box::new(new))
+            Ok(new) if new.fingerprint() == found && self.still_has(found) => {
+                CheckResult::Valid(Box::new(new))
             }
             Ok(_) => CheckResult::Changing(found),
-            Err(problem) => CheckResult::Bad(found, problem),
+            Err(error) => CheckResult::Invalid(found, error.to_string()),
         }
     }
 
-    fn load(&self) -> Result<ClientCredentials, String> {
-        let new = self.sources.load()?;
+    /// Returns true if the files have not changed while they were loaded.
+    fn still_has(&self, found: SourceFingerprint) -> bool {
+        self.source.fingerprint().is_ok_and(|now| now == found)
+    }
+
+    fn load(&self) -> Result<ClientCredentials, CredentialSourceError> {
+        let new = self.source.load()?;
         if let Some(old) = &self.in_use {
-            self.sources.judge(&new, old, self.now)?;
+            self.source.check_replacement(&new, old, self.now)?;
         }
         Ok(new)
     }
 }
 
-/// A file did not answer.
+/// Reason for a rejection of the credential files.
+#[derive(Debug, Clone, Copy)]
+enum RejectionReason {
+    InvalidFiles,
+    ReadTimeout,
+}
+
+/// A file whose read timed out.
 #[derive(Debug, Clone, Copy)]
 struct UnresponsiveFile {
-    /// When to try again.
+    /// Time of the next attempt.
     until: Instant,
-    /// Reads that had been left behind then. One that ends is a reason to try at once.
+    /// Number of blocked reads at that moment. Once one of them ends, the next attempt is immediate.
     reads: usize,
 }
 
@@ -141,10 +156,10 @@ impl UnresponsiveFile {
 
 struct CredentialWatcher {
     parts: RenewalParts,
-    /// What the last look found.
+    /// Fingerprint found by the last check.
     last: Option<SourceFingerprint>,
-    /// The complaint made last.
-    said: Option<String>,
+    /// Problem reported most recently, so that it is logged once.
+    reported: Option<String>,
     unanswered: Option<UnresponsiveFile>,
     retry: Backoff,
     expiry: ExpiryReminder,
@@ -155,13 +170,13 @@ impl CredentialWatcher {
         let watcher = Self {
             parts,
             last: None,
-            said: None,
+            reported: None,
             unanswered: None,
-            retry: Backoff::new(RETRY),
+            retry: Backoff::new(READ_BACKOFF),
             expiry: ExpiryReminder::default(),
         };
-        if let CredentialState::Ready(credentials) = &*watcher.parts.material.borrow() {
-            warn_of(credentials);
+        if let CredentialState::Ready(credentials) = &*watcher.parts.state.borrow() {
+            log_warnings(credentials);
         }
         watcher
     }
@@ -171,41 +186,42 @@ impl CredentialWatcher {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let trigger = tokio::select! {
-                _ = idle(tick.tick()) => CheckTrigger::Routine,
-                changed = self.parts.sources.changed() => match changed {
-                    Ok(()) => CheckTrigger::Demand,
+                _ = idle(tick.tick()) => CheckTrigger::Periodic,
+                changed = self.parts.source.changed() => match changed {
+                    Ok(()) => CheckTrigger::Requested,
                     Err(_) => std::future::pending().await,
                 },
             };
-            if trigger == CheckTrigger::Demand
+            if trigger == CheckTrigger::Requested
                 || self.unanswered.is_none_or(UnresponsiveFile::is_over)
             {
-                self.look(trigger, OffsetDateTime::now_utc()).await;
+                self.check(trigger, OffsetDateTime::now_utc()).await;
             }
             self.check_expiry(OffsetDateTime::now_utc());
         }
     }
 
-    /// Looks on a thread of its own: the files may not answer.
-    async fn look(&mut self, trigger: CheckTrigger, now: OffsetDateTime) {
-        let look = self.next_check(trigger, now);
-        let looked = files::apart(move || look.inspect());
+    /// Checks the files on a separate thread, because reading them may block.
+    async fn check(&mut self, trigger: CheckTrigger, now: OffsetDateTime) {
+        let check = self.next_check(trigger, now);
+        let checked = files::apart(move || check.inspect());
         let limit = CHECK_TIMEOUT;
-        match during(limit, timeout(limit, looked)).await {
-            Ok(Ok(found)) => self.apply(found),
-            Ok(Err(error)) => self.no_answer(format!("cannot look at the files: {error}")),
-            Err(_) => self.no_answer(format!("the files did not answer within {limit:?}")),
-        }
+        let problem = match during(limit, timeout(limit, checked)).await {
+            Ok(Ok(found)) => return self.apply(found),
+            Ok(Err(error)) => format!("the check of the credential files failed: {error}"),
+            Err(_) => format!("reading the credential files took more than {limit:?}"),
+        };
+        self.read_timed_out(problem);
     }
 
     fn next_check(&self, trigger: CheckTrigger, now: OffsetDateTime) -> FileCheck {
-        let sources = self.parts.sources.borrow().clone();
-        FileCheck { sources, in_use: self.in_use(), last: self.last, trigger, now }
+        let source = self.parts.source.borrow().clone();
+        FileCheck { source, in_use: self.in_use(), last: self.last, trigger, now }
     }
 
     fn apply(&mut self, found: CheckResult) {
-        if !matches!(found, CheckResult::NoAnswer(_)) {
-            (self.unanswered, self.retry) = (None, Backoff::new(RETRY));
+        if !matches!(found, CheckResult::TimedOut(_)) {
+            (self.unanswered, self.retry) = (None, Backoff::new(READ_BACKOFF));
         }
         match found {
             CheckResult::InUse(found) => {
@@ -213,26 +229,26 @@ impl CredentialWatcher {
                 self.clear_problem();
             }
             CheckResult::Changing(found) => self.last = Some(found),
-            CheckResult::Good(new) => {
+            CheckResult::Valid(new) => {
                 self.last = Some(new.fingerprint());
                 self.adopt(*new);
             }
-            CheckResult::Bad(found, problem) => {
+            CheckResult::Invalid(found, problem) => {
                 self.last = Some(found);
-                self.refuse(problem, "the credential files changed and cannot be used");
+                self.reject(problem, RejectionReason::InvalidFiles);
             }
-            CheckResult::NoAnswer(problem) => self.no_answer(problem),
+            CheckResult::TimedOut(problem) => self.read_timed_out(problem),
         }
     }
 
-    fn no_answer(&mut self, problem: String) {
+    fn read_timed_out(&mut self, problem: String) {
         let until = Instant::now() + self.retry.next(1.0);
         self.unanswered = Some(UnresponsiveFile { until, reads: files::unanswered() });
-        self.refuse(problem, "a credential file does not answer");
+        self.reject(problem, RejectionReason::ReadTimeout);
     }
 
     fn in_use(&self) -> Option<Arc<ClientCredentials>> {
-        match &*self.parts.material.borrow() {
+        match &*self.parts.state.borrow() {
             CredentialState::Ready(credentials) => Some(Arc::clone(credentials)),
             CredentialState::Unusable(_) => None,
         }
@@ -245,44 +261,53 @@ impl CredentialWatcher {
         tracing::info!(
             subject = certificate.map(|facts| facts.subject.as_str()),
             not_after = certificate.map(|facts| facts.not_after.to_string()),
-            "the credential files changed and are good: they are used from the next connection on"
+            "loaded new client credentials; they take effect on the next connection"
         );
-        warn_of(&credentials);
+        log_warnings(&credentials);
         self.parts.health.update(|snapshot| {
             snapshot.credentials.renewed_at = Some(OffsetDateTime::now_utc());
             snapshot.credentials.renewal = None;
             snapshot.credentials.refused = None;
         });
-        self.parts.material.send_replace(CredentialState::Ready(Arc::new(credentials)));
+        self.parts.state.send_replace(CredentialState::Ready(Arc::new(credentials)));
     }
 
-    fn refuse(&mut self, problem: String, what: &'static str) {
-        if self.said.as_ref() == Some(&problem) {
+    fn reject(&mut self, problem: String, rejection: RejectionReason) {
+        if self.reported.as_ref() == Some(&problem) {
             return;
         }
         if self.in_use().is_some() {
-            tracing::error!(problem, "{what}; the earlier ones stay in use");
+            match rejection {
+                RejectionReason::InvalidFiles => tracing::error!(
+                    error = problem,
+                    "the changed credential files are invalid; the earlier credentials stay in use"
+                ),
+                RejectionReason::ReadTimeout => tracing::error!(
+                    error = problem,
+                    "reading a credential file timed out; the earlier credentials stay in use"
+                ),
+            }
         } else {
-            self.parts.material.send_if_modified(|material| match material {
+            self.parts.state.send_if_modified(|state| match state {
                 CredentialState::Unusable(known) if *known == problem => false,
-                material => {
-                    *material = CredentialState::Unusable(problem.clone());
+                state => {
+                    *state = CredentialState::Unusable(problem.clone());
                     true
                 }
             });
         }
         self.parts.health.update(|s| s.credentials.problem = Some(problem.clone()));
-        self.said = Some(problem);
+        self.reported = Some(problem);
     }
 
     fn clear_problem(&mut self) {
-        if self.said.take().is_some() {
-            tracing::info!("the credential files are good");
+        if self.reported.take().is_some() {
+            tracing::info!("credential files are valid again");
             self.parts.health.update(|s| s.credentials.problem = None);
         }
     }
 
-    /// Lets the time left run, and says when it becomes short.
+    /// Updates the time to expiry, and warns when it becomes short.
     fn check_expiry(&mut self, now: OffsetDateTime) {
         let not_after = self.parts.health.read(|s| s.certificate.as_ref().map(|c| c.not_after));
         if let Some(not_after) = not_after {
@@ -293,26 +318,26 @@ impl CredentialWatcher {
             return;
         };
         let Some(notice) = self.expiry.due(facts, now) else { return };
-        let message = expiry::in_words(notice, facts);
-        let advice = expiry::advice(facts, &self.parts.sources.borrow().tenant, key);
+        let problem = expiry::in_words(notice, facts);
+        let hint = expiry::advice(facts, &self.parts.source.borrow().tenant, key);
         if notice == ExpiryNotice::Expired {
-            tracing::error!(problem = message, advice, "the client certificate has expired");
+            tracing::error!(error = problem, hint, "the client certificate has expired");
         } else {
-            tracing::warn!(problem = message, advice, "the client certificate expires soon");
+            tracing::warn!(error = problem, hint, "the client certificate expires soon");
         }
         self.parts.health.update(|snapshot| {
-            snapshot.credentials.renewal = Some(format!("{message}; {advice}"));
+            snapshot.credentials.renewal = Some(format!("{problem}; {hint}"));
         });
     }
 }
 
-/// Says what works for now but wants attention. The end of validity is told by itself.
-fn warn_of(credentials: &ClientCredentials) {
+/// Logs the warnings about the TLS files. The expiry has a warning of its own.
+fn log_warnings(credentials: &ClientCredentials) {
     let Some(tls) = &credentials.tls else { return };
     let validity = validity_note(&tls.certificate, OffsetDateTime::now_utc());
     for warning in &tls.warnings {
         if validity.as_ref().is_none_or(|note| !warning.ends_with(note)) {
-            tracing::warn!(warning, "the TLS files want attention");
+            tracing::warn!(error = warning, "TLS configuration warning");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The TLS side of the connection: whom to trust and how to prove who we are.
+//! TLS configuration of the broker connection: trust anchors and client certificate.
 //!
-//! The files are read when they have changed, not for each connection: what was good stays in use
-//! when they go bad ([`super::renewal`]).
+//! The files are read when they change, not for each connection, so that a valid configuration
+//! stays in use when they become invalid ([`super::renewal`]).
 
 use std::sync::Arc;
 
@@ -19,46 +19,46 @@ use crate::credentials::anchors::TrustAnchors;
 use crate::credentials::error::{ConfiguredFile, FileRole};
 use crate::credentials::{CertificateFacts, ClientIdentity, CredentialError};
 
-/// Why no TLS configuration could be made. Only a person can mend it.
+/// Reason why no TLS configuration could be built. It needs operator action.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A key or certificate file cannot be used.
+    /// A key or certificate file is invalid or unreadable.
     #[error(transparent)]
     Credential(#[from] CredentialError),
-    /// The configured name can be in no certificate.
+    /// `mqtt.tls.server_name` is not a valid name.
     #[error(
         "mqtt.tls.server_name {0:?} is neither a host name nor an address; set it to the name \
          that stands in the broker's certificate, or begin_disconnect it out"
     )]
     ServerName(String),
-    /// The TLS library refused what passed our own checks.
+    /// The TLS library rejected files that passed the bridge's own checks.
     #[error("could not configure TLS: {0}")]
     Library(#[from] rustls::Error),
-    /// The TLS library refused the trust anchors.
+    /// The TLS library rejected the trust anchors.
     #[error("could not configure the trust anchors: {0}")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
 }
 
-/// A TLS configuration with what an operator may want to know about it.
+/// A TLS configuration with facts for the operator.
 #[derive(Debug)]
 pub struct LoadedTls {
-    /// For a TLS connector.
+    /// Configuration for a TLS connector.
     pub config: Arc<ClientConfig>,
-    /// The client certificate.
+    /// Facts of the client certificate.
     pub certificate: CertificateFacts,
-    /// What works for now but wants attention, each a sentence with its cure.
+    /// Problems that need attention but do not prevent a connection, each with its remedy.
     pub warnings: Vec<String>,
-    /// The authorities that are trusted.
+    /// Facts of the trusted certificate authorities.
     pub(in crate::session) anchors: Vec<CertificateFacts>,
-    /// Records the handshakes made with `config`.
+    /// Recorder of the handshakes made with `config`.
     pub(in crate::session) recorder: HandshakeRecorder,
 }
 
-/// Reads the configured files and makes the configuration of one connection: TLS 1.2 or 1.3, the
-/// given trust anchors (the built-in Centiloc CA without `ca_file`), the client certificate.
+/// Reads the configured files and builds the TLS configuration: version 1.2 or 1.3, the given trust
+/// anchors (the built-in Centiloc CA without `ca_file`), and the client certificate.
 ///
 /// The name in the broker's certificate is checked against the host that is connected to, or
-/// against `server_name` where that is set (SNI still names the host).
+/// against `server_name` if that is set (SNI still names the host).
 pub fn client_config(tls: &TlsConfig) -> Result<LoadedTls, TlsError> {
     let now = OffsetDateTime::now_utc();
     let identity = ClientIdentity::load(&tls.cert_file, &tls.key_file)?;
@@ -80,8 +80,8 @@ pub fn client_config(tls: &TlsConfig) -> Result<LoadedTls, TlsError> {
     Ok(LoadedTls { config, certificate, warnings, anchors: anchors.facts, recorder })
 }
 
-/// rustls' own way to a client certificate parses it as version 3 and refuses version 1. The key
-/// has been matched by [`ClientIdentity`], so the pair is taken as it is.
+/// Returns certificate and key without rustls' own parser, which rejects X.509 version 1.
+/// [`ClientIdentity`] has already checked that the key matches.
 fn certified_key(identity: &ClientIdentity) -> Result<CertifiedKey, rustls::Error> {
     let der = identity.key.to_pkcs8_der();
     let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(der.as_slice()));
@@ -120,8 +120,8 @@ fn root_store(tls: &TlsConfig, anchors: &TrustAnchors) -> Result<RootCertStore, 
     Ok(roots)
 }
 
-/// Checks everything as usual, but for the configured name instead of the connection's host: for
-/// a broker that is reached by an address or an internal name.
+/// Verifier that checks the certificate for the configured name instead of the host, for a broker
+/// that is reached by an address or an internal name.
 #[derive(Debug)]
 struct NamedVerifier {
     inner: Arc<WebPkiServerVerifier>,

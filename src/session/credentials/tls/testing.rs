@@ -21,7 +21,7 @@ use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPk
 pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 pub const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
-/// An authority, a server and a client certificate, all for `localhost` and the tenant `acme`.
+/// An authority with a server and a client certificate, for `localhost` and the tenant `acme`.
 pub struct TlsSetting {
     pub pki: TestPki,
     pub server: IssuedCertificate,
@@ -73,7 +73,7 @@ pub struct BlackHole {
 }
 
 impl BlackHole {
-    /// On 127.0.0.`last`.
+    /// Creates the address 127.0.0.`last`.
     pub async fn on(last: u8) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
@@ -90,7 +90,7 @@ impl BlackHole {
     }
 }
 
-/// Accepts one connection after the other and serves each to its end. Returns the port.
+/// Accepts connections one at a time and serves each to its end. Returns the port.
 pub fn serve(handle: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("bound").port();
@@ -98,8 +98,8 @@ pub fn serve(handle: impl Fn(TcpStream) + Send + 'static) -> u16 {
     port
 }
 
-/// A TLS server that asks for a client certificate, lets `verdict` judge it, and answers the
-/// first bytes it gets with `answer`. Returns the port.
+/// Starts a TLS server that asks for a client certificate, accepts or refuses it by `verdict`, and
+/// answers the first bytes received with `answer`. Returns the port.
 pub fn serve_tls(
     server: &IssuedCertificate,
     version: &'static SupportedProtocolVersion,
@@ -128,7 +128,7 @@ pub fn serve_tls(
     })
 }
 
-/// Accepts every client certificate, or refuses each for the given reason.
+/// Verifier that accepts every client certificate, or refuses each for the given reason.
 #[derive(Debug)]
 struct ClientVerdict(Option<CertificateError>);
 
@@ -176,14 +176,14 @@ impl ClientCertVerifier for ClientVerdict {
     }
 }
 
-/// `openssl s_server`, ended when dropped.
+/// Process of `openssl s_server`, killed when dropped.
 pub struct OpenSslServer {
     child: Child,
     pub port: u16,
 }
 
 impl OpenSslServer {
-    /// Serves with the setting's server certificate; demands a client certificate of its CA.
+    /// Serves with the setting's server certificate and requires a client certificate of its CA.
     pub fn start(setting: &TlsSetting, more: &[&str]) -> Self {
         let file = |name: &str| -> PathBuf { setting.files.path(name) };
         let mut child = Command::new("openssl")
@@ -205,7 +205,7 @@ impl OpenSslServer {
             .by_ref()
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("ACCEPT ")?.rsplit(':').next()?.parse().ok())
-            .expect("openssl s_server says where it listens");
+            .expect("openssl s_server prints its address");
         // It would block once the pipe is full.
         std::thread::spawn(move || lines.map_while(Result::ok).count());
         Self { child, port }

@@ -11,7 +11,7 @@ use super::*;
 use crate::credentials::EcCurve;
 use crate::credentials::testing::LeafSpec;
 
-/// Connects as `localhost`, says a line, and returns the line that comes back.
+/// Connects as `localhost`, sends a line, and returns the line received.
 fn exchange(config: Arc<ClientConfig>, port: u16) -> std::io::Result<String> {
     exchange_as("localhost", config, port)
 }
@@ -37,7 +37,7 @@ fn config(tls: &TlsConfig) -> Arc<ClientConfig> {
 }
 
 #[test]
-fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
+fn openssl_accepts_both_curves_and_tls_versions() {
     for curve in EcCurve::ALL {
         let setting = TlsSetting::with(
             &LeafSpec::server("localhost"),
@@ -45,14 +45,14 @@ fn openssl_accepts_our_certificate_on_both_curves_and_both_tls_versions() {
         );
         for version in ["-tls1_2", "-tls1_3"] {
             let server = OpenSslServer::start(&setting, &["-rev", version]);
-            let said = exchange(config(&setting.tls), server.port);
-            assert_eq!(said.expect(version), "cba", "{curve} {version}");
+            let received = exchange(config(&setting.tls), server.port);
+            assert_eq!(received.expect(version), "cba", "{curve} {version}");
         }
     }
 }
 
 #[test]
-fn a_version_1_client_certificate_is_presented_and_warned_about() {
+fn version_1_client_certificate_is_presented_with_warning() {
     let setting =
         TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").version_1());
     let loaded = client_config(&setting.tls).expect("accepted");
@@ -60,13 +60,13 @@ fn a_version_1_client_certificate_is_presented_and_warned_about() {
     assert!(loaded.warnings.iter().any(|w| w.contains("X.509 version 1")), "{loaded:?}");
     for version in ["-tls1_2", "-tls1_3"] {
         let server = OpenSslServer::start(&setting, &["-rev", version]);
-        let said = exchange(Arc::clone(&loaded.config), server.port);
-        assert_eq!(said.expect(version), "cba");
+        let received = exchange(Arc::clone(&loaded.config), server.port);
+        assert_eq!(received.expect(version), "cba");
     }
 }
 
 #[test]
-fn a_chain_with_an_intermediate_satisfies_a_server_that_knows_the_root_only() {
+fn chain_with_intermediate_satisfies_root_only_server() {
     let mut setting = TlsSetting::new();
     let middle = setting.pki.intermediate("Middle");
     let client = middle.issue(&LeafSpec::client("acme"));
@@ -78,7 +78,7 @@ fn a_chain_with_an_intermediate_satisfies_a_server_that_knows_the_root_only() {
 }
 
 #[test]
-fn the_built_in_authority_does_not_trust_a_stranger() {
+fn built_in_authority_rejects_other_issuers() {
     let mut setting = TlsSetting::new();
     setting.tls.ca_file = None;
     for version in [TLS12, TLS13] {
@@ -89,7 +89,7 @@ fn the_built_in_authority_does_not_trust_a_stranger() {
 }
 
 #[test]
-fn the_configured_server_name_is_checked_instead_of_the_host() {
+fn configured_server_name_is_checked_instead_of_host() {
     let mut setting =
         TlsSetting::with(&LeafSpec::server("broker.internal"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS13, None, b"cba\n");
@@ -103,14 +103,14 @@ fn the_configured_server_name_is_checked_instead_of_the_host() {
 }
 
 #[test]
-fn an_address_is_checked_against_the_addresses_of_the_certificate() {
+fn address_is_checked_against_certificate_addresses() {
     let setting = TlsSetting::with(&LeafSpec::server("127.0.0.1"), &LeafSpec::client("acme"));
     let port = serve_tls(&setting.server, TLS12, None, b"cba\n");
     assert_eq!(exchange_as("127.0.0.1", config(&setting.tls), port).expect("fits"), "cba");
 }
 
 #[test]
-fn an_impossible_server_name_is_refused_with_the_setting_named() {
+fn invalid_server_name_is_rejected_with_its_key() {
     let mut setting = TlsSetting::new();
     setting.tls.server_name = Some("not a name".to_owned());
     let error = client_config(&setting.tls).expect_err("refused").to_string();
@@ -118,7 +118,7 @@ fn an_impossible_server_name_is_refused_with_the_setting_named() {
 }
 
 #[test]
-fn renewed_files_count_from_the_next_configuration_on() {
+fn renewed_files_apply_to_the_next_configuration() {
     let setting = TlsSetting::new();
     let before = client_config(&setting.tls).expect("first").certificate;
     let renewed = setting.pki.issue(&LeafSpec::client("acme").days(0, 700));

@@ -1,5 +1,4 @@
-//! Every failure as it really surfaces: through the connector, against a real peer that misbehaves in
-//! that way.
+//! Tests of each failure through the connector, against a real peer that misbehaves in that way.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -60,7 +59,7 @@ fn read_some(stream: &mut TcpStream) {
     let _ = stream.read(&mut [0; 1024]);
 }
 
-/// A peer that answers CONNECT with these bytes and then waits for the end.
+/// Starts a peer that answers CONNECT with these bytes and then waits for the end. Returns its port.
 fn answering(answer: &'static [u8]) -> u16 {
     serve(move |mut stream| {
         read_some(&mut stream);
@@ -70,13 +69,13 @@ fn answering(answer: &'static [u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_is_dns() {
+async fn unknown_name_is_a_dns_failure() {
     let failure = fail(&mqtt("broker.invalid", 8883, None)).await;
     expect(&failure, FailureKind::Dns, &["broker.invalid", "check mqtt.host"]);
 }
 
 #[tokio::test]
-async fn a_port_nobody_listens_on_is_refused() {
+async fn closed_port_is_refused() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -85,7 +84,7 @@ async fn a_port_nobody_listens_on_is_refused() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_route_is_unreachable() {
+async fn address_without_a_route_is_unreachable() {
     // Connecting to the broadcast address is not permitted on a stream socket.
     let failure = fail(&mqtt("255.255.255.255", 8883, None)).await;
     expect(&failure, FailureKind::TcpUnreachable, &["255.255.255.255", "mqtt.proxy"]);
@@ -130,7 +129,7 @@ fn unreachable_addresses_are_each_named() {
 }
 
 #[tokio::test]
-async fn each_connack_code_has_its_own_kind_in_version_3_and_5() {
+async fn each_connack_code_has_its_own_kind() {
     let cases: [(&[u8], FailureKind, &str); 10] = [
         (&[0x20, 2, 0, 1], FailureKind::ProtocolVersion, "MQTT 3.1.1"),
         (&[0x20, 2, 0, 2], FailureKind::IdentifierRejected, "\"acme-bridge\""),
@@ -150,7 +149,7 @@ async fn each_connack_code_has_its_own_kind_in_version_3_and_5() {
 }
 
 #[tokio::test]
-async fn absent_credentials_are_pointed_out_where_they_were_refused() {
+async fn missing_credentials_are_named_after_a_refusal() {
     let mut mqtt = mqtt("127.0.0.1", answering(&[0x20, 2, 0, 5]), None);
     mqtt.password = None;
     expect(&fail(&mqtt).await, FailureKind::NotAuthorized, &["no password is configured"]);
@@ -159,7 +158,7 @@ async fn absent_credentials_are_pointed_out_where_they_were_refused() {
 }
 
 #[tokio::test]
-async fn a_close_before_connack_and_one_after_are_told_apart() {
+async fn closes_before_and_after_connack_are_distinguished() {
     let port = serve(|mut stream| read_some(&mut stream));
     let failure = fail(&mqtt("127.0.0.1", port, None)).await;
     expect(
@@ -182,7 +181,7 @@ async fn a_close_before_connack_and_one_after_are_told_apart() {
 }
 
 #[tokio::test]
-async fn packets_that_must_not_come_are_protocol_failures() {
+async fn forbidden_packets_are_protocol_failures() {
     let cases: [(&[u8], &str); 3] = [
         (&[0xd0, 0], "with CONNACK"),
         (
@@ -199,7 +198,7 @@ async fn packets_that_must_not_come_are_protocol_failures() {
 }
 
 #[tokio::test]
-async fn a_packet_over_the_limit_tells_the_limit_it_needs() {
+async fn oversized_packet_names_the_limit_it_needs() {
     // PUBLISH with a remaining length of 2,000 bytes.
     let port = answering(&[0x20, 2, 0, 0, 0x32, 0xd0, 0x0f, 0, 1, b't', 0, 1]);
     let failure = fail(&mqtt("127.0.0.1", port, None)).await;
@@ -214,7 +213,7 @@ fn behind_proxy(proxy_host: &str, proxy_port: u16) -> MqttConfig {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_named_with_its_status_and_the_cure() {
+async fn refusing_proxy_is_named_with_status_and_remedy() {
     use FailureKind::{Proxy, ProxyRefused};
     let cases: [(&[u8], FailureKind, &[&str]); 4] = [
         (b"HTTP/1.1 407 Who?\r\n\r\n", ProxyRefused, &["407", "user:password@"]),
@@ -229,21 +228,21 @@ async fn a_proxy_that_refuses_is_named_with_its_status_and_the_cure() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_not_blamed_on_the_broker() {
+async fn missing_proxy_is_a_proxy_failure() {
     let failure = fail(&behind_proxy("proxy.invalid", 3128)).await;
     expect(&failure, FailureKind::Proxy, &["name of the proxy proxy.invalid:3128"]);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let failure = fail(&behind_proxy("127.0.0.1", port)).await;
-    expect(&failure, FailureKind::Proxy, &["nothing listens there", "mqtt.proxy"]);
+    expect(&failure, FailureKind::Proxy, &["no process listens there", "mqtt.proxy"]);
     let port = serve(|mut stream| read_some(&mut stream));
     let failure = fail(&behind_proxy("127.0.0.1", port)).await;
     expect(&failure, FailureKind::Proxy, &["closed the connection"]);
 }
 
 #[test]
-fn an_alert_without_a_meaning_of_its_own_is_named_by_its_number() {
+fn unknown_alert_is_named_by_its_number() {
     let mqtt = mqtt("localhost", 8883, None);
     let context = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc());
     let failure = alert::explain(&context, rustls::AlertDescription::RecordOverflow);
@@ -251,14 +250,14 @@ fn an_alert_without_a_meaning_of_its_own_is_named_by_its_number() {
 }
 
 #[test]
-fn a_takeover_names_the_client_id_and_needs_a_person() {
+fn takeover_names_the_client_id() {
     let mqtt = mqtt("localhost", 8883, None);
     let failure = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc()).takeover(3);
     expect(&failure, FailureKind::Takeover, &["acme-bridge", "last 3 connections"]);
     assert!(failure.needs_operator());
 }
 
-/// The cells of the table under `heading` whose first cell is code.
+/// Returns the cells of the table under `heading`, of rows whose first cell is code.
 fn rows(heading: &str) -> Vec<Vec<String>> {
     let text = include_str!("../../../../docs/connection-errors.md");
     let from = text.find(heading).expect("the heading");
@@ -274,21 +273,21 @@ fn rows(heading: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_documented_kinds_are_the_kinds_there_are() {
+fn documented_kinds_match_the_code() {
     let documented: Vec<_> =
         rows("# Why").iter().map(|cells| (cells[0].clone(), cells[1].clone())).collect();
     let real: Vec<_> = FailureKind::ALL
         .iter()
         .map(|kind| {
-            let person = if kind.needs_operator() { "yes" } else { "no" };
-            (kind.label().to_owned(), person.to_owned())
+            let operator = if kind.needs_operator() { "yes" } else { "no" };
+            (kind.label().to_owned(), operator.to_owned())
         })
         .collect();
     assert_eq!(documented, real);
 }
 
 #[test]
-fn the_documented_alerts_are_the_alerts_there_are() {
+fn documented_alerts_match_the_code() {
     let real: Vec<_> = (0..=u8::MAX)
         .map(|number| (number, alert::meaning(number.into())))
         .filter(|(_, meaning)| !meaning.name.is_empty())

@@ -1,4 +1,4 @@
-//! Certificates and ciphers of brokers that operators got wrong, each with its own explanation.
+//! Tests of misconfigured broker certificates and ciphers, each with its own explanation.
 
 use super::*;
 use crate::credentials::testing::{LeafSpec, TestPki, openssl};
@@ -43,18 +43,18 @@ async fn authority_with_a_new_key_is_explained() {
 #[tokio::test]
 async fn broker_without_common_cipher_is_explained() {
     let setting = TlsSetting::new();
-    // Neither side's fault but that of age: CBC and SHA-1.
+    // The server offers only outdated CBC and SHA-1.
     let server = OpenSslServer::start(&setting, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"]);
     let failure = fail_at(server.port, &setting).await;
     expect(&failure, FailureKind::TlsCipher, &["handshake_failure", "no cipher, key exchange"]);
 }
 
-/// The path of a file of the setting.
+/// Returns the path of a file of the setting.
 fn path(setting: &TlsSetting, name: &str) -> String {
     setting.files.path(name).display().to_string()
 }
 
-/// Makes a key on the curve and a certificate for it, signed by the authority in `ca`.
+/// Creates a key on the curve and a certificate for it, signed by the authority in `ca`.
 fn issue(setting: &TlsSetting, curve: &str, (name, ca): (&str, &str), extensions: &str) {
     let key = path(setting, &format!("{name}-key.pem"));
     let curve = format!("ec_paramgen_curve:{curve}");

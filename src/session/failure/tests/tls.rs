@@ -1,4 +1,4 @@
-//! Failures of TLS, on both versions, from servers by rustls and by OpenSSL.
+//! Tests of TLS failures with both versions, against servers by rustls and OpenSSL.
 
 use std::net::Shutdown;
 
@@ -11,7 +11,7 @@ use crate::session::credentials::tls::testing::{
 };
 
 #[tokio::test]
-async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
+async fn each_refusal_of_the_client_certificate_is_explained() {
     use rustls::CertificateError as E;
     let cases = [
         (E::BadEncoding, "bad_certificate", "exactly as Centiloc sent it"),
@@ -25,7 +25,7 @@ async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
         (
             E::Other(rustls::OtherError(std::sync::Arc::new(std::io::Error::other("policy")))),
             "certificate_unknown",
-            "does not say why",
+            "does not state the reason",
         ),
     ];
     let setting = TlsSetting::new();
@@ -41,7 +41,7 @@ async fn each_refusal_of_our_certificate_is_told_apart_on_tls_1_2_and_1_3() {
 }
 
 #[tokio::test]
-async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood() {
+async fn missing_and_foreign_client_certificates_are_explained() {
     let setting = TlsSetting::new();
     for (version, alert) in [("-tls1_2", "handshake_failure"), ("-tls1_3", "certificate_required")]
     {
@@ -60,7 +60,7 @@ async fn openssl_brokers_that_get_no_certificate_or_a_strangers_are_understood()
     }
 }
 
-/// A configuration that presents no certificate, as none of ours can be made.
+/// Returns a configuration that presents no client certificate, which the bridge itself never builds.
 fn anonymous(setting: &TlsSetting) -> LoadedTls {
     let loaded = client_config(&setting.tls).unwrap();
     let mut config = (*loaded.config).clone();
@@ -86,7 +86,7 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 }
 
 #[tokio::test]
-async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
+async fn fault_of_client_certificate_precedes_the_alert() {
     let expired =
         TlsSetting::with(&LeafSpec::server("localhost"), &LeafSpec::client("acme").days(-400, -35));
     for version in ["-tls1_2", "-tls1_3"] {
@@ -98,7 +98,7 @@ async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
             &["certificate_expired", "the certificate expired on 20", "csr --key"],
         );
     }
-    // It accepts the certificate and then hangs up without an alert.
+    // The server accepts the certificate and then closes without an alert.
     let port = serve_tls(&expired.server, TLS13, None, b"");
     let failure = fail(&mqtt("localhost", port, Some(expired.tls.clone()))).await;
     let words = ["before answering CONNECT: the certificate expired on 20"];
@@ -115,7 +115,7 @@ async fn the_fault_of_our_own_certificate_goes_before_the_alert() {
 }
 
 #[tokio::test]
-async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
+async fn untrusted_server_certificate_is_explained() {
     for version in [TLS12, TLS13] {
         let setting = TlsSetting::new();
         let mut tls = setting.tls.clone();
@@ -138,7 +138,7 @@ async fn a_server_certificate_we_cannot_trust_is_told_by_its_reason() {
 }
 
 #[tokio::test]
-async fn a_self_signed_ca_certificate_as_a_servers_is_explained() {
+async fn ca_certificate_of_a_server_is_explained() {
     let setting = TlsSetting::new();
     let port = serve_tls(&setting.pki.as_issued(), TLS13, None, &CONNACK_ACCEPTED);
     let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
@@ -146,7 +146,7 @@ async fn a_self_signed_ca_certificate_as_a_servers_is_explained() {
 }
 
 #[tokio::test]
-async fn a_port_without_tls_is_told_apart_from_one_that_hangs_up() {
+async fn port_without_tls_and_hangup_are_distinguished() {
     let setting = TlsSetting::new();
     let port = answering(b"\x20\x02\x00\x05 not TLS at all");
     let failure = fail(&mqtt("localhost", port, Some(setting.tls.clone()))).await;
@@ -160,7 +160,7 @@ async fn a_port_without_tls_is_told_apart_from_one_that_hangs_up() {
 }
 
 #[tokio::test]
-async fn an_accepted_certificate_leads_on_to_connack() {
+async fn accepted_certificate_leads_to_connack() {
     let setting = TlsSetting::new();
     for version in [TLS12, TLS13] {
         let port = serve_tls(&setting.server, version, None, &[0x20, 2, 0, 5]);

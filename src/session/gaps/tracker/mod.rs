@@ -1,6 +1,6 @@
-//! Remembers possible losses until they are durable in the database: beyond the pipeline that noticed
-//! them and, where there is a [`GapState`](super::gaps::GapState), beyond the process. While
-//! one of them is not durable, no acknowledgement may leave.
+//! Tracks gaps until they are durable in the database: beyond the pipeline that detected them and,
+//! with a [`GapState`](super::gaps::GapState), beyond the process. No acknowledgement may be sent
+//! while one of them is not durable.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use super::{AckStallDetector, PendingGaps};
 use crate::connection_event::ConnectionEvent;
 use crate::gap::{Gap, GapCause};
 
-/// Tracks the gaps of one session.
+/// Tracker of the gaps of one session.
 #[derive(Debug)]
 pub struct GapTracker {
-    /// Detects acknowledgements that are held for too long.
+    /// Detects acknowledgements that are held too long.
     pub stall: AckStallDetector,
-    /// Acknowledgements are or were held for too long, and none has left since.
+    /// Gap for acknowledgements held too long. Ends with the next acknowledgement sent.
     held: Option<OpenGap>,
-    /// QoS-0 messages were dropped for want of room.
+    /// Gap for QoS-0 messages dropped at `mqtt.max_unacked`.
     dropped: Option<DroppedMessages>,
-    /// How often the broker said that the session is new, as far as that is not durable yet.
+    /// Number of reports of a new session by the broker that are not durable yet.
     new_sessions: usize,
-    /// Since when there has been a session of which the database may know nothing.
+    /// Creation time of a session that the database may have no row for.
     unknown_since: Option<OffsetDateTime>,
-    /// The database knows that there was a session.
+    /// True once the database has a row for a session.
     known: bool,
-    /// The broker lost a session of which the database may know nothing.
+    /// Gap for a session that the broker lost and that the database may have no row for.
     lost: Option<OpenGap>,
-    /// True once the state of an earlier process was taken over.
+    /// True once the gaps of an earlier process were restored.
     restored: bool,
-    /// No connection was made since.
+    /// True from the restore to the next CONNACK.
     just_restored: bool,
-    /// What the file has.
+    /// Content of the state file.
     saved: PendingGaps,
 }
 
@@ -49,7 +49,7 @@ struct DroppedMessages {
 }
 
 impl GapTracker {
-    /// Makes the tracker of a process that has just started. `grace` is `mqtt.queue_grace`.
+    /// Creates the tracker of a process that has just started. `grace` is `mqtt.queue_grace`.
     pub fn new(grace: Duration) -> Self {
         Self {
             stall: AckStallDetector::new(grace),
@@ -65,8 +65,8 @@ impl GapTracker {
         }
     }
 
-    /// Returns true if durable messages may be acknowledged: not before every possible loss that was
-    /// noticed is durable too.
+    /// Returns true if durable messages may be acknowledged, which is once every detected gap is
+    /// durable too.
     pub fn acks_may_leave(&self) -> bool {
         let dropped = self.dropped.as_ref().map(|drops| &drops.open);
         let gaps_are_durable =
@@ -74,8 +74,7 @@ impl GapTracker {
         gaps_are_durable && self.new_sessions == 0
     }
 
-    /// Returns the gap to be stored when acknowledgements have been held for too long, once for each
-    /// such time.
+    /// Returns a gap to be stored if acknowledgements have been held too long, once per stall.
     pub fn overdue(
         &mut self,
         now: Instant,
@@ -92,9 +91,9 @@ impl GapTracker {
         Some(gap)
     }
 
-    /// Notes that acknowledgements left, and how many deliveries still wait for theirs. Returns the gap
-    /// that thereby ended, to be stored. One that is not durable does not end, because those
-    /// acknowledgements were under way when it was noticed.
+    /// Records that acknowledgements were sent, with `unacked` deliveries remaining. Returns the
+    /// gap that ends with them, to be stored. A gap that is not durable does not end, because those
+    /// acknowledgements were already in flight when it was detected.
     pub fn acknowledged(
         &mut self,
         unacked: usize,
@@ -106,7 +105,8 @@ impl GapTracker {
         Some(Gap { ended_at: Some(at), ..held.gap })
     }
 
-    /// Notes a QoS-0 message that was dropped. Returns the gap to be stored, for the first of a row.
+    /// Records a dropped QoS-0 message. Returns the gap to be stored for the first of consecutive
+    /// drops.
     pub fn drop_message(&mut self, client_id: &str, at: OffsetDateTime) -> Option<Gap> {
         if let Some(drops) = &mut self.dropped {
             drops.messages += 1;
@@ -124,7 +124,7 @@ impl GapTracker {
         Some(gap)
     }
 
-    /// Ends a row of dropped QoS-0 messages. Returns the gap to be stored, with their number.
+    /// Ends the gap of dropped QoS-0 messages. Returns it with their number, to be stored.
     pub fn end_drops(&mut self, at: OffsetDateTime) -> Option<Gap> {
         let drops = self.dropped.as_mut().filter(|drops| drops.open.gap.ended_at.is_none())?;
         drops.open.gap.ended_at = Some(at);
@@ -134,9 +134,9 @@ impl GapTracker {
         Some(drops.open.gap.clone())
     }
 
-    /// Notes a CONNACK. Returns whether the session is to be reported as present. `first` is the first
-    /// connection of a pipeline, or after the file was read: it reports again that the session was new
-    /// if an earlier pipeline or process noticed that and did not store it.
+    /// Records a CONNACK. Returns true if the session is to be reported as present. On the first
+    /// connection of a pipeline (`first`), or after a restore, a new session is reported again if an
+    /// earlier pipeline or process detected it and did not store it.
     pub fn opened(
         &mut self,
         first: bool,
@@ -161,8 +161,8 @@ impl GapTracker {
         reported_present
     }
 
-    /// Notes the loss of a session that the database may take for the first one ever, which would be
-    /// no loss.
+    /// Records the loss of a session. Without this gap, the database may take the new session for the
+    /// first one ever, which would be no loss.
     fn lose_unknown_session(
         &mut self,
         client_id: &str,
@@ -174,25 +174,24 @@ impl GapTracker {
             started_at,
             ended_at: Some(ended_at),
             cause: GapCause::SessionLost,
-            detail: "the broker no longer knew the session, nor what it had queued for it"
-                .to_owned(),
+            detail: "the broker lost the session and the messages queued for it".to_owned(),
         };
         self.lost = Some(OpenGap { gap, durable: false });
     }
 
-    /// Returns true if the file is to be read before connecting: only once this process has the
-    /// session, because until then another one may write it.
+    /// Returns true if the state file must be read before connecting. It is read only once this
+    /// process holds the lock, because until then another process may write it.
     pub fn needs_restore(&self) -> bool {
         !self.restored
     }
 
-    /// Leaves the file to the process that has the session now.
+    /// Leaves the state file to the process that holds the lock now.
     pub fn stand_by(&mut self) {
         self.restored = false;
     }
 
-    /// Takes over the gaps that an earlier process noticed and did not store.
-    /// That process ended at `at` or before.
+    /// Restores the gaps that an earlier process detected and did not store. That process ended at
+    /// `at` or before.
     pub fn restore(&mut self, pending: PendingGaps, at: OffsetDateTime) {
         (self.restored, self.just_restored) = (true, true);
         self.saved = pending.clone();
@@ -215,7 +214,7 @@ impl GapTracker {
         }
     }
 
-    /// Returns the gaps that an earlier pipeline or process noticed and did not store.
+    /// Returns the gaps that an earlier pipeline or process detected and did not store.
     pub fn pending_gaps(&self) -> Vec<Gap> {
         let PendingGaps { gap, dropped, lost, .. } = self.pending();
         lost.into_iter().chain(gap).chain(dropped).collect()
@@ -232,18 +231,18 @@ impl GapTracker {
         }
     }
 
-    /// Returns the state to be handed to the file, if the file does not have it.
+    /// Returns the content to be saved if the state file does not have it yet.
     pub fn unsaved(&self) -> Option<PendingGaps> {
         let pending = self.pending();
         (self.restored && pending != self.saved).then_some(pending)
     }
 
-    /// Notes what the file has.
+    /// Records the new content of the state file.
     pub fn saved(&mut self, pending: PendingGaps) {
         self.saved = pending;
     }
 
-    /// Notes that an event is durable.
+    /// Records that an event is durable in the database.
     pub fn persisted(&mut self, event: &ConnectionEvent) {
         match event {
             ConnectionEvent::Gap(gap) => self.gap_persisted(gap),

@@ -55,7 +55,7 @@ fn acks_wait_until_a_new_session_is_stored() {
 }
 
 #[test]
-fn the_first_acknowledgement_ends_the_gap() {
+fn first_acknowledgement_ends_the_gap() {
     let (mut tracker, gap, late) = held();
     tracker.persisted(&ConnectionEvent::Gap(gap.clone()));
     assert_eq!(tracker.acknowledged(0, late, AT), Some(Gap { ended_at: Some(AT), ..gap }));
@@ -63,7 +63,7 @@ fn the_first_acknowledgement_ends_the_gap() {
 }
 
 #[test]
-fn an_unstored_gap_is_pending() {
+fn unstored_gap_is_pending() {
     let (mut tracker, gap, _) = held();
     assert_eq!(tracker.pending_gaps(), std::slice::from_ref(&gap));
     tracker.persisted(&ConnectionEvent::Gap(gap));
@@ -71,7 +71,7 @@ fn an_unstored_gap_is_pending() {
 }
 
 #[test]
-fn the_next_process_reports_unstored_gaps() {
+fn next_process_reports_unstored_gaps() {
     let (mut dead, gap, _) = held();
     dead.opened(true, false, "acme-bridge", AT);
     let saved = dead.unsaved().unwrap();
@@ -98,13 +98,13 @@ fn only_another_pipeline_reports_a_loss_again() {
         tracker.opened(false, true, "acme-bridge", AT),
         "it was reported, in line with the messages"
     );
-    assert!(!tracker.opened(true, true, "acme-bridge", AT), "nobody stored it");
+    assert!(!tracker.opened(true, true, "acme-bridge", AT), "no process stored it");
     tracker.persisted(&opened_lost());
     assert!(tracker.opened(true, true, "acme-bridge", AT));
 }
 
 #[test]
-fn gaps_of_the_process_between_are_recalled() {
+fn gaps_of_the_process_between_are_restored() {
     let (other, gap, _) = held();
     let mut tracker = GapTracker::new(GRACE);
     tracker.restore(PendingGaps::default(), AT);
@@ -156,7 +156,7 @@ fn dropped_messages_are_one_gap_until_it_ends() {
 }
 
 #[test]
-fn a_kept_session_is_no_pending_loss() {
+fn resumed_session_is_no_pending_loss() {
     let mut tracker = GapTracker::new(GRACE);
     tracker.restore(PendingGaps::default(), AT);
     assert!(tracker.opened(true, true, "acme-bridge", AT));

@@ -1,4 +1,4 @@
-//! Opens connections to the broker, step by step: addresses, TCP, HTTP proxy, TLS, CONNECT.
+//! Opens connections to the broker in steps: name lookup, TCP, HTTP proxy, TLS, CONNECT.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,27 +20,27 @@ use crate::config::{MqttConfig, ProxyConfig};
 use crate::race::{self, FIRST, FailedAttempt, RaceOutcome, ReachedAddress, SuspectAddresses};
 use crate::session::credentials::tls::LoadedTls;
 
-/// Why there is no connection.
+/// Error of an attempt to connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The name of the broker, or of the proxy before it, was not resolved.
+    /// The name of the broker or proxy could not be resolved.
     #[error("could not resolve the name: {0}")]
     Lookup(io::Error),
-    /// No address of the broker, or of the proxy before it, accepted a TCP connection.
+    /// No address of the broker or proxy accepted a TCP connection.
     #[error("no address accepted a connection")]
     Unreachable(Vec<FailedAttempt>),
-    /// The HTTP proxy did not let the connection through.
-    #[error("the proxy: {0}")]
+    /// The HTTP proxy refused the connection.
+    #[error("the proxy failed: {0}")]
     Proxy(#[from] HttpError),
-    /// Time ran out after this address had accepted the TCP connection.
+    /// The time-out passed after this address had accepted the TCP connection.
     #[error("{0} did not complete the connection in time")]
     Stalled(SocketAddr),
-    /// TLS or MQTT failed.
+    /// The TLS handshake or MQTT login failed.
     #[error(transparent)]
     Mqtt(#[from] ConnectionError),
 }
 
-/// Connects over TCP and TLS to whichever address of the broker answers first.
+/// Connector over TCP and TLS that uses the first address of the broker to answer.
 #[derive(Debug, Default)]
 pub struct NetworkConnector {
     suspects: SuspectAddresses,
@@ -55,7 +55,7 @@ impl BrokerConnector for NetworkConnector {
 }
 
 impl NetworkConnector {
-    /// Opens a connection: it resumes the durable session, or ends it.
+    /// Opens a connection that resumes the durable session or, with `clean_session`, deletes it.
     pub(in crate::session) async fn open(
         &self,
         mqtt: &MqttConfig,
@@ -93,9 +93,9 @@ fn report_failed(failed: &[FailedAttempt], connected: SocketAddr) {
     for FailedAttempt { address, cause } in failed.iter().filter(|failed| failed.is_noteworthy()) {
         tracing::warn!(
             %address,
-            problem = %cause,
+            error = %cause,
             %connected,
-            "an address of the broker or proxy did not answer first or failed; using another one"
+            "could not connect to an address of the broker or proxy; using another address"
         );
     }
 }
@@ -108,7 +108,7 @@ fn first_hop(mqtt: &MqttConfig) -> (&str, u16) {
     }
 }
 
-/// Looks the addresses of the first hop up.
+/// Resolves the addresses of the first hop.
 pub(in crate::session) async fn resolve(
     mqtt: &MqttConfig,
     deadline: Instant,
@@ -128,7 +128,7 @@ pub(in crate::session) async fn resolve(
     Ok(addresses)
 }
 
-/// Takes a TCP connection through all that follows.
+/// Completes the steps after TCP: proxy, TLS and MQTT login.
 async fn complete_handshake(
     mqtt: &MqttConfig,
     tls: Option<&LoadedTls>,
@@ -136,11 +136,11 @@ async fn complete_handshake(
     login: LoginOptions,
 ) -> Result<AcceptedConnection, ConnectError> {
     tunnel(mqtt, &mut stream).await?;
-    let stream = secure(mqtt, tls, stream).await?;
+    let stream = start_tls(mqtt, tls, stream).await?;
     Ok(NetworkTransport::login(mqtt, stream, login).await?)
 }
 
-/// Passes the HTTP proxy, if one is configured.
+/// Opens a tunnel through the HTTP proxy, if one is configured.
 pub(in crate::session) async fn tunnel(
     mqtt: &MqttConfig,
     stream: &mut TcpStream,
@@ -156,8 +156,9 @@ pub(in crate::session) async fn tunnel(
     }
 }
 
-/// Begins TLS, if it is configured. The broker's certificate is checked for `mqtt.host`.
-pub(in crate::session) async fn secure(
+/// Performs the TLS handshake, if TLS is configured. The broker's certificate is checked for
+/// `mqtt.host`.
+pub(in crate::session) async fn start_tls(
     mqtt: &MqttConfig,
     tls: Option<&LoadedTls>,
     stream: TcpStream,

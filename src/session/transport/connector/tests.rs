@@ -1,4 +1,4 @@
-//! A name with several addresses, some of them dead, on real sockets.
+//! Tests of a name with several addresses, some of them unreachable, on real sockets.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::session::credentials::tls::testing::{BlackHole, mqtt};
 
 const LOGIN: LoginOptions = LoginOptions { clean_session: false, max_packet_size: 1024 };
 
-/// A listener on 127.0.0.`last`.
+/// Binds a listener on 127.0.0.`last`.
 async fn listen(last: u8) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,7 +45,7 @@ async fn open<const N: usize>(
 const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn address_that_answers_nothing_costs_no_connection() {
+async fn silent_address_does_not_prevent_a_connection() {
     let hole = BlackHole::on(2).await;
     let (listener, address) = listen(1).await;
     let connector = NetworkConnector::default();
@@ -70,8 +70,8 @@ async fn addresses_without_answer_are_each_named() {
 }
 
 #[tokio::test]
-async fn address_that_accepts_but_stays_silent_is_tried_last() {
-    // Drained: its TCP stack accepts, and nobody reads.
+async fn address_that_accepts_silently_is_tried_last() {
+    // As on a drained node: its TCP stack accepts, but no process reads.
     let (_drained, silent) = listen(2).await;
     let (listener, address) = listen(1).await;
     let connector = NetworkConnector::default();

@@ -6,54 +6,54 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{Bench, FAILED, OK, Wrong, assert_table, check, good};
-use crate::support::certs::Authority;
+use super::{CheckFixture, FAILED, FaultCase, OK, assert_table, check, good};
+use crate::support::certs::CertificateAuthority;
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::mosquitto::{Mosquitto, PLATFORM, USERNAME};
 use crate::support::postgres::Postgres;
-use crate::support::process::{Scratch, background, free_port, loopback};
-use crate::support::proxy::{Direction, Proxy};
+use crate::support::process::{ScratchFolder, background, free_port, loopback};
+use crate::support::proxy::{Direction, TcpProxy};
 
 #[tokio::test]
 async fn each_broker_fault_is_reported_at_its_step() {
-    let bench = Bench::new().await;
-    let config = || bench.config();
-    let (nobody, plain) = (i64::from(free_port()), i64::from(bench.broker.plain_port()));
-    let other = Authority::new("Another Root");
-    let folder = Scratch::new("other-ca");
+    let fixture = CheckFixture::new().await;
+    let config = || fixture.config();
+    let (nobody, plain) = (i64::from(free_port()), i64::from(fixture.broker.plain_port()));
+    let other = CertificateAuthority::new("Another Root");
+    let folder = ScratchFolder::new("other-ca");
     let other = folder.write("other-ca.pem", other.pem());
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "host name that does not exist",
             config: config().set("mqtt.host", "no-such-host.invalid"),
             lines: &[("broker_name", FAILED, "no-such-host.invalid")],
         },
-        Wrong {
+        FaultCase {
             what: "port on which nothing listens",
             config: config().set("mqtt.port", nobody),
             lines: &[("broker_tcp", FAILED, "refused the TCP connection")],
         },
-        Wrong {
+        FaultCase {
             what: "port without TLS",
             config: config().set("mqtt.port", plain),
             lines: &[("broker_tls", FAILED, "")],
         },
-        Wrong {
+        FaultCase {
             what: "certificate of an unknown authority",
             config: config().set("mqtt.tls.ca_file", other.to_str().unwrap()),
             lines: &[("broker_tls", FAILED, "(it presented certificate CN = broker for localhost")],
         },
-        Wrong {
+        FaultCase {
             what: "certificate for another name",
             config: config().set("mqtt.tls.server_name", "broker.example.com"),
             lines: &[("broker_tls", FAILED, "is not for \"broker.example.com\" but for localhost")],
         },
-        Wrong {
+        FaultCase {
             what: "wrong password",
             config: config().set("mqtt.password", "wrong"),
             lines: &[("broker_login", FAILED, "does not authorize this connection")],
         },
-        Wrong {
+        FaultCase {
             what: "no user name and no password",
             config: config().without("mqtt.username").without("mqtt.password"),
             lines: &[("broker_login", FAILED, "does not authorize this connection")],
@@ -75,7 +75,7 @@ async fn both_tls_versions_are_reported() {
 #[tokio::test]
 async fn untrusted_client_certificate_fails_in_both_tls_versions() {
     let database = Postgres::shared().await.database().await;
-    let stranger = Authority::new("Test Root CA").client("acme");
+    let stranger = CertificateAuthority::new("Test Root CA").client("acme");
     for version in ["TLSv1.2", "TLSv1.3"] {
         let broker = Mosquitto::builder().tls_version(version).start().await;
         let config = good(&broker, &database);
@@ -92,7 +92,7 @@ async fn untrusted_client_certificate_fails_in_both_tls_versions() {
 
 #[tokio::test]
 async fn every_connack_refusal_is_explained() {
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let refusals = [
         (1, "does not speak MQTT 3.1.1"),
         (2, "refused the client id \"acme-check-"),
@@ -112,7 +112,7 @@ async fn every_connack_refusal_is_explained() {
                 }
             }
         });
-        let outcome = check(&bench.config().plain(port)).await;
+        let outcome = check(&fixture.config().plain(port)).await;
         let (status, found) = outcome.lines("broker_login")[0];
         assert_eq!(status, FAILED, "{outcome:#?}");
         assert!(found.contains(words), "{code}: {found}");
@@ -122,10 +122,10 @@ async fn every_connack_refusal_is_explained() {
 
 #[tokio::test]
 async fn silent_broker_is_bounded_and_hides_no_check() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(bench.broker.port()).await;
+    let fixture = CheckFixture::new().await;
+    let proxy = TcpProxy::to(fixture.broker.port()).await;
     proxy.stall(Direction::Down).await;
-    let config = bench.config().set("mqtt.port", i64::from(proxy.port()));
+    let config = fixture.config().set("mqtt.port", i64::from(proxy.port()));
     let started = Instant::now();
     let outcome = check(&config.set("mqtt.connect_timeout", "2s")).await;
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
@@ -138,21 +138,22 @@ async fn silent_broker_is_bounded_and_hides_no_check() {
 
 #[tokio::test]
 async fn http_proxy_is_checked_step_by_step() {
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let open = ConnectProxy::open().await;
-    let through = |port: u16| bench.config().set("mqtt.proxy", format!("http://127.0.0.1:{port}"));
+    let through =
+        |port: u16| fixture.config().set("mqtt.proxy", format!("http://127.0.0.1:{port}"));
     let outcome = check(&through(open.port())).await;
     assert_eq!(outcome.troubles(), [], "{outcome:#?}");
     assert!(outcome.ok("broker_name").starts_with("the proxy 127.0.0.1"));
     assert!(outcome.ok("broker_proxy").contains("allows CONNECT"));
     let closed = ConnectProxy::with_credentials("user", "secret").await;
     let rows = vec![
-        Wrong {
+        FaultCase {
             what: "HTTP proxy that asks for credentials",
             config: through(closed.port()),
             lines: &[("broker_proxy", FAILED, "HTTP status 407")],
         },
-        Wrong {
+        FaultCase {
             what: "HTTP proxy that does not run",
             config: through(free_port()),
             lines: &[("broker_tcp", FAILED, "refused the TCP connection")],

@@ -2,7 +2,7 @@
 //! as providers write them.
 
 use super::database::postgres_with_tls;
-use super::{Bench, FAILED, Wrong, assert_table, check, good};
+use super::{CheckFixture, FAILED, FaultCase, assert_table, check, good};
 use crate::database::poolers::pretend_cockroachdb;
 use crate::support::bridge::{Bridge, command, finish};
 use crate::support::mosquitto::Mosquitto;
@@ -27,25 +27,25 @@ async fn bracketed_ipv6_address_is_reached() {
 
 #[tokio::test]
 async fn unsuitable_poolers_and_servers_are_named() {
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let postgres = Postgres::shared().await;
     let session = PgBouncer::start(postgres, &["pool_mode = session"]).await;
     let transaction = PgBouncer::start(postgres, &["pool_mode = transaction"]).await;
     let pretended = postgres.database().await;
     pretend_cockroachdb(&pretended).await;
     let through = |pooler: &PgBouncer| {
-        bench.config().set("database.url", bench.database.url_at(pooler.port()))
+        fixture.config().set("database.url", fixture.database.url_at(pooler.port()))
     };
     assert_eq!(check(&through(&session)).await.troubles(), []);
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "PgBouncer with transaction pooling",
             config: through(&transaction),
             lines: &[("database_sessions", FAILED, "shares its server connections")],
         },
-        Wrong {
+        FaultCase {
             what: "CockroachDB",
-            config: good(&bench.broker, &pretended),
+            config: good(&fixture.broker, &pretended),
             lines: &[("database_connection", FAILED, "the server is CockroachDB")],
         },
     ])
@@ -64,17 +64,17 @@ async fn untrusted_certificates_and_unreadable_files_are_named() {
     let ca = broker.ca_file().display().to_string();
     assert_eq!(check(&with(&format!("sslmode=require&sslrootcert={ca}"))).await.troubles(), []);
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "an authority that is not known",
             config: with("sslmode=verify-full"),
             lines: &[("database_connection", FAILED, "its certificate is not trusted")],
         },
-        Wrong {
+        FaultCase {
             what: "only the system's authorities",
             config: with("sslrootcert=system"),
             lines: &[("database_connection", FAILED, "its certificate is not trusted")],
         },
-        Wrong {
+        FaultCase {
             what: "sslrootcert that does not exist",
             config: with("sslmode=verify-full&sslrootcert=/nowhere/ca.pem"),
             lines: &[(
@@ -103,7 +103,7 @@ async fn tls_verifies_name_of_chosen_address() {
     assert!(outcome.ok("database_tls").starts_with("TLSv1.3"), "{outcome:#?}");
     let bridge = Bridge::ready(&named("localhost")).await;
     bridge.until_logged(&["this process holds the single-writer lock"]).await;
-    assert_table(vec![Wrong {
+    assert_table(vec![FaultCase {
         what: "a name that is not in the certificate",
         config: named("db.example.com"),
         lines: &[("database_connection", FAILED, "its certificate is for another host name")],
@@ -113,13 +113,13 @@ async fn tls_verifies_name_of_chosen_address() {
 
 #[tokio::test]
 async fn next_host_is_tried_and_standbys_skipped() {
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let port = Postgres::shared().await.port();
-    let url = bench.database.url_at(free_port());
+    let url = fixture.database.url_at(free_port());
     let several = url.replacen("127.0.0.1", &format!("127.0.0.1:{},127.0.0.1", free_port()), 1);
     let (hosts, rest) = several.rsplit_once('/').unwrap();
     let both = format!("{hosts},127.0.0.1:{port}/{rest}?connect_timeout=10");
-    let outcome = check(&bench.config().set("database.url", both)).await;
+    let outcome = check(&fixture.config().set("database.url", both)).await;
     assert_eq!(outcome.troubles(), [], "{outcome:#?}");
     let read_only = Postgres::shared().await.database().await;
     let name = read_only.name();
@@ -128,14 +128,14 @@ async fn next_host_is_tried_and_standbys_skipped() {
     let url = format!("{}?target_session_attrs=read-write", read_only.url());
     let all_dead = format!("{hosts}/{rest}");
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "no host that takes writes",
-            config: good(&bench.broker, &read_only).set("database.url", url),
+            config: good(&fixture.broker, &read_only).set("database.url", url),
             lines: &[("database_connection", FAILED, "takes no writes")],
         },
-        Wrong {
+        FaultCase {
             what: "no host that answers",
-            config: bench.config().set("database.url", all_dead),
+            config: fixture.config().set("database.url", all_dead),
             lines: &[("database_connection", FAILED, "no host of database.url can be used")],
         },
     ])
@@ -144,8 +144,8 @@ async fn next_host_is_tried_and_standbys_skipped() {
 
 #[tokio::test]
 async fn libpq_variables_are_ignored() {
-    let bench = Bench::new().await;
-    let config = bench.config();
+    let fixture = CheckFixture::new().await;
+    let config = fixture.config();
     let mut bridge = Bridge::start_with(
         &config,
         &[("PGHOST", "nowhere.invalid"), ("PGPASSWORD", "wrong"), ("PGSSLROOTCERT", "/nowhere")],
@@ -180,7 +180,7 @@ async fn connection_limit_and_need_are_named() {
     let name = limited.name();
     postgres.execute(&format!("alter database {name} connection limit 1")).await;
     let of_database = good(&broker, &limited);
-    assert_table(vec![Wrong {
+    assert_table(vec![FaultCase {
         what: "a database with one connection",
         config: of_database,
         lines: &[("database_sessions", FAILED, "too many connections for database")],
@@ -188,7 +188,7 @@ async fn connection_limit_and_need_are_named() {
     .await;
     postgres.execute(&format!("alter role {ROLE} connection limit 2")).await;
     let config = good(&broker, &database);
-    assert_table(vec![Wrong {
+    assert_table(vec![FaultCase {
         what: "a role with two connections",
         config: config.set("database.max_connections", 5),
         lines: &[(

@@ -3,22 +3,22 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::{Duration, Instant};
 
-use super::{Bench, FAILED, OK, WARNING, Wrong, assert_table, check, good};
+use super::{CheckFixture, FAILED, FaultCase, OK, WARNING, assert_table, check, good};
 use crate::support::bridge::{command, finish};
 use crate::support::config::Config;
 use crate::support::database::Database;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::{Postgres, ROLE};
-use crate::support::process::{Scratch, free_port};
-use crate::support::proxy::{Direction, Proxy};
+use crate::support::process::{ScratchFolder, free_port};
+use crate::support::proxy::{Direction, TcpProxy};
 
-async fn migrated(bench: &Bench) -> Database {
-    migrated_in(Postgres::shared().await, bench).await
+async fn migrated(fixture: &CheckFixture) -> Database {
+    migrated_in(Postgres::shared().await, fixture).await
 }
 
-async fn migrated_in(postgres: &Postgres, bench: &Bench) -> Database {
+async fn migrated_in(postgres: &Postgres, fixture: &CheckFixture) -> Database {
     let database = postgres.database().await;
-    migrate(&good(&bench.broker, &database)).await;
+    migrate(&good(&fixture.broker, &database)).await;
     database
 }
 
@@ -30,24 +30,24 @@ async fn migrate(config: &Config) {
 
 #[tokio::test]
 async fn each_reason_for_no_connection_is_reported() {
-    let bench = Bench::new().await;
-    let url = |url: String| bench.config().set("database.url", url);
-    let wrong = url::Url::parse(&bench.database.url()).unwrap();
+    let fixture = CheckFixture::new().await;
+    let url = |url: String| fixture.config().set("database.url", url);
+    let wrong = url::Url::parse(&fixture.database.url()).unwrap();
     let (mut password, mut name) = (wrong.clone(), wrong);
     password.set_password(Some("wrong")).unwrap();
     name.set_path("nowhere");
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "no server on the port",
-            config: url(bench.database.url_at(free_port())),
+            config: url(fixture.database.url_at(free_port())),
             lines: &[("database_connection", FAILED, "could not reach PostgreSQL")],
         },
-        Wrong {
+        FaultCase {
             what: "wrong password",
             config: url(password.into()),
             lines: &[("database_connection", FAILED, "SQLSTATE 28P01")],
         },
-        Wrong {
+        FaultCase {
             what: "no such database",
             config: url(name.into()),
             lines: &[("database_connection", FAILED, "SQLSTATE 3D000")],
@@ -58,10 +58,10 @@ async fn each_reason_for_no_connection_is_reported() {
 
 #[tokio::test]
 async fn silent_database_is_bounded_and_hides_no_check() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let fixture = CheckFixture::new().await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     proxy.stall(Direction::Down).await;
-    let config = bench.config().set("database.url", bench.database.url_at(proxy.port()));
+    let config = fixture.config().set("database.url", fixture.database.url_at(proxy.port()));
     let started = Instant::now();
     let outcome = check(&config.set("mqtt.connect_timeout", "2s")).await;
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
@@ -72,21 +72,21 @@ async fn silent_database_is_bounded_and_hides_no_check() {
 
 #[tokio::test]
 async fn wrong_encoding_and_read_only_database_fail() {
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let latin1 = Postgres::shared().await.database_with("encoding 'LATIN1'").await;
     let read_only = Postgres::shared().await.database().await;
     let name = read_only.name();
     let set = format!("alter database {name} set default_transaction_read_only = on");
     read_only.execute(&set).await;
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "encoding LATIN1",
-            config: good(&bench.broker, &latin1),
+            config: good(&fixture.broker, &latin1),
             lines: &[("database_encoding", FAILED, "encoding is LATIN1")],
         },
-        Wrong {
+        FaultCase {
             what: "read-only server",
-            config: good(&bench.broker, &read_only),
+            config: good(&fixture.broker, &read_only),
             lines: &[("database_writable", FAILED, "read-only")],
         },
     ])
@@ -95,8 +95,8 @@ async fn wrong_encoding_and_read_only_database_fail() {
 
 #[tokio::test]
 async fn pending_altered_and_newer_schemas_are_distinguished() {
-    let bench = Bench::new().await;
-    let (newer, altered) = (migrated(&bench).await, migrated(&bench).await);
+    let fixture = CheckFixture::new().await;
+    let (newer, altered) = (migrated(&fixture).await, migrated(&fixture).await);
     newer
         .execute(
             "insert into centiloc._sqlx_migrations
@@ -105,19 +105,19 @@ async fn pending_altered_and_newer_schemas_are_distinguished() {
         .await;
     altered.execute("update centiloc._sqlx_migrations set checksum = 'x' where version = 1").await;
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "migrations pending and database.migrate false",
-            config: bench.config().set("database.migrate", false),
+            config: fixture.config().set("database.migrate", false),
             lines: &[("database_schema", FAILED, "migrations are pending")],
         },
-        Wrong {
+        FaultCase {
             what: "schema of a newer program",
-            config: good(&bench.broker, &newer),
+            config: good(&fixture.broker, &newer),
             lines: &[("database_schema", FAILED, "has version 9999, newer than version")],
         },
-        Wrong {
+        FaultCase {
             what: "a migration that was edited",
-            config: good(&bench.broker, &altered),
+            config: good(&fixture.broker, &altered),
             lines: &[("database_schema", FAILED, "migration 1 in the database differs")],
         },
     ])
@@ -127,8 +127,8 @@ async fn pending_altered_and_newer_schemas_are_distinguished() {
 /// Creates a migrated database owned by the superuser, in which the role has the privileges of
 /// `grants`. In a cluster of the test's own, because REASSIGN OWNED affects every database of the
 /// role.
-async fn owned_by_another(postgres: &Postgres, bench: &Bench, grants: &str) -> Database {
-    let database = migrated_in(postgres, bench).await;
+async fn owned_by_another(postgres: &Postgres, fixture: &CheckFixture, grants: &str) -> Database {
+    let database = migrated_in(postgres, fixture).await;
     let name = database.name();
     database
         .execute(&format!(
@@ -143,29 +143,29 @@ async fn each_missing_privilege_names_its_grant() {
     const ALL: &str =
         "grant select, insert, update, delete on all tables in schema centiloc to bridge";
     const USAGE: &str = "grant usage on schema centiloc to bridge";
-    let bench = Bench::new().await;
+    let fixture = CheckFixture::new().await;
     let postgres = Postgres::own().await;
     let fresh = postgres.database().await;
     fresh.execute(&format!("alter database {} owner to postgres", fresh.name())).await;
-    let no_usage = owned_by_another(&postgres, &bench, "").await;
+    let no_usage = owned_by_another(&postgres, &fixture, "").await;
     let no_gap = format!("{USAGE}; {ALL}; revoke insert on centiloc.gap from bridge");
-    let no_gap = owned_by_another(&postgres, &bench, &no_gap).await;
+    let no_gap = owned_by_another(&postgres, &fixture, &no_gap).await;
     let no_delete = format!("{USAGE}; {ALL}; revoke delete on centiloc.connection from bridge");
-    let no_delete = owned_by_another(&postgres, &bench, &no_delete).await;
-    let no_owner = owned_by_another(&postgres, &bench, &format!("{USAGE}; {ALL}")).await;
-    let config = |database: &Database| good(&bench.broker, database);
+    let no_delete = owned_by_another(&postgres, &fixture, &no_delete).await;
+    let no_owner = owned_by_another(&postgres, &fixture, &format!("{USAGE}; {ALL}")).await;
+    let config = |database: &Database| good(&fixture.broker, database);
     assert_table(vec![
-        Wrong {
+        FaultCase {
             what: "a role that may not make the schema",
             config: config(&fresh),
             lines: &[("database_rights", FAILED, "may not create what the migrations create")],
         },
-        Wrong {
+        FaultCase {
             what: "a role that may not use the schema",
             config: config(&no_usage),
             lines: &[("database_rights", FAILED, "may not use schema centiloc")],
         },
-        Wrong {
+        FaultCase {
             what: "a role that may not write gaps",
             config: config(&no_gap),
             lines: &[
@@ -173,7 +173,7 @@ async fn each_missing_privilege_names_its_grant() {
                 ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
-        Wrong {
+        FaultCase {
             what: "a role that may not delete old connections",
             config: config(&no_delete),
             lines: &[
@@ -181,7 +181,7 @@ async fn each_missing_privilege_names_its_grant() {
                 ("database_partitions", WARNING, "the role may not create one"),
             ],
         },
-        Wrong {
+        FaultCase {
             what: "a role that owns no table",
             config: config(&no_owner),
             lines: &[("database_partitions", WARNING, "the role may not create one")],
@@ -192,9 +192,9 @@ async fn each_missing_privilege_names_its_grant() {
 
 #[tokio::test]
 async fn default_partition_rows_get_warning() {
-    let bench = Bench::new().await;
-    let database = migrated(&bench).await;
-    let config = good(&bench.broker, &database);
+    let fixture = CheckFixture::new().await;
+    let database = migrated(&fixture).await;
+    let config = good(&fixture.broker, &database);
     assert_eq!(check(&config).await.troubles(), []);
     database
         .execute(
@@ -202,7 +202,7 @@ async fn default_partition_rows_get_warning() {
              values ('1999-01-01', gen_random_uuid(), now(), 'acme', 'u', true)",
         )
         .await;
-    assert_table(vec![Wrong {
+    assert_table(vec![FaultCase {
         what: "an event without a partition",
         config,
         lines: &[("database_partitions", WARNING, "1 events are in item_event_default")],
@@ -212,8 +212,8 @@ async fn default_partition_rows_get_warning() {
 
 /// Starts a server with a certificate of the broker's authority. Returns it with the folder that
 /// holds the certificate.
-pub async fn postgres_with_tls(broker: &Mosquitto) -> (Postgres, Scratch) {
-    let folder = Scratch::new("pg-tls");
+pub async fn postgres_with_tls(broker: &Mosquitto) -> (Postgres, ScratchFolder) {
+    let folder = ScratchFolder::new("pg-tls");
     let (cert, key) = broker.authority().server().write(&folder, "server");
     // PostgreSQL accepts a key owned by root if only its own group may read it.
     let mut postgres = Postgres::own_with(&[

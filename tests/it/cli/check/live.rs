@@ -2,28 +2,28 @@
 
 use std::cell::Cell;
 
-use super::{Bench, FAILED, check};
+use super::{CheckFixture, FAILED, check};
 use crate::support::bridge::Bridge;
 use crate::support::event::ItemEvent;
 use crate::support::expect::until_stored;
 use crate::support::mosquitto::TENANT;
-use crate::support::publisher::Publisher;
+use crate::support::publisher::TestPublisher;
 use crate::support::rig::until_settled_in;
 
 const RUNS: usize = 4;
 
-async fn connections(bench: &Bench) -> i64 {
-    bench.database.count("centiloc.connection").await
+async fn connections(fixture: &CheckFixture) -> i64 {
+    fixture.database.count("centiloc.connection").await
 }
 
 /// Publishes repeatedly for as long as `check` runs. Every event must arrive, on the same
 /// connection.
 async fn assert_undisturbed(
-    bench: &Bench,
+    fixture: &CheckFixture,
     bridge: &mut Bridge,
     config: &crate::support::config::Config,
 ) {
-    let publisher = Publisher::connect(&bench.broker).await;
+    let publisher = TestPublisher::connect(&fixture.broker).await;
     let checked = Cell::new(false);
     let publishing = async {
         let mut sent = 0;
@@ -46,20 +46,20 @@ async fn assert_undisturbed(
         checked.set(true);
     };
     let (sent, ()) = tokio::join!(publishing, checking);
-    until_stored(&bench.database, sent).await;
+    until_stored(&fixture.database, sent).await;
     bridge.assert_running();
-    assert_eq!(connections(bench).await, 1, "the bridge had to connect again");
+    assert_eq!(connections(fixture).await, 1, "the bridge had to connect again");
     assert_eq!(bridge.count("centiloc_bridge_reconnects_total", "").await.unwrap_or(0), 0);
-    assert_eq!(bench.database.count("centiloc.gap").await, 0);
+    assert_eq!(fixture.database.count("centiloc.gap").await, 0);
 }
 
 #[tokio::test]
 async fn check_does_not_disturb_live_session() {
-    let bench = Bench::new().await;
-    let config = bench.config();
+    let fixture = CheckFixture::new().await;
+    let config = fixture.config();
     let mut bridge = Bridge::ready(&config).await;
-    until_settled_in(&bench.database).await;
-    assert_undisturbed(&bench, &mut bridge, &config).await;
+    until_settled_in(&fixture.database).await;
+    assert_undisturbed(&fixture, &mut bridge, &config).await;
     let other = config.set("mqtt.client_id", "acme-other");
     let outcome = check(&other).await;
     assert_eq!(outcome.troubles(), [("admin_listen", FAILED)]);
@@ -68,24 +68,24 @@ async fn check_does_not_disturb_live_session() {
 
 #[tokio::test]
 async fn share_group_loses_no_message_to_check() {
-    let bench = Bench::new().await;
-    let config = bench.config().set("mqtt.share_group", "ward");
+    let fixture = CheckFixture::new().await;
+    let config = fixture.config().set("mqtt.share_group", "ward");
     let mut bridge = Bridge::ready(&config).await;
-    assert_undisturbed(&bench, &mut bridge, &config).await;
+    assert_undisturbed(&fixture, &mut bridge, &config).await;
     let outcome = check(&config).await;
     for (_, found) in outcome.lines("subscription") {
-        assert!(found.contains("asked without $share/acme-ward"), "{found}");
+        assert!(found.contains("tried without $share/acme-ward"), "{found}");
     }
 }
 
 #[tokio::test]
 async fn check_leaves_no_session_behind() {
-    let bench = Bench::new().await;
-    assert_eq!(check(&bench.config()).await.troubles(), []);
-    let log = bench.broker.log();
+    let fixture = CheckFixture::new().await;
+    assert_eq!(check(&fixture.config()).await.troubles(), []);
+    let log = fixture.broker.log();
     let joined = log.find(&["New client connected", "acme-check-"]).expect("it connected");
     // Mosquitto logs p2, c1: protocol 3.1.1, clean session.
     assert!(joined.contains("(p2, c1"), "{joined}");
-    log.find(&["acme-check-", "disconnected."]).expect("it said DISCONNECT");
+    log.find(&["acme-check-", "disconnected."]).expect("it sent DISCONNECT");
     assert_eq!(log.find(&["acme-bridge"]), None, "the live session's client id was not used");
 }

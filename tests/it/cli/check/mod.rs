@@ -25,12 +25,12 @@ const FAILED: &str = "failed";
 const CONNECT_TIMEOUT: &str = "10s";
 
 /// A broker and a database that pass every check.
-struct Bench {
+struct CheckFixture {
     broker: Mosquitto,
     database: Database,
 }
 
-impl Bench {
+impl CheckFixture {
     async fn new() -> Self {
         let database = Postgres::shared().await.database();
         let (broker, database) = tokio::join!(Mosquitto::start(), database);
@@ -58,12 +58,12 @@ fn shipped_proto() -> PathBuf {
 
 /// The output of `check --json`.
 #[derive(Debug)]
-struct Outcome {
+struct CheckOutput {
     exit: i32,
     document: Value,
 }
 
-impl Outcome {
+impl CheckOutput {
     fn checks(&self) -> &[Value] {
         self.document["checks"].as_array().unwrap()
     }
@@ -108,26 +108,26 @@ async fn run(config: &Config, args: &[&str]) -> Output {
     output
 }
 
-async fn check_with(config: &Config, args: &[&str]) -> Outcome {
+async fn check_with(config: &Config, args: &[&str]) -> CheckOutput {
     let output = run(config, &[args, &["--json"]].concat()).await;
     let document = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let outcome = Outcome { exit: output.status.code().unwrap(), document };
+    let outcome = CheckOutput { exit: output.status.code().unwrap(), document };
     for check in outcome.checks() {
         let told = check["what_to_do"] != "" && check["expected"] != "";
-        assert_eq!(told, check["status"] != OK, "a trouble has a cure: {check:#}");
+        assert_eq!(told, check["status"] != OK, "each problem has a hint: {check:#}");
     }
     let failed = outcome.troubles().iter().any(|(_, status)| *status == FAILED);
     assert_eq!(outcome.exit, i32::from(failed), "{outcome:#?}");
     outcome
 }
 
-async fn check(config: &Config) -> Outcome {
+async fn check(config: &Config) -> CheckOutput {
     check_with(config, &[]).await
 }
 
 /// One row of a table of faults.
-struct Wrong {
+struct FaultCase {
     /// Description of the fault.
     what: &'static str,
     config: Config,
@@ -136,8 +136,8 @@ struct Wrong {
 }
 
 /// Checks each row, and that no other line reports a problem. Prints the table.
-async fn assert_table(rows: Vec<Wrong>) {
-    for Wrong { what, config, lines } in rows {
+async fn assert_table(rows: Vec<FaultCase>) {
+    for FaultCase { what, config, lines } in rows {
         let outcome = check(&config).await;
         let expected: Vec<_> = lines.iter().map(|(name, status, _)| (*name, *status)).collect();
         assert_eq!(outcome.troubles(), expected, "{what}: {outcome:#?}");
@@ -159,8 +159,8 @@ async fn assert_table(rows: Vec<Wrong>) {
 
 #[tokio::test]
 async fn correct_setup_passes_every_check() {
-    let bench = Bench::new().await;
-    let outcome = check(&bench.config()).await;
+    let fixture = CheckFixture::new().await;
+    let outcome = check(&fixture.config()).await;
     assert_eq!((outcome.exit, outcome.troubles(), outcome.not_checked()), (0, vec![], vec![]));
     assert!(outcome.ok("broker_tls").starts_with("TLS 1.3, certificate CN = broker for localhost"));
     assert!(outcome.ok("broker_tls").contains("issued by CN = Test Root CA"));
@@ -168,14 +168,14 @@ async fn correct_setup_passes_every_check() {
     assert_eq!(outcome.lines("subscription").len(), 4);
     assert!(outcome.ok("database_connection").contains("as role \"bridge\""));
     assert!(outcome.ok("database_schema").contains("will be applied by run"));
-    assert_eq!(bench.database.count("pg_namespace where nspname = 'centiloc'").await, 0);
+    assert_eq!(fixture.database.count("pg_namespace where nspname = 'centiloc'").await, 0);
     assert_eq!(outcome.document["passed"], true);
 }
 
 #[tokio::test]
 async fn text_output_is_aligned_and_uncoloured_in_pipe() {
-    let bench = Bench::new().await;
-    let config = bench.config().without("decode");
+    let fixture = CheckFixture::new().await;
+    let config = fixture.config().without("decode");
     let output = run(&config, &[]).await;
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
@@ -187,15 +187,15 @@ async fn text_output_is_aligned_and_uncoloured_in_pipe() {
     assert!(!text.contains('\u{1b}'), "{text}");
     let column = text.lines().next().unwrap().find(config.folder().path().to_str().unwrap());
     let found = text.lines().find_map(|line| line.find("TLS 1.3"));
-    assert_eq!(column, found, "what was found stands in one column: {text}");
+    assert_eq!(column, found, "the details are in one column: {text}");
     assert!(text.ends_with(" ok, 1 warnings, 0 failed\n"), "{text}");
 }
 
 #[tokio::test]
 async fn offline_needs_neither_broker_nor_database() {
-    let mut bench = Bench::new().await;
-    bench.broker.kill();
-    let config = bench.config().set("database.url", "postgres://nobody@127.0.0.1:1/nothing");
+    let mut fixture = CheckFixture::new().await;
+    fixture.broker.kill();
+    let config = fixture.config().set("database.url", "postgres://nobody@127.0.0.1:1/nothing");
     let outcome = check_with(&config, &["--offline"]).await;
     assert_eq!((outcome.exit, outcome.troubles()), (0, vec![]));
     assert_eq!(outcome.ok("certificate_tenant"), "the certificate is the tenant \"acme\"'s");

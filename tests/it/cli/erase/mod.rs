@@ -14,7 +14,7 @@ use crate::support::config::Config;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::ROLE;
 use crate::support::store::{
-    Bench, arrives, at, board, item, leaves, malformed, of_board, of_item, state,
+    StoreFixture, arrives, at, board, item, leaves, malformed, of_board, of_item, state,
 };
 use crate::support::wait::{SOON, until_eq};
 
@@ -22,10 +22,10 @@ use crate::support::wait::{SOON, until_eq};
 const TAG: &str = "e004015012345678";
 const OTHER: &str = "e004015087654321";
 
-/// Returns the configuration of a bridge on the database of a bench.
-async fn config(bench: &Bench) -> Config {
+/// Returns the configuration of a bridge on the database of a fixture.
+async fn config(fixture: &StoreFixture) -> Config {
     // Neither command connects to the broker.
-    Config::new(&Mosquitto::start().await, &bench.db).plain(1)
+    Config::new(&Mosquitto::start().await, &fixture.db).plain(1)
 }
 
 async fn erase(config: &Config, args: &[&str]) -> Output {
@@ -47,24 +47,24 @@ fn number(report: &str, place: &str) -> u64 {
 }
 
 /// Returns all rows of the tables as text.
-async fn everything(bench: &Bench) -> String {
+async fn everything(fixture: &StoreFixture) -> String {
     let mut all = String::new();
     for table in ["item_event", "board_event", "item_state", "board_state", "dead_letter", "gap"] {
         let rows = format!("select to_jsonb(t)::text from centiloc.{table} t order by 1");
-        all += &bench.db.column::<String>(&rows).await.join("\n");
+        all += &fixture.db.column::<String>(&rows).await.join("\n");
     }
     all
 }
 
-async fn newest_erasure(bench: &Bench) -> Value {
-    bench.db.value("select to_jsonb(e) from centiloc.erasure e order by id desc limit 1").await
+async fn newest_erasure(fixture: &StoreFixture) -> Value {
+    fixture.db.value("select to_jsonb(e) from centiloc.erasure e order by id desc limit 1").await
 }
 
 /// Stores two tags on two boards, a status of each board, and dead letters with and without the
 /// tag.
-async fn fill(bench: &Bench) {
+async fn fill(fixture: &StoreFixture) {
     let spring = |uid, board, days: i64, is_in| item(uid, board, at(days * 86_400), is_in);
-    bench
+    fixture
         .items(&[
             spring(TAG, "B1", 0, true),
             spring(TAG, "B1", 40, false),
@@ -76,7 +76,7 @@ async fn fill(bench: &Bench) {
         .await;
     let escaped = TAG.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<Vec<_>>();
     let escaped = escaped.concat();
-    bench
+    fixture
         .commit(&[
             of_board(board("B1", 5, "ONERROR")),
             of_board(board("B2", 5, "CONNECTED")),
@@ -89,13 +89,13 @@ async fn fill(bench: &Bench) {
 
 #[tokio::test]
 async fn erases_one_tag_and_nothing_else() {
-    let bench = Bench::new().await;
-    fill(&bench).await;
-    let config = config(&bench).await;
-    let before = everything(&bench).await;
+    let fixture = StoreFixture::new().await;
+    fill(&fixture).await;
+    let config = config(&fixture).await;
+    let before = everything(&fixture).await;
     let dry = erased(&config, &["--uid", TAG, "--dry-run"]).await;
-    assert_eq!(everything(&bench).await, before, "a dry run changes nothing");
-    assert_eq!(bench.db.count("centiloc.erasure").await, 0);
+    assert_eq!(everything(&fixture).await, before, "a dry run changes nothing");
+    assert_eq!(fixture.db.count("centiloc.erasure").await, 0);
 
     let report = erased(&config, &["--uid", TAG]).await;
     for (place, rows) in
@@ -107,16 +107,16 @@ async fn erases_one_tag_and_nothing_else() {
             "{place}: {report}"
         );
     }
-    let after = everything(&bench).await;
+    let after = everything(&fixture).await;
     assert!(!after.contains(TAG), "{after}");
-    assert_eq!(bench.db.count("centiloc.item_event").await, 2);
-    assert_eq!(bench.db.count("centiloc.board_event").await, 2);
-    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
-    let left = Bench::new().await;
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 2);
+    assert_eq!(fixture.db.count("centiloc.board_event").await, 2);
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 1);
+    let left = StoreFixture::new().await;
     left.items(&[item(OTHER, "B1", at(86_400), true), item(OTHER, "B2", at(60 * 86_400), true)])
         .await;
-    assert_eq!(state(&bench.db).await, state(&left.db).await);
-    assert_eq!(bench.db.count("centiloc.item_stay").await, 2);
+    assert_eq!(state(&fixture.db).await, state(&left.db).await);
+    assert_eq!(fixture.db.count("centiloc.item_stay").await, 2);
 
     let again = erased(&config, &["--uid", TAG]).await;
     assert!(again.contains("0 erased"), "{again}");
@@ -124,11 +124,11 @@ async fn erases_one_tag_and_nothing_else() {
 
 #[tokio::test]
 async fn audit_keeps_counts_and_no_uid() {
-    let bench = Bench::new().await;
-    fill(&bench).await;
-    let config = config(&bench).await;
+    let fixture = StoreFixture::new().await;
+    fill(&fixture).await;
+    let config = config(&fixture).await;
     erased(&config, &["--uid", TAG]).await;
-    let row = newest_erasure(&bench).await;
+    let row = newest_erasure(&fixture).await;
     assert!(!row.to_string().contains(TAG), "{row}");
     assert_eq!((&row["selector"], &row["role"]), (&"uid".into(), &ROLE.into()), "{row}");
     assert_eq!((&row["item_events"], &row["item_states"]), (&4.into(), &3.into()), "{row}");
@@ -141,15 +141,15 @@ async fn audit_keeps_counts_and_no_uid() {
                from centiloc.erasure"
         )
     };
-    assert!(bench.db.value::<bool>(&is_of(TAG)).await);
-    assert!(!bench.db.value::<bool>(&is_of(OTHER)).await);
+    assert!(fixture.db.value::<bool>(&is_of(TAG)).await);
+    assert!(!fixture.db.value::<bool>(&is_of(OTHER)).await);
 }
 
 #[tokio::test]
 async fn erases_one_board_and_nothing_else() {
-    let bench = Bench::new().await;
-    fill(&bench).await;
-    let config = config(&bench).await;
+    let fixture = StoreFixture::new().await;
+    fill(&fixture).await;
+    let config = config(&fixture).await;
     let dry = erased(&config, &["--board", "B1", "--dry-run"]).await;
     let report = erased(&config, &["--board", "B1"]).await;
     for (place, rows) in [
@@ -165,18 +165,18 @@ async fn erases_one_board_and_nothing_else() {
             "{place}: {report}"
         );
     }
-    let after = everything(&bench).await;
+    let after = everything(&fixture).await;
     assert!(!after.contains("B1"), "{after}");
-    assert_eq!(bench.db.count("centiloc.item_event").await, 3);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 3);
     // The tag that was on B1 and B2 is still on B2.
     let place = format!("select board_sn from centiloc.item_location where uid = '{OTHER}'");
-    assert_eq!(bench.db.value::<String>(&place).await, "B2");
-    assert_eq!(newest_erasure(&bench).await["board_sn"], "B1");
+    assert_eq!(fixture.db.value::<String>(&place).await, "B2");
+    assert_eq!(newest_erasure(&fixture).await["board_sn"], "B1");
 }
 
 #[tokio::test]
 async fn erases_everything_before_a_date() {
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let old = [
         item("GONE", "B1", datetime!(2025-01-10 0:00 UTC), true),
         item("STAYS", "B1", datetime!(2025-01-11 0:00 UTC), true),
@@ -189,8 +189,8 @@ async fn erases_everything_before_a_date() {
         item("STAYS", "B1", datetime!(2025-03-02 0:00 UTC), true),
         item("BACK", "B1", datetime!(2025-02-20 0:00 UTC), true),
     ];
-    bench.items(&[&old[..], &new].concat()).await;
-    let config = config(&bench).await;
+    fixture.items(&[&old[..], &new].concat()).await;
+    let config = config(&fixture).await;
     let dry = erased(&config, &["--before", "2025-02-15", "--dry-run"]).await;
     let report = erased(&config, &["--before", "2025-02-15"]).await;
     for (place, rows) in [("item_event", 5), ("item_state", 2)] {
@@ -200,66 +200,66 @@ async fn erases_everything_before_a_date() {
             "{place}: {report}"
         );
     }
-    assert_eq!(bench.db.count("centiloc.item_event").await, 3);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 3);
     // January is dropped as a whole.
     let partitions = "pg_inherits where inhparent = 'centiloc.item_event'::regclass";
-    assert_eq!(bench.db.count(partitions).await, 3, "February, March and the default");
-    let left = Bench::new().await;
+    assert_eq!(fixture.db.count(partitions).await, 3, "February, March and the default");
+    let left = StoreFixture::new().await;
     left.items(&new).await;
-    assert_eq!(state(&bench.db).await, state(&left.db).await, "as if nothing had been before");
-    assert_eq!(newest_erasure(&bench).await["item_events"], 5);
+    assert_eq!(state(&fixture.db).await, state(&left.db).await, "as if nothing had been before");
+    assert_eq!(newest_erasure(&fixture).await["item_events"], 5);
 }
 
 #[tokio::test]
 async fn partition_in_use_is_emptied_instead() {
-    let bench = Bench::new().await;
-    bench.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
-    let config = config(&bench).await;
-    let mut reader = bench.db.connect().await.unwrap();
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
+    let config = config(&fixture).await;
+    let mut reader = fixture.db.connect().await.unwrap();
     sqlx::raw_sql("begin; select * from centiloc.item_event").execute(&mut reader).await.unwrap();
     let report = erased(&config, &["--before", "2025-02-01"]).await;
     assert_eq!(number(&report, "item_event"), 1);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 0);
-    assert_eq!(bench.db.count("centiloc.item_event_y2025m01").await, 0, "it is still there");
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event_y2025m01").await, 0, "it is still there");
 }
 
 #[tokio::test]
 async fn role_without_partition_ownership_erases_rows() {
-    let bench = Bench::new().await;
-    bench.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
-    let config = config(&bench).await;
+    let fixture = StoreFixture::new().await;
+    fixture.items(&[item(TAG, "B1", datetime!(2025-01-10 0:00 UTC), true)]).await;
+    let config = config(&fixture).await;
     let grant = format!(
         "alter table centiloc.item_event_y2025m01 owner to current_user;
          grant select, delete on centiloc.item_event_y2025m01 to {ROLE}"
     );
-    bench.db.execute(&grant).await;
+    fixture.db.execute(&grant).await;
     let report = erased(&config, &["--before", "2025-02-01"]).await;
     assert_eq!(number(&report, "item_event"), 1);
-    assert_eq!(bench.db.count("centiloc.item_event").await, 0);
+    assert_eq!(fixture.db.count("centiloc.item_event").await, 0);
 }
 
 #[tokio::test]
 async fn missing_privilege_is_named_with_remedy() {
-    let bench = Bench::new().await;
-    fill(&bench).await;
-    let config = config(&bench).await;
-    bench.db.execute(&format!("revoke delete on centiloc.dead_letter from {ROLE}")).await;
+    let fixture = StoreFixture::new().await;
+    fill(&fixture).await;
+    let config = config(&fixture).await;
+    fixture.db.execute(&format!("revoke delete on centiloc.dead_letter from {ROLE}")).await;
     let output = erase(&config, &["--uid", TAG]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let error = String::from_utf8_lossy(&output.stderr);
     for part in ["erasure is incomplete", "dead_letter", "42501", "grant the role"] {
         assert!(error.contains(part), "{part} is not in: {error}");
     }
-    assert!(newest_erasure(&bench).await["finished_at"].is_null());
+    assert!(newest_erasure(&fixture).await["finished_at"].is_null());
 }
 
 #[tokio::test]
 async fn interrupted_run_is_recorded_and_resumed() {
     const EVENTS: i64 = 23_000;
-    let bench = Bench::new().await;
+    let fixture = StoreFixture::new().await;
     let columns = "momentum, event_id, received_at, tenant, uid, is_in, board_sn";
-    bench.items(&[item(TAG, "B1", at(0), true)]).await;
-    bench
+    fixture.items(&[item(TAG, "B1", at(0), true)]).await;
+    fixture
         .db
         .execute(&format!(
             "insert into centiloc.item_event ({columns})
@@ -268,40 +268,40 @@ async fn interrupted_run_is_recorded_and_resumed() {
                from generate_series(2, {EVENTS}) n"
         ))
         .await;
-    let config = config(&bench).await;
-    let mut lock = bench.db.connect().await.unwrap();
+    let config = config(&fixture).await;
+    let mut lock = fixture.db.connect().await.unwrap();
     let sql = "begin; lock table centiloc.item_state in access exclusive mode";
     sqlx::raw_sql(sql).execute(&mut lock).await.unwrap();
     let mut run = command(["erase", "--uid", TAG]);
     let mut run = run.arg("-c").arg(config.write()).spawn().unwrap();
-    until_eq("the events to be gone", SOON, 0, || bench.db.count("centiloc.item_event")).await;
+    until_eq("the events to be gone", SOON, 0, || fixture.db.count("centiloc.item_event")).await;
     run.kill().unwrap();
     run.wait().unwrap();
     drop(lock);
-    let row = newest_erasure(&bench).await;
+    let row = newest_erasure(&fixture).await;
     assert_eq!((&row["item_events"], &row["finished_at"]), (&EVENTS.into(), &Value::Null), "{row}");
     let report = erased(&config, &["--uid", TAG]).await;
     assert_eq!((number(&report, "item_event"), number(&report, "item_state")), (0, 1));
-    assert!(!everything(&bench).await.contains(TAG));
+    assert!(!everything(&fixture).await.contains(TAG));
 }
 
 #[tokio::test]
 async fn state_keeps_event_arriving_during_erasure() {
     for selector in [TraceSelector::Uid(TAG.into()), TraceSelector::Board("B1".into())] {
-        let bench = Bench::new().await;
-        bench.items(&[arrives(TAG, "B1", 0), arrives(TAG, "B1", 50)]).await;
-        bench.commit(&[of_board(board("B1", 1, "CONNECTED"))]).await;
-        let mut eraser = Eraser::begin(&bench.store, &selector, EraseMode::Erase).await.unwrap();
+        let fixture = StoreFixture::new().await;
+        fixture.items(&[arrives(TAG, "B1", 0), arrives(TAG, "B1", 50)]).await;
+        fixture.commit(&[of_board(board("B1", 1, "CONNECTED"))]).await;
+        let mut eraser = Eraser::begin(&fixture.store, &selector, EraseMode::Erase).await.unwrap();
         eraser.events(&mut |_| {}).await.unwrap();
         // One is older than the state, so that the state does not show it.
         let late = [arrives(TAG, "B1", 10), leaves(TAG, "B1", 20), arrives(TAG, "B1", 30)];
         for event in &late {
-            bench.commit(&[of_item(event.clone())]).await;
+            fixture.commit(&[of_item(event.clone())]).await;
         }
         eraser.states().await.unwrap();
         eraser.finish().await.unwrap();
-        let left = Bench::new().await;
+        let left = StoreFixture::new().await;
         left.items(&late).await;
-        assert_eq!(state(&bench.db).await, state(&left.db).await, "{selector:?}");
+        assert_eq!(state(&fixture.db).await, state(&left.db).await, "{selector:?}");
     }
 }

@@ -6,24 +6,24 @@ use crate::support::config::Config;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::postgres::Postgres;
-use crate::support::process::Scratch;
-use crate::support::proxy::Proxy;
-use crate::support::publisher::Publisher;
+use crate::support::process::ScratchFolder;
+use crate::support::proxy::TcpProxy;
+use crate::support::publisher::TestPublisher;
 use crate::support::rig::{Rig, counter};
 use crate::support::wait::{SOON, until_eq};
 
 /// A bridge with a spool whose link to the database can be broken.
-struct Spooling {
+struct SpoolingBridge {
     rig: Rig,
-    link: Proxy,
-    folder: Scratch,
+    link: TcpProxy,
+    folder: ScratchFolder,
 }
 
-impl Spooling {
+impl SpoolingBridge {
     async fn new() -> Self {
         let postgres = Postgres::shared().await;
-        let (rig, link) = (Rig::on(postgres).await, Proxy::to(postgres.port()).await);
-        Self { rig, link, folder: Scratch::new("erase") }
+        let (rig, link) = (Rig::on(postgres).await, TcpProxy::to(postgres.port()).await);
+        Self { rig, link, folder: ScratchFolder::new("erase") }
     }
 
     /// Returns a configuration with the link for the service, or with the database itself for the
@@ -50,7 +50,7 @@ impl Spooling {
             ItemEvent::new(TENANT, uid, "B-1", now - time::Duration::seconds(seconds))
         };
         let events = [event(TAG, 3), event(OTHER, 2), event(TAG, 1)];
-        let publisher = Publisher::connect(&self.rig.broker).await;
+        let publisher = TestPublisher::connect(&self.rig.broker).await;
         publisher.publish_json(&events).await;
         until_eq("the spooled events", SOON, Some(3), || {
             bridge.count("centiloc_bridge_spool_events", "")
@@ -62,7 +62,7 @@ impl Spooling {
 
 #[tokio::test]
 async fn erases_spool_of_stopped_service() {
-    let spooling = Spooling::new().await;
+    let spooling = SpoolingBridge::new().await;
     let mut bridge = spooling.spooled().await;
     assert_eq!(bridge.terminate().await, 0);
     let config = spooling.command();
@@ -90,7 +90,7 @@ async fn erases_spool_of_stopped_service() {
 
 #[tokio::test]
 async fn waits_for_spool_of_running_service() {
-    let spooling = Spooling::new().await;
+    let spooling = SpoolingBridge::new().await;
     let mut bridge = spooling.spooled().await;
     let config = spooling.command();
     let stuck = erase(&config, &["--uid", TAG]).await;
@@ -110,7 +110,7 @@ async fn waits_for_spool_of_running_service() {
     assert_eq!(spooling.rig.database.column::<String>(stored).await, [OTHER]);
     // An event that the platform sends again is treated like any other.
     let again = ItemEvent::new(TENANT, TAG, "B-1", time::OffsetDateTime::now_utc());
-    Publisher::connect(&spooling.rig.broker).await.publish_json(&[again]).await;
+    TestPublisher::connect(&spooling.rig.broker).await.publish_json(&[again]).await;
     spooling.rig.until_rows("item_state", 2).await;
     assert!(counter(&bridge, "committed_total", "kind=\"item\"").await >= 4.0);
     bridge.assert_running();

@@ -4,12 +4,12 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::support::bridge::{Bridge, Surroundings, command, finish};
+use crate::support::bridge::{Bridge, CommandSetup, command, finish};
 use crate::support::config::Config;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::postgres::Postgres;
 use crate::support::preload::compile;
-use crate::support::process::{Process, Scratch};
+use crate::support::process::{Process, ScratchFolder};
 use crate::support::wait::{SOON, until_true};
 
 /// Far more than a loaded machine needs to end a process, far less than a lookup takes.
@@ -18,12 +18,12 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 const NAME: &str = "host.unanswered.test";
 
 fn preload(command: &mut Command) {
-    static LIBRARY: OnceLock<Scratch> = OnceLock::new();
+    static LIBRARY: OnceLock<ScratchFolder> = OnceLock::new();
     let folder = LIBRARY.get_or_init(|| compile("hang", include_str!("hang.c")));
     command.env("LD_PRELOAD", folder.join("hang.so"));
 }
 
-fn surroundings() -> Surroundings {
+fn surroundings() -> CommandSetup {
     Arc::new(preload)
 }
 

@@ -8,26 +8,26 @@ use std::path::{Path, PathBuf};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::Unsynced;
+use super::UnsyncedFate;
 
 const SECTOR: usize = 512;
 
-/// Number of state words that outlast a cut, the first of [`Image::counters`].
+/// Number of state words that outlast a cut, the first of [`DiskImage::counters`].
 const KEPT: usize = 5;
 
 /// Contents by path below the root, `None` for a folder. Sorted, so that a folder comes before its
 /// contents.
-pub type Names = BTreeMap<String, Option<Vec<u8>>>;
+pub type FolderContents = BTreeMap<String, Option<Vec<u8>>>;
 
 /// Paths of the folder and of its image.
-pub struct Image {
+pub struct DiskImage {
     pub root: PathBuf,
     pub folder: PathBuf,
 }
 
 /// An entry of the log.
 #[derive(Debug, Clone)]
-enum Change {
+enum NameChange {
     /// Path and inode of a new file.
     Create(String, String),
     Folder(String),
@@ -36,7 +36,7 @@ enum Change {
     Sync(String),
 }
 
-impl Change {
+impl NameChange {
     fn parse(line: &str) -> Self {
         let mut words = line.split('\t').map(str::to_owned);
         let mut next = || words.next().expect("the log has three words in a line");
@@ -75,9 +75,9 @@ impl Change {
     }
 }
 
-impl Image {
+impl DiskImage {
     /// Replaces the folder's contents with these, all of them durable.
-    pub fn begin(&self, names: &Names) {
+    pub fn begin(&self, names: &FolderContents) {
         let counters = self.counters();
         for folder in [&self.root, &self.folder] {
             if folder.exists() {
@@ -115,7 +115,7 @@ impl Image {
         inode
     }
 
-    /// Selects the syncs that fail: the last word of [`Image::counters`].
+    /// Selects the syncs that fail: the last word of [`DiskImage::counters`].
     pub fn set_failing(&self, number: u64) {
         use std::os::unix::fs::FileExt;
         let state = fs::File::options().write(true).open(self.folder.join("state")).unwrap();
@@ -134,7 +134,7 @@ impl Image {
     }
 
     /// Returns the contents after a power cut at this moment.
-    pub fn after_cut(&self, unsynced: Unsynced, random: &mut StdRng) -> Names {
+    pub fn after_cut(&self, unsynced: UnsyncedFate, random: &mut StdRng) -> FolderContents {
         let names = self.names_after_cut(unsynced, random);
         let is_reachable = |path: &str| {
             let mut above = parent(path);
@@ -154,16 +154,16 @@ impl Image {
 
     fn names_after_cut(
         &self,
-        unsynced: Unsynced,
+        unsynced: UnsyncedFate,
         random: &mut StdRng,
     ) -> BTreeMap<String, Option<String>> {
         let log = fs::read_to_string(self.folder.join("log")).unwrap();
         let mut names = BTreeMap::new();
-        let mut pending: Vec<Change> = Vec::new();
+        let mut pending: Vec<NameChange> = Vec::new();
         // An unterminated line was being written when the program was killed.
         for line in log.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-            let change = Change::parse(line);
-            let Change::Sync(folder) = &change else {
+            let change = NameChange::parse(line);
+            let NameChange::Sync(folder) = &change else {
                 pending.push(change);
                 continue;
             };
@@ -172,9 +172,9 @@ impl Image {
             }
         }
         pending.truncate(match unsynced {
-            Unsynced::Lost => 0,
-            Unsynced::Torn => random.random_range(0..=pending.len()),
-            Unsynced::Written => pending.len(),
+            UnsyncedFate::Lost => 0,
+            UnsyncedFate::Torn => random.random_range(0..=pending.len()),
+            UnsyncedFate::Written => pending.len(),
         });
         for change in pending {
             change.apply(&mut names);
@@ -182,13 +182,13 @@ impl Image {
         names
     }
 
-    fn content(&self, inode: &str, unsynced: Unsynced, random: &mut StdRng) -> Vec<u8> {
+    fn content(&self, inode: &str, unsynced: UnsyncedFate, random: &mut StdRng) -> Vec<u8> {
         let read = |of: &str| fs::read(self.folder.join(of).join(inode)).unwrap();
         let (mut durable, written) = (read("content"), read("live"));
         match unsynced {
-            Unsynced::Lost => return durable,
-            Unsynced::Written => return written,
-            Unsynced::Torn => {}
+            UnsyncedFate::Lost => return durable,
+            UnsyncedFate::Written => return written,
+            UnsyncedFate::Torn => {}
         }
         if random.random() {
             durable.resize(written.len(), 0);

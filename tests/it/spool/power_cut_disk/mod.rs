@@ -12,14 +12,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::OnceCell;
 
-use self::image::{Image, Names};
-use crate::support::bridge::Surroundings;
+use self::image::{DiskImage, FolderContents};
+use crate::support::bridge::CommandSetup;
 use crate::support::preload::compile;
-use crate::support::process::Scratch;
+use crate::support::process::ScratchFolder;
 
 /// The fate of unsynced writes at a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsynced {
+pub enum UnsyncedFate {
     /// All are lost.
     Lost,
     /// Any sectors of 512 bytes may be on disk, and any prefix of the changes of names.
@@ -30,7 +30,7 @@ pub enum Unsynced {
 
 /// The syncs that fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failing<'a> {
+pub enum FailingSyncs<'a> {
     /// The configured rate.
     AsUsual,
     /// Every sync.
@@ -41,7 +41,7 @@ pub enum Failing<'a> {
 
 /// Counters of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Figures {
+pub struct DiskCounters {
     /// Syncs requested.
     pub syncs: u64,
     /// Syncs failed.
@@ -51,28 +51,28 @@ pub struct Figures {
 }
 
 /// A disk that loses unsynced data.
-pub struct Disk {
+pub struct PowerCutDisk {
     library: PathBuf,
-    scratch: Scratch,
+    scratch: ScratchFolder,
     fail_one_in: u64,
     seed: u64,
     random: Mutex<StdRng>,
 }
 
-impl Disk {
+impl PowerCutDisk {
     /// Creates an empty disk that fails one sync in that many, or none if that is 0.
     pub async fn new(fail_one_in: u64, seed: u64) -> Self {
-        static LIBRARY: OnceCell<Scratch> = OnceCell::const_new();
+        static LIBRARY: OnceCell<ScratchFolder> = OnceCell::const_new();
         let built = LIBRARY.get_or_init(|| async {
             tokio::task::spawn_blocking(|| compile("power", include_str!("power.c")))
                 .await
                 .expect("could not build the disk's library")
         });
         let library = built.await.join("power.so");
-        let scratch = Scratch::new("power");
+        let scratch = ScratchFolder::new("power");
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         let disk = Self { library, scratch, fail_one_in, seed, random };
-        disk.image().begin(&Names::new());
+        disk.image().begin(&FolderContents::new());
         disk
     }
 
@@ -93,7 +93,7 @@ impl Disk {
     }
 
     /// Returns surroundings in which the bridge uses this disk, also for its state directory.
-    pub fn surroundings(self: &Arc<Self>) -> Surroundings {
+    pub fn surroundings(self: &Arc<Self>) -> CommandSetup {
         let disk = Arc::clone(self);
         Arc::new(move |command| {
             disk.govern(command);
@@ -103,7 +103,7 @@ impl Disk {
 
     /// Cuts the power: the folder holds the durable contents. The programs on it must be killed
     /// first.
-    pub fn cut(&self, unsynced: Unsynced) {
+    pub fn cut(&self, unsynced: UnsyncedFate) {
         let image = self.image();
         let mut random = self.random.lock().unwrap();
         let left = image.after_cut(unsynced, &mut random);
@@ -114,30 +114,30 @@ impl Disk {
     /// must be killed first.
     pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let image = self.image();
-        let mut names = image.after_cut(Unsynced::Written, &mut self.random.lock().unwrap());
+        let mut names = image.after_cut(UnsyncedFate::Written, &mut self.random.lock().unwrap());
         change(names.get_mut(path).and_then(Option::as_mut).expect("there is such a file"));
         image.begin(&names);
     }
 
     /// Makes these syncs fail from now on.
-    pub fn fail(&self, failing: Failing<'_>) {
+    pub fn fail(&self, failing: FailingSyncs<'_>) {
         use std::os::unix::fs::MetadataExt;
         self.image().set_failing(match failing {
-            Failing::AsUsual => 0,
-            Failing::All => 1,
-            Failing::Of(path) => self.root().join(path).metadata().unwrap().ino(),
+            FailingSyncs::AsUsual => 0,
+            FailingSyncs::All => 1,
+            FailingSyncs::Of(path) => self.root().join(path).metadata().unwrap().ino(),
         });
     }
 
     /// Returns its counters.
-    pub fn figures(&self) -> Figures {
+    pub fn figures(&self) -> DiskCounters {
         let [syncs, failed, lost_sectors, ..] = self.image().counters();
-        Figures { syncs, failed, lost_sectors }
+        DiskCounters { syncs, failed, lost_sectors }
     }
 
-    fn image(&self) -> Image {
+    fn image(&self) -> DiskImage {
         let path = |name: &str| canonical(self.scratch.path()).join(name);
-        Image { root: path("disk"), folder: path("image") }
+        DiskImage { root: path("disk"), folder: path("image") }
     }
 }
 

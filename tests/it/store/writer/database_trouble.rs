@@ -8,16 +8,16 @@ use centiloc_bridge::store::writer;
 
 use super::{event, rig, rows};
 use crate::support::postgres::Postgres;
-use crate::support::proxy::{Direction, Proxy};
-use crate::support::store::{Bench, arrives, config, of_item, with_token};
+use crate::support::proxy::{Direction, TcpProxy};
+use crate::support::store::{StoreFixture, arrives, config, of_item, with_token};
 use crate::support::wait::{SOON, until_eq, until_true};
 
 #[tokio::test]
 async fn intermittent_database_gets_every_event_once() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    let fixture = StoreFixture::new().await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
     proxy.refuse().await;
-    let url = bench.db.url_at(proxy.port());
+    let url = fixture.db.url_at(proxy.port());
     let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
     let script = async {
         rig.send(event(0)).await;
@@ -41,21 +41,21 @@ async fn intermittent_database_gets_every_event_once() {
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
-    assert_eq!(rows(&bench).await, 101);
+    assert_eq!(rows(&fixture).await, 101);
 }
 
 #[tokio::test]
 async fn lost_commit_answer_makes_no_second_row() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
-    let url = bench.db.url_at(proxy.port());
+    let fixture = StoreFixture::new().await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
+    let url = fixture.db.url_at(proxy.port());
     let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
     let script = async {
         rig.send(event(0)).await;
         rig.acknowledged(0..1).await;
         proxy.stall(Direction::Down).await;
         rig.send(event(1)).await;
-        until_eq("the server to commit", SOON, 2, || rows(&bench)).await;
+        until_eq("the server to commit", SOON, 2, || rows(&fixture)).await;
         proxy.cut().await;
         proxy.pass().await;
         rig.acknowledged(1..2).await;
@@ -64,15 +64,15 @@ async fn lost_commit_answer_makes_no_second_row() {
     };
     let (result, metrics) = tokio::join!(writer::run(parts), script);
     result.unwrap();
-    assert_eq!(rows(&bench).await, 2);
+    assert_eq!(rows(&fixture).await, 2);
     assert!(metrics.encode_text().contains("duplicates_total{kind=\"item\"} 1"));
 }
 
 #[tokio::test]
 async fn half_open_connection_is_replaced() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
-    let mut config = config(&bench.db.url_at(proxy.port()));
+    let fixture = StoreFixture::new().await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
+    let mut config = config(&fixture.db.url_at(proxy.port()));
     config.statement_timeout = Duration::from_millis(500);
     let (parts, mut rig) = rig(Store::new(&config, PartitionSpan::Month).unwrap());
     let script = async {
@@ -88,17 +88,17 @@ async fn half_open_connection_is_replaced() {
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
-    assert_eq!(rows(&bench).await, 2);
+    assert_eq!(rows(&fixture).await, 2);
 }
 
 #[tokio::test]
 async fn operator_fix_resumes_a_held_stream() {
-    let bench = Bench::new().await;
-    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let fixture = StoreFixture::new().await;
+    let (parts, mut rig) = rig(fixture.another_store(PartitionSpan::Month));
     let script = async {
         rig.send(event(0)).await;
         rig.acknowledged(0..1).await;
-        bench.db.execute("alter table centiloc.item_state rename to hidden").await;
+        fixture.db.execute("alter table centiloc.item_state rename to hidden").await;
         rig.send(event(1)).await;
         until_true("the stream to be held", SOON, || {
             let problem = rig.health.snapshot().database.problem;
@@ -107,19 +107,19 @@ async fn operator_fix_resumes_a_held_stream() {
         .await;
         assert!(rig.feedback.try_recv().is_err());
         assert!(rig.metrics.encode_text().contains("database_up 0"));
-        bench.db.execute("alter table centiloc.hidden rename to item_state").await;
+        fixture.db.execute("alter table centiloc.hidden rename to item_state").await;
         rig.acknowledged(1..2).await;
         assert_eq!(rig.health.snapshot().database.problem, None);
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
-    assert_eq!(bench.db.count("centiloc.dead_letter").await, 0);
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0);
 }
 
 #[tokio::test]
 async fn slow_batches_shrink_until_they_pass() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "create function slow() returns trigger language plpgsql as
@@ -128,7 +128,7 @@ async fn slow_batches_shrink_until_they_pass() {
                 for each row execute function slow();",
         )
         .await;
-    let mut config = config(&bench.db.socket_url());
+    let mut config = config(&fixture.db.socket_url());
     config.statement_timeout = Duration::from_millis(500);
     let (parts, mut rig) = rig(Store::new(&config, PartitionSpan::Month).unwrap());
     for n in 0..40 {
@@ -139,13 +139,13 @@ async fn slow_batches_shrink_until_they_pass() {
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
-    assert_eq!(rows(&bench).await, 40);
+    assert_eq!(rows(&fixture).await, 40);
 }
 
 #[tokio::test]
 async fn unknown_row_error_does_not_block_stream() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "create function refuse() returns trigger language plpgsql as $$
@@ -157,28 +157,28 @@ async fn unknown_row_error_does_not_block_stream() {
                 for each row execute function refuse();",
         )
         .await;
-    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let (parts, mut rig) = rig(fixture.another_store(PartitionSpan::Month));
     let script = async {
         rig.send(with_token(of_item(arrives("bad", "A", 1)), 0)).await;
-        until_true("the trouble to be noticed", SOON, || {
+        until_true("the error to be reported", SOON, || {
             rig.health.snapshot().database.problem.is_some_and(|p| p.contains("P0001"))
         })
         .await;
-        assert_eq!(bench.db.count("centiloc.dead_letter").await, 0, "it alone proves nothing");
+        assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0, "it alone proves nothing");
         rig.send(event(1)).await;
         rig.acknowledged(0..2).await;
         drop(rig.decoded);
     };
     tokio::join!(writer::run(parts), script).0.unwrap();
-    assert_eq!(rows(&bench).await, 1);
-    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
+    assert_eq!(rows(&fixture).await, 1);
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 1);
 }
 
 #[tokio::test]
 async fn abandoning_ends_retries_immediately() {
-    let bench = Bench::new().await;
-    let proxy = Proxy::to(Postgres::shared().await.port()).await;
-    let url = bench.db.url_at(proxy.port());
+    let fixture = StoreFixture::new().await;
+    let proxy = TcpProxy::to(Postgres::shared().await.port()).await;
+    let url = fixture.db.url_at(proxy.port());
     let (parts, mut rig) = rig(Store::new(&config(&url), PartitionSpan::Month).unwrap());
     let script = async {
         rig.send(event(0)).await;
@@ -195,5 +195,5 @@ async fn abandoning_ends_retries_immediately() {
     let stage = tokio::time::timeout(SOON, writer::run(parts));
     let (result, mut feedback) = tokio::join!(stage, script);
     result.expect("it must not wait for the database").unwrap();
-    assert!(feedback.recv().await.is_none(), "what is not durable is not acknowledged");
+    assert!(feedback.recv().await.is_none(), "messages that are not durable are not acknowledged");
 }

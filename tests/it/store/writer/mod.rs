@@ -22,12 +22,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::store::{
-    Bench, EXPIRY, Process, arrives, at, config, malformed, of_item, with_token,
+    EXPIRY, Process, StoreFixture, arrives, at, config, malformed, of_item, with_token,
 };
 use crate::support::wait::{SOON, until_true};
 
 /// The channels and handles around the stage.
-struct Rig {
+struct WriterRig {
     decoded: mpsc::Sender<DecodedItem>,
     feedback: mpsc::Receiver<Feedback>,
     health: Arc<Health>,
@@ -35,7 +35,7 @@ struct Rig {
     abandon: CancellationToken,
 }
 
-fn rig(store: Store) -> (WriterParts, Rig) {
+fn rig(store: Store) -> (WriterParts, WriterRig) {
     let (decoded_tx, decoded) = mpsc::channel(256);
     let (feedback, feedback_rx) = mpsc::channel(256);
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
@@ -56,7 +56,7 @@ fn rig(store: Store) -> (WriterParts, Rig) {
         rng: StdRng::from_os_rng(),
         abandon: abandon.clone(),
     };
-    (parts, Rig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
+    (parts, WriterRig { decoded: decoded_tx, feedback: feedback_rx, health, metrics, abandon })
 }
 
 /// Asserts at compile time that the supervisor can move the stage between threads.
@@ -64,7 +64,7 @@ fn movable<T: Send>(stage: T) -> T {
     stage
 }
 
-impl Rig {
+impl WriterRig {
     async fn send(&self, entry: DecodedMessage) {
         self.decoded.send(DecodedItem::Message(entry.0, entry.1)).await.unwrap();
     }
@@ -104,14 +104,14 @@ fn opened(session_present: bool, filters: &[&str], seconds: i64) -> ConnectionEv
     }
 }
 
-async fn rows(bench: &Bench) -> i64 {
-    bench.db.count("centiloc.item_event").await
+async fn rows(fixture: &StoreFixture) -> i64 {
+    fixture.db.count("centiloc.item_event").await
 }
 
 #[tokio::test]
 async fn received_messages_are_committed_acknowledged_and_drained() {
-    let bench = Bench::new().await;
-    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let fixture = StoreFixture::new().await;
+    let (parts, mut rig) = rig(fixture.another_store(PartitionSpan::Month));
     let script = async {
         for n in 0..200 {
             rig.send(event(n)).await;
@@ -128,8 +128,8 @@ async fn received_messages_are_committed_acknowledged_and_drained() {
     // Everything still open was durable before the stage ended.
     assert!(matches!(feedback.recv().await, Some(Feedback::Committed(c)) if c.len() == 1));
     assert!(feedback.recv().await.is_none());
-    assert_eq!(rows(&bench).await, 201);
-    assert_eq!(bench.db.count("centiloc.dead_letter").await, 1);
+    assert_eq!(rows(&fixture).await, 201);
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 1);
     let database = health.snapshot().database;
     assert!(database.up && database.last_commit_at.is_some());
     assert_eq!(database.last_event_at, Some(at(199)));
@@ -146,20 +146,20 @@ async fn received_messages_are_committed_acknowledged_and_drained() {
 
 #[tokio::test]
 async fn gap_is_durable_before_next_acknowledgement() {
-    let bench = Bench::new().await;
-    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
-    bench.db.execute("alter table centiloc.gap rename to gap_hidden").await;
-    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let fixture = StoreFixture::new().await;
+    fixture.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
+    fixture.db.execute("alter table centiloc.gap rename to gap_hidden").await;
+    let (parts, mut rig) = rig(fixture.another_store(PartitionSpan::Month));
     let script = async {
         rig.send(event(0)).await;
         rig.news(opened(false, &["a"], 100)).await;
         rig.send(event(1)).await;
         rig.acknowledged(0..1).await;
         until_true("the stage to be held", SOON, || !rig.health.snapshot().database.up).await;
-        assert_eq!(rows(&bench).await, 1);
-        bench.db.execute("alter table centiloc.gap_hidden rename to gap").await;
+        assert_eq!(rows(&fixture).await, 1);
+        fixture.db.execute("alter table centiloc.gap_hidden rename to gap").await;
         rig.acknowledged(1..2).await;
-        assert_eq!(bench.db.count("centiloc.gap").await, 1);
+        assert_eq!(fixture.db.count("centiloc.gap").await, 1);
         assert_eq!(rig.metrics.gaps.total(), 1);
         let text = rig.metrics.encode_text();
         assert!(text.contains("commit_failures_total{class=\"stop\"} 1"), "{text}");
@@ -170,9 +170,9 @@ async fn gap_is_durable_before_next_acknowledgement() {
 
 #[tokio::test]
 async fn stale_filters_are_returned_for_unsubscribe() {
-    let bench = Bench::new().await;
-    bench.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
-    let (parts, mut rig) = rig(bench.another_store(PartitionSpan::Month));
+    let fixture = StoreFixture::new().await;
+    fixture.store.note(EXPIRY, None, &opened(false, &["a", "old"], 0)).await.unwrap();
+    let (parts, mut rig) = rig(fixture.another_store(PartitionSpan::Month));
     let script = async {
         rig.news(opened(true, &["a"], 100)).await;
         let feedback = tokio::time::timeout(SOON, rig.feedback.recv()).await.unwrap();
@@ -184,8 +184,8 @@ async fn stale_filters_are_returned_for_unsubscribe() {
 
 #[tokio::test]
 async fn newer_schema_ends_the_stage() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StoreFixture::new().await;
+    fixture
         .db
         .execute(
             "insert into centiloc._sqlx_migrations
@@ -193,7 +193,7 @@ async fn newer_schema_ends_the_stage() {
              values (9999, 'future', true, '\\x00', 0)",
         )
         .await;
-    let (parts, _rig) = rig(bench.another_store(PartitionSpan::Month));
+    let (parts, _rig) = rig(fixture.another_store(PartitionSpan::Month));
     assert!(matches!(writer::run(parts).await, Err(MigrationError::Newer { .. })));
 }
 

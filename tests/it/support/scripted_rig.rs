@@ -5,43 +5,43 @@ use sqlx::{Connection, PgConnection};
 use super::bridge::Bridge;
 use super::config::Config;
 use super::database::Database;
-use super::duplex::Duplex;
+use super::duplex::DuplexConnection;
 use super::event::ItemEvent;
 use super::expect::{ITEMS, until_count};
 use super::mosquitto::Mosquitto;
-use super::peer::{Conversation, Delivery, Peer};
 use super::postgres::Postgres;
 use super::rig::until_settled_in;
+use super::scripted_broker::{ScriptedBroker, ScriptedConnection, ScriptedPublish};
 use super::wait::{SOON, until_eq};
 
 /// A bridge, its database, and the scripted broker.
-pub struct PeerRig {
+pub struct ScriptedRig {
     /// Listens for the next connection.
-    pub peer: Peer,
+    pub peer: ScriptedBroker,
     pub database: Database,
     /// The bridge, ready.
     pub bridge: Bridge,
 }
 
-impl PeerRig {
+impl ScriptedRig {
     /// Starts a bridge with the usual configuration.
-    pub async fn new() -> (Self, Conversation) {
+    pub async fn new() -> (Self, ScriptedConnection) {
         Self::with(|config| config, |conversation| conversation).await
     }
 
     /// Starts a bridge with the usual configuration changed by `adapt`, and a broker that answers
     /// PINGREQs from the start.
-    pub async fn duplex(adapt: impl FnOnce(Config) -> Config) -> (Self, Duplex) {
-        Self::with(adapt, Conversation::duplex).await
+    pub async fn duplex(adapt: impl FnOnce(Config) -> Config) -> (Self, DuplexConnection) {
+        Self::with(adapt, ScriptedConnection::duplex).await
     }
 
     async fn with<C>(
         adapt: impl FnOnce(Config) -> Config,
-        hold: impl FnOnce(Conversation) -> C,
+        hold: impl FnOnce(ScriptedConnection) -> C,
     ) -> (Self, C) {
         let broker = Mosquitto::start().await;
         let database = Postgres::shared().await.database().await;
-        let peer = Peer::listen().await;
+        let peer = ScriptedBroker::listen().await;
         let config = adapt(Config::new(&broker, &database).plain(peer.port()));
         let mut bridge = Bridge::start(&config);
         let conversation = hold(peer.subscribed(false).await);
@@ -85,8 +85,14 @@ pub async fn let_go(hold: PgConnection) {
 }
 
 /// Delivers an event in its JSON form.
-pub async fn deliver(to: &mut Conversation, qos: u8, packet_id: u16, dup: bool, event: &ItemEvent) {
+pub async fn deliver(
+    to: &mut ScriptedConnection,
+    qos: u8,
+    packet_id: u16,
+    dup: bool,
+    event: &ItemEvent,
+) {
     let (topic, payload) = (event.json_topic(), event.json().to_string());
     let payload = payload.as_bytes();
-    to.publish(Delivery { qos, packet_id, dup, topic: &topic, payload }).await;
+    to.publish(ScriptedPublish { qos, packet_id, dup, topic: &topic, payload }).await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::duplex::Duplex;
+use super::duplex::DuplexConnection;
 use super::process::loopback;
 use super::wait::SOON;
 
@@ -21,12 +21,12 @@ const SEND_BUFFER: u32 = 64 * 1024;
 pub const PINGRESP: [u8; 2] = [0xd0, 0];
 
 /// A listener for connections of the bridge.
-pub struct Peer {
+pub struct ScriptedBroker {
     listener: TcpListener,
 }
 
 /// One connection of the bridge, after its CONNECT was read.
-pub struct Conversation {
+pub struct ScriptedConnection {
     stream: TcpStream,
     connect: Connect,
 }
@@ -43,7 +43,7 @@ pub struct Connect {
 
 /// A packet that the bridge sends after CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromBridge {
+pub enum BridgePacket {
     /// Packet id, and filters with the requested QoS.
     Subscribe(u16, Vec<(String, u8)>),
     /// Packet id and filters.
@@ -62,7 +62,7 @@ pub enum FromBridge {
 
 /// A PUBLISH to be sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Delivery<'a> {
+pub struct ScriptedPublish<'a> {
     /// QoS, 0 to 2.
     pub qos: u8,
     /// Ignored at QoS 0.
@@ -73,7 +73,7 @@ pub struct Delivery<'a> {
     pub payload: &'a [u8],
 }
 
-impl Peer {
+impl ScriptedBroker {
     /// Listens on a free port of loopback.
     #[expect(clippy::unused_async, reason = "a listener is registered with the runtime")]
     pub async fn listen() -> Self {
@@ -89,17 +89,17 @@ impl Peer {
     }
 
     /// Accepts the next connection and reads its CONNECT.
-    pub async fn accept(&self) -> Conversation {
+    pub async fn accept(&self) -> ScriptedConnection {
         let accepted = tokio::time::timeout(SOON, self.listener.accept()).await;
         let (mut stream, _) = accepted.expect("the bridge did not connect").unwrap();
         stream.set_nodelay(true).unwrap();
         let (first, body) = read_packet(&mut stream).await.expect("CONNECT");
         assert_eq!(first, 0x10, "not a CONNECT");
-        Conversation { stream, connect: parse_connect(&body) }
+        ScriptedConnection { stream, connect: parse_connect(&body) }
     }
 
     /// Accepts the next connection, with CONNACK and every filter granted at QoS 1.
-    pub async fn subscribed(&self, session_present: bool) -> Conversation {
+    pub async fn subscribed(&self, session_present: bool) -> ScriptedConnection {
         let mut conversation = self.accept().await;
         conversation.connack(session_present, 0).await;
         conversation.grant_all(QOS1).await;
@@ -107,7 +107,7 @@ impl Peer {
     }
 }
 
-impl Conversation {
+impl ScriptedConnection {
     /// Returns the contents of CONNECT.
     pub fn connect(&self) -> &Connect {
         &self.connect
@@ -120,7 +120,7 @@ impl Conversation {
 
     /// Reads the SUBSCRIBE and grants all its filters at one QoS, or refuses all with 0x80.
     pub async fn grant_all(&mut self, code: u8) {
-        let FromBridge::Subscribe(packet_id, filters) = self.next().await else {
+        let BridgePacket::Subscribe(packet_id, filters) = self.next().await else {
             panic!("expected SUBSCRIBE");
         };
         assert!(filters.iter().all(|(_, qos)| *qos == QOS1), "not all asked at QoS 1: {filters:?}");
@@ -139,7 +139,7 @@ impl Conversation {
     }
 
     /// Delivers a message.
-    pub async fn publish(&mut self, delivery: Delivery<'_>) {
+    pub async fn publish(&mut self, delivery: ScriptedPublish<'_>) {
         self.send(&delivery.packet()).await;
     }
 
@@ -150,7 +150,7 @@ impl Conversation {
 
     /// Returns the next packet from the bridge, answering PINGREQs. Panics at the end of the
     /// connection, and if nothing arrives.
-    pub async fn next(&mut self) -> FromBridge {
+    pub async fn next(&mut self) -> BridgePacket {
         let next = tokio::time::timeout(SOON, self.try_next()).await;
         next.expect("the bridge sent nothing").expect("the bridge closed the connection")
     }
@@ -162,14 +162,14 @@ impl Conversation {
     }
 
     /// Returns the next packet if one arrives within that time. As with
-    /// [`Conversation::is_quiet_for`], a `None` proves nothing.
-    pub async fn next_within(&mut self, duration: Duration) -> Option<FromBridge> {
+    /// [`ScriptedConnection::is_quiet_for`], a `None` proves nothing.
+    pub async fn next_within(&mut self, duration: Duration) -> Option<BridgePacket> {
         let next = tokio::time::timeout(duration, self.try_next()).await.ok()?;
         Some(next.expect("the bridge closed the connection"))
     }
 
     /// Waits for the bridge to end the connection. Returns the packets sent before.
-    pub async fn until_closed(mut self) -> Vec<FromBridge> {
+    pub async fn until_closed(mut self) -> Vec<BridgePacket> {
         let mut sent = Vec::new();
         let read = async {
             while let Ok(packet) = self.try_next().await {
@@ -181,8 +181,8 @@ impl Conversation {
     }
 
     /// Splits the connection into independent reading and writing.
-    pub fn duplex(self) -> Duplex {
-        Duplex::over(self.stream)
+    pub fn duplex(self) -> DuplexConnection {
+        DuplexConnection::over(self.stream)
     }
 
     /// Ends the connection by a reset, including everything in flight.
@@ -201,10 +201,10 @@ impl Conversation {
 
     /// Reads one packet. Not safe to cancel in the middle of a packet, but the bridge writes
     /// packets whole.
-    async fn try_next(&mut self) -> std::io::Result<FromBridge> {
+    async fn try_next(&mut self) -> std::io::Result<BridgePacket> {
         loop {
             match read_from_bridge(&mut self.stream).await? {
-                FromBridge::Pingreq => self.send(&PINGRESP).await,
+                BridgePacket::Pingreq => self.send(&PINGRESP).await,
                 packet => return Ok(packet),
             }
         }
@@ -215,7 +215,7 @@ impl Conversation {
     }
 }
 
-impl Delivery<'_> {
+impl ScriptedPublish<'_> {
     /// Encodes the PUBLISH.
     pub fn packet(self) -> Vec<u8> {
         let Self { qos, packet_id, dup, topic, payload } = self;
@@ -232,17 +232,17 @@ impl Delivery<'_> {
 /// Reads the next packet after CONNECT.
 pub async fn read_from_bridge(
     stream: &mut (impl AsyncRead + Unpin),
-) -> std::io::Result<FromBridge> {
+) -> std::io::Result<BridgePacket> {
     let (first, body) = read_packet(stream).await?;
     let packet_id = || u16::from_be_bytes([body[0], body[1]]);
     Ok(match first {
-        0x40 => FromBridge::Puback(packet_id()),
-        0x50 => FromBridge::Pubrec(packet_id()),
-        0x70 => FromBridge::Pubcomp(packet_id()),
-        0x82 => FromBridge::Subscribe(packet_id(), filters_with_qos(&body[2..])),
-        0xa2 => FromBridge::Unsubscribe(packet_id(), filters(&body[2..])),
-        0xc0 => FromBridge::Pingreq,
-        0xe0 => FromBridge::Disconnect,
+        0x40 => BridgePacket::Puback(packet_id()),
+        0x50 => BridgePacket::Pubrec(packet_id()),
+        0x70 => BridgePacket::Pubcomp(packet_id()),
+        0x82 => BridgePacket::Subscribe(packet_id(), filters_with_qos(&body[2..])),
+        0xa2 => BridgePacket::Unsubscribe(packet_id(), filters(&body[2..])),
+        0xc0 => BridgePacket::Pingreq,
+        0xe0 => BridgePacket::Disconnect,
         other => panic!("the bridge sent a packet that a client must not send: {other:#x}"),
     })
 }

@@ -7,7 +7,7 @@ use super::event::{ItemEvent, bytes};
 
 /// A message that exceeds a maximum.
 #[derive(Clone)]
-pub struct Excess {
+pub struct OversizedMessage {
     pub topic: String,
     pub payload: Vec<u8>,
     /// The beginning of the detail of its dead letter.
@@ -15,12 +15,12 @@ pub struct Excess {
 }
 
 /// Returns messages of about `size` bytes, each far beyond another maximum.
-pub fn excesses(tenant: &str, size: usize) -> Vec<Excess> {
+pub fn excesses(tenant: &str, size: usize) -> Vec<OversizedMessage> {
     let event = ItemEvent::new(tenant, "E-EXCESS", "B-0001", OffsetDateTime::now_utc());
     [protobuf_excesses(&event, size), json_excesses(&event, size)].concat()
 }
 
-fn protobuf_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
+fn protobuf_excesses(event: &ItemEvent, size: usize) -> Vec<OversizedMessage> {
     let (packed, unpacked, labels) = (size, size / 2, size / 2);
     [
         (bytes(12, &vec![1; packed]), format!("pos_on_shelf_mm has {packed} elements")),
@@ -28,7 +28,7 @@ fn protobuf_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
         (b"\x7a\x00".repeat(labels), format!("loc_labels has {labels} elements")),
     ]
     .into_iter()
-    .map(|(more, said)| Excess {
+    .map(|(more, said)| OversizedMessage {
         topic: event.protobuf_topic(),
         payload: [event.protobuf(), more].concat(),
         said,
@@ -36,7 +36,7 @@ fn protobuf_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
     .collect()
 }
 
-fn json_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
+fn json_excesses(event: &ItemEvent, size: usize) -> Vec<OversizedMessage> {
     let object = event.json().to_string();
     let keys = event.json().as_object().unwrap().len();
     // A part that is repeated, and the text before and after the repetitions.
@@ -60,7 +60,11 @@ fn json_excesses(event: &ItemEvent, size: usize) -> Vec<Excess> {
     let deep = (deep, "the set of unknown keys has ".to_owned());
     [positions, labels, unknown, list, text, deep]
         .into_iter()
-        .map(|(text, said)| Excess { topic: event.json_topic(), payload: text.into_bytes(), said })
+        .map(|(text, said)| OversizedMessage {
+            topic: event.json_topic(),
+            payload: text.into_bytes(),
+            said,
+        })
         .collect()
 }
 
