@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_in_what_does_not_decode() {
+    fn tag_is_found_in_undecodable_bytes() {
         let tag = uid("E004015012345678");
         for payload in [
             &b"{\"uid\": \"E004015012345678\", \0"[..],

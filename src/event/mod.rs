@@ -180,12 +180,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2048))]
         #[test]
-        fn item_events_share_an_id_only_if_they_share_every_field(a in item_key(), b in item_key()) {
+        fn equal_item_ids_imply_equal_fields(a in item_key(), b in item_key()) {
             prop_assert_eq!(item_id(&a) == item_id(&b), a == b);
         }
 
         #[test]
-        fn one_changed_field_of_an_item_changes_its_id(
+        fn changed_item_field_changes_the_id(
             a in item_key(), b in item_key(), field in 0usize..5
         ) {
             let mut c = a.clone();
@@ -212,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn board_events_share_an_id_only_if_they_share_every_field(
+        fn equal_board_ids_imply_equal_fields(
             a in board_key(), b in board_key()
         ) {
             prop_assert_eq!(board_id(&a) == board_id(&b), a == b);
@@ -224,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_cannot_be_shifted_from_one_part_to_another(
+        fn bytes_cannot_move_between_parts(
             bytes in vec(0u8..3, 0..12),
             one in vec(0usize..13, 0..6),
             other in vec(0usize..13, 0..6),

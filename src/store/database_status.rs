@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_up_before_the_writer_found_its_tables() {
+    fn database_is_down_until_schema_is_found() {
         let (condition, health) = condition();
         condition.answered(StatusSource::Maintenance);
         assert!(!health.snapshot().database.up);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_works_does_not_hide_that_the_stream_is_stuck() {
+    fn working_heartbeat_does_not_hide_stuck_stream() {
         let (condition, health) = condition();
         condition.failed(StatusSource::Writer, &stop("permission denied"));
         condition.answered(StatusSource::Maintenance);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_seen_while_the_stream_is_idle_and_ends_with_the_next_commit() {
+    fn idle_outage_ends_with_the_next_commit() {
         let (condition, health) = condition();
         condition.answered(StatusSource::Writer);
         condition.failed(StatusSource::Maintenance, &stop("gone"));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_mends_both_its_own_and_the_ping_s_problem() {
+    fn writer_success_clears_both_errors() {
         let (condition, health) = condition();
         condition.failed(StatusSource::Writer, &stop("a"));
         condition.failed(StatusSource::Maintenance, &stop("b"));

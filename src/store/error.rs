@@ -259,7 +259,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_listed_code_has_the_meaning_the_design_gives_it() {
+    fn listed_codes_have_their_documented_class() {
         for (code, class) in [
             ("08006", ErrorClass::Retry),
             ("08P01", ErrorClass::Retry),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_violation_without_a_constraint_is_a_missing_partition() {
+    fn unnamed_check_violation_is_missing_partition() {
         assert_eq!(classify("23514", None), ErrorClass::NoPartition);
         assert_eq!(classify("23514", Some("positive")), ErrorClass::SetAside);
         assert_eq!(classify("23502", None), ErrorClass::SetAside);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn only_failures_of_a_statement_leave_the_connection_usable() {
+    fn statement_failures_leave_the_connection_usable() {
         let usable = [ErrorClass::Halve, ErrorClass::SetAside, ErrorClass::NoPartition];
         for class in
             [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown].iter().chain(&usable)
@@ -364,7 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_code_panics_and_only_three_classes_ever_blame_a_row(code in "\\PC{0,6}") {
+        fn only_three_sqlstate_classes_blame_a_row(code in "\\PC{0,6}") {
             let class = classify(&code, Some("c"));
             let blamed = ["22", "23", "54"].iter().any(|c| code.starts_with(c));
             prop_assert_eq!(class == ErrorClass::SetAside, blamed);

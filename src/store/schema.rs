@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_migration_file_is_listed_in_order_under_its_own_number() {
+    fn migration_files_are_listed_in_order() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
         let mut files: Vec<String> = std::fs::read_dir(dir)
             .unwrap()

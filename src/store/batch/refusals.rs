@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_batch_refused_alike_is_the_tables_fault() {
+    fn batch_refused_alike_is_systemic() {
         let none = RefusalHistory::default();
         assert!(none.is_systemic(0, &refused(0..8, "23502")));
         assert!(!none.is_systemic(0, &refused(0..7, "23502")));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_add_up_over_small_batches_until_a_row_is_accepted() {
+    fn refusals_add_up_until_a_row_is_accepted() {
         let mut refusals = RefusalHistory::default();
         refusals.note(0, &refused(0..4, "23502"));
         refusals.note(0, &refused(4..7, "23502"));

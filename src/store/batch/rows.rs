@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn twins_are_one_letter_with_their_number_and_times() {
+    fn equal_letters_merge_with_count_and_times() {
         let batch = [reject("t", b"x", 9), reject("t", b"y", 1), reject("t", b"x", 4)];
         let rows = BatchRows::of(&batch, at(0));
         let folded = fold_letters(rows.letters.iter());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_of_one_event_stay_in_the_order_they_came() {
+    fn forms_of_one_event_keep_their_order() {
         let mut other = item("U", "A", 5, true);
         other.product_reference = Some("second".into());
         let batch = [

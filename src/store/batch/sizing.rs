@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_is_the_longest_run_that_fits_and_never_crosses_news(
+        fn batch_is_longest_run_without_connection_events(
             queue in queue(), max in 1usize..20
         ) {
             let fits = |n: usize| {
@@ -191,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn the_size_stays_within_its_bounds_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
+        fn batch_size_stays_bounded_and_recovers(max in 0usize..5000, halvings in 0usize..20) {
             let mut size = BatchSize::new(max);
             for _ in 0..halvings {
                 let before = size.get();
@@ -203,7 +203,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_of_batches_the_size_follows_the_simple_rule(
+        fn batch_size_follows_the_simple_rule(
             first in 0usize..5000,
             outcomes in prop::collection::vec((outcome(), any::<prop::sample::Index>()), 0..64),
         ) {

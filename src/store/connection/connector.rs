@@ -143,7 +143,7 @@ impl Connector {
     }
 
     /// Opens one connection, at the host reached last or the first that can be used after it.
-    /// Refusals come out as they are, at once.
+    /// A refusal is returned unchanged and at once.
     pub async fn open(&self) -> Result<Db, DbError> {
         let endpoints = &self.url.endpoints;
         let mut order: Vec<usize> = (0..endpoints.len()).collect();
@@ -157,13 +157,18 @@ impl Connector {
             match self.open_at(&endpoints[at]).await {
                 Ok(db) => {
                     self.preferred.store(at, Ordering::Relaxed);
+                    tracing::debug!(server = address_of(&endpoints[at]), "connected to PostgreSQL");
                     return Ok(db);
                 }
                 // Other hosts would be asked with the same credentials.
                 Err(error) if matches!(error.class, ErrorClass::Stop | ErrorClass::Unsuitable) => {
                     return Err(limits::explain(error, self.needed));
                 }
-                Err(error) => errors.push((&endpoints[at], limits::explain(error, self.needed))),
+                Err(error) => {
+                    let server = address_of(&endpoints[at]);
+                    tracing::debug!(server, %error, "could not connect to PostgreSQL");
+                    errors.push((&endpoints[at], limits::explain(error, self.needed)));
+                }
             }
         }
         Err(of_all(errors))

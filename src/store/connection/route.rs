@@ -71,9 +71,9 @@ async fn choose(
     for FailedAttempt { address: dead, cause } in failed.iter().filter(|f| f.is_noteworthy()) {
         tracing::warn!(
             address = %dead,
-            problem = %cause,
+            error = %cause,
             connected = %address,
-            "an address of the database did not answer first or failed; using another one"
+            "an address of the database failed or answered late; using another one"
         );
     }
     let route = if needs_name(url, name, address) {

@@ -227,6 +227,8 @@ impl Store {
                 return Ok((None, noted));
             }
             let opening = assess_reconnect(earlier, opened, session_expiry);
+            let cause = opening.gap.as_ref().map(|gap| gap.cause.as_str());
+            tracing::debug!(cause, stale = opening.stale_filters.len(), "assessed a connection");
             let mut gap = None;
             if let Some(found) = &opening.gap {
                 gap = insert_gap(db, found).await?.then_some(found.cause);

@@ -129,25 +129,25 @@ mod tests {
     }
 
     #[test]
-    fn the_first_start_after_a_retirement_is_no_gap() {
+    fn first_start_after_retirement_is_no_gap() {
         let retired = EarlierConnection { retired: true, ..earlier(&["old"]) };
         assert_eq!(open(Some(&retired), 10_000, false), open(None, 0, false));
     }
 
     #[test]
-    fn a_short_absence_with_the_session_kept_is_no_gap() {
+    fn short_absence_with_kept_session_is_no_gap() {
         assert_eq!(open(Some(&earlier(&["a"])), 7200, true).gap, None);
     }
 
     #[test]
-    fn an_absence_longer_than_the_session_lives_is_a_gap_even_if_it_is_said_to_be_there() {
+    fn absence_beyond_session_expiry_is_always_a_gap() {
         let gap = open(Some(&earlier(&["a"])), 7201, true).gap.unwrap();
         assert_eq!(gap.cause, GapCause::Absence);
         assert_eq!((gap.started_at, gap.ended_at), (at(0), Some(at(7201))));
     }
 
     #[test]
-    fn a_lost_session_is_one_gap_that_tells_of_the_absence_too() {
+    fn lost_session_gap_mentions_the_absence() {
         let short = open(Some(&earlier(&["a"])), 10, false).gap.unwrap();
         assert_eq!(short.cause, GapCause::SessionLost);
         assert!(!short.detail.contains("away"));
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn filters_no_longer_wanted_are_stale_only_while_the_session_lives() {
+    fn unwanted_filters_are_stale_while_session_exists() {
         let before = earlier(&["a", "old"]);
         assert_eq!(open(Some(&before), 10, true).stale_filters, ["old"]);
         assert!(open(Some(&before), 10, false).stale_filters.is_empty());
     }
 
     #[test]
-    fn a_clock_set_back_is_no_gap_and_a_session_lost_with_it_none_that_ends_before_it_begins() {
+    fn clock_set_back_makes_no_negative_gap() {
         assert_eq!(open(Some(&earlier(&["a"])), -100, true).gap, None);
         let lost = open(Some(&earlier(&["a"])), -100, false).gap.unwrap();
         assert_eq!((lost.started_at, lost.ended_at), (at(-100), Some(at(-100))));

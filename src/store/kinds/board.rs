@@ -77,10 +77,7 @@ impl EventTables for BoardTables {
 }
 
 fn board_of(event: &Event) -> Option<&BoardEvent> {
-    match event {
-        Event::Board(board) => Some(board),
-        Event::Item(_) => None,
-    }
+    if let Event::Board(board) = event { Some(board) } else { None }
 }
 
 fn key_and_age(e: &BoardEvent) -> (&str, &str, OffsetDateTime, Uuid) {

@@ -96,10 +96,7 @@ impl EventTables for ItemTables {
 }
 
 fn item_of(event: &Event) -> Option<&ItemEvent> {
-    match event {
-        Event::Item(item) => Some(item),
-        Event::Board(_) => None,
-    }
+    if let Event::Item(item) = event { Some(item) } else { None }
 }
 
 /// The key of an event's state, its age, and its id.

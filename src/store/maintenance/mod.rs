@@ -170,8 +170,9 @@ impl<'p> MaintenanceDuties<'p> {
         };
         self.partitions_due = Instant::now() + wait;
         let problem = result.err().map(|error| error.to_string());
-        self.partitions_problem
-            .report(problem, "could not make or fill every partition; trying again");
+        if let Some(error) = self.partitions_problem.changed(problem) {
+            tracing::warn!(error, "could not make or fill all partitions; retrying");
+        }
     }
 
     async fn clear_payloads(&mut self, now: OffsetDateTime) {
@@ -181,8 +182,9 @@ impl<'p> MaintenanceDuties<'p> {
             tracing::info!(payloads, "removed messages past retention.payloads");
         }
         let problem = cleared.err().map(|error| error.to_string());
-        self.payloads_problem
-            .report(problem, "could not remove the messages kept beside events; trying again");
+        if let Some(error) = self.payloads_problem.changed(problem) {
+            tracing::warn!(error, "could not remove messages past retention.payloads; retrying");
+        }
     }
 
     async fn delete_expired(&mut self, now: OffsetDateTime) {
@@ -199,15 +201,14 @@ impl<'p> MaintenanceDuties<'p> {
                 ..RetentionOutcome::default()
             },
         };
-        // What readers hold up is tried again soon.
+        // Partitions that readers block are tried again soon.
         let wait = if deleted.overdue == Some(Duration::ZERO) { RETENTION_EVERY } else { BEAT };
         self.retention_due = Instant::now() + wait;
         self.show(&deleted);
         let problem = (!deleted.problems.is_empty()).then(|| deleted.problems.join("; "));
-        self.retention_problem.report(
-            problem,
-            "could not delete everything that is past its retention; trying again",
-        );
+        if let Some(error) = self.retention_problem.changed(problem) {
+            tracing::warn!(error, "could not delete all rows past their retention; retrying");
+        }
     }
 
     fn show(&self, deleted: &RetentionOutcome) {
@@ -222,24 +223,22 @@ impl<'p> MaintenanceDuties<'p> {
                 events = deleted.events,
                 dead_letters = deleted.dead_letters,
                 connections = deleted.connections,
-                "deleted what is past its retention"
+                "deleted rows past their retention"
             );
         }
     }
 }
 
-/// A problem that lasts, logged when it changes.
+/// The last problem of a duty, which is logged when it changes.
 #[derive(Default)]
 struct RepeatedWarning(Option<String>);
 
 impl RepeatedWarning {
-    fn report(&mut self, problem: Option<String>, sentence: &'static str) {
-        if let Some(reason) = &problem
-            && self.0 != problem
-        {
-            tracing::warn!(reason, "{sentence}");
-        }
+    /// Records the present problem, if any. Returns it if it is another one than before.
+    fn changed(&mut self, problem: Option<String>) -> Option<&str> {
+        let is_new = self.0 != problem;
         self.0 = problem;
+        self.0.as_deref().filter(|_| is_new)
     }
 }
 

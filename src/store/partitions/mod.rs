@@ -238,7 +238,7 @@ impl PartitionManager {
         if self.known().defer(range, reason) {
             tracing::warn!(
                 partition = range.table(),
-                reason,
+                error = reason,
                 "could not make a partition; its events go to the default partition until it is made"
             );
         }
