@@ -59,7 +59,7 @@ enum DeadLettersCommand {
     },
     /// Decode dead letters again and store their events
     #[command(arg_required_else_help = true)]
-    ReplayOutcome {
+    Replay {
         #[command(flatten)]
         common: CommonArgs,
         #[command(flatten)]
@@ -159,7 +159,7 @@ impl DeadLettersCommand {
         match self {
             Self::List { common, .. }
             | Self::Show { common, .. }
-            | Self::ReplayOutcome { common, .. }
+            | Self::Replay { common, .. }
             | Self::Purge { common, .. } => &common.config,
             Self::Export { config, .. } => config,
         }
@@ -182,7 +182,7 @@ pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
         DeadLettersCommand::Show { common, id, raw } => {
             show(&store, id, raw, common.json, out).await?
         }
-        DeadLettersCommand::ReplayOutcome { common, filter, chosen: IdArgs { ids }, all: _ } => {
+        DeadLettersCommand::Replay { common, filter, chosen: IdArgs { ids }, all: _ } => {
             let ids = chosen(&store, ids, &filter.filter(false)).await?;
             replay(&config, &store, &ids, common.json, out).await?
         }
