@@ -90,8 +90,8 @@ fn an_impossible_momentum_is_implausible() {
         (new_year_2015 - 1, "before 2015"),
         (0, "before 2015"),
         (day_ahead + 1, "ahead"),
-        (i64::MAX, "calendar"),
-        (i64::MIN, "calendar"),
+        (i64::MAX, "years 0 to 9999"),
+        (i64::MIN, "years 0 to 9999"),
     ] {
         refused(read(&momentum(seconds)), RejectReason::Implausible, &["momentum", words]);
     }

@@ -343,7 +343,10 @@ fn refusals_name_cause_and_remedy() {
         ("", &["no messages", "name the file"][..]),
         ("syntax = \"proto3\"; message Foo { int32 a = 1; }", &["it has Foo", "momentum and uid"]),
         ("syntax = \"proto3\"; message {", &["vendor.proto:1:", "--descriptor_set_out"]),
-        ("syntax = \"proto3\"; import \"missing.proto\";", &["missing.proto", "beside it"]),
+        (
+            "syntax = \"proto3\"; import \"missing.proto\";",
+            &["missing.proto", "in the same folder"],
+        ),
         ("\u{1}\u{2}", &["could not compile"]),
     ] {
         let text = refusal(source);

@@ -25,7 +25,7 @@ async fn reload_applies_live_keys_and_lists_others() {
         .set("database.max_connections", 5);
     config.write();
     bridge.signal("HUP");
-    let line = bridge.until_logged(&["some changes count only after a restart"]).await;
+    let line = bridge.until_logged(&["some changes take effect only after a restart"]).await;
     for applied in ["batch.max_events", "retention.events", "log.level"] {
         assert!(line.contains(applied), "{line}");
     }

@@ -20,7 +20,7 @@ async fn disabled_spool_is_drained_first() {
     fixture.link.pass().await;
     let bridge = Bridge::ready(&fixture.rig.config()).await;
     fixture.rig.until_rows("item_event", 300).await;
-    bridge.until_logged(&["earlier run is drained"]).await;
+    bridge.until_logged(&["drained and removed the spool"]).await;
     assert!(!fixture.dir.join("spool.db").exists());
     until_eq("no duplicates", SOON, 0.0, || counter(&bridge, "duplicates_total", "")).await;
     assert_eq!(fixture.rig.database.count("centiloc.gap").await, 0);
@@ -47,7 +47,7 @@ async fn absence_counts_from_last_seen_on_disk() {
     fixture.link.pass().await;
     let bridge = Bridge::ready(&expiry(fixture.rig.config())).await;
     fixture.rig.until_rows("item_event", 2).await;
-    bridge.until_logged(&["earlier run is drained"]).await;
+    bridge.until_logged(&["drained and removed the spool"]).await;
     fixture.rig.until_rows("connection", 2).await;
     let gaps = "select cause || ': ' || detail from centiloc.gap";
     assert_eq!(fixture.rig.database.column::<String>(gaps).await, [""; 0]);

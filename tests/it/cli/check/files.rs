@@ -224,7 +224,7 @@ async fn schema_spool_and_admin_address_are_tried() {
         FaultCase {
             what: "protobuf without decode.proto_file",
             config: fixture.config().without("decode"),
-            lines: &[("protobuf_schema", WARNING, "its field numbers are assumed ones")],
+            lines: &[("protobuf_schema", WARNING, "its field numbers are assumed")],
         },
         FaultCase {
             what: "a proto_file that does not compile",

@@ -74,7 +74,7 @@ async fn share_group_loses_no_message_to_check() {
     assert_undisturbed(&fixture, &mut bridge, &config).await;
     let outcome = check(&config).await;
     for (_, found) in outcome.lines("subscription") {
-        assert!(found.contains("asked without $share/acme-ward"), "{found}");
+        assert!(found.contains("tried without $share/acme-ward"), "{found}");
     }
 }
 
