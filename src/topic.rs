@@ -62,7 +62,7 @@ pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
     format!("{PREFIX}{tenant}{suffix}")
 }
 
-/// Returns the kind and encoding of a topic; `None` for one that is not the tenant's or not known. Topics that are
+/// Returns the kind and encoding of a topic. `None` for one that is not the tenant's or not known. Topics that are
 /// not subscribed to are routed too: the session may still hold filters of an earlier
 /// configuration, and what they deliver is an event like any other.
 pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {

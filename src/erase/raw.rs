@@ -81,7 +81,7 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     places.any(|(at, window)| window == text && is_whole(at))
 }
 
-/// Returns the bytes with JSON's escapes resolved, whatever is around them; `None` if there are none.
+/// Returns the bytes with JSON's escapes resolved, whatever is around them. `None` if there are none.
 fn unescaped(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut rest = bytes;
     let mut plain = Vec::with_capacity(bytes.len());

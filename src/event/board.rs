@@ -21,7 +21,7 @@ pub struct BoardEvent {
     /// Time of receipt by the bridge.
     #[serde(with = "rfc3339")]
     pub received_at: OffsetDateTime,
-    /// The configured tenant; board events carry none.
+    /// The configured tenant. Board events carry none.
     pub tenant: String,
     /// Serial number of the board.
     pub board_sn: String,
@@ -65,7 +65,7 @@ impl BoardEvent {
         }
     }
 
-    /// Estimates the bytes on the heap; see [`super::Event::heap_bytes`].
+    /// Estimates the bytes on the heap. See [`super::Event::heap_bytes`].
     pub(super) fn heap_bytes(&self) -> usize {
         let texts = [&self.status, &self.fw_version];
         text(&self.tenant)

@@ -25,7 +25,7 @@ pub struct ItemEvent {
     pub tenant: String,
     /// Identifier of the tag.
     pub uid: String,
-    /// True: on the board; false: it left.
+    /// True: on the board. False: it left.
     pub is_in: bool,
     /// Serial number of the board.
     pub board_sn: Option<String>,
@@ -58,9 +58,9 @@ pub struct ItemEvent {
     pub furniture_sn: Option<String>,
     /// Reference of the named location.
     pub loc_reference: Option<String>,
-    /// Labels of the location; never an empty list.
+    /// Labels of the location. Never an empty list.
     pub loc_labels: Option<Vec<String>>,
-    /// Labels of the item; never an empty list.
+    /// Labels of the item. Never an empty list.
     pub item_labels: Option<Vec<String>>,
     /// Computed rather than measured.
     pub is_interpolated: Option<bool>,
@@ -111,7 +111,7 @@ impl ItemEvent {
         }
     }
 
-    /// Estimates the bytes on the heap; see [`super::Event::heap_bytes`].
+    /// Estimates the bytes on the heap. See [`super::Event::heap_bytes`].
     pub(super) fn heap_bytes(&self) -> usize {
         let texts = [
             &self.board_sn,
@@ -129,7 +129,7 @@ impl ItemEvent {
 }
 
 /// The id of an item event. `momentum_ns` is nanoseconds since the Unix epoch (hashed as a
-/// big-endian `i128`); an absent board is the empty string; `is_in` is hashed as one byte.
+/// big-endian `i128`). An absent board is the empty string. `is_in` is hashed as one byte.
 pub fn item_event_id(
     tenant: &str,
     uid: &str,

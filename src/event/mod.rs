@@ -36,7 +36,7 @@ impl Event {
         }
     }
 
-    /// Returns the key by which a redelivery is a duplicate; see [`ItemEvent::event_id`].
+    /// Returns the key by which a redelivery is a duplicate. See [`ItemEvent::event_id`].
     pub fn event_id(&self) -> Uuid {
         match self {
             Self::Item(item) => item.event_id,

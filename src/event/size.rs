@@ -10,7 +10,7 @@ const ALLOCATION: usize = 32;
 /// Least number of entries in a node of a `BTreeMap`, its root apart.
 const LEAST_ENTRIES: usize = 5;
 
-/// Entries that a node of a `BTreeMap` has room for; more take further nodes.
+/// Entries that a node of a `BTreeMap` has room for. More take further nodes.
 const NODE_ENTRIES: usize = 11;
 
 /// Bytes of a node of [`Map`] with its bookkeeping.

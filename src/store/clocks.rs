@@ -24,7 +24,7 @@ impl ClockComparison {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
-    /// Returns the later clock's time; `None` if they were never compared.
+    /// Returns the later clock's time. `None` if they were never compared.
     fn later(&self, host: OffsetDateTime) -> Option<OffsetDateTime> {
         let reading = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Some(reading?.later_clock(host, Instant::now()))
@@ -32,7 +32,7 @@ impl ClockComparison {
 }
 
 impl Store {
-    /// Returns the time of the later of host and database clock; the host's until they are compared.
+    /// Returns the time of the later of host and database clock. The host's until they are compared.
     pub fn later_clock(&self, host: OffsetDateTime) -> OffsetDateTime {
         self.clocks.later(host).unwrap_or(host)
     }

@@ -68,7 +68,7 @@ pub enum ErrorClass {
     Stop,
     /// The server, or a pooler before it, is not one that this service can work with.
     Unsuitable,
-    /// A code without a meaning here. Retried; a row that keeps causing it while others commit is
+    /// A code without a meaning here. Retried. A row that keeps causing it while others commit is
     /// set aside.
     Unknown,
 }
@@ -98,7 +98,7 @@ pub fn classify(sqlstate: &str, constraint: Option<&str>) -> ErrorClass {
 pub struct DbError {
     /// Class of the error.
     pub class: ErrorClass,
-    /// The server's code; `None` if the server did not answer.
+    /// The server's code. `None` if the server did not answer.
     pub sqlstate: Option<String>,
     /// Description and hint. Never holds a secret.
     pub text: String,

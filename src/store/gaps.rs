@@ -20,7 +20,7 @@ pub struct RecordedGap {
     /// Start of the period in which messages may be missing.
     #[serde(serialize_with = "timestamp::serialize")]
     pub started_at: OffsetDateTime,
-    /// End of the period; `None` while the gap is open.
+    /// End of the period. `None` while the gap is open.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub ended_at: Option<OffsetDateTime>,
     /// Cause, as in the column.

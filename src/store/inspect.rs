@@ -67,7 +67,7 @@ pub struct ServerInfo {
     pub read_only: bool,
     /// True if a COMMIT reaches the disk.
     pub fsync: bool,
-    /// TLS version and cipher; `None` is a connection in the clear.
+    /// TLS version and cipher. `None` is a connection in the clear.
     pub tls: Option<(String, String)>,
 }
 
@@ -91,7 +91,7 @@ pub struct RolePrivileges {
     pub missing_to_delete: Vec<String>,
 }
 
-/// Limits on connections; `None` is no limit.
+/// Limits on connections. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// The number that the service uses.
@@ -109,7 +109,7 @@ pub struct ConnectionLimits {
 /// The partitions of `item_event`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionCoverage {
-    /// Until when partitions reach from now on without a hole; `None` if none covers now.
+    /// Until when partitions reach from now on without a hole. `None` if none covers now.
     pub until: Option<OffsetDateTime>,
     /// Rows in the default partition, counted up to a thousand.
     pub in_default: i64,

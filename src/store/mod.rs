@@ -63,7 +63,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads the configuration; connects to nothing yet.
+    /// Reads the configuration. Connects to nothing yet.
     pub fn new(config: &config::DatabaseConfig, span: PartitionSpan) -> Result<Self, StoreError> {
         let connector = Connector::new(config)?;
         Ok(Self {

@@ -1,5 +1,5 @@
 //! Reads points in time out of tables and catalogs that users can write to. PostgreSQL knows
-//! `infinity` and years that [`OffsetDateTime`] does not; sqlx's own decoding panics on them.
+//! `infinity` and years that [`OffsetDateTime`] does not. Sqlx's own decoding panics on them.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgRow, PgTypeInfo, PgValueFormat, PgValueRef};

@@ -20,7 +20,7 @@ use crate::progress::during;
 pub(super) struct Db {
     /// Invariant: present until dropped.
     conn: Option<PgConnection>,
-    /// The place in the pool that the connection goes back to; `None` outside the pool.
+    /// The place in the pool that the connection goes back to. `None` outside the pool.
     lease: Option<PoolLease>,
     timeout: Duration,
     in_transaction: bool,

@@ -16,7 +16,7 @@ pub struct RetryWaits {
 impl Default for RetryWaits {
     fn default() -> Self {
         Self {
-            // A failover takes seconds; longer waits would only add to it.
+            // A failover takes seconds. Longer waits would only add to it.
             retry: BackoffBounds { min: Duration::from_millis(100), max: Duration::from_secs(10) },
             stop: Duration::from_secs(60),
         }

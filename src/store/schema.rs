@@ -32,7 +32,7 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
 
 const TABLE: &str = "centiloc._sqlx_migrations";
 
-/// A migration may rewrite years of events; past this it is the connection that is dead.
+/// A migration may rewrite years of events. Past this it is the connection that is dead.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// One migration, as `migrate --status` shows it.
@@ -42,7 +42,7 @@ pub struct MigrationStatus {
     pub version: i64,
     /// Description, from its file name.
     pub description: &'static str,
-    /// Time of its application; `None` while it is pending.
+    /// Time of its application. `None` while it is pending.
     pub applied_at: Option<OffsetDateTime>,
 }
 
@@ -97,7 +97,7 @@ impl Store {
         writer.finish(Ok(steps)).map_err(MigrationError::from)
     }
 
-    /// Applies what is pending; returns what was applied, as far as this process did it. Needs no
+    /// Applies what is pending. Returns what was applied, as far as this process did it. Needs no
     /// connection in addition to the one that the stream is written over afterwards.
     pub async fn migrate(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;

@@ -100,7 +100,7 @@ struct BatchWriter<D> {
     queue: VecDeque<DecodedItem>,
     size: BatchSize,
     backoff: Backoff,
-    /// Start of the period in which the database works; `None` during a failure.
+    /// Start of the period in which the database works. `None` during a failure.
     well_since: Option<Instant>,
     newest_event: Option<OffsetDateTime>,
     /// Failures since only best-effort items are left.
@@ -282,7 +282,7 @@ impl<D: EventStore> BatchWriter<D> {
         self.parts.condition.failed(StatusSource::Writer, error);
         let wait = match error {
             StoreError::Stop(_) => self.parts.waits.stop,
-            // The smaller batch is the answer; waiting longer each time would only hold it back.
+            // The smaller batch is the answer. Waiting longer each time would only hold it back.
             StoreError::Halve(_) if self.size.get() > 1 => self.parts.waits.retry.min,
             StoreError::Retry(_) | StoreError::Halve(_) => {
                 self.backoff.next(self.parts.rng.random())

@@ -15,7 +15,7 @@ pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 pub enum BatchStep {
     /// The queue is empty.
     Wait,
-    /// Write this many messages together; at least one.
+    /// Write this many messages together. At least one.
     Messages(usize),
     /// Record the connection event at the front.
     Event,

@@ -18,7 +18,7 @@ use crate::store::error::{DbError, ErrorClass};
 use crate::store::query::{Db, within};
 use crate::store::text::literal;
 
-/// Bound on DNS, TCP, TLS and authentication together; shared by the hosts of `database.url`, so that
+/// Bound on DNS, TCP, TLS and authentication together. Shared by the hosts of `database.url`, so that
 /// one that does not answer leaves time for the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +32,7 @@ const APPLICATION_NAME: &str = "centiloc-bridge";
 /// should come first.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// An open transaction that goes on no longer is one whose client is gone; it must not hold locks.
+/// An open transaction that goes on no longer is one whose client is gone. It must not hold locks.
 const IDLE_IN_TRANSACTION: &str = "60s";
 
 /// Gives the durability that an acknowledgement promises, whatever the role's defaults are.
@@ -68,7 +68,7 @@ pub(in crate::store) struct Connector {
 }
 
 impl Connector {
-    /// Reads `database.url`; opens nothing yet.
+    /// Reads `database.url`. Opens nothing yet.
     pub fn new(config: &config::DatabaseConfig) -> Result<Self, DbError> {
         let url = DatabaseUrl::parse(config.url.expose_secret())
             .map_err(|why| DbError::stop(format!("database.url cannot be used: {why}")))?;

@@ -33,7 +33,7 @@ pub(in crate::store) fn lead_to(mut remote: TcpStream, port: u16) -> io::Result<
     Ok(folder.into())
 }
 
-/// Accepts a connection of this process; others have no business here.
+/// Accepts a connection of this process. Others have no business here.
 async fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     loop {
         let (stream, _) = listener.accept().await?;

@@ -22,7 +22,7 @@ use crate::erase::TraceSelector;
 /// Tries of one transaction: the writer of a running service may be in the way, or the server restart.
 const TRIES: u32 = 8;
 
-/// The wait before the second try; each further one is twice as long.
+/// The wait before the second try. Each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// Settings of the connection: momenta are passed back as text.
@@ -75,7 +75,7 @@ pub struct Eraser<'s> {
     mode: EraseMode,
     /// `None` before the first statement and after a failure.
     db: Option<Db>,
-    /// The row of `erasure`; 0 while only counting.
+    /// The row of `erasure`. 0 while only counting.
     erasure: i64,
     counts: ErasedCounts,
 }

@@ -1,5 +1,5 @@
 //! `item_state` and `board_state`, after the events. A state is made of events: where the selector takes
-//! all of them the row goes; where it takes the oldest, the row begins with the first that is left.
+//! all of them the row goes. Where it takes the oldest, the row begins with the first that is left.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;

@@ -29,7 +29,7 @@ const PURPOSE: FilePurpose = FilePurpose {
 /// The number that was written last, and when.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::store) struct JournalPosition {
-    /// `journal_position.position`; 0 before the first.
+    /// `journal_position.position`. 0 before the first.
     position: i64,
     /// Time of the write.
     #[serde(default, with = "time::serde::rfc3339::option")]

@@ -118,7 +118,7 @@ pub(super) async fn close_abandoned(db: &mut Db, client_id: &str) -> Result<(), 
     db.query(|conn| query.execute(conn)).await.map(drop)
 }
 
-/// Stores a connection, and returns its row; `None` if it has one.
+/// Stores a connection, and returns its row. `None` if it has one.
 pub(super) async fn insert(
     db: &mut Db,
     opened: OpenedConnection<'_>,

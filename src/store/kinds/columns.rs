@@ -22,7 +22,7 @@ pub(super) struct EventColumn<E> {
     pub role: ColumnRole,
     /// The type of the array in which its values are sent.
     pub sent_as: &'static str,
-    /// A cast to the type of the column; empty where it is sent in that type.
+    /// A cast to the type of the column. Empty where it is sent in that type.
     pub cast: &'static str,
     /// Binds the values of all events.
     pub bind: fn(PgQuery, &[&E]) -> PgQuery,
@@ -46,11 +46,11 @@ pub(super) use event_columns;
 
 /// Fills the lists of columns into the text of a statement:
 ///
-/// - `{arrays}`, `{names}`, `{values}`: parameters, names and cast values of all columns;
-/// - `{state}`, `{state_values}`: names and cast values of those of the state, without its key;
-/// - `{e.state}`, `{excluded.state}`: the same names with a prefix;
-/// - `{set}`: assigns those of the state from `excluded`, where `newer` holds;
-/// - `{newer}`: the condition `newer`;
+/// - `{arrays}`, `{names}`, `{values}`: parameters, names and cast values of all columns.
+/// - `{state}`, `{state_values}`: names and cast values of those of the state, without its key.
+/// - `{e.state}`, `{excluded.state}`: the same names with a prefix.
+/// - `{set}`: assigns those of the state from `excluded`, where `newer` holds.
+/// - `{newer}`: the condition `newer`.
 /// - `{+1}` and so on: the parameters that follow the columns.
 pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -> String {
     let all = |each: &dyn Fn(usize, &EventColumn<E>) -> String| {

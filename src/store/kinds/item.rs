@@ -111,7 +111,7 @@ fn key_and_age(e: &ItemEvent) -> KeyAndAge<'_> {
 struct ItemChange {
     /// Least momentum of the tag on the board within the batch.
     first_seen_at: OffsetDateTime,
-    /// First arrival after the last leave within the batch; `None` when the newest is a leave.
+    /// First arrival after the last leave within the batch. `None` when the newest is a leave.
     /// Equal to `first_seen_at` if no leave came before, as far as momenta show.
     entered_at: Option<OffsetDateTime>,
 }

@@ -98,7 +98,7 @@ async fn maintenance_loop(parts: &MaintenanceParts) {
     }
 }
 
-/// Refreshes the connection's row; `None` if the database does not answer.
+/// Refreshes the connection's row. `None` if the database does not answer.
 async fn measure_skew(parts: &MaintenanceParts) -> Option<f64> {
     let standing = parts.health.read(|s| s.session.connection.clone());
     match parts.store.beat(standing.as_ref(), OffsetDateTime::now_utc()).await {

@@ -30,9 +30,9 @@ const LATE: time::Duration = time::Duration::days(7);
 pub(in crate::store) struct PayloadSweep {
     /// `retention.payloads` as of the last step.
     kept: Option<Duration>,
-    /// Start of the next chunk; `None` is the beginning.
+    /// Start of the next chunk. `None` is the beginning.
     next: Option<OffsetDateTime>,
-    /// Time of the next sweep; `None` during one.
+    /// Time of the next sweep. `None` during one.
     due: Option<Instant>,
     /// Removed in this sweep.
     cleared: u64,
@@ -72,7 +72,7 @@ impl PayloadSweep {
 
 impl Store {
     /// Removes the messages kept with the next `chunk` events from `from` on that happened and came
-    /// before `cutoff`. Returns how many, and where to go on; `None` at the end.
+    /// before `cutoff`. Returns how many, and where to go on. `None` at the end.
     pub async fn clear_payloads(
         &self,
         from: Option<OffsetDateTime>,

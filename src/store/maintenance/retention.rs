@@ -1,4 +1,4 @@
-//! Deletes rows past their retention. Events go by whole partitions, which costs nothing; only where
+//! Deletes rows past their retention. Events go by whole partitions, which costs nothing. Only where
 //! there are none are rows deleted, a few at a time. Each step is a transaction of its own, and one
 //! that fails keeps none of the others from being taken.
 
@@ -85,7 +85,7 @@ const BOARDS: &str = "
            select ctid from centiloc.board_event
             where momentum < $1 and received_at < $1 limit $2))";
 
-/// As [`BOARDS`]; by key, because the default partition may be partitioned itself.
+/// As [`BOARDS`]. By key, because the default partition may be partitioned itself.
 fn items_sql(default: &str) -> String {
     format!(
         "delete from {default}
@@ -96,7 +96,7 @@ fn items_sql(default: &str) -> String {
 }
 
 impl Store {
-    /// Deletes what is past its time at `now`. `events` is `retention.events`; `None` keeps them.
+    /// Deletes what is past its time at `now`. `events` is `retention.events`. `None` keeps them.
     /// Fails only if the server does not answer.
     pub async fn delete_expired(
         &self,
@@ -189,7 +189,7 @@ impl Store {
         }
     }
 
-    /// Deletes in chunks; in smaller ones where the server takes too long.
+    /// Deletes in chunks. In smaller ones where the server takes too long.
     async fn delete_rows(&self, sql: &str, before: OffsetDateTime) -> Result<u64, DbError> {
         let (mut total, mut chunk) = (0, CHUNK);
         loop {

@@ -216,7 +216,7 @@ impl PartitionManager {
         missing
     }
 
-    /// Returns the range to make for a momentum; `None` if it has one, or none can be made.
+    /// Returns the range to make for a momentum. `None` if it has one, or none can be made.
     fn next_range(&self, momentum: OffsetDateTime) -> Option<PartitionRange> {
         let known = self.known();
         if known.covers(momentum) || known.is_deferred(momentum, Instant::now()) {

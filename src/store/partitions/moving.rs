@@ -31,7 +31,7 @@ pub(in crate::store) const STEP_ANSWER: Duration = Duration::from_secs(65);
 /// A partition that takes the rows of the default partition step by step.
 #[derive(Debug, Clone)]
 pub(super) struct GrowingPartition {
-    /// Its name; `None` while there is nothing of it.
+    /// Its name. `None` while there is nothing of it.
     table: Option<String>,
     /// The range that it covers so far.
     reached: PartitionRange,

@@ -36,7 +36,7 @@ pub enum UpkeepOutcome {
 impl Store {
     /// Makes the present partition and the next ones, looks up which exist, and moves the rows that
     /// the default partition holds though they have or could have one of their own. A step that
-    /// fails keeps none of the others from being taken; the first failure is returned.
+    /// fails keeps none of the others from being taken. The first failure is returned.
     pub async fn make_partitions_ahead(
         &self,
         now: OffsetDateTime,
