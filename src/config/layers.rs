@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use config::builder::DefaultState;
 use config::{Config, ConfigBuilder, Map, Source, Value, ValueKind};
 
 use super::error::{ConfigProblem, ValueOrigin};
@@ -74,7 +75,8 @@ impl ConfigLayer {
 
     /// Merges layers, lowest first: a higher layer replaces or hides the values below it.
     pub fn merged(layers: impl IntoIterator<Item = Self>) -> Self {
-        let builder = layers.into_iter().fold(Config::builder(), ConfigBuilder::add_source);
+        let builder =
+            layers.into_iter().fold(Config::builder(), ConfigBuilder::<DefaultState>::add_source);
         // Unwrap safety: sources that hold known keys and texts always merge.
         let merged = builder.build().expect("known keys merge");
         let value = |key: &ConfigKey| Some((key.name, RawValue::at(&merged.cache, key.name)?));

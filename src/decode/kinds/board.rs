@@ -1,6 +1,6 @@
 //! Board events: the status of a board.
 
-use super::EventTable;
+use super::{EventTable, HasField};
 use crate::decode::field::{EventDraft, EventField, FieldNames, TextField, TimeField, name_of};
 use crate::decode::row::{EventReceipt, extra, required, required_ns, time};
 use crate::decode::status;
@@ -32,7 +32,7 @@ const JSON: &FieldNames = &[
     ("LastErrorDate", EventField::Time(TimeField::LastError)),
 ];
 
-fn is_message(has: &dyn Fn(&str) -> bool) -> bool {
+fn is_message(has: HasField) -> bool {
     has("momentum") && (has("sn") || has("board_sn")) && has("status") && !has("uid")
 }
 

@@ -1,6 +1,6 @@
 //! Item events: a tag that appeared on a board, moved or disappeared.
 
-use super::EventTable;
+use super::{EventTable, HasField};
 use crate::decode::field::{
     EventDraft, EventField, FieldNames, FlagField, IntField, LabelsField, PositionField, TextField,
     TimeField, name_of,
@@ -33,7 +33,7 @@ const FIELDS: &FieldNames = &[
     ("is_interpolated", EventField::Flag(FlagField::IsInterpolated)),
 ];
 
-fn is_message(has: &dyn Fn(&str) -> bool) -> bool {
+fn is_message(has: HasField) -> bool {
     has("momentum") && has("uid")
 }
 

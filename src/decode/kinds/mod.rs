@@ -9,14 +9,17 @@ use super::row::EventReceipt;
 use crate::event::{Event, Reject};
 use crate::topic::EventKind;
 
+/// Returns true if a protobuf message has the field with this documented name.
+pub(super) type HasField<'a> = &'a dyn Fn(&str) -> bool;
+
 /// A kind of event, as decoding treats it.
 pub(super) struct EventTable {
     /// The fields by their names in protobuf.
     pub(super) protobuf: &'static FieldNames,
     /// The fields by their names in JSON.
     pub(super) json: &'static FieldNames,
-    /// Returns true if a protobuf message is one of this kind, by the documented names that it has.
-    pub(super) is_message: fn(has: &dyn Fn(&str) -> bool) -> bool,
+    /// Returns true if a protobuf message is one of this kind.
+    pub(super) is_message: fn(has: HasField) -> bool,
     /// Makes the row of a draft.
     pub(super) row: fn(&mut EventDraft, EventReceipt) -> Result<Event, Reject>,
 }

@@ -330,7 +330,7 @@ impl ProxyLink {
                     None => {}
                     Some(LimitAction::Cut) => return Err(io::ErrorKind::ConnectionAborted.into()),
                     Some(LimitAction::Silence) => {
-                        rules.changed().await.map_err(io::Error::other)?
+                        rules.changed().await.map_err(io::Error::other)?;
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Records MQTT packets through a [`TcpProxy`] in front of a plain listener: the PUBLISHes of the
+//! Records MQTT packets through a [`TcpProxy`] in front of a plain listener: the PUBLISH packets of the
 //! broker and the PUBACKs returned, their order, and a check made at each PUBACK.
 
 use std::collections::{HashMap, HashSet, VecDeque};
