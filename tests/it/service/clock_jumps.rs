@@ -94,7 +94,7 @@ async fn fast_clock_deletes_no_event_early() {
     clock.set_ahead(Duration::days(1500));
     config = config.set("retention.events", "700d");
     let bridge = Bridge::start_under(&clock, &config);
-    bridge.until_logged(&["deleted what is past its retention"]).await;
+    bridge.until_logged(&["deleted rows past their retention"]).await;
     rig.until_rows("item_event", 20).await;
     rig.database.execute("delete from centiloc.item_state where uid = 'OLD'").await;
     rig.until_kept(&events).await;
