@@ -129,7 +129,9 @@ async fn session_opens_without_a_database() {
     proxy.refuse().await;
     let config = Config::new(&broker, &database).set("database.url", database.url_at(proxy.port()));
     let bridge = Bridge::start(&config);
-    bridge.until_logged(&["cannot check the single-writer lock; connecting to the broker without it"]).await;
+    bridge
+        .until_logged(&["cannot check the single-writer lock; connecting to the broker without it"])
+        .await;
     bridge.until_logged(&["subscribed at QoS 1"]).await;
     proxy.pass().await;
     bridge.until_logged(&["this process holds the single-writer lock"]).await;

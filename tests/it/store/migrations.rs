@@ -117,7 +117,9 @@ async fn missing_schema_stops_stream_with_hint() {
 
 #[test]
 fn wrong_url_is_refused_without_showing_password() {
-    let error = Store::new(&config("postgres://u:secret@host:port/db"), PartitionSpan::Month);
+    let mut config = config("postgres://u@localhost/db");
+    config.url = "postgres://u:secret@host:port/db".to_owned().into();
+    let error = Store::new(&config, PartitionSpan::Month);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("database.url") && !error.contains("secret"), "{error}");
 }
