@@ -14,7 +14,7 @@ use crate::world::SimulatedWorld;
 
 impl ModelBroker {
     /// Answers CONNECT. Creates the session if there is none.
-    fn accept(&self) -> (Arc<ModelLink>, bool) {
+    fn accept(&self) -> (Arc<ModelLink>, ConnectAnswer<'_>) {
         let mut state = self.lock();
         if let Some(old) = state.link.take() {
             self.world.note(format_args!("connection {} is taken over", old.number));
@@ -26,6 +26,7 @@ impl ModelBroker {
         (state.sent_on_link, state.last_answered) = (0, 0);
         state.last_progress = Instant::now();
         let present = state.session.is_some();
+        let announces = std::mem::take(&mut state.unannounced) && !present;
         let id_space = state.behavior.id_space;
         let session = state.session.get_or_insert_default();
         for entry in &mut session.in_flight {
@@ -33,14 +34,11 @@ impl ModelBroker {
         }
         session.part_equal_ids(id_space);
         self.world.note(format_args!("broker accepts {}, session {present}", link.number));
-        (link, present)
+        (link, ConnectAnswer { broker: self, present, announces, reached: false })
     }
 
-    /// Records if CONNACK reached the client, which alone informs it of a lost session.
-    fn announced(&self, present: bool, reached: bool) {
-        if present || !std::mem::take(&mut self.lock().unannounced) {
-            return;
-        }
+    /// Records if a CONNACK reached the client that is the only one to announce a lost session.
+    fn announced(&self, reached: bool) {
         if reached {
             self.world.news_in_memory(true);
         } else {
@@ -67,13 +65,18 @@ pub struct ModelConnector {
 /// Informs the model if CONNACK arrived, also when the attempt is abandoned.
 struct ConnectAnswer<'a> {
     broker: &'a ModelBroker,
+    /// Session Present.
     present: bool,
+    /// A session was lost before CONNACK was sent. A later loss is for the next CONNACK.
+    announces: bool,
     reached: bool,
 }
 
 impl Drop for ConnectAnswer<'_> {
     fn drop(&mut self) {
-        self.broker.announced(self.present, self.reached);
+        if self.announces {
+            self.broker.announced(self.reached);
+        }
     }
 }
 
@@ -98,13 +101,11 @@ impl BrokerConnector for ModelConnector {
                     return Err(ConnectionError::NetworkTimeout.into());
                 }
             }
-            let (link, session_present) = self.broker.accept();
+            let (link, mut answer) = self.broker.accept();
             let transport = Box::new(ClientEnd(link));
-            let mut answer =
-                ConnectAnswer { broker: &self.broker, present: session_present, reached: false };
             self.world.sleep(0..=5).await;
             answer.reached = true;
-            Ok(AcceptedConnection { transport, session_present })
+            Ok(AcceptedConnection { transport, session_present: answer.present })
         })
     }
 }
