@@ -5,7 +5,7 @@
 //! The backlogs are published once. All tests share the broker, each with a session of its own.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::JoinHandle;
@@ -35,9 +35,6 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Deadline for several such tries.
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// Interval between two samples of the counters.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The setup of a bridge.
 #[derive(Debug, Clone, Copy)]
@@ -239,7 +236,10 @@ async fn block(session: &BacklogSession) {
         session.bridge.count(name, labels).await.unwrap_or(0)
     };
     let committed = || count("centiloc_bridge_committed_total", "");
-    let refused = || count("centiloc_bridge_deliveries_total", "outcome=\"refused\"");
+    let any_refused = || async {
+        let refused = count("centiloc_bridge_deliveries_total", "outcome=\"refused\"").await;
+        if refused > 0 { Ok(()) } else { Err(refused) }
+    };
     until("refused messages", PATIENCE, || async {
         let before = committed().await;
         until("further commits", SOON, || async {
@@ -248,13 +248,11 @@ async fn block(session: &BacklogSession) {
         })
         .await;
         let lock = TableLock::take(&session.database, "item_event").await;
-        let deadline = Instant::now() + REFUSED_WITHIN;
-        while refused().await == 0 && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let full =
+            tokio::time::timeout(REFUSED_WITHIN, until("a full room", PATIENCE, any_refused));
+        let full = full.await;
         lock.release().await;
-        let refused = refused().await;
-        if refused > 0 { Ok(()) } else { Err(refused) }
+        full
     })
     .await;
     slow_database::slow_down(&session.database, 1).await;
