@@ -56,7 +56,7 @@ impl ConfigReloader {
         service.settings.apply(new);
         self.in_force = config_diff::in_force(self.in_force.clone(), new);
         for warning in &new.warnings {
-            tracing::warn!(hint = warning, "configuration warning");
+            tracing::warn!(error = warning, "configuration warning");
         }
         report(&changes);
         service.health.update(|snapshot| {
