@@ -29,7 +29,7 @@ fn remote() -> ServerLocation {
 }
 
 /// Names and statuses of the lines that did not pass. Each of them must have a remedy.
-fn troubles(checks: &[CheckLine]) -> Vec<(&'static str, CheckStatus)> {
+pub(super) fn troubles(checks: &[CheckLine]) -> Vec<(&'static str, CheckStatus)> {
     for check in checks {
         let has_remedy = !check.what_to_do.is_empty() && !check.expected.is_empty();
         assert_eq!(
