@@ -4,12 +4,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::AdminState;
-use crate::event::RejectReason;
+use crate::event::{EventKind, RejectReason};
 use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
-use crate::topic::EventKind;
 
 /// The document of `/livez`.
 #[derive(Debug, Serialize)]

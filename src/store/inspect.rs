@@ -13,7 +13,7 @@ use super::partitions::{default_partition, list};
 use super::query::Db;
 use super::schema::{self, MigrationError, MigrationStatus};
 use crate::config;
-use crate::topic::EventKind;
+use crate::event::EventKind;
 
 /// The oldest server whose functions the schema uses (`date_bin` came with 14), as
 /// `server_version_num` counts.

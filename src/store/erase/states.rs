@@ -9,10 +9,10 @@ use super::sql::{self, AuditColumn};
 use super::statement::{SqlParameter, SqlStatement};
 use super::{EraseMode, Eraser, count, no_row};
 use crate::erase::TraceSelector;
+use crate::event::EventKind;
 use crate::store::StoreError;
 use crate::store::error::DbError;
 use crate::store::kinds;
-use crate::topic::EventKind;
 
 /// Rows of one transaction. Few, because the writer of a running service waits for them.
 const ROWS: usize = 200;

@@ -12,8 +12,7 @@ use sqlx::postgres::PgArguments;
 use time::OffsetDateTime;
 
 use super::batch::rows::EventRow;
-use crate::event::Event;
-use crate::topic::EventKind;
+use crate::event::{Event, EventKind};
 
 /// A statement with its parameters.
 pub(super) type PgQuery = sqlx::query::Query<'static, Postgres, PgArguments>;
