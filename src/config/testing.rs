@@ -23,10 +23,9 @@ pub fn config() -> Config {
 
 /// Returns the formats of a subscription to protobuf item events alone.
 pub fn items_only() -> ByKind<SubscribedFormats> {
-    ByKind::new(|kind| match kind {
-        EventKind::Item => SubscribedFormats::Protobuf,
-        _ => SubscribedFormats::Off,
-    })
+    let mut formats = ByKind::new(|_| SubscribedFormats::Off);
+    formats[EventKind::Item] = SubscribedFormats::Protobuf;
+    formats
 }
 
 /// Returns the section `mqtt` of [`config`].
