@@ -3,6 +3,7 @@
 //! embeds. Finds out the commit for `--version`.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Returns the list of migrations in Rust, by version, from names such as `0001_events.sql`.
 fn list_migrations() -> Result<String, Box<dyn Error>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir("migrations")?
-        .map(|entry| Ok(entry?.path().canonicalize()?))
+        .map(|entry| entry?.path().canonicalize())
         .collect::<std::io::Result<_>>()?;
     files.sort();
     let mut list = String::from("&[");
@@ -39,7 +40,8 @@ fn list_migrations() -> Result<String, Box<dyn Error>> {
             .strip_prefix(&format!("{version:04}_"))
             .filter(|_| file.extension().is_some_and(|extension| extension == "sql"))
             .ok_or_else(|| format!("{}: expected {version:04}_NAME.sql", file.display()))?;
-        list += &format!("({version}, {description:?}, include_str!({file:?})),");
+        let path = file.to_str().ok_or("the path of the sources is not UTF-8")?;
+        write!(list, "({version}, {description:?}, include_str!({path:?})),")?;
     }
     Ok(list + "]")
 }
