@@ -1,5 +1,5 @@
 //! `centiloc-bridge` keeps a tenant's durable QoS-1 session to the Centiloc User-MQTT broker and
-//! lands every event in PostgreSQL. A message is acknowledged only after it is durable.
+//! stores every event in PostgreSQL. A message is acknowledged only after it is durable.
 //!
 //! One event passes the modules in this order:
 //!
