@@ -15,6 +15,8 @@ message Item { int64 momentum = 1; string uid = 2; int64 hold_time = 3; repeated
 message Unrelated { int64 momentum = 1; string sn = 2; }
 message Other { string uid = 1; }
 message Bare { int64 momentum = 1; }
+message Timeless { string sn = 1; string status = 2; }
+message Nameless { int64 momentum = 1; string status = 2; }
 "#;
 
 fn schema(source: &str) -> Result<Decoder, String> {
