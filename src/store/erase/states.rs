@@ -152,7 +152,8 @@ impl Eraser<'_> {
 
     /// Lets states that began before the date begin with the first event that is left.
     async fn shorten(&mut self, cutoff: OffsetDateTime) -> Result<(), DbError> {
-        const CONDITION: &str = "momentum >= $1 and (first_seen_at < $1 or entered_at < $1)";
+        const CONDITION: &str =
+            "momentum >= $1 and (first_seen_at < $1 or entered_at < $1 or last_in_at < $1)";
         let (from, joined) = ITEMS.join();
         let sql = format!(
             "update centiloc.item_state s
@@ -161,7 +162,9 @@ impl Eraser<'_> {
                                          else s.first_seen_at end,
                     entered_at = case when s.entered_at < $4
                                       then coalesce(e.first, s.momentum)
-                                      else s.entered_at end
+                                      else s.entered_at end,
+                    last_in_id = case when s.last_in_at >= $4 then s.last_in_id end,
+                    last_in_at = case when s.last_in_at >= $4 then s.last_in_at end
                from {from}
               cross join lateral (
                     select min(momentum) as first

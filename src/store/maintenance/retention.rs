@@ -33,6 +33,8 @@ pub struct RetentionOutcome {
     pub partitions: u64,
     /// Rows of the default partition, and of `board_event`.
     pub events: u64,
+    /// Rows of `stay`.
+    pub stays: u64,
     /// Rows of `dead_letter`.
     pub dead_letters: u64,
     /// Rows of `connection`.
@@ -47,7 +49,7 @@ pub struct RetentionOutcome {
 impl RetentionOutcome {
     /// Returns true if nothing was deleted.
     pub fn is_empty(&self) -> bool {
-        self.partitions + self.events + self.dead_letters + self.connections == 0
+        self.partitions + self.events + self.stays + self.dead_letters + self.connections == 0
     }
 
     /// Counts what a step did. Fails where the server did not answer, so that no other step can
@@ -85,6 +87,11 @@ const BOARDS: &str = "
            select ctid from centiloc.board_event
             where momentum < $1 and received_at < $1 limit $2))";
 
+// A stay that lasts is kept, however long ago it began.
+const STAYS: &str = "
+    delete from centiloc.stay
+     where ctid = any (array(select ctid from centiloc.stay where left_at < $1 limit $2))";
+
 /// As [`BOARDS`]. By key, because the default partition may be partitioned itself.
 fn items_sql(default: &str) -> String {
     format!(
@@ -111,6 +118,8 @@ impl Store {
             deleted.events = deleted.count("item events without a partition", items)?;
             let boards = self.delete_rows(BOARDS, cutoff).await;
             deleted.events += deleted.count("board events", boards)?;
+            let stays = self.delete_rows(STAYS, cutoff).await;
+            deleted.stays = deleted.count("stays", stays)?;
         }
         let letters = self.delete_rows(LETTERS, now - KEPT).await;
         deleted.dead_letters = deleted.count("dead letters", letters)?;
