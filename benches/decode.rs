@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use centiloc_bridge::config::{self, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
-use centiloc_bridge::topic::{self, EventEncoding, EventKind};
+use centiloc_bridge::event::EventKind;
+use centiloc_bridge::topic::{self, EventEncoding};
 use prost::Message;
 use time::OffsetDateTime;
 

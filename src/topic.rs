@@ -1,28 +1,7 @@
 //! Topic names: the filters to subscribe to, and the kind and encoding of each topic.
 
 use crate::config::MqttConfig;
-
-/// Kind of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EventKind {
-    /// An item event.
-    Item,
-    /// A board event.
-    Board,
-}
-
-impl EventKind {
-    /// All kinds of events.
-    pub const ALL: [Self; 2] = [Self::Item, Self::Board];
-
-    /// Returns the value of the metrics label `kind`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Item => "item",
-            Self::Board => "board",
-        }
-    }
-}
+use crate::event::EventKind;
 
 /// Encoding of an event in a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +13,9 @@ pub enum EventEncoding {
 }
 
 impl EventEncoding {
+    /// All encodings, in the vendor's order of topics.
+    pub const ALL: [Self; 2] = [Self::Protobuf, Self::Json];
+
     /// Returns the name for messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,52 +27,43 @@ impl EventEncoding {
 
 const PREFIX: &str = "centiloc/";
 
-/// Every topic of the vendor, by what follows `centiloc/<tenant>`.
-const TOPICS: [(EventKind, EventEncoding, &str); 4] = [
-    (EventKind::Item, EventEncoding::Protobuf, ""),
-    (EventKind::Item, EventEncoding::Json, "/json/item/v1/update"),
-    (EventKind::Board, EventEncoding::Protobuf, "/proto/board/v1/update"),
-    (EventKind::Board, EventEncoding::Json, "/json/board/v1/update"),
-];
+/// Returns the kind and encoding of every topic, in the vendor's order.
+fn all() -> impl Iterator<Item = (EventKind, EventEncoding)> {
+    EventKind::ALL.into_iter().flat_map(|kind| EventEncoding::ALL.map(|encoding| (kind, encoding)))
+}
+
+/// Returns the part of a topic that follows `centiloc/<tenant>`.
+fn suffix(kind: EventKind, encoding: EventEncoding) -> &'static str {
+    match encoding {
+        EventEncoding::Protobuf => kind.names().protobuf_topic,
+        EventEncoding::Json => kind.names().json_topic,
+    }
+}
 
 /// Returns the topic on which a tenant's events of a kind and encoding are published.
 pub fn name(tenant: &str, kind: EventKind, encoding: EventEncoding) -> String {
-    let suffix = TOPICS
-        .iter()
-        .find(|(k, e, _)| *k == kind && *e == encoding)
-        .map_or("", |(_, _, suffix)| suffix);
-    format!("{PREFIX}{tenant}{suffix}")
+    format!("{PREFIX}{tenant}{}", suffix(kind, encoding))
 }
 
 /// Returns the kind and encoding of a topic. `None` for one that is not the tenant's or not known. Topics that are
 /// not subscribed to are routed too: the session may still hold filters of an earlier
 /// configuration, and what they deliver is an event like any other.
 pub fn route(tenant: &str, topic: &str) -> Option<(EventKind, EventEncoding)> {
-    let suffix = topic.strip_prefix(PREFIX)?.strip_prefix(tenant)?;
-    TOPICS
-        .iter()
-        .find(|(_, _, known)| *known == suffix)
-        .map(|&(kind, encoding, _)| (kind, encoding))
+    let wanted = topic.strip_prefix(PREFIX)?.strip_prefix(tenant)?;
+    all().find(|(kind, encoding)| suffix(*kind, *encoding) == wanted)
 }
 
 /// Returns the filters to subscribe to, in the vendor's order of topics.
 pub fn filters(mqtt: &MqttConfig, tenant: &str) -> Vec<String> {
-    let wanted = |kind, encoding| {
-        let formats = match kind {
-            EventKind::Item => mqtt.items,
-            EventKind::Board => mqtt.boards,
-        };
-        match encoding {
-            EventEncoding::Protobuf => formats.protobuf(),
-            EventEncoding::Json => formats.json(),
-        }
-    };
-    TOPICS
-        .iter()
-        .filter(|(kind, encoding, _)| wanted(*kind, *encoding))
-        .map(|(_, _, suffix)| match &mqtt.share_group {
-            Some(group) => format!("$share/{group}/{PREFIX}{tenant}{suffix}"),
-            None => format!("{PREFIX}{tenant}{suffix}"),
+    all()
+        .filter(|(kind, encoding)| match encoding {
+            EventEncoding::Protobuf => mqtt.formats[*kind].protobuf(),
+            EventEncoding::Json => mqtt.formats[*kind].json(),
+        })
+        .map(|(kind, encoding)| name(tenant, kind, encoding))
+        .map(|topic| match &mqtt.share_group {
+            Some(group) => format!("$share/{group}/{topic}"),
+            None => topic,
         })
         .collect()
 }
@@ -101,6 +74,7 @@ mod tests {
 
     use super::*;
     use crate::config::{SubscribedFormats, testing};
+    use crate::event::ByKind;
 
     fn mqtt(
         items: SubscribedFormats,
@@ -108,7 +82,10 @@ mod tests {
         share_group: Option<&str>,
     ) -> MqttConfig {
         let share_group = share_group.map(Into::into);
-        MqttConfig { items, boards, share_group, ..testing::mqtt() }
+        let mut formats = ByKind::new(|_| SubscribedFormats::Off);
+        formats[EventKind::Item] = items;
+        formats[EventKind::Board] = boards;
+        MqttConfig { formats, share_group, ..testing::mqtt() }
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The JSON documents of the endpoint: liveness, readiness with reasons and hints, and the status.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::AdminState;
-use crate::event::RejectReason;
+use crate::event::{EventKind, RejectReason};
 use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
 use crate::telemetry::health::{HealthSnapshot, SessionPhase};
 use crate::telemetry::metrics::{KindLabel, ReasonLabel};
-use crate::topic::EventKind;
 
 /// The document of `/livez`.
 #[derive(Debug, Serialize)]
@@ -159,10 +160,9 @@ impl ServiceStatus {
 pub struct StatusCounters {
     /// PUBLISH packets received on all topics.
     pub received: u64,
-    /// Item events stored as a new row.
-    pub items_committed: u64,
-    /// Board events stored as a new row.
-    pub boards_committed: u64,
+    /// Events stored as a new row: `items_committed` and so on, for each kind.
+    #[serde(flatten)]
+    pub committed: BTreeMap<String, u64>,
     /// Events whose row already existed.
     pub duplicates: u64,
     /// Messages stored as dead letters.
@@ -182,10 +182,10 @@ pub struct StatusCounters {
 impl StatusCounters {
     fn new(metrics: &Metrics) -> Self {
         let committed = |kind: EventKind| {
-            metrics
-                .committed
-                .get(&KindLabel { kind: kind.as_str() })
-                .map_or(0, |counter| counter.get())
+            let kind = kind.as_str();
+            let count =
+                metrics.committed.get(&KindLabel { kind }).map_or(0, |counter| counter.get());
+            (format!("{kind}s_committed"), count)
         };
         let duplicates = |kind: EventKind| {
             metrics
@@ -199,8 +199,7 @@ impl StatusCounters {
         };
         Self {
             received: metrics.received_total(),
-            items_committed: committed(EventKind::Item),
-            boards_committed: committed(EventKind::Board),
+            committed: EventKind::ALL.map(committed).into(),
             duplicates: EventKind::ALL.map(duplicates).iter().sum(),
             dead_letters: RejectReason::ALL.iter().map(dead_letters).sum(),
             acks: metrics.acks.get(),
@@ -277,9 +276,10 @@ mod tests {
         metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);
         metrics.duplicates.get_or_create(&KindLabel { kind: "board" }).inc_by(2);
         metrics.unacked.set(3);
+        let committed = [("items_committed", 7), ("boards_committed", 0)];
         let expected = StatusCounters {
             received: 102,
-            items_committed: 7,
+            committed: committed.map(|(key, count)| (key.to_owned(), count)).into(),
             duplicates: 2,
             dead_letters: RejectReason::ALL.len() as u64,
             unacked: 3,

@@ -4,7 +4,7 @@ use super::line::{CheckLine, CheckStatus};
 use super::names;
 use crate::config::Config;
 use crate::decode::Decoder;
-use crate::topic::EventKind;
+use crate::event::EventKind;
 
 const VENDOR_SCHEMA: &str =
     "the .proto that Centiloc gives to subscribers, or its FileDescriptorSet";
@@ -26,12 +26,8 @@ pub(super) fn checks(config: &Config) -> Vec<CheckLine> {
             )];
         }
     };
-    let (items, boards) = (config.mqtt.items.protobuf(), config.mqtt.boards.protobuf());
-    let wanted: Vec<EventKind> = [(items, EventKind::Item), (boards, EventKind::Board)]
-        .iter()
-        .filter(|w| w.0)
-        .map(|w| w.1)
-        .collect();
+    let is_wanted = |kind: &EventKind| config.mqtt.formats[*kind].protobuf();
+    let wanted: Vec<EventKind> = EventKind::ALL.into_iter().filter(is_wanted).collect();
     if wanted.is_empty() {
         return vec![CheckLine::ok(
             names::PROTOBUF_SCHEMA,
@@ -57,22 +53,20 @@ fn assumed_numbers() -> CheckLine {
         CheckStatus::Warning,
         "protobuf is subscribed to, and its field numbers are assumed",
         VENDOR_SCHEMA,
-        "set decode.proto_file to it; or use JSON: mqtt.items and mqtt.boards = \"json\"",
+        format!(
+            "set decode.proto_file to it; or use JSON: {} = \"json\"",
+            EventKind::all_formats_keys()
+        ),
     )
 }
 
 fn missing_message(file: &str, kind: EventKind) -> CheckLine {
-    let (kind, key) = match kind {
-        EventKind::Item => ("item", "mqtt.items"),
-        EventKind::Board => ("board", "mqtt.boards"),
-    };
+    let (kind, key) = (kind.as_str(), kind.formats_key());
     CheckLine::problem(
         names::PROTOBUF_SCHEMA,
         CheckStatus::Failed,
         format!("{file} has no {kind} message, and {key} subscribes to protobuf"),
         VENDOR_SCHEMA,
-        format!(
-            "name the file that defines both events in decode.proto_file, or set {key} to json"
-        ),
+        format!("name the file that defines all events in decode.proto_file, or set {key} to json"),
     )
 }

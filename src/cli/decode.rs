@@ -10,26 +10,18 @@ use time::OffsetDateTime;
 
 use crate::config;
 use crate::decode::{ClockTrust, Decoder};
-use crate::event::{Event, Reject};
+use crate::event::{Event, EventKind, Reject};
 use crate::exit;
 use crate::telemetry::stderr;
-use crate::topic::{EventEncoding, EventKind};
+use crate::topic::EventEncoding;
 
 /// Tenant in the row if neither the topic nor a configuration names one.
 const NO_TENANT: &str = "unknown";
 
-/// All combinations of event kind and encoding, in the order in which they are tried.
-const KINDS: [(EventKind, EventEncoding); 4] = [
-    (EventKind::Item, EventEncoding::Json),
-    (EventKind::Board, EventEncoding::Json),
-    (EventKind::Item, EventEncoding::Protobuf),
-    (EventKind::Board, EventEncoding::Protobuf),
-];
-
 /// Command-line arguments of `decode`.
 #[derive(Debug, clap::Args)]
 pub struct DecodeArgs {
-    /// Topic of the payload, needed if it could be an event of either kind
+    /// Topic of the payload, needed if it could be an event of more than one kind
     #[arg(long)]
     pub topic: Option<String>,
     /// Vendor's .proto or compiled descriptors, instead of the configured ones
@@ -79,13 +71,20 @@ pub fn run(
 
 /// Prints the reason for each kind of event why the payload is not of that kind.
 fn refuse(decoder: &Decoder, payload: &Bytes, now: OffsetDateTime) -> ExitCode {
-    for (kind, encoding) in KINDS.into_iter().filter(|(_, encoding)| *encoding == format(payload)) {
+    let encoding = format(payload);
+    for kind in EventKind::ALL {
         if let Err(reject) = decoder.decode_as(kind, encoding, payload, now, ClockTrust::Agree(now))
         {
             stderr::line(format_args!("not {}: {reject}", name(kind, encoding)));
         }
     }
     ExitCode::FAILURE
+}
+
+/// Returns all combinations of kind and encoding, in the order in which they are tried.
+fn combinations() -> impl Iterator<Item = (EventKind, EventEncoding)> {
+    let encodings = [EventEncoding::Json, EventEncoding::Protobuf].into_iter();
+    encodings.flat_map(|encoding| EventKind::ALL.map(|kind| (kind, encoding)))
 }
 
 fn name(kind: EventKind, encoding: EventEncoding) -> String {
@@ -121,8 +120,8 @@ fn tenant_of(topic: &str) -> Option<&str> {
     topic.strip_prefix("centiloc/")?.split('/').next().filter(|tenant| !tenant.is_empty())
 }
 
-/// Returns all kinds and encodings that the payload decodes as. The first fields of the two
-/// protobuf messages are alike, so that some payloads are valid as both kinds.
+/// Returns all kinds and encodings that the payload decodes as. The first fields of the
+/// protobuf messages are alike, so that some payloads are valid as several kinds.
 pub fn fitting(
     decoder: &Decoder,
     payload: &Bytes,
@@ -131,7 +130,7 @@ pub fn fitting(
     let fits = |(kind, encoding): &(EventKind, EventEncoding)| {
         decoder.decode_as(*kind, *encoding, payload, now, ClockTrust::Unknown).is_ok()
     };
-    KINDS.into_iter().filter(fits).collect()
+    combinations().filter(fits).collect()
 }
 
 /// Guesses the encoding of a payload, to report only the errors of that encoding.
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_payload_decodes_as_both_kinds() {
+    fn ambiguous_payload_decodes_as_several_kinds() {
         let item = pb::ItemEvent {
             momentum: Some(Timestamp { seconds: 1_760_000_000, nanos: 0 }),
             uid: "E1".into(),

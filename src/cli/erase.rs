@@ -76,15 +76,9 @@ fn text(report: &ErasureReport, selector: &TraceSelector, dry_run: bool) -> Stri
     use std::fmt::Write as _;
     let counts = &report.counts;
     let mut text = String::new();
-    for (place, number) in [
-        ("item_event", counts.item_events),
-        ("board_event", counts.board_events),
-        ("item_state", counts.item_states),
-        ("board_state", counts.board_states),
-        ("dead_letter", counts.dead_letters),
-        ("spool", counts.spooled),
-    ] {
-        let _ = writeln!(text, "{place:<12} {number:>10}");
+    let width = counts.by_place().map(|(place, _)| place.len() + 1).max().unwrap_or_default();
+    for (place, number) in counts.by_place() {
+        let _ = writeln!(text, "{place:<width$} {number:>10}");
     }
     let total = counts.total();
     let outcome = if dry_run {
@@ -135,6 +129,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+    use crate::event::EventKind;
 
     #[derive(Debug, Parser)]
     struct EraseCommandLine {
@@ -169,7 +164,8 @@ mod tests {
 
     #[test]
     fn report_counts_rows_and_names_places_left() {
-        let counts = ErasedCounts { item_events: 12, spooled: 3, ..ErasedCounts::default() };
+        let mut counts = ErasedCounts { spooled: 3, ..ErasedCounts::default() };
+        counts.events[EventKind::Item] = 12;
         let report = ErasureReport { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
         let tag = TraceSelector::Uid("263aea3c080104e0".into());
         let dry = text(&report, &tag, true);

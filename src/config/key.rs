@@ -1,5 +1,7 @@
 //! One key: its name, default, kind of value and meaning.
 
+use std::borrow::Cow;
+
 /// Prefix, in any case, of the environment variables that set keys. It has one underscore more than
 /// the variables that Kubernetes injects for a Service of this name (`CENTILOC_BRIDGE_PORT`, ...),
 /// which are therefore ignored.
@@ -9,7 +11,7 @@ pub const ENV_PREFIX: &str = "CENTILOC_BRIDGE__";
 pub const ENV_SEPARATOR: &str = "__";
 
 /// One key of the configuration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ConfigKey {
     /// Full dotted name, such as `mqtt.tls.ca_file`.
     pub name: &'static str,
@@ -18,7 +20,7 @@ pub struct ConfigKey {
     /// The form of its value.
     pub kind: ValueForm,
     /// Its meaning in whole sentences, for the example file and the documentation.
-    pub doc: &'static str,
+    pub doc: Cow<'static, str>,
 }
 
 /// The value of a key that no layer gives.

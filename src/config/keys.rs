@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn keys_are_unique_and_sections_contiguous() {
         let mut seen = Vec::new();
-        for key in KEYS {
+        for key in KEYS.iter() {
             assert!(
                 KEYS.iter().filter(|other| other.name == key.name).count() == 1,
                 "{}",

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::event::ByKind;
+
 /// The configuration of the service. Each field is a section of the file.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -57,10 +59,8 @@ pub struct MqttConfig {
     pub max_packet_size: usize,
     /// Most bytes received and not yet acknowledged.
     pub max_unacked: usize,
-    /// Formats in which item events are subscribed to.
-    pub items: SubscribedFormats,
-    /// Formats in which board events are subscribed to.
-    pub boards: SubscribedFormats,
+    /// Formats in which the events of each kind are subscribed to.
+    pub formats: ByKind<SubscribedFormats>,
     /// Full share group name `<tenant>-<group>`, or `None` for an ordinary subscription.
     pub share_group: Option<String>,
     /// Time for which the broker keeps the session of an absent client.

@@ -1,7 +1,11 @@
 //! The table of keys. The detection of unknown keys, the defaults, the `config` command,
 //! `config.example.toml` and `docs/configuration.md` all follow from it, so that they agree.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use super::key::{ConfigKey, DefaultValue, ValueForm};
+use crate::event::EventKind;
 
 /// The vendor's broker, which requires a user name and a password.
 pub const VENDOR_HOST: &str = "mqtt-client.centiloc.com";
@@ -15,11 +19,31 @@ const fn key(
     kind: ValueForm,
     doc: &'static str,
 ) -> ConfigKey {
-    ConfigKey { name, default, kind, doc }
+    ConfigKey { name, default, kind, doc: Cow::Borrowed(doc) }
 }
 
 /// Every key, in the order in which keys are shown.
-pub const KEYS: &[ConfigKey] = &[
+pub static KEYS: LazyLock<Vec<ConfigKey>> = LazyLock::new(|| {
+    let formats = EventKind::ALL.map(formats_key);
+    [BEFORE_FORMATS, &formats, AFTER_FORMATS].concat()
+});
+
+/// Returns the key of the formats of a kind of event.
+fn formats_key(kind: EventKind) -> ConfigKey {
+    let doc = format!(
+        "Formats in which {} events are subscribed to: protobuf, json, both or off.",
+        kind.as_str()
+    );
+    ConfigKey {
+        name: kind.formats_key(),
+        default: DefaultValue::Value("protobuf"),
+        kind: ValueForm::Choice(FORMATS),
+        doc: doc.into(),
+    }
+}
+
+/// The keys in front of those of the kinds of events.
+const BEFORE_FORMATS: &[ConfigKey] = &[
     key(
         "tenant",
         DefaultValue::Required("acme"),
@@ -94,18 +118,10 @@ pub const KEYS: &[ConfigKey] = &[
         "Most bytes received and not yet acknowledged that are held in memory. Reading pauses \
          one packet below it, so that TCP slows the broker down.",
     ),
-    key(
-        "mqtt.items",
-        DefaultValue::Value("protobuf"),
-        ValueForm::Choice(FORMATS),
-        "Formats in which item events are subscribed to: protobuf, json, both or off.",
-    ),
-    key(
-        "mqtt.boards",
-        DefaultValue::Value("protobuf"),
-        ValueForm::Choice(FORMATS),
-        "Formats in which board events are subscribed to: protobuf, json, both or off.",
-    ),
+];
+
+/// The keys behind those of the kinds of events.
+const AFTER_FORMATS: &[ConfigKey] = &[
     key(
         "mqtt.share_group",
         DefaultValue::Off,

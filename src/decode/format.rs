@@ -4,8 +4,8 @@
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use serde::de::IgnoredAny;
 
-use crate::event::{Reject, RejectReason};
-use crate::topic::{self, EventEncoding, EventKind};
+use crate::event::{EventKind, Reject, RejectReason};
+use crate::topic::{self, EventEncoding};
 
 /// Returns the refusal of a message that is in the other format than its topic
 /// `topic::name(tenant, kind, encoding)`. Returns `None` if it is not.

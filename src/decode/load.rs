@@ -49,13 +49,13 @@ pub(super) enum SchemaProblem {
     )]
     Syntax(String, String),
     #[error(
-        "it has neither an item message (with the fields momentum and uid) nor a board message \
-         (with momentum, sn and status); it has {0}; name the file that defines the events"
+        "it has no message with the fields of an event, which are {wanted}; it has {found}; name the \
+         file that defines the events"
     )]
-    NoMessage(String),
+    NoMessage { wanted: String, found: String },
     #[error(
-        "it defines no {0} message, but {1} subscribes to protobuf; name a file with both \
-         messages, or set {1} to \"json\" or \"off\""
+        "it defines no {0} message, but {1} subscribes to protobuf; name a file that has it, or set \
+         {1} to \"json\" or \"off\""
     )]
     Uncovered(&'static str, &'static str),
     #[error(

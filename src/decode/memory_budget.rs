@@ -63,7 +63,8 @@ mod tests {
     use super::*;
     use crate::config::{DecodeConfig, KeepPayload};
     use crate::decode::{ClockTrust, Decoder};
-    use crate::topic::{EventEncoding, EventKind};
+    use crate::event::EventKind;
+    use crate::topic::EventEncoding;
 
     fn message() -> Message {
         Message {

@@ -25,8 +25,8 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::config::{self, KeepPayload};
-use crate::event::{Event, Reject, RejectReason};
-use crate::topic::{self, EventEncoding, EventKind};
+use crate::event::{ByKind, Event, EventKind, Reject, RejectReason};
+use crate::topic::{self, EventEncoding};
 pub use load::ProtoSchemaError;
 use load::SchemaProblem;
 use schema::FieldTable;
@@ -57,8 +57,8 @@ pub enum ClockTrust {
 #[derive(Debug)]
 pub struct Decoder {
     tenant: String,
-    /// The protobuf fields of each kind. Invariant: a kind has its discriminant as index.
-    tables: [Option<FieldTable>; EventKind::ALL.len()],
+    /// The protobuf fields of each kind.
+    tables: ByKind<Option<FieldTable>>,
     /// The protobuf field numbers are the assumed ones.
     assumed: bool,
     /// The resolved setting, never [`KeepPayload::Auto`].
@@ -71,12 +71,13 @@ impl Decoder {
         let path = config.proto_file.as_deref();
         let tables = || {
             let pool = path.map_or_else(load::shipped, load::vendor)?;
-            let mut tables: [Option<FieldTable>; _] = Default::default();
+            let mut tables: ByKind<Option<FieldTable>> = ByKind::default();
             for kind in EventKind::ALL {
-                tables[kind as usize] = FieldTable::find(&pool, kind)?;
+                tables[kind] = FieldTable::find(&pool, kind)?;
             }
-            if tables.iter().all(Option::is_none) {
-                return Err(SchemaProblem::NoMessage(schema::message_names(&pool)));
+            if tables.values().all(Option::is_none) {
+                let (wanted, found) = (kinds::required_fields(), schema::message_names(&pool));
+                return Err(SchemaProblem::NoMessage { wanted, found });
             }
             Ok(tables)
         };
@@ -95,8 +96,8 @@ impl Decoder {
         self.assumed
     }
 
-    /// Returns true if protobuf events of a kind can be decoded. A vendor's file may define only one
-    /// kind.
+    /// Returns true if protobuf events of a kind can be decoded. A vendor's file may lack
+    /// some.
     pub fn covers(&self, kind: EventKind) -> bool {
         self.table(kind).is_some()
     }
@@ -107,21 +108,15 @@ impl Decoder {
         decode: &config::DecodeConfig,
         mqtt: &config::MqttConfig,
     ) -> Result<(), ProtoSchemaError> {
-        let wanted = [
-            (EventKind::Item, mqtt.items, "mqtt.items"),
-            (EventKind::Board, mqtt.boards, "mqtt.boards"),
-        ];
-        match wanted.iter().find(|(kind, formats, _)| formats.protobuf() && !self.covers(*kind)) {
-            None => Ok(()),
-            Some((kind, _, key)) => {
-                let problem = SchemaProblem::Uncovered(kind.as_str(), key);
-                Err(ProtoSchemaError::new(decode.proto_file.as_deref(), problem))
-            }
-        }
+        let lacks = |kind: &EventKind| mqtt.formats[*kind].protobuf() && !self.covers(*kind);
+        EventKind::ALL.into_iter().find(lacks).map_or(Ok(()), |kind| {
+            let problem = SchemaProblem::Uncovered(kind.as_str(), kind.formats_key());
+            Err(ProtoSchemaError::new(decode.proto_file.as_deref(), problem))
+        })
     }
 
     fn table(&self, kind: EventKind) -> Option<&FieldTable> {
-        self.tables[kind as usize].as_ref()
+        self.tables[kind].as_ref()
     }
 
     /// Decodes a message of a topic.
@@ -184,7 +179,8 @@ impl Decoder {
         let names = kinds::table(kind).protobuf;
         let table = self.table(kind).ok_or_else(|| {
             let kind = kind.as_str();
-            let detail = format!("decode.proto_file has no {kind} message: name a file with both");
+            let detail =
+                format!("decode.proto_file has no {kind} message: name a file that has one");
             Reject::new(RejectReason::UnknownTopic, detail)
         })?;
         let mut draft = table.draft();

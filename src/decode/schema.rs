@@ -10,7 +10,7 @@ use super::field::{EventDraft, EventField, FieldNames, FlagField, IntField, Text
 use super::kinds::{self, EventTable};
 use super::load::SchemaProblem;
 use super::status;
-use crate::topic::EventKind;
+use crate::event::EventKind;
 
 /// Field numbers below this are looked up by index. Documented messages have 19 fields. Larger numbers
 /// are searched for one by one.

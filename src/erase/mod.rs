@@ -51,7 +51,7 @@ pub async fn run(
 ) -> Result<ErasureReport, EraseError> {
     let decoder = Decoder::new(&config.decode, &config.tenant)?;
     let matcher = RawMatcher::new(selector, &decoder);
-    let mode = if dry_run { EraseMode::KindCount } else { EraseMode::Erase };
+    let mode = if dry_run { EraseMode::Count } else { EraseMode::Erase };
     let mut eraser = Eraser::begin(store, selector, mode).await?;
     let mut report = ErasureReport::default();
     let spools = spooled::find(config, store).await?;

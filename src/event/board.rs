@@ -8,7 +8,14 @@ use time::serde::rfc3339;
 use uuid::Uuid;
 
 use super::size::{map, text};
-use super::{content_id, json};
+use super::{KindNames, content_id, json};
+
+pub(super) const NAMES: KindNames = KindNames {
+    label: "board",
+    formats_key: "mqtt.boards",
+    protobuf_topic: "/proto/board/v1/update",
+    json_topic: "/json/board/v1/update",
+};
 
 /// A row of `board_event`. `None` is NULL: unset, empty or masked.
 #[derive(Debug, Clone, PartialEq, Serialize)]

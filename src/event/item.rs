@@ -8,7 +8,14 @@ use time::serde::rfc3339;
 use uuid::Uuid;
 
 use super::size::{list, map, text};
-use super::{content_id, json};
+use super::{KindNames, content_id, json};
+
+pub(super) const NAMES: KindNames = KindNames {
+    label: "item",
+    formats_key: "mqtt.items",
+    protobuf_topic: "",
+    json_topic: "/json/item/v1/update",
+};
 
 /// A row of `item_event`. `None` is NULL: unset, empty or masked.
 #[derive(Debug, Clone, PartialEq, Serialize)]

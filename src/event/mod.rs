@@ -1,9 +1,11 @@
 //! Decoded events, independent of the format they came in: one file for each kind.
 
 mod board;
+mod by_kind;
 mod item;
 mod json;
 pub mod plausibility;
+mod reject;
 mod size;
 
 use serde::Serialize;
@@ -12,8 +14,60 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use self::board::{BoardEvent, board_event_id};
+pub use self::by_kind::ByKind;
 pub use self::item::{ItemEvent, item_event_id};
-use crate::topic::EventKind;
+pub use self::reject::{Reject, RejectReason};
+
+/// Kind of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// An item event.
+    Item,
+    /// A board event.
+    Board,
+}
+
+impl EventKind {
+    /// All kinds of events.
+    pub const ALL: [Self; 2] = [Self::Item, Self::Board];
+
+    /// Returns the names of the kind outside of the program.
+    pub fn names(self) -> &'static KindNames {
+        match self {
+            Self::Item => &item::NAMES,
+            Self::Board => &board::NAMES,
+        }
+    }
+
+    /// Returns the name in messages, which is also the value of the metrics label `kind`.
+    pub fn as_str(self) -> &'static str {
+        self.names().label
+    }
+
+    /// Returns the configuration key of the formats that are subscribed to.
+    pub fn formats_key(self) -> &'static str {
+        self.names().formats_key
+    }
+
+    /// Lists the configuration keys of the formats of all kinds, in words.
+    pub fn all_formats_keys() -> String {
+        let [first @ .., last] = Self::ALL.map(Self::formats_key);
+        format!("{} and {last}", first.join(", "))
+    }
+}
+
+/// The names of a kind of event in topics, configuration and metrics.
+#[derive(Debug)]
+pub struct KindNames {
+    /// Name in messages and metrics.
+    pub label: &'static str,
+    /// Configuration key of the formats that are subscribed to.
+    pub formats_key: &'static str,
+    /// The part of the protobuf topic that follows `centiloc/<tenant>`.
+    pub protobuf_topic: &'static str,
+    /// The part of the JSON topic that follows `centiloc/<tenant>`.
+    pub json_topic: &'static str,
+}
 
 /// One decoded event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -59,64 +113,6 @@ impl Event {
             Self::Item(item) => item.heap_bytes(),
             Self::Board(board) => board.heap_bytes(),
         }
-    }
-}
-
-/// Reason why a message is no event, as in the column `reason` of `dead_letter`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RejectReason {
-    /// Not the format its topic promises.
-    Malformed,
-    /// A field the tables cannot do without is absent.
-    MissingField,
-    /// A value does not fit its column, or the message is larger than accepted.
-    OutOfRange,
-    /// Decodes, but cannot be what the vendor meant: the assumed schema may be wrong.
-    Implausible,
-    /// No decoder is known for the topic.
-    UnknownTopic,
-    /// PostgreSQL refused the row.
-    RefusedByDatabase,
-}
-
-impl RejectReason {
-    /// One of each.
-    pub const ALL: [Self; 6] = [
-        Self::Malformed,
-        Self::MissingField,
-        Self::OutOfRange,
-        Self::Implausible,
-        Self::UnknownTopic,
-        Self::RefusedByDatabase,
-    ];
-
-    /// Returns the value of `dead_letter.reason` and in the metrics label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::MissingField => "missing_field",
-            Self::OutOfRange => "out_of_range",
-            Self::Implausible => "implausible",
-            Self::UnknownTopic => "unknown_topic",
-            Self::RefusedByDatabase => "refused_by_database",
-        }
-    }
-}
-
-/// Refusal of a message, with an explanation for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {detail}", reason.as_str())]
-pub struct Reject {
-    /// The class.
-    pub reason: RejectReason,
-    /// The value found, the value expected, and a hint.
-    pub detail: String,
-}
-
-impl Reject {
-    /// A reject of the given class.
-    pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
     }
 }
 

@@ -101,3 +101,49 @@ impl SpoolCursors {
         self.forwarded_rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn depth(rows: u64) -> SpoolDepth {
+        SpoolDepth { rows, ..SpoolDepth::default() }
+    }
+
+    #[test]
+    fn cursors_only_move_forward() {
+        let cursors = SpoolCursors::new(3);
+        let mut done = cursors.done.subscribe();
+        cursors.forward(2, depth(1));
+        cursors.skip_to(1);
+        assert_eq!(cursors.forwarded(), 2);
+        assert!(!cursors.has_caught_up() && !cursors.is_drained());
+        cursors.skip_to(3);
+        cursors.done_through(3);
+        assert!(cursors.has_caught_up() && cursors.is_drained());
+        assert!(done.has_changed().unwrap());
+        done.mark_unchanged();
+        cursors.done_through(3);
+        cursors.done_through(2);
+        assert!(!done.has_changed().unwrap() && cursors.is_drained());
+    }
+
+    #[test]
+    fn deleted_rows_are_counted_once() {
+        let cursors = SpoolCursors::new(3);
+        for id in 1..=3 {
+            cursors.forward(id, depth(10 * id));
+        }
+        assert_eq!(cursors.delete_through(2), depth(30));
+        assert_eq!(cursors.delete_through(2), depth(0));
+        assert_eq!(cursors.delete_through(3), depth(30));
+    }
+
+    #[test]
+    fn bypassed_messages_count_until_their_commit() {
+        let cursors = SpoolCursors::new(0);
+        cursors.bypass(3);
+        cursors.bypass_committed(1);
+        assert_eq!(cursors.bypassed(), 2);
+    }
+}

@@ -11,10 +11,11 @@ use time::OffsetDateTime;
 
 use super::close_mark::{self, CloseMark};
 use super::error::SpoolError;
-use super::file::{BUSY, SpoolFile, path_in, signed, unsigned};
+use super::file::{BUSY, SpoolFile, path_in};
 use super::folder::SpoolLock;
 use super::row::{SpoolRow, nanoseconds, time as at};
 use super::salvage::{self, ASIDE};
+use super::sqlite::{signed, unsigned};
 use super::storage::StorageFile as _;
 
 /// Rows read at once.
@@ -145,6 +146,14 @@ mod tests {
         file.close_in_order(depth).await.unwrap();
         let erased = erase(dir.path(), &|topic, _, _| topic == "erase").await.unwrap();
         assert_eq!(erased, Some(1));
+        assert!(exists(dir.path()) && !exists(&dir.path().join("elsewhere")));
+        assert_eq!(count(dir.path(), &|topic, _, _| topic == "keep").await.unwrap(), 2);
+        assert_eq!(count(dir.path(), &|topic, _, _| topic == "erase").await.unwrap(), 0);
+        assert_eq!(received_before(dir.path(), at(2)).await.unwrap(), 2);
+        assert_eq!(received_before(dir.path(), at(1)).await.unwrap(), 0);
+        let aside = dir.path().join(format!("{ASIDE}1"));
+        fs::write(&aside, b"").unwrap();
+        assert_eq!(damaged_copies(dir.path()), [aside]);
         let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
         assert_eq!(file.depth().await.unwrap().0.rows, 2);
         let mut reader = file.reader(&path_in(dir.path())).await.unwrap();

@@ -64,3 +64,26 @@ fn error_text(error: &sqlx::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_failure_has_its_action() {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let mut failure = async |sql: &'static str| {
+            SpoolError::from(sqlx::raw_sql(sql).execute(&mut conn).await.unwrap_err())
+        };
+        let full = "create table a (b); pragma max_page_count = 2;
+                    insert into a values (zeroblob(100000))";
+        assert_eq!(failure(full).await, SpoolError::NoSpace);
+        let unknown = failure("select * from nowhere").await;
+        assert!(matches!(&unknown, SpoolError::Unavailable(text) if text.contains("nowhere")));
+        let number = sqlx::query_scalar::<_, i64>("select 'text'").fetch_one(&mut conn).await;
+        let damaged = SpoolError::from(number.unwrap_err());
+        assert!(matches!(&damaged, SpoolError::Damaged(text) if text.contains("decoding")));
+    }
+}

@@ -17,6 +17,7 @@ use super::close_mark::{self, CloseMark};
 use super::error::SpoolError;
 use super::folder::{renew_log, sync_folder_of};
 use super::row::SpoolRow;
+use super::sqlite::{signed, unsigned};
 use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 
 /// Name of the file in `spool.dir`. `SQLite` keeps two more next to it, `-wal` and `-shm`.
@@ -121,15 +122,19 @@ impl SpoolFile {
 
     /// Opens the file without any check, for another connection or a damaged file.
     pub async fn connect(path: &Path, create: bool) -> Result<Self, SpoolError> {
+        let mut options = SqliteConnectOptions::new();
         if create {
             // Made here for its mode: no other user may read the messages.
             let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-            file.map_err(|e| SpoolError::io(path, &e))?;
+            let length = file.and_then(|file| Ok(file.metadata()?.len()));
+            // In a file with content, it would be written again at each opening.
+            if length.map_err(|e| SpoolError::io(path, &e))? == 0 {
+                options = options.auto_vacuum(SqliteAutoVacuum::Incremental);
+            }
         }
-        let options = SqliteConnectOptions::new()
+        let options = options
             .filename(path)
             .create_if_missing(false)
-            .auto_vacuum(SqliteAutoVacuum::Incremental)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY)
@@ -203,10 +208,11 @@ impl SpoolFile {
         row.map(|row| checked(&row).map(|(_, row)| row)).transpose()
     }
 
-    /// Returns the next id after this one.
+    /// Returns the next id after this one. A search with `>` would begin at this id, whose page may
+    /// be damaged.
     pub async fn id_after(&mut self, id: u64) -> Result<Option<u64>, SpoolError> {
-        const SQL: &str = "select id from entry where id > ? order by id limit 1";
-        let row = sqlx::query(SQL).bind(signed(id)).fetch_optional(&mut self.conn).await?;
+        const SQL: &str = "select id from entry where id >= ? order by id limit 1";
+        let row = sqlx::query(SQL).bind(signed(id + 1)).fetch_optional(&mut self.conn).await?;
         row.map(|row| unsigned(&row, 0)).transpose()
     }
 
@@ -305,11 +311,11 @@ impl StorageFile for SpoolFile {
         bytes: usize,
     ) -> Result<Vec<(u64, SpoolRow<'static>)>, SpoolError> {
         const LENGTHS: &str =
-            "select id, length(payload) from entry where id > ? order by id limit ?";
+            "select id, length(payload) from entry where id >= ? order by id limit ?";
         static ROWS: LazyLock<String> = LazyLock::new(|| {
-            format!("select {COLUMNS} from entry where id > ? and id <= ? order by id")
+            format!("select {COLUMNS} from entry where id >= ? and id <= ? order by id")
         });
-        let lengths = sqlx::query(LENGTHS).bind(signed(after)).bind(rows);
+        let lengths = sqlx::query(LENGTHS).bind(signed(after + 1)).bind(rows);
         let (mut last, mut total) = (after, 0);
         for row in lengths.fetch_all(&mut self.conn).await? {
             if total >= bytes {
@@ -318,7 +324,7 @@ impl StorageFile for SpoolFile {
             last = unsigned(&row, 0)?;
             total += usize::try_from(unsigned(&row, 1)?).unwrap_or(usize::MAX);
         }
-        let query = sqlx::query(ROWS.as_str()).bind(signed(after)).bind(signed(last));
+        let query = sqlx::query(ROWS.as_str()).bind(signed(after + 1)).bind(signed(last));
         let found = query.fetch_all(&mut self.conn).await?;
         let rows = found.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
         if let Some(first) = self.dense_from {
@@ -380,16 +386,6 @@ fn checked(row: &SqliteRow) -> Result<(u64, SpoolRow<'static>), SpoolError> {
         return Ok((id, read));
     }
     Err(SpoolError::Damaged(format!("row {id} does not match its checksum")))
-}
-
-pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
-    let value: i64 = row.try_get(column)?;
-    u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
-}
-
-/// Converts an id for `SQLite`. Ids count rows and never reach the sign bit.
-pub(super) fn signed(id: u64) -> i64 {
-    id.cast_signed()
 }
 
 /// Returns the path of the file in a folder.

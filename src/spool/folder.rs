@@ -109,3 +109,36 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn folders_are_made_with_those_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        make_folder(&deep).unwrap();
+        make_folder(&deep).unwrap();
+        assert!(deep.is_dir());
+        let file = dir.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert_eq!(make_folder(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(make_folder(&file.join("below")).is_err());
+    }
+
+    #[test]
+    fn logs_are_rewritten_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        rewrite(&log).unwrap();
+        assert!(!log.exists());
+        let bytes: Vec<u8> = (0..CHUNK * 2 + 3).map(|n| n.to_be_bytes()[7]).collect();
+        fs::write(&log, &bytes).unwrap();
+        rewrite(&log).unwrap();
+        assert!(fs::read(&log).unwrap() == bytes);
+        assert!(rewrite(dir.path()).is_err(), "a folder is no log");
+    }
+}

@@ -97,3 +97,74 @@ pub(super) async fn ended_without_notice(
     let reason = WITHOUT_NOTICE.to_owned();
     Ok(Some(ConnectionEvent::Closed { connection, at: seen_at, reason }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ack::ConnectionId;
+    use crate::connection_event::ConnectionName;
+
+    const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn name(client_id: &str) -> ConnectionName {
+        let instance = uuid::Uuid::nil();
+        ConnectionName { client_id: client_id.into(), instance, id: ConnectionId(1) }
+    }
+
+    fn opened(client_id: &str) -> StreamItem {
+        let event = ConnectionEvent::Opened {
+            connection: name(client_id),
+            at: AT,
+            session_present: true,
+            filters: Vec::new(),
+            spool_dir: None,
+        };
+        StreamItem::Connection(event, None)
+    }
+
+    fn closed() -> StreamItem {
+        let reason = String::new();
+        let event = ConnectionEvent::Closed { connection: name("a"), at: AT, reason };
+        StreamItem::Connection(event, None)
+    }
+
+    fn seen(client_id: &str) -> LastSeenChange {
+        set(serde_json::to_string(&name(client_id)).unwrap(), AT)
+    }
+
+    #[test]
+    fn last_connection_event_decides() {
+        let (marker, now) = (ConnectionMarker::default(), (Instant::now(), AT));
+        let change = |items: &[StreamItem]| marker.next_change(items.iter(), false, now);
+        assert_eq!(change(&[]), LastSeenChange::None);
+        assert_eq!(change(&[closed(), opened("a")]), seen("a"));
+        assert_eq!(change(&[opened("a"), closed()]), LastSeenChange::Cleared);
+        assert!(matches!(seen("a"), LastSeenChange::Set(seen) if seen.seen_at == 0));
+    }
+
+    #[test]
+    fn bypassed_events_are_written_later_once() {
+        let (mut marker, now) = (ConnectionMarker::default(), Instant::now());
+        marker.record_bypass(&opened("a"), AT);
+        marker.record_write(LastSeenChange::None, now);
+        assert_eq!(marker.next_change([].iter(), true, (now, AT)), seen("a"));
+        assert_eq!(marker.next_change([closed()].iter(), true, (now, AT)), LastSeenChange::Cleared);
+        marker.record_write(seen("a"), now);
+        assert_eq!(marker.next_change([].iter(), true, (now, AT)), LastSeenChange::None);
+    }
+
+    #[test]
+    fn open_connection_is_refreshed_unless_database_records() {
+        let (mut marker, now) = (ConnectionMarker::default(), Instant::now());
+        marker.record_write(seen("a"), now);
+        let change = |marker: &ConnectionMarker, after, database_records| {
+            marker.next_change([].iter(), database_records, (now + after, AT))
+        };
+        let early = Duration::from_secs(9);
+        assert_eq!(change(&marker, early, false), LastSeenChange::None);
+        assert_eq!(change(&marker, REFRESH, true), LastSeenChange::None);
+        assert_eq!(change(&marker, REFRESH, false), seen("a"));
+        marker.record_write(LastSeenChange::Cleared, now);
+        assert_eq!(change(&marker, REFRESH, false), LastSeenChange::None);
+    }
+}

@@ -31,3 +31,19 @@ pub(super) fn clear(health: &Health) {
         health.update(|s| s.spool.get_or_insert_default().problem = None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_reported_until_cleared() {
+        let health = Health::default();
+        assert!(!is_reported(&health));
+        clear(&health);
+        report(&health, "the disk is full".into());
+        assert!(is_reported(&health));
+        clear(&health);
+        assert!(!is_reported(&health));
+    }
+}

@@ -35,8 +35,8 @@ struct SalvageCounts {
     rows: u64,
     first: Option<u64>,
     last: u64,
-    /// Rows before the first readable one are also lost, and their number is unknown.
-    lost_before_first: bool,
+    /// Rows before the first or after the last readable one are also lost, and their number is unknown.
+    uncounted: bool,
     /// Time of receipt of the last row before the first missing one.
     hole_after: Option<i64>,
     newest: Option<i64>,
@@ -57,8 +57,8 @@ impl SalvageCounts {
     }
 
     /// Returns the number of missing rows: ids are contiguous, so each missing id is a damaged row.
-    fn missing(&self, last_id: Option<u64>) -> Option<u64> {
-        Some((last_id?.max(self.last) + 1).saturating_sub(self.first? + self.rows))
+    fn missing(&self, last_id: u64) -> Option<u64> {
+        Some((last_id.max(self.last) + 1).saturating_sub(self.first? + self.rows))
     }
 }
 
@@ -125,7 +125,7 @@ async fn copy(
         let last_seen = LastSeenChange::Set(seen);
         new.write(&SpoolChanges { last_seen, ..SpoolChanges::default() }).await?;
     }
-    let mut found = SalvageCounts::default();
+    let mut found = SalvageCounts { uncounted: last_id.is_none(), ..SalvageCounts::default() };
     let mut cursor = 0;
     loop {
         if last_id.is_some_and(|last| cursor >= last) {
@@ -145,7 +145,7 @@ async fn copy(
                     one_by_one(old, id - 1).await
                 }
                 Err(_) => {
-                    found.lost_before_first |= found.first.is_none();
+                    found.uncounted |= found.first.is_none();
                     match behind_the_damage(old, cursor).await {
                         Some(behind) => cursor = behind,
                         None => return Ok((found, last_id)),
@@ -195,11 +195,11 @@ fn gap(
     found: &SalvageCounts,
     last_id: Option<u64>,
 ) -> Gap {
-    let detail = match found.missing(last_id) {
-        Some(0) if !found.lost_before_first => {
+    let detail = match found.missing(last_id.unwrap_or(0)) {
+        Some(0) if !found.uncounted => {
             format!("all {} rows of it could be read", found.rows)
         }
-        Some(missing) if found.lost_before_first => {
+        Some(missing) if found.uncounted => {
             format!("{} rows of it could be read, {missing} or more not", found.rows)
         }
         Some(missing) => format!("{} rows of it could be read, {missing} not", found.rows),
@@ -242,4 +242,73 @@ pub(super) fn remove(path: &Path) -> Result<(), SpoolError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(ids: &[u64]) -> SalvageCounts {
+        let mut found = SalvageCounts::default();
+        for id in ids {
+            let row = SpoolRow {
+                received_at: id.cast_signed() * 10,
+                topic: None,
+                payload: Vec::new().into(),
+                qos: 0,
+                retain: false,
+            };
+            found.note(&[(*id, row)]);
+        }
+        found
+    }
+
+    #[test]
+    fn first_hole_is_dated_by_the_row_before() {
+        assert_eq!(counts(&[5, 6, 7]).hole_after, None);
+        assert_eq!(counts(&[5, 6, 9, 10, 20]).hole_after, Some(60));
+        assert_eq!(counts(&[5, 6, 9, 10, 20]).newest, Some(200));
+    }
+
+    #[test]
+    fn every_missing_id_is_a_lost_row() {
+        assert_eq!(counts(&[5, 6, 9]).missing(0), Some(2), "the last id is unknown");
+        assert_eq!(counts(&[5, 6, 9]).missing(9), Some(2));
+        assert_eq!(counts(&[5, 6, 9]).missing(3), Some(2), "an id below the last is damaged");
+        assert_eq!(counts(&[5, 6]).missing(9), Some(3));
+        assert_eq!(counts(&[]).missing(9), None);
+    }
+
+    #[test]
+    fn gaps_tell_how_much_was_lost() {
+        let detail = |found: &SalvageCounts, last| {
+            gap(Path::new("/nowhere"), "acme-bridge", "torn", found, last).detail
+        };
+        let before = SalvageCounts { uncounted: true, ..counts(&[5, 6, 9]) };
+        let whole = SalvageCounts { uncounted: true, ..counts(&[5, 6]) };
+        for (found, last, expected) in [
+            (counts(&[5, 6]), 6, "all 2 rows of it could be read;"),
+            (whole, 6, "2 rows of it could be read, 0 or more not;"),
+            (before, 9, "3 rows of it could be read, 2 or more not;"),
+            (counts(&[5, 6, 9]), 9, "3 rows of it could be read, 2 not;"),
+            (counts(&[]), 9, "nothing of it could be read;"),
+        ] {
+            let detail = detail(&found, Some(last));
+            assert!(detail.starts_with(&format!("torn; {expected}")), "{detail}");
+        }
+    }
+
+    #[test]
+    fn only_missing_files_may_be_moved_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, log) = (dir.path().join("file"), dir.path().join("file-wal"));
+        rename(&file, &log).unwrap();
+        remove(&file).unwrap();
+        fs::write(&file, b"").unwrap();
+        assert!(rename(&file, dir.path()).is_err(), "a folder is in its place");
+        assert!(remove(dir.path()).is_err(), "a folder is no file");
+        fs::write(&log, b"").unwrap();
+        remove(&file).unwrap();
+        assert!(!file.exists() && !log.exists());
+    }
 }

@@ -1,6 +1,9 @@
-//! The storage of the service: a `SQLite` file in `spool.dir`.
+//! The storage of the service: a `SQLite` file in `spool.dir`, and the numbers in it.
 
 use std::path::PathBuf;
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
 
 use super::error::SpoolError;
 use super::file::{SpoolFile, path_in};
@@ -40,4 +43,15 @@ impl SpoolStorage for SqliteStorage {
         let _lock = SpoolLock::take(&self.dir)?;
         salvage::salvage(&self.dir, &self.client_id, problem, last_known).await
     }
+}
+
+/// Returns a number of a row, none of which is negative.
+pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError> {
+    let value: i64 = row.try_get(column)?;
+    u64::try_from(value).map_err(|_| SpoolError::Damaged(format!("{value} where none is negative")))
+}
+
+/// Converts an id for `SQLite`. Ids count rows and never reach the sign bit.
+pub(super) fn signed(id: u64) -> i64 {
+    id.cast_signed()
 }

@@ -154,3 +154,27 @@ pub enum LastSeenChange {
     /// This connection is open.
     Set(LastSeen),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depths_add_up_and_never_go_below_zero() {
+        let message = SpoolRow {
+            received_at: 1,
+            topic: Some("topic".into()),
+            payload: vec![0; 10].into(),
+            qos: 1,
+            retain: false,
+        };
+        let event = SpoolRow { topic: None, ..message.clone() };
+        let (one, other) = (SpoolDepth::of(&message), SpoolDepth::of(&event));
+        assert_eq!(one, SpoolDepth { rows: 1, messages: 1, bytes: message.cost() });
+        assert_eq!(other, SpoolDepth { rows: 1, messages: 0, bytes: event.cost() });
+        let both = SpoolDepth { rows: 2, messages: 1, bytes: message.cost() + event.cost() };
+        assert_eq!(one.plus(other), both);
+        assert_eq!(both.minus(other), one);
+        assert_eq!(one.minus(both), SpoolDepth::default());
+    }
+}

@@ -323,23 +323,49 @@ mod tests {
     #[test]
     fn statement_failures_leave_the_connection_usable() {
         let usable = [ErrorClass::Halve, ErrorClass::SetAside, ErrorClass::NoPartition];
-        for class in
-            [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown].iter().chain(&usable)
-        {
+        let others = [ErrorClass::Retry, ErrorClass::Stop, ErrorClass::Unknown];
+        for class in usable.iter().chain(&others) {
             let error = DbError::retry("x").with_class(*class);
             assert_eq!(error.leaves_connection_usable(), usable.contains(class), "{class:?}");
         }
     }
 
+    fn coded(code: &str) -> DbError {
+        DbError { sqlstate: Some(code.into()), ..DbError::retry("") }
+    }
+
     #[test]
     fn a_failing_server_refuses_nothing() {
-        let error =
-            |code: Option<&str>| DbError { sqlstate: code.map(Into::into), ..DbError::retry("") };
         for code in ["08006", "57P01", "58030", "53100"] {
-            assert!(!error(Some(code)).is_refusal(), "{code}");
+            assert!(!coded(code).is_refusal() && !coded(code).is_answer(), "{code}");
         }
-        assert!(!error(None).is_refusal(), "no answer");
-        assert!(error(Some("42501")).is_refusal());
+        let silent = DbError::retry("");
+        assert!(!silent.is_refusal() && !silent.is_answer() && !silent.is_from_server());
+        assert!(coded("42501").is_refusal() && coded("42501").is_answer());
+        assert!(coded("53300").is_answer() && coded("53300").is_from_server());
+        assert!(DbError::unsuitable("").is_answer());
+    }
+
+    #[test]
+    fn only_concurrent_statements_are_contention() {
+        let contention = |code: &&str| coded(code).is_contention();
+        assert!(["55P03", "40P01", "40001", "23514"].iter().all(contention));
+        assert!(!coded("42501").is_contention() && !DbError::retry("").is_contention());
+    }
+
+    #[test]
+    fn tls_failures_name_their_remedy() {
+        use rustls::CertificateError as E;
+        for (failure, remedy) in [
+            (E::UnknownIssuer, "as sslrootcert"),
+            (E::NotValidForName, "as host"),
+            (E::Expired, "renew it"),
+            (E::NotValidYet, "set this machine's clock"),
+            (E::Revoked, "check sslmode"),
+        ] {
+            let words = tls_words(&rustls::Error::InvalidCertificate(failure));
+            assert!(words.contains(remedy), "{words}");
+        }
     }
 
     #[test]
@@ -356,6 +382,7 @@ mod tests {
             ("25006", "read-only"),
             ("53100", "disk"),
             ("53300", "connections"),
+            ("42P05", "session pooling"),
         ] {
             assert!(advice(code).is_some_and(|advice| advice.contains(word)), "{code}");
         }

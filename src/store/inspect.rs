@@ -13,7 +13,7 @@ use super::partitions::{default_partition, list};
 use super::query::Db;
 use super::schema::{self, MigrationError, MigrationStatus};
 use crate::config;
-use crate::topic::EventKind;
+use crate::event::EventKind;
 
 /// The oldest server whose functions the schema uses (`date_bin` came with 14), as
 /// `server_version_num` counts.
@@ -21,6 +21,9 @@ pub const OLDEST_SERVER: i32 = 140_000;
 
 /// Rows of the default partition are counted up to here: it matters whether there are any.
 pub const COUNTED: i64 = 1000;
+
+/// A table, and privileges on it.
+type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
 const TO_WRITE: [(&str, &[&str]); 9] = [
@@ -35,14 +38,8 @@ const TO_WRITE: [(&str, &[&str]); 9] = [
     ("gap", &["select", "insert"]),
 ];
 
-/// Privileges without which nothing is deleted when its time is over, by table.
-const TO_DELETE: [(&str, &[&str]); 5] = [
-    ("item_event", &["update"]),
-    ("item_event_default", &["select", "delete"]),
-    ("board_event", &["delete", "update"]),
-    ("dead_letter", &["delete"]),
-    ("connection", &["delete"]),
-];
+/// The same for deleting rows whose time is over.
+const TO_DELETE: [(&str, &[&str]); 2] = [("dead_letter", &["delete"]), ("connection", &["delete"])];
 
 /// An open connection for inspection.
 #[derive(Debug)]
@@ -139,16 +136,32 @@ pub fn place(config: &config::DatabaseConfig) -> Result<ServerLocation, DbError>
     Ok(Connector::new(config)?.place())
 }
 
-/// Returns the privileges without which events cannot be written, by table.
-fn to_write() -> Vec<(&'static str, &'static [&'static str])> {
-    let of_kind = |kind| -> [(&'static str, &'static [&'static str]); 2] {
+/// Returns the privileges without which events cannot be written.
+fn to_write() -> Vec<TablePrivileges> {
+    let of_kind = |kind| -> [TablePrivileges; 2] {
         let tables = kinds::tables(kind);
         [
-            (tables.event_table(), &["select", "insert"]),
-            (tables.state_table(), &["select", "insert", "update"]),
+            (tables.event_table().to_owned(), &["select", "insert"]),
+            (tables.state_table().to_owned(), &["select", "insert", "update"]),
         ]
     };
-    EventKind::ALL.into_iter().flat_map(of_kind).chain(TO_WRITE).collect()
+    let others = TO_WRITE.map(|(table, privileges)| (table.to_owned(), privileges));
+    EventKind::ALL.into_iter().flat_map(of_kind).chain(others).collect()
+}
+
+/// Returns the privileges without which nothing is deleted when its time is over.
+fn to_delete() -> Vec<TablePrivileges> {
+    let of_kind = |kind| -> Vec<TablePrivileges> {
+        let (tables, table) = (kinds::tables(kind), kinds::tables(kind).event_table());
+        if tables.is_partitioned() {
+            let default = format!("{table}_default");
+            vec![(table.to_owned(), &["update"]), (default, &["select", "delete"])]
+        } else {
+            vec![(table.to_owned(), &["delete", "update"])]
+        }
+    };
+    let others = TO_DELETE.map(|(table, privileges)| (table.to_owned(), privileges));
+    EventKind::ALL.into_iter().flat_map(of_kind).chain(others).collect()
 }
 
 impl DatabaseInspection {
@@ -236,12 +249,12 @@ impl DatabaseInspection {
             migrate: create_in_schema && flag("owns_schema")?,
             make_partitions: create_in_schema && flag("owns_items")?,
             missing_to_write: self.missing(&to_write()).await?,
-            missing_to_delete: self.missing(&TO_DELETE).await?,
+            missing_to_delete: self.missing(&to_delete()).await?,
         })
     }
 
     /// Returns the privileges that the role does not have, on tables that exist.
-    async fn missing(&mut self, wanted: &[(&str, &[&str])]) -> Result<Vec<String>, DbError> {
+    async fn missing(&mut self, wanted: &[TablePrivileges]) -> Result<Vec<String>, DbError> {
         const SQL: &str = "
             select format('%s on %s', w.privilege, w.relation)
               from unnest($1::text[], $2::text[]) with ordinality w (relation, privilege, place)
@@ -251,7 +264,7 @@ impl DatabaseInspection {
              order by w.place";
         let (relations, privileges): (Vec<&str>, Vec<&str>) = wanted
             .iter()
-            .flat_map(|(table, privileges)| privileges.iter().map(|p| (*table, *p)))
+            .flat_map(|(table, privileges)| privileges.iter().map(|p| (table.as_str(), *p)))
             .unzip();
         let query = sqlx::query_scalar(SQL).bind(relations).bind(privileges);
         self.db.query(|conn| query.fetch_all(conn)).await

@@ -26,13 +26,12 @@ use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
 use crate::connection_event::ConnectionEvent;
-use crate::event::Event;
 use crate::event::plausibility::{self, is_plausible};
+use crate::event::{Event, EventKind};
 use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
-use crate::topic::EventKind;
 
 /// Holds the inputs and outputs of the stage.
 #[derive(Debug)]

@@ -34,6 +34,8 @@ struct LinkState {
     silent: bool,
     /// True while the broker does not read, and the buffers between are full.
     stalled: bool,
+    /// Number of packets of the client that wait in a write.
+    writing: usize,
     /// Time at which the broker last received a packet of the client.
     heard: Instant,
 }
@@ -50,6 +52,7 @@ impl ModelLink {
                 open: true,
                 silent: false,
                 stalled: false,
+                writing: 0,
                 heard: Instant::now(),
             }),
             changed: Notify::new(),
@@ -83,6 +86,11 @@ impl ModelLink {
     /// Returns true if no packet waits for the broker.
     pub fn is_idle(&self) -> bool {
         self.lock().to_broker.is_empty()
+    }
+
+    /// Returns true while packets of the client wait in a write.
+    pub fn is_writing(&self) -> bool {
+        self.lock().writing > 0
     }
 
     /// Returns the time of the client's last packet.
@@ -137,6 +145,7 @@ impl ModelLink {
     }
 
     async fn write_all(&self, packets: Vec<OutgoingPacket>) -> Result<(), ConnectionError> {
+        self.lock().writing = packets.len();
         self.world.step_aside(0..=2).await;
         while self.is_stalled() {
             self.changed.notified().await;
@@ -153,6 +162,7 @@ impl ModelLink {
                 state.to_broker.push_back(packet);
             }
         }
+        self.lock().writing = 0;
         if cut.is_some() {
             self.world.fault("connection cut within a write");
             self.close(false);

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::{ConfigFileArgs, SimulateArgs, UsageError};
 use crate::config::{Config, MqttConfig, SubscribedFormats, TlsConfig};
+use crate::event::EventKind;
 use crate::session::credentials::tls;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::publish::BrokerSettings;
@@ -101,7 +102,7 @@ fn credentials(mqtt: &MqttConfig) -> Option<(String, SecretString)> {
 
 /// Returns the format that a bridge with this configuration receives.
 fn format(mqtt: &MqttConfig) -> FormatChoice {
-    match mqtt.items {
+    match mqtt.formats[EventKind::Item] {
         SubscribedFormats::Json => FormatChoice::Json,
         SubscribedFormats::Both => FormatChoice::Both,
         SubscribedFormats::Protobuf | SubscribedFormats::Off => FormatChoice::Protobuf,

@@ -127,7 +127,7 @@ fn read_decode(reader: &mut SettingReader, mqtt: Option<&MqttConfig>) -> Option<
     let proto_file = reader.path("decode.proto_file");
     let keep = reader.read("decode.keep_payload", |text| values::choice(text, &WORDS));
     let (proto_file, keep, mqtt) = (proto_file?, keep?, mqtt?);
-    let assumed = proto_file.is_none() && (mqtt.items.protobuf() || mqtt.boards.protobuf());
+    let assumed = proto_file.is_none() && mqtt.formats.values().any(|f| f.protobuf());
     if assumed {
         reader.warnings.push(
             "protobuf is subscribed to without decode.proto_file: the field numbers are an \

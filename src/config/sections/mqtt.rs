@@ -10,6 +10,7 @@ use crate::config::keys::VENDOR_HOST;
 use crate::config::model::{BackoffBounds, MqttConfig, ProxyConfig, SubscribedFormats, TlsConfig};
 use crate::config::reader::SettingReader;
 use crate::config::{urls, values};
+use crate::event::{ByKind, EventKind};
 
 /// Longest session: brokers keep sessions for hours to weeks, and a hundred years mean forever.
 const LONGEST_SESSION: Duration = Duration::from_secs(100 * values::YEAR);
@@ -54,7 +55,6 @@ pub(super) fn read_mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Opt
     let tls = read_tls(reader, host.as_deref());
     let reconnect = read_backoff(reader);
     let BrokerLogin { username, password, password_file } = credentials?;
-    let (items, boards) = formats?;
     Some(MqttConfig {
         host: host?,
         port: port?,
@@ -67,8 +67,7 @@ pub(super) fn read_mqtt(reader: &mut SettingReader, tenant: Option<&str>) -> Opt
         proxy: proxy?,
         max_packet_size: max_packet_size?,
         max_unacked: max_unacked?,
-        items,
-        boards,
+        formats: formats?,
         share_group: share_group?,
         session_expiry: session_expiry?,
         queue_grace: queue_grace?,
@@ -138,19 +137,20 @@ fn read_proxy(reader: &mut SettingReader) -> Option<Option<ProxyConfig>> {
     Some(proxy)
 }
 
-fn read_formats(reader: &mut SettingReader) -> Option<(SubscribedFormats, SubscribedFormats)> {
-    let items = reader.read("mqtt.items", |text| values::choice(text, &FORMATS));
-    let boards = reader.read("mqtt.boards", |text| values::choice(text, &FORMATS));
-    let (items, boards) = (items?, boards?);
-    if (items, boards) != (SubscribedFormats::Off, SubscribedFormats::Off) {
-        return Some((items, boards));
+fn read_formats(reader: &mut SettingReader) -> Option<ByKind<SubscribedFormats>> {
+    let formats =
+        ByKind::new(|kind| reader.read(kind.formats_key(), |text| values::choice(text, &FORMATS)));
+    let formats = formats.complete()?;
+    if formats.values().any(|formats| *formats != SubscribedFormats::Off) {
+        return Some(formats);
     }
-    if let Some(given) = reader.given("mqtt.items") {
+    let first = EventKind::ALL[0].formats_key();
+    if let Some(given) = reader.given(first) {
         let invalid = InvalidValue::new(
-            "at least one of mqtt.items and mqtt.boards on",
+            format!("at least one of {} on", EventKind::all_formats_keys()),
             "set one of them to protobuf, json or both: there is nothing to receive otherwise",
         );
-        reader.problem("mqtt.items", &given.origin, "off, like mqtt.boards".to_owned(), invalid);
+        reader.problem(first, &given.origin, "off, like the others".to_owned(), invalid);
     }
     None
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::keys::{ConfigKey, DefaultValue, KEYS};
 use super::*;
+use crate::event::ByKind;
 
 const MINIMAL: &str = "\
 tenant = \"acme\"
@@ -64,10 +65,7 @@ fn the_smallest_configuration_loads_with_the_documented_defaults() {
     assert_eq!(config.mqtt.keep_alive, Duration::from_secs(60));
     assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(30));
     assert_eq!((config.mqtt.max_packet_size, config.mqtt.max_unacked), (16 << 20, 64 << 20));
-    assert_eq!(
-        (config.mqtt.items, config.mqtt.boards),
-        (SubscribedFormats::Protobuf, SubscribedFormats::Protobuf)
-    );
+    assert_eq!(config.mqtt.formats, ByKind::new(|_| SubscribedFormats::Protobuf));
     assert!(config.mqtt.proxy.is_none() && config.mqtt.share_group.is_none());
     assert_eq!(config.mqtt.session_expiry, Duration::from_secs(7200));
     assert_eq!(config.mqtt.queue_grace, Duration::from_secs(10));
@@ -322,7 +320,7 @@ fn only_doubtful_settings_warn() {
 fn defaults_of_every_key_are_shown() {
     let loaded = load_text(MINIMAL, &[]).unwrap();
     assert_eq!(loaded.settings.len(), KEYS.len());
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (shown, origin) = setting(&loaded, key.name);
         match (key.name, key.default) {
             ("mqtt.client_id", _) => assert_eq!(shown, "\"acme-bridge\""),

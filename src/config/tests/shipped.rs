@@ -27,7 +27,7 @@ fn example_shows_every_key_with_its_default() {
     let entries = example_entries();
     let expected: Vec<_> = KEYS
         .iter()
-        .map(|key| (key.name.to_owned(), key.default_literal(), key.doc.to_owned()))
+        .map(|key| (key.name.to_owned(), key.default_literal(), key.doc.to_string()))
         .collect();
     for (seen, wanted) in entries.iter().zip(&expected) {
         assert_eq!(seen, wanted);

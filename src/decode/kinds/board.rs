@@ -6,7 +6,13 @@ use crate::decode::row::{EventReceipt, extra, required, required_ns, time};
 use crate::decode::status;
 use crate::event::{BoardEvent, Event, Reject, board_event_id};
 
-pub(super) const TABLE: EventTable = EventTable { protobuf: PROTOBUF, json: JSON, is_message, row };
+pub(super) const TABLE: EventTable = EventTable {
+    protobuf: PROTOBUF,
+    json: JSON,
+    required: "momentum, sn and status",
+    is_message,
+    row,
+};
 
 /// Fields of board events in protobuf. A schema may call `sn` `board_sn`. If both exist, the first
 /// counts.

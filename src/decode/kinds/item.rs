@@ -8,7 +8,8 @@ use crate::decode::field::{
 use crate::decode::row::{EventReceipt, extra, hold_time, required, required_ns, time};
 use crate::event::{Event, ItemEvent, Reject, item_event_id};
 
-pub(super) const TABLE: EventTable = EventTable { protobuf: FIELDS, json: FIELDS, is_message, row };
+pub(super) const TABLE: EventTable =
+    EventTable { protobuf: FIELDS, json: FIELDS, required: "momentum and uid", is_message, row };
 
 /// Fields of item events, in protobuf and in JSON.
 const FIELDS: &FieldNames = &[

@@ -17,8 +17,8 @@ use time::macros::datetime;
 
 use super::{ClockTrust, Decoder, pb};
 use crate::config::{DecodeConfig, KeepPayload};
-use crate::event::{BoardEvent, Event, ItemEvent, Reject};
-use crate::topic::{self, EventEncoding, EventKind};
+use crate::event::{BoardEvent, Event, EventKind, ItemEvent, Reject};
+use crate::topic::{self, EventEncoding};
 
 const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 /// The momentum 2025-10-09T08:53:20Z, in Unix seconds.

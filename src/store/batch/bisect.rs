@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 use super::refusals::RefusedRow;
 use super::rows::{DeadLetter, EventRows};
 use super::write::{self, RowCounts};
+use crate::event::EventKind;
 use crate::store::error::{DbError, ErrorClass};
 use crate::store::query::Db;
-use crate::topic::EventKind;
 
 /// The rows of a bisected batch, accepted or refused.
 #[derive(Debug, Default)]

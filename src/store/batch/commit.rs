@@ -8,10 +8,10 @@ use time::OffsetDateTime;
 use super::bisect::{BisectResult, bisect};
 use super::rows::{BatchRows, DeadLetter, DecodedMessage};
 use super::write::{self, RowCounts};
+use crate::event::EventKind;
 use crate::store::Store;
 use crate::store::error::{DbError, ErrorClass, StoreError};
 use crate::store::query::Db;
-use crate::topic::EventKind;
 
 /// A batch that met an unknown code this often in a row is bisected, to see whether one row causes
 /// it. With fewer tries a transient failure of the server would be attributed to the row.

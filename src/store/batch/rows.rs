@@ -6,10 +6,9 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::event::{Event, Reject, RejectReason};
+use crate::event::{Event, EventKind, Reject, RejectReason};
 use crate::message::Message;
 use crate::store::{kinds, text};
-use crate::topic::EventKind;
 
 /// A message with what it decoded to.
 pub type DecodedMessage = (Message, Result<Event, Reject>);

@@ -45,7 +45,7 @@ impl Eraser<'_> {
         }
         let column = AuditColumn::DeadLetters;
         let rows = match self.mode {
-            EraseMode::KindCount => ids.len() as u64,
+            EraseMode::Count => ids.len() as u64,
             EraseMode::Erase => {
                 let audit = column.audit(self.erasure);
                 let delete = SqlStatement::new(format!(

@@ -16,9 +16,11 @@ use sqlx::postgres::PgRow;
 use self::statement::SqlStatement;
 use super::connection::connector::Connector;
 use super::error::{DbError, ErrorClass};
+use super::kinds;
 use super::query::Db;
 use super::{Store, StoreError};
 use crate::erase::TraceSelector;
+use crate::event::{ByKind, EventKind};
 
 /// Tries of one transaction: the writer of a running service may be in the way, or the server restart.
 const TRIES: u32 = 8;
@@ -33,7 +35,7 @@ const SETTINGS: &str = "set datestyle = 'ISO'; set timezone = 'UTC'; set lock_ti
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseMode {
     /// Rows are only counted.
-    KindCount,
+    Count,
     /// Rows are deleted.
     Erase,
 }
@@ -41,14 +43,10 @@ pub enum EraseMode {
 /// Rows and messages of a trace, as in the columns of `erasure`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ErasedCounts {
-    /// Rows of `item_event`.
-    pub item_events: u64,
-    /// Rows of `board_event`.
-    pub board_events: u64,
-    /// Rows of `item_state`.
-    pub item_states: u64,
-    /// Rows of `board_state`.
-    pub board_states: u64,
+    /// Rows of the tables of events.
+    pub events: ByKind<u64>,
+    /// Rows of the tables of states.
+    pub states: ByKind<u64>,
     /// Rows of `dead_letter`.
     pub dead_letters: u64,
     /// Messages in spools on disk.
@@ -58,12 +56,17 @@ pub struct ErasedCounts {
 impl ErasedCounts {
     /// Returns the number of all rows and messages.
     pub fn total(&self) -> u64 {
-        self.item_events
-            + self.board_events
-            + self.item_states
-            + self.board_states
-            + self.dead_letters
-            + self.spooled
+        self.by_place().map(|(_, number)| number).sum()
+    }
+
+    /// Returns the number for each table, and for spools.
+    pub fn by_place(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let events =
+            EventKind::ALL.map(|kind| (kinds::tables(kind).event_table(), self.events[kind]));
+        let states =
+            EventKind::ALL.map(|kind| (kinds::tables(kind).state_table(), self.states[kind]));
+        let others = [("dead_letter", self.dead_letters), ("spool", self.spooled)];
+        events.into_iter().chain(states).chain(others)
     }
 }
 

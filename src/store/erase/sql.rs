@@ -5,6 +5,8 @@ use sha2::{Digest, Sha256};
 use super::statement::{SqlParameter, SqlStatement};
 use super::{EraseMode, ErasedCounts};
 use crate::erase::TraceSelector;
+use crate::event::EventKind;
+use crate::store::kinds;
 
 /// Rows deleted by one statement: some ten milliseconds.
 pub(super) const ROWS: usize = 5_000;
@@ -18,30 +20,26 @@ pub(super) const BLOCKS: i64 = 1_024;
 /// A column of `erasure` that counts rows of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AuditColumn {
-    ItemEvents,
-    BoardEvents,
-    ItemStates,
-    BoardStates,
+    Events(EventKind),
+    States(EventKind),
     DeadLetters,
 }
 
 impl AuditColumn {
-    fn name(self) -> &'static str {
-        match self {
-            Self::ItemEvents => "item_events",
-            Self::BoardEvents => "board_events",
-            Self::ItemStates => "item_states",
-            Self::BoardStates => "board_states",
-            Self::DeadLetters => "dead_letters",
-        }
+    /// Returns the name, which is that of the table in the plural.
+    pub fn name(self) -> String {
+        let table = match self {
+            Self::Events(kind) => kinds::tables(kind).event_table(),
+            Self::States(kind) => kinds::tables(kind).state_table(),
+            Self::DeadLetters => "dead_letter",
+        };
+        format!("{table}s")
     }
 
     pub fn of(self, counts: &mut ErasedCounts) -> &mut u64 {
         match self {
-            Self::ItemEvents => &mut counts.item_events,
-            Self::BoardEvents => &mut counts.board_events,
-            Self::ItemStates => &mut counts.item_states,
-            Self::BoardStates => &mut counts.board_states,
+            Self::Events(kind) => &mut counts.events[kind],
+            Self::States(kind) => &mut counts.states[kind],
             Self::DeadLetters => &mut counts.dead_letters,
         }
     }
@@ -56,13 +54,24 @@ impl AuditColumn {
     }
 }
 
-/// The condition on rows of a table of events, with the value as `$1`.
-pub(super) fn condition(selector: &TraceSelector) -> &'static str {
+/// Returns the column of a table of events or states that the selector is about.
+fn column(selector: &TraceSelector) -> &'static str {
     match selector {
-        TraceSelector::Uid(_) => "uid = $1",
-        TraceSelector::Board(_) => "board_sn = $1",
-        TraceSelector::Before(_) => "momentum < $1",
+        TraceSelector::Uid(_) => "uid",
+        TraceSelector::Board(_) => "board_sn",
+        TraceSelector::Before(_) => "momentum",
     }
+}
+
+/// Returns true if the tables of a kind may hold rows of the trace.
+pub(super) fn concerns(selector: &TraceSelector, kind: EventKind) -> bool {
+    kinds::tables(kind).has_column(column(selector))
+}
+
+/// The condition on rows of a table, with the value as `$1`.
+pub(super) fn condition(selector: &TraceSelector) -> String {
+    let operator = if matches!(selector, TraceSelector::Before(_)) { "<" } else { "=" };
+    format!("{} {operator} $1", column(selector))
 }
 
 pub(super) fn value(selector: &TraceSelector) -> SqlParameter {
@@ -131,7 +140,7 @@ pub(super) fn next_rows(
 ) -> SqlStatement {
     let condition = condition(selector);
     let (limit, delete) = match mode {
-        EraseMode::KindCount => (COUNTED_ROWS, String::new()),
+        EraseMode::Count => (COUNTED_ROWS, String::new()),
         EraseMode::Erase => {
             let audit = column.audit(erasure);
             let delete = format!(
@@ -141,7 +150,7 @@ pub(super) fn next_rows(
             (ROWS, delete)
         }
     };
-    let counted = if mode == EraseMode::KindCount { "found" } else { "gone" };
+    let counted = if mode == EraseMode::Count { "found" } else { "gone" };
     SqlStatement::new(format!(
         "with found as (
              select ctid as row_at, momentum, event_id
@@ -173,7 +182,7 @@ pub(super) fn rows_in_blocks(
          where ctid >= '({from},0)'::tid and ctid < '({to},0)'::tid and {condition}"
     );
     let sql = match mode {
-        EraseMode::KindCount => format!("select count(*) as rows {rows}"),
+        EraseMode::Count => format!("select count(*) as rows {rows}"),
         EraseMode::Erase => format!(
             "with gone as (delete {rows} returning momentum), {}
              select count(*) as rows from gone",

@@ -1,4 +1,4 @@
-//! `item_state` and `board_state`, after the events. A state is made of events: where the selector takes
+//! The tables of states, after the events. A state is made of events: where the selector takes
 //! all of them the row goes. Where it takes the oldest, the row begins with the first that is left.
 
 use sqlx::Row as _;
@@ -9,44 +9,28 @@ use super::sql::{self, AuditColumn};
 use super::statement::{SqlParameter, SqlStatement};
 use super::{EraseMode, Eraser, count, no_row};
 use crate::erase::TraceSelector;
+use crate::event::EventKind;
 use crate::store::StoreError;
 use crate::store::error::DbError;
-use crate::store::kinds;
-use crate::topic::EventKind;
+use crate::store::kinds::{self, StateShortening};
 
 /// Rows of one transaction. Few, because the writer of a running service waits for them.
 const ROWS: usize = 200;
 
-/// A table of states.
-#[derive(Debug, Clone, Copy)]
+/// The table of states of a kind.
+#[derive(Debug, Clone)]
 struct StateTable {
-    name: &'static str,
-    key: &'static [&'static str],
-    column: AuditColumn,
-    /// The kind of events that its states are made from.
     kind: EventKind,
+    /// The columns of its key.
+    key: Vec<&'static str>,
 }
-
-const ITEMS: StateTable = StateTable {
-    name: "centiloc.item_state",
-    key: &["tenant", "uid", "board_sn"],
-    column: AuditColumn::ItemStates,
-    kind: EventKind::Item,
-};
-
-const BOARDS: StateTable = StateTable {
-    name: "centiloc.board_state",
-    key: &["tenant", "board_sn"],
-    column: AuditColumn::BoardStates,
-    kind: EventKind::Board,
-};
 
 /// Keys of states, in order: the values of each column of the key.
 #[derive(Debug)]
 struct StateKeys(Vec<Vec<String>>);
 
 impl StateKeys {
-    fn of(rows: &[PgRow], table: StateTable) -> Result<Self, DbError> {
+    fn of(rows: &[PgRow], table: &StateTable) -> Result<Self, DbError> {
         let column = |name: &&str| {
             rows.iter().map(|row| row.try_get(*name)).collect::<Result<Vec<String>, _>>()
         };
@@ -64,14 +48,22 @@ impl StateKeys {
 }
 
 impl StateTable {
+    fn of(kind: EventKind) -> Self {
+        Self { kind, key: kinds::tables(kind).key() }
+    }
+
+    fn name(&self) -> &'static str {
+        kinds::tables(self.kind).state_table()
+    }
+
     /// The next keys in order that fulfil a condition on the selector's value.
     fn page(
-        self,
+        &self,
         condition: &str,
         selector: &TraceSelector,
         after: Option<&[String]>,
     ) -> SqlStatement {
-        let (name, key) = (self.name, self.key.join(", "));
+        let (name, key) = (self.name(), self.key.join(", "));
         let after = after.unwrap_or_default();
         let place: Vec<String> = (0..after.len()).map(|n| format!("${}", n + 2)).collect();
         let behind = match &place[..] {
@@ -79,14 +71,14 @@ impl StateTable {
             place => format!("and ({key}) > ({})", place.join(", ")),
         };
         let page = SqlStatement::new(format!(
-            "select {key} from {name} where {condition} {behind} order by {key} limit {ROWS}"
+            "select {key} from centiloc.{name} where {condition} {behind} order by {key} limit {ROWS}"
         ));
         let page = page.bind(sql::value(selector));
         after.iter().fold(page, |page, value| page.bind(SqlParameter::Text(value.clone())))
     }
 
     /// A FROM clause with the keys as `k`, and the condition that joins them with `s`.
-    fn join(self) -> (String, String) {
+    fn join(&self) -> (String, String) {
         let arrays: Vec<String> = (1..=self.key.len()).map(|n| format!("${n}::text[]")).collect();
         let pairs: Vec<String> = self.key.iter().map(|key| format!("s.{key} = k.{key}")).collect();
         let keys = format!("unnest({}) as k ({})", arrays.join(", "), self.key.join(", "));
@@ -97,21 +89,25 @@ impl StateTable {
 impl Eraser<'_> {
     /// Removes the states, and corrects what is left of them.
     pub async fn states(&mut self) -> Result<(), StoreError> {
-        self.states_of(ITEMS).await?;
-        if !matches!(self.selector, TraceSelector::Uid(_)) {
-            self.states_of(BOARDS).await?;
+        let selector = self.selector;
+        for kind in EventKind::ALL.into_iter().filter(|kind| sql::concerns(selector, *kind)) {
+            self.states_of(&StateTable::of(kind)).await?;
         }
         if let (TraceSelector::Before(cutoff), EraseMode::Erase) = (self.selector, self.mode) {
-            self.shorten(*cutoff).await?;
+            for kind in EventKind::ALL {
+                if let Some(shortening) = kinds::tables(kind).shortening() {
+                    self.shorten(&StateTable::of(kind), &shortening, *cutoff).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    async fn states_of(&mut self, table: StateTable) -> Result<(), DbError> {
+    async fn states_of(&mut self, table: &StateTable) -> Result<(), DbError> {
         let condition = sql::condition(self.selector);
         let mut after: Option<Vec<String>> = None;
         loop {
-            let page = table.page(condition, self.selector, after.as_deref());
+            let page = table.page(&condition, self.selector, after.as_deref());
             let rows = self.run(&[page]).await?;
             let keys = StateKeys::of(&rows, table)?;
             after = keys.last();
@@ -119,27 +115,31 @@ impl Eraser<'_> {
                 return Ok(());
             }
             let number = match self.mode {
-                EraseMode::KindCount => rows.len() as u64,
+                EraseMode::Count => rows.len() as u64,
                 EraseMode::Erase => self.delete_states(table, &keys).await?,
             };
-            *table.column.of(&mut self.counts) += number;
+            *AuditColumn::States(table.kind).of(&mut self.counts) += number;
         }
     }
 
     /// Deletes states. Where an event arrived since the events were removed, its state is made again in
     /// the same transaction: until then the writer of a running service waits for the row.
-    async fn delete_states(&mut self, table: StateTable, keys: &StateKeys) -> Result<u64, DbError> {
+    async fn delete_states(
+        &mut self,
+        table: &StateTable,
+        keys: &StateKeys,
+    ) -> Result<u64, DbError> {
         let (from, joined) = table.join();
-        let audit = table.column.audit(self.erasure);
+        let audit = AuditColumn::States(table.kind).audit(self.erasure);
         let unless_newer = match self.selector {
             TraceSelector::Before(_) => format!("and s.momentum < ${}", table.key.len() + 1),
             TraceSelector::Uid(_) | TraceSelector::Board(_) => String::new(),
         };
         let delete = keys.bind(SqlStatement::new(format!(
-            "with gone as (delete from {} s using {from} where {joined} {unless_newer}
+            "with gone as (delete from centiloc.{} s using {from} where {joined} {unless_newer}
                            returning s.momentum), {audit}
              select count(*) as rows from gone",
-            table.name
+            table.name()
         )));
         if let TraceSelector::Before(_) = self.selector {
             let deleted = self.run(&[delete.bind(sql::value(self.selector))]).await?.pop();
@@ -150,39 +150,23 @@ impl Eraser<'_> {
         Ok((keys.0[0].len() as u64).saturating_sub(kept))
     }
 
-    /// Lets states that began before the date begin with the first event that is left.
-    async fn shorten(&mut self, cutoff: OffsetDateTime) -> Result<(), DbError> {
-        const CONDITION: &str =
-            "momentum >= $1 and (first_seen_at < $1 or entered_at < $1 or last_in_at < $1)";
-        let (from, joined) = ITEMS.join();
-        let sql = format!(
-            "update centiloc.item_state s
-                set first_seen_at = case when s.first_seen_at < $4
-                                         then coalesce(e.first, s.momentum)
-                                         else s.first_seen_at end,
-                    entered_at = case when s.entered_at < $4
-                                      then coalesce(e.first, s.momentum)
-                                      else s.entered_at end,
-                    last_in_id = case when s.last_in_at >= $4 then s.last_in_id end,
-                    last_in_at = case when s.last_in_at >= $4 then s.last_in_at end
-               from {from}
-              cross join lateral (
-                    select min(momentum) as first
-                      from centiloc.item_event
-                     where uid = k.uid and tenant = k.tenant
-                       and coalesce(board_sn, '') = k.board_sn and momentum >= $4) e
-              where {joined}"
-        );
+    /// Corrects states that began before the date.
+    async fn shorten(
+        &mut self,
+        table: &StateTable,
+        shortening: &StateShortening,
+        cutoff: OffsetDateTime,
+    ) -> Result<(), DbError> {
         let mut after: Option<Vec<String>> = None;
         loop {
-            let page = ITEMS.page(CONDITION, self.selector, after.as_deref());
-            let keys = StateKeys::of(&self.run(&[page]).await?, ITEMS)?;
+            let page = table.page(shortening.condition, self.selector, after.as_deref());
+            let keys = StateKeys::of(&self.run(&[page]).await?, table)?;
             after = keys.last();
             if after.is_none() {
                 return Ok(());
             }
-            let update = keys.bind(SqlStatement::new(sql.clone())).bind(SqlParameter::Time(cutoff));
-            self.run(&[update]).await?;
+            let update = keys.bind(SqlStatement::new(shortening.sql));
+            self.run(&[update.bind(SqlParameter::Time(cutoff))]).await?;
         }
     }
 }

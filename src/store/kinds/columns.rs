@@ -8,7 +8,7 @@ use super::PgQuery;
 /// Which tables have a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ColumnRole {
-    /// The event and the key of the state.
+    /// The event and the key of the state. A text.
     Key,
     /// The event and the state.
     State,
@@ -38,7 +38,9 @@ macro_rules! event_columns {
             role: $crate::store::kinds::columns::ColumnRole::$role,
             sent_as: $sent,
             cast: concat!($($cast)?),
-            bind: |query, events| query.bind(events.iter().map($value).bind_iter()),
+            bind: |query, events| {
+                query.bind(sqlx::postgres::PgBindIterExt::bind_iter(events.iter().map($value)))
+            },
         },)*)*]
     };
 }
@@ -47,6 +49,8 @@ pub(super) use event_columns;
 /// Fills the lists of columns into the text of a statement:
 ///
 /// - `{arrays}`, `{names}`, `{values}`: parameters, names and cast values of all columns.
+/// - `{key}`, `{k.key}`: names of those of the key, also with a prefix.
+/// - `{key_arrays}`: parameters in the order of the key, where there are no others before them.
 /// - `{state}`, `{state_values}`: names and cast values of those of the state, without its key.
 /// - `{e.state}`, `{excluded.state}`: the same names with a prefix.
 /// - `{set}`: assigns those of the state from `excluded`, where `newer` holds.
@@ -61,6 +65,8 @@ pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -
         let of_state = columns.iter().filter(|column| column.role == ColumnRole::State);
         of_state.map(each).collect::<Vec<_>>().join(", ")
     };
+    let key = key_of(columns);
+    let key_array = |at: usize| format!("${}::text[]", at + 1);
     let value = |column: &EventColumn<E>| format!("{}{}", column.name, column.cast);
     let name = |column: &EventColumn<E>| column.name.to_owned();
     let set = |column: &EventColumn<E>| {
@@ -71,6 +77,9 @@ pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -
         .replace("{arrays}", &all(&|at, column| format!("${}::{}[]", at + 1, column.sent_as)))
         .replace("{names}", &all(&|_, column| name(column)))
         .replace("{values}", &all(&|_, column| value(column)))
+        .replace("{key}", &key.join(", "))
+        .replace("{k.key}", &format!("k.{}", key.join(", k.")))
+        .replace("{key_arrays}", &(0..key.len()).map(key_array).collect::<Vec<_>>().join(", "))
         .replace("{state}", &state(&name))
         .replace("{state_values}", &state(&value))
         .replace("{e.state}", &state(&|column| format!("e.{}", column.name)))
@@ -82,6 +91,11 @@ pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -
             text.replace(&format!("{{+{following}}}"), &format!("${}", columns.len() + following));
     }
     text
+}
+
+/// Returns the names of the columns of the key of the state.
+pub(super) fn key_of<E>(columns: &[EventColumn<E>]) -> Vec<&'static str> {
+    columns.iter().filter(|column| column.role == ColumnRole::Key).map(|c| c.name).collect()
 }
 
 /// Binds all columns.

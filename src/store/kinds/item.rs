@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{self, EventColumn, event_columns, interval, json};
-use super::{EventTables, PgQuery, newest};
+use super::{EventTables, PgQuery, StateShortening, newest};
 use crate::event::{Event, ItemEvent};
 use crate::store::batch::rows::EventRow;
 use crate::store::text::array_literal;
@@ -95,12 +95,28 @@ impl EventTables for ItemTables {
         "item_state"
     }
 
+    fn key(&self) -> Vec<&'static str> {
+        columns::key_of(COLUMNS)
+    }
+
+    fn has_column(&self, name: &str) -> bool {
+        COLUMNS.iter().any(|column| column.name == name)
+    }
+
     fn is_partitioned(&self) -> bool {
         true
     }
 
     fn remake_states(&self) -> &'static str {
         &REMAKE
+    }
+
+    fn shortening(&self) -> Option<StateShortening> {
+        Some(StateShortening {
+            condition: "momentum >= $1
+                        and (first_seen_at < $1 or entered_at < $1 or last_in_at < $1)",
+            sql: include_str!("../sql/shortened_item_states.sql"),
+        })
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 
+use crate::event::EventKind;
 use crate::store::Store;
 use crate::store::error::{DbError, StoreError};
 use crate::store::kinds;
 use crate::store::query::Db;
-use crate::topic::EventKind;
 
 /// Events visited by one statement: well below a second.
 const CHUNK: i64 = 5_000;

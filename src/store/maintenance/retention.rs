@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::event::EventKind;
 use crate::store::Store;
 use crate::store::error::{DbError, ErrorClass, StoreError};
+use crate::store::kinds;
 use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
 use crate::store::query::Db;
 
@@ -31,7 +33,7 @@ const DROP_TIMEOUT: &str = "25s";
 pub struct RetentionOutcome {
     /// Partitions of `item_event`.
     pub partitions: u64,
-    /// Rows of the default partition, and of `board_event`.
+    /// Rows of the default partition, and of the tables without partitions.
     pub events: u64,
     /// Rows of `stay`.
     pub stays: u64,
@@ -80,20 +82,24 @@ const CONNECTIONS: &str = "
                            where n.client_id = c.client_id)
             limit $2))";
 
-// A momentum that was long past when it came is kept as long as if it had been true.
-const BOARDS: &str = "
-    delete from centiloc.board_event
-     where ctid = any (array(
-           select ctid from centiloc.board_event
-            where momentum < $1 and received_at < $1 limit $2))";
+/// Returns the statement that deletes old events of a table. A momentum that was long past when it came
+/// is kept as long as if it had been true.
+fn events_sql(table: &str) -> String {
+    format!(
+        "delete from centiloc.{table}
+          where ctid = any (array(
+                select ctid from centiloc.{table}
+                 where momentum < $1 and received_at < $1 limit $2))"
+    )
+}
 
 // A stay that lasts is kept, however long ago it began.
 const STAYS: &str = "
     delete from centiloc.stay
      where ctid = any (array(select ctid from centiloc.stay where left_at < $1 limit $2))";
 
-/// As [`BOARDS`]. By key, because the default partition may be partitioned itself.
-fn items_sql(default: &str) -> String {
+/// As [`events_sql`]. By key, because the default partition may be partitioned itself.
+fn default_sql(default: &str) -> String {
     format!(
         "delete from {default}
           where (momentum, event_id) in (
@@ -113,11 +119,9 @@ impl Store {
         let mut deleted =
             RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
         if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
-            self.drop_partitions(cutoff, &mut deleted).await?;
-            let items = self.delete_from_default(cutoff).await;
-            deleted.events = deleted.count("item events without a partition", items)?;
-            let boards = self.delete_rows(BOARDS, cutoff).await;
-            deleted.events += deleted.count("board events", boards)?;
+            for kind in EventKind::ALL {
+                self.delete_events(kind, cutoff, &mut deleted).await?;
+            }
             let stays = self.delete_rows(STAYS, cutoff).await;
             deleted.stays = deleted.count("stays", stays)?;
         }
@@ -126,6 +130,26 @@ impl Store {
         let connections = self.delete_rows(CONNECTIONS, now - KEPT).await;
         deleted.connections = deleted.count("connections", connections)?;
         Ok(deleted)
+    }
+
+    /// Deletes the events of a kind before `cutoff`.
+    async fn delete_events(
+        &self,
+        kind: EventKind,
+        cutoff: OffsetDateTime,
+        deleted: &mut RetentionOutcome,
+    ) -> Result<(), DbError> {
+        let (tables, kind) = (kinds::tables(kind), kind.as_str());
+        let (step, rows) = if tables.is_partitioned() {
+            self.drop_partitions(cutoff, deleted).await?;
+            let rows = self.delete_from_default(cutoff).await;
+            (format!("{kind} events without a partition"), rows)
+        } else {
+            let rows = self.delete_rows(&events_sql(tables.event_table()), cutoff).await;
+            (format!("{kind} events"), rows)
+        };
+        deleted.events += deleted.count(&step, rows)?;
+        Ok(())
     }
 
     /// Drops the partitions that end at `cutoff` or before.
@@ -193,7 +217,7 @@ impl Store {
     /// Rows without a partition to drop.
     async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
         match self.with_db(async |db| default_partition(db).await).await? {
-            Some(default) => self.delete_rows(&items_sql(&default), cutoff).await,
+            Some(default) => self.delete_rows(&default_sql(&default), cutoff).await,
             None => Ok(0),
         }
     }

@@ -19,8 +19,7 @@ use super::optional_gauge::OptionalGauge;
 use super::process::ProcessCollector;
 use super::stderr;
 use crate::accounting::MessageAccounting;
-use crate::event::RejectReason;
-use crate::topic::EventKind;
+use crate::event::{EventKind, RejectReason};
 use crate::version::COMMIT;
 
 #[cfg(test)]

@@ -78,9 +78,7 @@ fn assert_consistent(loaded: &LoadedConfig) {
     assert!(!config.tenant.is_empty() && mqtt.client_id.starts_with(&config.tenant));
     assert!(mqtt.share_group.as_ref().is_none_or(|group| group.starts_with(&config.tenant)));
     assert!(mqtt.reconnect.min <= mqtt.reconnect.max && !mqtt.reconnect.min.is_zero());
-    assert!(
-        mqtt.items.protobuf() || mqtt.items.json() || mqtt.boards.protobuf() || mqtt.boards.json()
-    );
+    assert!(mqtt.formats.values().any(|formats| formats.protobuf() || formats.json()));
     assert!(mqtt.password.is_none() || mqtt.username.is_some(), "MQTT 3.1.1 forbids it");
     assert!(mqtt.keep_alive.as_secs() >= 1 && mqtt.keep_alive.subsec_nanos() == 0);
     assert!(config.batch.max_events >= 1 && config.database.max_connections >= 1);

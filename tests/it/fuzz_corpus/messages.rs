@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::{ClockTrust, Decoder, pb};
-use centiloc_bridge::event::{Event, Reject, RejectReason, board_event_id, item_event_id};
-use centiloc_bridge::topic::{EventEncoding, EventKind};
+use centiloc_bridge::event::{
+    Event, EventKind, Reject, RejectReason, board_event_id, item_event_id,
+};
+use centiloc_bridge::topic::EventEncoding;
 use prost::Message;
 use time::OffsetDateTime;
 use time::macros::datetime;

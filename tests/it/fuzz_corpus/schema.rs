@@ -2,8 +2,8 @@
 
 use centiloc_bridge::config::{DecodeConfig, KeepPayload};
 use centiloc_bridge::decode::Decoder;
-use centiloc_bridge::event::RejectReason;
-use centiloc_bridge::topic::{EventEncoding, EventKind};
+use centiloc_bridge::event::{EventKind, RejectReason};
+use centiloc_bridge::topic::EventEncoding;
 
 use super::in_file;
 use super::messages::decoded;

@@ -1,7 +1,7 @@
 //! The result of a commit: each event once, and states by momentum rather than by arrival.
 
+use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::KindCount;
-use centiloc_bridge::topic::EventKind;
 use sqlx::Row;
 
 use crate::support::store::{

@@ -3,8 +3,8 @@
 
 use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::connection_event::ConnectionEvent;
+use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::Store;
-use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 

@@ -1,9 +1,9 @@
 //! Migrations: applied once, compared with the program, and possible without.
 
 use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
-use centiloc_bridge::topic::EventKind;
 
 use crate::support::database::Database;
 use crate::support::postgres::Postgres;

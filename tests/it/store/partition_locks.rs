@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use centiloc_bridge::config::{self, PartitionSpan};
+use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::Store;
 use centiloc_bridge::store::dead_letters::DeadLetterFilter;
 use centiloc_bridge::store::maintenance::UpkeepOutcome;
-use centiloc_bridge::topic::EventKind;
 use sqlx::postgres::PgConnection;
 use time::OffsetDateTime;
 use time::macros::datetime;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use centiloc_bridge::config::PartitionSpan;
+use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::Store;
-use centiloc_bridge::topic::EventKind;
 use time::OffsetDateTime;
 use time::macros::datetime;
 

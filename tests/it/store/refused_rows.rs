@@ -1,9 +1,8 @@
 //! Rows that the database refuses are found and set aside, and the rest commits, unless the tables
 //! themselves are at fault.
 
-use centiloc_bridge::event::ItemEvent;
+use centiloc_bridge::event::{EventKind, ItemEvent};
 use centiloc_bridge::store::StoreError;
-use centiloc_bridge::topic::EventKind;
 use sqlx::Row;
 
 use crate::support::store::{StoreFixture, arrives, at, board, item, malformed, of_board, of_item};

@@ -290,8 +290,8 @@ impl BrokerState {
         // The bridge assumes that a broker keeps the widest window that it has shown.
         let shown_wide = self.widest >= 20 && session.in_flight.len() < 10;
         // The bridge cannot know that the broker does not read its packets.
-        let Some(link) = self.link.as_ref().filter(|link| link.is_usable() && link.is_idle())
-        else {
+        let idle = |link: &ModelLink| link.is_usable() && link.is_idle() && !link.is_writing();
+        let Some(link) = self.link.as_deref().filter(|link| idle(link)) else {
             return false;
         };
         // Nor which messages the broker has not delivered again yet.

@@ -15,7 +15,7 @@ use rustls::{
 };
 use secrecy::SecretString;
 
-use crate::config::{MqttConfig, SubscribedFormats, TlsConfig, testing};
+use crate::config::{MqttConfig, TlsConfig, testing};
 use crate::credentials::testing::{IssuedCertificate, LeafSpec, TestFiles, TestPki, private_key};
 
 pub const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
@@ -59,7 +59,7 @@ pub fn mqtt(host: &str, port: u16, tls: Option<TlsConfig>) -> MqttConfig {
         connect_timeout: Duration::from_secs(5),
         max_packet_size: 1024,
         max_unacked: 1024,
-        boards: SubscribedFormats::Off,
+        formats: testing::items_only(),
         tls,
         ..testing::mqtt()
     }

@@ -1,5 +1,7 @@
 //! Tests of the file under damage by the disk and under power cuts.
 
+mod salvaging;
+
 use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
@@ -14,7 +16,10 @@ use super::last_seen::ended_without_notice;
 use super::reader::SpoolReader;
 use super::row::{SpoolRow, time};
 use super::salvage;
-use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile as _};
+use super::sqlite::SqliteStorage;
+use super::storage::{
+    LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, SpoolStorage as _, StorageFile as _,
+};
 use crate::connection_event::ConnectionEvent;
 use crate::gap::GapCause;
 use crate::message::StreamItem;
@@ -66,6 +71,7 @@ async fn reads_return_rows_after_the_cursor_in_order() {
     // Bounded in bytes, but at least one row.
     assert_eq!(file.read(700, 1000, 1).await.unwrap(), [row(701)]);
     assert_eq!(file.oldest().await.unwrap(), Some(701));
+    assert_eq!(file.newest().await.unwrap(), Some(1500));
     file.close().await.unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
     assert_eq!(ids(&mut file).await, (701..=1500).collect::<Vec<_>>());
@@ -105,7 +111,11 @@ async fn logs_are_copied_whole_or_not_at_all() {
     let mut writer = SpoolFile::open(&path).await.unwrap();
     writer.keep_log().await.unwrap();
     let mut reader = SpoolFile::connect(&path, false).await.unwrap();
-    append(&mut writer, 1..=ROWS / 3).await;
+    let empty = length();
+    append(&mut writer, 1..=100).await;
+    writer.limit_log().await.unwrap();
+    assert_eq!(length(), empty, "a short log is not copied");
+    append(&mut writer, 101..=ROWS / 3).await;
     reader.run("begin").await.unwrap();
     assert_eq!(reader.last_id().await.unwrap(), ROWS / 3);
     let before = length();
@@ -118,94 +128,6 @@ async fn logs_are_copied_whole_or_not_at_all() {
     let logged = fs::metadata(wal(dir.path())).unwrap().len();
     append(&mut writer, ROWS + 1..=ROWS + 1).await;
     assert_eq!(fs::metadata(wal(dir.path())).unwrap().len(), logged, "it begins at its start");
-}
-
-#[tokio::test]
-async fn lost_pages_cost_only_their_own_rows() {
-    const ROWS: u64 = 200;
-    /// Rows of 400 bytes on a page of 4 KiB, with room for an uneven distribution.
-    const MOST_ON_A_PAGE: usize = 12;
-    let dir = tempfile::tempdir().unwrap();
-    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    append(&mut file, 1..=ROWS).await;
-    file.close().await.unwrap();
-    let whole = fs::read(path_in(dir.path())).unwrap();
-    let leaves = whole.chunks(4096).enumerate().filter(|(_, page)| page[0] == 0x0d);
-    let leaves: Vec<usize> = leaves.map(|(page, _)| page).filter(|page| *page > 0).collect();
-    assert!(leaves.len() > 15, "{leaves:?}");
-    for page in leaves.into_iter().step_by(3) {
-        let mut damaged = whole.clone();
-        damaged[page * 4096..][..4096].fill(0xa5);
-        let copy = tempfile::tempdir().unwrap();
-        fs::write(path_in(copy.path()), &damaged).unwrap();
-        let opened = SpoolFile::open(&path_in(copy.path())).await;
-        let Err(SpoolError::Damaged(problem)) = opened else {
-            panic!("page {page} was not missed")
-        };
-        salvage::salvage(copy.path(), "acme-bridge", &problem, 0).await.unwrap();
-        let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
-        let rows = after.read(0, 1000, usize::MAX).await.unwrap();
-        let (gap, kept) = rows.split_last().unwrap();
-        assert!(kept.len() + MOST_ON_A_PAGE >= usize::try_from(ROWS).unwrap(), "{}", kept.len());
-        assert!(kept.iter().all(|(id, kept)| *kept == row(*id).1));
-        let text = String::from_utf8_lossy(&gap.1.payload).into_owned();
-        let missing = ROWS - kept.len() as u64;
-        assert!(text.contains("spool_damaged"), "{text}");
-        assert!(text.contains(&format!("{} rows of it could be read", kept.len())), "{text}");
-        assert!(missing == 0 || text.contains(&format!("{missing} not")), "{text}");
-        let aside = fs::read_dir(copy.path()).unwrap().map(|e| e.unwrap().file_name());
-        assert!(aside.into_iter().any(|n| n.to_str().unwrap().starts_with("spool.db.damaged-")));
-    }
-}
-
-#[tokio::test]
-async fn damaged_beginning_with_large_ids_costs_only_itself() {
-    const FIRST: u64 = 5_000_001;
-    let dir = tempfile::tempdir().unwrap();
-    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    append(&mut file, FIRST..=FIRST + 4_999).await;
-    file.close().await.unwrap();
-    let whole = fs::read(path_in(dir.path())).unwrap();
-    let place = |text: &[u8]| whole.windows(text.len()).position(|bytes| bytes == text).unwrap();
-    let first = place(format!("payload {FIRST}").as_bytes());
-    let (page, byte) = (first / 4096 * 4096, first + 3);
-    for damage in [page..page + 4096, byte..byte + 1] {
-        let mut damaged = whole.clone();
-        damaged[damage.clone()].fill(0xa5);
-        let copy = tempfile::tempdir().unwrap();
-        fs::write(path_in(copy.path()), &damaged).unwrap();
-        salvage::salvage(copy.path(), "acme-bridge", "damaged", 0).await.unwrap();
-        let mut after = SpoolFile::open(&path_in(copy.path())).await.unwrap();
-        let kept = ids(&mut after).await;
-        assert!(kept.len() > 4_980, "{} rows kept with {damage:?} damaged", kept.len());
-        assert_eq!(kept[kept.len() - 2], FIRST + 4_999);
-    }
-}
-
-#[tokio::test]
-async fn damage_gap_follows_all_forwarded_rows() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(path_in(dir.path()), [0x55; 8192]).unwrap();
-    salvage::salvage(dir.path(), "acme-bridge", "damaged", 6_000).await.unwrap();
-    let mut after = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    assert_eq!(ids(&mut after).await, [6_001]);
-}
-
-#[tokio::test]
-async fn interrupted_salvage_is_finished_or_restarted() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut half = SpoolFile::open(&dir.path().join("spool.db.salvage")).await.unwrap();
-    append(&mut half, 1..=5).await;
-    half.close().await.unwrap();
-    salvage::finish(dir.path()).unwrap();
-    assert!(!path_in(dir.path()).exists(), "half a salvage is no spool");
-    let mut complete = SpoolFile::open(&dir.path().join("spool.db.salvaged")).await.unwrap();
-    append(&mut complete, 1..=9).await;
-    complete.close().await.unwrap();
-    fs::write(path_in(dir.path()), b"damaged").unwrap();
-    salvage::finish(dir.path()).unwrap();
-    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    assert_eq!(ids(&mut file).await, (1..=9).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -318,20 +240,6 @@ async fn changes_by_an_older_version_outdate_marks() {
 }
 
 #[tokio::test]
-async fn salvaged_files_are_scanned_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    append(&mut file, 1..=5).await;
-    append(&mut file, 9..=9).await;
-    let (depth, _) = file.depth().await.unwrap();
-    file.close_in_order(depth).await.unwrap();
-    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
-    let mut reader = file.reader(&path_in(dir.path())).await.unwrap();
-    assert_eq!(ids(&mut reader).await, [1, 2, 3, 4, 5, 9]);
-    assert_eq!(file.depth().await.unwrap().0.rows, 6);
-}
-
-#[tokio::test]
 async fn files_of_newer_versions_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
@@ -368,4 +276,41 @@ async fn files_are_readable_by_owner_only() {
         let path = entry.unwrap().path();
         assert_eq!(mode(&path), 0, "{}", path.display());
     }
+}
+
+#[tokio::test]
+async fn settled_files_are_complete_and_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = path_in(dir.path());
+    let length = || fs::metadata(&path).unwrap().len();
+    let mut file = SpoolFile::open(&path).await.unwrap();
+    append(&mut file, 1..=1000).await;
+    file.settle().await.unwrap();
+    assert_eq!(fs::metadata(wal(dir.path())).unwrap().len(), 0);
+    let full = length();
+    assert!(full > 300_000, "{full} bytes");
+    let delete_through = Some(1000);
+    file.write(&SpoolChanges { delete_through, ..SpoolChanges::default() }).await.unwrap();
+    file.shrink().await.unwrap();
+    file.settle().await.unwrap();
+    assert!(length() < full / 10, "{} of {full} bytes", length());
+    file.touch().await.unwrap();
+    assert!(fs::metadata(wal(dir.path())).unwrap().len() > 0, "a touch writes");
+    file.close().await.unwrap();
+    let mut file = SpoolFile::open(&path).await.unwrap();
+    assert_eq!(fs::metadata(wal(dir.path())).unwrap().len(), 0, "opening writes nothing");
+    assert_eq!(file.newest().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn drained_files_are_read_without_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    closed_cleanly(dir.path(), 20).await;
+    SpoolFile::connect(&path_in(dir.path()), false).await.unwrap().lose(15).await;
+    let mut file = SpoolFile::open(&path_in(dir.path())).await.unwrap();
+    assert_eq!(ids(&mut file).await.len(), 19);
+    file.expect_no_hole();
+    assert_eq!(file.read(5, 9, usize::MAX).await.unwrap()[0], row(6));
+    let holed = file.read(5, 20, usize::MAX).await;
+    assert!(matches!(holed, Err(SpoolError::Damaged(_))), "{holed:?}");
 }
