@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
-use super::error::{DbError, ErrorClass, StoreError};
+use super::error::{DbError, StoreError};
 use super::query::Db;
 use crate::progress::{self, idle};
 use crate::telemetry::Metrics;
@@ -33,14 +33,23 @@ const OTHERS_PAUSE: Duration = Duration::from_millis(100);
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// A round that took less lets the next one take more batches.
+/// Events of the first round.
+const FIRST_EVENTS: i64 = 1_000;
+
+/// Fewest events of a round.
+const LEAST_EVENTS: i64 = 100;
+
+/// Most events of a round: one or two seconds.
+const MOST_EVENTS: i64 = 100_000;
+
+/// A round that took less lets the next one read more events.
 const SHORT_ROUND: Duration = Duration::from_millis(300);
 
-/// A round that took more lets the next one take fewer batches.
+/// A round that took more lets the next one read fewer events.
 const LONG_ROUND: Duration = Duration::from_secs(1);
 
-/// Most batches of one round.
-const MAX_BATCHES: i64 = 512;
+/// Most batches of one round. Their tags are merged, so that more cost little.
+const BATCHES: i64 = 512;
 
 /// While more messages than this wait for a commit, the database is left to the ingest.
 const BUSY: i64 = 2_000;
@@ -81,17 +90,17 @@ pub async fn run(parts: StaysParts) {
 
 async fn compute_rounds(parts: &StaysParts) {
     idle(parts.store.until_prepared()).await;
-    let mut batches = 1;
+    let mut events = FIRST_EVENTS;
     let mut problem = None;
     loop {
         progress::tick();
         let started = Instant::now();
-        let wait = match parts.store.compute_stays(batches).await {
+        let wait = match parts.store.compute_stays(events).await {
             Ok(round) => {
                 problem = None;
                 parts.metrics.stays_lag_seconds.set(round.lag.as_secs_f64());
                 let took = started.elapsed();
-                batches = next_batches(batches, took);
+                events = next_events(events, took);
                 if round.pending == 0 {
                     let stored = parts.store.events_stored.notified();
                     // A time-out shows what other processes stored.
@@ -105,13 +114,13 @@ async fn compute_rounds(parts: &StaysParts) {
                 }
             }
             Err(error) => {
-                batches = (batches / 2).max(1);
+                events = (events / 4).max(LEAST_EVENTS);
                 let text = error.to_string();
                 if problem.as_ref() != Some(&text) {
                     tracing::warn!(error = %text, "could not compute stays; retrying");
                     problem = Some(text);
                 }
-                // Fewer batches, or half of one, take less time.
+                // Fewer events take less time.
                 if matches!(error, StoreError::Halve(_)) { PAUSE } else { RETRY }
             }
         };
@@ -119,14 +128,14 @@ async fn compute_rounds(parts: &StaysParts) {
     }
 }
 
-/// Returns the number of batches of the next round after one that took so long.
-fn next_batches(batches: i64, took: Duration) -> i64 {
+/// Returns the number of events of the next round after one that took so long.
+fn next_events(events: i64, took: Duration) -> i64 {
     if took < SHORT_ROUND {
-        (batches * 2).min(MAX_BATCHES)
+        (events * 2).min(MOST_EVENTS)
     } else if took > LONG_ROUND {
-        (batches / 2).max(1)
+        (events / 2).max(LEAST_EVENTS)
     } else {
-        batches
+        events
     }
 }
 
@@ -136,16 +145,16 @@ fn wait_after(took: Duration, busy: bool) -> Duration {
 }
 
 impl Store {
-    /// Computes the stays of the tags of at most `batches` pending batches, the oldest first. Does
-    /// nothing while another process computes.
-    pub async fn compute_stays(&self, batches: i64) -> Result<StaysRound, StoreError> {
-        Ok(self.with_db(async |db| round(db, batches).await).await?)
+    /// Computes stays of the tags of pending batches, the oldest first, from about so many events.
+    /// Does nothing while another process computes.
+    pub async fn compute_stays(&self, events: i64) -> Result<StaysRound, StoreError> {
+        Ok(self.with_db(async |db| round(db, events).await).await?)
     }
 
     /// Computes stays until no batch is pending.
     pub async fn compute_all_stays(&self) -> Result<(), StoreError> {
         loop {
-            let round = self.compute_stays(MAX_BATCHES).await?;
+            let round = self.compute_stays(MOST_EVENTS).await?;
             if round.pending == 0 {
                 return Ok(());
             }
@@ -156,21 +165,15 @@ impl Store {
     }
 }
 
-async fn round(db: &mut Db, batches: i64) -> Result<StaysRound, DbError> {
+async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
     const PENDING: &str = "
         select count(*) as pending,
                coalesce(extract(epoch from clock_timestamp() - min(committed_at)), 0)::float8 as lag
           from centiloc.stay_pending";
     const NEXT: &str = "select id from centiloc.stay_pending order by id limit $1";
-    let next = sqlx::query_scalar(NEXT).bind(batches);
+    let next = sqlx::query_scalar(NEXT).bind(BATCHES);
     let ids: Vec<i64> = db.query(|conn| next.fetch_all(conn)).await?;
-    let tags = match compute(db, &ids).await {
-        Err(error) if error.class == ErrorClass::Halve && ids.len() == 1 => {
-            split(db, ids[0]).await?;
-            return Err(error);
-        }
-        computed => computed?,
-    };
+    let tags = compute(db, &ids, events).await?;
     let row = db.query(|conn| sqlx::query(PENDING).fetch_one(conn)).await?;
     let lag: f64 = row.try_get("lag")?;
     Ok(StaysRound {
@@ -181,7 +184,7 @@ async fn round(db: &mut Db, batches: i64) -> Result<StaysRound, DbError> {
 }
 
 /// Computes the stays of the tags of these batches in one transaction. Returns the number of tags.
-async fn compute(db: &mut Db, ids: &[i64]) -> Result<u64, DbError> {
+async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> {
     // The planner cannot know the length of arrays. See the statement for what the settings leave.
     const SETTINGS: &str = "
         set transaction isolation level read committed;
@@ -198,29 +201,11 @@ async fn compute(db: &mut Db, ids: &[i64]) -> Result<u64, DbError> {
         if !locked {
             return Ok(0);
         }
-        let compute = sqlx::query_scalar(COMPUTE).bind(ids);
+        let compute = sqlx::query_scalar(COMPUTE).bind(ids).bind(events);
         let tags: i64 = db.query(|conn| compute.fetch_one(conn)).await?;
         Ok(tags.try_into().unwrap_or(0))
     })
     .await
-}
-
-/// Splits a pending batch into two, each with half of its tags, so that one statement takes less
-/// time.
-async fn split(db: &mut Db, id: i64) -> Result<(), DbError> {
-    const SPLIT: &str = "
-        with whole as (
-            delete from centiloc.stay_pending
-             where id = $1 and cardinality(uids) > 1
-            returning *)
-        insert into centiloc.stay_pending (committed_at, tenants, uids, momenta)
-        select committed_at, tenants[first:last], uids[first:last], momenta[first:last]
-          from whole
-         cross join lateral (
-               values (1, cardinality(uids) / 2), (cardinality(uids) / 2 + 1, cardinality(uids))
-               ) as half (first, last)";
-    let split = sqlx::query(SPLIT).bind(id);
-    db.query(|conn| split.execute(conn)).await.map(drop)
 }
 
 #[cfg(test)]
@@ -229,16 +214,16 @@ mod tests {
 
     #[test]
     fn rounds_adapt_to_their_duration() {
-        let mut batches = 1;
+        let mut events = FIRST_EVENTS;
         for _ in 0..20 {
-            batches = next_batches(batches, Duration::from_millis(10));
+            events = next_events(events, Duration::from_millis(10));
         }
-        assert_eq!(batches, MAX_BATCHES);
-        assert_eq!(next_batches(8, Duration::from_millis(500)), 8);
+        assert_eq!(events, MOST_EVENTS);
+        assert_eq!(next_events(8_000, Duration::from_millis(500)), 8_000);
         for _ in 0..20 {
-            batches = next_batches(batches, Duration::from_secs(5));
+            events = next_events(events, Duration::from_secs(5));
         }
-        assert_eq!(batches, 1);
+        assert_eq!(events, LEAST_EVENTS);
     }
 
     #[test]

@@ -67,7 +67,7 @@ const WITHOUT_STATE: &str = "
 impl Eraser<'_> {
     /// Removes what was computed from the events, and computes what is left of it.
     pub async fn stays(&mut self) -> Result<(), StoreError> {
-        if self.mode == EraseMode::KindCount {
+        if self.mode == EraseMode::Count {
             return Ok(());
         }
         match self.selector {

@@ -1,19 +1,29 @@
 -- Computes the stays of the tags that pending batches name, and what else follows from their events.
--- $1 are the ids of the batches. Returns the number of tags.
+-- $1 are the ids of the batches, $2 is about the number of events to read. What that leaves becomes a
+-- batch of its own. Returns the number of tags that were computed.
 --
 -- For each tag, `since` is its oldest new event. Its newest stay that began earlier stands for all
 -- events before: as an arrival, and as a leave if it ended before. Events from `since` on are read.
+--
 -- `offset 0` keeps lookups by index from becoming scans of whole tables. Other joins are hash joins,
 -- because the planner cannot know the number of tags.
 with taken as (
     delete from centiloc.stay_pending
      where id = any ($1)
-    returning tenants, uids, momenta
-), tag as materialized (
+    returning committed_at, tenants, uids, momenta
+), pending_tag as materialized (
     select t.tenant, t.uid, min(t.momentum) as since
       from taken
      cross join lateral unnest(taken.tenants, taken.uids, taken.momenta) as t (tenant, uid, momentum)
      group by t.tenant, t.uid
+), tag as materialized (
+    select tenant, uid, since
+      from pending_tag
+     order by tenant, uid
+     limit greatest($2 / 20, 50)
+), share as materialized (
+    select greatest($2 / greatest(count(*), 1), 20) as events
+      from tag
 ), earlier as materialized (
     select tag.tenant, tag.uid, tag.since, s.board_sn, s.entered_at, s.entered_id, s.left_at
       from tag
@@ -36,7 +46,24 @@ with taken as (
               and tenant = tag.tenant
               and momentum >= tag.since
               and centiloc.is_plausible(momentum, received_at)
-           offset 0) e
+            order by momentum
+            fetch first (select events from share) rows with ties) e
+), seen as materialized (
+    select tenant, uid, max(momentum) as until, count(*) >= (select events from share) as goes_on
+      from new_event
+     group by tenant, uid
+), rest as (
+    insert into centiloc.stay_pending (committed_at, tenants, uids, momenta)
+    select (select min(committed_at) from taken), array_agg(tenant), array_agg(uid), array_agg(since)
+      from ((select tenant, uid, since
+               from pending_tag
+              order by tenant, uid
+             offset greatest($2 / 20, 50))
+             union all
+            select tenant, uid, until + interval '1 microsecond'
+              from seen
+             where goes_on) left_over
+    having count(*) > 0
 ), event as (
     select tenant, uid, board_sn, momentum, event_id, is_in
       from new_event
@@ -75,12 +102,14 @@ with taken as (
 ), known_stay as materialized (
     select s.*
       from tag
+      left join seen using (tenant, uid)
      cross join lateral (
            select ctid as row_at, tenant, uid, entered_at, entered_id
              from centiloc.stay
             where tenant = tag.tenant
               and uid = tag.uid
               and entered_at >= tag.since
+              and (seen.goes_on is not true or entered_at <= seen.until)
            offset 0) s
 ), removed as (
     delete from centiloc.stay
