@@ -221,6 +221,7 @@ impl<'p> MaintenanceDuties<'p> {
             tracing::info!(
                 partitions = deleted.partitions,
                 events = deleted.events,
+                stays = deleted.stays,
                 dead_letters = deleted.dead_letters,
                 connections = deleted.connections,
                 "deleted rows past their retention"

@@ -10,5 +10,6 @@ mod partition_locks;
 mod partitions;
 mod refused_rows;
 mod share_group_members;
+mod stays;
 mod views;
 mod writer;
