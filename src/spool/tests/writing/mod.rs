@@ -88,7 +88,7 @@ impl WriterRig {
         Self { dir, file, cursors, health, metrics, writer, ends, interrupt }
     }
 
-    /// Runs the writer beside `test`, which ends it.
+    /// Runs the writer next to `test`, which ends it.
     async fn run(
         &mut self,
         test: impl AsyncFnOnce(&mut ChannelEnds, &SpoolCursors, &Health),
