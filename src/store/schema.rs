@@ -15,7 +15,7 @@ use super::query::Db;
 use crate::progress::during;
 
 /// All migrations, by version. Only ever appended to: the database remembers their checksums.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "events", include_str!("../../migrations/0001_events.sql")),
     (2, "states", include_str!("../../migrations/0002_states.sql")),
     (3, "operations", include_str!("../../migrations/0003_operations.sql")),
@@ -29,6 +29,7 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     (11, "retirement", include_str!("../../migrations/0011_retirement.sql")),
     (12, "journal_position", include_str!("../../migrations/0012_journal_position.sql")),
     (13, "stays", include_str!("../../migrations/0013_stays.sql")),
+    (14, "questions", include_str!("../../migrations/0014_questions.sql")),
 ];
 
 const TABLE: &str = "centiloc._sqlx_migrations";
