@@ -1,7 +1,9 @@
 //! Compiles `proto/transtream.proto`, without protoc, into what `decode` embeds: the descriptors
-//! that drive its reader, and the structs that encode messages. Finds out the commit for `--version`.
+//! that drive its reader, and the structs that encode messages. Lists the migrations that `store`
+//! embeds. Finds out the commit for `--version`.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,13 +11,13 @@ use protox::prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto/transtream.proto");
-    // sqlx::migrate! embeds the folder; without this line a new migration would not be noticed.
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // Only while it exists: cargo takes a missing path for one that always changed.
     if Path::new("migrations").exists() {
         println!("cargo:rerun-if-changed=migrations");
+        std::fs::write(out.join("migrations.rs"), list_migrations()?)?;
     }
     embed_version()?;
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = protox::Compiler::new(["proto"])?
         .include_imports(true)
         .open_file("transtream.proto")?
@@ -23,6 +25,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("transtream.binpb"), descriptors.encode_to_vec())?;
     prost_build::Config::new().out_dir(out).compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Returns the list of migrations in Rust, by version, from names such as `0001_events.sql`.
+fn list_migrations() -> Result<String, Box<dyn Error>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir("migrations")?
+        .map(|entry| entry?.path().canonicalize())
+        .collect::<std::io::Result<_>>()?;
+    files.sort();
+    let mut list = String::from("&[");
+    for (version, file) in (1..).zip(&files) {
+        let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let description = name
+            .strip_prefix(&format!("{version:04}_"))
+            .filter(|_| file.extension().is_some_and(|extension| extension == "sql"))
+            .ok_or_else(|| format!("{}: expected {version:04}_NAME.sql", file.display()))?;
+        let path = file.to_str().ok_or("the path of the sources is not UTF-8")?;
+        write!(list, "({version}, {description:?}, include_str!({path:?})),")?;
+    }
+    Ok(list + "]")
 }
 
 /// Tells `src/version.rs` what is built. The commit is that of `GIT_COMMIT`, of the repository, or of

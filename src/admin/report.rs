@@ -276,10 +276,13 @@ mod tests {
         metrics.committed.get_or_create(&KindLabel { kind: "item" }).inc_by(7);
         metrics.duplicates.get_or_create(&KindLabel { kind: "board" }).inc_by(2);
         metrics.unacked.set(3);
-        let committed = [("items_committed", 7), ("boards_committed", 0)];
+        let committed =
+            EventKind::ALL.map(|kind| (kind, if kind == EventKind::Item { 7 } else { 0 }));
         let expected = StatusCounters {
             received: 102,
-            committed: committed.map(|(key, count)| (key.to_owned(), count)).into(),
+            committed: committed
+                .map(|(k, count)| (format!("{}s_committed", k.as_str()), count))
+                .into(),
             duplicates: 2,
             dead_letters: RejectReason::ALL.len() as u64,
             unacked: 3,

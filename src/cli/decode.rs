@@ -197,7 +197,8 @@ mod tests {
             (EventKind::Item, EventEncoding::Protobuf),
             (EventKind::Board, EventEncoding::Protobuf),
         ];
-        assert_eq!(fitting(&decoder(), &payload, NOW), both);
+        let fitting = fitting(&decoder(), &payload, NOW);
+        assert!(both.iter().all(|kind| fitting.contains(kind)), "{fitting:?}");
     }
 
     #[test]

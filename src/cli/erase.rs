@@ -169,7 +169,7 @@ mod tests {
         let report = ErasureReport { counts, elsewhere: vec!["a\u{1b}[2J copy".into()] };
         let tag = TraceSelector::Uid("263aea3c080104e0".into());
         let dry = text(&report, &tag, true);
-        assert!(dry.contains("item_event           12\n"), "{dry}");
+        assert!(dry.lines().any(|line| line.split_whitespace().eq(["item_event", "12"])), "{dry}");
         assert!(dry.contains("15 would be erased") && !dry.contains('\u{1b}'), "{dry}");
         assert!(!dry.contains("reverse"), "{dry}");
         assert!(text(&report, &tag, false).contains("15 erased"), "{dry}");

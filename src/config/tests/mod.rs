@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::keys::{ConfigKey, DefaultValue, KEYS};
 use super::*;
-use crate::event::ByKind;
+use crate::event::{ByKind, EventKind};
 
 const MINIMAL: &str = "\
 tenant = \"acme\"
@@ -284,7 +284,8 @@ url = \"postgres:///x\"
 
 #[test]
 fn nothing_to_subscribe_to_is_refused() {
-    let env = [("CENTILOC_BRIDGE__MQTT__ITEMS", "off"), ("CENTILOC_BRIDGE__MQTT__BOARDS", "off")];
+    let names = EventKind::ALL.map(|kind| keys::env_name(kind.formats_key()));
+    let env: Vec<_> = names.iter().map(|name| (name.as_str(), "off")).collect();
     let text = problem(load_text(MINIMAL, &env));
     assert!(text.starts_with("mqtt.items") && text.contains("mqtt.boards"), "{text}");
 }
@@ -292,11 +293,15 @@ fn nothing_to_subscribe_to_is_refused() {
 #[test]
 fn keep_payload_auto_depends_on_the_schema() {
     let kept = |env: &[(&str, &str)]| load_text(MINIMAL, env).unwrap().config.decode.keep_payload;
-    let (items, boards) = ("CENTILOC_BRIDGE__MQTT__ITEMS", "CENTILOC_BRIDGE__MQTT__BOARDS");
+    let names = EventKind::ALL.map(|kind| keys::env_name(kind.formats_key()));
+    let formats = |first, others| {
+        let all = std::iter::once(first).chain(std::iter::repeat(others));
+        names.iter().map(String::as_str).zip(all).collect::<Vec<_>>()
+    };
     assert_eq!(kept(&[]), KeepPayload::Always);
     assert_eq!(kept(&[("CENTILOC_BRIDGE__DECODE__PROTO_FILE", "x.proto")]), KeepPayload::Unknown);
-    assert_eq!(kept(&[(items, "json"), (boards, "off")]), KeepPayload::Unknown);
-    assert_eq!(kept(&[(items, "json"), (boards, "both")]), KeepPayload::Always);
+    assert_eq!(kept(&formats("json", "off")), KeepPayload::Unknown);
+    assert_eq!(kept(&formats("json", "both")), KeepPayload::Always);
     assert_eq!(kept(&[("CENTILOC_BRIDGE__DECODE__KEEP_PAYLOAD", "never")]), KeepPayload::Never);
 }
 

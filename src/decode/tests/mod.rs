@@ -39,17 +39,13 @@ fn decode(
 }
 
 fn item(event: Event) -> ItemEvent {
-    match event {
-        Event::Item(item) => item,
-        Event::Board(board) => panic!("expected an item, found {board:?}"),
-    }
+    let Event::Item(item) = event else { panic!("expected an item, found {event:?}") };
+    item
 }
 
 fn board(event: Event) -> BoardEvent {
-    match event {
-        Event::Board(board) => board,
-        Event::Item(item) => panic!("expected a board, found {item:?}"),
-    }
+    let Event::Board(board) = event else { panic!("expected a board, found {event:?}") };
+    board
 }
 
 fn item_json(text: &str) -> Result<ItemEvent, Reject> {

@@ -221,7 +221,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..200), text in "[{\\[\":,a-z0-9}\\]]{0,60}") {
         let decoder = shipped(KeepPayload::Always);
-        for kind in [EventKind::Item, EventKind::Board] {
+        for kind in EventKind::ALL {
             for encoding in [EventEncoding::Protobuf, EventEncoding::Json] {
                 for payload in [bytes.as_slice(), text.as_bytes()] {
                     if let Err(reject) = decode(&decoder, kind, encoding, payload) {

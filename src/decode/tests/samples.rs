@@ -64,9 +64,10 @@ fn every_sample_becomes_its_expected_row() {
         let payload = Bytes::from(std::fs::read(folder.join(file)).unwrap());
         let topic = sample["topic"].as_str().unwrap();
         let event = decoder.decode(topic, &payload, NOW, ClockTrust::Agree(NOW)).unwrap();
-        let columns = match &event {
-            Event::Item(item) => item_columns(item),
-            Event::Board(board) => board_columns(board),
+        let columns = if let Event::Item(item) = event {
+            item_columns(&item)
+        } else {
+            board_columns(&board(event))
         };
         for (name, value) in sample["columns"].as_object().unwrap() {
             let (name, value) = as_column(name, value);

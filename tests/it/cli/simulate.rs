@@ -8,7 +8,7 @@ use std::process::Command;
 use bytes::Bytes;
 use centiloc_bridge::config;
 use centiloc_bridge::decode::{ClockTrust, Decoder};
-use centiloc_bridge::event::{BoardEvent, Event, ItemEvent};
+use centiloc_bridge::event::Event;
 use centiloc_bridge::simulate::encode::FormatChoice;
 use centiloc_bridge::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use centiloc_bridge::simulate::world::WorldSettings;
@@ -81,15 +81,15 @@ fn decode(decoder: &Decoder, topic: &str, payload: &Bytes) -> Event {
 
 /// Returns the fields that must be the same in both formats. Protobuf cannot tell zero from masked.
 fn comparable(event: Event) -> Event {
-    let received_at = OffsetDateTime::UNIX_EPOCH;
-    match event {
-        Event::Item(item) => Event::Item(ItemEvent {
-            received_at,
-            hold_time_us: item.hold_time_us.filter(|us| *us != 0),
-            ..item
-        }),
-        Event::Board(board) => Event::Board(BoardEvent { received_at, ..board }),
+    let mut event = event;
+    if let Event::Item(item) = &mut event {
+        item.received_at = OffsetDateTime::UNIX_EPOCH;
+        item.hold_time_us = item.hold_time_us.filter(|us| *us != 0);
     }
+    if let Event::Board(board) = &mut event {
+        board.received_at = OffsetDateTime::UNIX_EPOCH;
+    }
+    event
 }
 
 #[test]

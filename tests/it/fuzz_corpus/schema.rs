@@ -38,8 +38,7 @@ pub fn vendor_schema(bytes: &[u8]) -> bool {
 
 fn try_on_messages(decoder: &Decoder) {
     assert!(!decoder.schema_is_assumed());
-    let kinds =
-        [EventKind::Item, EventKind::Board].into_iter().filter(|kind| decoder.covers(*kind));
+    let kinds = EventKind::ALL.into_iter().filter(|kind| decoder.covers(*kind));
     let kinds: Vec<_> = kinds.collect();
     assert!(!kinds.is_empty(), "a schema without events is refused");
     for (kind, message) in kinds.iter().flat_map(|kind| MESSAGES.map(|message| (*kind, message))) {

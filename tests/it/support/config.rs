@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use centiloc_bridge::event::EventKind;
 use toml::{Table, Value};
 
 use super::database::Database;
@@ -25,14 +26,14 @@ impl Config {
         let (cert, key) = broker.client().write(&folder, "client");
         let admin_port = free_port();
         let config = Self { table: Table::new(), folder, admin_port };
+        let formats = EventKind::ALL.map(EventKind::formats_key);
+        let config = formats.into_iter().fold(config, |config, key| config.set(key, "both"));
         config
             .set("tenant", TENANT)
             .set("mqtt.host", "127.0.0.1")
             .set("mqtt.port", i64::from(broker.port()))
             .set("mqtt.username", USERNAME)
             .set("mqtt.password", PASSWORD)
-            .set("mqtt.items", "both")
-            .set("mqtt.boards", "both")
             .set("mqtt.tls.ca_file", broker.ca_file().to_str().unwrap())
             .set("mqtt.tls.cert_file", cert.to_str().unwrap())
             .set("mqtt.tls.key_file", key.to_str().unwrap())
