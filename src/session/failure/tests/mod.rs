@@ -14,6 +14,7 @@ use crate::session::credentials::tls::{LoadedTls, client_config};
 use crate::session::transport::connector::NetworkConnector;
 use crate::session::transport::mqtt::LoginOptions;
 
+mod explanations;
 mod server_certificate;
 mod tls;
 
