@@ -83,7 +83,7 @@ drain: deps ## Drain a backlog, one line per variant: connections, deliveries, s
 	$(if $(BRIDGE_BIN),BRIDGE_BIN='$(abspath $(BRIDGE_BIN))') EVENTS='$(or $(EVENTS),250000)' VARIANT='$(VARIANT)' \
 	 $(CARGO) bench --locked --bench drain -- backlog
 
-questions: deps ## Measure the questions of dashboards beside the queries before. EVENTS=1000000 (10000000: half an hour)
+questions: deps ## Measure the questions of dashboards, and the queries before. EVENTS=1000000
 	EVENTS='$(or $(EVENTS),1000000)' $(CARGO) bench --locked --bench questions
 
 schema-docs: deps ## Write docs/schema.md from the comments in the database

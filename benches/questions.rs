@@ -1,4 +1,4 @@
-//! Measures the questions of dashboards on a filled database: the median of each, beside the query
+//! Measures the questions of dashboards on a filled database: the median of each, next to the query
 //! over the views that were there before stays were rows. EVENTS sets the number of item events,
 //! ROUNDS the number of runs of each statement.
 

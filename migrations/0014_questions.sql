@@ -20,7 +20,8 @@ $$;
 comment on function centiloc.uid_reversed(text) is
     'The uid with its bytes in reverse order, as phones show it. Null unless it is pairs of hexadecimal digits.';
 
--- `offset 0`: tags are few beside item_state, which must not be read as a whole.
+-- `offset 0` looks up the state of each tag. Reading all of item_state takes longer: it has a row for
+-- every board that a tag was ever on.
 create or replace view centiloc.item_location as
 select b.tenant,
        b.uid,
@@ -247,10 +248,13 @@ returns table (
 $$;
 
 comment on function centiloc.stays_since(text, text, timestamptz) is
-    'Stays on a board that ended since a time, or last. For the functions below.';
+    'Stays on a board that ended at or after a time, and those that last.';
 
-create function centiloc.dwell(since timestamptz, until timestamptz, by text default 'board')
-returns table (
+create function centiloc.dwell(
+    since timestamptz,
+    until timestamptz default 'infinity',
+    by text default 'board'
+) returns table (
     tenant text,
     key    text,
     stays  bigint,
@@ -577,7 +581,7 @@ returns table (
 $$;
 
 comment on function centiloc.week_against_week(integer) is
-    'Arrivals and departures of each board in the last weeks beside those of the week before. A week is 7 days, and the last one ends now.';
+    'Arrivals and departures of each board in the last weeks, and those of the week before each. A week is 7 days, and the last one ends now.';
 
 create function centiloc.board_availability(since timestamptz, until timestamptz default 'infinity')
 returns table (

@@ -179,8 +179,8 @@ async fn occupancy_agrees_for_past_and_present_periods() {
     let mut events = Vec::new();
     for n in 0..60i64 {
         let momentum = now - Duration::minutes(600 - 9 * n);
-        let (uid, board) = (format!("U{}", n * 7 % 11), ["A", "B", "C"][(n * 5 % 3) as usize]);
-        events.push(item(&uid, board, momentum, n % 4 != 3));
+        let (uid, board) = (format!("U{}", n * 7 % 11), format!("B{}", n * 5 % 3));
+        events.push(item(&uid, &board, momentum, n % 4 != 3));
     }
     let fixture = filled(&events).await;
     let occupancy = |until: &str| {
