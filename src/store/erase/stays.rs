@@ -49,6 +49,10 @@ fn delete_stays(condition: &str, since: &str) -> String {
     )
 }
 
+/// Takes the boards whose item events are all gone.
+const UNKNOWN_BOARD: &str =
+    "(tenant, board_sn) not in (select tenant, board_sn from centiloc.board_activity)";
+
 /// Has the tags computed again whose board has no state any more.
 const WITHOUT_STATE: &str = "
     with gone as (
@@ -77,11 +81,14 @@ impl Eraser<'_> {
             TraceSelector::Board(_) => {
                 self.until_none(&delete_stays("nullif(board_sn, '') = $1", "entered_at")).await?;
                 self.locked(deletion("board_activity", "board_sn = $1")).await?;
+                self.locked(deletion("board_usual_interval", "board_sn = $1")).await?;
             }
             TraceSelector::Before(_) => {
                 self.until_none(&delete_stays("entered_at < $1", "$1")).await?;
                 self.locked(deletion("board_activity", "last_item_at < $1")).await?;
                 self.locked(deletion("known_value", "last_seen_at < $1")).await?;
+                self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
+                    .await?;
             }
         }
         let boards = SqlStatement::new(WITHOUT_STATE);
