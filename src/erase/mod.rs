@@ -68,6 +68,7 @@ pub async fn run(
     eraser.events(&mut |counts| progress("events", counts)).await?;
     progress("states", eraser.counts());
     eraser.states().await?;
+    eraser.stays().await?;
     report.elsewhere.extend(eraser.foreign_partitions().await?);
     report.counts = eraser.finish().await?;
     Ok(report)

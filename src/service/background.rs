@@ -18,6 +18,7 @@ use crate::session::credentials::renewal::{self, RenewalParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
+use crate::store::stays::{self, StaysParts};
 use crate::topic;
 
 /// A task that runs next to the pipeline.
@@ -29,6 +30,8 @@ pub(super) enum BackgroundTask {
     Credentials,
     /// Maintains partitions, retention and the record of the open connection.
     Maintenance,
+    /// Computes the stays of tags.
+    Stays,
     /// Serves the admin endpoint.
     Admin,
     /// Notifies the service manager.
@@ -37,8 +40,14 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Lock, Self::Credentials, Self::Maintenance, Self::Admin, Self::Watchdog];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Lock,
+        Self::Credentials,
+        Self::Maintenance,
+        Self::Stays,
+        Self::Admin,
+        Self::Watchdog,
+    ];
 
     /// Returns the name in the log, in `/livez` and in the metrics label.
     pub(super) fn name(self) -> &'static str {
@@ -46,6 +55,7 @@ impl BackgroundTask {
             Self::Lock => "lock",
             Self::Credentials => "credentials",
             Self::Maintenance => "maintenance",
+            Self::Stays => "stays",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
         }
@@ -186,6 +196,7 @@ impl BackgroundTasks {
             BackgroundTask::Maintenance => {
                 self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
+            BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
                 let progress = Arc::clone(&service.progress);
@@ -257,6 +268,10 @@ impl BridgeService {
             },
             stop,
         }
+    }
+
+    fn stays(&self, stop: CancellationToken) -> StaysParts {
+        StaysParts { store: Arc::clone(&self.store), metrics: Arc::clone(&self.metrics), stop }
     }
 
     fn admin(&self) -> AdminState {

@@ -26,10 +26,16 @@ pub const COUNTED: i64 = 1000;
 type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
-const TO_WRITE: [(&str, &[&str]); 4] = [
+const TO_WRITE: [(&str, &[&str]); 10] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),
+    ("stay", &["select", "insert", "update", "delete"]),
+    ("stay_pending", &["select", "insert", "delete"]),
+    ("item_board", &["select", "insert", "update", "delete"]),
+    ("board_activity", &["select", "insert", "update"]),
+    ("known_value", &["select", "insert", "update"]),
+    ("board_usual_interval", &["select", "insert", "update"]),
     ("gap", &["select", "insert"]),
 ];
 

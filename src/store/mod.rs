@@ -23,6 +23,7 @@ mod pg_timestamp;
 mod query;
 mod retry_waits;
 pub mod schema;
+pub mod stays;
 #[cfg(test)]
 mod testing;
 pub mod text;
@@ -30,7 +31,7 @@ pub mod writer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use self::batch::commit::{CommitOutcome, KindCount};
 use self::batch::failure_history::FailureHistory;
@@ -60,6 +61,8 @@ pub struct Store {
     position: journal::position::PositionTracker,
     /// True once the schema was found to be the one this program knows.
     prepared: watch::Sender<bool>,
+    /// Notified when events were stored.
+    events_stored: Notify,
 }
 
 impl Store {
@@ -79,6 +82,7 @@ impl Store {
             clocks: ClockComparison::default(),
             position: journal::position::PositionTracker::default(),
             prepared: watch::Sender::new(false),
+            events_stored: Notify::new(),
             connector,
         })
     }

@@ -57,6 +57,9 @@ impl Store {
         let mut writer = self.writer.take().await?;
         let result = self.commit_checked(writer.db(), batch).await;
         self.position.committed(result.is_ok());
+        if result.is_ok() {
+            self.events_stored.notify_one();
+        }
         writer.finish(result)
     }
 

@@ -6,6 +6,7 @@ mod letters;
 mod sql;
 mod statement;
 mod states;
+mod stays;
 
 use std::time::Duration;
 

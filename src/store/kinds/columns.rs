@@ -86,7 +86,7 @@ pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -
         .replace("{excluded.state}", &state(&|column| format!("excluded.{}", column.name)))
         .replace("{set}", &state(&set))
         .replace("{newer}", newer);
-    for following in 1..=3 {
+    for following in 1..=5 {
         text =
             text.replace(&format!("{{+{following}}}"), &format!("${}", columns.len() + following));
     }

@@ -52,10 +52,17 @@ const COLUMNS: &[EventColumn<ItemEvent>] = event_columns! { ItemEvent;
 
 /// True where an event replaces the state.
 const NEWER: &str =
-    "(s.momentum > {+3} or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id))";
+    "(s.momentum > {+5} or (excluded.momentum, excluded.event_id) > (s.momentum, s.event_id))";
 
-static WRITE: LazyLock<String> =
-    LazyLock::new(|| columns::fill(include_str!("../sql/items.sql"), COLUMNS, NEWER));
+/// True where an arrival replaces the newest one of the state.
+const NEWER_IN: &str = "(excluded.last_in_at is not null and s.last_in_at is null \
+     or s.last_in_at > {+5} \
+     or (excluded.last_in_at, excluded.last_in_id) > (s.last_in_at, s.last_in_id))";
+
+static WRITE: LazyLock<String> = LazyLock::new(|| {
+    let template = include_str!("../sql/items.sql").replace("{newer_in}", NEWER_IN);
+    columns::fill(&template, COLUMNS, NEWER)
+});
 
 static REMAKE: LazyLock<String> =
     LazyLock::new(|| columns::fill(include_str!("../sql/erased_item_states.sql"), COLUMNS, NEWER));
@@ -75,6 +82,8 @@ impl EventTables for ItemTables {
         columns::bind(sqlx::query(sql), COLUMNS, &events)
             .bind(changes.iter().map(|c| c.map(|c| c.first_seen_at)).bind_iter())
             .bind(changes.iter().map(|c| c.and_then(|c| c.entered_at)).bind_iter())
+            .bind(changes.iter().map(|c| c.and_then(|c| c.last_in).map(|(at, _)| at)).bind_iter())
+            .bind(changes.iter().map(|c| c.and_then(|c| c.last_in).map(|(_, id)| id)).bind_iter())
             .bind(latest)
     }
 
@@ -104,7 +113,8 @@ impl EventTables for ItemTables {
 
     fn shortening(&self) -> Option<StateShortening> {
         Some(StateShortening {
-            condition: "momentum >= $1 and (first_seen_at < $1 or entered_at < $1)",
+            condition: "momentum >= $1
+                        and (first_seen_at < $1 or entered_at < $1 or last_in_at < $1)",
             sql: include_str!("../sql/shortened_item_states.sql"),
         })
     }
@@ -129,6 +139,8 @@ struct ItemChange {
     /// First arrival after the last leave within the batch. `None` when the newest is a leave.
     /// Equal to `first_seen_at` if no leave came before, as far as momenta show.
     entered_at: Option<OffsetDateTime>,
+    /// Newest arrival of the tag on the board within the batch.
+    last_in: Option<(OffsetDateTime, Uuid)>,
 }
 
 /// Returns the change of each event, in the order of rows: `None` where a newer one of its key
@@ -154,15 +166,16 @@ fn fold(sorted: &[&ItemEvent], latest: OffsetDateTime) -> Vec<Option<ItemChange>
 }
 
 fn fold_one(group: &[&ItemEvent]) -> ItemChange {
-    let mut entered_at = None;
+    let (mut entered_at, mut last_in) = (None, None);
     for event in group {
         if event.is_in {
             entered_at.get_or_insert(event.momentum);
+            last_in = Some((event.momentum, event.event_id));
         } else {
             entered_at = None;
         }
     }
-    ItemChange { first_seen_at: group[0].momentum, entered_at }
+    ItemChange { first_seen_at: group[0].momentum, entered_at, last_in }
 }
 
 #[cfg(test)]
@@ -209,6 +222,8 @@ mod tests {
                     .map(|e| e.momentum).min();
                 prop_assert_eq!(change.entered_at, entered);
                 prop_assert_eq!(change.entered_at.is_some(), event.is_in);
+                let last_in = group.iter().filter(|e| e.is_in).map(|e| key(e)).max();
+                prop_assert_eq!(change.last_in, last_in);
             }
         }
     }

@@ -35,6 +35,8 @@ pub struct RetentionOutcome {
     pub partitions: u64,
     /// Rows of the default partition, and of the tables without partitions.
     pub events: u64,
+    /// Rows of `stay`.
+    pub stays: u64,
     /// Rows of `dead_letter`.
     pub dead_letters: u64,
     /// Rows of `connection`.
@@ -49,7 +51,7 @@ pub struct RetentionOutcome {
 impl RetentionOutcome {
     /// Returns true if nothing was deleted.
     pub fn is_empty(&self) -> bool {
-        self.partitions + self.events + self.dead_letters + self.connections == 0
+        self.partitions + self.events + self.stays + self.dead_letters + self.connections == 0
     }
 
     /// Counts what a step did. Fails where the server did not answer, so that no other step can
@@ -91,6 +93,11 @@ fn events_sql(table: &str) -> String {
     )
 }
 
+// A stay that lasts is kept, however long ago it began.
+const STAYS: &str = "
+    delete from centiloc.stay
+     where ctid = any (array(select ctid from centiloc.stay where left_at < $1 limit $2))";
+
 /// As [`events_sql`]. By key, because the default partition may be partitioned itself.
 fn default_sql(default: &str) -> String {
     format!(
@@ -115,6 +122,8 @@ impl Store {
             for kind in EventKind::ALL {
                 self.delete_events(kind, cutoff, &mut deleted).await?;
             }
+            let stays = self.delete_rows(STAYS, cutoff).await;
+            deleted.stays = deleted.count("stays", stays)?;
         }
         let letters = self.delete_rows(LETTERS, now - KEPT).await;
         deleted.dead_letters = deleted.count("dead letters", letters)?;

@@ -4,26 +4,34 @@
 -- (least momentum of the batch) and entered_at (first arrival after the last leave within the
 -- batch; null if the newest is a leave). In the other rows both are null. The two are the same if
 -- no leave came before within the batch: then an entered_at that is stored may be the true one.
--- {+3} is the latest plausible momentum: events after it have no first_seen_at, and any event
+-- last_in_at and last_in_id are the newest arrival within the batch, if any.
+-- {+5} is the latest plausible momentum: events after it have no first_seen_at, and any event
 -- before it replaces a state after it.
 -- A stored event is never changed. State changes by (momentum, event_id), not by arrival, and is
 -- not written when nothing changes.
 with input as (
     select *
-      from unnest({arrays}, {+1}::timestamptz[], {+2}::timestamptz[])
-           as t ({names}, first_seen_at, entered_at)
+      from unnest({arrays}, {+1}::timestamptz[], {+2}::timestamptz[], {+3}::timestamptz[],
+                  {+4}::uuid[])
+           as t ({names}, first_seen_at, entered_at, last_in_at, last_in_id)
 ), event as (
     insert into centiloc.item_event ({names})
     select {values}
       from input
     on conflict (momentum, event_id) do nothing
-    returning tableoid
+    returning tableoid, tenant, uid, momentum
+), pending as (
+    insert into centiloc.stay_pending (tenants, uids, momenta)
+    select array_agg(tenant), array_agg(uid), array_agg(momentum)
+      from (select tenant, uid, min(momentum) as momentum from event group by tenant, uid) tag
+    having count(*) > 0
 ), state as (
     insert into centiloc.item_state as s (
-        tenant, uid, board_sn, {state}, first_seen_at, entered_at
+        tenant, uid, board_sn, {state}, first_seen_at, entered_at, last_in_at, last_in_id
     )
     select
-        tenant, uid, coalesce(board_sn, ''), {state_values}, first_seen_at, entered_at
+        tenant, uid, coalesce(board_sn, ''), {state_values}, first_seen_at, entered_at,
+        last_in_at, last_in_id
       from input
      where first_seen_at is not null
     on conflict (tenant, uid, board_sn) do update set
@@ -32,12 +40,14 @@ with input as (
         entered_at = case
             when not {newer} then s.entered_at
             when not excluded.is_in then null
-            when s.momentum > {+3} then excluded.entered_at
+            when s.momentum > {+5} then excluded.entered_at
             when excluded.entered_at <> excluded.first_seen_at then excluded.entered_at
             when s.is_in then s.entered_at
             when excluded.entered_at > s.momentum then excluded.entered_at
-            else excluded.momentum end
-    where {newer} or excluded.first_seen_at < s.first_seen_at
+            else excluded.momentum end,
+        last_in_at = case when {newer_in} then excluded.last_in_at else s.last_in_at end,
+        last_in_id = case when {newer_in} then excluded.last_in_id else s.last_in_id end
+    where {newer} or excluded.first_seen_at < s.first_seen_at or {newer_in}
 )
 select count(*) as inserted,
        count(*) filter (where tableoid = (

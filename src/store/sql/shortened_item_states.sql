@@ -4,7 +4,9 @@ update centiloc.item_state s
    set first_seen_at = case when s.first_seen_at < $4 then coalesce(e.first, s.momentum)
                             else s.first_seen_at end,
        entered_at = case when s.entered_at < $4 then coalesce(e.first, s.momentum)
-                         else s.entered_at end
+                         else s.entered_at end,
+       last_in_id = case when s.last_in_at >= $4 then s.last_in_id end,
+       last_in_at = case when s.last_in_at >= $4 then s.last_in_at end
   from unnest($1::text[], $2::text[], $3::text[]) as k (tenant, uid, board_sn)
  cross join lateral (
        select min(momentum) as first

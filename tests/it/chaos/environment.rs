@@ -202,6 +202,8 @@ impl ChaosEnvironment {
             ChaosMode::BrokerKill => self.fall_quiet().await?,
             ChaosMode::Direct | ChaosMode::Spool => self.catch_up().await?,
         }
+        let pending = "centiloc.stay_pending";
+        until_eq("all stays", RECOVERY, 0, || self.database.count(pending)).await;
         self.fault_log.note("settled");
         self.fault_log.weighed(self.bridge.peak_memory());
         match self.bridge.terminate().await {

@@ -178,22 +178,21 @@ pub fn item_states<'a>(
     states
 }
 
-/// Computes `item_location`: the newest state of each tag that is in, else its newest.
+/// Computes `item_location`: the newest event of each tag on the board of its newest arrival, or its
+/// newest event if none of its arrivals is known.
 pub fn item_locations<'a>(
-    states: impl IntoIterator<Item = &'a ItemRow>,
+    items: impl IntoIterator<Item = &'a ItemRow>,
 ) -> BTreeMap<String, ItemRow> {
-    let mut locations: BTreeMap<String, ItemRow> = BTreeMap::new();
-    for state in states {
-        let counts = |item: &ItemRow| (item.is_in, item.moment());
-        match locations.get_mut(&state.uid) {
-            Some(location) if counts(location) > counts(state) => {}
-            Some(location) => *location = state.clone(),
-            None => {
-                locations.insert(state.uid.clone(), state.clone());
-            }
-        }
+    let mut by_tag: BTreeMap<&str, Vec<&ItemRow>> = BTreeMap::new();
+    for item in items {
+        by_tag.entry(&item.uid).or_default().push(item);
     }
-    locations
+    let location = |(uid, items): (&str, Vec<&ItemRow>)| {
+        let newest = *items.iter().max_by_key(|item| (item.is_in, item.moment())).unwrap();
+        let there = items.iter().filter(|item| item.board_sn == newest.board_sn || !newest.is_in);
+        (uid.to_owned(), (*there.max_by_key(|item| item.moment()).unwrap()).clone())
+    };
+    by_tag.into_iter().map(location).collect()
 }
 
 /// Computes `board_state`: the newest event of each board.

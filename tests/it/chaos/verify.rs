@@ -11,6 +11,8 @@ use super::expected::{
 };
 use super::fault_log::{FaultLog, ProvokedLoss};
 use super::plan::ChaosMode;
+use crate::support::database::Database;
+use crate::support::store::STAYS_BY_WINDOWS;
 use crate::support::tap::Packet;
 
 /// Number of complaints of one kind that are written in full.
@@ -51,6 +53,7 @@ impl RunVerdict {
             ..Self::default()
         };
         verdict.complain("", violations);
+        verdict.compare_stays(&environment.database).await;
         verdict.look_for_the_lost(environment, &stored);
         let expected = environment.publisher.expected();
         verdict.look_for_doubles(&stored);
@@ -138,11 +141,26 @@ impl RunVerdict {
             .collect();
         let boards =
             expected.boards.values().filter(|board| all || stored_boards.contains(&board.event_id));
-        let states = item_states(items);
-        let locations = item_locations(states.values().map(|(item, _)| item));
+        let states = item_states(items.iter().copied());
+        let locations = item_locations(items);
         self.complain("item_state: ", differences(&states, &stored.item_states));
         self.complain("item_location: ", differences(&locations, &stored.item_locations));
         self.complain("board_state: ", differences(&board_states(boards), &stored.board_states));
+    }
+
+    /// Compares the stays that the bridge computed with those of all events.
+    async fn compare_stays(&mut self, database: &Database) {
+        let columns = "uid, board_sn, entered_at, left_at";
+        let (computed, expected) = (
+            format!("select {columns} from centiloc.item_stay"),
+            format!("select {columns} from ({STAYS_BY_WINDOWS}) stay"),
+        );
+        let differences = format!(
+            "select to_jsonb(d)::text
+               from (({computed} except all {expected}) union all ({expected} except all {computed})) d"
+        );
+        let differences = database.column::<String>(&differences).await;
+        self.complain("item_stay: ", differences);
     }
 
     fn judge_gaps(&mut self, mode: ChaosMode, fault_log: &FaultLog, gaps: &[StoredGap]) {

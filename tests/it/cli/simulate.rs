@@ -277,6 +277,7 @@ async fn history_is_spread_over_the_past() {
     assert!(rig.database.value::<bool>(in_range).await, "not the last 30 days");
     let days = "(select distinct momentum::date from centiloc.item_event) d";
     assert!(rig.database.count(days).await >= 28, "days without events");
+    until_eq("all stays", SOON, 0, || rig.database.count("centiloc.stay_pending")).await;
     let stays = "select count(*) filter (where left_at is not null) > 100 and \
                  percentile_cont(0.5) within group (order by extract(epoch from duration)) \
                  between 600 and 10 * 86400 from centiloc.item_stay";

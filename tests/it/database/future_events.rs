@@ -76,6 +76,7 @@ async fn views_ignore_future_events_and_states() {
     let fixture = StoreFixture::new().await;
     fixture.items(&[arrives("U", "A", 10), future_item("B", true)]).await;
     fixture.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
+    fixture.store.compute_all_stays().await.unwrap();
     let stays = "select board_sn from centiloc.item_stay where left_at is null";
     assert_eq!(fixture.db.column::<String>(stays).await, ["A"]);
     let moved = "select coalesce(sum(movements), 0)::bigint from centiloc.movement_rate('1 hour')";

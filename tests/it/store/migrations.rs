@@ -5,8 +5,9 @@ use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{Store, StoreError};
 
+use crate::support::database::Database;
 use crate::support::postgres::Postgres;
-use crate::support::store::{StoreFixture, arrives, config, of_item};
+use crate::support::store::{STAYS_BY_WINDOWS, StoreFixture, arrives, config, of_item};
 
 #[tokio::test]
 async fn everything_lives_in_schema_centiloc() {
@@ -89,6 +90,73 @@ async fn role_with_row_privileges_can_run() {
     store.prepare_schema(true).await.unwrap();
     let event = crate::support::store::item("U", "A", time::OffsetDateTime::now_utc(), true);
     assert_eq!(store.commit(&[of_item(event)]).await.unwrap().of(EventKind::Item).inserted, 1);
+    store.compute_all_stays().await.unwrap();
+    assert_eq!(fixture.db.count("centiloc.item_stay").await, 1);
+}
+
+/// Applies the migrations of versions in a range as plain SQL.
+async fn apply(db: &Database, versions: std::ops::RangeInclusive<u32>) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if versions.contains(&name[..4].parse().unwrap()) {
+            db.execute(&std::fs::read_to_string(&file).unwrap()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn upgrade_computes_stays_of_old_events() {
+    let db = Postgres::shared().await.database().await;
+    db.execute("create schema centiloc authorization bridge; create role upgrade_reader").await;
+    apply(&db, 1..=12).await;
+    db.execute(
+        "grant usage on schema centiloc to upgrade_reader;
+         grant select on centiloc.item_state to upgrade_reader;
+         insert into centiloc.item_event
+                (momentum, event_id, received_at, tenant, uid, is_in, board_sn)
+         select timestamptz '2025-03-10' + (n * 7919 % 300) * interval '1 minute',
+                md5(n::text)::uuid, timestamptz '2025-03-11', 'T', 'U' || n % 23, n * 31 % 5 < 3,
+                (array['A', 'B', 'C', null])[1 + n * 17 % 4]
+           from generate_series(1, 1500) n;
+         insert into centiloc.item_state
+                (tenant, uid, board_sn, momentum, event_id, received_at, is_in, first_seen_at)
+         select distinct on (tenant, uid, board_sn)
+                tenant, uid, coalesce(board_sn, ''), momentum, event_id, received_at, is_in,
+                min(momentum) over (partition by tenant, uid, board_sn)
+           from centiloc.item_event
+          order by tenant, uid, board_sn, momentum desc, event_id desc",
+    )
+    .await;
+    apply(&db, 13..=13).await;
+    db.execute("grant all on all tables in schema centiloc to bridge").await;
+    let wrong = "select count(*)
+           from centiloc.item_state s
+           left join lateral (
+                select momentum, event_id
+                  from centiloc.item_event e
+                 where is_in and e.uid = s.uid and coalesce(e.board_sn, '') = s.board_sn
+                 order by momentum desc, event_id desc
+                 limit 1) newest on true
+          where (s.last_in_at, s.last_in_id) is distinct from (newest.momentum, newest.event_id)";
+    assert_eq!(db.value::<i64>(wrong).await, 0);
+    let store = Store::new(&config(&db.socket_url()), PartitionSpan::Month).unwrap();
+    store.compute_all_stays().await.unwrap();
+    let stay = "uid, board_sn, entered_at, left_at";
+    let different = format!(
+        "((select {stay} from centiloc.item_stay except all
+           select {stay} from ({STAYS_BY_WINDOWS}) w) union all
+          (select {stay} from ({STAYS_BY_WINDOWS}) w except all
+           select {stay} from centiloc.item_stay)) d"
+    );
+    assert_eq!(db.count(&different).await, 0);
+    assert!(db.count("centiloc.item_stay").await > 100);
+    let may_read =
+        "select has_table_privilege('upgrade_reader', 'centiloc.item_stay_progress', 'select')
+                       and not has_table_privilege('upgrade_reader', 'centiloc.stay', 'insert')";
+    assert!(db.value::<bool>(may_read).await);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ async fn lying_on(fixture: &StoreFixture, board: &str) -> Vec<String> {
 
 /// Returns stays in order, as `board entered-left` with seconds since the start of the tests' time.
 async fn stays(fixture: &StoreFixture, uid: &str) -> Vec<String> {
+    fixture.store.compute_all_stays().await.unwrap();
     let sql = format!(
         "select board_sn, entered_at, left_at, duration = left_at - entered_at as exact
            from centiloc.item_stay where uid = '{uid}' order by entered_at"
@@ -60,7 +61,7 @@ async fn absent_item_keeps_its_last_location() {
             leaves("U", "B", 15),
         ])
         .await;
-    assert_eq!(where_is(&fixture, "U").await, [(Some("A".into()), false)]);
+    assert_eq!(where_is(&fixture, "U").await, [(Some("B".into()), false)], "newest arrival");
     assert!(lying_on(&fixture, "A").await.is_empty());
 }
 
@@ -201,6 +202,7 @@ async fn board_health_shows_every_known_board() {
         [board("A", 5, "CONNECTED"), board("C", 6, "ONERROR"), board("D", 7, "DEGRADED")];
     fixture.commit(&statuses.map(of_board)).await;
     fixture.items(&[arrives("U", "A", 7), arrives("V", "B", 8), leaves("V", "B", 9)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
     let sql = "select board_sn, status, last_item_at, items, is_healthy
                  from centiloc.board_health order by 1";
     let rows = fixture.db.rows(sql).await.unwrap();

@@ -18,6 +18,9 @@ use super::bridge::{command, finish};
 use super::config::database_only;
 use super::postgres::{Database, Postgres};
 
+/// Computes stays by window functions over all events: the definition that `item_stay` must match.
+pub const STAYS_BY_WINDOWS: &str = include_str!("stays_by_windows.sql");
+
 /// A migrated database of the shared server, and a store on it.
 pub struct StoreFixture {
     pub db: Database,

@@ -112,6 +112,7 @@ async fn waits_for_spool_of_running_service() {
     let again = ItemEvent::new(TENANT, TAG, "B-1", time::OffsetDateTime::now_utc());
     TestPublisher::connect(&spooling.rig.broker).await.publish_json(&[again]).await;
     spooling.rig.until_rows("item_state", 2).await;
-    assert!(counter(&bridge, "committed_total", "kind=\"item\"").await >= 4.0);
+    let committed = || async { counter(&bridge, "committed_total", "kind=\"item\"").await >= 4.0 };
+    until_eq("four commits", SOON, true, committed).await;
     bridge.assert_running();
 }

@@ -1,0 +1,188 @@
+-- Computes the stays of the tags that pending batches name, and what else follows from their events.
+-- $1 are the ids of the batches, $2 is about the number of events to read. What that leaves becomes a
+-- batch of its own. Returns the number of tags that were computed.
+--
+-- For each tag, `since` is its oldest new event. Its newest stay that began earlier stands for all
+-- events before: as an arrival, and as a leave if it ended before. Events from `since` on are read.
+--
+-- `offset 0` keeps lookups by index from becoming scans of whole tables. Other joins are hash joins,
+-- because the planner cannot know the number of tags.
+with taken as (
+    delete from centiloc.stay_pending
+     where id = any ($1)
+    returning committed_at, tenants, uids, momenta
+), pending_tag as materialized (
+    select t.tenant, t.uid, min(t.momentum) as since
+      from taken
+     cross join lateral unnest(taken.tenants, taken.uids, taken.momenta) as t (tenant, uid, momentum)
+     group by t.tenant, t.uid
+), tag as materialized (
+    select tenant, uid, since
+      from pending_tag
+     order by tenant, uid
+     limit greatest($2 / 20, 50)
+), share as materialized (
+    select greatest($2 / greatest(count(*), 1), 20) as events
+      from tag
+), earlier as materialized (
+    select tag.tenant, tag.uid, tag.since, s.board_sn, s.entered_at, s.entered_id, s.left_at
+      from tag
+     cross join lateral (
+           select board_sn, entered_at, entered_id, left_at
+             from centiloc.stay
+            where tenant = tag.tenant
+              and uid = tag.uid
+              and entered_at < tag.since
+            order by entered_at desc, entered_id desc
+            limit 1) s
+), new_event as materialized (
+    select e.*
+      from tag
+     cross join lateral (
+           select tenant, uid, coalesce(board_sn, '') as board_sn, momentum, event_id, is_in,
+                  product_reference, loc_reference, shelf_sn, furniture_sn
+             from centiloc.item_event
+            where uid = tag.uid
+              and tenant = tag.tenant
+              and momentum >= tag.since
+              and centiloc.is_plausible(momentum, received_at)
+            order by momentum
+            fetch first (select events from share) rows with ties) e
+), seen as materialized (
+    select tenant, uid, max(momentum) as until, count(*) >= (select events from share) as goes_on
+      from new_event
+     group by tenant, uid
+), rest as (
+    insert into centiloc.stay_pending (committed_at, tenants, uids, momenta)
+    select (select min(committed_at) from taken), array_agg(tenant), array_agg(uid), array_agg(since)
+      from ((select tenant, uid, since
+               from pending_tag
+              order by tenant, uid
+             offset greatest($2 / 20, 50))
+             union all
+            select tenant, uid, until + interval '1 microsecond'
+              from seen
+             where goes_on) left_over
+    having count(*) > 0
+), event as (
+    select tenant, uid, board_sn, momentum, event_id, is_in
+      from new_event
+     union all
+    select tenant, uid, board_sn, entered_at, entered_id, true
+      from earlier
+     union all
+    select tenant, uid, board_sn, left_at, 'ffffffff-ffff-ffff-ffff-ffffffffffff', false
+      from earlier
+     where left_at < since
+), step as (
+    select *,
+           lag(is_in) over same_board as was_in,
+           case when not lead(is_in) over same_board then lead(momentum) over same_board end as out_at
+      from event
+    window same_board as (partition by tenant, uid, board_sn order by momentum, event_id)
+), arrival as (
+    select tenant, uid, board_sn, momentum, event_id,
+           was_in is true and lag(board_sn) over same_tag = board_sn as stays,
+           least(out_at,
+                 case when lead(board_sn) over same_tag <> board_sn
+                      then lead(momentum) over same_tag end) as left_at
+      from step
+     where is_in
+    window same_tag as (partition by tenant, uid order by momentum, event_id)
+), numbered as (
+    select *, count(*) filter (where not stays) over same_tag as number
+      from arrival
+    window same_tag as (partition by tenant, uid order by momentum, event_id)
+), computed as materialized (
+    select tenant, uid, number, min(board_sn) as board_sn, min(momentum) as entered_at,
+           (array_agg(event_id) filter (where not stays))[1] as entered_id,
+           max(left_at) as left_at
+      from numbered
+     group by tenant, uid, number
+), known_stay as materialized (
+    select s.*
+      from tag
+      left join seen using (tenant, uid)
+     cross join lateral (
+           select ctid as row_at, tenant, uid, entered_at, entered_id
+             from centiloc.stay
+            where tenant = tag.tenant
+              and uid = tag.uid
+              and entered_at >= tag.since
+              and (seen.goes_on is not true or entered_at <= seen.until)
+           offset 0) s
+), removed as (
+    delete from centiloc.stay
+     where ctid = any (array(
+           select row_at
+             from known_stay k
+             left join computed c using (tenant, uid, entered_at, entered_id)
+            where c.number is null))
+), written as (
+    insert into centiloc.stay as s (tenant, uid, board_sn, entered_at, entered_id, left_at)
+    select tenant, uid, board_sn, entered_at, entered_id, left_at
+      from computed
+    on conflict (tenant, uid, entered_at, entered_id) do update set
+        board_sn = excluded.board_sn,
+        left_at = excluded.left_at
+     where (s.board_sn, s.left_at) is distinct from (excluded.board_sn, excluded.left_at)
+), place as materialized (
+    select tag.tenant, tag.uid, coalesce(newest.board_sn, known.board_sn) as board_sn
+      from tag
+      left join (
+           select distinct on (tenant, uid) tenant, uid, board_sn
+             from computed
+            order by tenant, uid, number desc) newest using (tenant, uid)
+      left join lateral (
+           select s.board_sn
+             from centiloc.item_state s
+            where newest.board_sn is null
+              and s.tenant = tag.tenant
+              and s.uid = tag.uid
+              and centiloc.is_plausible(s.momentum, s.received_at)
+            order by s.last_in_at desc nulls last, s.last_in_id desc, s.momentum desc, s.event_id desc
+            limit 1) known on true
+), placed as (
+    insert into centiloc.item_board as b (tenant, uid, board_sn)
+    select tenant, uid, board_sn
+      from place
+     where board_sn is not null
+    on conflict (tenant, uid) do update set board_sn = excluded.board_sn
+     where b.board_sn <> excluded.board_sn
+), gone as (
+    delete from centiloc.item_board
+     where ctid = any (array(
+           select b.row_at
+             from place
+            cross join lateral (
+                  select ctid as row_at
+                    from centiloc.item_board
+                   where tenant = place.tenant
+                     and uid = place.uid
+                  offset 0) b
+            where place.board_sn is null))
+), board as (
+    insert into centiloc.board_activity as b (tenant, board_sn, last_item_at)
+    select tenant, board_sn, max(momentum)
+      from new_event
+     where board_sn <> ''
+     group by tenant, board_sn
+     order by tenant, board_sn
+    on conflict (tenant, board_sn) do update set last_item_at = excluded.last_item_at
+     where b.last_item_at < excluded.last_item_at
+), value as (
+    insert into centiloc.known_value as k (tenant, kind, value, last_seen_at)
+    select e.tenant, v.kind, v.value, max(e.momentum)
+      from (select tenant, product_reference, loc_reference, shelf_sn, furniture_sn,
+                   max(momentum) as momentum
+              from new_event
+             group by tenant, product_reference, loc_reference, shelf_sn, furniture_sn) e
+     cross join lateral (
+           values ('product', e.product_reference), ('location', e.loc_reference),
+                  ('shelf', e.shelf_sn), ('furniture', e.furniture_sn)) as v (kind, value)
+     where v.value is not null
+     group by e.tenant, v.kind, v.value
+    on conflict (tenant, kind, value) do update set last_seen_at = excluded.last_seen_at
+     where k.last_seen_at < excluded.last_seen_at
+)
+select count(*) from tag

@@ -1,0 +1,235 @@
+//! Computes stays, boards of tags and lists of known values apart from the ingest, never on the path of an
+//! acknowledgement. Each batch leaves the tags of its new events in `stay_pending`, in its own
+//! transaction. A round takes some of these rows, computes and deletes them in one transaction, so
+//! that a kill at any point loses nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Row as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Store;
+use super::error::{DbError, StoreError};
+use super::query::Db;
+use crate::progress::{self, idle};
+use crate::telemetry::Metrics;
+
+const COMPUTE: &str = include_str!("sql/stays.sql");
+
+/// Waits until no other process computes stays, and keeps others from it until the transaction ends.
+pub(super) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590389)";
+
+/// Bounds the wait for events that another process stores.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Shortest wait between two rounds: a tag that moves often is computed once a second.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Wait for another process that computes.
+const OTHERS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Wait after a failure.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Events of the first round.
+const FIRST_EVENTS: i64 = 1_000;
+
+/// Fewest events of a round.
+const LEAST_EVENTS: i64 = 100;
+
+/// Most events of a round: one or two seconds.
+const MOST_EVENTS: i64 = 100_000;
+
+/// A round that took less lets the next one read more events.
+const SHORT_ROUND: Duration = Duration::from_millis(300);
+
+/// A round that took more lets the next one read fewer events.
+const LONG_ROUND: Duration = Duration::from_secs(1);
+
+/// Most batches of one round. Their tags are merged, so that more cost little.
+const BATCHES: i64 = 512;
+
+/// While more messages than this wait for a commit, the database is left to the ingest.
+const BUSY: i64 = 2_000;
+
+/// Share of the time that rounds take while the ingest is busy: one part in five.
+const BUSY_WAIT: u32 = 4;
+
+/// Holds the inputs and outputs of the task.
+#[derive(Debug)]
+pub struct StaysParts {
+    /// The database.
+    pub store: Arc<Store>,
+    /// Shows whether the ingest is busy. Receives the lag.
+    pub metrics: Arc<Metrics>,
+    /// Ends the task.
+    pub stop: CancellationToken,
+}
+
+/// One round of the computation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StaysRound {
+    /// Tags whose stays were computed.
+    pub tags: u64,
+    /// Batches that are still pending.
+    pub pending: u64,
+    /// Age of the oldest pending batch.
+    pub lag: Duration,
+}
+
+/// Runs until `stop`.
+pub async fn run(parts: StaysParts) {
+    let stop = parts.stop.clone();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = compute_rounds(&parts) => {}
+    }
+}
+
+async fn compute_rounds(parts: &StaysParts) {
+    idle(parts.store.until_prepared()).await;
+    let mut events = FIRST_EVENTS;
+    let mut problem = None;
+    loop {
+        progress::tick();
+        let started = Instant::now();
+        let wait = match parts.store.compute_stays(events).await {
+            Ok(round) => {
+                problem = None;
+                parts.metrics.stays_lag_seconds.set(round.lag.as_secs_f64());
+                let took = started.elapsed();
+                events = next_events(events, took);
+                if round.pending == 0 {
+                    let stored = parts.store.events_stored.notified();
+                    // A time-out shows what other processes stored.
+                    let _ = idle(tokio::time::timeout(POLL, stored)).await;
+                    PAUSE
+                } else if round.tags == 0 {
+                    // Another process computes.
+                    PAUSE
+                } else {
+                    wait_after(took, parts.metrics.unacked.get() > BUSY)
+                }
+            }
+            Err(error) => {
+                events = (events / 4).max(LEAST_EVENTS);
+                let text = error.to_string();
+                if problem.as_ref() != Some(&text) {
+                    tracing::warn!(error = %text, "could not compute stays; retrying");
+                    problem = Some(text);
+                }
+                // Fewer events take less time.
+                if matches!(error, StoreError::Halve(_)) { PAUSE } else { RETRY }
+            }
+        };
+        idle(tokio::time::sleep(wait)).await;
+    }
+}
+
+/// Returns the number of events of the next round after one that took so long.
+fn next_events(events: i64, took: Duration) -> i64 {
+    if took < SHORT_ROUND {
+        (events * 2).min(MOST_EVENTS)
+    } else if took > LONG_ROUND {
+        (events / 2).max(LEAST_EVENTS)
+    } else {
+        events
+    }
+}
+
+/// Returns the wait after a round that left batches pending.
+fn wait_after(took: Duration, busy: bool) -> Duration {
+    if busy { took * BUSY_WAIT } else { took / 2 }
+}
+
+impl Store {
+    /// Computes stays of the tags of pending batches, the oldest first, from about so many events.
+    /// Does nothing while another process computes.
+    pub async fn compute_stays(&self, events: i64) -> Result<StaysRound, StoreError> {
+        Ok(self.with_db(async |db| round(db, events).await).await?)
+    }
+
+    /// Computes stays until no batch is pending.
+    pub async fn compute_all_stays(&self) -> Result<(), StoreError> {
+        loop {
+            let round = self.compute_stays(MOST_EVENTS).await?;
+            if round.pending == 0 {
+                return Ok(());
+            }
+            if round.tags == 0 {
+                tokio::time::sleep(OTHERS_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
+    const PENDING: &str = "
+        select count(*) as pending,
+               coalesce(extract(epoch from clock_timestamp() - min(committed_at)), 0)::float8 as lag
+          from centiloc.stay_pending";
+    const NEXT: &str = "select id from centiloc.stay_pending order by id limit $1";
+    let next = sqlx::query_scalar(NEXT).bind(BATCHES);
+    let ids: Vec<i64> = db.query(|conn| next.fetch_all(conn)).await?;
+    let tags = compute(db, &ids, events).await?;
+    let row = db.query(|conn| sqlx::query(PENDING).fetch_one(conn)).await?;
+    let lag: f64 = row.try_get("lag")?;
+    Ok(StaysRound {
+        tags,
+        pending: row.try_get::<i64, _>("pending")?.try_into().unwrap_or(0),
+        lag: Duration::try_from_secs_f64(lag.max(0.0)).unwrap_or_default(),
+    })
+}
+
+/// Computes the stays of the tags of these batches in one transaction. Returns the number of tags.
+async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> {
+    // The planner cannot know the length of arrays. See the statement for what the settings leave.
+    const SETTINGS: &str = "
+        set transaction isolation level read committed;
+        set local enable_seqscan = off;
+        set local enable_nestloop = off;
+        set local jit = off";
+    const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(7161677110969590389)";
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    db.transaction(async |db| {
+        db.execute(SETTINGS).await?;
+        let locked: bool = db.query(|conn| sqlx::query_scalar(TRY_LOCK).fetch_one(conn)).await?;
+        if !locked {
+            return Ok(0);
+        }
+        let compute = sqlx::query_scalar(COMPUTE).bind(ids).bind(events);
+        let tags: i64 = db.query(|conn| compute.fetch_one(conn)).await?;
+        Ok(tags.try_into().unwrap_or(0))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_adapt_to_their_duration() {
+        let mut events = FIRST_EVENTS;
+        for _ in 0..20 {
+            events = next_events(events, Duration::from_millis(10));
+        }
+        assert_eq!(events, MOST_EVENTS);
+        assert_eq!(next_events(8_000, Duration::from_millis(500)), 8_000);
+        for _ in 0..20 {
+            events = next_events(events, Duration::from_secs(5));
+        }
+        assert_eq!(events, LEAST_EVENTS);
+    }
+
+    #[test]
+    fn busy_ingest_gets_most_of_the_time() {
+        let took = Duration::from_millis(500);
+        assert!(wait_after(took, true) >= took * 4);
+        assert!(wait_after(took, false) < took);
+    }
+}
