@@ -9,6 +9,7 @@ mod migrations;
 mod partition_locks;
 mod partitions;
 mod refused_rows;
+mod rollups;
 mod share_group_members;
 mod stays;
 mod views;
