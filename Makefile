@@ -16,7 +16,7 @@ unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh tests/words.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain deps
+.PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain questions schema-docs deps
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,12 @@ bench: deps ## Run benchmarks: decoding, and draining a backlog compared with a 
 drain: deps ## Drain a backlog, one line per variant: connections, deliveries, speed. EVENTS=250000 VARIANT=tls BRIDGE_BIN=FILE
 	$(if $(BRIDGE_BIN),BRIDGE_BIN='$(abspath $(BRIDGE_BIN))') EVENTS='$(or $(EVENTS),250000)' VARIANT='$(VARIANT)' \
 	 $(CARGO) bench --locked --bench drain -- backlog
+
+questions: deps ## Measure the questions of dashboards, and the queries before. EVENTS=1000000
+	EVENTS='$(or $(EVENTS),1000000)' $(CARGO) bench --locked --bench questions
+
+schema-docs: deps ## Write docs/schema.md from the comments in the database
+	WRITE_SCHEMA_DOCS=1 $(CARGO) test --locked --test it documents::schema
 
 deps: ## Install missing packages (Debian, Ubuntu), or list them
 	@CARGO='$(CARGO)' bash deploy/demo/deps.sh

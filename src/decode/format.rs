@@ -86,4 +86,10 @@ mod tests {
             assert!(!is_json(payload) && !is_protobuf(payload), "{payload:?}");
         }
     }
+
+    #[test]
+    fn text_with_the_structure_of_fields_is_text() {
+        assert!(is_protobuf(b"\n\x05hello"));
+        assert!(!is_protobuf(b"\n\thi there!"));
+    }
 }

@@ -119,3 +119,22 @@ fn compile(path: &Path) -> Result<DescriptorPool, SchemaProblem> {
     compiler.open_file(path).map_err(explain)?;
     Ok(compiler.descriptor_pool())
 }
+
+#[cfg(test)]
+mod tests {
+    use prost_types::FileDescriptorProto;
+
+    use super::*;
+
+    #[test]
+    fn descriptor_sets_have_named_files() {
+        let file = |name: Option<&str>| FileDescriptorProto {
+            name: name.map(Into::into),
+            ..FileDescriptorProto::default()
+        };
+        let set = |file: Vec<_>| descriptor_set(&FileDescriptorSet { file }.encode_to_vec());
+        assert!(set(vec![file(Some("vendor.proto"))]).is_some());
+        assert!(set(vec![]).is_none());
+        assert!(set(vec![file(Some("vendor.proto")), file(None)]).is_none());
+    }
+}

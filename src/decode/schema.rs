@@ -170,7 +170,7 @@ impl ScalarType {
     /// type.
     fn of(field: EventField, descriptor: &FieldDescriptor) -> Option<Self> {
         let is_list = matches!(field, EventField::Position(_) | EventField::Labels(_));
-        if descriptor.is_map() || descriptor.is_group() || (descriptor.is_list() && !is_list) {
+        if descriptor.is_list() && !is_list {
             return None;
         }
         let kind = descriptor.kind();

@@ -96,3 +96,50 @@ impl DecodeStage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::{DecodeConfig, KeepPayload};
+    use crate::telemetry::health::ClockReading;
+
+    fn stage(max_packet_size: usize) -> DecodeStage {
+        let decoder = Decoder::new(&DecodeConfig::new(None, KeepPayload::Never), "acme").unwrap();
+        DecodeStage { decoder: Arc::new(decoder), max_packet_size, health: Arc::default() }
+    }
+
+    #[test]
+    fn only_larger_messages_are_refused_unread() {
+        let message = Message {
+            topic: "topic".into(),
+            payload: Bytes::from_static(b"payload"),
+            received_at: OffsetDateTime::UNIX_EPOCH,
+            qos: 1,
+            retain: false,
+            ack: None,
+            permit: None,
+        };
+        let reason = |max| stage(max).decode(&message, ClockTrust::Unknown).unwrap_err().reason;
+        assert_eq!(reason(11), RejectReason::OutOfRange);
+        assert_eq!(reason(12), RejectReason::UnknownTopic);
+        assert_eq!(reason(13), RejectReason::UnknownTopic);
+    }
+
+    #[test]
+    fn clocks_are_trusted_while_they_agree() {
+        for (skew, trusted) in [
+            (None, false),
+            (Some(0.0), true),
+            (Some(-50.0), true),
+            (Some(-70.0), false),
+            (Some(70.0), false),
+        ] {
+            let stage = stage(100);
+            stage.health.update(|s| s.database.clock = skew.map(ClockReading::now));
+            let trust = stage.clock_trust();
+            assert_eq!(matches!(trust, ClockTrust::Agree(_)), trusted, "{skew:?}");
+        }
+    }
+}

@@ -268,3 +268,122 @@ fn create_metric_series(metrics: &Metrics, filters: &[String]) {
         drop(metrics.received.get_or_create(&metrics.received_labels(topic, 1)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::testing;
+    use crate::session::gaps::GapStateFile;
+    use crate::session::transport::{ConnectFuture, ConnectRequest};
+
+    struct NoBroker;
+
+    impl BrokerConnector for NoBroker {
+        fn connect<'a>(&'a self, _: &'a ConnectRequest<'a>) -> ConnectFuture<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn context() -> SessionContext {
+        let metrics = Arc::new(Metrics::new());
+        let mqtt = testing::mqtt();
+        let process = ProcessContext {
+            instance: Uuid::nil(),
+            spool_dir: None,
+            gaps: Arc::new(tokio::sync::Mutex::new(GapTracker::new(Duration::from_secs(1)))),
+            gap_state: Arc::new(GapStateFile::within(None, &mqtt.client_id)),
+            accounting: Arc::clone(metrics.accounting()),
+            connector: Arc::new(NoBroker),
+            clock: WallClock::simulated(|| NOW),
+        };
+        let filters = vec!["$share/group/acme/item".to_owned(), "acme/board".to_owned()];
+        SessionContext::new(process, "acme".into(), mqtt, filters, metrics, Arc::default())
+    }
+
+    fn publish(topic: &str, qos: u8) -> PublishPacket {
+        PublishPacket {
+            topic: topic.into(),
+            payload: Bytes::from_static(b"payload"),
+            qos,
+            dup: false,
+            retain: false,
+            packet_id: 1,
+        }
+    }
+
+    fn received(context: &SessionContext, topic: &str, qos: u8) -> u64 {
+        let labels = ReceivedLabels { topic: topic.into(), qos };
+        context.metrics.received.get(&labels).map_or(u64::MAX, |counter| counter.get())
+    }
+
+    #[test]
+    fn series_exist_before_their_first_event() {
+        let context = context();
+        assert_eq!(received(&context, "acme/item", 1), 0);
+        assert_eq!(received(&context, "acme/board", 1), 0);
+        for kind in FailureKind::ALL {
+            let label = ReasonLabel { reason: kind.label() };
+            assert!(context.metrics.reconnects.get(&label).is_some(), "{label:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_counted_by_topic_and_qos() {
+        let context = context();
+        for (topic, qos) in
+            [("acme/item", 1), ("acme/item", 1), ("acme/item", 0), ("acme/board", 0)]
+        {
+            context.count_received(&publish(topic, qos), NOW);
+        }
+        assert_eq!(received(&context, "acme/item", 1), 2);
+        assert_eq!(received(&context, "acme/item", 0), 1);
+        assert_eq!(received(&context, "acme/board", 0), 1);
+        assert_eq!(context.health.read(|s| s.session.last_message_at), Some(NOW));
+    }
+
+    #[test]
+    fn digests_differ_by_topic_and_payload() {
+        let context = context();
+        let (one, other) = (publish("a", 1), publish("b", 1));
+        let longer = PublishPacket { payload: Bytes::from_static(b"payloads"), ..one.clone() };
+        assert_eq!(context.digest(&one), context.digest(&one.clone()));
+        assert_ne!(context.digest(&one), context.digest(&other));
+        assert_ne!(context.digest(&one), context.digest(&longer));
+        assert_eq!((one.size(), longer.size()), (8, 9));
+    }
+
+    #[test]
+    fn a_phase_keeps_its_beginning() {
+        let context = context();
+        let started_as = context.health.read(|s| s.session.phase);
+        context.enter(started_as, Some("slow".into()));
+        assert_eq!(context.health.read(|s| s.session.since), None);
+        assert_eq!(context.health.read(|s| s.session.problem.clone()), Some("slow".into()));
+        context.enter(SessionPhase::Subscribed, None);
+        let session = context.health.read(|s| s.session.clone());
+        assert_eq!((session.phase, session.since), (SessionPhase::Subscribed, Some(NOW)));
+        assert_eq!(session.problem, None);
+    }
+
+    #[test]
+    fn only_one_connection_is_the_first() {
+        let context = context();
+        assert!(context.is_first_connection());
+        assert!(!context.is_first_connection());
+    }
+
+    #[test]
+    fn expiry_and_bounds_are_shown() {
+        let context = context();
+        context.note_certificate(NOW + Duration::from_secs(60));
+        let certificate = context.health.read(|s| s.certificate.as_ref().map(|c| c.not_after));
+        assert_eq!(certificate, Some(NOW + Duration::from_secs(60)));
+        assert_eq!(context.metrics.certificate_expiry_seconds.get(), Some(60.0));
+        assert_eq!(context.bound_name(LedgerBound::Messages), "32768 messages");
+        assert!(context.bound_name(LedgerBound::Bytes).starts_with("mqtt.max_unacked = "));
+    }
+}

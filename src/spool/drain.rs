@@ -125,3 +125,48 @@ async fn open(dir: &Path, client_id: &str) -> Result<SpoolFile, SpoolError> {
     file.expect_no_hole();
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::row::SpoolRow;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_removed_once_its_rows_are_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path_in(dir.path());
+        let row = || SpoolRow {
+            received_at: 1,
+            topic: Some("topic".into()),
+            payload: b"payload".into(),
+            qos: 1,
+            retain: false,
+        };
+        let append = [(1, row()), (2, row()), (3, row())];
+        let mut file = SpoolFile::open(&path).await.unwrap();
+        file.write(&SpoolChanges { append: &append, ..SpoolChanges::default() }).await.unwrap();
+        file.close().await.unwrap();
+        let (decode, mut decoded) = mpsc::channel(8);
+        let cursors = SpoolCursors::new(0);
+        let find = std::future::ready(Some(dir.path().to_owned()));
+        let committing = async {
+            for _ in 0..3 {
+                assert!(matches!(decoded.recv().await, Some(StreamItem::Message(_))));
+            }
+            assert!(decoded.recv().await.is_none());
+            let mut reader = SpoolFile::connect(&path, false).await.unwrap();
+            cursors.done_through(2);
+            while reader.read(0, 10, usize::MAX).await.unwrap().len() > 1 {
+                tokio::task::yield_now().await;
+            }
+            assert!(path.exists(), "row 3 is not committed");
+            reader.close().await.unwrap();
+            cursors.done_through(3);
+        };
+        let both = async { tokio::join!(drain("acme", decode, &cursors, find), committing).0 };
+        let drained = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        assert_eq!((drained, path.exists()), (Ok(()), false));
+    }
+}

@@ -26,7 +26,7 @@ pub const COUNTED: i64 = 1000;
 type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
-const TO_WRITE: [(&str, &[&str]); 14] = [
+const TO_WRITE: [(&str, &[&str]); 15] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),
@@ -40,6 +40,7 @@ const TO_WRITE: [(&str, &[&str]); 14] = [
     ("product_day", &["select", "insert", "delete"]),
     ("rollup_pending", &["select", "insert", "delete"]),
     ("rollup_floor", &["select", "update"]),
+    ("board_usual_interval", &["select", "insert", "update"]),
     ("gap", &["select", "insert"]),
 ];
 

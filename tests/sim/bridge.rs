@@ -25,6 +25,7 @@ use centiloc_bridge::spool::drain::DrainParts;
 use centiloc_bridge::spool::stage::SpoolParts;
 use centiloc_bridge::store::DatabaseStatus;
 use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
+use centiloc_bridge::telemetry::health::SessionPhase;
 use centiloc_bridge::telemetry::{Health, Metrics};
 use centiloc_bridge::topic;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -310,6 +311,16 @@ impl ModelProcess {
             Ok(()) => "it returned".to_owned(),
             Err(error) => error.to_string(),
         })
+    }
+
+    /// Returns the part of health and metrics that does not show a session at rest.
+    pub fn shown_unrest(&self) -> Option<String> {
+        let session = self.health.read(|snapshot| snapshot.session.clone());
+        let (unacked, age) =
+            (self.metrics.unacked.get(), self.metrics.oldest_unacked_seconds.get());
+        let rests = session.phase == SessionPhase::Subscribed && unacked == 0 && age == 0.0;
+        (!rests || session.problem.is_some())
+            .then(|| format!("health shows {session:?}, metrics {unacked} unacked since {age} s"))
     }
 
     /// Checks that every message is accounted for.

@@ -55,6 +55,8 @@ struct DatabaseState {
     rows: BTreeSet<u64>,
     dead_letters: BTreeSet<u64>,
     connections: Vec<ConnectionName>,
+    /// Connections that were opened and not closed.
+    open: Vec<ConnectionName>,
     gaps: BTreeMap<(CauseName, i128), GapRow>,
     /// Losses of the broker so far.
     losses: u64,
@@ -82,6 +84,7 @@ impl ModelDatabase {
                 rows: BTreeSet::new(),
                 dead_letters: BTreeSet::new(),
                 connections: Vec::new(),
+                open: Vec::new(),
                 gaps: BTreeMap::new(),
                 losses: 0,
                 stale_filter: world.chance(200),
@@ -157,6 +160,11 @@ impl ModelDatabase {
         })
     }
 
+    /// Returns the number of connections whose end is not recorded.
+    pub fn open_connections(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// Returns the number of gaps of a cause.
     pub fn gaps(&self, cause: GapCause) -> usize {
         self.lock().gaps.keys().filter(|(name, _)| *name == cause.as_str()).count()
@@ -228,6 +236,7 @@ impl ModelDatabase {
                     state.gaps.insert((cause.as_str(), at.unix_timestamp_nanos()), row);
                 }
                 state.connections.push(connection.clone());
+                state.open.push(connection.clone());
                 let holds_old = std::mem::take(&mut state.stale_filter) && *session_present;
                 let stale_filters =
                     if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
@@ -239,9 +248,11 @@ impl ModelDatabase {
                 let new = state.gaps.insert(key, row).is_none();
                 JournalOutcome { gap: new.then_some(gap.cause), ..JournalOutcome::default() }
             }
-            ConnectionEvent::Unsubscribed { .. } | ConnectionEvent::Closed { .. } => {
+            ConnectionEvent::Closed { connection, .. } => {
+                state.open.retain(|open| open != connection);
                 JournalOutcome::default()
             }
+            ConnectionEvent::Unsubscribed { .. } => JournalOutcome::default(),
         }
     }
 

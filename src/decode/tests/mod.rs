@@ -2,6 +2,7 @@
 //! schema, maxima, and properties.
 
 mod bounds;
+mod field_types;
 mod memory;
 mod properties;
 mod rules_json;

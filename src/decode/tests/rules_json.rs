@@ -152,7 +152,8 @@ fn keys_are_matched_without_regard_to_case() {
 
 #[test]
 fn last_equal_key_and_documented_spelling_win() {
-    assert_eq!(with("uid", "\"E2\"").unwrap().uid, "E2");
+    let equal = with("uid", "\"E2\"").unwrap();
+    assert_eq!((equal.uid.as_str(), equal.extra), ("E2", None));
     assert_eq!(with("uid", "null").unwrap().uid, "E1");
     let variant_after = with("UID", "\"E2\"").unwrap();
     assert_eq!(variant_after.uid, "E1");
@@ -249,4 +250,11 @@ fn an_unknown_topic_is_named() {
     let decoder = shipped(KeepPayload::Never);
     let result = decoder.decode("centiloc/other", &Bytes::new(), NOW, ClockTrust::Agree(NOW));
     refused(result, RejectReason::UnknownTopic, &["centiloc/other", "acme"]);
+}
+
+#[test]
+fn far_numbers_are_refused_like_near_ones() {
+    for number in ["2147483648", "1e30"] {
+        refused(with("floor", number), RejectReason::OutOfRange, &["32 bits with a sign"]);
+    }
 }

@@ -166,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn pings_unseen_during_a_pause_are_forgotten() {
+        let (start, mut keep_alive) = started();
+        keep_alive.ping(start + INTERVAL, true).unwrap();
+        keep_alive.ping(start + 2 * INTERVAL, false).unwrap();
+        assert_eq!(keep_alive.ping(start + 3 * INTERVAL, true), Ok(()));
+    }
+
+    #[test]
     fn longest_silence_so_far_explains_an_end() {
         let (start, mut keep_alive) = started();
         keep_alive.received(at(start, 1));
@@ -173,6 +181,7 @@ mod tests {
         assert_eq!(keep_alive.idle_before_end(at(start, 21)), Some(Duration::from_secs(20)));
         answered_ping(&mut keep_alive, at(start, 31));
         assert_eq!(keep_alive.idle_before_end(at(start, 61)), None, "30 s did no harm before");
+        assert_eq!(keep_alive.idle_before_end(at(start, 61) + IDLE_MARGIN), None);
         assert_eq!(keep_alive.idle_before_end(at(start, 71)), Some(Duration::from_secs(40)));
     }
 
@@ -182,6 +191,7 @@ mod tests {
         keep_alive.ping(at(start, 30), true).unwrap();
         keep_alive.sent(at(start, 30));
         assert_eq!(keep_alive.idle_before_end(at(start, 30)), Some(INTERVAL));
+        assert_eq!(keep_alive.idle_before_end(at(start, 40)), Some(INTERVAL));
     }
 
     #[test]

@@ -198,3 +198,43 @@ fn outgoing(packet: OutgoingPacket) -> Packet {
         OutgoingPacket::Disconnect => Packet::Disconnect,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::{PubRel, Publish, SubAck, UnsubAck};
+
+    use super::*;
+
+    #[test]
+    fn packets_of_a_broker_are_read_completely() {
+        let mut publish = Publish::new("topic", QoS::AtLeastOnce, "payload");
+        (publish.pkid, publish.dup, publish.retain) = (7, true, true);
+        let expected = PublishPacket {
+            topic: "topic".into(),
+            payload: "payload".into(),
+            qos: 1,
+            dup: true,
+            retain: true,
+            packet_id: 7,
+        };
+        let codes = vec![
+            SubscribeReasonCode::Success(QoS::AtLeastOnce),
+            SubscribeReasonCode::Failure,
+            SubscribeReasonCode::Success(QoS::AtMostOnce),
+        ];
+        let granted = vec![Some(1), None, Some(0)];
+        for (packet, expected) in [
+            (Packet::Publish(publish), IncomingPacket::Publish(expected)),
+            (
+                Packet::SubAck(SubAck { pkid: 3, return_codes: codes }),
+                IncomingPacket::SubAck { packet_id: 3, granted },
+            ),
+            (Packet::UnsubAck(UnsubAck { pkid: 4 }), IncomingPacket::UnsubAck(4)),
+            (Packet::PubRel(PubRel { pkid: 5 }), IncomingPacket::PubRel(5)),
+            (Packet::PingResp, IncomingPacket::PingResp),
+        ] {
+            assert_eq!(incoming(packet).unwrap(), expected);
+        }
+        assert!(matches!(incoming(Packet::PingReq), Err(StateError::WrongPacket)));
+    }
+}

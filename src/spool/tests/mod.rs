@@ -1,6 +1,7 @@
 //! Tests of the file under damage by the disk and under power cuts.
 
 mod salvaging;
+mod writing;
 
 use std::borrow::Cow;
 use std::fs;

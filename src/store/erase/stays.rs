@@ -49,6 +49,10 @@ fn delete_stays(condition: &str, since: &str) -> String {
     )
 }
 
+/// Takes the boards whose item events are all gone.
+const UNKNOWN_BOARD: &str =
+    "(tenant, board_sn) not in (select tenant, board_sn from centiloc.board_activity)";
+
 /// Has the tags computed again whose board has no state any more.
 const WITHOUT_STATE: &str = "
     with gone as (
@@ -78,6 +82,7 @@ impl Eraser<'_> {
                 self.until_none(&delete_stays("nullif(board_sn, '') = $1", "entered_at")).await?;
                 self.locked(deletion("board_activity", "board_sn = $1")).await?;
                 self.locked(deletion("board_hour", "board_sn = $1")).await?;
+                self.locked(deletion("board_usual_interval", "board_sn = $1")).await?;
             }
             TraceSelector::Before(_) => {
                 self.until_none(&delete_stays("entered_at < $1", "$1")).await?;
@@ -86,6 +91,8 @@ impl Eraser<'_> {
                 self.locked(deletion("board_hour", "hour < $1")).await?;
                 self.locked(deletion("location_hour", "hour < $1")).await?;
                 self.locked(deletion("product_day", "day < $1")).await?;
+                self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
+                    .await?;
             }
         }
         let boards = SqlStatement::new(WITHOUT_STATE);

@@ -1,10 +1,11 @@
 //! Periodic maintenance: refreshes `last_seen_at`, checks the database and its clock, makes partitions
-//! ahead of time, and applies retention. Work that blocks readers and writers is done in small steps,
+//! ahead of time, applies retention and looks for silent boards. Work that blocks readers and writers is done in small steps,
 //! with short lock timeouts and pauses in between.
 
 pub mod members;
 mod payload_retention;
 mod retention;
+mod silence;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::store::error::{DbError, StoreError};
 use crate::store::maintenance::members::{GroupMembership, MemberWatch};
 use crate::store::maintenance::payload_retention::PayloadSweep;
 use crate::store::maintenance::retention::RetentionOutcome;
+use crate::store::maintenance::silence::SilenceWatch;
 pub use crate::store::partitions::UpkeepOutcome;
 use crate::store::{Store, clocks};
 use crate::telemetry::health::ClockReading;
@@ -95,6 +97,7 @@ async fn maintenance_loop(parts: &MaintenanceParts) {
         duties.lookout.look(parts, now).await;
         duties.clear_payloads(now).await;
         duties.delete_expired(now).await;
+        duties.silence.look(parts).await;
     }
 }
 
@@ -124,6 +127,7 @@ struct MaintenanceDuties<'p> {
     keep_events: watch::Receiver<Option<Duration>>,
     payloads: PayloadSweep,
     lookout: MemberWatch,
+    silence: SilenceWatch,
     partitions_due: Instant,
     /// Wait between two runs of upkeep while something is left to do.
     partitions_wait: Duration,
@@ -140,6 +144,7 @@ impl<'p> MaintenanceDuties<'p> {
             keep_events: parts.keep_events.clone(),
             payloads: PayloadSweep::default(),
             lookout: MemberWatch::default(),
+            silence: SilenceWatch::default(),
             partitions_due: Instant::now(),
             partitions_wait: BEAT,
             retention_due: Instant::now(),
@@ -231,7 +236,7 @@ impl<'p> MaintenanceDuties<'p> {
 }
 
 /// The last problem of a duty, which is logged when it changes.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct RepeatedWarning(Option<String>);
 
 impl RepeatedWarning {

@@ -144,6 +144,8 @@ declare_metrics! {
         "How long the oldest partition that could not be dropped yet is past retention.events";
     pub stays_lag_seconds: OptionalGauge<f64>,
         "Age of the oldest batch whose stays are not computed yet, 0 if there is none";
+    pub boards_silent: OptionalGauge<i64>,
+        "Boards that are silent for longer than is usual for them";
     pub default_partition_rows: Counter, "Rows stored in the default partition";
     stage_restarts: Family<StageLabel, Counter>, "Restarts of a failed stage or background task";
     pub last_event_timestamp_seconds: OptionalGauge<f64>,

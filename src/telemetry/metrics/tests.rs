@@ -38,6 +38,7 @@ fn unknown_values_are_absent() {
         "last_commit_timestamp_seconds",
         "newest_gap_age_seconds",
         "stays_lag_seconds",
+        "boards_silent",
     ] {
         assert!(!text.contains(&format!("centiloc_bridge_{name}")), "{name}: {text}");
     }

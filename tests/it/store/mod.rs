@@ -8,6 +8,8 @@ mod maintenance;
 mod migrations;
 mod partition_locks;
 mod partitions;
+mod question_plans;
+mod questions;
 mod refused_rows;
 mod rollups;
 mod share_group_members;

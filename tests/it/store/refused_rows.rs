@@ -190,3 +190,17 @@ async fn missing_privileges_hold_stream_with_hint() {
     assert!(matches!(&error, StoreError::Stop(f) if f.sqlstate.as_deref() == Some("42501")));
     assert!(error.to_string().contains("grant"), "{error}");
 }
+
+#[tokio::test]
+async fn timed_out_row_is_not_set_aside() {
+    let fixture = StoreFixture::new().await;
+    let trigger = TRIGGER.replace("exception 'not in my house'", "'slow' using errcode = '57014'");
+    fixture.db.execute(&trigger).await;
+    let batch = [of_item(with_nul(1)), of_item(arrives("bad", "A", 2))];
+    let error = fixture.store.commit(&batch).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Halve(f) if f.sqlstate.as_deref() == Some("57014")));
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 0);
+    fixture.db.execute("drop trigger house on centiloc.item_state").await;
+    fixture.commit(&batch).await;
+    assert_eq!(fixture.db.count("centiloc.dead_letter").await, 1);
+}

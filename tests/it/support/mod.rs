@@ -22,6 +22,7 @@ pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod questions;
 pub mod rig;
 pub mod scripted_broker;
 pub mod scripted_rig;

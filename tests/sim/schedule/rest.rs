@@ -72,7 +72,8 @@ impl FaultSchedule {
             .then(|| "a possible loss waits for the database".to_owned());
         let spooled = (self.around.spool.rows() > 0)
             .then(|| format!("{} rows are in the spool", self.around.spool.rows()));
-        self.broker.unrest().or(held).or(spooled).or(untold)
+        let shown = self.processes[0].shown_unrest();
+        self.broker.unrest().or(held).or(spooled).or(untold).or(shown)
     }
 
     pub(super) fn check_rows(&self) {
@@ -101,6 +102,11 @@ impl FaultSchedule {
                     message.event
                 ));
             }
+        }
+        let open = self.database.open_connections();
+        let undamaged = self.database.gaps(GapCause::SpoolDamaged) == 0;
+        if !self.unclean_ends && undamaged && open != 1 {
+            self.world.violated(format_args!("{open} connections are recorded as open"));
         }
         if !self.unclean_ends
             && !self.broker.lost_a_session()

@@ -210,3 +210,32 @@ fn near_expiry_is_shown_with_the_renewal_command() {
     let command = format!("`centiloc-bridge csr --key {} --tenant acme", key.display());
     assert!(renewal.contains(&command), "{renewal}");
 }
+
+#[test]
+fn unresponsive_files_are_read_again_later() {
+    let mut fixture = RenewalFixture::new();
+    fixture.watcher.read_timed_out("a slow disk".into());
+    assert_eq!(fixture.problem().as_deref(), Some("a slow disk"));
+    let file = fixture.watcher.unanswered.unwrap();
+    assert!(file.until > Instant::now());
+    let waiting = UnresponsiveFile { reads: 0, ..file };
+    assert!(!waiting.is_over());
+    assert!(UnresponsiveFile { reads: usize::MAX, ..file }.is_over(), "a read has ended");
+    assert!(UnresponsiveFile { until: Instant::now(), reads: 0 }.is_over());
+    fixture.checks(1);
+    assert!(fixture.watcher.unanswered.is_none() && fixture.problem().is_none());
+}
+
+#[test]
+fn only_another_problem_is_news() {
+    let mut fixture = RenewalFixture::new();
+    let unusable = |problem: &str| CredentialState::Unusable(problem.into());
+    fixture.watcher.parts.state.send_replace(unusable("absent"));
+    fixture.state.borrow_and_update();
+    fixture.watcher.reject("absent".into(), RejectionReason::InvalidFiles);
+    assert!(!fixture.state.has_changed().unwrap());
+    fixture.watcher.reject("invalid".into(), RejectionReason::InvalidFiles);
+    assert!(fixture.state.has_changed().unwrap());
+    let now = fixture.state.borrow().clone();
+    assert!(matches!(now, CredentialState::Unusable(problem) if problem == "invalid"));
+}
