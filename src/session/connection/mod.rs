@@ -44,10 +44,6 @@ use crate::progress;
 /// Interval at which metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Interval at which a partly refused SUBSCRIBE is repeated, because permissions may be granted
-/// meanwhile.
-const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
-
 /// Gives up writing after this long, because the broker is not reading: shorter than any sensible
 /// keep-alive.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -306,20 +302,14 @@ impl<'a> BrokerConnection<'a> {
         if self.state.ledger.has_recovered() {
             self.end_drops()?;
         }
-        match self.subscription {
-            SubscriptionState::Asked { since, .. }
-                if self.is_reading() && now - since > self.state.context.mqtt.connect_timeout =>
-            {
-                return Err(DisconnectReason::Protocol(
-                    "the broker did not answer SUBSCRIBE in time".into(),
-                ));
-            }
-            SubscriptionState::Partial(since)
-                if now - since > RESUBSCRIBE_EVERY && self.retirement.is_none() =>
-            {
-                self.subscribe();
-            }
-            _ => {}
+        let limit = self.state.context.mqtt.connect_timeout;
+        if self.is_reading() && self.subscription.is_unanswered(limit, now) {
+            return Err(DisconnectReason::Protocol(
+                "the broker did not answer SUBSCRIBE in time".into(),
+            ));
+        }
+        if self.retirement.is_none() && self.subscription.is_repeat_due(now) {
+            self.subscribe();
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 //! `session_present` proves nothing about subscriptions, so the bridge subscribes on every
 //! connection.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{BrokerConnection, DisconnectReason};
@@ -69,6 +71,10 @@ impl SubscriptionGrants {
     }
 }
 
+/// Interval at which a partly refused SUBSCRIBE is repeated, because permissions may be granted
+/// meanwhile.
+const RESUBSCRIBE_EVERY: Duration = Duration::from_secs(60);
+
 /// State of the subscription on this connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SubscriptionState {
@@ -79,6 +85,18 @@ pub(super) enum SubscriptionState {
     Granted,
     /// Some filters were not granted at QoS 1 at this time. SUBSCRIBE is repeated periodically.
     Partial(Instant),
+}
+
+impl SubscriptionState {
+    /// Returns true if SUBSCRIBE was not answered for longer than `limit`.
+    pub fn is_unanswered(self, limit: Duration, now: Instant) -> bool {
+        matches!(self, Self::Asked { since, .. } if now - since > limit)
+    }
+
+    /// Returns true if SUBSCRIBE is to be repeated.
+    pub fn is_repeat_due(self, now: Instant) -> bool {
+        matches!(self, Self::Partial(since) if now - since > RESUBSCRIBE_EVERY)
+    }
 }
 
 impl BrokerConnection<'_> {
@@ -171,6 +189,21 @@ mod tests {
 
     fn filters() -> Vec<String> {
         vec!["centiloc/acme".to_owned(), "centiloc/acme/proto/board/v1/update".to_owned()]
+    }
+
+    #[test]
+    fn subscriptions_are_answered_in_time_or_repeated() {
+        let since = Instant::now();
+        let limit = Duration::from_secs(10);
+        let asked = SubscriptionState::Asked { packet_id: 1, since };
+        assert!(!asked.is_unanswered(limit, since + limit));
+        assert!(asked.is_unanswered(limit, since + limit + Duration::from_millis(1)));
+        let partial = SubscriptionState::Partial(since);
+        assert!(!partial.is_repeat_due(since + RESUBSCRIBE_EVERY));
+        assert!(partial.is_repeat_due(since + RESUBSCRIBE_EVERY + Duration::from_millis(1)));
+        let later = since + 2 * RESUBSCRIBE_EVERY;
+        assert!(!asked.is_repeat_due(later) && !partial.is_unanswered(limit, later));
+        assert!(!SubscriptionState::Granted.is_repeat_due(later));
     }
 
     #[test]

@@ -61,3 +61,23 @@ impl ClientCredentials {
         self.section.as_ref().map(|section| section.key_file.as_path())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::config::testing;
+
+    #[test]
+    fn loaded_credentials_replace_the_configured_ones() {
+        let mut mqtt = testing::mqtt();
+        mqtt.username = Some("user".into());
+        mqtt.password = Some("hunter2".to_owned().into());
+        let loaded = CredentialSource::new("acme", &mqtt).load().unwrap();
+        let mut other = testing::mqtt();
+        loaded.apply_to(&mut other);
+        assert_eq!(other.username.as_deref(), Some("user"));
+        assert_eq!(other.password.unwrap().expose_secret(), "hunter2");
+    }
+}

@@ -94,3 +94,16 @@ impl ServerCertVerifier for RecordingVerifier {
         self.inner.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_handshake_begins_unknown() {
+        let recorder = HandshakeRecorder::default();
+        recorder.note(|handshake| handshake.version = Some("TLS 1.3"));
+        recorder.reset();
+        assert_eq!(recorder.handshake().version, None);
+    }
+}

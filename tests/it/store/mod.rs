@@ -12,6 +12,7 @@ mod question_plans;
 mod questions;
 mod refused_rows;
 mod roles;
+mod rollups;
 mod share_group_members;
 mod stays;
 mod views;

@@ -239,3 +239,13 @@ fn only_another_problem_is_news() {
     let now = fixture.state.borrow().clone();
     assert!(matches!(now, CredentialState::Unusable(problem) if problem == "invalid"));
 }
+
+#[test]
+fn an_unchanged_name_may_differ_from_the_tenant() {
+    let mut fixture = RenewalFixture::new();
+    fixture.source.send_modify(|source| source.tenant = "other".into());
+    fixture.issue(&LeafSpec::client("acme"));
+    assert!(fixture.checks(2));
+    fixture.issue(&LeafSpec::client("another"));
+    assert!(!fixture.checks(2));
+}

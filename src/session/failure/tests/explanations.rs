@@ -120,3 +120,20 @@ fn server_certificates_of_other_purposes_are_explained() {
         explain_with(&mqtt, |c| certificates::explain(c, &CertificateError::InvalidPurpose));
     expect(&failure, FailureKind::TlsTrust, &["serverAuth"]);
 }
+
+#[test]
+fn unknown_authorities_name_the_setting() {
+    let mqtt = mqtt("broker.example", 8883, None);
+    let failure =
+        explain_with(&mqtt, |c| certificates::explain(c, &CertificateError::UnknownIssuer));
+    expect(&failure, FailureKind::TlsTrust, &["for your own broker, set mqtt.tls.ca_file"]);
+}
+
+#[test]
+fn handshake_failures_without_a_configuration_are_alerts() {
+    let mqtt = mqtt("broker.example", 8883, None);
+    let alert = rustls::AlertDescription::HandshakeFailure;
+    let failure = explain_with(&mqtt, |c| alert::explain(c, alert));
+    let words = "refused the client certificate (TLS alert handshake_failure)";
+    expect(&failure, FailureKind::TlsClientCertificate, &[words]);
+}

@@ -115,6 +115,7 @@ fn unreachable_addresses_are_each_named() {
         (refused(), refused(), FailureKind::TcpRefused, "mqtt.port"),
         (no_route(), refused(), FailureKind::TcpUnreachable, "mqtt.proxy"),
         (silent(), no_route(), FailureKind::Timeout, "10.0.0.1:8883 did not answer within 30.0 s"),
+        (silent(), silent(), FailureKind::Timeout, "a firewall may drop"),
     ];
     let mqtt = mqtt("broker.example", 8883, None);
     let context = FailureContext::new("acme", &mqtt, OffsetDateTime::now_utc());
