@@ -14,7 +14,7 @@ begin;
 
 do $$
 begin
-    if to_regclass('centiloc.board_usual_interval') is null then
+    if to_regclass('centiloc.rollup_floor') is null then
         raise exception 'run "centiloc-bridge migrate" in this database first';
     end if;
     if to_regrole('centiloc_writer') is null then
@@ -68,6 +68,10 @@ grant select, insert, update, delete on
     centiloc.board_event, centiloc.dead_letter, centiloc.connection, centiloc.stay,
     centiloc.stay_pending, centiloc.item_board
     to centiloc_writer;
+grant select, insert, delete on
+    centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending
+    to centiloc_writer;
+grant select, update on centiloc.rollup_floor to centiloc_writer;
 grant select on centiloc.board_silence to centiloc_writer;
 
 -- Functions read with the rights of the caller, so the reader may read tables too. Partitions are

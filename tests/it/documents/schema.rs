@@ -26,7 +26,7 @@ erDiagram
 ";
 
 /// Lines of the diagram: a table, its relation to another table, and the columns they share.
-const RELATIONS: [(&str, &str, &str, &str); 9] = [
+const RELATIONS: [(&str, &str, &str, &str); 10] = [
     ("item_state", "||--o{", "item_event", "tenant, uid, board_sn"),
     ("item_board", "||--o{", "item_state", "tenant, uid"),
     ("item_board", "||--o{", "stay", "tenant, uid"),
@@ -35,6 +35,7 @@ const RELATIONS: [(&str, &str, &str, &str); 9] = [
     ("board_state", "|o--o{", "item_state", "tenant, board_sn"),
     ("board_state", "|o--o|", "board_activity", "tenant, board_sn"),
     ("board_activity", "||--o|", "board_usual_interval", "tenant, board_sn"),
+    ("board_activity", "||--o{", "board_hour", "tenant, board_sn"),
     ("connection", "}o--o{", "gap", "client_id"),
 ];
 
