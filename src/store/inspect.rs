@@ -26,7 +26,7 @@ pub const COUNTED: i64 = 1000;
 type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
-const TO_WRITE: [(&str, &[&str]); 10] = [
+const TO_WRITE: [(&str, &[&str]); 15] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),
@@ -35,6 +35,11 @@ const TO_WRITE: [(&str, &[&str]); 10] = [
     ("item_board", &["select", "insert", "update", "delete"]),
     ("board_activity", &["select", "insert", "update"]),
     ("known_value", &["select", "insert", "update"]),
+    ("board_hour", &["select", "insert", "delete"]),
+    ("location_hour", &["select", "insert", "delete"]),
+    ("product_day", &["select", "insert", "delete"]),
+    ("rollup_pending", &["select", "insert", "delete"]),
+    ("rollup_floor", &["select", "update"]),
     ("board_usual_interval", &["select", "insert", "update"]),
     ("gap", &["select", "insert"]),
 ];

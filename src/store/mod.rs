@@ -22,6 +22,7 @@ mod partitions;
 mod pg_timestamp;
 mod query;
 mod retry_waits;
+pub mod rollups;
 pub mod schema;
 pub mod stays;
 #[cfg(test)]

@@ -21,6 +21,18 @@ const COMPUTE: &str = include_str!("sql/stays.sql");
 /// Waits until no other process computes stays, and keeps others from it until the transaction ends.
 pub(super) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590389)";
 
+/// Takes the same lock as [`LOCK`], or returns false.
+pub(super) const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(7161677110969590389)";
+
+/// Settings of a transaction that computes. The planner cannot know the length of arrays: the
+/// statements say where an index is used.
+pub(super) const SETTINGS: &str = "
+    set transaction isolation level read committed;
+    set local enable_seqscan = off;
+    set local enable_nestloop = off;
+    set local plan_cache_mode = force_custom_plan;
+    set local jit = off";
+
 /// Bounds the wait for events that another process stores.
 const POLL: Duration = Duration::from_secs(10);
 
@@ -101,7 +113,9 @@ async fn compute_rounds(parts: &StaysParts) {
                 parts.metrics.stays_lag_seconds.set(round.lag.as_secs_f64());
                 let took = started.elapsed();
                 events = next_events(events, took);
-                if round.pending == 0 {
+                if round.pending == 0 && compute_rollups(parts).await {
+                    took * BUSY_WAIT
+                } else if round.pending == 0 {
                     let stored = parts.store.events_stored.notified();
                     // A time-out shows what other processes stored.
                     let _ = idle(tokio::time::timeout(POLL, stored)).await;
@@ -125,6 +139,18 @@ async fn compute_rounds(parts: &StaysParts) {
             }
         };
         idle(tokio::time::sleep(wait)).await;
+    }
+}
+
+/// Computes some sums of hours and days. Returns true if more are left.
+async fn compute_rollups(parts: &StaysParts) -> bool {
+    match parts.store.compute_rollups().await {
+        Ok(is_more) => is_more,
+        Err(error) => {
+            // The next round has the same error, or succeeds.
+            tracing::debug!(%error, "could not compute sums of hours and days");
+            false
+        }
     }
 }
 
@@ -185,13 +211,6 @@ async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
 
 /// Computes the stays of the tags of these batches in one transaction. Returns the number of tags.
 async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> {
-    // The planner cannot know the length of arrays. See the statement for what the settings leave.
-    const SETTINGS: &str = "
-        set transaction isolation level read committed;
-        set local enable_seqscan = off;
-        set local enable_nestloop = off;
-        set local jit = off";
-    const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(7161677110969590389)";
     if ids.is_empty() {
         return Ok(0);
     }

@@ -1,5 +1,5 @@
-//! What is computed from item events: `stay`, `item_board`, `board_activity`, `known_value` and the
-//! tags in `stay_pending`. After events and states, so that nothing is computed from them again.
+//! What is computed from item events: `stay`, `item_board`, `board_activity`, `known_value`, sums of
+//! hours and days, and the tags in `stay_pending`. After events and states, so that nothing is computed from them again.
 
 use super::statement::SqlStatement;
 use super::{EraseMode, Eraser, count, no_row, sql};
@@ -81,12 +81,16 @@ impl Eraser<'_> {
             TraceSelector::Board(_) => {
                 self.until_none(&delete_stays("nullif(board_sn, '') = $1", "entered_at")).await?;
                 self.locked(deletion("board_activity", "board_sn = $1")).await?;
+                self.locked(deletion("board_hour", "board_sn = $1")).await?;
                 self.locked(deletion("board_usual_interval", "board_sn = $1")).await?;
             }
             TraceSelector::Before(_) => {
                 self.until_none(&delete_stays("entered_at < $1", "$1")).await?;
                 self.locked(deletion("board_activity", "last_item_at < $1")).await?;
                 self.locked(deletion("known_value", "last_seen_at < $1")).await?;
+                self.locked(deletion("board_hour", "hour < $1")).await?;
+                self.locked(deletion("location_hour", "hour < $1")).await?;
+                self.locked(deletion("product_day", "day < $1")).await?;
                 self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
                     .await?;
             }

@@ -119,6 +119,8 @@ impl Store {
         let mut deleted =
             RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
         if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
+            let kept = self.keep_rollups_before(cutoff).await;
+            deleted.count("sums of hours and days", kept.map(|()| 0))?;
             for kind in EventKind::ALL {
                 self.delete_events(kind, cutoff, &mut deleted).await?;
             }

@@ -25,10 +25,11 @@ with taken as (
     select greatest($2 / greatest(count(*), 1), 20) as events
       from tag
 ), earlier as materialized (
-    select tag.tenant, tag.uid, tag.since, s.board_sn, s.entered_at, s.entered_id, s.left_at
+    select tag.tenant, tag.uid, tag.since, s.board_sn, s.entered_at, s.entered_id, s.left_at,
+           s.product_reference, s.loc_reference
       from tag
      cross join lateral (
-           select board_sn, entered_at, entered_id, left_at
+           select board_sn, entered_at, entered_id, left_at, product_reference, loc_reference
              from centiloc.stay
             where tenant = tag.tenant
               and uid = tag.uid
@@ -65,13 +66,13 @@ with taken as (
              where goes_on) left_over
     having count(*) > 0
 ), event as (
-    select tenant, uid, board_sn, momentum, event_id, is_in
+    select tenant, uid, board_sn, momentum, event_id, is_in, product_reference, loc_reference
       from new_event
      union all
-    select tenant, uid, board_sn, entered_at, entered_id, true
+    select tenant, uid, board_sn, entered_at, entered_id, true, product_reference, loc_reference
       from earlier
      union all
-    select tenant, uid, board_sn, left_at, 'ffffffff-ffff-ffff-ffff-ffffffffffff', false
+    select tenant, uid, board_sn, left_at, 'ffffffff-ffff-ffff-ffff-ffffffffffff', false, null, null
       from earlier
      where left_at < since
 ), step as (
@@ -81,7 +82,7 @@ with taken as (
       from event
     window same_board as (partition by tenant, uid, board_sn order by momentum, event_id)
 ), arrival as (
-    select tenant, uid, board_sn, momentum, event_id,
+    select tenant, uid, board_sn, momentum, event_id, product_reference, loc_reference,
            was_in is true and lag(board_sn) over same_tag = board_sn as stays,
            least(out_at,
                  case when lead(board_sn) over same_tag <> board_sn
@@ -96,6 +97,8 @@ with taken as (
 ), computed as materialized (
     select tenant, uid, number, min(board_sn) as board_sn, min(momentum) as entered_at,
            (array_agg(event_id) filter (where not stays))[1] as entered_id,
+           min(product_reference) filter (where not stays) as product_reference,
+           min(loc_reference) filter (where not stays) as loc_reference,
            max(left_at) as left_at
       from numbered
      group by tenant, uid, number
@@ -119,13 +122,27 @@ with taken as (
              left join computed c using (tenant, uid, entered_at, entered_id)
             where c.number is null))
 ), written as (
-    insert into centiloc.stay as s (tenant, uid, board_sn, entered_at, entered_id, left_at)
-    select tenant, uid, board_sn, entered_at, entered_id, left_at
+    insert into centiloc.stay as s (
+        tenant, uid, board_sn, entered_at, entered_id, left_at, product_reference, loc_reference
+    )
+    select tenant, uid, board_sn, entered_at, entered_id, left_at, product_reference, loc_reference
       from computed
     on conflict (tenant, uid, entered_at, entered_id) do update set
         board_sn = excluded.board_sn,
         left_at = excluded.left_at
      where (s.board_sn, s.left_at) is distinct from (excluded.board_sn, excluded.left_at)
+), dirty as (
+    insert into centiloc.rollup_pending (width, start)
+    select w.width, start
+      from (select greatest(min(since), '2015-01-01') as since
+              from tag
+             where since < now()
+            having count(*) > 0) oldest
+     cross join (values (interval '1 hour'), (interval '1 day')) as w (width)
+     cross join lateral generate_series(
+               date_bin(w.width, since, timestamptz '2000-01-01 00:00+00'), now(),
+               make_interval(secs => extract(epoch from w.width))) as start
+    on conflict (width, start) do nothing
 ), place as materialized (
     select tag.tenant, tag.uid, coalesce(newest.board_sn, known.board_sn) as board_sn
       from tag

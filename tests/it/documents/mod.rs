@@ -7,6 +7,7 @@
 
 mod fresh_machine;
 mod guarantees;
+mod schema;
 mod shipped_files;
 
 use std::collections::BTreeSet;

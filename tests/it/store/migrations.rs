@@ -130,7 +130,7 @@ async fn upgrade_computes_stays_of_old_events() {
           order by tenant, uid, board_sn, momentum desc, event_id desc",
     )
     .await;
-    apply(&db, 13..=13).await;
+    apply(&db, 13..=u32::MAX).await;
     db.execute("grant all on all tables in schema centiloc to bridge").await;
     let wrong = "select count(*)
            from centiloc.item_state s

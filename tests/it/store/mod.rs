@@ -11,6 +11,8 @@ mod partitions;
 mod question_plans;
 mod questions;
 mod refused_rows;
+mod roles;
+mod rollups;
 mod share_group_members;
 mod stays;
 mod views;

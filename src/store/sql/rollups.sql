@@ -1,0 +1,46 @@
+-- Computes the sums of some hours or days from events and stays. {table} and {key} name the table and
+-- its column, {start} the start of an hour or day. $1 are the starts, $2 is the width. What was there
+-- for them is deleted before.
+with span as materialized (
+    select start from unnest($1::timestamptz[]) as start
+), event as (
+    select span.start, e.tenant, e.key, e.uid, e.is_in
+      from span
+     cross join lateral (
+           select tenant, {key_of_event} as key, uid, is_in
+             from centiloc.item_event
+            where momentum >= span.start
+              and momentum < span.start + $2
+              and centiloc.is_plausible(momentum, received_at)
+           offset 0) e
+     where e.key is not null
+), stay as (
+    select span.start, s.tenant, s.key, s.uid, s.entered_at, s.left_at
+      from (select tenant, {key} as key, uid, entered_at, left_at
+              from centiloc.stay
+             where entered_at < (select max(start) + $2 from span)
+               and (left_at >= (select min(start) from span) or left_at is null)) s
+     cross join lateral generate_series(
+               date_bin($2, greatest(s.entered_at, (select min(start) from span)),
+                        timestamptz '2000-01-01 00:00+00'),
+               least(s.left_at, (select max(start) from span)), $2) as during
+      join span on span.start = during
+     where s.key is not null
+), row as (
+    select start, tenant, key, uid, 1 as movements, is_in::integer as ins,
+           (not is_in)::integer as outs, 0 as arrivals, 0 as departures, interval '0' as occupied
+      from event
+     union all
+    select start, tenant, key, uid, 0, 0, 0,
+           (entered_at >= start)::integer,
+           coalesce(left_at < start + $2, false)::integer,
+           least(left_at, start + $2) - greatest(entered_at, start)
+      from stay
+)
+insert into centiloc.{table} (
+    {start}, tenant, {key}, movements, in_events, out_events, arrivals, departures, items, occupied
+)
+select start, tenant, key, sum(movements), sum(ins), sum(outs), sum(arrivals), sum(departures),
+       count(distinct uid), sum(occupied)
+  from row
+ group by start, tenant, key
