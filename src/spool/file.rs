@@ -17,7 +17,7 @@ use super::close_mark::{self, CloseMark};
 use super::error::SpoolError;
 use super::folder::{renew_log, sync_folder_of};
 use super::row::SpoolRow;
-use super::sqlite::{signed, unsigned};
+use super::sqlite::{all_copied, signed, unsigned};
 use super::storage::{LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
 
 /// Name of the file in `spool.dir`. `SQLite` keeps two more next to it, `-wal` and `-shm`.
@@ -341,12 +341,7 @@ impl StorageFile for SpoolFile {
         match self.checkpoint("pragma wal_checkpoint(restart)").await {
             // Nothing is lost, since the log is synced. The next commit tries again.
             Err(SpoolError::NoSpace) => Ok(()),
-            Ok((pages, copied)) if copied < pages => Err(SpoolError::Unavailable(format!(
-                "spool.dir is slow: only {copied} of {pages} pages were copied from the write-ahead log \
-                 within {} s; reopening the file",
-                BUSY.as_secs()
-            ))),
-            other => other.map(|_| ()),
+            other => other.and_then(|(pages, copied)| all_copied(pages, copied)),
         }
     }
 

@@ -61,8 +61,12 @@ fn make_folder(dir: &Path) -> io::Result<()> {
         }
         _ => {}
     }
-    match sync_folder(above.unwrap_or(Path::new("."))) {
-        // The folder above belongs to another user, who made this one for the service.
+    unless_denied(sync_folder(above.unwrap_or(Path::new("."))))
+}
+
+/// Accepts a denied sync: the folder above belongs to another user, who made this one for the service.
+fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
+    match synced {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
@@ -127,6 +131,14 @@ mod tests {
         fs::write(&file, b"").unwrap();
         assert_eq!(make_folder(&file).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert!(make_folder(&file.join("below")).is_err());
+    }
+
+    #[test]
+    fn only_a_denied_sync_is_accepted() {
+        assert!(unless_denied(Ok(())).is_ok());
+        assert!(unless_denied(Err(ErrorKind::PermissionDenied.into())).is_ok());
+        let failed = unless_denied(Err(ErrorKind::StorageFull.into()));
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::StorageFull);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::error::SpoolError;
-use super::file::{SpoolFile, path_in};
+use super::file::{BUSY, SpoolFile, path_in};
 use super::folder::SpoolLock;
 use super::salvage;
 use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
@@ -54,4 +54,28 @@ pub(super) fn unsigned(row: &SqliteRow, column: usize) -> Result<u64, SpoolError
 /// Converts an id for `SQLite`. Ids count rows and never reach the sign bit.
 pub(super) fn signed(id: u64) -> i64 {
     id.cast_signed()
+}
+
+/// Fails if a checkpoint left pages in the write-ahead log.
+pub(super) fn all_copied(pages: u64, copied: u64) -> Result<(), SpoolError> {
+    if copied >= pages {
+        return Ok(());
+    }
+    Err(SpoolError::Unavailable(format!(
+        "spool.dir is slow: only {copied} of {pages} pages were copied from the write-ahead log \
+         within {} s; reopening the file",
+        BUSY.as_secs()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_left_in_the_log_are_an_error() {
+        assert_eq!(all_copied(10, 10), Ok(()));
+        let slow = all_copied(10, 9).unwrap_err().to_string();
+        assert!(slow.contains("only 9 of 10 pages"), "{slow}");
+    }
 }

@@ -217,3 +217,22 @@ async fn salvage_damaged(
         tokio::time::sleep(RETRY).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sqlite::SqliteStorage;
+    use super::*;
+
+    #[tokio::test]
+    async fn closing_waits_for_both_connections() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqliteStorage { dir: dir.path().into(), client_id: "acme".into() };
+        let mut file = storage.open().await.unwrap();
+        file.writer.touch().await.unwrap();
+        file.reader.oldest().await.unwrap();
+        let log = dir.path().join("spool.db-wal");
+        assert!(log.exists());
+        close_all(file).await;
+        assert!(!log.exists(), "the last connection removes the log");
+    }
+}
