@@ -178,10 +178,28 @@ fn read_content(
     key: &'static str,
     path: &Path,
 ) -> Result<Zeroizing<Vec<u8>>, CredentialSourceError> {
-    match files::read(path, MAX_FILE_BYTES) {
-        Err(error) if files::is_no_answer(&error) => {
-            Err(CredentialSourceError::ReadTimeout { key, path: path.to_owned(), error })
-        }
+    content_of(files::read(path, MAX_FILE_BYTES))
+        .map_err(|error| CredentialSourceError::ReadTimeout { key, path: path.to_owned(), error })
+}
+
+/// Replaces the error of a read by its text, unless the read timed out.
+fn content_of(read: io::Result<Zeroizing<Vec<u8>>>) -> io::Result<Zeroizing<Vec<u8>>> {
+    match read {
+        Err(error) if files::is_no_answer(&error) => Err(error),
         read => Ok(read.unwrap_or_else(|error| error.to_string().into_bytes().into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reads_that_time_out_fail() {
+        assert_eq!(*content_of(Ok(b"content".to_vec().into())).unwrap(), b"content");
+        let absent = content_of(Err(io::Error::new(io::ErrorKind::NotFound, "absent")));
+        assert_eq!(*absent.unwrap(), b"absent");
+        let late = content_of(Err(io::ErrorKind::TimedOut.into()));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

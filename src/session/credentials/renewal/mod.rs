@@ -77,6 +77,13 @@ enum CheckTrigger {
     Requested,
 }
 
+impl CheckTrigger {
+    /// Returns true if the check is due although a file may have been unresponsive.
+    fn is_due(self, unanswered: Option<UnresponsiveFile>) -> bool {
+        self == Self::Requested || unanswered.is_none_or(UnresponsiveFile::is_over)
+    }
+}
+
 /// One check of the files.
 struct FileCheck {
     source: CredentialSource,
@@ -109,18 +116,7 @@ impl FileCheck {
         if self.trigger == CheckTrigger::Periodic && self.last != Some(found) {
             return CheckResult::Changing(found);
         }
-        match self.load() {
-            Ok(new) if new.fingerprint() == found && self.still_has(found) => {
-                CheckResult::Valid(Box::new(new))
-            }
-            Ok(_) => CheckResult::Changing(found),
-            Err(error) => CheckResult::Invalid(found, error.to_string()),
-        }
-    }
-
-    /// Returns true if the files have not changed while they were loaded.
-    fn still_has(&self, found: SourceFingerprint) -> bool {
-        self.source.fingerprint().is_ok_and(|now| now == found)
+        judge(found, self.load(), || self.source.fingerprint())
     }
 
     fn load(&self) -> Result<ClientCredentials, CredentialSourceError> {
@@ -129,6 +125,22 @@ impl FileCheck {
             self.source.check_replacement(&new, old, self.now)?;
         }
         Ok(new)
+    }
+}
+
+/// Judges what was loaded from files with the fingerprint `found`. `again` computes it once more, since
+/// the files may change while they are loaded.
+fn judge(
+    found: SourceFingerprint,
+    loaded: Result<ClientCredentials, CredentialSourceError>,
+    again: impl FnOnce() -> Result<SourceFingerprint, CredentialSourceError>,
+) -> CheckResult {
+    match loaded {
+        Ok(new) if new.fingerprint() == found && again().is_ok_and(|now| now == found) => {
+            CheckResult::Valid(Box::new(new))
+        }
+        Ok(_) => CheckResult::Changing(found),
+        Err(error) => CheckResult::Invalid(found, error.to_string()),
     }
 }
 
@@ -192,9 +204,7 @@ impl CredentialWatcher {
                     Err(_) => std::future::pending().await,
                 },
             };
-            if trigger == CheckTrigger::Requested
-                || self.unanswered.is_none_or(UnresponsiveFile::is_over)
-            {
+            if trigger.is_due(self.unanswered) {
                 self.check(trigger, OffsetDateTime::now_utc()).await;
             }
             self.check_expiry(OffsetDateTime::now_utc());

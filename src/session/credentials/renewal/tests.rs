@@ -180,6 +180,21 @@ fn changed_content_is_adopted_and_a_touch_ignored() {
 }
 
 #[test]
+fn files_that_change_while_loaded_wait() {
+    let fixture = RenewalFixture::new();
+    let source = fixture.source.borrow().clone();
+    let found = source.fingerprint().unwrap();
+    let other = CredentialSource { username: None, ..source.clone() }.fingerprint().unwrap();
+    let late = || CredentialSourceError::TenantMismatch("late".into());
+    let judge = |found, again| judge(found, source.load(), || again);
+    assert!(matches!(judge(found, Ok(found)), CheckResult::Valid(_)));
+    for (found, again) in [(other, Ok(other)), (found, Ok(other)), (found, Err(late()))] {
+        let judged = judge(found, again);
+        assert!(matches!(judged, CheckResult::Changing(now) if now == found));
+    }
+}
+
+#[test]
 fn requested_check_adopts_at_once() {
     let mut fixture = RenewalFixture::new();
     fixture.issue(&LeafSpec::client("acme"));
@@ -221,6 +236,9 @@ fn unresponsive_files_are_read_again_later() {
     let waiting = UnresponsiveFile { reads: 0, ..file };
     assert!(!waiting.is_over());
     assert!(UnresponsiveFile { reads: usize::MAX, ..file }.is_over(), "a read has ended");
+    assert!(CheckTrigger::Requested.is_due(Some(waiting)));
+    assert!(!CheckTrigger::Periodic.is_due(Some(waiting)));
+    assert!(CheckTrigger::Periodic.is_due(None));
     assert!(UnresponsiveFile { until: Instant::now(), reads: 0 }.is_over());
     fixture.checks(1);
     assert!(fixture.watcher.unanswered.is_none() && fixture.problem().is_none());

@@ -118,6 +118,15 @@ fn invalid_server_name_is_rejected_with_its_key() {
 }
 
 #[test]
+fn unusable_anchors_are_named_by_their_place() {
+    let setting = TlsSetting::new();
+    let mut anchors = TrustAnchors::load(setting.tls.ca_file.as_deref()).expect("an authority");
+    anchors.certificates.push(CertificateDer::from(vec![0]));
+    let error = root_store(&setting.tls, &anchors).expect_err("refused").to_string();
+    assert!(error.contains("certificate 2 cannot be a trust anchor"), "{error}");
+}
+
+#[test]
 fn renewed_files_apply_to_the_next_configuration() {
     let setting = TlsSetting::new();
     let before = client_config(&setting.tls).expect("first").certificate;
