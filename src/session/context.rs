@@ -274,35 +274,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::config::testing;
-    use crate::session::gaps::GapStateFile;
-    use crate::session::transport::{ConnectFuture, ConnectRequest};
-
-    struct NoBroker;
-
-    impl BrokerConnector for NoBroker {
-        fn connect<'a>(&'a self, _: &'a ConnectRequest<'a>) -> ConnectFuture<'a> {
-            Box::pin(std::future::pending())
-        }
-    }
-
-    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-
-    fn context() -> SessionContext {
-        let metrics = Arc::new(Metrics::new());
-        let mqtt = testing::mqtt();
-        let process = ProcessContext {
-            instance: Uuid::nil(),
-            spool_dir: None,
-            gaps: Arc::new(tokio::sync::Mutex::new(GapTracker::new(Duration::from_secs(1)))),
-            gap_state: Arc::new(GapStateFile::within(None, &mqtt.client_id)),
-            accounting: Arc::clone(metrics.accounting()),
-            connector: Arc::new(NoBroker),
-            clock: WallClock::simulated(|| NOW),
-        };
-        let filters = vec!["$share/group/acme/item".to_owned(), "acme/board".to_owned()];
-        SessionContext::new(process, "acme".into(), mqtt, filters, metrics, Arc::default())
-    }
+    use crate::session::testing::{NOW, context};
 
     fn publish(topic: &str, qos: u8) -> PublishPacket {
         PublishPacket {

@@ -16,6 +16,8 @@ pub mod ledger;
 pub mod probe;
 mod reconnect;
 pub mod takeover;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 
 use std::sync::Arc;
@@ -299,4 +301,48 @@ impl MqttSession {
 /// Waits for a change without marking it as seen.
 async fn changed_later<T>(receiver: &watch::Receiver<T>) {
     changed(&mut receiver.clone()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::credentials::CredentialSource;
+    use super::*;
+    use crate::config::testing::mqtt;
+
+    fn credentials(user: &str) -> Arc<ClientCredentials> {
+        let mut mqtt = mqtt();
+        mqtt.username = Some(user.into());
+        Arc::new(CredentialSource::new("acme", &mqtt).load().unwrap())
+    }
+
+    #[test]
+    fn credentials_are_changed_by_renewal_or_refusal() {
+        let (first, second) = (credentials("first"), credentials("second"));
+        let state = watch::Sender::new(CredentialState::Ready(Arc::clone(&first)));
+        let mut session = testing::session(state.subscribe());
+        assert!(Arc::ptr_eq(&session.choose_credentials().unwrap(), &first));
+        session.fallback.as_mut().unwrap().accepted();
+        state.send_replace(CredentialState::Ready(Arc::clone(&second)));
+        assert!(Arc::ptr_eq(&session.choose_credentials().unwrap(), &second));
+        session.after_failure(&ConnectionFailure::new(FailureKind::TcpRefused, "closed"));
+        assert!(Arc::ptr_eq(&session.choose_credentials().unwrap(), &second));
+        session.after_failure(&ConnectionFailure::new(FailureKind::BadCredentials, "refused"));
+        assert!(Arc::ptr_eq(&session.choose_credentials().unwrap(), &first));
+        assert_eq!(session.context.mqtt.username.as_deref(), Some("first"));
+    }
+
+    #[test]
+    fn later_changes_are_awaited_and_stay_unseen() {
+        let sender = watch::Sender::new(1);
+        let receiver = sender.subscribe();
+        let mut change = pin!(changed_later(&receiver));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(change.as_mut().poll(&mut context).is_pending());
+        sender.send_replace(2);
+        assert!(change.as_mut().poll(&mut context).is_ready());
+        assert!(receiver.has_changed().unwrap());
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rumqttc::ConnectionError;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PROTOCOL_MAX_PACKET;
 use super::connection::SubscriptionGrants;
@@ -287,8 +287,8 @@ impl Probe {
             );
         }
         // Without it, the broker logs a lost client.
-        let deadline = Instant::now() + DISCONNECT_TIMEOUT;
-        let _ = timeout_at(deadline, transport.write(vec![OutgoingPacket::Disconnect])).await;
+        let _ =
+            timeout(DISCONNECT_TIMEOUT, transport.write(vec![OutgoingPacket::Disconnect])).await;
         Ok(())
     }
 

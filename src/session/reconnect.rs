@@ -150,3 +150,32 @@ impl MqttSession {
         context
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::session::credentials::CredentialState;
+    use crate::session::testing;
+
+    #[test]
+    fn closes_after_a_silence_shorten_the_pings() {
+        let silence = Duration::from_secs(2);
+        for (kind, explained) in [
+            (FailureKind::ClosedByBroker, FailureKind::IdleTimeout),
+            (FailureKind::KeepAliveLost, FailureKind::KeepAliveLost),
+        ] {
+            let unusable = watch::Sender::new(CredentialState::Unusable("none".into()));
+            let mut session = testing::session(unusable.subscribe());
+            let usual = session.ping_interval;
+            let other = ConnectionFailure::new(FailureKind::Protocol, "other");
+            session.consider_idle_timeout(other, Some(silence));
+            let failure = ConnectionFailure::new(kind, "lost");
+            session.consider_idle_timeout(failure.clone(), None);
+            assert_eq!(session.ping_interval, usual);
+            assert_eq!(session.consider_idle_timeout(failure, Some(silence)).kind, explained);
+            assert_eq!(session.ping_interval, silence / 2);
+        }
+    }
+}

@@ -52,13 +52,12 @@ impl BrokerConnection<'_> {
             self.begin_disconnect(DisconnectReason::Overloaded(bound));
         } else if let Some(since) = self.renewing
             && self.state.intake.is_some()
-            && (self.state.ledger.outstanding() == 0 || since.elapsed() > RENEWAL_WAIT)
+            && may_renew(self.state.ledger.outstanding(), since.elapsed())
         {
             self.begin_disconnect(DisconnectReason::Renewed);
         } else if let Some(since) = self.unclear_since
             && self.state.intake.is_some()
-            && self.unacked() == 0
-            && since.elapsed() > self.state.context.mqtt.keep_alive
+            && stays_unclear(self.unacked(), since.elapsed(), self.state.context.mqtt.keep_alive)
         {
             self.begin_disconnect(DisconnectReason::UnclearRepeat);
         }
@@ -67,5 +66,40 @@ impl BrokerConnection<'_> {
 
     pub(super) fn begin_disconnect(&mut self, reason: DisconnectReason) {
         self.disconnecting.get_or_insert(reason);
+    }
+}
+
+/// Returns true if new credentials that have waited this long may be used now.
+fn may_renew(unacked: usize, waited: Duration) -> bool {
+    unacked == 0 || waited > RENEWAL_WAIT
+}
+
+/// Returns true if a repeat that has been unclear for this long can no longer be explained by an
+/// acknowledgement on its way.
+fn stays_unclear(unacked: usize, unclear_for: Duration, keep_alive: Duration) -> bool {
+    unacked == 0 && unclear_for > keep_alive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn renewal_waits_for_acknowledgements_but_not_forever() {
+        assert!(may_renew(0, Duration::ZERO));
+        assert!(!may_renew(1, Duration::ZERO));
+        assert!(!may_renew(1, RENEWAL_WAIT));
+        assert!(may_renew(1, RENEWAL_WAIT + MOMENT));
+    }
+
+    #[test]
+    fn repeats_stay_unclear_after_a_keep_alive() {
+        let keep_alive = Duration::from_secs(30);
+        assert!(!stays_unclear(0, Duration::ZERO, keep_alive));
+        assert!(!stays_unclear(0, keep_alive, keep_alive));
+        assert!(stays_unclear(0, keep_alive + MOMENT, keep_alive));
+        assert!(!stays_unclear(1, keep_alive + MOMENT, keep_alive));
     }
 }

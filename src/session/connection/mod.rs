@@ -126,7 +126,15 @@ impl<'a> BrokerConnection<'a> {
     ) -> Disconnected {
         let AcceptedConnection { transport, session_present } = accepted;
         let now = Instant::now();
-        let mut connection = Self {
+        let mut connection = Self::new(state, id, now);
+        connection.retirement =
+            control.retire.clone().map(|empty| SessionRetirement::new(empty, now));
+        let reason = connection.drive(session_present, transport, feedback, control).await;
+        connection.finish(reason)
+    }
+
+    fn new(state: SessionState<'a>, id: ConnectionId, now: Instant) -> Self {
+        Self {
             id,
             opened: now,
             subscription: SubscriptionState::Partial(now),
@@ -140,13 +148,11 @@ impl<'a> BrokerConnection<'a> {
             refusing: None,
             refused: 0,
             renewing: None,
-            retirement: control.retire.clone().map(|empty| SessionRetirement::new(empty, now)),
+            retirement: None,
             unclear_since: None,
             disconnecting: None,
             state,
-        };
-        let reason = connection.drive(session_present, transport, feedback, control).await;
-        connection.finish(reason)
+        }
     }
 
     async fn drive(

@@ -134,3 +134,45 @@ impl BrokerConnection<'_> {
         self.state.context.warn_of_refusals(self.id, bound);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ack::ConnectionId;
+    use crate::session::connection::SessionState;
+    use crate::session::gaps::GapTracker;
+    use crate::session::ledger::DeliveryLedger;
+    use crate::session::testing;
+
+    #[test]
+    fn refused_messages_count_as_unacknowledged() {
+        let context = testing::context();
+        let mut ledger = DeliveryLedger::new(1_000);
+        ledger.begin(ConnectionId(1));
+        ledger.seal();
+        let state = SessionState {
+            context: &context,
+            intake: &mut None,
+            ledger: &mut ledger,
+            gaps: &mut GapTracker::new(Duration::from_secs(1)),
+            ping_interval: Duration::from_secs(1),
+        };
+        let mut connection = BrokerConnection::new(state, ConnectionId(1), Instant::now());
+        for packet_id in [1, 2] {
+            let publish = PublishPacket {
+                topic: "acme/board".into(),
+                payload: Bytes::from_static(b"payload"),
+                qos: 1,
+                dup: false,
+                retain: false,
+                packet_id,
+            };
+            connection.apply_publish(publish).unwrap();
+            assert_eq!(connection.unacked(), usize::from(packet_id));
+        }
+    }
+}
