@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::vendor::{decoder, item_schema, refusal};
-use super::*;
 
 #[test]
 fn refusals_name_cause_and_remedy() {
