@@ -142,11 +142,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ack::ConnectionId;
     use crate::session::connection::SessionState;
     use crate::session::gaps::GapTracker;
     use crate::session::ledger::DeliveryLedger;
     use crate::session::testing;
+    use crate::stream::ack::ConnectionId;
 
     #[test]
     fn refused_messages_count_as_unacknowledged() {
