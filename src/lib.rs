@@ -1,5 +1,5 @@
 //! `centiloc-bridge` keeps a tenant's durable QoS-1 session to the Centiloc User-MQTT broker and
-//! lands every event in PostgreSQL. A message is acknowledged only after it is durable.
+//! stores every event in PostgreSQL. A message is acknowledged only after it is durable.
 //!
 //! One event passes the modules in this order:
 //!
@@ -12,15 +12,12 @@
 //!
 //! [`service`] is the composition root, the only module that names more than one stage.
 
-pub mod accounting;
-pub mod ack;
 pub mod admin;
 pub mod backoff;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod connection_event;
 pub mod credentials;
 pub mod decode;
 pub mod encoding;
@@ -28,9 +25,6 @@ pub mod erase;
 pub mod event;
 pub mod exit;
 pub mod files;
-pub mod gap;
-pub mod in_flight;
-pub mod message;
 pub mod progress;
 pub mod race;
 pub mod service;
@@ -39,6 +33,7 @@ pub mod simulate;
 pub mod spool;
 pub mod state_file;
 pub mod store;
+pub mod stream;
 pub mod telemetry;
 pub mod timestamp;
 pub mod topic;

@@ -214,7 +214,7 @@ impl StatusCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gap::GapCause;
+    use crate::stream::gap::GapCause;
     use crate::telemetry::health::{SpoolHealth, TaskDown};
 
     fn snapshot(phase: SessionPhase, database_up: bool, spool: Option<bool>) -> HealthSnapshot {

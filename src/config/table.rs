@@ -62,14 +62,14 @@ const BEFORE_FORMATS: &[ConfigKey] = &[
         "mqtt.client_id",
         DefaultValue::Derived("<tenant>-bridge"),
         ValueForm::Text,
-        "MQTT client identifier; must begin with the tenant. Empty is <tenant>-bridge. Do not \
+        "MQTT client identifier. It must begin with the tenant. Empty is <tenant>-bridge. Do not \
          change it: the broker queues missed messages under it.",
     ),
     key(
         "mqtt.username",
         DefaultValue::Off,
         ValueForm::Text,
-        "User name for the broker; Centiloc requires one.",
+        "User name for the broker. Centiloc requires one.",
     ),
     key(
         "mqtt.password",
@@ -82,14 +82,14 @@ const BEFORE_FORMATS: &[ConfigKey] = &[
         "mqtt.password_file",
         DefaultValue::Off,
         ValueForm::Path,
-        "File that holds the password; one line end at its end is ignored. Give this or password, \
+        "File that holds the password. One line end at its end is ignored. Give this or password, \
          not both.",
     ),
     key(
         "mqtt.keep_alive",
         DefaultValue::Value("60s"),
         ValueForm::Duration,
-        "MQTT keep alive, whole seconds. PINGREQ is sent twice as often; a connection is \
+        "MQTT keep alive, whole seconds. PINGREQ is sent twice as often. A connection is \
          considered dead when one stays unanswered this long.",
     ),
     key(
@@ -103,7 +103,7 @@ const BEFORE_FORMATS: &[ConfigKey] = &[
         DefaultValue::Off,
         ValueForm::SecretUrl,
         "HTTP proxy to reach the broker through, as http://host:port or \
-         http://user:password@host:port; it must allow CONNECT to the broker.",
+         http://user:password@host:port. It must allow CONNECT to the broker.",
     ),
     key(
         "mqtt.max_packet_size",
@@ -166,7 +166,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "mqtt.tls.cert_file",
         DefaultValue::Required("tls-cert.pem"),
         ValueForm::Path,
-        "PEM file of the client certificate Centiloc signed. Required with TLS; a renewed \
+        "PEM file of the client certificate Centiloc signed. Required with TLS. A renewed \
          file takes effect without a restart.",
     ),
     key(
@@ -185,13 +185,13 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "mqtt.reconnect.min",
         DefaultValue::Value("500ms"),
         ValueForm::Duration,
-        "First wait before connecting again; waits double from here.",
+        "First wait before connecting again. Waits double from here.",
     ),
     key(
         "mqtt.reconnect.max",
         DefaultValue::Value("60s"),
         ValueForm::Duration,
-        "Longest wait before connecting again; used at once when credentials are refused.",
+        "Longest wait before connecting again. It is used at once when credentials are refused.",
     ),
     key(
         "database.url",
@@ -206,7 +206,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "database.url_file",
         DefaultValue::Required("database.url"),
         ValueForm::Path,
-        "File that holds the URL; one line end at its end is ignored. Give this or url, not both.",
+        "File that holds the URL. One line end at its end is ignored. Give this or url, not both.",
     ),
     key(
         "database.max_connections",
@@ -238,7 +238,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         ValueForm::Path,
         "Folder for store-and-forward on disk, so that events are acknowledged while the \
          database is unavailable. The default is the folder spool in STATE_DIRECTORY, which \
-         the systemd unit and the container image set; without that variable the spool is \
+         the systemd unit and the container image set. Without that variable the spool is \
          off. Empty is off.",
     ),
     key(
@@ -301,7 +301,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "log.level",
         DefaultValue::Value("info"),
         ValueForm::Text,
-        "Lowest level that is logged: error, warn, info, debug or trace; or directives such \
+        "Lowest level that is logged: error, warn, info, debug or trace, or directives such \
          as info,centiloc_bridge::store=debug.",
     ),
     key(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::event::Event;
-use crate::message::Message;
+use crate::stream::message::Message;
 
 /// Most memory, in bytes, of the decoded events between the decode stage and the store, apart from those
 /// below [`LIGHT`]. It equals the limit of one batch. A larger event is admitted alone.

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use super::memory_budget::MemoryBudget;
 use super::{ClockTrust, Decoder};
 use crate::event::{Event, Reject, RejectReason};
-use crate::message::{DecodedItem, Message, StreamItem};
 use crate::progress::idle;
+use crate::stream::message::{DecodedItem, Message, StreamItem};
 use crate::telemetry::Health;
 
 /// Messages received at once: enough to save wake-ups, and few enough to let other tasks run (about

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, TAKE_DOWN_TIMEOUT};
 use crate::decode::stage::DecodeStage;
-use crate::message::{DecodedItem, Feedback, StreamItem};
 use crate::service::supervisor::TaskGroup;
 use crate::session::MqttSession;
 use crate::session::context::SessionContext;
@@ -20,6 +19,7 @@ use crate::spool::sqlite::SqliteStorage;
 use crate::spool::stage::SpoolParts;
 use crate::store::schema::MigrationError;
 use crate::store::writer::{self, RetryWaits, WriterParts};
+use crate::stream::message::{DecodedItem, Feedback, StreamItem};
 use crate::{spool, topic};
 
 /// Capacity of the feedback channels. The session always receives, so few are enough. Each entry

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::context::SessionContext;
 use super::gaps::GapTracker;
 use super::ledger::DeliveryLedger;
-use crate::ack::Committed;
-use crate::message::Feedback;
 use crate::progress::idle;
+use crate::stream::ack::Committed;
+use crate::stream::message::Feedback;
 
 /// Outcome of a wait.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use tokio::sync::mpsc;
 
 use super::ledger::MAX_MESSAGES;
 use super::transport::PublishPacket;
-use crate::ack::AckToken;
-use crate::connection_event::ConnectionEvent;
-use crate::message::{Message, StreamItem};
+use crate::stream::ack::AckToken;
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::message::{Message, StreamItem};
 
 /// Channel capacity reserved for [`ConnectionEvent`]: there are a few per connection, and
 /// the reconnect backoff makes connections rare.

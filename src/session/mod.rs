@@ -37,11 +37,11 @@ use self::intake_sender::IntakeSender;
 use self::ledger::{DeliveryLedger, pause_at};
 use self::reconnect::NextAction;
 use self::transport::{AcceptedConnection, ConnectRequest};
-use crate::ack::ConnectionId;
 use crate::backoff::Backoff;
-use crate::message::Feedback;
 use crate::progress;
 use crate::service::leadership::{Leadership, refused, standing_by};
+use crate::stream::ack::ConnectionId;
+use crate::stream::message::Feedback;
 use crate::telemetry::health::SessionPhase;
 
 /// The largest packet MQTT allows: the remaining length (268,435,455) and the fixed header.

@@ -5,8 +5,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::cursors::SpoolCursors;
-use crate::message::Feedback;
 use crate::progress::{HAND_OVER, during, idle};
+use crate::stream::message::Feedback;
 
 /// Runs until the store has ended. Once `finished`, the session waits only for messages that bypassed
 /// the disk. After those its channel is closed, so that it can disconnect.

@@ -16,8 +16,8 @@ use super::last_seen::ended_without_notice;
 use super::reader::SpoolReader;
 use super::salvage::{self, remove};
 use super::storage::{SpoolChanges, StorageFile as _};
-use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, DISK_SCAN, during, idle, part};
+use crate::stream::message::{Feedback, StreamItem};
 
 /// Inputs and outputs of the stage.
 #[derive(Debug)]

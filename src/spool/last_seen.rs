@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::error::SpoolError;
 use super::row::{time as at, unreadable_event};
 use super::storage::{LastSeen, LastSeenChange, StorageFile};
-use crate::connection_event::{ConnectionEvent, WITHOUT_NOTICE};
-use crate::message::StreamItem;
+use crate::stream::connection_event::{ConnectionEvent, WITHOUT_NOTICE};
+use crate::stream::message::StreamItem;
 
 /// Interval at which the time is refreshed while the database is away: the precision of the recorded
 /// time of a crash.
@@ -101,8 +101,8 @@ pub(super) async fn ended_without_notice(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::ConnectionId;
-    use crate::connection_event::ConnectionName;
+    use crate::stream::ack::ConnectionId;
+    use crate::stream::connection_event::ConnectionName;
 
     const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use super::cursors::SpoolCursors;
 use super::error::SpoolError;
 use super::storage::{SpoolDepth, StorageFile};
-use crate::connection_event::ConnectionEvent;
-use crate::in_flight::InFlight;
-use crate::message::StreamItem;
 use crate::progress::{DISK, during, idle};
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::in_flight::InFlight;
+use crate::stream::message::StreamItem;
 
 /// Rows read at once, the number that a batch holds by default.
 const ROWS: i64 = 1000;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::ack::{AckToken, ConnectionId};
-use crate::connection_event::ConnectionEvent;
-use crate::gap::{Gap, GapCause};
-use crate::in_flight::InFlightPermit;
-use crate::message::{Message, StreamItem};
+use crate::stream::ack::{AckToken, ConnectionId};
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::gap::{Gap, GapCause};
+use crate::stream::in_flight::InFlightPermit;
+use crate::stream::message::{Message, StreamItem};
 
 /// A row of table `entry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +152,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::connection_event::ConnectionName;
+    use crate::stream::connection_event::ConnectionName;
 
     fn row() -> impl Strategy<Value = SpoolRow<'static>> {
         let topic = prop::option::of("\\PC{0,8}");

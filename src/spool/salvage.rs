@@ -12,8 +12,8 @@ use super::file::{SpoolFile, path_in};
 use super::folder::{sync_folder_of, with_suffix};
 use super::row::{SpoolRow, time};
 use super::storage::{LastSeenChange, SpoolChanges, StorageFile as _};
-use crate::connection_event::ConnectionEvent;
-use crate::gap::{Gap, GapCause};
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::gap::{Gap, GapCause};
 
 /// Name of the new file while it is being written.
 const IN_WORK: &str = "spool.db.salvage";

@@ -14,8 +14,8 @@ use super::reader::SpoolReader;
 use super::storage::{OpenSpool, SpoolStorage, StorageFile as _};
 use super::writer::{SpoolWriter, WriterEnd, WriterOutputs};
 use crate::clock::WallClock;
-use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK_SCAN, during, part, tick};
+use crate::stream::message::{Feedback, StreamItem};
 use crate::telemetry::{Health, Metrics};
 
 /// Wait between two attempts to open the file.

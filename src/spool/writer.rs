@@ -15,10 +15,10 @@ use super::last_seen::{ConnectionMarker, ended_without_notice};
 use super::problem;
 use super::row::{SpoolRow, time as at};
 use super::storage::{LastSeenChange, SpoolChanges, SpoolDepth, StorageFile};
-use crate::ack::{AckToken, Committed};
 use crate::clock::WallClock;
-use crate::message::{Feedback, StreamItem};
 use crate::progress::{DISK, HAND_OVER, during, idle, tick};
+use crate::stream::ack::{AckToken, Committed};
+use crate::stream::message::{Feedback, StreamItem};
 use crate::telemetry::{Health, Metrics};
 
 /// Most rows of one transaction: far more than the window of a broker, and few enough that a crash

@@ -33,6 +33,33 @@ struct StatusState {
     maintenance: Option<OngoingError>,
 }
 
+impl StatusState {
+    fn note(&mut self, source: StatusSource, text: &str) -> ErrorNovelty {
+        let (own, other) = match source {
+            StatusSource::Writer => (&mut self.writer, &self.maintenance),
+            StatusSource::Maintenance => (&mut self.maintenance, &self.writer),
+        };
+        let is_same = |error: &Option<OngoingError>| error.as_ref().is_some_and(|e| e.text == text);
+        if is_same(own) {
+            return ErrorNovelty::Repeated;
+        }
+        let since = own.take().map_or_else(Instant::now, |error| error.since);
+        *own = Some(OngoingError { text: text.to_owned(), since });
+        if is_same(other) { ErrorNovelty::KnownToOther } else { ErrorNovelty::New }
+    }
+}
+
+/// Novelty of an error among those that are ongoing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ErrorNovelty {
+    /// The same source observed it before.
+    Repeated,
+    /// The other source observed it before: one outage is one line of the log.
+    KnownToOther,
+    /// No source observed it before.
+    New,
+}
+
 #[derive(Debug)]
 struct OngoingError {
     text: String,
@@ -68,24 +95,16 @@ impl DatabaseStatus {
     pub fn failed(&self, source: StatusSource, error: &StoreError) {
         let text = error.to_string();
         self.change(|state| {
-            let known = match source {
-                StatusSource::Writer => &mut state.writer,
-                StatusSource::Maintenance => &mut state.maintenance,
-            };
-            if known.as_ref().is_some_and(|p| p.text == text) {
-                return false;
-            }
-            if matches!(error, StoreError::Stop(_)) {
-                tracing::error!(
+            let novelty = state.note(source, &text);
+            match (novelty, error) {
+                (ErrorNovelty::Repeated | ErrorNovelty::KnownToOther, _) => {}
+                (ErrorNovelty::New, StoreError::Stop(_)) => tracing::error!(
                     error = %text,
                     "database requires operator action; holding events"
-                );
-            } else {
-                tracing::warn!(error = %text, "database error; retrying");
+                ),
+                (ErrorNovelty::New, _) => tracing::warn!(error = %text, "database error; retrying"),
             }
-            let since = known.take().map_or_else(Instant::now, |p| p.since);
-            *known = Some(OngoingError { text, since });
-            true
+            novelty != ErrorNovelty::Repeated
         });
     }
 
@@ -150,6 +169,16 @@ mod tests {
         assert!(!health.snapshot().database.up);
         condition.answered(StatusSource::Writer);
         assert!(health.snapshot().database.up);
+    }
+
+    #[test]
+    fn error_of_both_sources_is_new_once() {
+        let mut state = StatusState::default();
+        assert_eq!(state.note(StatusSource::Writer, "a"), ErrorNovelty::New);
+        assert_eq!(state.note(StatusSource::Maintenance, "a"), ErrorNovelty::KnownToOther);
+        assert_eq!(state.note(StatusSource::Maintenance, "a"), ErrorNovelty::Repeated);
+        assert_eq!(state.note(StatusSource::Maintenance, "b"), ErrorNovelty::New);
+        assert_eq!(state.note(StatusSource::Writer, "a"), ErrorNovelty::Repeated);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
 use super::query::Db;
 use crate::event::{Event, Reject};
-use crate::message::Message;
+use crate::stream::message::Message;
 use crate::timestamp;
 
 /// A row of `dead_letter`, without its payload.

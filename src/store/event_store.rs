@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::journal::JournalOutcome;
 use super::schema::MigrationError;
 use super::{CommitOutcome, Store};
-use crate::connection_event::{ConnectionEvent, ConnectionName};
+use crate::stream::connection_event::{ConnectionEvent, ConnectionName};
 
 /// The operations of the database that the writer needs.
 pub trait EventStore: Send + Sync {

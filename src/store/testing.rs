@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::DecodedMessage;
 use crate::event::{BoardEvent, Event, ItemEvent, Reject, RejectReason};
-use crate::message::Message;
+use crate::stream::message::Message;
 
 /// 2026-11-01 plus seconds.
 pub(super) fn at(seconds: i64) -> OffsetDateTime {

@@ -22,14 +22,14 @@ use super::journal::JournalOutcome;
 pub use super::retry_waits::RetryWaits;
 use super::schema::MigrationError;
 use super::{CommitOutcome, Store};
-use crate::ack::Committed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
-use crate::connection_event::ConnectionEvent;
 use crate::event::plausibility::{self, is_plausible};
 use crate::event::{Event, EventKind};
-use crate::message::{DecodedItem, Feedback};
 use crate::progress::{self, HAND_OVER};
+use crate::stream::ack::Committed;
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::message::{DecodedItem, Feedback};
 use crate::telemetry::metrics::{ClassLabel, KindLabel, ReasonLabel};
 use crate::telemetry::{Health, Metrics};
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::accounting::MessageAccounting;
+use crate::stream::accounting::MessageAccounting;
 
 /// Exposes an [`MessageAccounting`] as metrics.
 #[derive(Debug)]

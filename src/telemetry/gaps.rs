@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 
-use crate::gap::GapCause;
+use crate::stream::gap::GapCause;
 
 /// The label set with `cause`.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]

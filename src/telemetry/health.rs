@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::connection_event::ConnectionName;
+use crate::stream::connection_event::ConnectionName;
 use crate::timestamp;
 
 /// The health of all parts at one moment, for `/readyz`, `/api/status` and `status`.

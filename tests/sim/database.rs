@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use centiloc_bridge::connection_event::{ConnectionEvent, ConnectionName};
 use centiloc_bridge::event::EventKind;
-use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::session::gaps::{GapState, PendingGaps};
 use centiloc_bridge::store::error::{ErrorClass, classify};
 use centiloc_bridge::store::event_store::EventStore;
 use centiloc_bridge::store::journal::JournalOutcome;
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::{CommitOutcome, DbError, DecodedMessage, StoreError};
+use centiloc_bridge::stream::connection_event::{ConnectionEvent, ConnectionName};
+use centiloc_bridge::stream::gap::GapCause;
 use std::future::Future;
 use std::pin::Pin;
 

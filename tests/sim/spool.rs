@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use centiloc_bridge::connection_event::ConnectionEvent;
-use centiloc_bridge::gap::{Gap, GapCause};
 use centiloc_bridge::spool::SpoolError;
 use centiloc_bridge::spool::storage::{
     LastSeen, LastSeenChange, OpenSpool, SpoolChanges, SpoolDepth, SpoolRow, SpoolStorage,
     StorageFile,
 };
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
+use centiloc_bridge::stream::gap::{Gap, GapCause};
 
 use crate::message::identify;
 use crate::world::SimulatedWorld;

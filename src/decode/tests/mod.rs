@@ -5,6 +5,7 @@ mod bounds;
 mod field_types;
 mod memory;
 mod properties;
+mod refused_schemas;
 mod rules_json;
 mod rules_protobuf;
 mod samples;

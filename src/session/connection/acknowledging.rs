@@ -4,12 +4,12 @@
 use tokio::time::Instant;
 
 use super::{BrokerConnection, DisconnectReason};
-use crate::connection_event::ConnectionEvent;
-use crate::message::Feedback;
 use crate::session::feedback::apply_committed;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::ledger::AckPacket;
 use crate::session::transport::OutgoingPacket;
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::message::Feedback;
 
 impl BrokerConnection<'_> {
     /// Applies the feedback of the downstream stages. `None` means that their channel is closed.

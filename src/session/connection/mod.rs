@@ -36,10 +36,10 @@ use super::gaps::GapTracker;
 use super::intake_sender::IntakeSender;
 use super::ledger::{DeliveryLedger, LedgerBound};
 use super::transport::{AcceptedConnection, IncomingPacket, OutgoingPacket, Transport};
-use crate::ack::ConnectionId;
-use crate::connection_event::ConnectionEvent;
-use crate::message::Feedback;
 use crate::progress;
+use crate::stream::ack::ConnectionId;
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::message::Feedback;
 
 /// Interval at which metrics are refreshed and time limits checked.
 const TICK: Duration = Duration::from_secs(1);

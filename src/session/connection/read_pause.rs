@@ -66,8 +66,8 @@ impl ReadPause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::{ConnectionId, DeliveryId};
     use crate::session::ledger::{AckPacket, DeliveryInfo};
+    use crate::stream::ack::{ConnectionId, DeliveryId};
 
     const KEEP_ALIVE: Duration = Duration::from_secs(8);
     const CONNECTION: ConnectionId = ConnectionId(1);

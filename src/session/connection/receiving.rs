@@ -5,12 +5,12 @@ use tokio::time::Instant;
 
 use super::read_pause::{PauseDecision, ReadPause};
 use super::{BrokerConnection, DisconnectReason, SubscriptionState};
-use crate::accounting::MessageDisposal;
-use crate::ack::AckToken;
-use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::ledger::{AckPacket, DeliveryInfo, DeliveryOutcome, LedgerBound};
 use crate::session::transport::PublishPacket;
+use crate::stream::accounting::MessageDisposal;
+use crate::stream::ack::AckToken;
+use crate::stream::connection_event::ConnectionEvent;
 
 impl BrokerConnection<'_> {
     pub(super) fn apply_publish(&mut self, publish: PublishPacket) -> Result<(), DisconnectReason> {

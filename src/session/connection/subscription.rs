@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{BrokerConnection, DisconnectReason};
-use crate::connection_event::ConnectionEvent;
 use crate::session::intake_sender::PipelineClosed;
 use crate::session::transport::OutgoingPacket;
+use crate::stream::connection_event::ConnectionEvent;
 use crate::telemetry::health::SessionPhase;
 
 /// Filters of a SUBSCRIBE, grouped by the return codes of its SUBACK.

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::gap::Gap;
 use crate::state_file::{FilePurpose, StateFile};
+use crate::stream::gap::Gap;
 
 /// Detected gaps that are not in the database yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::gap::GapCause;
+    use crate::stream::gap::GapCause;
 
     fn pending() -> PendingGaps {
         let gap = Gap {

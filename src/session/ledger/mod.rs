@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-use crate::ack::{ConnectionId, DeliveryId};
+use crate::stream::ack::{ConnectionId, DeliveryId};
 
 /// Maximum number of un-acknowledged deliveries. Below the 65,535 packet ids of MQTT, because
 /// Mosquitto 2.0 ignores its own window after a reconnect and reuses ids in turn. With at most half of

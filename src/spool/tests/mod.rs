@@ -21,9 +21,9 @@ use super::sqlite::SqliteStorage;
 use super::storage::{
     LastSeen, LastSeenChange, SpoolChanges, SpoolDepth, SpoolStorage as _, StorageFile as _,
 };
-use crate::connection_event::ConnectionEvent;
-use crate::gap::GapCause;
-use crate::message::StreamItem;
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::gap::GapCause;
+use crate::stream::message::StreamItem;
 
 fn row(id: u64) -> (u64, SpoolRow<'static>) {
     let row = SpoolRow {

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::event::{Event, EventKind, Reject, RejectReason};
-use crate::message::Message;
 use crate::store::{kinds, text};
+use crate::stream::message::Message;
 
 /// A message with what it decoded to.
 pub type DecodedMessage = (Message, Result<Event, Reject>);

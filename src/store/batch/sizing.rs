@@ -3,7 +3,7 @@
 //! when the broker's window is smaller than the batch.
 
 use crate::event::Event;
-use crate::message::DecodedItem;
+use crate::stream::message::DecodedItem;
 
 /// Most bytes (topics, payloads and decoded events) in one batch. Far below PostgreSQL's limit of 1 GiB a message,
 /// and short enough that one statement stays well within its time limit. A larger message goes

@@ -21,9 +21,9 @@ use super::error::{DbError, ErrorClass, StoreError};
 use super::pg_timestamp::PgTimestamp;
 use super::query::Db;
 use super::text::clean;
-use crate::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
-use crate::gap::GapCause;
 use crate::progress::idle;
+use crate::stream::connection_event::{ConnectionEvent, ConnectionName, RETIRED, WITHOUT_NOTICE};
+use crate::stream::gap::GapCause;
 use crate::telemetry::NewestGap;
 
 /// Wait before a query is repeated that the database did not answer.

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
-use crate::gap::GapCause;
 use crate::state_file::{FilePurpose, StateFile};
 use crate::store::Store;
 use crate::store::error::DbError;
 use crate::store::query::Db;
+use crate::stream::gap::GapCause;
 use crate::telemetry::Metrics;
 
 const PURPOSE: FilePurpose = FilePurpose {

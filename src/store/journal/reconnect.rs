@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::connection_event::ConnectionName;
-use crate::gap::{Gap, GapCause};
+use crate::stream::connection_event::ConnectionName;
+use crate::stream::gap::{Gap, GapCause};
 
 /// The newest row of the client id before this connection.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::ack::ConnectionId;
     use crate::store::testing::at;
+    use crate::stream::ack::ConnectionId;
 
     const EXPIRY: Duration = Duration::from_secs(7200);
 

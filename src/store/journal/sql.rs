@@ -8,12 +8,12 @@ use time::OffsetDateTime;
 
 use super::JournalOutcome;
 use super::reconnect::{EarlierConnection, OpenedConnection, assess_reconnect};
-use crate::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
-use crate::gap::Gap;
 use crate::store::error::DbError;
 use crate::store::pg_timestamp::{PgTimestamp, time_of};
 use crate::store::query::Db;
 use crate::store::text::clean;
+use crate::stream::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
+use crate::stream::gap::Gap;
 
 /// The newest row of the client id.
 #[derive(Debug)]

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::connection_event::RETIRED;
-use crate::gap::{Gap, GapCause};
 use crate::store::error::DbError;
 use crate::store::journal::insert_gap;
 use crate::store::maintenance::MaintenanceParts;
 use crate::store::pg_timestamp::PgTimestamp;
 use crate::store::query::Db;
 use crate::store::{Store, StoreError, lock};
+use crate::stream::connection_event::RETIRED;
+use crate::stream::gap::{Gap, GapCause};
 
 /// Interval of checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection_event::ConnectionName;
 use crate::progress::idle;
 use crate::store::database_status::{DatabaseStatus, StatusSource};
 use crate::store::error::{DbError, StoreError};
@@ -25,6 +24,7 @@ use crate::store::maintenance::retention::RetentionOutcome;
 use crate::store::maintenance::silence::SilenceWatch;
 pub use crate::store::partitions::UpkeepOutcome;
 use crate::store::{Store, clocks};
+use crate::stream::connection_event::ConnectionName;
 use crate::telemetry::health::ClockReading;
 use crate::telemetry::{Health, Metrics};
 

@@ -18,8 +18,8 @@ use super::gaps::GapMetrics;
 use super::optional_gauge::OptionalGauge;
 use super::process::ProcessCollector;
 use super::stderr;
-use crate::accounting::MessageAccounting;
 use crate::event::{EventKind, RejectReason};
+use crate::stream::accounting::MessageAccounting;
 use crate::version::COMMIT;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Tests of the names and values in a scrape.
 
 use super::*;
-use crate::gap::GapCause;
+use crate::stream::gap::GapCause;
 use crate::telemetry::NewestGap;
 
 /// Returns the value of the sample that begins with `name`.

@@ -2,9 +2,9 @@
 //! server, the database and the role. The store's list of partitions does not depend on them.
 
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::event::EventKind;
 use centiloc_bridge::store::Store;
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
 use time::OffsetDateTime;
 use time::macros::datetime;
 

@@ -1,8 +1,8 @@
 //! Connections and gaps: the knowledge of a restarted process about the one before.
 
-use centiloc_bridge::connection_event::ConnectionEvent;
-use centiloc_bridge::gap::{Gap, GapCause};
 use centiloc_bridge::store::journal::JournalOutcome;
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
+use centiloc_bridge::stream::gap::{Gap, GapCause};
 use time::OffsetDateTime;
 
 use crate::support::store::{EXPIRY, Process, StoreFixture, at};

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use centiloc_bridge::config::PartitionSpan;
-use centiloc_bridge::connection_event::ConnectionEvent;
 use centiloc_bridge::event::BoardEvent;
 use centiloc_bridge::store::database_status::StatusSource;
 use centiloc_bridge::store::maintenance::members::GroupMembership;
 use centiloc_bridge::store::maintenance::{self, MaintenanceParts};
 use centiloc_bridge::store::{DatabaseStatus, Store};
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
 use centiloc_bridge::telemetry::{Health, Metrics};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;

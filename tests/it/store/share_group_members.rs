@@ -1,7 +1,7 @@
 //! Vanished members of a share group, as the other members record them.
 
-use centiloc_bridge::connection_event::ConnectionEvent;
-use centiloc_bridge::gap::GapCause;
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
+use centiloc_bridge::stream::gap::GapCause;
 use time::OffsetDateTime;
 
 use crate::support::store::{EXPIRY, Process, StoreFixture, at};

@@ -219,8 +219,8 @@ async fn board_health_shows_every_known_board() {
 
 #[tokio::test]
 async fn data_gap_shows_open_and_closed_gaps() {
-    use centiloc_bridge::connection_event::ConnectionEvent;
-    use centiloc_bridge::gap::{Gap, GapCause};
+    use centiloc_bridge::stream::connection_event::ConnectionEvent;
+    use centiloc_bridge::stream::gap::{Gap, GapCause};
     let fixture = StoreFixture::new().await;
     let mut gap = Gap {
         client_id: "T-bridge".into(),

@@ -19,15 +19,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// A customer's configuration: mutual TLS, password, JSON and protobuf. Only reconnecting takes
+    /// A customer's configuration: mutual TLS, password, JSON and protobuf of items and boards. Only reconnecting takes
     /// milliseconds, because tests wait for it.
     pub fn new(broker: &Mosquitto, database: &Database) -> Self {
         let folder = Arc::new(ScratchFolder::new("bridge"));
         let (cert, key) = broker.client().write(&folder, "client");
         let admin_port = free_port();
         let config = Self { table: Table::new(), folder, admin_port };
-        let formats = EventKind::ALL.map(EventKind::formats_key);
-        let config = formats.into_iter().fold(config, |config, key| config.set(key, "both"));
+        let config = EventKind::ALL.into_iter().fold(config, |config, kind| {
+            let is_published = matches!(kind, EventKind::Item | EventKind::Board);
+            config.set(kind.formats_key(), if is_published { "both" } else { "off" })
+        });
         config
             .set("tenant", TENANT)
             .set("mqtt.host", "127.0.0.1")

@@ -4,12 +4,12 @@ use std::process::Output;
 use std::time::Duration;
 
 use bytes::Bytes;
-use centiloc_bridge::ack::{AckToken, ConnectionId};
 use centiloc_bridge::config::{self, PartitionSpan};
-use centiloc_bridge::connection_event::ConnectionName;
 use centiloc_bridge::event::{BoardEvent, Event, ItemEvent, Reject, RejectReason};
-use centiloc_bridge::message::Message;
 use centiloc_bridge::store::{CommitOutcome, DecodedMessage, Store};
+use centiloc_bridge::stream::ack::{AckToken, ConnectionId};
+use centiloc_bridge::stream::connection_event::ConnectionName;
+use centiloc_bridge::stream::message::Message;
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use centiloc_bridge::gap::GapCause;
 use centiloc_bridge::service::leadership::Leadership;
+use centiloc_bridge::stream::gap::GapCause;
 
 use super::FaultSchedule;
 use crate::broker::{ConnectResponse, DurableState as _, IdPolicy};

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{AckStallDetector, PendingGaps};
-use crate::connection_event::ConnectionEvent;
-use crate::gap::{Gap, GapCause};
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::gap::{Gap, GapCause};
 
 /// Tracker of the gaps of one session.
 #[derive(Debug)]

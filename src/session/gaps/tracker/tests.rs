@@ -20,10 +20,10 @@ fn held() -> (GapTracker, Gap, Instant) {
 
 fn opened_lost() -> ConnectionEvent {
     ConnectionEvent::Opened {
-        connection: crate::connection_event::ConnectionName {
+        connection: crate::stream::connection_event::ConnectionName {
             client_id: "acme-bridge".into(),
             instance: uuid::Uuid::nil(),
-            id: crate::ack::ConnectionId(1),
+            id: crate::stream::ack::ConnectionId(1),
         },
         at: AT,
         session_present: false,

@@ -11,12 +11,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::ack::{AckToken, ConnectionId};
 use crate::clock::WallClock;
-use crate::connection_event::ConnectionName;
-use crate::message::{Feedback, Message};
 use crate::spool::problem;
 use crate::spool::writer::{SpoolWriter, WriterEnd, WriterOutputs};
+use crate::stream::ack::{AckToken, ConnectionId};
+use crate::stream::connection_event::ConnectionName;
+use crate::stream::message::{Feedback, Message};
 use crate::telemetry::{Health, Metrics};
 
 const DEADLINE: Duration = Duration::from_secs(60);

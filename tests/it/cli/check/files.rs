@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{CheckFixture, FAILED, FaultCase, WARNING, assert_table, check, shipped_proto};
+use super::{CheckFixture, FAILED, FaultCase, WARNING, assert_table, check};
 use crate::support::certs::{CertificateAuthority, CertificateValidity, CertifiedKey};
 use crate::support::config::Config;
 use crate::support::mosquitto::{PASSWORD, TENANT};
@@ -203,8 +203,8 @@ async fn each_certificate_fault_fails_on_its_line() {
 #[tokio::test]
 async fn schema_spool_and_admin_address_are_tried() {
     let fixture = CheckFixture::new().await;
-    let shipped = std::fs::read_to_string(shipped_proto()).unwrap();
-    let without_status = shipped.replace("BoardStatus status = 3;", "");
+    let items_only = "syntax = \"proto3\";\nimport \"google/protobuf/timestamp.proto\";\n\
+         message Item { google.protobuf.Timestamp momentum = 4; string uid = 9; }\n";
     let proto = |content: &str| with_file(fixture.config(), "decode.proto_file", content);
     let spool = set_path(fixture.config(), "spool.dir", &fixture.config().folder().join("spool"));
     let in_a_file = fixture.config();
@@ -233,7 +233,7 @@ async fn schema_spool_and_admin_address_are_tried() {
         },
         FaultCase {
             what: "a proto_file without the board message",
-            config: proto(&without_status),
+            config: proto(items_only),
             lines: &[("protobuf_schema", FAILED, "has no board message")],
         },
         FaultCase {

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use centiloc_bridge::ack::DeliveryId;
 use centiloc_bridge::clock::WallClock;
 use centiloc_bridge::config::{BackoffBounds, PartitionSpan};
-use centiloc_bridge::connection_event::ConnectionEvent;
-use centiloc_bridge::message::{DecodedItem, Feedback};
 use centiloc_bridge::store::schema::MigrationError;
 use centiloc_bridge::store::writer::{self, RetryWaits, WriterParts};
 use centiloc_bridge::store::{DatabaseStatus, DecodedMessage, Store};
+use centiloc_bridge::stream::ack::DeliveryId;
+use centiloc_bridge::stream::connection_event::ConnectionEvent;
+use centiloc_bridge::stream::message::{DecodedItem, Feedback};
 use centiloc_bridge::telemetry::{Health, Metrics};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::ack::{AckToken, Committed};
-use crate::connection_event::ConnectionEvent;
 use crate::event::{Event, Reject};
-use crate::in_flight::InFlightPermit;
+use crate::stream::ack::{AckToken, Committed};
+use crate::stream::connection_event::ConnectionEvent;
+use crate::stream::in_flight::InFlightPermit;
 
 /// One MQTT PUBLISH as received.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::accounting::InPipeline;
+use crate::stream::accounting::InPipeline;
 use crate::{spool, store};
 
 /// The number of a connection of this process, so that a late acknowledgement names the connection it
@@ -33,7 +33,7 @@ impl DeliveryId {
 }
 
 /// The right to acknowledge one message, once it is durable. Invariant: a delivery has one token, so a
-/// token that is dropped outside the session shows in [`crate::accounting::MessageAccounting`].
+/// token that is dropped outside the session shows in [`crate::stream::accounting::MessageAccounting`].
 #[derive(Debug)]
 pub struct AckToken {
     id: DeliveryId,

@@ -87,7 +87,7 @@ impl MessageAccounting {
     }
 
     /// Moves messages from those in the pipeline to those durable.
-    pub fn settle(&self, durable: crate::ack::Committed) {
+    pub fn settle(&self, durable: crate::stream::ack::Committed) {
         let mut counts = self.lock();
         counts.durable += durable.len() as u64;
         // Within the lock, so that no reader sees a message in both places.

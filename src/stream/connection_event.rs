@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::ack::ConnectionId;
-use crate::gap::Gap;
+use crate::stream::ack::ConnectionId;
+use crate::stream::gap::Gap;
 
 /// Names one connection among those of all processes. A later process may store an event of it, out
 /// of the spool.
