@@ -183,8 +183,17 @@ impl Store {
 
     /// Computes stays until no batch is pending.
     pub async fn compute_all_stays(&self) -> Result<(), StoreError> {
+        let mut events = FIRST_EVENTS;
         loop {
-            let round = self.compute_stays(MOST_EVENTS).await?;
+            let started = Instant::now();
+            let round = match self.compute_stays(events).await {
+                Err(StoreError::Halve(_)) if events > LEAST_EVENTS => {
+                    events = (events / 4).max(LEAST_EVENTS);
+                    continue;
+                }
+                round => round?,
+            };
+            events = next_events(events, started.elapsed());
             if round.pending == 0 {
                 return Ok(());
             }
