@@ -63,7 +63,7 @@ const LONG_ROUND: Duration = Duration::from_secs(1);
 /// Most batches of one round. Their tags are merged, so that more cost little.
 const BATCHES: i64 = 512;
 
-/// While more messages than this wait for a commit, the database is left to the ingest.
+/// While more messages than this wait for a commit, most of the time is left to the ingest.
 const BUSY: i64 = 2_000;
 
 /// Share of the time that rounds take while the ingest is busy: one part in five.
@@ -111,20 +111,19 @@ async fn compute_rounds(parts: &StaysParts) {
             Ok(round) => {
                 problem = None;
                 parts.metrics.stays_lag_seconds.set(round.lag.as_secs_f64());
-                let took = started.elapsed();
-                events = next_events(events, took);
-                if round.pending == 0 && compute_rollups(parts).await {
-                    took * BUSY_WAIT
-                } else if round.pending == 0 {
+                events = next_events(events, started.elapsed());
+                let is_more = round.pending == 0 && compute_rollups(parts).await;
+                let pause = wait_after(started.elapsed(), is_busy(&parts.metrics));
+                if round.pending == 0 && !is_more {
                     let stored = parts.store.events_stored.notified();
                     // A time-out shows what other processes stored.
                     let _ = idle(tokio::time::timeout(POLL, stored)).await;
-                    PAUSE
-                } else if round.tags == 0 {
+                    pause.max(PAUSE)
+                } else if round.pending > 0 && round.tags == 0 {
                     // Another process computes.
-                    PAUSE
+                    pause.max(PAUSE)
                 } else {
-                    wait_after(took, parts.metrics.unacked.get() > BUSY)
+                    pause
                 }
             }
             Err(error) => {
@@ -165,7 +164,12 @@ fn next_events(events: i64, took: Duration) -> i64 {
     }
 }
 
-/// Returns the wait after a round that left batches pending.
+/// Returns true while messages wait for a commit, in memory or in the spool.
+fn is_busy(metrics: &Metrics) -> bool {
+    metrics.unacked.get().max(metrics.spool_events.get().unwrap_or(0)) > BUSY
+}
+
+/// Returns the wait after a round, so that the ingest has the database for the rest of the time.
 fn wait_after(took: Duration, busy: bool) -> Duration {
     if busy { took * BUSY_WAIT } else { took / 2 }
 }
@@ -179,8 +183,17 @@ impl Store {
 
     /// Computes stays until no batch is pending.
     pub async fn compute_all_stays(&self) -> Result<(), StoreError> {
+        let mut events = FIRST_EVENTS;
         loop {
-            let round = self.compute_stays(MOST_EVENTS).await?;
+            let started = Instant::now();
+            let round = match self.compute_stays(events).await {
+                Err(StoreError::Halve(_)) if events > LEAST_EVENTS => {
+                    events = (events / 4).max(LEAST_EVENTS);
+                    continue;
+                }
+                round => round?,
+            };
+            events = next_events(events, started.elapsed());
             if round.pending == 0 {
                 return Ok(());
             }
@@ -243,6 +256,17 @@ mod tests {
             events = next_events(events, Duration::from_secs(5));
         }
         assert_eq!(events, LEAST_EVENTS);
+    }
+
+    #[test]
+    fn backlog_in_spool_is_busy() {
+        let metrics = Metrics::new();
+        assert!(!is_busy(&metrics));
+        metrics.spool_events.set(BUSY + 1);
+        assert!(is_busy(&metrics));
+        metrics.spool_events.set(0);
+        metrics.unacked.set(BUSY + 1);
+        assert!(is_busy(&metrics));
     }
 
     #[test]
