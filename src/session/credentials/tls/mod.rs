@@ -28,7 +28,7 @@ pub enum TlsError {
     /// `mqtt.tls.server_name` is not a valid name.
     #[error(
         "mqtt.tls.server_name {0:?} is neither a host name nor an address; set it to the name \
-         that stands in the broker's certificate, or begin_disconnect it out"
+         that stands in the broker's certificate, or leave it out"
     )]
     ServerName(String),
     /// The TLS library rejected files that passed the bridge's own checks.
