@@ -61,11 +61,11 @@ $$;
 
 grant select on centiloc._sqlx_migrations to centiloc_writer;
 grant select, insert, update on
-    centiloc.item_state, centiloc.board_state, centiloc.gap, centiloc.journal_position,
-    centiloc.board_activity, centiloc.board_usual_interval, centiloc.known_value
+    centiloc.gap, centiloc.journal_position, centiloc.board_activity, centiloc.board_usual_interval,
+    centiloc.known_value
     to centiloc_writer;
 grant select, insert, update, delete on
-    centiloc.board_event, centiloc.dead_letter, centiloc.connection, centiloc.stay,
+    centiloc.dead_letter, centiloc.connection, centiloc.stay,
     centiloc.stay_pending, centiloc.item_board
     to centiloc_writer;
 grant select, insert, delete on
@@ -73,6 +73,25 @@ grant select, insert, delete on
     to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;
 grant select on centiloc.board_silence to centiloc_writer;
+
+-- The tables of each kind of event: X_event and X_state.
+do $$
+declare
+    relation record;
+begin
+    for relation in
+        select c.oid::regclass as events,
+               to_regclass('centiloc.' || replace(c.relname, '_event', '_state')) as states
+          from pg_class c
+         where c.relnamespace = 'centiloc'::regnamespace
+           and right(c.relname, 6) = '_event'
+           and c.relkind in ('r', 'p')
+    loop
+        execute format('grant select, insert, update, delete on %s to centiloc_writer', relation.events);
+        execute format('grant select, insert, update on %s to centiloc_writer', relation.states);
+    end loop;
+end
+$$;
 
 -- Functions read with the rights of the caller, so the reader may read tables too. Partitions are
 -- read through item_event.
@@ -85,7 +104,8 @@ begin
         select c.oid::regclass as name
           from pg_class c
          where c.relnamespace = 'centiloc'::regnamespace
-           and (c.oid in ('centiloc.board_event'::regclass, 'centiloc.dead_letter'::regclass)
+           and (c.relname = 'dead_letter'
+                or (right(c.relname, 6) = '_event' and c.relkind = 'r')
                 or c.oid in (select relid from pg_partition_tree('centiloc.item_event')))
     loop
         execute format('revoke select on %s from centiloc_reader', relation.name);
@@ -93,7 +113,10 @@ begin
     for relation in
         select attrelid::regclass as name, string_agg(quote_ident(attname), ', ') as columns
           from pg_attribute
-         where attrelid in ('centiloc.item_event'::regclass, 'centiloc.board_event'::regclass)
+          join pg_class c on c.oid = attrelid
+         where c.relnamespace = 'centiloc'::regnamespace
+           and right(c.relname, 6) = '_event'
+           and c.relkind in ('r', 'p')
            and attnum > 0
            and not attisdropped
            and attname <> 'payload'
