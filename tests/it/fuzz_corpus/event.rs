@@ -80,36 +80,34 @@ pub fn as_json(event: &Event) -> Option<String> {
     Some(Value::Object(object?).to_string())
 }
 
-/// Every key is written, because `extra` may hold an absent one in another case.
+/// Every key is written, because `extra` may hold an absent one in another case. Most have the name of
+/// their column.
 fn item_json(item: &ItemEvent) -> Option<Map<String, Value>> {
     if !is_written(item.momentum) || !item.fill_ratio.is_none_or(f32::is_finite) {
         return None;
+    }
+    let Ok(Value::Object(mut columns)) = serde_json::to_value(item) else { return None };
+    for name in ["event_id", "received_at", "extra", "payload"] {
+        columns.remove(name);
+    }
+    let mut object = item.extra.clone().unwrap_or_default();
+    for (name, x, y) in [
+        ("pos_mm", "x_mm", "y_mm"),
+        ("pos_on_shelf_mm", "shelf_x_mm", "shelf_y_mm"),
+        ("pos_on_floor_mm", "floor_x_mm", "floor_y_mm"),
+    ] {
+        let pair = [columns.remove(x)?, columns.remove(y)?];
+        let pair: Vec<_> = pair.into_iter().filter(|axis| !axis.is_null()).collect();
+        object.entry(name).or_insert(pair.into());
     }
     // Protobuf's durations may exceed Go's, which are 64 bits of nanoseconds.
     let hold_time = match item.hold_time_us {
         Some(us) => json!(us.checked_mul(1000)?),
         None => json!(""),
     };
-    let mut object = item.extra.clone().unwrap_or_default();
-    for (name, x, y) in [
-        ("pos_mm", item.x_mm, item.y_mm),
-        ("pos_on_shelf_mm", item.shelf_x_mm, item.shelf_y_mm),
-        ("pos_on_floor_mm", item.floor_x_mm, item.floor_y_mm),
-    ] {
-        let pair: Vec<_> = x.into_iter().chain(y).collect();
-        object.entry(name).or_insert(pair.into());
-    }
-    let rest = json!({
-        "momentum": rfc3339(item.momentum), "uid": item.uid, "is_in": item.is_in,
-        "board_sn": text(item.board_sn.as_ref()), "nb_hits": item.nb_hits,
-        "hold_time": hold_time, "fill_ratio": item.fill_ratio, "product_reference": text(item.product_reference.as_ref()),
-        "shelf_sn": text(item.shelf_sn.as_ref()), "furniture_sn": text(item.furniture_sn.as_ref()),
-        "tenant": item.tenant, "loc_reference": text(item.loc_reference.as_ref()),
-        "loc_labels": item.loc_labels.as_deref().unwrap_or_default(),
-        "item_labels": item.item_labels.as_deref().unwrap_or_default(), "floor": item.floor,
-        "is_interpolated": item.is_interpolated,
-    });
-    object.extend(rest.as_object()?.clone());
+    columns.insert("hold_time".into(), hold_time);
+    columns.insert("momentum".into(), rfc3339(item.momentum).into());
+    object.extend(columns);
     Some(object)
 }
 
