@@ -163,12 +163,16 @@ create or replace function centiloc.movement_rate(
     with origin as materialized (
         select timestamptz '2000-01-01 00:00:00+00' as at
     ), span as materialized (
-        -- Whole hours that are computed, where a bucket consists of whole hours.
+        -- Whole hours before the oldest event that is not computed, if a bucket consists of whole
+        -- hours.
         select case when extract(epoch from bucket)::numeric % 3600 = 0
                     then date_bin('1 hour', since + interval '1 hour' - interval '1 microsecond', at)
                     else until end as first,
                case when extract(epoch from bucket)::numeric % 3600 = 0
-                    then least(date_bin('1 hour', until, at), date_bin('1 hour', now(), at))
+                    then least(date_bin('1 hour', until, at), date_bin('1 hour', now(), at),
+                               (select date_bin('1 hour', min(m), at)
+                                  from centiloc.stay_pending
+                                 cross join lateral unnest(momenta) as m))
                     else until end as past
           from origin
     ), computed as (

@@ -72,6 +72,7 @@ async fn sums_follow_events_in_any_order() {
             let events: Vec<_> =
                 (0..rng.random_range(1..15)).map(|_| random_event(&mut rng)).collect();
             fixture.items(&events).await;
+            assert_rates_match(&fixture.db).await;
             fixture.store.compute_stays(1_000).await.unwrap();
             fixture.store.compute_rollups().await.unwrap();
             assert_rates_match(&fixture.db).await;
