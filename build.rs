@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Returns the list of migrations in Rust, by version, from names such as `0001_events.sql`.
 fn list_migrations() -> Result<String, Box<dyn Error>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir("migrations")?
-        .map(|entry| entry?.path().canonicalize())
+        .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<_>>()?;
     files.sort();
     let mut list = String::from("&[");
@@ -40,8 +40,12 @@ fn list_migrations() -> Result<String, Box<dyn Error>> {
             .strip_prefix(&format!("{version:04}_"))
             .filter(|_| file.extension().is_some_and(|extension| extension == "sql"))
             .ok_or_else(|| format!("{}: expected {version:04}_NAME.sql", file.display()))?;
-        let path = file.to_str().ok_or("the path of the sources is not UTF-8")?;
-        write!(list, "({version}, {description:?}, include_str!({path:?})),")?;
+        // The folder is that of the compilation, so that a target folder may outlive a checkout.
+        let path = format!("/migrations/{name}.sql");
+        write!(
+            list,
+            "({version}, {description:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),"
+        )?;
     }
     Ok(list + "]")
 }

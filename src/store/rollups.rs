@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::Store;
 use super::error::{DbError, StoreError};
 use super::query::Db;
-use super::stays::{SETTINGS, TRY_LOCK};
+use super::stays::begin_computing;
 use crate::progress;
 
 const TEMPLATE: &str = include_str!("sql/rollups.sql");
@@ -52,10 +52,6 @@ const ROLLUPS: [Rollup; 3] = [
 const STARTS: i64 = 24;
 
 impl Rollup {
-    fn width(&self) -> PgInterval {
-        PgInterval { months: 0, days: 0, microseconds: self.hours * 3_600_000_000 }
-    }
-
     fn insert(&self) -> String {
         TEMPLATE
             .replace("{table}", self.table)
@@ -117,9 +113,7 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
     const DONE: &str = "delete from centiloc.rollup_pending where width = $1 and start = any ($2)";
     let width = PgInterval { months: 0, days: 0, microseconds: hours * 3_600_000_000 };
     db.transaction(async |db| {
-        db.execute(SETTINGS).await?;
-        let locked: bool = db.query(|conn| sqlx::query_scalar(TRY_LOCK).fetch_one(conn)).await?;
-        if !locked {
+        if !begin_computing(db).await? {
             return Ok(false);
         }
         db.execute(FINAL).await?;
@@ -132,7 +126,7 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
             let delete = sqlx::query(AssertSqlSafe(rollup.delete())).bind(&starts);
             db.query(|conn| delete.execute(conn)).await?;
             let insert = sqlx::query(AssertSqlSafe(rollup.insert()));
-            let insert = insert.bind(&starts).bind(rollup.width());
+            let insert = insert.bind(&starts).bind(width);
             db.query(|conn| insert.execute(conn)).await?;
         }
         let done = sqlx::query(DONE).bind(width).bind(&starts);

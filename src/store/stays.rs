@@ -22,11 +22,11 @@ const COMPUTE: &str = include_str!("sql/stays.sql");
 pub(super) const LOCK: &str = "select pg_advisory_xact_lock(7161677110969590389)";
 
 /// Takes the same lock as [`LOCK`], or returns false.
-pub(super) const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(7161677110969590389)";
+const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(7161677110969590389)";
 
 /// Settings of a transaction that computes. The planner cannot know the length of arrays: the
 /// statements say where an index is used.
-pub(super) const SETTINGS: &str = "
+const SETTINGS: &str = "
     set transaction isolation level read committed;
     set local enable_seqscan = off;
     set local enable_nestloop = off;
@@ -223,15 +223,19 @@ async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
     })
 }
 
+/// Prepares a transaction that computes. Returns false while another process computes.
+pub(super) async fn begin_computing(db: &mut Db) -> Result<bool, DbError> {
+    db.execute(SETTINGS).await?;
+    db.query(|conn| sqlx::query_scalar(TRY_LOCK).fetch_one(conn)).await
+}
+
 /// Computes the stays of the tags of these batches in one transaction. Returns the number of tags.
 async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> {
     if ids.is_empty() {
         return Ok(0);
     }
     db.transaction(async |db| {
-        db.execute(SETTINGS).await?;
-        let locked: bool = db.query(|conn| sqlx::query_scalar(TRY_LOCK).fetch_one(conn)).await?;
-        if !locked {
+        if !begin_computing(db).await? {
             return Ok(0);
         }
         let compute = sqlx::query_scalar(COMPUTE).bind(ids).bind(events);
