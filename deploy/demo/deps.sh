@@ -2,6 +2,8 @@
 # Installs missing packages for demo and tests, on Debian and Ubuntu as root or with passwordless
 # sudo. Elsewhere lists the packages to install. The default cluster, broker and pooler of the packages
 # are not started: nothing here uses or occupies ports 5432, 6432, 1883 and 9090.
+#
+# usage: deps.sh [PROGRAM]   PROGRAM is needed too, and its package has the same name
 set -euo pipefail
 
 cargo=${CARGO:-cargo}
@@ -28,6 +30,7 @@ need promtool prometheus
 need openssl openssl
 need cc build-essential
 need setpriv util-linux
+for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v "$cargo" >/dev/null 2>&1; then
     echo "Rust is missing: '$cargo' was not found. Install Rust 1.89 or newer: https://www.rust-lang.org/tools/install" >&2
