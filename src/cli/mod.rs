@@ -9,6 +9,8 @@ pub mod erase;
 pub mod gaps;
 pub mod migrate;
 mod output;
+mod progress_bar;
+pub mod rebuild;
 pub mod retire;
 pub mod run;
 pub mod simulate;
@@ -63,6 +65,8 @@ enum CliCommand {
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
+    /// Compute derived tables anew from the events
+    Rebuild(rebuild::RebuildArgs),
     /// Publish simulated events to a test broker
     Simulate(simulate::SimulateArgs),
 }
@@ -164,6 +168,7 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
             CliCommand::Gaps(args) => gaps::run(args).await,
             CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
             CliCommand::Erase(args) => erase::run(args).await,
+            CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Simulate(args) => simulate::run(args).await,
         }
     })

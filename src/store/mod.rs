@@ -21,6 +21,7 @@ pub mod maintenance;
 mod partitions;
 mod pg_timestamp;
 mod query;
+pub mod rebuild;
 mod retry_waits;
 pub mod rollups;
 pub mod schema;
