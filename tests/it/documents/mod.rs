@@ -7,6 +7,7 @@
 
 mod fresh_machine;
 mod guarantees;
+mod layout;
 mod schema;
 mod shipped_files;
 
@@ -23,8 +24,8 @@ use crate::support::process::ScratchFolder;
 use crate::support::store::{StoreFixture, malformed};
 
 /// Names of the tests that run blocks.
-const TESTS: [&str; 6] =
-    ["commands", "compose", "configurations", "database", "fresh_machine", "request"];
+const TESTS: [&str; 7] =
+    ["commands", "compose", "configurations", "database", "fresh_machine", "layout", "request"];
 
 /// Shortest accepted reason, characters.
 const SHORTEST_REASON: usize = 10;
