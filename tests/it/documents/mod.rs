@@ -5,9 +5,11 @@
 //! -->`. A test runs every block that is marked with its name. Blocks of `text` are output and need
 //! no mark.
 
+mod alerts;
 mod fresh_machine;
 mod guarantees;
 mod layout;
+mod runbook;
 mod schema;
 mod shipped_files;
 
