@@ -14,7 +14,7 @@ begin;
 
 do $$
 begin
-    if to_regclass('centiloc.rollup_floor') is null then
+    if to_regclass('centiloc.layout_shelf') is null then
         raise exception 'run "centiloc-bridge migrate" in this database first';
     end if;
     if to_regrole('centiloc_writer') is null then
@@ -73,7 +73,10 @@ grant select, insert, delete on
     to centiloc_writer;
 grant select, insert, update, delete on centiloc.rebuild to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;
-grant select on centiloc.board_silence to centiloc_writer;
+grant select on
+    centiloc.board_silence, centiloc.layout_furniture, centiloc.layout_shelf, centiloc.layout_board,
+    centiloc.layout_location
+    to centiloc_writer;
 
 -- The tables of each kind of event: X_event and X_state.
 do $$

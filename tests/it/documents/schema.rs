@@ -18,7 +18,7 @@ const HEAD: &str = "# Schema
 The tables, views and functions of schema `centiloc`, from the comments in the database. `make schema-docs` writes this page.
 [database.md](database.md) describes roles, and [README](../README.md#queries) has queries to start with.
 
-The schema has no foreign keys, because events arrive in any order. The lines show which columns have the same values.
+Only the layout has foreign keys, because events arrive in any order. The lines show which columns have the same values.
 
 <!-- not run: a diagram, which viewers of Markdown draw -->
 ```mermaid
@@ -26,7 +26,7 @@ erDiagram
 ";
 
 /// Lines of the diagram: a table, its relation to another table, and the columns they share.
-const RELATIONS: [(&str, &str, &str, &str); 10] = [
+const RELATIONS: [(&str, &str, &str, &str); 14] = [
     ("item_state", "||--o{", "item_event", "tenant, uid, board_sn"),
     ("item_board", "||--o{", "item_state", "tenant, uid"),
     ("item_board", "||--o{", "stay", "tenant, uid"),
@@ -36,6 +36,10 @@ const RELATIONS: [(&str, &str, &str, &str); 10] = [
     ("board_state", "|o--o|", "board_activity", "tenant, board_sn"),
     ("board_activity", "||--o|", "board_usual_interval", "tenant, board_sn"),
     ("board_activity", "||--o{", "board_hour", "tenant, board_sn"),
+    ("layout_furniture", "|o--o{", "layout_shelf", "tenant, furniture_sn"),
+    ("layout_shelf", "||--o{", "layout_board", "tenant, shelf_sn"),
+    ("layout_shelf", "||--o{", "layout_location", "tenant, shelf_sn"),
+    ("layout_board", "|o--o|", "board_state", "tenant, board_sn"),
     ("connection", "}o--o{", "gap", "client_id"),
 ];
 
