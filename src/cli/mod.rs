@@ -68,7 +68,7 @@ enum CliCommand {
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
-    /// Compute derived tables anew from the events
+    /// Compute derived tables again from the events
     Rebuild(rebuild::RebuildArgs),
     /// Publish simulated events to a test broker
     Simulate(simulate::SimulateArgs),

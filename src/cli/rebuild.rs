@@ -1,4 +1,4 @@
-//! `rebuild`: computes derived tables anew.
+//! `rebuild`: computes derived tables again.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::telemetry::stderr;
 pub struct RebuildArgs {
     #[command(flatten)]
     config: ConfigFileArgs,
-    /// Tables to compute anew from the events
+    /// Tables to compute again from the events
     #[arg(value_enum)]
     tables: RebuiltTables,
     /// Print one JSON document, for programs
@@ -26,7 +26,7 @@ pub struct RebuildArgs {
     json: bool,
 }
 
-/// Tables that can be computed anew.
+/// Tables that can be computed again.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum RebuiltTables {
     /// Stays of tags on boards, and the board of each tag

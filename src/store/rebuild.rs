@@ -1,4 +1,4 @@
-//! Computes all stays or all sums anew, beside a running bridge. Everything to compute is queued in
+//! Computes all stays or all sums again, beside a running bridge. Everything to compute is queued in
 //! one transaction, and what was there remains until it is computed again. The queue is the one that
 //! the bridge works on too, so that an interruption leaves old rows and queued work.
 
@@ -20,7 +20,7 @@ const OTHERS_PAUSE: Duration = Duration::from_millis(100);
 /// Events of the first round of stays, of the smallest and of the largest.
 const EVENTS: (i64, i64, i64) = (5_000, 100, 100_000);
 
-/// Table to compute anew.
+/// Table to compute again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildTarget {
     /// Stays and boards of tags.
@@ -134,7 +134,7 @@ impl RebuildTarget {
 }
 
 impl Store {
-    /// Computes everything of `target` anew, or continues a run that was interrupted, and calls
+    /// Computes everything of `target` again, or continues a run that was interrupted, and calls
     /// `report` after each step. Stays that began before the retained events are kept as they are,
     /// and so are the sums of that time.
     pub async fn rebuild(
