@@ -1,4 +1,4 @@
-//! Computes all stays or all sums again, beside a running bridge. Everything to compute is queued in
+//! Computes all stays or all sums again, next to a running bridge. Everything to compute is queued in
 //! one transaction, and what was there remains until it is computed again. The queue is the one that
 //! the bridge works on too, so that an interruption leaves old rows and queued work.
 
