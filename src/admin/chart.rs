@@ -110,7 +110,7 @@ impl LineChart<'_> {
                 }
                 figcaption aria-hidden="true" {
                     span { (self.period) }
-                    span { "most " (self.unit.text(most)) }
+                    span { "peak " (self.unit.text(most)) }
                     span { "now" }
                 }
             }

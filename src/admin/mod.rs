@@ -155,7 +155,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
             tracing::error!(%error, "admin endpoint failed");
         },
         () = overdue => {}
-        () = pages.keep_current() => {}
+        () = Box::pin(pages.keep_current()) => {}
     }
     drop(end_all);
 }

@@ -99,7 +99,10 @@ fn stuck(situation: &Situation<'_>) -> Option<Finding> {
 }
 
 fn accounting(situation: &Situation<'_>) -> Option<Finding> {
-    let number = u64::try_from(situation.unaccounted.unsigned_abs()).ok().filter(|n| *n > 0)?;
+    let number = situation.unaccounted.unsigned_abs();
+    if number == 0 {
+        return None;
+    }
     let texts = FindingTexts {
         part: "accounting",
         problem: format!("{} received messages are unaccounted for", count(number)),
