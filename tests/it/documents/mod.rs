@@ -5,8 +5,11 @@
 //! -->`. A test runs every block that is marked with its name. Blocks of `text` are output and need
 //! no mark.
 
+mod alerts;
 mod fresh_machine;
 mod guarantees;
+mod layout;
+mod runbook;
 mod schema;
 mod shipped_files;
 
@@ -23,8 +26,8 @@ use crate::support::process::ScratchFolder;
 use crate::support::store::{StoreFixture, malformed};
 
 /// Names of the tests that run blocks.
-const TESTS: [&str; 6] =
-    ["commands", "compose", "configurations", "database", "fresh_machine", "request"];
+const TESTS: [&str; 7] =
+    ["commands", "compose", "configurations", "database", "fresh_machine", "layout", "request"];
 
 /// Shortest accepted reason, characters.
 const SHORTEST_REASON: usize = 10;
