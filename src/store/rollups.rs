@@ -1,5 +1,5 @@
-//! Computes the sums of hours and days that have ended: `board_hour`, `location_hour` and
-//! `product_day`. The computation of stays marks the hours and days of new events in
+//! Computes the sums of hours and days that have ended: `board_hour`, `location_hour`,
+//! `product_day` and `dwell_day`. The computation of stays marks the hours and days of new events in
 //! `rollup_pending`. Each is computed from its events and stays as a whole, again after a late event.
 
 use sqlx::AssertSqlSafe;
@@ -13,6 +13,10 @@ use super::stays::begin_computing;
 use crate::progress;
 
 const TEMPLATE: &str = include_str!("sql/rollups.sql");
+
+const DWELL_DAYS: &str = include_str!("sql/dwell_days.sql");
+
+const MARK: &str = include_str!("sql/rollup_marks.sql");
 
 /// A table of sums.
 struct Rollup {
@@ -71,6 +75,7 @@ impl Store {
     /// nothing while another process computes.
     pub async fn compute_rollups(&self) -> Result<bool, StoreError> {
         let mut is_more = false;
+        self.with_db(async |db| mark(db).await).await?;
         for hours in [1, 24] {
             is_more |= self.with_db(async |db| compute(db, hours).await).await?;
         }
@@ -96,6 +101,18 @@ impl Store {
         let raise = sqlx::query(RAISE).bind(cutoff);
         self.with_db(async |db| db.query(|conn| raise.execute(conn)).await.map(drop)).await
     }
+}
+
+/// Marks the hours and days that have begun since the last call, also those without an event: items lie
+/// on boards all the time.
+async fn mark(db: &mut Db) -> Result<(), DbError> {
+    db.transaction(async |db| {
+        if begin_computing(db).await? {
+            db.query(|conn| sqlx::query(MARK).execute(conn)).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Computes the tables with starts of this width. Returns true if more starts are left.
@@ -128,6 +145,13 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
             let insert = sqlx::query(AssertSqlSafe(rollup.insert()));
             let insert = insert.bind(&starts).bind(width);
             db.query(|conn| insert.execute(conn)).await?;
+        }
+        if hours == 24 {
+            const DELETE: &str = "delete from centiloc.dwell_day where day = any ($1)";
+            for statement in [DELETE, DWELL_DAYS] {
+                let statement = sqlx::query(statement).bind(&starts);
+                db.query(|conn| statement.execute(conn)).await?;
+            }
         }
         let done = sqlx::query(DONE).bind(width).bind(&starts);
         db.query(|conn| done.execute(conn)).await?;

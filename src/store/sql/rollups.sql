@@ -28,19 +28,22 @@ with span as materialized (
      where s.key is not null
 ), row as (
     select start, tenant, key, uid, 1 as movements, is_in::integer as ins,
-           (not is_in)::integer as outs, 0 as arrivals, 0 as departures, interval '0' as occupied
+           (not is_in)::integer as outs, 0 as arrivals, 0 as departures, interval '0' as occupied,
+           0 as lasting
       from event
      union all
     select start, tenant, key, uid, 0, 0, 0,
            (entered_at >= start)::integer,
            coalesce(left_at < start + $2, false)::integer,
-           least(left_at, start + $2) - greatest(entered_at, start)
+           least(left_at, start + $2) - greatest(entered_at, start),
+           (entered_at < start)::integer
       from stay
 )
 insert into centiloc.{table} (
-    {start}, tenant, {key}, movements, in_events, out_events, arrivals, departures, items, occupied
+    {start}, tenant, {key}, movements, in_events, out_events, arrivals, departures, items, occupied,
+    items_at_start
 )
 select start, tenant, key, sum(movements), sum(ins), sum(outs), sum(arrivals), sum(departures),
-       count(distinct uid), sum(occupied)
+       count(distinct uid), sum(occupied), sum(lasting)
   from row
  group by start, tenant, key

@@ -161,7 +161,7 @@ async fn reader_sees_everything_but_payloads() {
         "select * from centiloc.movement_rate('1 hour')",
         "select centiloc.visible_labels(array['a']), centiloc.uid_reversed('E004')",
         "select * from centiloc.stays_since('T', 'B0001', '-infinity')",
-        "select centiloc.is_plausible(now(), now())",
+        "select centiloc.is_plausible(now(), now()), centiloc.dwell_bucket(1)",
         "select momentum, uid, extra from centiloc.item_event",
         "select count(*) from centiloc.board_event",
     ] {
