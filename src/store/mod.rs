@@ -18,6 +18,7 @@ pub mod journal;
 mod kinds;
 pub mod lock;
 pub mod maintenance;
+pub mod map_reads;
 mod partitions;
 mod pg_timestamp;
 mod query;
@@ -55,6 +56,8 @@ pub struct Store {
     writer: WriterSlot,
     /// Connections for everything except the stream, so that neither waits for the other.
     pool: ConnectionPool,
+    /// The connection of the map, opened while somebody looks at it.
+    map_pool: ConnectionPool,
     partitions: PartitionManager,
     failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
@@ -77,6 +80,7 @@ impl Store {
                 connector.clone(),
                 config.max_connections.saturating_sub(2) as usize,
             ),
+            map_pool: map_reads::pool(&connector),
             partitions: PartitionManager::new(span),
             failures: Mutex::default(),
             open: journal::OpenConnection::default(),
