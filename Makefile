@@ -16,7 +16,7 @@ unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
 SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh tests/words.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate-faults simulate-bugs lint fuzz bench drain questions schema-docs deps
+.PHONY: help demo test browser chaos simulate-faults simulate-bugs lint fuzz bench drain questions schema-docs deps
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ demo: deps ## Start broker, database, bridge and simulated boards. SECONDS=20 [E
 	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
 
 # The integration tests run last, so that the last count is theirs.
-test: deps ## Run every test, against a private PostgreSQL and Mosquitto
+test: deps browser ## Run every test, against a private PostgreSQL, Mosquitto and Chromium
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --test sim
 	$(CARGO) test --locked --lib --bins --test it
@@ -91,3 +91,6 @@ schema-docs: deps ## Write docs/schema.md from the comments in the database
 
 deps: ## Install missing packages (Debian, Ubuntu), or list them
 	@CARGO='$(CARGO)' bash deploy/demo/deps.sh
+
+browser: ## Install Chromium, which the tests of the pages need
+	@CARGO='$(CARGO)' bash deploy/demo/deps.sh chromium

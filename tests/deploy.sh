@@ -45,3 +45,7 @@ PYTHON
 else
     echo 'the yaml module of Python is not installed: YAML not parsed'
 fi
+
+if have promtool 'the check of alert rules'; then
+    promtool check rules --lint-fatal deploy/prometheus/*.yml >"$dir/rules" || { cat "$dir/rules" >&2; exit 1; }
+fi

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Installs missing packages for demo and tests, on Debian and Ubuntu as root or with passwordless
 # sudo. Elsewhere lists the packages to install. The default cluster, broker and pooler of the packages
-# are not started: nothing here uses or occupies ports 5432, 6432 and 1883.
+# are not started: nothing here uses or occupies ports 5432, 6432, 1883 and 9090.
+#
+# usage: deps.sh [PROGRAM]   PROGRAM is needed too, and its package has the same name
 set -euo pipefail
 
 cargo=${CARGO:-cargo}
@@ -24,9 +26,11 @@ need psql postgresql-client
 need pgbouncer pgbouncer
 need mosquitto mosquitto
 need mosquitto_passwd mosquitto
+need promtool prometheus
 need openssl openssl
 need cc build-essential
 need setpriv util-linux
+for program in "$@"; do need "$program" "$program"; done
 
 if ! command -v "$cargo" >/dev/null 2>&1; then
     echo "Rust is missing: '$cargo' was not found. Install Rust 1.89 or newer: https://www.rust-lang.org/tools/install" >&2
@@ -42,7 +46,8 @@ if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
         echo "These packages are missing, and this script may not install them: ${missing[*]}"
         echo "On Debian or Ubuntu:  sudo apt-get install ${missing[*]}"
         echo "Elsewhere: a PostgreSQL server (14 or newer) with initdb, psql, PgBouncer, Mosquitto (2 or"
-        echo "newer) with mosquitto_passwd, openssl, a C compiler and util-linux, all in PATH."
+        echo "newer) with mosquitto_passwd, Prometheus with promtool, openssl, a C compiler and util-linux, all in"
+        echo "PATH."
     } >&2
     exit 1
 fi
@@ -54,7 +59,7 @@ has_systemd=no
 [ -d /run/systemd/system ] && has_systemd=yes
 # Services of the installed packages, which must not run.
 services=()
-for service in mosquitto pgbouncer; do
+for service in mosquitto pgbouncer prometheus; do
     case " ${missing[*]} " in *" $service "*) services+=("$service.service") ;; esac
 done
 keeps_down() { [ $has_systemd = yes ] && [ "${#services[@]}" -gt 0 ]; }

@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Most connections open at a time. An operator, a few scrapers and probes use a handful. When one
-/// more is accepted, the oldest is closed, so that a client that hoards connections locks nobody
+/// Most connections open at a time: a hundred viewers with a stream each, and scrapers and probes. When
+/// one more is accepted, the oldest is closed, so that a client that hoards connections locks nobody
 /// out.
-pub const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 256;
 /// Longest lifetime of a connection, however slowly its client sends or reads. Scrapers that keep
 /// theirs open connect again.
 const MAX_LIFETIME: Duration = Duration::from_secs(30);

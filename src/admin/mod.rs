@@ -1,12 +1,14 @@
-//! The admin endpoint: liveness, readiness, metrics and status over HTTP. It is read-only and
-//! unauthenticated, so that it listens on loopback by default and shows no secrets.
+//! The admin endpoint: liveness, readiness, metrics, status and pages over HTTP. It is read-only and
+//! shows no secrets. By default it listens on loopback.
 
+mod assets;
 pub mod client;
 mod host;
 mod listen;
 mod negotiation;
 mod page;
 pub mod report;
+pub mod shell;
 pub mod status_view;
 #[cfg(test)]
 mod tests;
@@ -39,13 +41,15 @@ use status_view::StatusView;
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Headers of every response: it is not cached, its type is not guessed, and a page loads nothing
-/// from elsewhere.
-const HEADERS: [(HeaderName, &str); 3] = [
+/// from elsewhere, contains no script or style of its own and is in no frame.
+const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src \
+         'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
 ];
 
@@ -114,6 +118,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
 fn router(state: AdminState) -> Router {
     Router::new()
         .route("/", get(page))
+        .route("/assets/{name}", get(assets::serve))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))

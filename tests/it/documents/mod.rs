@@ -5,8 +5,10 @@
 //! -->`. A test runs every block that is marked with its name. Blocks of `text` are output and need
 //! no mark.
 
+mod alerts;
 mod fresh_machine;
 mod guarantees;
+mod runbook;
 mod schema;
 mod shipped_files;
 

@@ -1,6 +1,7 @@
 //! The process: administration, reload, logging, clocks, and shutdown.
 
 mod admin;
+mod admin_page;
 mod clock_jumps;
 mod crashes;
 mod hanging_lookups;

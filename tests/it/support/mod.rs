@@ -7,6 +7,7 @@
 
 pub mod backlog;
 pub mod bridge;
+pub mod browser;
 pub mod certs;
 pub mod clock;
 pub mod config;
