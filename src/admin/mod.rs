@@ -5,6 +5,7 @@ mod assets;
 pub mod client;
 mod host;
 mod listen;
+pub mod map;
 mod negotiation;
 mod page;
 pub mod report;
@@ -32,7 +33,8 @@ pub use listen::{BindError, bind};
 use crate::config::Config;
 use crate::progress::ProgressRegistry;
 use crate::telemetry::{Health, Metrics};
-use listen::LimitedListener;
+use listen::{ConnectionDeadline, LimitedListener};
+use map::MapAccess;
 use negotiation::MetricsFormat;
 use report::{LivenessReport, ReadinessReport, ServiceStatus, unaccounted};
 use status_view::StatusView;
@@ -64,6 +66,7 @@ pub struct AdminState {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    map: Arc<MapAccess>,
 }
 
 impl AdminState {
@@ -74,6 +77,7 @@ impl AdminState {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
         progress: Arc<ProgressRegistry>,
+        map: Arc<MapAccess>,
     ) -> Self {
         Self {
             tenant: config.tenant.clone(),
@@ -84,6 +88,7 @@ impl AdminState {
             metrics,
             health,
             progress,
+            map,
         }
     }
 }
@@ -100,7 +105,8 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let server = axum::serve(LimitedListener::new(listener, connections), router)
+    let service = router.into_make_service_with_connect_info::<ConnectionDeadline>();
+    let server = axum::serve(LimitedListener::new(listener, connections), service)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
@@ -116,6 +122,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
 }
 
 fn router(state: AdminState) -> Router {
+    let map = map::router(Arc::clone(&state.map));
     Router::new()
         .route("/", get(page))
         .route("/assets/{name}", get(assets::serve))
@@ -125,6 +132,7 @@ fn router(state: AdminState) -> Router {
         .route("/api/status", get(status))
         .fallback(not_found)
         .with_state(Arc::new(state))
+        .merge(map)
 }
 
 type SharedAdminState = State<Arc<AdminState>>;
@@ -161,7 +169,7 @@ async fn status(State(state): SharedAdminState) -> Response {
 }
 
 async fn not_found() -> Response {
-    const TEXT: &str = "There is /, /livez, /readyz, /metrics and /api/status.\n";
+    const TEXT: &str = "There is /, /map, /livez, /readyz, /metrics, /api/status and /api/map.\n";
     (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
 }
 

@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
+use crate::admin::map::MapAccess;
+use crate::admin::map::feed::{self, MapFeedParts};
 use crate::admin::{self, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
@@ -32,6 +34,8 @@ pub(super) enum BackgroundTask {
     Maintenance,
     /// Computes the stays of tags.
     Stays,
+    /// Reads the database for the map while somebody looks at it.
+    Map,
     /// Serves the admin endpoint.
     Admin,
     /// Notifies the service manager.
@@ -40,11 +44,12 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Lock,
         Self::Credentials,
         Self::Maintenance,
         Self::Stays,
+        Self::Map,
         Self::Admin,
         Self::Watchdog,
     ];
@@ -56,6 +61,7 @@ impl BackgroundTask {
             Self::Credentials => "credentials",
             Self::Maintenance => "maintenance",
             Self::Stays => "stays",
+            Self::Map => "map",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
         }
@@ -197,6 +203,7 @@ impl BackgroundTasks {
                 self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
             BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
+            BackgroundTask::Map => self.spawn(task, feed::run(service.map_feed(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
                 let progress = Arc::clone(&service.progress);
@@ -274,13 +281,26 @@ impl BridgeService {
         StaysParts { store: Arc::clone(&self.store), metrics: Arc::clone(&self.metrics), stop }
     }
 
+    fn map_feed(&self, stop: CancellationToken) -> MapFeedParts {
+        MapFeedParts {
+            store: Arc::clone(&self.store),
+            tenant: self.config.tenant.clone(),
+            feed: Arc::clone(&self.map),
+            metrics: Arc::clone(&self.metrics),
+            stop,
+        }
+    }
+
     fn admin(&self) -> AdminState {
+        let (feed, store) = (Arc::clone(&self.map), Arc::clone(&self.store));
+        let map = MapAccess::new(feed, store, self.config.tenant.clone());
         AdminState::new(
             &self.config,
             self.process.instance,
             Arc::clone(&self.metrics),
             Arc::clone(&self.health),
             Arc::clone(&self.progress),
+            Arc::new(map),
         )
     }
 }

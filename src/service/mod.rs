@@ -24,6 +24,7 @@ use self::background::{BackgroundTask, BackgroundTasks};
 use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
+use crate::admin::map::feed::MapFeed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
 use crate::config::{BackoffBounds, Config, LoadedConfig};
@@ -71,6 +72,7 @@ struct BridgeService {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    map: Arc<MapFeed>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
@@ -173,7 +175,9 @@ impl BridgeService {
             connector: Arc::new(NetworkConnector::default()),
             clock: WallClock::system(),
         };
+        let map_epoch = process.instance.simple().to_string();
         Ok(Self {
+            map: Arc::new(MapFeed::new(map_epoch, Arc::clone(&metrics))),
             settings,
             material,
             leadership: watch::Sender::new(Leadership::default()),

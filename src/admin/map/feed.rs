@@ -70,8 +70,13 @@ pub struct MapView {
 /// Frames after a number.
 #[derive(Debug)]
 pub enum NextFrames {
-    /// Encoded frames, in order. May be empty.
-    Frames { bytes: Vec<Bytes>, number: u64 },
+    /// The frames, in order.
+    Frames {
+        /// Encoded frames. Empty if there is no newer one.
+        bytes: Vec<Bytes>,
+        /// Number of the last one.
+        number: u64,
+    },
     /// Some of them are not kept any more.
     TooOld,
 }
@@ -99,13 +104,8 @@ pub struct MapFeed {
 impl MapFeed {
     /// Returns an empty map. `epoch` differs for each process.
     pub fn new(epoch: String, metrics: Arc<Metrics>) -> Self {
-        let view = MapView {
-            number: 0,
-            state: Arc::default(),
-            read_at: None,
-            read: None,
-            problem: None,
-        };
+        let view =
+            MapView { number: 0, state: Arc::default(), read_at: None, read: None, problem: None };
         Self {
             epoch,
             view: watch::Sender::new(view),
@@ -138,7 +138,8 @@ impl MapFeed {
         self.want();
         let oldest = Instant::now().checked_sub(4 * PAUSE);
         let mut view = self.subscribe();
-        let is_fresh = |view: &MapView| view.problem.is_some() || view.read >= oldest && view.read.is_some();
+        let is_fresh =
+            |view: &MapView| view.problem.is_some() || view.read >= oldest && view.read.is_some();
         drop(tokio::time::timeout(limit, view.wait_for(is_fresh)).await);
         self.view()
     }
@@ -154,7 +155,10 @@ impl MapFeed {
             return NextFrames::TooOld;
         }
         let later = history.iter().filter(|frame| frame.number > number);
-        NextFrames::Frames { bytes: later.map(|frame| frame.bytes.clone()).collect(), number: newest }
+        NextFrames::Frames {
+            bytes: later.map(|frame| frame.bytes.clone()).collect(),
+            number: newest,
+        }
     }
 
     /// Returns the name of a frame, for `Last-Event-ID` and `ETag`.

@@ -249,12 +249,15 @@ impl FurnitureDraft {
     }
 }
 
+/// A shelf outside of the layout, and its boards.
+type OtherShelf<'a> = (Option<ShelfPlace>, Vec<(&'a str, &'a KnownBoard)>);
+
 /// Returns the boards outside of the layout, by shelf.
 fn other_boards<'a>(
     known: &'a BTreeMap<String, KnownBoard>,
     placed: &BTreeSet<&str>,
-) -> Vec<(Option<ShelfPlace>, Vec<(&'a str, &'a KnownBoard)>)> {
-    let mut shelves: BTreeMap<_, (Option<ShelfPlace>, Vec<_>)> = BTreeMap::new();
+) -> Vec<OtherShelf<'a>> {
+    let mut shelves: BTreeMap<_, OtherShelf<'_>> = BTreeMap::new();
     for (sn, board) in known.iter().filter(|(sn, _)| !placed.contains(sn.as_str())) {
         let key = board.place.as_ref().map(|place| (&place.furniture_sn, &place.shelf_sn));
         let shelf = shelves.entry(key).or_insert_with(|| (board.place.clone(), Vec::new()));

@@ -131,6 +131,10 @@ impl MapAssembly {
             is_new_plan |= self.learn_board(&board);
             marks.insert(board.board_sn.clone(), BoardMark::from(board));
         }
+        for sn in state.boards.keys().filter(|sn| !marks.contains_key(*sn)) {
+            is_new_plan |= self.known.remove(sn).is_some();
+            delta.boards.insert(sn.clone(), None);
+        }
         for (uid, item) in items {
             let Some(item) = item else {
                 if state.items.contains_key(&uid) {
@@ -143,10 +147,6 @@ impl MapAssembly {
             if state.items.get(&uid) != Some(&mark) {
                 delta.items.insert(uid, mark);
             }
-        }
-        for sn in state.boards.keys().filter(|sn| !marks.contains_key(*sn)) {
-            is_new_plan |= self.known.remove(sn).is_some();
-            delta.boards.insert(sn.clone(), None);
         }
         marks.retain(|sn, mark| state.boards.get(sn) != Some(mark));
         delta.boards.extend(marks.into_iter().map(|(sn, mark)| (sn, Some(mark))));

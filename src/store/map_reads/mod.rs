@@ -226,4 +226,3 @@ async fn layout(db: &mut Db, tenant: &str) -> Result<SiteLayout, DbError> {
         locations: areas.iter().map(layout_area).collect::<Result<_, _>>()?,
     })
 }
-

@@ -7,6 +7,7 @@ mod crashes;
 mod hanging_lookups;
 mod liveness;
 mod logging;
+mod map;
 mod reload;
 mod shutdown;
 mod shutdown_races;
