@@ -7,8 +7,11 @@ pub mod dead_letters;
 pub mod decode;
 pub mod erase;
 pub mod gaps;
+pub mod import_layout;
 pub mod migrate;
 mod output;
+mod progress_bar;
+pub mod rebuild;
 pub mod retire;
 pub mod run;
 pub mod simulate;
@@ -59,10 +62,14 @@ enum CliCommand {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// List periods of possible message loss, or acknowledge them with a note
     Gaps(gaps::GapsArgs),
+    /// Import files of shelves and furniture, for maps and empty places
+    ImportLayout(import_layout::ImportLayoutArgs),
     /// End the durable session at the broker for good, after storing its messages
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
+    /// Compute derived tables again from the events
+    Rebuild(rebuild::RebuildArgs),
     /// Publish simulated events to a test broker
     Simulate(simulate::SimulateArgs),
 }
@@ -162,8 +169,10 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
             CliCommand::Migrate(args) => migrate::run(args).await,
             CliCommand::DeadLetters(args) => dead_letters::run(args).await,
             CliCommand::Gaps(args) => gaps::run(args).await,
+            CliCommand::ImportLayout(args) => import_layout::run(args).await,
             CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
             CliCommand::Erase(args) => erase::run(args).await,
+            CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Simulate(args) => simulate::run(args).await,
         }
     })

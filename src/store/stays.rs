@@ -55,10 +55,10 @@ const LEAST_EVENTS: i64 = 100;
 const MOST_EVENTS: i64 = 100_000;
 
 /// A round that took less lets the next one read more events.
-const SHORT_ROUND: Duration = Duration::from_millis(300);
+pub(super) const SHORT_ROUND: Duration = Duration::from_millis(300);
 
 /// A round that took more lets the next one read fewer events.
-const LONG_ROUND: Duration = Duration::from_secs(1);
+pub(super) const LONG_ROUND: Duration = Duration::from_secs(1);
 
 /// Most batches of one round. Their tags are merged, so that more cost little.
 const BATCHES: i64 = 512;

@@ -17,10 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::target::PublishTarget;
+use super::progress_bar::ProgressBar;
 use super::{ConfigFileArgs, UsageError};
 use crate::config::{LogConfig, LogFormat};
+use crate::simulate::catalog::SiteCatalog;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::EventHistory;
+use crate::simulate::layout::CatalogLayout;
 use crate::simulate::ledger::PublishReport;
 use crate::simulate::publish::publish;
 use crate::simulate::source::{MessageSource, MomentumClock, SourceSettings};
@@ -37,6 +40,10 @@ const EVENTS_AN_ITEM_A_DAY: u64 = 6;
 /// Shortest and longest period of `--over`.
 const HISTORY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+/// Interval between progress lines where no bar is shown.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Interval at which the bar is redrawn.
+const REDRAW_EVERY: Duration = Duration::from_millis(250);
 /// Exit code after a second SIGINT: 128 plus the signal number.
 const INTERRUPTED: u8 = 130;
 /// Exit code after a second SIGTERM: 128 plus the signal number.
@@ -104,6 +111,9 @@ pub struct SimulateArgs {
     /// Time of the first event, RFC 3339, for a run that is repeatable to the byte [default: now]
     #[arg(long, value_name = "TIME", value_parser = start)]
     start: Option<OffsetDateTime>,
+    /// Print the layout of the simulated boards, for import-layout, without publishing anything
+    #[arg(long)]
+    print_layout: bool,
     /// Share of the messages that are sent a second time, 0 to 1
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
     duplicates: f64,
@@ -114,21 +124,41 @@ pub struct SimulateArgs {
 
 /// Publishes the events, reports progress on stderr and prints one line on stdout at the end.
 pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
+    if args.print_layout {
+        let catalog = SiteCatalog::new("", args.boards, 1, args.seed);
+        print_stdout(CatalogLayout(&catalog))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // Lost connections are logged as warnings.
     let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let target = PublishTarget::new(&args)?;
     let broker = target.broker(&args)?;
-    let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));
+    let settings = source_settings(&args, &target, OffsetDateTime::now_utc());
+    let total = settings.count;
+    let source = MessageSource::new(settings);
     let stop = CancellationToken::new();
     stderr::line(format_args!(
         "publishing to {}:{} as {}",
         broker.host, broker.port, broker.client_id
     ));
-    let publishing = publish(source, &broker, rate(&args), stop.clone(), |report| {
-        stderr::line(format_args!("{report}"));
-    });
+    let bar = match total {
+        Some(total) => ProgressBar::counting("publishing", "events", total),
+        None => ProgressBar::endless("publishing", "events"),
+    };
+    let every = if bar.is_hidden() { LINE_EVERY } else { REDRAW_EVERY };
+    let show = |report: PublishReport| {
+        bar.set(report.acknowledged);
+        if bar.is_hidden() {
+            stderr::line(format_args!("{report}"));
+        }
+    };
+    let publishing = publish(source, &broker, rate(&args), stop.clone(), (every, show));
     tokio::select! {
-        report = publishing => print_last_line(report?)?,
+        report = publishing => {
+            drop(bar);
+            print_stdout(format_args!("{}
+    ", report?))?;
+        }
         code = signalled_twice(&stop) => return Ok(ExitCode::from(code?)),
     }
     Ok(ExitCode::SUCCESS)
@@ -153,9 +183,9 @@ async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
     }
 }
 
-fn print_last_line(report: PublishReport) -> anyhow::Result<()> {
+fn print_stdout(text: impl std::fmt::Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{report}").and_then(|()| out.flush()).context("could not write to stdout")
+    write!(out, "{text}").and_then(|()| out.flush()).context("could not write to stdout")
 }
 
 fn rate(args: &SimulateArgs) -> u64 {

@@ -137,8 +137,12 @@ with taken as (
       from computed
     on conflict (tenant, uid, entered_at, entered_id) do update set
         board_sn = excluded.board_sn,
-        left_at = excluded.left_at
-     where (s.board_sn, s.left_at) is distinct from (excluded.board_sn, excluded.left_at)
+        left_at = excluded.left_at,
+        product_reference = excluded.product_reference,
+        loc_reference = excluded.loc_reference
+     where (s.board_sn, s.left_at, s.product_reference, s.loc_reference)
+           is distinct from (excluded.board_sn, excluded.left_at, excluded.product_reference,
+                             excluded.loc_reference)
 ), dirty as (
     insert into centiloc.rollup_pending (width, start)
     select w.width, start
