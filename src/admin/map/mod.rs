@@ -4,6 +4,7 @@
 //! into the content, [`plan`] places the boards, and [`stream`] sends the changes to each viewer.
 
 pub mod feed;
+mod page;
 pub mod plan;
 pub mod state;
 mod stream;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use flate2::Compression;
@@ -30,6 +31,7 @@ use super::listen::ConnectionDeadline;
 use crate::store::Store;
 use crate::store::map_reads::{ItemHistory, PastMove, PastStay};
 use feed::{MapFeed, MapStatus, MapView};
+use page::PageQuery;
 use state::{MapState, millis};
 
 /// Most viewers at a time. Each has a connection open.
@@ -111,6 +113,7 @@ fn encode(name: String, view: &MapView) -> EncodedSnapshot {
 /// Returns the routes of the map.
 pub fn router(access: Arc<MapAccess>) -> Router {
     Router::new()
+        .route("/map", get(show_page))
         .route("/api/map", get(snapshot))
         .route("/api/map/events", get(events))
         .route("/api/map/item", get(item))
@@ -118,6 +121,12 @@ pub fn router(access: Arc<MapAccess>) -> Router {
 }
 
 type SharedAccess = State<Arc<MapAccess>>;
+
+async fn show_page(State(map): SharedAccess, Query(query): Query<PageQuery>) -> Response {
+    let view = map.feed.fresh_view(FIRST_READ).await;
+    let page = page::render(&view, &map.tenant, &query);
+    (HEADERS, Html(page.into_string())).into_response()
+}
 
 async fn snapshot(State(map): SharedAccess, headers: HeaderMap) -> Response {
     let view = map.feed.fresh_view(FIRST_READ).await;

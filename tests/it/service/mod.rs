@@ -8,6 +8,7 @@ mod hanging_lookups;
 mod liveness;
 mod logging;
 mod map;
+mod map_page;
 mod reload;
 mod shutdown;
 mod shutdown_races;

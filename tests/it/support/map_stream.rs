@@ -29,6 +29,9 @@ impl MapEvent {
 pub struct MapStream {
     lines: Lines<BufReader<OwnedReadHalf>>,
     _write: OwnedWriteHalf,
+    port: u16,
+    /// Newest event received.
+    last: String,
     /// Status line and headers.
     pub head: String,
 }
@@ -36,7 +39,11 @@ pub struct MapStream {
 impl MapStream {
     /// Follows the map after this event.
     pub async fn after(bridge: &Bridge, id: &str) -> Self {
-        let stream = TcpStream::connect(loopback(bridge.admin_port())).await.unwrap();
+        Self::open(bridge.admin_port(), id).await
+    }
+
+    async fn open(port: u16, id: &str) -> Self {
+        let stream = TcpStream::connect(loopback(port)).await.unwrap();
         let (read, mut write) = stream.into_split();
         let request = format!(
             "GET /api/map/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {id}\r\n\r\n"
@@ -48,7 +55,7 @@ impl MapStream {
             head += &line.to_lowercase();
             head.push('\n');
         }
-        Self { lines, _write: write, head }
+        Self { lines, _write: write, port, last: id.to_owned(), head }
     }
 
     /// Returns the next event, or `None` at the end of the stream. Sizes of chunks are skipped: a chunk
@@ -69,13 +76,22 @@ impl MapStream {
             }
             None
         };
-        tokio::time::timeout(SOON, read).await.expect("no event of the map in time")
+        let event = tokio::time::timeout(SOON, read).await.expect("no event of the map in time")?;
+        if !event.id.is_empty() {
+            self.last.clone_from(&event.id);
+        }
+        Some(event)
     }
 
-    /// Reads until an event fulfils a condition, and returns it.
+    /// Reads until an event fulfils a condition, and returns it. Connects again at the end of the stream,
+    /// as a browser does.
     pub async fn until(&mut self, wanted: impl Fn(&MapEvent) -> bool) -> MapEvent {
         loop {
-            let event = self.next().await.expect("the stream ended");
+            let Some(event) = self.next().await else {
+                let last = std::mem::take(&mut self.last);
+                *self = Self::open(self.port, &last).await;
+                continue;
+            };
             if wanted(&event) {
                 return event;
             }
