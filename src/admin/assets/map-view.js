@@ -153,7 +153,7 @@ export class MapView extends EventTarget {
       c.roundRect(ox + f.x * s, oy + f.y * s, f.w * s, f.h * s, Math.min(8, 40 * s));
       c.fill();
       c.stroke();
-      this.#text(f.title, ox + (f.x + 60) * s, oy + (f.y + 75) * s, (f.w - 120) * s, 70 * s, k.text, true);
+      this.#text(f.title, ox + (f.x + 60) * s, oy + (f.y + 140) * s, (f.w - 120) * s, 150 * s, k.text, true);
     }
     for (const t of plan.storeys) {
       this.#text(t.title, ox + t.x * s, oy + (t.y + 150) * s, this.#width, 120 * s, k.text, true);
@@ -253,12 +253,12 @@ export class MapView extends EventTarget {
     c.lineWidth = 1;
     c.setLineDash([6, 4]);
     for (const l of locations) {
-      if (!visible(l.x, l.y, l.w, l.h) || l.w * s < 6) continue;
+      if (l.h * s < 36 || !visible(l.x, l.y, l.w, l.h)) continue;
       c.strokeRect(ox + l.x * s - 2, oy + l.y * s - 2, l.w * s + 4, l.h * s + 4);
     }
     c.restore();
     for (const l of locations) {
-      if (l.w * s < 90 || !visible(l.x, l.y, l.w, l.h)) continue;
+      if (l.h * s < 60 || l.w * s < 90 || !visible(l.x, l.y, l.w, l.h)) continue;
       this.#text(l.title, ox + l.x * s + 3, oy + (l.y + l.h) * s - 7, l.w * s - 6, 11, k["series-2"], false);
     }
   }

@@ -21,7 +21,7 @@ const BOARD_GAP: f64 = 20.0;
 /// Space around the shelves of a furniture.
 const PADDING: f64 = 60.0;
 /// Height of the line above a furniture with its name.
-const FURNITURE_TITLE: f64 = 130.0;
+const FURNITURE_TITLE: f64 = 240.0;
 /// Height of the line above a shelf with its name.
 const SHELF_TITLE: f64 = 80.0;
 /// Height of the line above the furniture of a storey.
