@@ -70,7 +70,7 @@ grant select, insert, update, delete on
     to centiloc_writer;
 grant select, insert, delete on
     centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending,
-    centiloc.recent_change
+    centiloc.service_figures, centiloc.recent_change
     to centiloc_writer;
 grant select, insert, update, delete on centiloc.rebuild to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;

@@ -9,28 +9,25 @@ use tokio::time::timeout;
 
 use super::client::{StatusError, fetch};
 use super::*;
-use crate::store::Store;
 use crate::telemetry::health::{SessionPhase, SpoolHealth};
 
 /// Timeout that is far longer than a request over loopback takes.
 const SOON: Duration = Duration::from_secs(10);
 
-fn state() -> AdminState {
-    let metrics = Arc::new(Metrics::new());
-    let config = crate::config::testing::config();
-    let feed = map::feed::MapFeed::new("e".into(), Arc::clone(&metrics));
-    let store = Store::new(&config.database, config.retention.partition).expect("a store");
-    let map = MapAccess::new(Arc::new(feed), Arc::new(store), "acme".into());
+pub(super) fn state() -> AdminState {
     AdminState {
         tenant: "acme<&>".into(),
         client_id: "acme-bridge".into(),
         instance: Uuid::nil(),
         started_at: OffsetDateTime::now_utc(),
         started: Instant::now(),
-        metrics,
+        metrics: Arc::new(Metrics::new()),
         health: Arc::default(),
         progress: Arc::default(),
-        map: Arc::new(map),
+        history: Arc::default(),
+        overview: Arc::default(),
+        store: None,
+        map: None,
     }
 }
 

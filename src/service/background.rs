@@ -9,9 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
-use crate::admin::map::MapAccess;
 use crate::admin::map::feed::{self, MapFeedParts};
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminParts, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::service::notify;
@@ -292,16 +291,15 @@ impl BridgeService {
     }
 
     fn admin(&self) -> AdminState {
-        let (feed, store) = (Arc::clone(&self.map), Arc::clone(&self.store));
-        let map = MapAccess::new(feed, store, self.config.tenant.clone());
-        AdminState::new(
-            &self.config,
-            self.process.instance,
-            Arc::clone(&self.metrics),
-            Arc::clone(&self.health),
-            Arc::clone(&self.progress),
-            Arc::new(map),
-        )
+        let parts = AdminParts {
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            progress: Arc::clone(&self.progress),
+            history: Arc::clone(&self.history),
+            store: Arc::clone(&self.store),
+            map: Arc::clone(&self.map),
+        };
+        AdminState::new(&self.config, self.process.instance, parts)
     }
 }
 

@@ -44,6 +44,7 @@ use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
 use crate::store::schema::MigrationError;
 use crate::store::{DatabaseStatus, Store};
+use crate::telemetry::history::FigureHistory;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
@@ -73,6 +74,7 @@ struct BridgeService {
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
     map: Arc<MapFeed>,
+    history: Arc<FigureHistory>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
@@ -182,6 +184,7 @@ impl BridgeService {
             material,
             leadership: watch::Sender::new(Leadership::default()),
             progress: Arc::default(),
+            history: Arc::default(),
             process,
             gap_state,
             decoder,

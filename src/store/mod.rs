@@ -12,6 +12,7 @@ pub mod dead_letters;
 pub mod erase;
 pub mod error;
 pub mod event_store;
+mod figures;
 pub mod gaps;
 pub mod inspect;
 pub mod journal;
@@ -20,6 +21,7 @@ pub mod layout;
 pub mod lock;
 pub mod maintenance;
 pub mod map_reads;
+pub mod overview;
 mod partitions;
 mod pg_timestamp;
 mod query;
@@ -60,6 +62,8 @@ pub struct Store {
     pool: ConnectionPool,
     /// The connection of the map, opened while somebody looks at it.
     map_pool: ConnectionPool,
+    /// The connection of the status page.
+    pages: ConnectionPool,
     partitions: PartitionManager,
     failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
@@ -83,6 +87,10 @@ impl Store {
                 config.max_connections.saturating_sub(2) as usize,
             ),
             map_pool: map_reads::pool(&connector),
+            pages: ConnectionPool::new(
+                connector.with_settings([("statement_timeout", overview::STATEMENT_TIMEOUT)]),
+                1,
+            ),
             partitions: PartitionManager::new(span),
             failures: Mutex::default(),
             open: journal::OpenConnection::default(),
