@@ -265,7 +265,7 @@ export class MapView extends EventTarget {
 
   #items(now, ox, oy) {
     const [c, k, s] = [this.#context, this.#colours, this.#scale];
-    const radius = Math.min(Math.max(14 * s, 1.4), 9);
+    const radius = Math.min(Math.max(14 * s, 0.7), 9);
     const plain = [], found = [];
     let isMoving = false;
     for (const item of this.#state.items.values()) {

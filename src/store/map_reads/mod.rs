@@ -170,7 +170,12 @@ impl Store {
 
 /// Returns the pool with the only connection of the map.
 pub(super) fn pool(connector: &Connector) -> ConnectionPool {
-    let mut connector = connector.with_settings([("statement_timeout", STATEMENT_TIMEOUT)]);
+    let mut connector = connector.with_settings([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        // A plan that was made while the tables were small would read them for every tag.
+        ("plan_cache_mode", "force_custom_plan"),
+        ("enable_seqscan", "off"),
+    ]);
     connector.answer_within = ANSWER_WITHIN;
     ConnectionPool::new(connector, 1)
 }
