@@ -29,6 +29,7 @@ export class MapView extends EventTarget {
   #pointers = new Map();
   #moved = 0;
   #texts = new Map();
+  #pictures = new Map();
   #calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(canvas, state) {
@@ -300,25 +301,36 @@ export class MapView extends EventTarget {
     return isMoving;
   }
 
-  /** Draws dots, and rings for those whose position is not known. Small ones are squares: it is faster. */
+  /** Draws dots, and rings for those whose position is not known. Copies of one picture, and squares for
+      small dots, are several times faster than one path with all of them. */
   #dots(points, radius, colour) {
     const c = this.#context;
-    [c.fillStyle, c.strokeStyle, c.lineWidth] = [colour, colour, 1.5];
-    for (const isLoose of [0, 1]) {
-      c.beginPath();
-      for (let at = 0; at < points.length; at += 3) {
-        if (points[at + 2] !== isLoose) continue;
-        const [x, y] = [points[at], points[at + 1]];
-        if (radius < 3) {
-          c.rect(x - radius, y - radius, 2 * radius, 2 * radius);
-        } else {
-          c.moveTo(x + radius, y);
-          c.arc(x, y, radius, 0, 2 * Math.PI);
-        }
-      }
-      if (isLoose && radius >= 3) c.stroke();
-      else c.fill();
+    c.fillStyle = colour;
+    const size = 2 * radius + 2;
+    const pictures = radius < 3 ? null : [this.#dot(radius, colour, false), this.#dot(radius, colour, true)];
+    for (let at = 0; at < points.length; at += 3) {
+      const [x, y] = [points[at], points[at + 1]];
+      if (pictures) c.drawImage(pictures[points[at + 2]], x - radius - 1, y - radius - 1, size, size);
+      else c.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
     }
+  }
+
+  /** Returns the picture of a dot or ring. */
+  #dot(radius, colour, isRing) {
+    const key = `${radius.toFixed(2)} ${colour} ${isRing} ${this.#ratio}`;
+    let picture = this.#pictures.get(key);
+    if (picture) return picture;
+    if (this.#pictures.size > 50) this.#pictures.clear();
+    const pixels = Math.ceil((2 * radius + 2) * this.#ratio);
+    picture = new OffscreenCanvas(pixels, pixels);
+    const c = picture.getContext("2d");
+    c.scale(pixels / (2 * radius + 2), pixels / (2 * radius + 2));
+    c.arc(radius + 1, radius + 1, isRing ? radius - 0.75 : radius, 0, 2 * Math.PI);
+    [c.fillStyle, c.strokeStyle, c.lineWidth] = [colour, colour, 1.5];
+    if (isRing) c.stroke();
+    else c.fill();
+    this.#pictures.set(key, picture);
+    return picture;
   }
 
   /** Draws a text if it is legible, cut to a width. */
