@@ -25,6 +25,7 @@ pub mod erase;
 pub mod event;
 pub mod exit;
 pub mod files;
+pub mod layout;
 pub mod progress;
 pub mod race;
 pub mod service;

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly seconds=${DEMO_SECONDS:-} events=${DEMO_EVENTS:-}
-readonly tenant=acme boards=12 items=400
+readonly tenant=acme boards=100 items=600
 # Default events per second: far more than a busy shop has.
 readonly default_rate=1000
 # Limit for the bridge to commit the published events.
@@ -230,6 +230,9 @@ echo "starting centiloc-bridge, status page at http://127.0.0.1:$admin_port/"
 start TERM "$bridge" run -c "$dir/config.toml" >"$dir/bridge.log" 2>&1 </dev/null &
 bridge_pid=$!
 wait_for centiloc-bridge $bridge_pid "$dir/bridge.log" is_ready
+
+"$bridge" simulate --print-layout --boards $boards | "$bridge" import-layout -c "$dir/config.toml" - \
+    >"$dir/layout.log" 2>&1 || fail "importing the layout failed" "$dir/layout.log"
 
 # --- boards and items -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ pub mod dead_letters;
 pub mod decode;
 pub mod erase;
 pub mod gaps;
+pub mod import_layout;
 pub mod migrate;
 mod output;
 pub mod retire;
@@ -59,6 +60,8 @@ enum CliCommand {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// List periods of possible message loss, or acknowledge them with a note
     Gaps(gaps::GapsArgs),
+    /// Import files of shelves and furniture, for maps and empty places
+    ImportLayout(import_layout::ImportLayoutArgs),
     /// End the durable session at the broker for good, after storing its messages
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
@@ -162,6 +165,7 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
             CliCommand::Migrate(args) => migrate::run(args).await,
             CliCommand::DeadLetters(args) => dead_letters::run(args).await,
             CliCommand::Gaps(args) => gaps::run(args).await,
+            CliCommand::ImportLayout(args) => import_layout::run(args).await,
             CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
             CliCommand::Erase(args) => erase::run(args).await,
             CliCommand::Simulate(args) => simulate::run(args).await,

@@ -12,6 +12,8 @@ const SURVEYED_FURNITURES: u32 = 2;
 pub const BOARD_WIDTH_MM: i32 = 400;
 /// Depth of a board's surface, millimetres.
 pub const BOARD_DEPTH_MM: i32 = 300;
+/// Distance between the left edges of neighbouring furniture, millimetres.
+pub const FURNITURE_PITCH_MM: i32 = 2_500;
 /// Distance between the left edges of neighbouring boards, millimetres.
 const BOARD_PITCH_MM: i32 = 420;
 
@@ -86,7 +88,7 @@ fn board(index: u32) -> CatalogBoard {
         furniture_sn: format!("FU-{:02}", furniture + 1),
         floor: signed(shelf % SHELVES_A_FURNITURE),
         shelf_offset_mm: slot * BOARD_PITCH_MM,
-        floor_offset_mm: surveyed.then(|| [signed(furniture) * 2_500, 800]),
+        floor_offset_mm: surveyed.then(|| [signed(furniture) * FURNITURE_PITCH_MM, 800]),
         loc_reference: if located { format!("LOC-{:02}", shelf + 1) } else { String::new() },
         loc_labels: match shelf % 3 {
             0 if located => vec!["cold".to_owned(), format!("bay-{}", furniture + 1)],

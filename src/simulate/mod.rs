@@ -6,6 +6,7 @@ pub mod encode;
 pub mod event;
 mod go_json;
 pub mod history;
+pub mod layout;
 pub mod ledger;
 mod mismatch;
 pub mod publish;

@@ -16,6 +16,7 @@ pub mod gaps;
 pub mod inspect;
 pub mod journal;
 mod kinds;
+pub mod layout;
 pub mod lock;
 pub mod maintenance;
 mod partitions;

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use self::target::PublishTarget;
 use super::{ConfigFileArgs, UsageError};
 use crate::config::{LogConfig, LogFormat};
+use crate::simulate::catalog::SiteCatalog;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::EventHistory;
-use crate::simulate::ledger::PublishReport;
+use crate::simulate::layout::CatalogLayout;
 use crate::simulate::publish::publish;
 use crate::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use crate::simulate::world::WorldSettings;
@@ -104,6 +105,9 @@ pub struct SimulateArgs {
     /// Time of the first event, RFC 3339, for a run that is repeatable to the byte [default: now]
     #[arg(long, value_name = "TIME", value_parser = start)]
     start: Option<OffsetDateTime>,
+    /// Print the layout of the simulated boards, for import-layout, without publishing anything
+    #[arg(long)]
+    print_layout: bool,
     /// Share of the messages that are sent a second time, 0 to 1
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = probability)]
     duplicates: f64,
@@ -114,6 +118,11 @@ pub struct SimulateArgs {
 
 /// Publishes the events, reports progress on stderr and prints one line on stdout at the end.
 pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
+    if args.print_layout {
+        let catalog = SiteCatalog::new("", args.boards, 1, args.seed);
+        print_stdout(CatalogLayout(&catalog))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // Lost connections are logged as warnings.
     let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let target = PublishTarget::new(&args)?;
@@ -128,7 +137,7 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
         stderr::line(format_args!("{report}"));
     });
     tokio::select! {
-        report = publishing => print_last_line(report?)?,
+        report = publishing => print_stdout(format_args!("{}\n", report?))?,
         code = signalled_twice(&stop) => return Ok(ExitCode::from(code?)),
     }
     Ok(ExitCode::SUCCESS)
@@ -153,9 +162,9 @@ async fn signalled_twice(stop: &CancellationToken) -> anyhow::Result<u8> {
     }
 }
 
-fn print_last_line(report: PublishReport) -> anyhow::Result<()> {
+fn print_stdout(text: impl std::fmt::Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{report}").and_then(|()| out.flush()).context("could not write to stdout")
+    write!(out, "{text}").and_then(|()| out.flush()).context("could not write to stdout")
 }
 
 fn rate(args: &SimulateArgs) -> u64 {

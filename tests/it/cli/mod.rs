@@ -6,6 +6,7 @@ mod csr;
 mod dead_letter_commands;
 mod erase;
 mod gap_commands;
+mod import_layout;
 mod retire;
 mod secrets;
 mod simulate;

@@ -8,6 +8,7 @@
 mod alerts;
 mod fresh_machine;
 mod guarantees;
+mod layout;
 mod runbook;
 mod schema;
 mod shipped_files;
@@ -25,8 +26,8 @@ use crate::support::process::ScratchFolder;
 use crate::support::store::{StoreFixture, malformed};
 
 /// Names of the tests that run blocks.
-const TESTS: [&str; 6] =
-    ["commands", "compose", "configurations", "database", "fresh_machine", "request"];
+const TESTS: [&str; 7] =
+    ["commands", "compose", "configurations", "database", "fresh_machine", "layout", "request"];
 
 /// Shortest accepted reason, characters.
 const SHORTEST_REASON: usize = 10;
