@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::progress_bar::ProgressBar;
 use super::{ConfigFileArgs, output};
 use crate::exit;
 use crate::store::Store;
@@ -31,7 +32,7 @@ pub struct MigrateArgs {
 pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?.config;
     let store = Store::new(&config.database, config.retention.partition)?;
-    let steps = if args.status { store.schema_status().await } else { store.migrate().await };
+    let steps = if args.status { store.schema_status().await } else { apply(&store).await };
     let mut out = std::io::stdout().lock();
     match steps {
         Ok(steps) if args.json => out.write_all(document(&steps, args.status)?.as_bytes())?,
@@ -44,6 +45,14 @@ pub async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error).context("could not migrate the database"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn apply(store: &Store) -> Result<Vec<MigrationStatus>, MigrationError> {
+    let bar = ProgressBar::steps();
+    let mut begins = |step: &MigrationStatus| {
+        bar.step(format!("migration {}: {}", step.version, step.description));
+    };
+    store.migrate_reporting(&mut begins).await
 }
 
 fn list(steps: &[MigrationStatus], out: &mut impl Write) -> anyhow::Result<()> {

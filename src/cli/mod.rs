@@ -10,6 +10,8 @@ pub mod gaps;
 pub mod import_layout;
 pub mod migrate;
 mod output;
+mod progress_bar;
+pub mod rebuild;
 pub mod retire;
 pub mod run;
 pub mod simulate;
@@ -66,6 +68,8 @@ enum CliCommand {
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
+    /// Compute derived tables again from the events
+    Rebuild(rebuild::RebuildArgs),
     /// Publish simulated events to a test broker
     Simulate(simulate::SimulateArgs),
 }
@@ -168,6 +172,7 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
             CliCommand::ImportLayout(args) => import_layout::run(args).await,
             CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
             CliCommand::Erase(args) => erase::run(args).await,
+            CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Simulate(args) => simulate::run(args).await,
         }
     })

@@ -37,8 +37,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const MAX_PACKET: usize = 1024 * 1024;
 /// Longest wait for PUBACKs after a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Interval between progress reports.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Number of messages that the feeder passes before it yields to the event loop.
 const FEED_BATCH: usize = 256;
 
@@ -85,14 +83,14 @@ enum PublishEnd {
 }
 
 /// Publishes the source to its end, or until `stop` is cancelled. `rate` is distinct events per
-/// second, or 0 to publish as fast as the broker acknowledges. `progress` is called every few
-/// seconds.
+/// second, or 0 to publish as fast as the broker acknowledges. `progress` is called at its
+/// interval.
 pub async fn publish(
     mut source: MessageSource,
     broker: &BrokerSettings,
     rate: u64,
     stop: CancellationToken,
-    progress: impl Fn(PublishReport),
+    (every, progress): (Duration, impl Fn(PublishReport)),
 ) -> Result<PublishReport, PublishError> {
     let state = PublishState {
         ledger: Mutex::new(PublishLedger::new(broker.max_inflight.max(1))),
@@ -102,15 +100,15 @@ pub async fn publish(
     let work = run(&mut source, broker, rate, &stop, &state);
     tokio::select! {
         result = work => result?,
-        () = report_progress(&state, progress) => {}
+        () = report_progress(&state, every, progress) => {}
         () = stop_deadline(&stop) => {}
     }
     Ok(state.ledger().report())
 }
 
-async fn report_progress(state: &PublishState, progress: impl Fn(PublishReport)) {
+async fn report_progress(state: &PublishState, every: Duration, progress: impl Fn(PublishReport)) {
     loop {
-        sleep(PROGRESS_EVERY).await;
+        sleep(every).await;
         let report = state.ledger().report();
         progress(report);
     }

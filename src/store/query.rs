@@ -71,6 +71,18 @@ impl Db {
         within(timeout, exchange(self.conn())).await
     }
 
+    /// Does the same as [`Db::query`] with a time limit of its own, for an exchange that takes long.
+    pub async fn query_within<'c, T, F>(
+        &'c mut self,
+        timeout: Duration,
+        exchange: impl FnOnce(&'c mut PgConnection) -> F,
+    ) -> Result<T, DbError>
+    where
+        F: Future<Output = Result<T, sqlx::Error>>,
+    {
+        within(timeout, exchange(self.conn())).await
+    }
+
     /// Runs statements without parameters. `sql` is made of constants, numbers, dates and names
     /// that the server quoted.
     pub async fn execute(&mut self, sql: impl Into<String>) -> Result<(), DbError> {

@@ -88,6 +88,14 @@ impl Store {
     /// Applies what is pending. Returns what was applied, as far as this process did it. Needs no
     /// connection in addition to the one that the stream is written over afterwards.
     pub async fn migrate(&self) -> Result<Vec<MigrationStatus>, MigrationError> {
+        self.migrate_reporting(&mut |_| ()).await
+    }
+
+    /// Does the same as [`Store::migrate`], and calls `begins` before each migration.
+    pub async fn migrate_reporting(
+        &self,
+        begins: &mut (dyn FnMut(&MigrationStatus) + Send),
+    ) -> Result<Vec<MigrationStatus>, MigrationError> {
         let mut writer = self.writer.take().await?;
         let db = writer.db();
         let before = status(db).await?;
@@ -95,17 +103,23 @@ impl Store {
             writer.finish(Ok(()))?;
             return Ok(Vec::new());
         }
-        let mut migrator = migrator();
-        if !has_schema(db).await? {
-            migrator.create_schema("centiloc");
-        }
+        let creates_schema = !has_schema(db).await?;
         db.execute("set statement_timeout = 0").await?;
-        let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, db.conn(), false));
-        // On a failure the connection is dropped, which gives back the lock.
-        during(MIGRATION_TIMEOUT, migrate)
-            .await
-            .map_err(|_| DbError::timed_out(MIGRATION_TIMEOUT))?
-            .map_err(migration_error)?;
+        for pending in before.iter().filter(|step| step.applied_at.is_none()) {
+            begins(pending);
+            let mut migrator = migrator_to(pending.version);
+            if creates_schema {
+                migrator.create_schema("centiloc");
+            }
+            // Another process may have applied later ones meanwhile.
+            migrator.set_ignore_missing(pending.version < latest_version());
+            let migrate = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, db.conn(), false));
+            // On a failure the connection is dropped, which gives back the lock.
+            during(MIGRATION_TIMEOUT, migrate)
+                .await
+                .map_err(|_| DbError::timed_out(MIGRATION_TIMEOUT))?
+                .map_err(migration_error)?;
+        }
         self.connector.set_up(db).await?;
         let after = status(db).await?;
         writer.finish(Ok(()))?;
@@ -137,14 +151,20 @@ impl Store {
     }
 
     /// Waits until [`Store::prepare_schema`] has succeeded.
-    pub(super) async fn until_prepared(&self) {
+    pub async fn until_prepared(&self) {
         // Never closed: the sender is borrowed with self.
         let _ = self.prepared.subscribe().wait_for(|prepared| *prepared).await;
     }
 }
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
+fn latest_version() -> i64 {
+    MIGRATIONS[MIGRATIONS.len() - 1].0
+}
+
+/// Returns a migrator up to a version.
+fn migrator_to(last: i64) -> Migrator {
+    let known = MIGRATIONS.iter().filter(|(version, ..)| *version <= last);
+    let migrations = known.map(|(version, description, sql)| {
         let kind = MigrationType::Simple;
         Migration::new(*version, (*description).into(), kind, sql.into_sql_str(), false)
     });
@@ -155,11 +175,11 @@ fn migrator() -> Migrator {
 
 pub(super) async fn status(db: &mut Db) -> Result<Vec<MigrationStatus>, MigrationError> {
     let applied = applied(db).await?;
-    let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    let known = latest_version();
     if let Some(found) = applied.iter().map(|a| a.version).max().filter(|v| *v > known) {
         return Err(MigrationError::Newer { found, known });
     }
-    let migrator = migrator();
+    let migrator = migrator_to(known);
     let mut steps = Vec::with_capacity(MIGRATIONS.len());
     for (migration, (version, description, _)) in migrator.iter().zip(MIGRATIONS.iter().copied()) {
         let applied = applied.iter().find(|a| a.version == version);
@@ -205,7 +225,7 @@ async fn has_schema(db: &mut Db) -> Result<bool, DbError> {
 }
 
 fn migration_error(error: MigrateError) -> MigrationError {
-    let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    let known = latest_version();
     match error {
         // Another process, of a newer program, was faster.
         MigrateError::VersionMissing(found) => MigrationError::Newer { found, known },

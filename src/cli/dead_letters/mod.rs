@@ -17,6 +17,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::ConfigFileArgs;
 use super::output::{self, printable};
+use super::progress_bar::ProgressBar;
 use crate::config::Config;
 use crate::decode::{ClockTrust, Decoder};
 use crate::event::RejectReason;
@@ -243,7 +244,9 @@ async fn replay(
 ) -> anyhow::Result<bool> {
     let decoder = Decoder::new(&config.decode, &config.tenant)?;
     let (mut stored, mut left) = (0, Vec::new());
-    for id in ids {
+    let bar = ProgressBar::counting("replaying", "dead letters", ids.len() as u64);
+    for (done, id) in ids.iter().enumerate() {
+        bar.set(done as u64);
         // The checks use the time of receipt: only the schema may have been corrected since.
         let decode = |topic: &str, payload: &_, received_at| {
             decoder.decode(topic, payload, received_at, ClockTrust::Agree(received_at))
@@ -259,10 +262,11 @@ async fn replay(
             ReplayOutcome::Unknown => "it does not exist".to_owned(),
         };
         if !json {
-            writeln!(out, "{id:6}  {}", printable(&why))?;
+            bar.hidden_while(|| writeln!(out, "{id:6}  {}", printable(&why)))?;
         }
         left.push(json!({ "id": id, "problem": why }));
     }
+    drop(bar);
     let complete = left.is_empty();
     if json {
         out.write_all(output::json(&json!({ "stored": stored, "left": left }))?.as_bytes())?;

@@ -17,12 +17,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::target::PublishTarget;
+use super::progress_bar::ProgressBar;
 use super::{ConfigFileArgs, UsageError};
 use crate::config::{LogConfig, LogFormat};
 use crate::simulate::catalog::SiteCatalog;
 use crate::simulate::encode::FormatChoice;
 use crate::simulate::history::EventHistory;
 use crate::simulate::layout::CatalogLayout;
+use crate::simulate::ledger::PublishReport;
 use crate::simulate::publish::publish;
 use crate::simulate::source::{MessageSource, MomentumClock, SourceSettings};
 use crate::simulate::world::WorldSettings;
@@ -38,6 +40,10 @@ const EVENTS_AN_ITEM_A_DAY: u64 = 6;
 /// Shortest and longest period of `--over`.
 const HISTORY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+/// Interval between progress lines where no bar is shown.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Interval at which the bar is redrawn.
+const REDRAW_EVERY: Duration = Duration::from_millis(250);
 /// Exit code after a second SIGINT: 128 plus the signal number.
 const INTERRUPTED: u8 = 130;
 /// Exit code after a second SIGTERM: 128 plus the signal number.
@@ -127,17 +133,32 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let _log = logging::init(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() })?;
     let target = PublishTarget::new(&args)?;
     let broker = target.broker(&args)?;
-    let source = MessageSource::new(source_settings(&args, &target, OffsetDateTime::now_utc()));
+    let settings = source_settings(&args, &target, OffsetDateTime::now_utc());
+    let total = settings.count;
+    let source = MessageSource::new(settings);
     let stop = CancellationToken::new();
     stderr::line(format_args!(
         "publishing to {}:{} as {}",
         broker.host, broker.port, broker.client_id
     ));
-    let publishing = publish(source, &broker, rate(&args), stop.clone(), |report| {
-        stderr::line(format_args!("{report}"));
-    });
+    let bar = match total {
+        Some(total) => ProgressBar::counting("publishing", "events", total),
+        None => ProgressBar::endless("publishing", "events"),
+    };
+    let every = if bar.is_hidden() { LINE_EVERY } else { REDRAW_EVERY };
+    let show = |report: PublishReport| {
+        bar.set(report.acknowledged);
+        if bar.is_hidden() {
+            stderr::line(format_args!("{report}"));
+        }
+    };
+    let publishing = publish(source, &broker, rate(&args), stop.clone(), (every, show));
     tokio::select! {
-        report = publishing => print_stdout(format_args!("{}\n", report?))?,
+        report = publishing => {
+            drop(bar);
+            print_stdout(format_args!("{}
+    ", report?))?;
+        }
         code = signalled_twice(&stop) => return Ok(ExitCode::from(code?)),
     }
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod partition_locks;
 mod partitions;
 mod question_plans;
 mod questions;
+mod rebuild;
 mod refused_rows;
 mod roles;
 mod rollups;

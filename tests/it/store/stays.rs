@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::support::store::{STAYS_BY_WINDOWS, StoreFixture, arrives, leaves};
 
-type Stay = (String, Option<String>, OffsetDateTime, Option<OffsetDateTime>);
+pub(super) type Stay = (String, Option<String>, OffsetDateTime, Option<OffsetDateTime>);
 
-async fn stays(fixture: &StoreFixture, from: &str) -> Vec<Stay> {
+pub(super) async fn stays(fixture: &StoreFixture, from: &str) -> Vec<Stay> {
     let sql =
         format!("select uid, board_sn, entered_at, left_at from ({from}) stay order by 1, 3, 4, 2");
     let rows = fixture.db.rows(&sql).await.unwrap();
@@ -77,7 +77,7 @@ async fn assert_views_agree(fixture: &StoreFixture) {
 
 /// Makes a history with few tags, boards and momenta, so that leaves are missing, momenta are equal
 /// and tags are seen by two boards. Events come out of order and some twice.
-fn history(rng: &mut StdRng) -> Vec<ItemEvent> {
+pub(super) fn history(rng: &mut StdRng) -> Vec<ItemEvent> {
     let mut events = Vec::new();
     for _ in 0..rng.random_range(20..120) {
         let uid = format!("U{}", rng.random_range(0..4));
