@@ -175,8 +175,8 @@ fn variables_cover_tenant_to_product() {
         let text = dashboard.json.to_string();
         for name in names {
             let uses = [format!("${{{name}:"), format!("${{{name}}}"), format!("${name}\\\"")];
-            let used = uses.iter().any(|form| text.contains(form));
-            assert!(used, "{}: variable {name} is not used", dashboard.name);
+            let is_used = uses.iter().any(|form| text.contains(form));
+            assert!(is_used, "{}: variable {name} is not used", dashboard.name);
         }
     }
 }

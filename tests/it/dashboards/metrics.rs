@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::support::bridge::{Bridge, get};
 use crate::support::config::Config;
-use crate::support::dashboards::dashboards;
+use crate::support::dashboards::{Dashboard, dashboards};
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::process::{Process, ScratchFolder, free_port};
@@ -105,7 +105,7 @@ async fn prometheus_knows_metrics_of_rules_and_dashboards() {
         prometheus.until_result("a rule", metric).await;
     }
     let mut count = 0;
-    for query in dashboards().iter().flat_map(|dashboard| dashboard.expressions()) {
+    for query in dashboards().iter().flat_map(Dashboard::expressions) {
         let expression = query.text.replace("$__rate_interval", "1m").replace("$instance", ".*");
         prometheus.until_result(&query.place, &expression).await;
         count += 1;
