@@ -69,7 +69,8 @@ grant select, insert, update, delete on
     centiloc.stay_pending, centiloc.item_board
     to centiloc_writer;
 grant select, insert, delete on
-    centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending
+    centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending,
+    centiloc.service_figures
     to centiloc_writer;
 grant select, insert, update, delete on centiloc.rebuild to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;

@@ -2,16 +2,23 @@
 //! shows no secrets. By default it listens on loopback.
 
 mod assets;
+mod chart;
 pub mod client;
 mod host;
 mod listen;
+pub mod moment;
 mod negotiation;
+mod overview_cache;
 mod page;
+mod recorder;
 pub mod report;
 pub mod shell;
 pub mod status_view;
+pub mod summary;
+mod tables;
 #[cfg(test)]
 mod tests;
+pub mod tiles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,11 +38,15 @@ pub use listen::{BindError, bind};
 
 use crate::config::Config;
 use crate::progress::ProgressRegistry;
+use crate::store::Store;
+use crate::telemetry::history::FigureHistory;
 use crate::telemetry::{Health, Metrics};
 use listen::LimitedListener;
 use negotiation::MetricsFormat;
+use overview_cache::OverviewCache;
+use page::StatusPage;
+use recorder::FigureRecorder;
 use report::{LivenessReport, ReadinessReport, ServiceStatus, unaccounted};
-use status_view::StatusView;
 
 /// Time that open requests get to finish once the endpoint stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -64,27 +75,59 @@ pub struct AdminState {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    history: Arc<FigureHistory>,
+    overview: Arc<OverviewCache>,
+    /// The database, or `None` without one.
+    store: Option<Arc<Store>>,
+}
+
+/// Parts of the service that the endpoint shows.
+#[derive(Debug, Clone)]
+pub struct AdminParts {
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Health.
+    pub health: Arc<Health>,
+    /// Progress of all tasks.
+    pub progress: Arc<ProgressRegistry>,
+    /// Figures of the charts, kept over restarts of the endpoint.
+    pub history: Arc<FigureHistory>,
+    /// The database.
+    pub store: Arc<Store>,
 }
 
 impl AdminState {
     /// Returns the state of a service whose uptime counts from now.
-    pub fn new(
-        config: &Config,
-        instance: Uuid,
-        metrics: Arc<Metrics>,
-        health: Arc<Health>,
-        progress: Arc<ProgressRegistry>,
-    ) -> Self {
+    pub fn new(config: &Config, instance: Uuid, parts: AdminParts) -> Self {
         Self {
             tenant: config.tenant.clone(),
             client_id: config.mqtt.client_id.clone(),
             instance,
             started_at: OffsetDateTime::now_utc(),
             started: Instant::now(),
-            metrics,
-            health,
-            progress,
+            metrics: parts.metrics,
+            health: parts.health,
+            progress: parts.progress,
+            history: parts.history,
+            overview: Arc::default(),
+            store: Some(parts.store),
         }
+    }
+
+    /// Keeps what pages show up to date, until dropped.
+    async fn keep_current(&self) {
+        let Some(store) = &self.store else { return std::future::pending().await };
+        let recorder = FigureRecorder {
+            history: Arc::clone(&self.history),
+            metrics: Arc::clone(&self.metrics),
+            store: Arc::clone(store),
+            client_id: self.client_id.clone(),
+        };
+        tokio::join!(recorder.run(), self.overview.run(store, &self.client_id));
+    }
+
+    async fn status(&self) -> ServiceStatus {
+        ServiceStatus::new(self, &self.overview.current().await)
     }
 }
 
@@ -94,6 +137,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
     if let Ok(address) = address {
         tracing::info!(%address, "admin endpoint listening");
     }
+    let pages = state.clone();
     let mut router = router(state);
     if address.is_ok_and(host::is_checked_on) {
         router = router.layer(from_fn(host::require_loopback));
@@ -111,6 +155,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
             tracing::error!(%error, "admin endpoint failed");
         },
         () = overdue => {}
+        () = Box::pin(pages.keep_current()) => {}
     }
     drop(end_all);
 }
@@ -123,6 +168,7 @@ fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status))
+        .route("/api/history", get(history))
         .fallback(not_found)
         .with_state(Arc::new(state))
 }
@@ -130,9 +176,11 @@ fn router(state: AdminState) -> Router {
 type SharedAdminState = State<Arc<AdminState>>;
 
 async fn page(State(state): SharedAdminState) -> Response {
-    // Unwrap safety: a struct of text, numbers and dates of this century.
-    let status = serde_json::to_value(ServiceStatus::new(&state)).expect("a status is JSON");
-    let page = page::render(&StatusView::new(&status));
+    let cached = state.overview.current().await;
+    let status = ServiceStatus::new(&state, &cached);
+    let history = state.history.snapshot();
+    let now = OffsetDateTime::now_utc();
+    let page = StatusPage { status: &status, cached: &cached, history: &history, now }.render();
     (HEADERS, Html(page.into_string())).into_response()
 }
 
@@ -157,11 +205,15 @@ async fn metrics(State(state): SharedAdminState, headers: HeaderMap) -> Response
 }
 
 async fn status(State(state): SharedAdminState) -> Response {
-    (HEADERS, Json(ServiceStatus::new(&state))).into_response()
+    (HEADERS, Json(state.status().await)).into_response()
+}
+
+async fn history(State(state): SharedAdminState) -> Response {
+    (HEADERS, Json(state.history.snapshot())).into_response()
 }
 
 async fn not_found() -> Response {
-    const TEXT: &str = "There is /, /livez, /readyz, /metrics and /api/status.\n";
+    const TEXT: &str = "There is /, /livez, /readyz, /metrics, /api/status and /api/history.\n";
     (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
 }
 

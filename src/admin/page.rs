@@ -1,55 +1,188 @@
-//! The status page: the content of `/api/status` in HTML, without anything from another server. The template engine escapes every value.
+//! The status page: the content of `/api/status` in HTML, without anything from another server. The
+//! template engine escapes every value. Parts with `data-live` are replaced by the script.
 
 use maud::{Markup, html};
+use time::OffsetDateTime;
 
-use super::shell::{Glance, PageLink, PageShell};
+use super::chart::{ChartPoint, ChartUnit, LineChart};
+use super::moment;
+use super::overview_cache::CachedOverview;
+use super::report::ServiceStatus;
+use super::shell::{PageLink, PageShell};
 use super::status_view::{StatusView, ViewSection};
+use super::summary::{Finding, Summary};
+use super::tables;
+use super::tiles::Tile;
+use crate::telemetry::history::{DAY, DAY_STEP, HOUR, HOUR_STEP, HistoryPoint, HistorySnapshot};
 
 /// Interval at which the page reloads itself without scripts, seconds.
 const REFRESH_SECONDS: u32 = 5;
 
-/// Renders the page for a status.
-pub fn render(view: &StatusView) -> Markup {
-    let shell = PageShell {
-        title: readiness(view.ready),
-        current: Some(PageLink::Status),
-        tenant: "",
-        glance: if view.ready { Glance::Good } else { Glance::Bad },
-        styles: &[],
-        scripts: &["status.js"],
-        reload_seconds: Some(REFRESH_SECONDS),
-    };
-    shell.render(&html! {
-        (state(view))
-        div #facts data-live {
-            @for section in &view.sections { (table(section)) }
+/// The facts of a status page.
+#[derive(Debug)]
+pub struct StatusPage<'a> {
+    /// The status.
+    pub status: &'a ServiceStatus,
+    /// Rows of the database.
+    pub cached: &'a CachedOverview,
+    /// Points of the charts.
+    pub history: &'a HistorySnapshot,
+    /// Present time.
+    pub now: OffsetDateTime,
+}
+
+impl StatusPage<'_> {
+    /// Renders the page.
+    pub fn render(&self) -> Markup {
+        let summary = &self.status.summary;
+        let shell = PageShell {
+            title: summary.verdict.words(),
+            current: Some(PageLink::Status),
+            tenant: &self.status.tenant,
+            glance: summary.verdict.glance(),
+            styles: &[],
+            scripts: &["status.js"],
+            reload_seconds: Some(REFRESH_SECONDS),
+        };
+        shell.render(&html! {
+            p #connection .note role="alert" hidden {}
+            (verdict(summary))
+            section aria-labelledby="parts" {
+                h2 #parts .hidden { "Parts of the service" }
+                ul #tiles .tiles data-live {
+                    @for each in &self.status.tiles { (tile(each, self.now)) }
+                }
+            }
+            section aria-labelledby="figures" {
+                h2 #figures .hidden { "Figures over time" }
+                div #charts .charts data-live { (self.charts()) }
+            }
+            (tables::render(self.cached, self.now))
+            (self.facts())
+            (footer())
+        })
+    }
+
+    fn charts(&self) -> Markup {
+        html! {
+            (self.chart("series-1", "Rate", "events stored", ChartUnit::Rate, |p| Some(p.rate)))
+            (self.chart("series-2", "Lag", "from event to commit", ChartUnit::Seconds, |p| p.lag))
+            (self.chart("series-3", "Un-acked", "messages in flight", ChartUnit::Count,
+                |p| Some(p.unacked)))
         }
-        (footer())
-    })
-}
+    }
 
-fn readiness(ready: bool) -> &'static str {
-    if ready { "ready" } else { "not ready" }
-}
+    fn chart(
+        &self,
+        class: &str,
+        title: &str,
+        meaning: &str,
+        unit: ChartUnit,
+        value: impl Fn(&HistoryPoint) -> Option<f64>,
+    ) -> Markup {
+        let points = |list: &[HistoryPoint]| -> Vec<ChartPoint> {
+            list.iter().filter_map(|point| Some((point.at, value(point)?))).collect()
+        };
+        let (hour, day) = (points(&self.history.hour), points(&self.history.day));
+        let newest = self.history.hour.last().and_then(&value);
+        let draw = |period, points, span: std::time::Duration, step: std::time::Duration| {
+            let chart = LineChart {
+                period,
+                quantity: title,
+                points,
+                span_seconds: span.as_secs_f64(),
+                step_seconds: step.as_secs_f64(),
+                unit,
+                now: self.now,
+            };
+            chart.render()
+        };
+        html! {
+            div class={ "card " (class) } {
+                div .chart-head {
+                    h3 { (title) " " span .muted { (meaning) } }
+                    span .chart-now { (newest.map_or_else(|| "–".to_owned(), |v| unit.text(v))) }
+                }
+                (draw("Last hour", &hour, HOUR, self.hour_step()))
+                (draw("Last day", &day, DAY, DAY_STEP))
+            }
+        }
+    }
 
-fn state(view: &StatusView) -> Markup {
-    html! {
-        section #verdict role="status" data-live class=(if view.ready { "verdict good" } else { "verdict bad" }) {
-            (if view.ready { Glance::Good.icon() } else { Glance::Bad.icon() })
-            div {
-                h1 { "The service is " (readiness(view.ready)) "." }
-                @for (part, problem) in &view.problems { p { (part) ": " (problem) } }
+    /// Returns the usual interval of the points of the last hour, which is longer for those of an
+    /// earlier process.
+    fn hour_step(&self) -> std::time::Duration {
+        let earlier =
+            self.history.hour.windows(2).any(|pair| pair[1].at - pair[0].at > HOUR_STEP * 6);
+        if earlier { DAY_STEP } else { HOUR_STEP }
+    }
+
+    fn facts(&self) -> Markup {
+        // Unwrap safety: a struct of text, numbers and dates of this century.
+        let status = serde_json::to_value(self.status).expect("a status is JSON");
+        let view = StatusView::new(&status);
+        html! {
+            details .card {
+                summary { "All values" }
+                div #facts .facts data-live {
+                    @for section in &view.sections { (facts(section)) }
+                }
             }
         }
     }
 }
 
-fn table(section: &ViewSection) -> Markup {
+fn verdict(summary: &Summary) -> Markup {
+    let glance = summary.verdict.glance();
     html! {
-        h2 { (section.title) }
+        section #verdict role="status" data-live class={ "verdict " (glance.class()) } {
+            (glance.icon())
+            div {
+                h1 { (summary.sentence) }
+                @for (at, each) in summary.findings.iter().enumerate() {
+                    @if at > 0 { hr; }
+                    (finding(each, summary.findings.len() > 1))
+                }
+            }
+        }
+    }
+}
+
+fn finding(finding: &Finding, is_one_of_many: bool) -> Markup {
+    html! {
+        dl {
+            @if is_one_of_many { dt { (finding.verdict.words()) } dd { strong { (finding.problem) } } }
+            dt { "Cause" } dd { (finding.cause) }
+            dt { "Remedy" } dd { (finding.remedy) }
+            dt { "Effect" } dd { (finding.effect) }
+        }
+    }
+}
+
+fn tile(tile: &Tile, now: OffsetDateTime) -> Markup {
+    html! {
+        li class={ "card tile " (tile.state.class()) } {
+            div .tile-head { h3 { (tile.title) } (tile.state.badge(tile.word)) }
+            p .tile-value { (tile.value) }
+            p .tile-detail {
+                (tile.detail)
+                @if let Some(at) = tile.at {
+                    @if !tile.detail.is_empty() { " · " }
+                    (tile.label) " " (moment::render(at, now))
+                }
+            }
+        }
+    }
+}
+
+fn facts(section: &ViewSection) -> Markup {
+    html! {
         table {
-            @for (label, value) in &section.rows {
-                tr { th scope="row" { (label) } td { (value) } }
+            caption { (section.title) }
+            tbody {
+                @for (label, value) in &section.rows {
+                    tr { th scope="row" { (label) } td { (value) } }
+                }
             }
         }
     }
@@ -57,10 +190,11 @@ fn table(section: &ViewSection) -> Markup {
 
 fn footer() -> Markup {
     html! {
-        footer {
-            "This page refreshes itself. For programs: "
-            a href="api/status" { "status" } ", " a href="metrics" { "metrics" } ", "
-            a href="readyz" { "readiness" } ", " a href="livez" { "liveness" } "."
+        p .small .muted {
+            "For programs: "
+            a href="api/status" { "status" } ", " a href="api/history" { "history" } ", "
+            a href="metrics" { "metrics" } ", " a href="readyz" { "readiness" } ", "
+            a href="livez" { "liveness" } "."
         }
     }
 }
@@ -68,36 +202,71 @@ fn footer() -> Markup {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use time::macros::datetime;
 
     use super::*;
+    use crate::admin::tests::state;
+    use crate::store::overview::{ConnectionLine, DeadLetterLine, GapLine, Overview};
 
-    fn page(status: &Value) -> String {
-        render(&StatusView::new(status)).into_string()
+    const NOW: OffsetDateTime = datetime!(2026-11-27 12:00 UTC);
+
+    /// Renders the page of a service in which every text from outside is `text`.
+    fn page(text: &str) -> String {
+        let state = crate::admin::AdminState { tenant: text.to_owned(), ..state() };
+        state.health.update(|s| {
+            s.session.problem = Some(text.to_owned());
+            s.session.filters = vec![text.to_owned()];
+            s.database.problem = Some(text.to_owned());
+        });
+        let cache = crate::admin::overview_cache::OverviewCache::default();
+        cache.note(Ok(Overview {
+            gaps: vec![GapLine {
+                id: 1,
+                started_at: NOW,
+                ended_at: None,
+                cause: text.to_owned(),
+                detail: text.to_owned(),
+                acknowledged: false,
+            }],
+            open_gaps: 1,
+            dead_letters: vec![DeadLetterLine {
+                id: 1,
+                last_seen_at: NOW,
+                topic: text.to_owned(),
+                reason: text.to_owned(),
+                seen: 2,
+            }],
+            dead_letter_count: 1,
+            connections: vec![ConnectionLine {
+                connected_at: NOW,
+                disconnected_at: Some(NOW),
+                last_seen_at: NOW,
+                reason: Some(text.to_owned()),
+                session_present: true,
+            }],
+        }));
+        cache.note(Err(text.to_owned()));
+        let cached = cache.latest();
+        let status = ServiceStatus::new(&state, &cached);
+        let history = HistorySnapshot::default();
+        StatusPage { status: &status, cached: &cached, history: &history, now: NOW }
+            .render()
+            .into_string()
     }
 
     #[test]
     fn problems_are_shown_on_top() {
-        let html = page(&json!({
-            "ready": false,
-            "not_ready": [{"part": "database", "problem": "no route to db.example"}],
-        }));
-        assert!(html.contains("<title>not ready · centiloc-bridge</title>"));
-        assert!(html.contains("database: no route to db.example"));
-        assert!(page(&json!({"ready": true})).contains("The service is ready."));
+        let html = page("no route to db.example; see the network");
+        assert!(html.contains("<title>Degraded · centiloc-bridge</title>"));
+        assert!(html.contains("<dt>Cause</dt><dd>no route to db.example</dd>"), "{html}");
+        assert!(html.contains("<dt>Remedy</dt><dd>see the network</dd>"));
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn no_text_from_outside_becomes_markup(text in ".*[<>\"'&].*") {
-            let html = page(&json!({
-                "ready": false, "tenant": text, "not_ready": [{"part": text, "problem": text}],
-                "session": {"problem": text, "filters": [text]},
-            }));
-            let ours = page(&json!({
-                "ready": false, "tenant": "x", "not_ready": [{"part": "x", "problem": "x"}],
-                "session": {"problem": "x", "filters": ["x"]},
-            }));
+        fn no_text_from_outside_becomes_markup(text in "[^;]*[<>\"'&][^;]*") {
+            let (html, ours) = (page(&text), page("x"));
             // The template quotes attributes with '"' only, so that "'" needs no escape.
             for mark in ['<', '>', '"'] {
                 prop_assert_eq!(html.matches(mark).count(), ours.matches(mark).count());

@@ -6,6 +6,9 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::AdminState;
+use super::overview_cache::CachedOverview;
+use super::summary::{Situation, Summary};
+use super::tiles::{Tile, tiles};
 use crate::event::{EventKind, RejectReason};
 use crate::progress::StuckTask;
 use crate::telemetry::Metrics;
@@ -126,6 +129,10 @@ pub struct ServiceStatus {
     pub uptime_seconds: u64,
     /// True if the process makes progress, as `/livez` reports.
     pub live: bool,
+    /// The state in one sentence, with the cause and the remedy of each problem.
+    pub summary: Summary,
+    /// The parts of the service at a glance.
+    pub tiles: Vec<Tile>,
     /// The fields of `/readyz`.
     #[serde(flatten)]
     pub readiness: ReadinessReport,
@@ -138,19 +145,37 @@ pub struct ServiceStatus {
 
 impl ServiceStatus {
     /// Collects the present state.
-    pub fn new(state: &AdminState) -> Self {
+    pub fn new(state: &AdminState, cached: &CachedOverview) -> Self {
         let parts = state.health.snapshot();
+        let figures = StatusCounters::new(&state.metrics);
+        let stuck = state.progress.stuck();
+        let unaccounted = unaccounted(&state.metrics);
+        let uptime = state.started.elapsed();
+        let situation = Situation {
+            parts: &parts,
+            figures: &figures,
+            stuck: &stuck,
+            unaccounted,
+            stays_lag_seconds: state.metrics.stays_lag_seconds.get(),
+            spool_max_bytes: state.metrics.spool_max_bytes.get().and_then(|n| n.try_into().ok()),
+            overview: cached.overview(),
+            uptime_seconds: uptime.as_secs_f64(),
+            now: OffsetDateTime::now_utc(),
+        };
+        let summary = Summary::new(&situation);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             instance: state.instance.to_string(),
             tenant: state.tenant.clone(),
             client_id: state.client_id.clone(),
             started_at: state.started_at,
-            uptime_seconds: state.started.elapsed().as_secs(),
-            live: state.progress.stuck().is_empty(),
-            readiness: ReadinessReport::new(&parts, unaccounted(&state.metrics)),
+            uptime_seconds: uptime.as_secs(),
+            live: stuck.is_empty(),
+            tiles: tiles(&situation, &summary),
+            summary,
+            readiness: ReadinessReport::new(&parts, unaccounted),
             parts,
-            figures: StatusCounters::new(&state.metrics),
+            figures,
         }
     }
 }

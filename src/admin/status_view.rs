@@ -24,6 +24,7 @@ const LAYOUT: [(&str, &str, &[&str]); 8] = [
         &[
             "up",
             "problem",
+            "down_since",
             "last_commit_at",
             "last_event_at",
             "clock_skew_seconds",
@@ -81,7 +82,9 @@ impl StatusView {
             let object = if key.is_empty() { Some(top_level(status)) } else { part(status, key) };
             Some(section(title, &object?, order))
         });
-        let unknown = status.iter().filter(|(key, _)| LAYOUT.iter().all(|(k, ..)| k != key));
+        let is_unknown =
+            |key: &str| LAYOUT.iter().all(|(k, ..)| *k != key) && !APART.contains(&key);
+        let unknown = status.iter().filter(|(key, _)| is_unknown(key));
         let unknown =
             unknown.filter_map(|(key, value)| Some(section(&label(key), value.as_object()?, &[])));
         Self {
@@ -96,11 +99,14 @@ fn part(status: &Map<String, Value>, key: &str) -> Option<Map<String, Value>> {
     status.get(key)?.as_object().cloned()
 }
 
-/// Returns the entries outside the sections, except for readiness, which is displayed apart.
+/// Keys that are displayed apart.
+const APART: [&str; 4] = ["ready", "not_ready", "summary", "tiles"];
+
+/// Returns the entries outside the sections, except for those that are displayed apart.
 fn top_level(status: &Map<String, Value>) -> Map<String, Value> {
     status
         .iter()
-        .filter(|(key, value)| !value.is_object() && !matches!(key.as_str(), "ready" | "not_ready"))
+        .filter(|(key, value)| !value.is_object() && !APART.contains(&key.as_str()))
         // A part that is off (`"spool": null`) has no row.
         .filter(|(_, value)| !value.is_null())
         .map(|(key, value)| (key.clone(), value.clone()))

@@ -14,7 +14,7 @@ use crate::telemetry::health::{SessionPhase, SpoolHealth};
 /// Timeout that is far longer than a request over loopback takes.
 const SOON: Duration = Duration::from_secs(10);
 
-fn state() -> AdminState {
+pub(super) fn state() -> AdminState {
     AdminState {
         tenant: "acme<&>".into(),
         client_id: "acme-bridge".into(),
@@ -24,6 +24,9 @@ fn state() -> AdminState {
         metrics: Arc::new(Metrics::new()),
         health: Arc::default(),
         progress: Arc::default(),
+        history: Arc::default(),
+        overview: Arc::default(),
+        store: None,
     }
 }
 

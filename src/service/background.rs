@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminParts, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::service::notify;
@@ -293,13 +293,14 @@ impl BridgeService {
     }
 
     fn admin(&self) -> AdminState {
-        AdminState::new(
-            &self.config,
-            self.process.instance,
-            Arc::clone(&self.metrics),
-            Arc::clone(&self.health),
-            Arc::clone(&self.progress),
-        )
+        let parts = AdminParts {
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            progress: Arc::clone(&self.progress),
+            history: Arc::clone(&self.history),
+            store: Arc::clone(&self.store),
+        };
+        AdminState::new(&self.config, self.process.instance, parts)
     }
 }
 

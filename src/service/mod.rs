@@ -43,6 +43,7 @@ use crate::session::transport::connector::NetworkConnector;
 use crate::state_file;
 use crate::store::schema::MigrationError;
 use crate::store::{DatabaseStatus, Store};
+use crate::telemetry::history::FigureHistory;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Health, Metrics};
 
@@ -71,6 +72,7 @@ struct BridgeService {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    history: Arc<FigureHistory>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
     material: watch::Sender<CredentialState>,
@@ -178,6 +180,7 @@ impl BridgeService {
             material,
             leadership: watch::Sender::new(Leadership::default()),
             progress: Arc::default(),
+            history: Arc::default(),
             process,
             gap_state,
             decoder,

@@ -168,6 +168,7 @@ impl SessionContext {
             }
             session.phase = phase;
             session.problem = problem;
+            session.needs_action = false;
         });
     }
 

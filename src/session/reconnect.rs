@@ -119,6 +119,8 @@ impl MqttSession {
             tracing::warn!(reason, error = problem, retry_in, "broker connection failed; retrying");
         }
         self.context.enter(SessionPhase::Connecting, Some(problem.clone()));
+        let needs_action = failure.needs_operator();
+        self.context.health.update(|snapshot| snapshot.session.needs_action = needs_action);
         NextAction::Reconnect(wait)
     }
 

@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use time::OffsetDateTime;
+
 use super::error::StoreError;
 use crate::telemetry::{Health, Metrics};
 
@@ -34,7 +36,7 @@ struct StatusState {
 }
 
 impl StatusState {
-    fn note(&mut self, source: StatusSource, text: &str) -> ErrorNovelty {
+    fn note(&mut self, source: StatusSource, text: &str, needs_action: bool) -> ErrorNovelty {
         let (own, other) = match source {
             StatusSource::Writer => (&mut self.writer, &self.maintenance),
             StatusSource::Maintenance => (&mut self.maintenance, &self.writer),
@@ -43,8 +45,11 @@ impl StatusState {
         if is_same(own) {
             return ErrorNovelty::Repeated;
         }
-        let since = own.take().map_or_else(Instant::now, |error| error.since);
-        *own = Some(OngoingError { text: text.to_owned(), since });
+        let (since, since_time) = own.take().map_or_else(
+            || (Instant::now(), OffsetDateTime::now_utc()),
+            |error| (error.since, error.since_time),
+        );
+        *own = Some(OngoingError { text: text.to_owned(), needs_action, since, since_time });
         if is_same(other) { ErrorNovelty::KnownToOther } else { ErrorNovelty::New }
     }
 }
@@ -63,7 +68,9 @@ enum ErrorNovelty {
 #[derive(Debug)]
 struct OngoingError {
     text: String,
+    needs_action: bool,
     since: Instant,
+    since_time: OffsetDateTime,
 }
 
 impl DatabaseStatus {
@@ -95,7 +102,7 @@ impl DatabaseStatus {
     pub fn failed(&self, source: StatusSource, error: &StoreError) {
         let text = error.to_string();
         self.change(|state| {
-            let novelty = state.note(source, &text);
+            let novelty = state.note(source, &text, matches!(error, StoreError::Stop(_)));
             match (novelty, error) {
                 (ErrorNovelty::Repeated | ErrorNovelty::KnownToOther, _) => {}
                 (ErrorNovelty::New, StoreError::Stop(_)) => tracing::error!(
@@ -114,12 +121,17 @@ impl DatabaseStatus {
         if !change(&mut state) {
             return;
         }
-        let problem = state.writer.as_ref().or(state.maintenance.as_ref()).map(|p| p.text.clone());
+        let ongoing = state.writer.as_ref().or(state.maintenance.as_ref());
+        let problem = ongoing.map(|error| error.text.clone());
+        let needs_action = ongoing.is_some_and(|error| error.needs_action);
+        let down_since = ongoing.map(|error| error.since_time);
         let up = problem.is_none() && state.prepared;
         self.metrics.database_up.set(i64::from(up));
         self.health.update(|snapshot| {
             snapshot.database.up = up;
             snapshot.database.problem = problem;
+            snapshot.database.needs_action = needs_action;
+            snapshot.database.down_since = down_since;
         });
     }
 }
@@ -174,11 +186,11 @@ mod tests {
     #[test]
     fn error_of_both_sources_is_new_once() {
         let mut state = StatusState::default();
-        assert_eq!(state.note(StatusSource::Writer, "a"), ErrorNovelty::New);
-        assert_eq!(state.note(StatusSource::Maintenance, "a"), ErrorNovelty::KnownToOther);
-        assert_eq!(state.note(StatusSource::Maintenance, "a"), ErrorNovelty::Repeated);
-        assert_eq!(state.note(StatusSource::Maintenance, "b"), ErrorNovelty::New);
-        assert_eq!(state.note(StatusSource::Writer, "a"), ErrorNovelty::Repeated);
+        assert_eq!(state.note(StatusSource::Writer, "a", false), ErrorNovelty::New);
+        assert_eq!(state.note(StatusSource::Maintenance, "a", false), ErrorNovelty::KnownToOther);
+        assert_eq!(state.note(StatusSource::Maintenance, "a", false), ErrorNovelty::Repeated);
+        assert_eq!(state.note(StatusSource::Maintenance, "b", false), ErrorNovelty::New);
+        assert_eq!(state.note(StatusSource::Writer, "a", false), ErrorNovelty::Repeated);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod dead_letters;
 pub mod erase;
 pub mod error;
 pub mod event_store;
+mod figures;
 pub mod gaps;
 pub mod inspect;
 pub mod journal;
@@ -20,6 +21,7 @@ mod kinds;
 pub mod layout;
 pub mod lock;
 pub mod maintenance;
+pub mod overview;
 mod partitions;
 mod pg_timestamp;
 mod query;
@@ -58,6 +60,8 @@ pub struct Store {
     writer: WriterSlot,
     /// Connections for everything except the stream, so that neither waits for the other.
     pool: ConnectionPool,
+    /// The connection of the status page.
+    pages: ConnectionPool,
     partitions: PartitionManager,
     failures: Mutex<FailureHistory>,
     open: journal::OpenConnection,
@@ -79,6 +83,10 @@ impl Store {
             pool: ConnectionPool::new(
                 connector.clone(),
                 config.max_connections.saturating_sub(2) as usize,
+            ),
+            pages: ConnectionPool::new(
+                connector.with_settings([("statement_timeout", overview::STATEMENT_TIMEOUT)]),
+                1,
             ),
             partitions: PartitionManager::new(span),
             failures: Mutex::default(),

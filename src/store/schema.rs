@@ -151,7 +151,7 @@ impl Store {
     }
 
     /// Waits until [`Store::prepare_schema`] has succeeded.
-    pub(super) async fn until_prepared(&self) {
+    pub async fn until_prepared(&self) {
         // Never closed: the sender is borrowed with self.
         let _ = self.prepared.subscribe().wait_for(|prepared| *prepared).await;
     }

@@ -48,6 +48,9 @@ pub struct SessionHealth {
     pub phase: SessionPhase,
     /// Reason for not being subscribed, with a hint, or `None` while subscribed.
     pub problem: Option<String>,
+    /// True if the problem does not resolve itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub needs_action: bool,
     /// Start of the phase.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub since: Option<OffsetDateTime>,
@@ -84,6 +87,15 @@ pub struct DatabaseHealth {
     pub up: bool,
     /// Error of the last attempt, with a hint.
     pub problem: Option<String>,
+    /// True if the problem does not resolve itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub needs_action: bool,
+    /// Start of the outage, or `None` while the database answers.
+    #[serde(
+        serialize_with = "timestamp::option::serialize",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub down_since: Option<OffsetDateTime>,
     /// Time of the last committed batch.
     #[serde(serialize_with = "timestamp::option::serialize")]
     pub last_commit_at: Option<OffsetDateTime>,

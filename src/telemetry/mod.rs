@@ -1,8 +1,10 @@
 //! Metrics, health state and log of the service.
 
 mod accounting_collector;
+mod figures;
 mod gaps;
 pub mod health;
+pub mod history;
 pub mod logging;
 pub mod metrics;
 mod optional_gauge;
