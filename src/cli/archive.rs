@@ -1,5 +1,6 @@
 //! `archive`: lists the files of deleted events, and brings their rows back.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +38,7 @@ enum ArchiveCommand {
         /// Let retention delete the rows of these files again, without restoring any
         #[arg(long)]
         release: bool,
-        /// Files, by path or by name within retention.archive_dir
+        /// Files, by path or by name within the folder of the archive
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -156,7 +157,7 @@ async fn restore(
             Ok(done) => {
                 let (rows, inserted) = (done.description.rows, done.inserted);
                 let present = rows.saturating_sub(inserted);
-                text += &format!("{name}: {inserted} rows restored, {present} were there\n");
+                let _ = writeln!(text, "{name}: {inserted} rows restored, {present} were there");
                 restored.push(json!({ "file": name, "rows": rows, "inserted": inserted }));
             }
             Err(error) => {

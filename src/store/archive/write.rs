@@ -75,14 +75,14 @@ async fn write_within(
     folder: &Path,
     record: &ArchiveRecord,
 ) -> Result<Option<u64>, ArchiveError> {
-    let Some(held) = record.held_in.as_deref() else { return Ok(None) };
-    db.execute(SETTINGS).await?;
-    // Another process may be faster, and then wait for our lock or have dropped the table.
     const STILL: &str = "
         select to_regclass(held_in) is not null
           from centiloc.archive_file
          where id = $1 and held_in is not null
            for update";
+    let Some(held) = record.held_in.as_deref() else { return Ok(None) };
+    db.execute(SETTINGS).await?;
+    // Another process may be faster, and then wait for our lock or have dropped the table.
     let still = sqlx::query_scalar(STILL).bind(record.id);
     match db.query(|conn| still.fetch_optional(conn)).await? {
         Some(true) => {}
