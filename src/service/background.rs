@@ -15,6 +15,7 @@ use crate::progress::idle;
 use crate::service::notify;
 use crate::service::supervisor::TaskGroup;
 use crate::session::credentials::renewal::{self, RenewalParts};
+use crate::store::archive::{self, ArchiveParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
@@ -32,6 +33,8 @@ pub(super) enum BackgroundTask {
     Maintenance,
     /// Computes the stays of tags.
     Stays,
+    /// Archives events past their retention.
+    Archive,
     /// Serves the admin endpoint.
     Admin,
     /// Notifies the service manager.
@@ -40,11 +43,12 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Lock,
         Self::Credentials,
         Self::Maintenance,
         Self::Stays,
+        Self::Archive,
         Self::Admin,
         Self::Watchdog,
     ];
@@ -56,6 +60,7 @@ impl BackgroundTask {
             Self::Credentials => "credentials",
             Self::Maintenance => "maintenance",
             Self::Stays => "stays",
+            Self::Archive => "archive",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
         }
@@ -197,6 +202,7 @@ impl BackgroundTasks {
                 self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
             BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
+            BackgroundTask::Archive => self.spawn(task, archive::run(service.archive(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
                 let progress = Arc::clone(&service.progress);
@@ -257,6 +263,7 @@ impl BridgeService {
         MaintenanceParts {
             store: Arc::clone(&self.store),
             keep_events: self.settings.keep_events.subscribe(),
+            archives: self.config.retention.archive_dir.is_some(),
             keep_payloads: self.settings.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
@@ -266,6 +273,17 @@ impl BridgeService {
                 filters: topic::filters(&self.config.mqtt, &self.config.tenant),
                 session_expiry: self.config.mqtt.session_expiry,
             },
+            stop,
+        }
+    }
+
+    fn archive(&self, stop: CancellationToken) -> ArchiveParts {
+        ArchiveParts {
+            store: Arc::clone(&self.store),
+            folder: self.config.retention.archive_dir.clone(),
+            keep_events: self.settings.keep_events.subscribe(),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
             stop,
         }
     }
