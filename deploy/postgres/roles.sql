@@ -72,7 +72,7 @@ grant select, insert, delete on
     centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending,
     centiloc.service_figures, centiloc.recent_change
     to centiloc_writer;
-grant select, insert, update, delete on centiloc.rebuild to centiloc_writer;
+grant select, insert, update, delete on centiloc.rebuild, centiloc.archive_file to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;
 grant select on
     centiloc.board_silence, centiloc.layout_furniture, centiloc.layout_shelf, centiloc.layout_board,

@@ -284,6 +284,13 @@ const AFTER_FORMATS: &[ConfigKey] = &[
          deleted: day or month.",
     ),
     key(
+        "retention.archive_dir",
+        DefaultValue::Off,
+        ValueForm::Path,
+        "Folder to which events past retention.events are written as compressed CSV before they \
+         are deleted. What cannot be written is not deleted.",
+    ),
+    key(
         "admin.listen",
         DefaultValue::Value("127.0.0.1:9464"),
         ValueForm::Text,

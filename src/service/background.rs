@@ -16,6 +16,7 @@ use crate::progress::idle;
 use crate::service::notify;
 use crate::service::supervisor::TaskGroup;
 use crate::session::credentials::renewal::{self, RenewalParts};
+use crate::store::archive::{self, ArchiveParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
@@ -35,6 +36,8 @@ pub(super) enum BackgroundTask {
     Stays,
     /// Reads the database for the map while somebody looks at it.
     Map,
+    /// Archives events past their retention.
+    Archive,
     /// Serves the admin endpoint.
     Admin,
     /// Notifies the service manager.
@@ -43,12 +46,13 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Lock,
         Self::Credentials,
         Self::Maintenance,
         Self::Stays,
         Self::Map,
+        Self::Archive,
         Self::Admin,
         Self::Watchdog,
     ];
@@ -61,6 +65,7 @@ impl BackgroundTask {
             Self::Maintenance => "maintenance",
             Self::Stays => "stays",
             Self::Map => "map",
+            Self::Archive => "archive",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
         }
@@ -203,6 +208,7 @@ impl BackgroundTasks {
             }
             BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
             BackgroundTask::Map => self.spawn(task, feed::run(service.map_feed(stop))),
+            BackgroundTask::Archive => self.spawn(task, archive::run(service.archive(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
                 let progress = Arc::clone(&service.progress);
@@ -263,6 +269,7 @@ impl BridgeService {
         MaintenanceParts {
             store: Arc::clone(&self.store),
             keep_events: self.settings.keep_events.subscribe(),
+            archives: self.config.retention.archive_dir.is_some(),
             keep_payloads: self.settings.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
@@ -272,6 +279,17 @@ impl BridgeService {
                 filters: topic::filters(&self.config.mqtt, &self.config.tenant),
                 session_expiry: self.config.mqtt.session_expiry,
             },
+            stop,
+        }
+    }
+
+    fn archive(&self, stop: CancellationToken) -> ArchiveParts {
+        ArchiveParts {
+            store: Arc::clone(&self.store),
+            folder: self.config.retention.archive_dir.clone(),
+            keep_events: self.settings.keep_events.subscribe(),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
             stop,
         }
     }

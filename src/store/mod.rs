@@ -4,6 +4,7 @@
 //! acknowledgements. [`maintenance`] is the periodic work. [`journal`] records connections and gaps.
 //! An error is the caller's next action ([`StoreError`]), by SQLSTATE ([`error`]).
 
+pub mod archive;
 pub mod batch;
 mod clocks;
 mod connection;

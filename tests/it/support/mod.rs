@@ -12,6 +12,7 @@ pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod connect_proxy;
+pub mod dashboards;
 pub mod database;
 pub mod duplex;
 pub mod event;
