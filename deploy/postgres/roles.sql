@@ -66,10 +66,11 @@ grant select, insert, update on
     to centiloc_writer;
 grant select, insert, update, delete on
     centiloc.dead_letter, centiloc.connection, centiloc.stay,
-    centiloc.stay_pending, centiloc.item_board
+    centiloc.stay_pending, centiloc.item_board, centiloc.change_batch
     to centiloc_writer;
 grant select, insert, delete on
-    centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending,
+    centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.dwell_day,
+    centiloc.rollup_pending,
     centiloc.service_figures, centiloc.recent_change
     to centiloc_writer;
 grant select, insert, update, delete on centiloc.rebuild, centiloc.archive_file to centiloc_writer;

@@ -149,6 +149,8 @@ pub struct DatabaseConfig {
     pub statement_timeout: Duration,
     /// True if `run` applies migrations.
     pub migrate: bool,
+    /// True if NOTIFY announces new rows of `change_batch`.
+    pub notify: bool,
 }
 
 /// Section `batch` of the configuration.

@@ -227,6 +227,12 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "Whether run applies migrations. False leaves them to the migrate command.",
     ),
     key(
+        "database.notify",
+        DefaultValue::Value("false"),
+        ValueForm::Flag,
+        "Whether NOTIFY on the channel centiloc_change announces new positions of the change feed.",
+    ),
+    key(
         "batch.max_events",
         DefaultValue::Value("1000"),
         ValueForm::Integer,

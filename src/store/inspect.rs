@@ -39,6 +39,8 @@ const TO_WRITE: [(&str, &[&str]); 16] = [
     ("board_hour", &["select", "insert", "delete"]),
     ("location_hour", &["select", "insert", "delete"]),
     ("product_day", &["select", "insert", "delete"]),
+    ("dwell_day", &["select", "insert", "delete"]),
+    ("change_batch", &["select", "insert", "update", "delete"]),
     ("rollup_pending", &["select", "insert", "delete"]),
     ("rollup_floor", &["select", "update"]),
     ("board_usual_interval", &["select", "insert", "update"]),

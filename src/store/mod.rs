@@ -74,6 +74,8 @@ pub struct Store {
     prepared: watch::Sender<bool>,
     /// Notified when events were stored.
     events_stored: Notify,
+    /// True if NOTIFY announces new rows of `change_batch`.
+    notify: bool,
 }
 
 impl Store {
@@ -99,6 +101,7 @@ impl Store {
             position: journal::position::PositionTracker::default(),
             prepared: watch::Sender::new(false),
             events_stored: Notify::new(),
+            notify: config.notify,
             connector,
         })
     }

@@ -1,7 +1,8 @@
 //! Computes stays, boards of tags and lists of known values apart from the ingest, never on the path of an
 //! acknowledgement. Each batch leaves the tags of its new events in `stay_pending`, in its own
 //! transaction. A round takes some of these rows, computes and deletes them in one transaction, so
-//! that a kill at any point loses nothing.
+//! that a kill at any point loses nothing. The same transaction adds each batch to the change feed, so that
+//! positions become visible in their order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +182,8 @@ impl Store {
     /// Computes stays of the tags of pending batches, the oldest first, from about so many events.
     /// Does nothing while another process computes.
     pub async fn compute_stays(&self, events: i64) -> Result<StaysRound, StoreError> {
-        Ok(self.with_db(async |db| round(db, events).await).await?)
+        let notify = self.notify;
+        Ok(self.with_db(async |db| round(db, events, notify).await).await?)
     }
 
     /// Computes stays until no batch is pending.
@@ -207,7 +209,7 @@ impl Store {
     }
 }
 
-async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
+async fn round(db: &mut Db, events: i64, notify: bool) -> Result<StaysRound, DbError> {
     const PENDING: &str = "
         select count(*) as pending,
                coalesce(extract(epoch from clock_timestamp() - min(committed_at)), 0)::float8 as lag
@@ -215,7 +217,7 @@ async fn round(db: &mut Db, events: i64) -> Result<StaysRound, DbError> {
     const NEXT: &str = "select id from centiloc.stay_pending order by id limit $1";
     let next = sqlx::query_scalar(NEXT).bind(BATCHES);
     let ids: Vec<i64> = db.query(|conn| next.fetch_all(conn)).await?;
-    let tags = compute(db, &ids, events).await?;
+    let tags = compute(db, &ids, events, notify).await?;
     let row = db.query(|conn| sqlx::query(PENDING).fetch_one(conn)).await?;
     let lag: f64 = row.try_get("lag")?;
     Ok(StaysRound {
@@ -232,7 +234,7 @@ pub(super) async fn begin_computing(db: &mut Db) -> Result<bool, DbError> {
 }
 
 /// Computes the stays of the tags of these batches in one transaction. Returns the number of tags.
-async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> {
+async fn compute(db: &mut Db, ids: &[i64], events: i64, notify: bool) -> Result<u64, DbError> {
     if ids.is_empty() {
         return Ok(0);
     }
@@ -240,7 +242,7 @@ async fn compute(db: &mut Db, ids: &[i64], events: i64) -> Result<u64, DbError> 
         if !begin_computing(db).await? {
             return Ok(0);
         }
-        let compute = sqlx::query_scalar(COMPUTE).bind(ids).bind(events);
+        let compute = sqlx::query_scalar(COMPUTE).bind(ids).bind(events).bind(notify);
         let tags: i64 = db.query(|conn| compute.fetch_one(conn)).await?;
         Ok(tags.try_into().unwrap_or(0))
     })

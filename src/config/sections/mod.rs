@@ -70,11 +70,13 @@ fn read_database(reader: &mut SettingReader) -> Option<DatabaseConfig> {
         reader.read("database.max_connections", |text| values::integer(text, 1..=MAX_CONNECTIONS));
     let statement_timeout = reader.wait("database.statement_timeout");
     let migrate = reader.read("database.migrate", values::flag);
+    let notify = reader.read("database.notify", values::flag);
     Some(DatabaseConfig {
         url: url?,
         max_connections: max_connections?,
         statement_timeout: statement_timeout?,
         migrate: migrate?,
+        notify: notify?,
     })
 }
 

@@ -15,12 +15,20 @@ const OF_TAG: &str = "
          boards as (delete from centiloc.item_board where uid = $1),
          pending as (delete from centiloc.stay_pending where $1 = any (uids) returning *),
          others as (
-             insert into centiloc.stay_pending (committed_at, tenants, uids, momenta)
-             select p.committed_at, array_agg(t.tenant), array_agg(t.uid), array_agg(t.momentum)
+             insert into centiloc.stay_pending (committed_at, is_batch, tenants, uids, momenta)
+             select p.committed_at, p.is_batch, array_agg(t.tenant), array_agg(t.uid), array_agg(t.momentum)
                from pending p
               cross join lateral unnest(p.tenants, p.uids, p.momenta) as t (tenant, uid, momentum)
               where t.uid <> $1
-              group by p.id, p.committed_at),
+              group by p.id, p.committed_at, p.is_batch),
+         changes as (
+             update centiloc.change_batch
+                set (tenants, uids, momenta) = (
+                    select coalesce(array_agg(t.tenant), '{}'), coalesce(array_agg(t.uid), '{}'),
+                           coalesce(array_agg(t.momentum), '{}')
+                      from unnest(tenants, uids, momenta) as t (tenant, uid, momentum)
+                     where t.uid <> $1)
+              where $1 = any (uids)),
          arrived as (
              insert into centiloc.stay_pending (tenants, uids, momenta)
              select array_agg(tenant), array_agg(uid), array_agg(momentum)
@@ -87,6 +95,7 @@ impl Eraser<'_> {
                 self.until_none(&delete_stays("nullif(board_sn, '') = $1", "entered_at")).await?;
                 self.locked(deletion("board_activity", "board_sn = $1")).await?;
                 self.locked(deletion("board_hour", "board_sn = $1")).await?;
+                self.locked(deletion("dwell_day", "by = 'board' and key = $1")).await?;
                 self.locked(deletion("board_usual_interval", "board_sn = $1")).await?;
             }
             TraceSelector::Before(_) => {
@@ -96,6 +105,8 @@ impl Eraser<'_> {
                 self.locked(deletion("board_hour", "hour < $1")).await?;
                 self.locked(deletion("location_hour", "hour < $1")).await?;
                 self.locked(deletion("product_day", "day < $1")).await?;
+                self.locked(deletion("dwell_day", "day < $1")).await?;
+                self.locked(deletion("change_batch", "committed_at < $1")).await?;
                 self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
                     .await?;
             }

@@ -23,8 +23,8 @@ with input as (
     on conflict (momentum, event_id) do nothing
     returning tableoid
 ), pending as (
-    insert into centiloc.stay_pending (tenants, uids, momenta)
-    select {array:tenant}, {array:uid}, {array:momentum}
+    insert into centiloc.stay_pending (is_batch, tenants, uids, momenta)
+    select true, {array:tenant}, {array:uid}, {array:momentum}
      where exists (select from event)
 ), state as (
     insert into centiloc.item_state as s (

@@ -1,6 +1,7 @@
 -- Computes the stays of the tags that pending batches name, and what else follows from their events.
 -- $1 are the ids of the batches, $2 is about the number of events to read. What that leaves becomes a
--- batch of its own. Returns the number of tags that were computed.
+-- batch of its own. $3 is true if NOTIFY announces new rows of change_batch. Returns the number of
+-- tags that were computed.
 --
 -- For each tag, `since` is its oldest new event. Its newest stay that began earlier stands for all
 -- events before: as an arrival, and as a leave if it ended before. Events from `since` on are read.
@@ -10,7 +11,7 @@
 with taken as (
     delete from centiloc.stay_pending
      where id = any ($1)
-    returning committed_at, tenants, uids, momenta
+    returning id, committed_at, is_batch, tenants, uids, momenta
 ), pending_tag as materialized (
     select t.tenant, t.uid, min(t.momentum) as since
       from taken
@@ -29,6 +30,23 @@ with taken as (
 ), outdated as (
     delete from centiloc.recent_change
      where computed_at < now() - interval '1 minute'
+), change as (
+    insert into centiloc.change_batch (committed_at, tenants, uids, momenta)
+    select committed_at, tenants, uids, momenta
+      from taken
+     where is_batch
+     order by id
+    returning "position"
+), read_change as (
+    -- Deletes the oldest, a few with each computation.
+    delete from centiloc.change_batch
+     where "position" in (
+           select "position"
+             from (select "position", committed_at
+                     from centiloc.change_batch
+                    order by "position"
+                    limit 1000) oldest
+            where committed_at < now() - interval '1 day')
 ), share as materialized (
     select greatest($2 / greatest(count(*), 1), 20) as events
       from tag
@@ -230,4 +248,8 @@ with taken as (
               and known_value.last_seen_at >= value.last_seen_at - interval '1 hour')
     on conflict (tenant, kind, value) do update set last_seen_at = excluded.last_seen_at
 )
-select count(*) from tag
+select count(*),
+       (select pg_notify('centiloc_change', max("position")::text)
+          from change
+        having $3 and count(*) > 0)
+  from tag

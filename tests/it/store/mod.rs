@@ -1,6 +1,7 @@
 //! The store as a library, on a database of its own: commits, partitions, migrations and views.
 
 mod archive;
+mod change_feed;
 mod commit;
 mod dead_letter_replay;
 mod foreign_partitions;

@@ -164,6 +164,7 @@ async fn reader_sees_everything_but_payloads() {
         "select centiloc.is_plausible(now(), now()), centiloc.dwell_bucket(1)",
         "select momentum, uid, extra from centiloc.item_event",
         "select count(*) from centiloc.board_event",
+        "select * from centiloc.changes_since(0)",
     ] {
         reader(sql);
         asked.push_str(sql);

@@ -58,6 +58,7 @@ async fn everything(fixture: &StoreFixture) -> String {
         "gap",
         "stay",
         "stay_pending",
+        "change_batch",
         "item_board",
         "board_activity",
     ] {
