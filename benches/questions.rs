@@ -53,6 +53,8 @@ async fn bench(events: u64, rounds: u64) {
     let postgres = Postgres::own_with(&SETTINGS).await;
     let database = fill(&postgres, events).await;
     let mut connection = database.connect().await.unwrap();
+    // As docs/database.md advises for dashboards.
+    connection.execute("set jit = off").await.unwrap();
     if std::env::var_os("DASHBOARDS_ONLY").is_none() {
         measure_questions(&mut connection, rounds).await;
     }

@@ -255,7 +255,8 @@ create or replace function centiloc.occupancy(
         select first,
                case when extract(epoch from bucket)::numeric % 3600 = 0
                     then greatest(first, date_bin(bucket, least(
-                        last, (select marked from centiloc.rollup_floor),
+                        last + bucket - interval '1 microsecond',
+                        (select marked from centiloc.rollup_floor),
                         (select min(start) from centiloc.rollup_pending
                           where width = interval '1 hour' and start >= first)), first))
                     else first end as past
@@ -264,15 +265,20 @@ create or replace function centiloc.occupancy(
         select s.past as first, w.last, w.until
           from whole w
          cross join span s
-    ), computed as materialized (
+    ), computed as (
         select date_bin(bucket, h.hour, s.first) as bucket_start, h.tenant, h.board_sn,
-               max(h.items_at_start) filter (where h.hour = date_bin(bucket, h.hour, s.first))
-                   as items_at_start,
-               date_part('epoch', sum(h.occupied)) as seconds
+               case when h.hour = date_bin(bucket, h.hour, s.first)
+                    then h.items_at_start else 0 end as items,
+               date_part('epoch', h.occupied) as seconds
           from span s
           join centiloc.board_hour h on h.hour >= s.first and h.hour < s.past
          where h.board_sn <> ''
-         group by 1, 2, 3
+         union all
+        select g.bucket_start, b.tenant, b.board_sn, 0, 0
+          from span s
+         cross join lateral generate_series(s.first, s.past - bucket, bucket) as g (bucket_start)
+         cross join centiloc.board_activity b
+         where b.board_sn <> ''
     ), lasting as materialized (
         select i.tenant, s.board_sn, array_agg(s.entered_at) as entered_at
           from period p
@@ -290,16 +296,10 @@ create or replace function centiloc.occupancy(
            and (s.left_at >= p.until or s.left_at is null)
          group by i.tenant, s.board_sn
     )
-    select g.bucket_start, b.tenant, b.board_sn, coalesce(c.items_at_start, 0),
-           coalesce(c.seconds, 0) / date_part('epoch', bucket)
-      from span s
-     cross join lateral generate_series(s.first, s.past - bucket, bucket) as g (bucket_start)
-     cross join centiloc.board_activity b
-      left join computed c
-        on c.bucket_start = g.bucket_start
-       and c.tenant = b.tenant
-       and c.board_sn = b.board_sn
-     where b.board_sn <> ''
+    select bucket_start, tenant, board_sn, sum(items)::bigint,
+           sum(seconds) / date_part('epoch', bucket)
+      from computed
+     group by bucket_start, tenant, board_sn
      union all
     select o.bucket_start, b.tenant, b.board_sn, o.items::bigint,
            o.items + (o.change * date_part('epoch', o.bucket_end - p.first) - o.seconds)

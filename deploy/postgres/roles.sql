@@ -28,6 +28,8 @@ $$;
 
 alter role centiloc_reader set default_transaction_read_only = on;
 alter role centiloc_reader set statement_timeout = '60s';
+-- Compiling the questions of dashboards takes longer than answering them.
+alter role centiloc_reader set jit = off;
 
 -- What earlier runs granted.
 revoke all on all tables in schema centiloc from centiloc_writer, centiloc_reader;

@@ -26,7 +26,7 @@ pub const COUNTED: i64 = 1000;
 type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
-const TO_WRITE: [(&str, &[&str]); 16] = [
+const TO_WRITE: [(&str, &[&str]); 18] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),

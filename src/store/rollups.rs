@@ -52,8 +52,8 @@ const ROLLUPS: [Rollup; 3] = [
     },
 ];
 
-/// Hours or days of one transaction: a fraction of a second each where they are many.
-const STARTS: i64 = 24;
+/// Hours of one transaction: the events of a day are read at most.
+const HOURS: i64 = 24;
 
 impl Rollup {
     fn insert(&self) -> String {
@@ -134,7 +134,7 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
             return Ok(false);
         }
         db.execute(FINAL).await?;
-        let next = sqlx::query_scalar(NEXT).bind(width).bind(STARTS);
+        let next = sqlx::query_scalar(NEXT).bind(width).bind(HOURS / hours);
         let starts: Vec<OffsetDateTime> = db.query(|conn| next.fetch_all(conn)).await?;
         if starts.is_empty() {
             return Ok(false);

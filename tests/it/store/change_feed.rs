@@ -93,7 +93,7 @@ async fn notification_names_newest_position() {
     let config = DatabaseConfig { notify: true, ..config(&url) };
     let notifying = Store::new(&config, PartitionSpan::Month).unwrap();
     // The store of the fixture does not notify.
-    for (uid, store) in [("U", &*fixture.store), ("V", &notifying)] {
+    for (uid, store) in [("U", &fixture.store), ("V", &notifying)] {
         fixture.items(&[arrives(uid, "A", 1)]).await;
         store.compute_all_stays().await.unwrap();
     }
