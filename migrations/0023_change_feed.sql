@@ -54,7 +54,8 @@ returns table (
            select distinct tenant, uid, momentum
              from unnest(b.tenants, b.uids, b.momenta) as t (tenant, uid, momentum)) k
      cross join lateral (
-           select *
+           select tenant, uid, board_sn, is_in, momentum, event_id, x_mm, y_mm, product_reference,
+                  shelf_sn, loc_reference
              from centiloc.item_event i
             where i.uid = k.uid
               and i.tenant = k.tenant
