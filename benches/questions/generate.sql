@@ -65,4 +65,17 @@ select distinct on (tenant, board_sn) tenant, board_sn, momentum, event_id, rece
   from centiloc.board_event
  order by tenant, board_sn, momentum desc;
 
+-- All boards but one are in the layout, and one of the layout never reported.
+insert into centiloc.layout_shelf (tenant, shelf_sn, furniture_sn, floor)
+select 'T', 'S' || shelf, 'F' || shelf / 5, shelf % 5
+  from generate_series(0, :boards / 4) as shelf;
+
+insert into centiloc.layout_board (tenant, board_sn, shelf_sn, x_mm, y_mm)
+select 'T', 'B' || lpad(board::text, 4, '0'), 'S' || board / 4, board % 4 * 820, 0
+  from generate_series(1, :boards) as board;
+
+insert into centiloc.layout_location (tenant, loc_reference, shelf_sn)
+select 'T', 'L' || board / 2, 'S' || board / 4
+  from generate_series(0, :boards, 2) as board;
+
 vacuum analyze;

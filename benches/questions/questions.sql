@@ -104,3 +104,12 @@ select * from centiloc.location_list
 
 -- list of shelves | 5
 select * from centiloc.shelf_list
+
+-- boards of the layout that are missing | 50
+select * from centiloc.layout_missing_board
+
+-- boards that are not in the layout | 5
+select * from centiloc.layout_unknown_board
+
+-- empty locations | 50
+select * from centiloc.empty_location

@@ -51,6 +51,7 @@ pub(super) use event_columns;
 /// - `{arrays}`, `{names}`, `{values}`: parameters, names and cast values of all columns.
 /// - `{key}`, `{k.key}`: names of those of the key, also with a prefix.
 /// - `{key_arrays}`: parameters in the order of the key, where there are no others before them.
+/// - `{array:tenant}` and so on: the parameter of one column.
 /// - `{state}`, `{state_values}`: names and cast values of those of the state, without its key.
 /// - `{e.state}`, `{excluded.state}`: the same names with a prefix.
 /// - `{set}`: assigns those of the state from `excluded`, where `newer` holds.
@@ -86,6 +87,10 @@ pub(super) fn fill<E>(template: &str, columns: &[EventColumn<E>], newer: &str) -
         .replace("{excluded.state}", &state(&|column| format!("excluded.{}", column.name)))
         .replace("{set}", &state(&set))
         .replace("{newer}", newer);
+    for (at, column) in columns.iter().enumerate() {
+        let array = format!("${}::{}[]", at + 1, column.sent_as);
+        text = text.replace(&format!("{{array:{}}}", column.name), &array);
+    }
     for following in 1..=5 {
         text =
             text.replace(&format!("{{+{following}}}"), &format!("${}", columns.len() + following));

@@ -7,6 +7,8 @@
 -- last_in_at and last_in_id are the newest arrival within the batch, if any.
 -- {+5} is the latest plausible momentum: events after it have no first_seen_at, and any event
 -- before it replaces a state after it.
+-- A batch without a new event leaves nothing to compute. Else all its tags are computed, which is
+-- cheaper than to find those with a new event.
 -- A stored event is never changed. State changes by (momentum, event_id), not by arrival, and is
 -- not written when nothing changes.
 with input as (
@@ -19,12 +21,11 @@ with input as (
     select {values}
       from input
     on conflict (momentum, event_id) do nothing
-    returning tableoid, tenant, uid, momentum
+    returning tableoid
 ), pending as (
     insert into centiloc.stay_pending (tenants, uids, momenta)
-    select array_agg(tenant), array_agg(uid), array_agg(momentum)
-      from (select tenant, uid, min(momentum) as momentum from event group by tenant, uid) tag
-    having count(*) > 0
+    select {array:tenant}, {array:uid}, {array:momentum}
+     where exists (select from event)
 ), state as (
     insert into centiloc.item_state as s (
         tenant, uid, board_sn, {state}, first_seen_at, entered_at, last_in_at, last_in_id

@@ -20,7 +20,7 @@ with taken as (
     select tenant, uid, since
       from pending_tag
      order by tenant, uid
-     limit greatest($2 / 20, 50)
+     limit greatest($2 / 50, 50)
 ), share as materialized (
     select greatest($2 / greatest(count(*), 1), 20) as events
       from tag
@@ -59,7 +59,7 @@ with taken as (
       from ((select tenant, uid, since
                from pending_tag
               order by tenant, uid
-             offset greatest($2 / 20, 50))
+             offset greatest($2 / 50, 50))
              union all
             select tenant, uid, until + interval '1 microsecond'
               from seen
@@ -80,7 +80,10 @@ with taken as (
            lag(is_in) over same_board as was_in,
            case when not lead(is_in) over same_board then lead(momentum) over same_board end as out_at
       from event
-    window same_board as (partition by tenant, uid, board_sn order by momentum, event_id)
+    -- Bytewise order is faster than that of a language.
+    window same_board as (
+           partition by tenant collate "C", uid collate "C", board_sn collate "C"
+               order by momentum, event_id)
 ), arrival as (
     select tenant, uid, board_sn, momentum, event_id, product_reference, loc_reference,
            was_in is true and lag(board_sn) over same_tag = board_sn as stays,
@@ -89,11 +92,15 @@ with taken as (
                       then lead(momentum) over same_tag end) as left_at
       from step
      where is_in
-    window same_tag as (partition by tenant, uid order by momentum, event_id)
+    window same_tag as (
+           partition by tenant collate "C", uid collate "C"
+               order by momentum, event_id)
 ), numbered as (
     select *, count(*) filter (where not stays) over same_tag as number
       from arrival
-    window same_tag as (partition by tenant, uid order by momentum, event_id)
+    window same_tag as (
+           partition by tenant collate "C", uid collate "C"
+               order by momentum, event_id)
 ), computed as materialized (
     select tenant, uid, number, min(board_sn) as board_sn, min(momentum) as entered_at,
            (array_agg(event_id) filter (where not stays))[1] as entered_id,
@@ -191,9 +198,8 @@ with taken as (
      order by tenant, board_sn
     on conflict (tenant, board_sn) do update set last_item_at = excluded.last_item_at
      where b.last_item_at < excluded.last_item_at
-), value as (
-    insert into centiloc.known_value as k (tenant, kind, value, last_seen_at)
-    select e.tenant, v.kind, v.value, max(e.momentum)
+), value as materialized (
+    select e.tenant, v.kind, v.value, max(e.momentum) as last_seen_at
       from (select tenant, product_reference, loc_reference, shelf_sn, furniture_sn,
                    max(momentum) as momentum
               from new_event
@@ -203,7 +209,17 @@ with taken as (
                   ('shelf', e.shelf_sn), ('furniture', e.furniture_sn)) as v (kind, value)
      where v.value is not null
      group by e.tenant, v.kind, v.value
+), known as (
+    insert into centiloc.known_value as k (tenant, kind, value, last_seen_at)
+    select tenant, kind, value, last_seen_at
+      from value
+     where not exists (
+           select
+             from centiloc.known_value
+            where known_value.tenant = value.tenant
+              and known_value.kind = value.kind
+              and known_value.value = value.value
+              and known_value.last_seen_at >= value.last_seen_at - interval '1 hour')
     on conflict (tenant, kind, value) do update set last_seen_at = excluded.last_seen_at
-     where k.last_seen_at < excluded.last_seen_at
 )
 select count(*) from tag

@@ -35,9 +35,11 @@ async fn questions_read_no_partition_as_a_whole() {
         assert!(db.count(&format!("({}) q", question.now)).await > 0, "{}", question.name);
         let plan: Vec<String> = db.column(&format!("explain {}", question.now)).await;
         assert!(!reads_whole_partition(&plan), "{}:\n{}", question.name, plan.join("\n"));
-        // Positions are in the events. Everything else is answered from stays and states.
-        let has_positions =
-            ["heat map", "content of"].iter().any(|name| question.name.starts_with(name));
+        // Positions and the shelf of a board are in the events. Everything else is answered from stays
+        // and states.
+        let has_positions = ["heat map", "content of", "boards of the layout"]
+            .iter()
+            .any(|name| question.name.starts_with(name));
         let looks_up = plan.iter().any(|line| line.contains("item_event"));
         assert_eq!(looks_up, has_positions, "{}:\n{}", question.name, plan.join("\n"));
     }
