@@ -41,6 +41,8 @@ const NO_TOKEN: &str = "The admin endpoint listens on an address that others can
 const WRONG: &str =
     "This needs the token of admin.token_file: send Authorization: Bearer with it.\n";
 
+const TOO_MANY: &str = "Too many wrong tokens: try again in a few seconds.\n";
+
 /// The address of a client.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerAddress(SocketAddr);
@@ -123,8 +125,7 @@ impl AccessGuard {
     async fn refuse(&self, response: impl IntoResponse) -> Response {
         let Ok(_permit) = self.refusals.try_acquire() else {
             let retry = [(header::RETRY_AFTER, HeaderValue::from_static("5"))];
-            const TEXT: &str = "Too many wrong tokens: try again in a few seconds.\n";
-            return (StatusCode::TOO_MANY_REQUESTS, HEADERS, retry, TEXT).into_response();
+            return (StatusCode::TOO_MANY_REQUESTS, HEADERS, retry, TOO_MANY).into_response();
         };
         tokio::time::sleep(REFUSAL_DELAY).await;
         response.into_response()

@@ -3,6 +3,7 @@
 mod screen;
 mod watch;
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub struct StatusArgs {
     /// Draw the status again every two seconds, until q or Ctrl-C
     #[arg(long, conflicts_with_all = ["json", "live"])]
     watch: bool,
-    /// File with the token of the endpoint, instead of admin.token_file
+    /// File with the token of the endpoint, instead of that of the configuration
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -155,13 +156,14 @@ fn print(status: &Value, history: Option<&Value>, json: bool) -> anyhow::Result<
 /// Renders the values of a status, below the problems of a service whose version has no screen.
 fn render(status: &Value, screen: Option<String>) -> String {
     let view = StatusView::new(status);
+    // Writing to a String does not fail.
     let mut text = screen.unwrap_or_else(|| problems(&view));
     let labels = view.sections.iter().flat_map(|section| &section.rows);
     let width = labels.map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     for section in &view.sections {
-        text.push_str(&format!("\n{}\n", section.title));
+        let _ = writeln!(text, "\n{}", section.title);
         for (label, value) in &section.rows {
-            text.push_str(&format!("  {label:width$}  {}\n", printable(value)));
+            let _ = writeln!(text, "  {label:width$}  {}", printable(value));
         }
     }
     text
