@@ -230,13 +230,17 @@ url_file = "$dir/database.url"
 [admin]
 listen = "127.0.0.1:$admin_port"
 CONF
-echo "starting centiloc-bridge, status page at http://127.0.0.1:$admin_port/"
+echo "starting centiloc-bridge"
 start TERM "$bridge" run -c "$dir/config.toml" >"$dir/bridge.log" 2>&1 </dev/null &
 bridge_pid=$!
 wait_for centiloc-bridge $bridge_pid "$dir/bridge.log" is_ready
 
 "$bridge" simulate --print-layout --boards $boards | "$bridge" import-layout -c "$dir/config.toml" - \
     >"$dir/layout.log" 2>&1 || fail "importing the layout failed" "$dir/layout.log"
+echo
+echo "  look here:  http://127.0.0.1:$admin_port/map   live map"
+echo "              http://127.0.0.1:$admin_port/      status"
+echo
 
 if [ "${DEMO_GRAFANA:-}" = 1 ]; then start_grafana; fi
 

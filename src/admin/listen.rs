@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Most connections open at a time: a hundred viewers with a stream each, and scrapers and probes. When
@@ -113,6 +114,16 @@ pub struct LimitedConnection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The time at which a connection is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionDeadline(pub Instant);
+
+impl Connected<IncomingStream<'_, LimitedListener>> for ConnectionDeadline {
+    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
+        Self(stream.io().deadline.deadline())
+    }
 }
 
 impl LimitedConnection {

@@ -27,6 +27,7 @@ pub(super) fn state() -> AdminState {
         history: Arc::default(),
         overview: Arc::default(),
         store: None,
+        map: None,
     }
 }
 

@@ -212,7 +212,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "database.max_connections",
         DefaultValue::Value("4"),
         ValueForm::Integer,
-        "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more.",
+        "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more. The map has another one while somebody looks at it.",
     ),
     key(
         "database.statement_timeout",

@@ -17,6 +17,7 @@ pub mod database;
 pub mod duplex;
 pub mod event;
 pub mod expect;
+pub mod map_stream;
 pub mod mosquitto;
 pub mod pgbouncer;
 pub mod postgres;
