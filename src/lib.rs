@@ -13,6 +13,7 @@
 //! [`service`] is the composition root, the only module that names more than one stage.
 
 pub mod admin;
+pub mod archive;
 pub mod backoff;
 pub mod check;
 pub mod cli;

@@ -6,18 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
-use axum::serve::IncomingStream;
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::listen::LimitedListener;
+use super::listen::ConnectionFacts;
 use super::shell::{Glance, PageShell};
 use super::{HEADERS, host};
 
@@ -42,16 +40,6 @@ const WRONG: &str =
     "This needs the token of admin.token_file: send Authorization: Bearer with it.\n";
 
 const TOO_MANY: &str = "Too many wrong tokens: try again in a few seconds.\n";
-
-/// The address of a client.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PeerAddress(SocketAddr);
-
-impl Connected<IncomingStream<'_, LimitedListener>> for PeerAddress {
-    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
 
 type SecretDigest = [u8; 32];
 
@@ -187,9 +175,9 @@ fn wants_page(request: &Request) -> bool {
 }
 
 fn is_from_this_host(request: &Request) -> bool {
-    let peer = request.extensions().get::<ConnectInfo<PeerAddress>>();
+    let peer = request.extensions().get::<ConnectInfo<ConnectionFacts>>();
     let is_local = |ip: IpAddr| ip.to_canonical().is_loopback();
-    peer.is_some_and(|ConnectInfo(PeerAddress(peer))| is_local(peer.ip()))
+    peer.is_some_and(|ConnectInfo(ConnectionFacts { peer, .. })| is_local(peer.ip()))
         && host::is_addressed_to_loopback(request)
 }
 

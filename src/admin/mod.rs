@@ -7,6 +7,7 @@ pub mod chart;
 pub mod client;
 mod host;
 mod listen;
+pub mod map;
 pub mod moment;
 mod negotiation;
 mod overview_cache;
@@ -43,8 +44,10 @@ use crate::progress::ProgressRegistry;
 use crate::store::Store;
 use crate::telemetry::history::FigureHistory;
 use crate::telemetry::{Health, Metrics};
-use access::{AccessGuard, PeerAddress};
-use listen::LimitedListener;
+use access::AccessGuard;
+use listen::{ConnectionFacts, LimitedListener};
+use map::MapAccess;
+use map::feed::MapFeed;
 use negotiation::MetricsFormat;
 use overview_cache::OverviewCache;
 use page::StatusPage;
@@ -78,6 +81,7 @@ pub struct AdminState {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    map: Option<Arc<MapAccess>>,
     history: Arc<FigureHistory>,
     overview: Arc<OverviewCache>,
     /// The database, or `None` without one.
@@ -99,11 +103,14 @@ pub struct AdminParts {
     pub history: Arc<FigureHistory>,
     /// The database.
     pub store: Arc<Store>,
+    /// Content of the map, kept over restarts of the endpoint.
+    pub map: Arc<MapFeed>,
 }
 
 impl AdminState {
     /// Returns the state of a service whose uptime counts from now.
     pub fn new(config: &Config, instance: Uuid, parts: AdminParts) -> Self {
+        let map = MapAccess::new(parts.map, Arc::clone(&parts.store), config.tenant.clone());
         Self {
             tenant: config.tenant.clone(),
             client_id: config.mqtt.client_id.clone(),
@@ -117,6 +124,7 @@ impl AdminState {
             overview: Arc::default(),
             store: Some(parts.store),
             token: config.admin_token.clone(),
+            map: Some(Arc::new(map)),
         }
     }
 
@@ -153,8 +161,8 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let router = router.into_make_service_with_connect_info::<PeerAddress>();
-    let server = axum::serve(LimitedListener::new(listener, connections), router)
+    let service = router.into_make_service_with_connect_info::<ConnectionFacts>();
+    let server = axum::serve(LimitedListener::new(listener, connections), service)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
@@ -171,6 +179,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
 }
 
 fn router(state: AdminState) -> Router {
+    let map = state.map.clone().map(map::router).unwrap_or_default();
     Router::new()
         .route("/", get(page))
         .route("/assets/{name}", get(assets::serve))
@@ -181,6 +190,7 @@ fn router(state: AdminState) -> Router {
         .route("/api/history", get(history))
         .fallback(not_found)
         .with_state(Arc::new(state))
+        .merge(map)
 }
 
 type SharedAdminState = State<Arc<AdminState>>;
@@ -223,7 +233,8 @@ async fn history(State(state): SharedAdminState) -> Response {
 }
 
 async fn not_found() -> Response {
-    const TEXT: &str = "There is /, /livez, /readyz, /metrics, /api/status and /api/history.\n";
+    const TEXT: &str = "There is /, /map, /livez, /readyz, /metrics, /api/status, /api/history and \
+        /api/map.\n";
     (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
 }
 

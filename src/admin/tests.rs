@@ -28,6 +28,7 @@ pub(super) fn state() -> AdminState {
         overview: Arc::default(),
         store: None,
         token: None,
+        map: None,
     }
 }
 

@@ -6,6 +6,7 @@
 //! time ([`online`]), so that one that hangs does not hide the other.
 
 mod admin;
+mod archive;
 mod broker;
 mod clock;
 mod configuration;
@@ -43,6 +44,7 @@ pub async fn local(loaded: &LoadedConfig, now: OffsetDateTime) -> CheckReport {
     }
     checks.extend(protobuf::checks(config));
     checks.push(spool::check(config));
+    checks.push(archive::check(config));
     checks.push(clock::check(now));
     checks.push(admin::check(config).await);
     CheckReport { checks, not_checked: Vec::new() }

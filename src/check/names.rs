@@ -25,6 +25,7 @@ names! {
     TRUST_ANCHOR = "trust_anchor",
     PROTOBUF_SCHEMA = "protobuf_schema",
     SPOOL = "spool",
+    ARCHIVE = "archive",
     SYSTEM_CLOCK = "system_clock",
     ADMIN_LISTEN = "admin_listen",
     BROKER_NAME = "broker_name",

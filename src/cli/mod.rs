@@ -1,5 +1,6 @@
 //! The command line, with one module per command.
 
+pub mod archive;
 pub mod check;
 pub mod config;
 pub mod csr;
@@ -68,6 +69,8 @@ enum CliCommand {
     Retire(retire::RetireArgs),
     /// Erase all data of a tag or board, or everything before a date
     Erase(erase::EraseArgs),
+    /// List the files of archived events, or restore them
+    Archive(archive::ArchiveArgs),
     /// Compute derived tables again from the events
     Rebuild(rebuild::RebuildArgs),
     /// Publish simulated events to a test broker
@@ -172,6 +175,7 @@ fn dispatch(command: CliCommand) -> anyhow::Result<ExitCode> {
             CliCommand::ImportLayout(args) => import_layout::run(args).await,
             CliCommand::Retire(args) => Box::pin(retire::run(args)).await,
             CliCommand::Erase(args) => erase::run(args).await,
+            CliCommand::Archive(args) => archive::run(args).await,
             CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Simulate(args) => simulate::run(args).await,
         }

@@ -28,7 +28,6 @@ impl ProgressBar {
     }
 
     /// Creates a bar for `total` bytes.
-    #[allow(dead_code)]
     pub fn bytes(doing: &str, total: u64) -> Self {
         let template = "{msg} {bar:24} {percent:>3} % {bytes} of {total_bytes}, \
                         {bytes_per_sec}, {eta} left";

@@ -199,7 +199,7 @@ pub enum KeepPayload {
 }
 
 /// Section `retention` of the configuration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RetentionConfig {
     /// Age at which events are deleted, or `None` for never.
     pub events: Option<Duration>,
@@ -207,6 +207,8 @@ pub struct RetentionConfig {
     pub payloads: Option<Duration>,
     /// Span of one partition.
     pub partition: PartitionSpan,
+    /// Folder of the files that events are written to before they are deleted, if any.
+    pub archive_dir: Option<PathBuf>,
 }
 
 /// Span of one `item_event` partition.

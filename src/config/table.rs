@@ -212,7 +212,7 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "database.max_connections",
         DefaultValue::Value("4"),
         ValueForm::Integer,
-        "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more.",
+        "Most connections to PostgreSQL. Three are used at least: the stream's, the single-writer lock's and one more. The map has another one while somebody looks at it.",
     ),
     key(
         "database.statement_timeout",
@@ -282,6 +282,13 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         ValueForm::Choice(&["day", "month"]),
         "Span of one partition of item_event, and so the granularity at which old events are \
          deleted: day or month.",
+    ),
+    key(
+        "retention.archive_dir",
+        DefaultValue::Off,
+        ValueForm::Path,
+        "Folder to which events past retention.events are written as compressed CSV before they \
+         are deleted. What cannot be written is not deleted.",
     ),
     key(
         "admin.listen",

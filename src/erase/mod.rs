@@ -3,6 +3,7 @@
 //! [`run`] goes from the broker's side to the dashboards' side, so that nothing on its way is stored
 //! behind its back: first the spool, then the dead letters, the events, and at last the states.
 
+mod archived;
 mod raw;
 mod selector;
 mod spooled;
@@ -70,6 +71,7 @@ pub async fn run(
     eraser.states().await?;
     eraser.stays().await?;
     report.elsewhere.extend(eraser.foreign_partitions().await?);
+    report.elsewhere.extend(archived::places(store, selector).await?);
     report.counts = eraser.finish().await?;
     Ok(report)
 }

@@ -9,12 +9,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
+use crate::admin::map::feed::{self, MapFeedParts};
 use crate::admin::{self, AdminParts, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
 use crate::service::notify;
 use crate::service::supervisor::TaskGroup;
 use crate::session::credentials::renewal::{self, RenewalParts};
+use crate::store::archive::{self, ArchiveParts};
 use crate::store::lock::{self, LockParts};
 use crate::store::maintenance::members::GroupMembership;
 use crate::store::maintenance::{self, MaintenanceParts};
@@ -32,6 +34,10 @@ pub(super) enum BackgroundTask {
     Maintenance,
     /// Computes the stays of tags.
     Stays,
+    /// Reads the database for the map while somebody looks at it.
+    Map,
+    /// Archives events past their retention.
+    Archive,
     /// Serves the admin endpoint.
     Admin,
     /// Notifies the service manager.
@@ -40,11 +46,13 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Lock,
         Self::Credentials,
         Self::Maintenance,
         Self::Stays,
+        Self::Map,
+        Self::Archive,
         Self::Admin,
         Self::Watchdog,
     ];
@@ -56,6 +64,8 @@ impl BackgroundTask {
             Self::Credentials => "credentials",
             Self::Maintenance => "maintenance",
             Self::Stays => "stays",
+            Self::Map => "map",
+            Self::Archive => "archive",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
         }
@@ -197,6 +207,8 @@ impl BackgroundTasks {
                 self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
             BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
+            BackgroundTask::Map => self.spawn(task, feed::run(service.map_feed(stop))),
+            BackgroundTask::Archive => self.spawn(task, archive::run(service.archive(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
                 let progress = Arc::clone(&service.progress);
@@ -257,6 +269,7 @@ impl BridgeService {
         MaintenanceParts {
             store: Arc::clone(&self.store),
             keep_events: self.settings.keep_events.subscribe(),
+            archives: self.config.retention.archive_dir.is_some(),
             keep_payloads: self.settings.keep_payloads.subscribe(),
             condition: Arc::clone(&self.condition),
             metrics: Arc::clone(&self.metrics),
@@ -270,8 +283,29 @@ impl BridgeService {
         }
     }
 
+    fn archive(&self, stop: CancellationToken) -> ArchiveParts {
+        ArchiveParts {
+            store: Arc::clone(&self.store),
+            folder: self.config.retention.archive_dir.clone(),
+            keep_events: self.settings.keep_events.subscribe(),
+            metrics: Arc::clone(&self.metrics),
+            health: Arc::clone(&self.health),
+            stop,
+        }
+    }
+
     fn stays(&self, stop: CancellationToken) -> StaysParts {
         StaysParts { store: Arc::clone(&self.store), metrics: Arc::clone(&self.metrics), stop }
+    }
+
+    fn map_feed(&self, stop: CancellationToken) -> MapFeedParts {
+        MapFeedParts {
+            store: Arc::clone(&self.store),
+            tenant: self.config.tenant.clone(),
+            feed: Arc::clone(&self.map),
+            metrics: Arc::clone(&self.metrics),
+            stop,
+        }
     }
 
     fn admin(&self) -> AdminState {
@@ -281,6 +315,7 @@ impl BridgeService {
             progress: Arc::clone(&self.progress),
             history: Arc::clone(&self.history),
             store: Arc::clone(&self.store),
+            map: Arc::clone(&self.map),
         };
         AdminState::new(&self.config, self.process.instance, parts)
     }

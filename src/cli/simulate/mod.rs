@@ -156,8 +156,7 @@ pub async fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     tokio::select! {
         report = publishing => {
             drop(bar);
-            print_stdout(format_args!("{}
-    ", report?))?;
+            print_stdout(format_args!("{}\n", report?))?;
         }
         code = signalled_twice(&stop) => return Ok(ExitCode::from(code?)),
     }

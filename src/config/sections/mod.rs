@@ -164,7 +164,13 @@ fn read_retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
     let events = reader.read("retention.events", forever_or_duration);
     let payloads = reader.read("retention.payloads", forever_or_duration);
     let partition = reader.read("retention.partition", |text| values::choice(text, &SPANS));
-    Some(RetentionConfig { events: events?, payloads: payloads?, partition: partition? })
+    let archive_dir = reader.path("retention.archive_dir");
+    Some(RetentionConfig {
+        events: events?,
+        payloads: payloads?,
+        partition: partition?,
+        archive_dir: archive_dir?,
+    })
 }
 
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]

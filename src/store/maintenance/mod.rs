@@ -21,6 +21,7 @@ use crate::store::error::{DbError, StoreError};
 use crate::store::maintenance::members::{GroupMembership, MemberWatch};
 use crate::store::maintenance::payload_retention::PayloadSweep;
 use crate::store::maintenance::retention::RetentionOutcome;
+pub(in crate::store) use crate::store::maintenance::retention::not_restored;
 use crate::store::maintenance::silence::SilenceWatch;
 pub use crate::store::partitions::UpkeepOutcome;
 use crate::store::{Store, clocks};
@@ -44,6 +45,8 @@ pub struct MaintenanceParts {
     pub store: Arc<Store>,
     /// `retention.events`, as it is at the moment.
     pub keep_events: watch::Receiver<Option<Duration>>,
+    /// True if the events past `retention.events` are archived, by another task.
+    pub archives: bool,
     /// `retention.payloads`, as it is at the moment.
     pub keep_payloads: watch::Receiver<Option<Duration>>,
     /// The database's condition.
@@ -199,7 +202,13 @@ impl<'p> MaintenanceDuties<'p> {
             return;
         }
         let kept = *self.keep_events.borrow_and_update();
-        let deleted = match self.parts.store.delete_expired(kept, now).await {
+        let store = &self.parts.store;
+        let result = if self.parts.archives {
+            store.delete_expired_except_events(kept, now).await
+        } else {
+            store.delete_expired(kept, now).await
+        };
+        let deleted = match result {
             Ok(deleted) => deleted,
             Err(error) => RetentionOutcome {
                 problems: vec![error.to_string()],
@@ -207,7 +216,8 @@ impl<'p> MaintenanceDuties<'p> {
             },
         };
         // Partitions that readers block are tried again soon.
-        let wait = if deleted.overdue == Some(Duration::ZERO) { RETENTION_EVERY } else { BEAT };
+        let is_done = self.parts.archives || deleted.overdue == Some(Duration::ZERO);
+        let wait = if is_done { RETENTION_EVERY } else { BEAT };
         self.retention_due = Instant::now() + wait;
         self.show(&deleted);
         let problem = (!deleted.problems.is_empty()).then(|| deleted.problems.join("; "));
@@ -217,7 +227,7 @@ impl<'p> MaintenanceDuties<'p> {
     }
 
     fn show(&self, deleted: &RetentionOutcome) {
-        if let Some(overdue) = deleted.overdue {
+        if let Some(overdue) = deleted.overdue.filter(|_| !self.parts.archives) {
             let overdue = overdue.as_secs_f64();
             self.parts.metrics.retention_overdue_seconds.set(overdue);
             self.parts.health.update(|s| s.database.retention_overdue_seconds = overdue);

@@ -85,11 +85,25 @@ const CONNECTIONS: &str = "
 /// Returns the statement that deletes old events of a table. A momentum that was long past when it came
 /// is kept as long as if it had been true.
 fn events_sql(table: &str) -> String {
+    let kept = not_restored(table);
     format!(
         "delete from centiloc.{table}
           where ctid = any (array(
                 select ctid from centiloc.{table}
-                 where momentum < $1 and received_at < $1 limit $2))"
+                 where momentum < $1 and received_at < $1 and {kept} limit $2))"
+    )
+}
+
+/// Returns the condition that rows of a table were not restored from an archive.
+pub(in crate::store) fn not_restored(table: &str) -> String {
+    format!(
+        "not exists (
+             select
+               from centiloc.archive_file
+              where table_name = '{table}'
+                and restored_at is not null
+                and momentum >= from_at
+                and momentum < until_at)"
     )
 }
 
@@ -99,12 +113,13 @@ const STAYS: &str = "
      where ctid = any (array(select ctid from centiloc.stay where left_at < $1 limit $2))";
 
 /// As [`events_sql`]. By key, because the default partition may be partitioned itself.
-fn default_sql(default: &str) -> String {
+fn default_sql(table: &str, default: &str) -> String {
+    let kept = not_restored(table);
     format!(
         "delete from {default}
           where (momentum, event_id) in (
                 select momentum, event_id from {default}
-                 where momentum < $1 and received_at < $1 limit $2)"
+                 where momentum < $1 and received_at < $1 and {kept} limit $2)"
     )
 }
 
@@ -116,13 +131,34 @@ impl Store {
         events: Option<Duration>,
         now: OffsetDateTime,
     ) -> Result<RetentionOutcome, StoreError> {
+        self.delete(events, true, now).await
+    }
+
+    /// Does the same as [`Store::delete_expired`], without the events themselves.
+    pub async fn delete_expired_except_events(
+        &self,
+        events: Option<Duration>,
+        now: OffsetDateTime,
+    ) -> Result<RetentionOutcome, StoreError> {
+        self.delete(events, false, now).await
+    }
+
+    async fn delete(
+        &self,
+        events: Option<Duration>,
+        with_events: bool,
+        now: OffsetDateTime,
+    ) -> Result<RetentionOutcome, StoreError> {
         let mut deleted =
             RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
         if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
             let kept = self.keep_rollups_before(cutoff).await;
             deleted.count("sums of hours and days", kept.map(|()| 0))?;
-            for kind in EventKind::ALL {
-                self.delete_events(kind, cutoff, &mut deleted).await?;
+            if with_events {
+                for kind in EventKind::ALL {
+                    self.delete_events(kind, cutoff, &mut deleted).await?;
+                }
+                self.warn_of_pending_archives(&mut deleted).await?;
             }
             let stays = self.delete_rows(STAYS, cutoff).await;
             deleted.stays = deleted.count("stays", stays)?;
@@ -132,6 +168,24 @@ impl Store {
         let connections = self.delete_rows(CONNECTIONS, now - KEPT).await;
         deleted.connections = deleted.count("connections", connections)?;
         Ok(deleted)
+    }
+
+    /// Reports tables that wait for an archive which is turned off.
+    async fn warn_of_pending_archives(
+        &self,
+        deleted: &mut RetentionOutcome,
+    ) -> Result<(), DbError> {
+        let pending = match self.pending_archives().await {
+            Err(error) if error.is_from_server() => Vec::new(),
+            other => other?,
+        };
+        let held = pending.into_iter().filter_map(|record| record.held_in);
+        deleted.problems.extend(held.map(|table| {
+            format!(
+                "{table} waits to be archived: set retention.archive_dir again, or drop the table"
+            )
+        }));
+        Ok(())
     }
 
     /// Deletes the events of a kind before `cutoff`.
@@ -144,7 +198,7 @@ impl Store {
         let (tables, kind) = (kinds::tables(kind), kind.as_str());
         let (step, rows) = if tables.is_partitioned() {
             self.drop_partitions(cutoff, deleted).await?;
-            let rows = self.delete_from_default(cutoff).await;
+            let rows = self.delete_from_default(tables.event_table(), cutoff).await;
             (format!("{kind} events without a partition"), rows)
         } else {
             let rows = self.delete_rows(&events_sql(tables.event_table()), cutoff).await;
@@ -160,7 +214,7 @@ impl Store {
         cutoff: OffsetDateTime,
         deleted: &mut RetentionOutcome,
     ) -> Result<(), DbError> {
-        let listed = match self.list_partitions().await {
+        let listed = match self.expired_partitions(cutoff).await {
             Err(error) if error.is_from_server() => {
                 deleted.overdue = None;
                 deleted.problems.push(format!("list of partitions: {error}"));
@@ -170,7 +224,7 @@ impl Store {
         };
         // A reader that blocks one also blocks the next: there, one attempt is enough.
         let mut attempts = ATTEMPTS;
-        for named in listed.into_iter().filter(|named| named.range.to <= cutoff) {
+        for named in listed {
             let dropped = self.drop_partition(&named, attempts).await;
             if deleted.count(&named.table, dropped)? == 1 {
                 deleted.partitions += 1;
@@ -182,10 +236,6 @@ impl Store {
             deleted.overdue = deleted.overdue.max(Some(overdue.max(Duration::from_millis(1))));
         }
         Ok(())
-    }
-
-    async fn list_partitions(&self) -> Result<Vec<ListedPartition>, DbError> {
-        self.with_db(async |db| partitions::list(db).await).await
     }
 
     /// Returns 1 once it is gone.
@@ -217,9 +267,13 @@ impl Store {
     }
 
     /// Rows without a partition to drop.
-    async fn delete_from_default(&self, cutoff: OffsetDateTime) -> Result<u64, DbError> {
+    async fn delete_from_default(
+        &self,
+        table: &str,
+        cutoff: OffsetDateTime,
+    ) -> Result<u64, DbError> {
         match self.with_db(async |db| default_partition(db).await).await? {
-            Some(default) => self.delete_rows(&default_sql(&default), cutoff).await,
+            Some(default) => self.delete_rows(&default_sql(table, &default), cutoff).await,
             None => Ok(0),
         }
     }

@@ -86,7 +86,7 @@ pub(super) fn create_sql(table: &str) -> String {
 }
 
 /// Returns a free name in schema centiloc. A detached partition keeps its name.
-pub(super) async fn free_name(db: &mut Db, wanted: &str) -> Result<String, DbError> {
+pub(in crate::store) async fn free_name(db: &mut Db, wanted: &str) -> Result<String, DbError> {
     const SQL: &str = "
         select format('centiloc.%I', name)
           from unnest($1::text[]) with ordinality as wanted (name, place)

@@ -5,7 +5,7 @@
 mod catalog;
 mod make;
 mod moving;
-mod span;
+pub(super) mod span;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-pub(super) use self::catalog::{ListedPartition, default_partition, list};
+pub(super) use self::catalog::{ListedPartition, default_partition, free_name, list};
 pub(super) use self::make::{LOCK, become_maker};
 use self::make::{MakeAttempt, make};
 use self::moving::GrowingPartition;
-pub(super) use self::moving::{MoveProgress, STEP_ANSWER};
+pub(super) use self::moving::{MoveProgress, STEP_ANSWER, columns_of};
 pub use self::upkeep::UpkeepOutcome;
 pub(super) use self::upkeep::pause;
 use super::error::DbError;

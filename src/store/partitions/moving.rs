@@ -92,7 +92,7 @@ impl PartitionManager {
             Some(table) => table.clone(),
             None => free_name(db, &growing.target().table()).await?,
         };
-        let columns = columns(db).await?;
+        let columns = columns_of(db, "centiloc.item_event").await?;
         let reached = PartitionRange { from: growing.reached.from, to: end };
         let prepare = match &growing.table {
             Some(_) => format!("alter table centiloc.item_event detach partition {table}"),
@@ -209,17 +209,18 @@ async fn end_of_step(
     Ok(first_in_default(db, default, beyond).await?.unwrap_or(rest.to))
 }
 
-/// The columns of `item_event`, also those that a user added.
-async fn columns(db: &mut Db) -> Result<String, DbError> {
+/// Returns the columns of a table as SQL lists them, also those that a user added.
+pub(in crate::store) async fn columns_of(db: &mut Db, table: &str) -> Result<String, DbError> {
     const SQL: &str = "
         select string_agg(format('%I', attname), ', ' order by attnum)
           from pg_attribute
-         where attrelid = to_regclass('centiloc.item_event')
+         where attrelid = to_regclass($1)
            and attnum > 0 and not attisdropped and attgenerated = ''";
-    let columns: Option<String> = db.query(|conn| sqlx::query_scalar(SQL).fetch_one(conn)).await?;
+    let query = sqlx::query_scalar(SQL).bind(table);
+    let columns: Option<String> = db.query(|conn| query.fetch_one(conn)).await?;
     columns.ok_or_else(|| DbError {
         class: ErrorClass::Stop,
         sqlstate: Some("42P01".to_owned()),
-        text: "table centiloc.item_event is missing; run `centiloc-bridge migrate`".to_owned(),
+        text: format!("table {table} is missing; run `centiloc-bridge migrate`"),
     })
 }

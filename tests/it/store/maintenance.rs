@@ -30,6 +30,7 @@ fn parts(store: Store) -> (MaintenanceParts, Arc<Health>) {
     let parts = MaintenanceParts {
         store: Arc::new(store),
         keep_events: tokio::sync::watch::channel(Some(Duration::from_secs(30 * 86_400))).1,
+        archives: false,
         keep_payloads: tokio::sync::watch::channel(None).1,
         condition: Arc::new(condition),
         metrics,

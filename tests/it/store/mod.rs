@@ -1,5 +1,6 @@
 //! The store as a library, on a database of its own: commits, partitions, migrations and views.
 
+mod archive;
 mod commit;
 mod dead_letter_replay;
 mod foreign_partitions;
