@@ -1,6 +1,7 @@
 //! Measures the questions of dashboards on a filled database: the median of each, next to the query
-//! over the views that were there before stays were rows. EVENTS sets the number of item events,
-//! ROUNDS the number of runs of each statement.
+//! over the views that were there before stays were rows. Then measures the queries of the panels of
+//! `deploy/grafana`, as the role of dashboards. EVENTS sets the number of item events, ROUNDS the
+//! number of runs of each statement. With `DASHBOARDS_ONLY` the questions are left out.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench that cannot go on says so")]
 
@@ -14,12 +15,14 @@ use centiloc_bridge::store::Store;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
+use support::dashboards::{Choice, Expansion, dashboards};
 use support::database::Database;
 use support::postgres::Postgres;
 use support::questions::{GENERATE, Question, questions};
 use support::store::{STAYS_BY_WINDOWS, config};
 
 const FORMER_VIEWS: &str = include_str!("questions/former_views.sql");
+const ROLES: &str = include_str!("../deploy/postgres/roles.sql");
 
 const TAGS: u64 = 5_000;
 const BOARDS: u64 = 200;
@@ -50,15 +53,39 @@ async fn bench(events: u64, rounds: u64) {
     let postgres = Postgres::own_with(&SETTINGS).await;
     let database = fill(&postgres, events).await;
     let mut connection = database.connect().await.unwrap();
+    if std::env::var_os("DASHBOARDS_ONLY").is_none() {
+        measure_questions(&mut connection, rounds).await;
+    }
+    postgres.psql("postgres", database.name(), ROLES).unwrap();
+    connection.execute("set role centiloc_reader").await.unwrap();
+    measure_dashboards(&mut connection, rounds).await;
+}
+
+/// Measures the questions, each next to the statement that answered it before.
+async fn measure_questions(connection: &mut PgConnection, rounds: u64) {
     println!("{:<45} {:>10} {:>10} {:>10}", "median, ms", "limit", "now", "before");
     for Question { name, limit, now, before } in questions() {
-        let now = median(&mut connection, now, rounds).await;
+        let now = median(connection, now, rounds).await;
         let before = match before {
             // One run of a query that reads all events takes long enough.
-            Some(sql) => format!("{:.1}", median(&mut connection, sql, rounds.min(3)).await),
+            Some(sql) => format!("{:.1}", median(connection, sql, rounds.min(3)).await),
             None => String::new(),
         };
         println!("{name:<45} {limit:>10} {now:>10.1} {before:>10}");
+    }
+}
+
+/// Measures the queries of all panels, with all values of the variables and with the first of each.
+async fn measure_dashboards(connection: &mut PgConnection, rounds: u64) {
+    println!("\n{:<60} {:>10} {:>10}", "dashboards, median, ms", "all", "first");
+    for dashboard in dashboards() {
+        let all = Expansion::of(&dashboard, connection, Choice::All).await;
+        let first = Expansion::of(&dashboard, connection, Choice::First).await;
+        for query in dashboard.sql_queries() {
+            let all = median(connection, &all.expand(&query.text), rounds).await;
+            let first = median(connection, &first.expand(&query.text), rounds).await;
+            println!("{:<60} {all:>10.1} {first:>10.1}", query.place);
+        }
     }
 }
 
@@ -78,6 +105,11 @@ async fn fill(postgres: &Postgres, events: u64) -> Database {
     let started = Instant::now();
     compute_stays(&store).await;
     println!("stays computed in {}", seconds(started));
+    let started = Instant::now();
+    match store.compute_all_rollups().await {
+        Ok(()) => println!("sums computed in {}", seconds(started)),
+        Err(error) => println!("sums not complete: {error}"),
+    }
     let started = Instant::now();
     while store.learn_usual_intervals(20).await.unwrap() > 0 {}
     println!("usual intervals learned in {}", seconds(started));

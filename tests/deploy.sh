@@ -36,7 +36,8 @@ fi
 
 # Only parses the documents. Their meaning is checked when they are used.
 if have python3 'YAML and JSON' && python3 -c 'import yaml' 2>/dev/null; then
-    python3 - deploy/container/compose.yaml deploy/kubernetes/*.yaml <<'PYTHON'
+    python3 - deploy/container/compose.yaml deploy/kubernetes/*.yaml \
+        deploy/grafana/provisioning/*/*.yml <<'PYTHON'
 import sys, yaml
 for name in sys.argv[1:]:
     documents = list(yaml.safe_load_all(open(name)))

@@ -14,7 +14,7 @@ begin;
 
 do $$
 begin
-    if to_regclass('centiloc.layout_shelf') is null then
+    if to_regclass('centiloc.recent_change') is null then
         raise exception 'run "centiloc-bridge migrate" in this database first';
     end if;
     if to_regrole('centiloc_writer') is null then
@@ -70,13 +70,13 @@ grant select, insert, update, delete on
     to centiloc_writer;
 grant select, insert, delete on
     centiloc.board_hour, centiloc.location_hour, centiloc.product_day, centiloc.rollup_pending,
-    centiloc.service_figures
+    centiloc.service_figures, centiloc.recent_change
     to centiloc_writer;
 grant select, insert, update, delete on centiloc.rebuild, centiloc.archive_file to centiloc_writer;
 grant select, update on centiloc.rollup_floor to centiloc_writer;
 grant select on
     centiloc.board_silence, centiloc.layout_furniture, centiloc.layout_shelf, centiloc.layout_board,
-    centiloc.layout_location
+    centiloc.layout_location, centiloc.board_list, centiloc.board_content
     to centiloc_writer;
 
 -- The tables of each kind of event: X_event and X_state.

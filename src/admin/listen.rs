@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Most connections open at a time: a hundred viewers with a stream each, and scrapers and probes. When
@@ -113,6 +114,21 @@ pub struct LimitedConnection {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// A connection as its requests see it.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionFacts {
+    /// The time at which it is closed.
+    pub deadline: Instant,
+    /// The address of the client.
+    pub peer: SocketAddr,
+}
+
+impl Connected<IncomingStream<'_, LimitedListener>> for ConnectionFacts {
+    fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
+        Self { deadline: stream.io().deadline.deadline(), peer: *stream.remote_addr() }
+    }
 }
 
 impl LimitedConnection {

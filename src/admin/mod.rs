@@ -1,11 +1,13 @@
 //! The admin endpoint: liveness, readiness, metrics, status and pages over HTTP. It is read-only and
 //! shows no secrets. By default it listens on loopback.
 
+mod access;
 mod assets;
-mod chart;
+pub mod chart;
 pub mod client;
 mod host;
 mod listen;
+pub mod map;
 pub mod moment;
 mod negotiation;
 mod overview_cache;
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -35,13 +37,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use listen::{BindError, bind};
+use secrecy::SecretString;
 
 use crate::config::Config;
 use crate::progress::ProgressRegistry;
 use crate::store::Store;
 use crate::telemetry::history::FigureHistory;
 use crate::telemetry::{Health, Metrics};
-use listen::LimitedListener;
+use access::AccessGuard;
+use listen::{ConnectionFacts, LimitedListener};
+use map::MapAccess;
+use map::feed::MapFeed;
 use negotiation::MetricsFormat;
 use overview_cache::OverviewCache;
 use page::StatusPage;
@@ -75,10 +81,13 @@ pub struct AdminState {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    map: Option<Arc<MapAccess>>,
     history: Arc<FigureHistory>,
     overview: Arc<OverviewCache>,
     /// The database, or `None` without one.
     store: Option<Arc<Store>>,
+    /// Token that every path but the probes needs.
+    token: Option<SecretString>,
 }
 
 /// Parts of the service that the endpoint shows.
@@ -94,11 +103,14 @@ pub struct AdminParts {
     pub history: Arc<FigureHistory>,
     /// The database.
     pub store: Arc<Store>,
+    /// Content of the map, kept over restarts of the endpoint.
+    pub map: Arc<MapFeed>,
 }
 
 impl AdminState {
     /// Returns the state of a service whose uptime counts from now.
     pub fn new(config: &Config, instance: Uuid, parts: AdminParts) -> Self {
+        let map = MapAccess::new(parts.map, Arc::clone(&parts.store), config.tenant.clone());
         Self {
             tenant: config.tenant.clone(),
             client_id: config.mqtt.client_id.clone(),
@@ -111,6 +123,8 @@ impl AdminState {
             history: parts.history,
             overview: Arc::default(),
             store: Some(parts.store),
+            token: config.admin_token.clone(),
+            map: Some(Arc::new(map)),
         }
     }
 
@@ -138,13 +152,17 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
         tracing::info!(%address, "admin endpoint listening");
     }
     let pages = state.clone();
+    let token = state.token.clone();
     let mut router = router(state);
+    let guard = AccessGuard::new(token.as_ref(), address.as_ref().ok().copied());
+    router = router.layer(from_fn_with_state(guard, access::check));
     if address.is_ok_and(host::is_checked_on) {
         router = router.layer(from_fn(host::require_loopback));
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let server = axum::serve(LimitedListener::new(listener, connections), router)
+    let service = router.into_make_service_with_connect_info::<ConnectionFacts>();
+    let server = axum::serve(LimitedListener::new(listener, connections), service)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
         shutdown.cancelled().await;
@@ -161,6 +179,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
 }
 
 fn router(state: AdminState) -> Router {
+    let map = state.map.clone().map(map::router).unwrap_or_default();
     Router::new()
         .route("/", get(page))
         .route("/assets/{name}", get(assets::serve))
@@ -171,6 +190,7 @@ fn router(state: AdminState) -> Router {
         .route("/api/history", get(history))
         .fallback(not_found)
         .with_state(Arc::new(state))
+        .merge(map)
 }
 
 type SharedAdminState = State<Arc<AdminState>>;
@@ -213,7 +233,8 @@ async fn history(State(state): SharedAdminState) -> Response {
 }
 
 async fn not_found() -> Response {
-    const TEXT: &str = "There is /, /livez, /readyz, /metrics, /api/status and /api/history.\n";
+    const TEXT: &str = "There is /, /map, /livez, /readyz, /metrics, /api/status, /api/history and \
+        /api/map.\n";
     (StatusCode::NOT_FOUND, HEADERS, TEXT).into_response()
 }
 

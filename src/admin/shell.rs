@@ -14,7 +14,7 @@ pub enum PageLink {
 
 impl PageLink {
     /// Pages in the order of the bar.
-    const ALL: [Self; 1] = [Self::Status];
+    const ALL: [Self; 2] = [Self::Status, Self::Map];
 
     fn title(self) -> &'static str {
         match self {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{BridgeService, RESTART_BACKOFF, TAKE_DOWN_TIMEOUT};
+use crate::admin::map::feed::{self, MapFeedParts};
 use crate::admin::{self, AdminParts, AdminState};
 use crate::backoff::{Backoff, STABLE_AFTER};
 use crate::progress::idle;
@@ -33,6 +34,8 @@ pub(super) enum BackgroundTask {
     Maintenance,
     /// Computes the stays of tags.
     Stays,
+    /// Reads the database for the map while somebody looks at it.
+    Map,
     /// Archives events past their retention.
     Archive,
     /// Serves the admin endpoint.
@@ -43,11 +46,12 @@ pub(super) enum BackgroundTask {
 
 impl BackgroundTask {
     /// Every task, in the order of their start. The lock comes first: the session waits for it.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Lock,
         Self::Credentials,
         Self::Maintenance,
         Self::Stays,
+        Self::Map,
         Self::Archive,
         Self::Admin,
         Self::Watchdog,
@@ -60,6 +64,7 @@ impl BackgroundTask {
             Self::Credentials => "credentials",
             Self::Maintenance => "maintenance",
             Self::Stays => "stays",
+            Self::Map => "map",
             Self::Archive => "archive",
             Self::Admin => "admin",
             Self::Watchdog => "watchdog",
@@ -202,6 +207,7 @@ impl BackgroundTasks {
                 self.spawn(task, maintenance::run(service.maintenance(stop)));
             }
             BackgroundTask::Stays => self.spawn(task, stays::run(service.stays(stop))),
+            BackgroundTask::Map => self.spawn(task, feed::run(service.map_feed(stop))),
             BackgroundTask::Archive => self.spawn(task, archive::run(service.archive(stop))),
             BackgroundTask::Admin => self.start_admin(service, listener, stop),
             BackgroundTask::Watchdog => {
@@ -292,6 +298,16 @@ impl BridgeService {
         StaysParts { store: Arc::clone(&self.store), metrics: Arc::clone(&self.metrics), stop }
     }
 
+    fn map_feed(&self, stop: CancellationToken) -> MapFeedParts {
+        MapFeedParts {
+            store: Arc::clone(&self.store),
+            tenant: self.config.tenant.clone(),
+            feed: Arc::clone(&self.map),
+            metrics: Arc::clone(&self.metrics),
+            stop,
+        }
+    }
+
     fn admin(&self) -> AdminState {
         let parts = AdminParts {
             metrics: Arc::clone(&self.metrics),
@@ -299,6 +315,7 @@ impl BridgeService {
             progress: Arc::clone(&self.progress),
             history: Arc::clone(&self.history),
             store: Arc::clone(&self.store),
+            map: Arc::clone(&self.map),
         };
         AdminState::new(&self.config, self.process.instance, parts)
     }

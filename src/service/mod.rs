@@ -24,6 +24,7 @@ use self::background::{BackgroundTask, BackgroundTasks};
 use self::pipeline::Pipeline;
 use self::reloader::ConfigReloader;
 pub use self::retire::retire;
+use crate::admin::map::feed::MapFeed;
 use crate::backoff::Backoff;
 use crate::clock::WallClock;
 use crate::config::{BackoffBounds, Config, LoadedConfig};
@@ -72,6 +73,7 @@ struct BridgeService {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     progress: Arc<ProgressRegistry>,
+    map: Arc<MapFeed>,
     history: Arc<FigureHistory>,
     settings: LiveSettings,
     leadership: watch::Sender<Leadership>,
@@ -175,7 +177,9 @@ impl BridgeService {
             connector: Arc::new(NetworkConnector::default()),
             clock: WallClock::system(),
         };
+        let map_epoch = process.instance.simple().to_string();
         Ok(Self {
+            map: Arc::new(MapFeed::new(map_epoch, Arc::clone(&metrics))),
             settings,
             material,
             leadership: watch::Sender::new(Leadership::default()),

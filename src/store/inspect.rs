@@ -26,12 +26,13 @@ pub const COUNTED: i64 = 1000;
 type TablePrivileges = (String, &'static [&'static str]);
 
 /// Privileges that writing needs in addition to those on the tables of each kind of event, by table.
-const TO_WRITE: [(&str, &[&str]); 15] = [
+const TO_WRITE: [(&str, &[&str]); 16] = [
     ("dead_letter", &["select", "insert", "update"]),
     ("connection", &["select", "insert", "update"]),
     ("journal_position", &["select", "insert", "update"]),
     ("stay", &["select", "insert", "update", "delete"]),
     ("stay_pending", &["select", "insert", "delete"]),
+    ("recent_change", &["select", "insert", "delete"]),
     ("item_board", &["select", "insert", "update", "delete"]),
     ("board_activity", &["select", "insert", "update"]),
     ("known_value", &["select", "insert", "update"]),

@@ -21,6 +21,7 @@ mod kinds;
 pub mod layout;
 pub mod lock;
 pub mod maintenance;
+pub mod map_reads;
 pub mod overview;
 mod partitions;
 mod pg_timestamp;
@@ -60,6 +61,8 @@ pub struct Store {
     writer: WriterSlot,
     /// Connections for everything except the stream, so that neither waits for the other.
     pool: ConnectionPool,
+    /// The connection of the map, opened while somebody looks at it.
+    map_pool: ConnectionPool,
     /// The connection of the status page.
     pages: ConnectionPool,
     partitions: PartitionManager,
@@ -84,6 +87,7 @@ impl Store {
                 connector.clone(),
                 config.max_connections.saturating_sub(2) as usize,
             ),
+            map_pool: map_reads::pool(&connector),
             pages: ConnectionPool::new(
                 connector.with_settings([("statement_timeout", overview::STATEMENT_TIMEOUT)]),
                 1,

@@ -5,6 +5,7 @@
 mod broker;
 mod chaos;
 mod cli;
+mod dashboards;
 mod database;
 mod documents;
 mod fuzz_corpus;

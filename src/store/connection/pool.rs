@@ -65,6 +65,11 @@ impl ConnectionPool {
         Ok(Db::leased(conn, self.connector.answer_within, lease))
     }
 
+    /// Closes the connections that nobody uses.
+    pub fn close_idle(&self) {
+        self.returns.idle().clear();
+    }
+
     /// Returns the idle connection used last that still answers. Those that do not are dropped.
     async fn idle_one(&self) -> Option<PgConnection> {
         loop {

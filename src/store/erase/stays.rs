@@ -68,6 +68,11 @@ const WITHOUT_STATE: &str = "
         having count(*) > 0)
     select count(*) as rows from gone";
 
+/// Forgets the tags that changed lately. Readers that follow them read all tags again.
+const RECENT: &str = "
+    with gone as (delete from centiloc.recent_change returning 1)
+    select count(*) as rows from gone";
+
 impl Eraser<'_> {
     /// Removes what was computed from the events, and computes what is left of it.
     pub async fn stays(&mut self) -> Result<(), StoreError> {
@@ -95,8 +100,8 @@ impl Eraser<'_> {
                     .await?;
             }
         }
-        let boards = SqlStatement::new(WITHOUT_STATE);
-        self.run(&[SqlStatement::new(LOCK), boards]).await?;
+        let (boards, followers) = (SqlStatement::new(WITHOUT_STATE), SqlStatement::new(RECENT));
+        self.run(&[SqlStatement::new(LOCK), boards, followers]).await?;
         self.store.compute_all_stays().await
     }
 

@@ -21,6 +21,14 @@ with taken as (
       from pending_tag
      order by tenant, uid
      limit greatest($2 / 50, 50)
+), recent as (
+    insert into centiloc.recent_change (tenants, uids)
+    select array_agg(tenant), array_agg(uid)
+      from tag
+    having count(*) > 0
+), outdated as (
+    delete from centiloc.recent_change
+     where computed_at < now() - interval '1 minute'
 ), share as materialized (
     select greatest($2 / greatest(count(*), 1), 20) as events
       from tag

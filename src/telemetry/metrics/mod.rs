@@ -146,6 +146,8 @@ declare_metrics! {
         "Age of the oldest batch whose stays are not computed yet, 0 if there is none";
     pub boards_silent: OptionalGauge<i64>,
         "Boards that are silent for longer than is usual for them";
+    pub map_viewers: IntGauge, "Browsers that follow the map";
+    pub map_reads: Counter, "Reads of the database for the map, of all viewers together";
     pub default_partition_rows: Counter, "Rows stored in the default partition";
     stage_restarts: Family<StageLabel, Counter>, "Restarts of a failed stage or background task";
     pub last_event_timestamp_seconds: OptionalGauge<f64>,

@@ -7,6 +7,8 @@ mod crashes;
 mod hanging_lookups;
 mod liveness;
 mod logging;
+mod map;
+mod map_page;
 mod reload;
 mod shutdown;
 mod shutdown_races;

@@ -297,7 +297,8 @@ fn run_command(config: &Path, surroundings: Option<&CommandSetup>) -> Command {
     command
 }
 
-async fn get(port: u16, path: &str) -> Result<(u16, String), String> {
+/// Returns status and body of a GET request to a port of this machine.
+pub async fn get(port: u16, path: &str) -> Result<(u16, String), String> {
     let request = async {
         let mut stream = TcpStream::connect(loopback(port)).await?;
         let head = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");

@@ -1,0 +1,5 @@
+//! The dashboards of `deploy/grafana`: their form, and their queries on real services.
+
+mod form;
+mod metrics;
+mod queries;
