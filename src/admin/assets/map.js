@@ -259,7 +259,10 @@ function start() {
   });
   addEventListener("hashchange", readHash);
   setInterval(showStatus, 1000);
-  setInterval(() => { if (isTableDue && !state.paused && !document.hidden) refreshTables(); }, TABLE_MS);
+  setInterval(() => {
+    const isSeen = !document.hidden && byId("map-tables").getBoundingClientRect().top < innerHeight;
+    if (isTableDue && isSeen && !state.paused) refreshTables();
+  }, TABLE_MS);
   showSelection();
   state.start();
 }
