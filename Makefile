@@ -9,11 +9,12 @@ SEED =
 MODE =
 SEEDS =
 VARIANT =
+GRAFANA =
 BRIDGE_BIN =
 # Bash uses SECONDS as its clock.
-unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT BRIDGE_BIN
+unexport SECONDS EVENTS TARGET SEED SEEDS MODE VARIANT GRAFANA BRIDGE_BIN
 
-SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs.sh tests/words.sh .ci/run
+SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh deploy/demo/grafana.sh tests/deploy.sh tests/sim/bugs.sh tests/words.sh .ci/run
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test browser chaos simulate-faults simulate-bugs lint fuzz bench drain questions dashboards schema-docs deps
@@ -21,8 +22,8 @@ SCRIPTS = deploy/demo/deps.sh deploy/demo/demo.sh tests/deploy.sh tests/sim/bugs
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: deps ## Start broker, database, bridge and simulated boards. SECONDS=20 [EVENTS=20000]: end and compare
-	@DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
+demo: deps ## Start broker, database, bridge and simulated boards. SECONDS=20 [EVENTS=20000]: end and compare. GRAFANA=1: with dashboards
+	@DEMO_GRAFANA='$(GRAFANA)' DEMO_SECONDS='$(SECONDS)' DEMO_EVENTS='$(EVENTS)' CARGO='$(CARGO)' bash deploy/demo/demo.sh
 
 # The integration tests run last, so that the last count is theirs.
 test: deps browser ## Run every test, against a private PostgreSQL, Mosquitto and Chromium

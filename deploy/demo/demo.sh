@@ -4,6 +4,7 @@
 # loopback ports, and is removed when the script ends.
 #
 # DEMO_SECONDS  publish for this many seconds, then compare and end (empty: until Ctrl-C)
+# DEMO_GRAFANA  1: start Prometheus and, where it is installed, Grafana
 # DEMO_EVENTS   publish this many events (without DEMO_SECONDS: as fast as the broker accepts them)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -33,6 +34,8 @@ fi
 umask 077
 dir=$(mktemp -d "${TMPDIR:-/tmp}/centiloc-demo.XXXXXX")
 postgres_pid='' mosquitto_pid='' bridge_pid='' simulate_pid=''
+# shellcheck source=deploy/demo/grafana.sh
+. deploy/demo/grafana.sh
 
 # Starts a background program in a separate session, so that Ctrl-C reaches only this script, which
 # ends the programs in order. If this script is killed, the program gets SIGNAL.
@@ -53,6 +56,7 @@ finish() {
     local status=$?
     trap '' INT TERM
     end "$simulate_pid" TERM 5
+    end_grafana
     end "$bridge_pid" TERM 25
     end "$mosquitto_pid" TERM 5
     end "$postgres_pid" INT 10
@@ -237,6 +241,8 @@ echo
 echo "  look here:  http://127.0.0.1:$admin_port/map   live map"
 echo "              http://127.0.0.1:$admin_port/      status"
 echo
+
+if [ "${DEMO_GRAFANA:-}" = 1 ]; then start_grafana; fi
 
 # --- boards and items -----------------------------------------------------------------------------
 

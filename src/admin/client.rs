@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -19,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_RESPONSE: u64 = 1024 * 1024;
 /// Path of the status document on the admin endpoint.
 const PATH: &str = "/api/status";
+/// Path of the points of the charts.
+const HISTORY_PATH: &str = "/api/history";
 
 /// Reason why no status could be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,23 @@ pub enum StatusError {
          restart it if this lasts"
     )]
     Silent(AdminTarget),
+    /// The endpoint requires a token, and none is known here.
+    #[error(
+        "{0} requires a token; set admin.token_file in the configuration of this command, or use \
+         --token-file"
+    )]
+    TokenRequired(AdminTarget),
+    /// The endpoint refused the token.
+    #[error(
+        "{0} refused the token; the service has another one: restart it after a change of the file"
+    )]
+    TokenRefused(AdminTarget),
+    /// The endpoint answers its own host only.
+    #[error(
+        "{0} answers its own host only; set admin.token_file for the service, or use its loopback \
+         address"
+    )]
+    Forbidden(AdminTarget),
     /// The response comes from another program.
     #[error(
         "{target} is answered by something other than centiloc-bridge ({detail}); see which \
@@ -114,41 +134,87 @@ impl FromStr for AdminTarget {
 }
 
 /// Fetches the status document of a service.
-pub async fn fetch(target: &AdminTarget) -> Result<Value, StatusError> {
+pub async fn fetch(
+    target: &AdminTarget,
+    token: Option<&SecretString>,
+) -> Result<Value, StatusError> {
+    let status = fetch_json(target, &target.path, token).await?;
+    if status.get("client_id").is_some() {
+        return Ok(status);
+    }
+    Err(StatusError::Foreign { target: target.clone(), detail: "another document".to_owned() })
+}
+
+/// Fetches the points of the charts. `None` from a service that has none.
+pub async fn fetch_history(target: &AdminTarget, token: Option<&SecretString>) -> Option<Value> {
+    let path = target.path.strip_suffix(PATH).unwrap_or_default();
+    fetch_json(target, &format!("{path}{HISTORY_PATH}"), token).await.ok()
+}
+
+async fn fetch_json(
+    target: &AdminTarget,
+    path: &str,
+    token: Option<&SecretString>,
+) -> Result<Value, StatusError> {
     let owned = || target.clone();
-    let response =
-        timeout(TIMEOUT, request(target)).await.map_err(|_| StatusError::Silent(owned()))?;
+    let response = timeout(TIMEOUT, request(target, path, token)).await;
+    let response = response.map_err(|_| StatusError::Silent(owned()))?;
     let response = response.map_err(|source| match source.kind() {
         ErrorKind::ConnectionRefused => StatusError::NotRunning(owned()),
         _ => StatusError::Unreachable { target: owned(), source },
     })?;
-    parse(&response).map_err(|detail| StatusError::Foreign { target: owned(), detail })
+    parse(&response).map_err(|refusal| match refusal {
+        Refusal::Code("401") if token.is_some() => StatusError::TokenRefused(owned()),
+        Refusal::Code("401") => StatusError::TokenRequired(owned()),
+        Refusal::Code("403") => StatusError::Forbidden(owned()),
+        Refusal::Code(code) => {
+            let detail = format!("HTTP status {code} for {path}");
+            StatusError::Foreign { target: owned(), detail }
+        }
+        Refusal::Other(detail) => {
+            StatusError::Foreign { target: owned(), detail: detail.to_owned() }
+        }
+    })
 }
 
-async fn request(target: &AdminTarget) -> std::io::Result<Vec<u8>> {
-    let AdminTarget { address, path, .. } = target;
+async fn request(
+    target: &AdminTarget,
+    path: &str,
+    token: Option<&SecretString>,
+) -> std::io::Result<Vec<u8>> {
+    let AdminTarget { address, .. } = target;
     let mut stream = TcpStream::connect(address).await?;
+    let token = token.map_or_else(String::new, |token| {
+        format!("Authorization: Bearer {}\r\n", token.expose_secret())
+    });
     // HTTP/1.0: the response ends with the connection, and is never chunked.
-    let text = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let text = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n{token}\r\n");
     stream.write_all(text.as_bytes()).await?;
     let mut response = Vec::new();
     stream.take(MAX_RESPONSE).read_to_end(&mut response).await?;
     Ok(response)
 }
 
-fn parse(response: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(response).map_err(|_| "not text".to_owned())?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or("not HTTP")?;
+/// Reason why a response is no JSON document of the endpoint.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal<'r> {
+    Code(&'r str),
+    Other(&'static str),
+}
+
+fn parse(response: &[u8]) -> Result<Value, Refusal<'_>> {
+    let text = std::str::from_utf8(response).map_err(|_| Refusal::Other("not text"))?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or(Refusal::Other("not HTTP"))?;
     let mut first_line = head.lines().next().unwrap_or_default().split(' ');
     let (protocol, code) = (first_line.next().unwrap_or_default(), first_line.next());
     if !protocol.starts_with("HTTP/1.") {
-        return Err("not HTTP".to_owned());
+        return Err(Refusal::Other("not HTTP"));
     }
-    if code != Some("200") {
-        return Err(format!("HTTP status {} for /api/status", code.unwrap_or("missing")));
+    match code {
+        Some("200") => serde_json::from_str(body).map_err(|_| Refusal::Other("not JSON")),
+        Some(code) => Err(Refusal::Code(code)),
+        None => Err(Refusal::Other("not HTTP")),
     }
-    let status: Value = serde_json::from_str(body).map_err(|_| "not JSON".to_owned())?;
-    if status.get("client_id").is_some() { Ok(status) } else { Err("another document".to_owned()) }
 }
 
 #[cfg(test)]
@@ -158,19 +224,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_status_document_is_accepted() {
+    fn only_json_is_accepted() {
         let ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"client_id\":\"a\"}";
         assert_eq!(parse(ok).expect("ours")["client_id"], "a");
-        for (response, detail) in [
-            (&b"SSH-2.0-OpenSSH\r\n"[..], "not HTTP"),
-            (b"", "not HTTP"),
-            (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP status 404"),
-            (b"HTTP/1.1 200 OK\r\n\r\n<html>", "not JSON"),
-            (b"HTTP/1.1 200 OK\r\n\r\n{}", "another document"),
-            (b"\xff\xfe", "not text"),
+        for (response, refusal) in [
+            (&b"SSH-2.0-OpenSSH\r\n"[..], Refusal::Other("not HTTP")),
+            (b"", Refusal::Other("not HTTP")),
+            (b"HTTP/1.1 404 Not Found\r\n\r\n", Refusal::Code("404")),
+            (b"HTTP/1.1 200 OK\r\n\r\n<html>", Refusal::Other("not JSON")),
+            (b"\xff\xfe", Refusal::Other("not text")),
         ] {
-            let error = parse(response).expect_err("foreign");
-            assert!(error.starts_with(detail), "{error}");
+            assert_eq!(parse(response).expect_err("foreign"), refusal);
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn require_loopback(request: Request, next: Next) -> Response {
 
 /// Checks every Host header and the authority of the request target. A request with neither comes
 /// from an HTTP/1.0 client, which no browser is.
-fn is_addressed_to_loopback(request: &Request) -> bool {
+pub(super) fn is_addressed_to_loopback(request: &Request) -> bool {
     let hosts = request.headers().get_all(header::HOST).iter();
     let mut hosts = hosts.map(|host| host.to_str().ok().and_then(|host| host.parse().ok()));
     hosts.all(|host: Option<Authority>| host.is_some_and(|host| is_loopback(host.host())))

@@ -116,13 +116,18 @@ pub struct LimitedConnection {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The time at which a connection is closed.
+/// A connection as its requests see it.
 #[derive(Debug, Clone, Copy)]
-pub struct ConnectionDeadline(pub Instant);
+pub struct ConnectionFacts {
+    /// The time at which it is closed.
+    pub deadline: Instant,
+    /// The address of the client.
+    pub peer: SocketAddr,
+}
 
-impl Connected<IncomingStream<'_, LimitedListener>> for ConnectionDeadline {
+impl Connected<IncomingStream<'_, LimitedListener>> for ConnectionFacts {
     fn connect_info(stream: IncomingStream<'_, LimitedListener>) -> Self {
-        Self(stream.io().deadline.deadline())
+        Self { deadline: stream.io().deadline.deadline(), peer: *stream.remote_addr() }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The admin endpoint: liveness, readiness, metrics, status and pages over HTTP. It is read-only and
 //! shows no secrets. By default it listens on loopback.
 
+mod access;
 mod assets;
-mod chart;
+pub mod chart;
 pub mod client;
 mod host;
 mod listen;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -36,13 +37,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use listen::{BindError, bind};
+use secrecy::SecretString;
 
 use crate::config::Config;
 use crate::progress::ProgressRegistry;
 use crate::store::Store;
 use crate::telemetry::history::FigureHistory;
 use crate::telemetry::{Health, Metrics};
-use listen::{ConnectionDeadline, LimitedListener};
+use access::AccessGuard;
+use listen::{ConnectionFacts, LimitedListener};
 use map::MapAccess;
 use map::feed::MapFeed;
 use negotiation::MetricsFormat;
@@ -83,6 +86,8 @@ pub struct AdminState {
     overview: Arc<OverviewCache>,
     /// The database, or `None` without one.
     store: Option<Arc<Store>>,
+    /// Token that every path but the probes needs.
+    token: Option<SecretString>,
 }
 
 /// Parts of the service that the endpoint shows.
@@ -118,6 +123,7 @@ impl AdminState {
             history: parts.history,
             overview: Arc::default(),
             store: Some(parts.store),
+            token: config.admin_token.clone(),
             map: Some(Arc::new(map)),
         }
     }
@@ -146,13 +152,16 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: Cancellat
         tracing::info!(%address, "admin endpoint listening");
     }
     let pages = state.clone();
+    let token = state.token.clone();
     let mut router = router(state);
+    let guard = AccessGuard::new(token.as_ref(), address.as_ref().ok().copied());
+    router = router.layer(from_fn_with_state(guard, access::check));
     if address.is_ok_and(host::is_checked_on) {
         router = router.layer(from_fn(host::require_loopback));
     }
     let connections = CancellationToken::new();
     let end_all = connections.clone().drop_guard();
-    let service = router.into_make_service_with_connect_info::<ConnectionDeadline>();
+    let service = router.into_make_service_with_connect_info::<ConnectionFacts>();
     let server = axum::serve(LimitedListener::new(listener, connections), service)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {

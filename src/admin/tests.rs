@@ -12,7 +12,7 @@ use super::*;
 use crate::telemetry::health::{SessionPhase, SpoolHealth};
 
 /// Timeout that is far longer than a request over loopback takes.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 pub(super) fn state() -> AdminState {
     AdminState {
@@ -27,11 +27,12 @@ pub(super) fn state() -> AdminState {
         history: Arc::default(),
         overview: Arc::default(),
         store: None,
+        token: None,
         map: None,
     }
 }
 
-fn healthy() -> AdminState {
+pub(super) fn healthy() -> AdminState {
     let state = state();
     state.health.update(|snapshot| {
         snapshot.session.phase = SessionPhase::Subscribed;
@@ -41,7 +42,7 @@ fn healthy() -> AdminState {
 }
 
 /// Runs the endpoint until the client has finished.
-async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
+pub(super) async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
     let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::select! {
@@ -50,10 +51,10 @@ async fn serving<T>(state: AdminState, client: impl AsyncFnOnce(SocketAddr) -> T
     }
 }
 
-struct HttpResponse {
-    code: u16,
-    head: String,
-    body: String,
+pub(super) struct HttpResponse {
+    pub code: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl HttpResponse {
@@ -67,9 +68,19 @@ async fn get(address: SocketAddr, path: &str) -> HttpResponse {
 }
 
 /// Sends a GET request with these header lines.
-async fn get_with(address: SocketAddr, path: &str, headers: &str) -> HttpResponse {
+pub(super) async fn get_with(address: SocketAddr, path: &str, headers: &str) -> HttpResponse {
+    send(address, format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n")).await
+}
+
+/// Posts a form.
+pub(super) async fn post(address: SocketAddr, path: &str, form: &str) -> HttpResponse {
+    let length = form.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}");
+    send(address, format!("{head}\r\nConnection: close\r\n\r\n{form}")).await
+}
+
+async fn send(address: SocketAddr, request: String) -> HttpResponse {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    let request = format!("GET {path} HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     timeout(SOON, stream.read_to_string(&mut text)).await.expect("in time").expect("a response");
@@ -181,7 +192,7 @@ async fn status_names_the_service_and_its_parts() {
     let state = healthy();
     state.metrics.count_received("centiloc/acme", 1);
     serving(state, async |address| {
-        let status = fetch(&address.into()).await.expect("a status");
+        let status = fetch(&address.into(), None).await.expect("a status");
         assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
         assert_eq!(status["tenant"], "acme<&>");
         assert_eq!(status["client_id"], "acme-bridge");
@@ -274,7 +285,7 @@ async fn missing_service_is_reported_as_not_running() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    let error = fetch(&address.into()).await.expect_err("nobody listens");
+    let error = fetch(&address.into(), None).await.expect_err("nobody listens");
     assert!(matches!(error, StatusError::NotRunning(_)), "{error}");
     assert!(error.to_string().starts_with("the service is not running"));
 }
@@ -283,7 +294,7 @@ async fn missing_service_is_reported_as_not_running() {
 async fn silent_service_is_reported_as_stuck() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let error = fetch(&address.into()).await.expect_err("silence");
+    let error = fetch(&address.into(), None).await.expect_err("silence");
     assert!(matches!(error, StatusError::Silent(_)), "{error}");
 }
 

@@ -14,7 +14,7 @@ pub(super) async fn check(config: &Config) -> CheckLine {
         return CheckLine::ok(names::ADMIN_LISTEN, "turned off");
     };
     // Queried before it is bound, so that a service that starts right now finds the address free.
-    match fetch(&address.into()).await {
+    match fetch(&address.into(), config.admin_token.as_ref()).await {
         Ok(status) if status["client_id"] == config.mqtt.client_id.as_str() => {
             CheckLine::ok(names::ADMIN_LISTEN, format!("{address} is served by the running bridge"))
         }

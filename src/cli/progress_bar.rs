@@ -1,9 +1,10 @@
 //! Progress of a long command on standard error: amount, rate and time left. Nothing is shown where
 //! standard error is no terminal.
 
+use std::fmt;
 use std::time::Duration;
 
-use indicatif::{ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Interval of redraws while a step reports nothing.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -22,7 +23,7 @@ impl ProgressBar {
     pub fn counting(doing: &str, things: &str, total: u64) -> Self {
         let template = format!(
             "{{msg}} {{bar:24}} {{percent:>3}} % {{human_pos}} of {{human_len}} {things}, \
-             {{per_sec:!}}, {{eta}} left"
+             {{rate}}, {{eta}} left"
         );
         Self::with(doing, Some(total), &template)
     }
@@ -36,7 +37,7 @@ impl ProgressBar {
 
     /// Creates a line for a number of things that has no end.
     pub fn endless(doing: &str, things: &str) -> Self {
-        let template = format!("{{msg}} {{human_pos}} {things}, {{per_sec:!}}, for {{elapsed}}");
+        let template = format!("{{msg}} {{human_pos}} {things}, {{rate}}, for {{elapsed}}");
         Self::with(doing, None, &template)
     }
 
@@ -50,7 +51,11 @@ impl ProgressBar {
         let bar = indicatif::ProgressBar::with_draw_target(total, target);
         // Unwrap safety: a test parses every template.
         let style = ProgressStyle::with_template(template).expect("a template that parses");
-        bar.set_style(style.progress_chars("=> ").tick_chars("|/-\\ "));
+        let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A line that cannot be formatted is shown without its rate.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        };
+        bar.set_style(style.with_key("rate", rate).progress_chars("=> ").tick_chars("|/-\\ "));
         bar.set_message(doing.to_owned());
         bar.enable_steady_tick(REDRAW);
         Self { bar }

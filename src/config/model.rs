@@ -28,6 +28,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// Address of the admin endpoint, or `None` for off.
     pub admin_listen: Option<SocketAddr>,
+    /// Token that the admin endpoint requires, if any.
+    pub admin_token: Option<SecretString>,
     /// Format and level of the log.
     pub log: LogConfig,
     /// Time limit of a shutdown.

@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use secrecy::SecretString;
+
 use super::error::{ConfigError, ConfigProblem};
 use super::layers::ConfigLayer;
 use super::reader::SettingReader;
@@ -15,6 +17,8 @@ use super::{DEFAULT_FILE, environment, file, read_text, sections, unreadable, va
 pub struct RunningService {
     /// `admin.listen`, or `None` where it is turned off.
     pub listen: Option<SocketAddr>,
+    /// The token of `admin.token_file`, if it could be read.
+    pub token: Option<SecretString>,
     /// `tenant`, if it could be read.
     pub tenant: Option<String>,
     /// `mqtt.client_id`, if it could be read with certainty.
@@ -64,6 +68,7 @@ fn read(
     let merged = ConfigLayer::merged(layers);
     let mut reader = SettingReader::new(merged, path.to_owned(), env, problems);
     let listen = sections::read_admin_listen(&mut reader);
+    let token = sections::read_admin_token(&mut reader).flatten();
     // Without a tenant the service may still be found, so that its absence is not a problem here.
     let given = reader.given("tenant").is_some();
     let tenant = if given { reader.read("tenant", values::topic_part) } else { None };
@@ -73,5 +78,5 @@ fn read(
     let problems = ConfigError { file: path.to_owned(), problems: reader.problems };
     let Some(listen) = listen else { return Err(problems) };
     let problems = (!problems.problems.is_empty()).then_some(problems);
-    Ok(RunningService { listen, tenant, client_id, problems })
+    Ok(RunningService { listen, token, tenant, client_id, problems })
 }

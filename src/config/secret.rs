@@ -68,6 +68,16 @@ impl SettingReader {
             self.warn_of_edges(&secret);
             return Some(Some(secret));
         }
+        self.secret_file(file, read_again)
+    }
+
+    /// Reads a secret that only a file gives. The result is that of [`SettingReader::secret`].
+    #[allow(clippy::option_option, reason = "as there")]
+    pub fn secret_file(
+        &mut self,
+        file: &'static str,
+        read_again: bool,
+    ) -> Option<Option<RawSecret>> {
         let Some(RawValue { origin, .. }) = self.given(file) else { return Some(None) };
         let path = self.required_path(file)?;
         let shown_path = path.display().to_string().escape_debug().to_string();

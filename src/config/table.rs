@@ -300,8 +300,15 @@ const AFTER_FORMATS: &[ConfigKey] = &[
         "admin.listen",
         DefaultValue::Value("127.0.0.1:9464"),
         ValueForm::Text,
-        "Address and port of the admin endpoint (health, metrics, status page). It asks for no \
-         password. An empty text turns it off.",
+        "Address and port of the admin endpoint (health, metrics, status page). On an address that \
+         is not loopback, pages and /api need admin.token_file. An empty text turns it off.",
+    ),
+    key(
+        "admin.token_file",
+        DefaultValue::Off,
+        ValueForm::Path,
+        "File with the token that every path of the admin endpoint but /livez and /readyz needs, at \
+         least 16 characters. Without it none is needed.",
     ),
     key(
         "log.format",

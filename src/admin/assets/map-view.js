@@ -1,5 +1,6 @@
 // Draws the map on a canvas, and moves the view by mouse, touch and keys.
 
+import { drawDots, drawSign } from "./map-shapes.js";
 import { health } from "./map-state.js";
 
 const MOVE_MS = 400;
@@ -29,7 +30,6 @@ export class MapView extends EventTarget {
   #pointers = new Map();
   #moved = 0;
   #texts = new Map();
-  #pictures = new Map();
   #calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   constructor(canvas, state) {
@@ -203,7 +203,7 @@ export class MapView extends EventTarget {
     const top = oy + (turned ? board.y - board.h / 2 : board.y - board.h) * s;
     if (state === "warn" || state === "bad") {
       const size = Math.min(Math.max(width / 3, 5), 18);
-      this.#sign(state, x + Math.min(width, board.w * s) - size - 3, top + 3, size);
+      drawSign(c, state === "warn", k[state], k.surface, x + Math.min(width, board.w * s) - size - 3, top + 3, size);
     }
     if (width < 84) return;
     const text = state === "good" ? board.sn : `${board.sn} · ${word}`;
@@ -216,35 +216,6 @@ export class MapView extends EventTarget {
     c.fillStyle = state === "good" ? k.muted : k[state];
     c.textBaseline = "middle";
     c.fillText(fitted, x + 5, top + 10);
-  }
-
-  /** Draws a triangle, or a cross in a square. */
-  #sign(state, x, y, size) {
-    const [c, k] = [this.#context, this.#colours];
-    c.fillStyle = k[state];
-    c.beginPath();
-    if (state === "warn") {
-      c.moveTo(x + size / 2, y);
-      c.lineTo(x + size, y + size);
-      c.lineTo(x, y + size);
-    } else {
-      c.rect(x, y, size, size);
-    }
-    c.fill();
-    if (size < 9) return;
-    c.strokeStyle = k.surface;
-    c.lineWidth = 2;
-    c.beginPath();
-    if (state === "warn") {
-      c.moveTo(x + size / 2, y + size * 0.38);
-      c.lineTo(x + size / 2, y + size * 0.82);
-    } else {
-      c.moveTo(x + size * 0.25, y + size * 0.25);
-      c.lineTo(x + size * 0.75, y + size * 0.75);
-      c.moveTo(x + size * 0.75, y + size * 0.25);
-      c.lineTo(x + size * 0.25, y + size * 0.75);
-    }
-    c.stroke();
   }
 
   #locations(locations, ox, oy, visible) {
@@ -287,9 +258,9 @@ export class MapView extends EventTarget {
       (this.found?.has(item.uid) ? found : plain).push(sx, sy, item.x === null ? 1 : 0);
     }
     c.globalAlpha = this.found ? 0.3 : 0.85;
-    this.#dots(plain, radius, k["series-1"]);
+    drawDots(c, plain, radius, k["series-1"], this.#ratio);
     c.globalAlpha = 1;
-    this.#dots(found, radius + 2, k["series-2"]);
+    drawDots(c, found, radius + 2, k["series-2"], this.#ratio);
     const chosen = this.selected?.uid && this.#state.items.get(this.selected.uid);
     if (chosen && chosen.wx !== null) {
       c.strokeStyle = k.text;
@@ -299,38 +270,6 @@ export class MapView extends EventTarget {
       c.stroke();
     }
     return isMoving;
-  }
-
-  /** Draws dots, and rings for those whose position is not known. Copies of one picture, and squares for
-      small dots, are several times faster than one path with all of them. */
-  #dots(points, radius, colour) {
-    const c = this.#context;
-    c.fillStyle = colour;
-    const size = 2 * radius + 2;
-    const pictures = radius < 3 ? null : [this.#dot(radius, colour, false), this.#dot(radius, colour, true)];
-    for (let at = 0; at < points.length; at += 3) {
-      const [x, y] = [points[at], points[at + 1]];
-      if (pictures) c.drawImage(pictures[points[at + 2]], x - radius - 1, y - radius - 1, size, size);
-      else c.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
-    }
-  }
-
-  /** Returns the picture of a dot or ring. */
-  #dot(radius, colour, isRing) {
-    const key = `${radius.toFixed(2)} ${colour} ${isRing} ${this.#ratio}`;
-    let picture = this.#pictures.get(key);
-    if (picture) return picture;
-    if (this.#pictures.size > 50) this.#pictures.clear();
-    const pixels = Math.ceil((2 * radius + 2) * this.#ratio);
-    picture = new OffscreenCanvas(pixels, pixels);
-    const c = picture.getContext("2d");
-    c.scale(pixels / (2 * radius + 2), pixels / (2 * radius + 2));
-    c.arc(radius + 1, radius + 1, isRing ? radius - 0.75 : radius, 0, 2 * Math.PI);
-    [c.fillStyle, c.strokeStyle, c.lineWidth] = [colour, colour, 1.5];
-    if (isRing) c.stroke();
-    else c.fill();
-    this.#pictures.set(key, picture);
-    return picture;
   }
 
   /** Draws a text if it is legible, cut to a width. */

@@ -174,8 +174,9 @@ function showStatus() {
   const banner = byId("map-banner");
   const isStale = state.problem !== null || state.isAway;
   const since = state.readAt === null ? "" : ` This is the state of ${new Date(state.readAt).toLocaleString()}, ${seconds(state.readAt)} ago.`;
-  live.className = `badge ${isStale ? "bad" : state.paused ? "idle" : "good"}`;
-  const word = isStale ? "Not live" : state.paused ? "Paused" : "Live";
+  const isWaiting = state.paused || state.readAt === null;
+  live.className = `badge ${isStale ? "bad" : isWaiting ? "idle" : "good"}`;
+  const word = isStale ? "Not live" : state.paused ? "Paused" : isWaiting ? "Loading" : "Live";
   if (live.textContent !== word) live.textContent = word;
   banner.hidden = !isStale;
   const text = state.isAway ? `The program does not answer.${since}` : `The database cannot be read.${since}`;
@@ -186,6 +187,7 @@ function showStatus() {
 
 function showScale() {
   const { scale } = view.position;
+  byId("map-scale").hidden = scale === 0;
   const lengths = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000];
   const length = lengths.findLast((mm) => mm * scale <= 140) ?? 10;
   byId("map-scale").style.width = `${length * scale}px`;
@@ -259,7 +261,10 @@ function start() {
   });
   addEventListener("hashchange", readHash);
   setInterval(showStatus, 1000);
-  setInterval(() => { if (isTableDue && !state.paused && !document.hidden) refreshTables(); }, TABLE_MS);
+  setInterval(() => {
+    const isSeen = !document.hidden && byId("map-tables").getBoundingClientRect().top < innerHeight;
+    if (isTableDue && isSeen && !state.paused) refreshTables();
+  }, TABLE_MS);
   showSelection();
   state.start();
 }

@@ -26,13 +26,14 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-const FILES: [AssetFile; 9] = [
+const FILES: [AssetFile; 10] = [
     asset!("style.css", CSS),
     asset!("status.js", SCRIPT),
     asset!("map.css", CSS),
     asset!("map.js", SCRIPT),
     asset!("map-state.js", SCRIPT),
     asset!("map-view.js", SCRIPT),
+    asset!("map-shapes.js", SCRIPT),
     asset!("icon-good.svg", SVG),
     asset!("icon-warn.svg", SVG),
     asset!("icon-bad.svg", SVG),

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::HEADERS;
-use super::listen::ConnectionDeadline;
+use super::listen::ConnectionFacts;
 use crate::store::Store;
 use crate::store::map_reads::{ItemHistory, PastMove, PastStay};
 use feed::{MapFeed, MapStatus, MapView};
@@ -172,7 +172,7 @@ struct StreamQuery {
 
 async fn events(
     State(map): SharedAccess,
-    ConnectInfo(ConnectionDeadline(deadline)): ConnectInfo<ConnectionDeadline>,
+    ConnectInfo(ConnectionFacts { deadline, .. }): ConnectInfo<ConnectionFacts>,
     Query(query): Query<StreamQuery>,
     headers: HeaderMap,
 ) -> Response {

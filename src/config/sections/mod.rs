@@ -43,6 +43,7 @@ pub(super) fn build(reader: &mut SettingReader) -> Option<Config> {
     let spool = read_spool(reader);
     let decode = read_decode(reader, mqtt.as_ref());
     let retention = read_retention(reader);
+    let admin_token = read_admin_token(reader);
     let admin_listen = read_admin_listen(reader);
     let log = read_log(reader);
     let shutdown_grace = reader.wait("shutdown.grace");
@@ -55,6 +56,7 @@ pub(super) fn build(reader: &mut SettingReader) -> Option<Config> {
         decode: decode?,
         retention: retention?,
         admin_listen: admin_listen?,
+        admin_token: admin_token?,
         log: log?,
         shutdown_grace: shutdown_grace?,
     })
@@ -176,13 +178,39 @@ fn read_retention(reader: &mut SettingReader) -> Option<RetentionConfig> {
 #[allow(clippy::option_option, reason = "outside: a problem was noted; inside: turned off")]
 pub(super) fn read_admin_listen(reader: &mut SettingReader) -> Option<Option<SocketAddr>> {
     let listen = reader.optional("admin.listen", values::listen)?;
-    if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+    let is_open = reader.given("admin.token_file").is_none();
+    if let Some(address) = listen.filter(|address| is_open && !address.ip().is_loopback()) {
         reader.warnings.push(format!(
-            "admin.listen is {address}: anyone who can reach it can read the state of the bridge, for it \
-             asks for no password; keep it on 127.0.0.1, or behind a firewall"
+            "admin.listen is {address} without admin.token_file: everyone who can reach it can read \
+             /metrics, and pages and /api answer this host only; set admin.token_file, or \
+             keep admin.listen on 127.0.0.1"
         ));
     }
     Some(listen)
+}
+
+/// Fewest characters of a token, so that it cannot be guessed.
+const LEAST_TOKEN: usize = 16;
+
+#[allow(clippy::option_option, reason = "outside: a problem was noted; inside: not set")]
+pub(super) fn read_admin_token(reader: &mut SettingReader) -> Option<Option<SecretString>> {
+    let Some(secret) = reader.secret_file("admin.token_file", false)? else { return Some(None) };
+    let is_usable =
+        secret.text.len() >= LEAST_TOKEN && secret.text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_usable {
+        let expected =
+            format!("a token of at least {LEAST_TOKEN} printable ASCII characters without spaces");
+        let hint = "write a random one into the file: openssl rand -hex 32";
+        let invalid = InvalidValue::new(expected, hint);
+        reader.problem(
+            secret.key,
+            &secret.origin,
+            "another content of the file".to_owned(),
+            invalid,
+        );
+        return None;
+    }
+    Some(Some(secret.text.into()))
 }
 
 fn read_log(reader: &mut SettingReader) -> Option<LogConfig> {

@@ -315,8 +315,8 @@ fn only_doubtful_settings_warn() {
     assert!(!warned("decode.proto_file", "x.proto", "assumption"));
     assert!(warned("tenant", "acme", "requires a user name and a password"));
     assert!(!warned("mqtt.host", "broker.example.com", "requires a user name"));
-    assert!(warned("admin.listen", "0.0.0.0:9464", "asks for no password"));
-    assert!(!warned("tenant", "acme", "asks for no password"));
+    assert!(warned("admin.listen", "0.0.0.0:9464", "without admin.token_file"));
+    assert!(!warned("tenant", "acme", "admin.token_file"));
     assert!(warned("database.url", "postgres://u:p@db/x", "sslmode=verify-full"));
     assert!(!warned("tenant", "acme", "sslmode"));
 }

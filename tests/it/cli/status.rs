@@ -43,7 +43,7 @@ async fn exit_code_follows_readiness() {
     let file = config.write();
     let ready = status(&file, &[]).await;
     assert_eq!(code(&ready), Some(0), "{ready:?}");
-    assert!(String::from_utf8_lossy(&ready.stdout).starts_with("The service is ready."));
+    assert!(String::from_utf8_lossy(&ready.stdout).starts_with("✓ Well: "));
     rig.tap.proxy.refuse().await;
     let not_ready = until("status to end with 1", SOON, || async {
         let output = status(&file, &["--json"]).await;

@@ -191,7 +191,7 @@ async fn status_reports_events_as_json_and_page() {
     let output = finish(args(false)).await;
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with("The service is ready.\n"), "{text}");
+    assert!(text.starts_with("✓ Well: "), "{text}");
     assert_eq!(bridge.terminate().await, 0);
     let output = finish(args(false)).await;
     assert_eq!(output.status.code(), Some(1));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::support::bridge::Bridge;
+use crate::support::bridge::{Bridge, command, finish};
 use crate::support::browser::Browser;
 use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
@@ -145,6 +145,38 @@ async fn page_fits_every_width() {
             keep_picture(&browser, &format!("status-{width}-{scheme}.png")).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_opens_page_and_status() {
+    const TOKEN: &str = "0123456789abcdef-token";
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let file = config.file("token", format!("{TOKEN}\n"));
+    let config = config.set("admin.token_file", file.to_str().unwrap());
+    let bridge = Bridge::ready(&config).await;
+    let browser = Browser::start().await;
+    browser.open(&origin(&bridge)).await;
+    browser.until("document.activeElement.name === 'token'").await;
+    keep_picture(&browser, "sign-in.png").await;
+    browser.type_text("a wrong token").await;
+    browser.press("Enter").await;
+    browser.until("document.querySelector('.note').innerText.includes('not the token')").await;
+    browser.until("document.activeElement.name === 'token'").await;
+    browser.type_text(TOKEN).await;
+    browser.press("Enter").await;
+    browser.until("document.querySelector('#verdict h1').innerText.startsWith('Well:')").await;
+    assert_eq!(browser.evaluate("document.cookie").await, "", "no script reads it");
+    browser.assert_only(&origin(&bridge));
+    assert!(browser.requests().iter().all(|url| !url.contains(TOKEN)));
+    assert!(!bridge.log().lines().iter().any(|line| line.contains(TOKEN)));
+    let file = config.write();
+    let output = finish(command(["status".as_ref(), "-c".as_ref(), file.as_os_str()])).await;
+    assert!(output.status.success(), "{output:?}");
+    let url = origin(&bridge);
+    let output = finish(command(["status", "--url", &url])).await;
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("admin.token_file") && errors.contains("--token-file"), "{errors}");
 }
 
 /// Lists the texts whose contrast with their background is below 4.5:1.

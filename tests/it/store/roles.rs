@@ -12,9 +12,10 @@ use crate::support::database::Database;
 use crate::support::event;
 use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
+use crate::support::process::ScratchFolder;
 use crate::support::questions::{GENERATE, questions};
 use crate::support::rig::Rig;
-use crate::support::store::{arrives, at, config, malformed, of_item};
+use crate::support::store::{arrives, at, board, config, malformed, of_board, of_item};
 use crate::support::wait::{SOON, until_eq};
 
 const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
@@ -197,4 +198,18 @@ async fn reader_sees_no_payloads_and_changes_nothing() {
     ] {
         roles.assert_denied("centiloc_reader", sql);
     }
+}
+
+#[tokio::test]
+async fn writer_archives_and_restores_events() {
+    let roles = Roles::new().await;
+    let writer = roles.store("centiloc_writer");
+    writer.commit(&[of_item(arrives("U", "A", 1)), of_item(arrives("V", "A", 2))]).await.unwrap();
+    writer.commit(&[of_board(board("A", 1, "CONNECTED"))]).await.unwrap();
+    let folder = ScratchFolder::new("archive");
+    let (day, now) = (Duration::from_secs(86_400), OffsetDateTime::now_utc());
+    let outcome = writer.archive_expired(day, folder.path(), now).await.unwrap();
+    assert_eq!((outcome.files, outcome.problems), (2, Vec::new()));
+    let file = folder.join("item_event_2025-03-01_2025-04-01.csv.gz");
+    assert_eq!(writer.restore(&file, &mut |_| ()).await.unwrap().inserted, 2);
 }

@@ -1,17 +1,23 @@
 //! `status`: shows the status of the running service, as text or as JSON.
 
+mod screen;
+mod watch;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use secrecy::SecretString;
 use serde_json::Value;
+use time::OffsetDateTime;
 
+use self::screen::StatusScreen;
 use super::ConfigFileArgs;
-use crate::admin::client::{AdminTarget, fetch};
+use crate::admin::client::{AdminTarget, fetch, fetch_history};
 use crate::admin::status_view::StatusView;
-use crate::config::{DEFAULT_FILE, RunningService, find_service, process_environment};
+use crate::config::{DEFAULT_FILE, RunningService, find_service, process_environment, read_secret};
 use crate::exit;
 use crate::telemetry::stderr;
 
@@ -35,6 +41,12 @@ pub struct StatusArgs {
     /// Print the JSON document of /api/status, for programs
     #[arg(long)]
     json: bool,
+    /// Draw the status again every two seconds, until q or Ctrl-C
+    #[arg(long, conflicts_with_all = ["json", "live"])]
+    watch: bool,
+    /// File with the token of the endpoint, instead of that of the configuration
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 /// Queries the service that the configuration describes. Returns exit code 0 if it is ready.
@@ -64,7 +76,14 @@ async fn show(args: &StatusArgs, expected: Option<&RunningService>) -> anyhow::R
         ));
         return Ok(false);
     };
-    let status = match fetch(&target).await {
+    let token = match &args.token_file {
+        Some(file) => Some(
+            read_secret(file)
+                .map_err(|error| anyhow::anyhow!("--token-file: {} {error}", file.display()))?,
+        ),
+        None => expected.and_then(|service| service.token.clone()),
+    };
+    let status = match fetch(&target, token.as_ref()).await {
         Ok(status) => status,
         Err(error) => {
             stderr::line(format_args!("{error}"));
@@ -80,7 +99,12 @@ async fn show(args: &StatusArgs, expected: Option<&RunningService>) -> anyhow::R
         ));
         return Ok(false);
     }
-    print(&status, args.json)?;
+    if args.watch {
+        watch::watch(async || frame(&target, token.as_ref()).await).await?;
+        return Ok(true);
+    }
+    let history = fetch_history(&target, token.as_ref()).await;
+    print(&status, history.as_ref(), args.json)?;
     let key = if args.live { "live" } else { "ready" };
     Ok(status.get(key) == Some(&Value::Bool(true)))
 }
@@ -98,38 +122,57 @@ fn other_service(status: &Value, service: &RunningService, target: &AdminTarget)
     differs("client_id", &service.client_id).or_else(|| differs("tenant", &service.tenant))
 }
 
-fn print(status: &Value, json: bool) -> anyhow::Result<()> {
+/// Draws one frame of `--watch`. A service that does not answer is shown, and asked again.
+async fn frame(target: &AdminTarget, token: Option<&SecretString>) -> String {
+    let hint = "\nq or Ctrl-C ends.\n";
+    match fetch(target, token).await {
+        Ok(status) => {
+            let history = fetch_history(target, token).await;
+            let (now, colours) = (OffsetDateTime::now_utc(), colours());
+            let screen =
+                StatusScreen { status: &status, history: history.as_ref(), colours, now }.draw();
+            screen.unwrap_or_else(|| render(&status, None)) + hint
+        }
+        Err(error) => format!("✗ {error}\n{hint}"),
+    }
+}
+
+fn colours() -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    wanted && std::io::stdout().is_terminal()
+}
+
+fn print(status: &Value, history: Option<&Value>, json: bool) -> anyhow::Result<()> {
     let text = if json {
         serde_json::to_string_pretty(status).context("could not write JSON")? + "\n"
     } else {
-        render(status)
+        let (now, colours) = (OffsetDateTime::now_utc(), colours());
+        render(status, StatusScreen { status, history, colours, now }.draw())
     };
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to stdout")
 }
 
-fn render(status: &Value) -> String {
+/// Renders the values of a status, below the problems of a service whose version has no screen.
+fn render(status: &Value, screen: Option<String>) -> String {
     let view = StatusView::new(status);
-    let mut text = String::new();
-    // Unwrap safety: writing to a String does not fail.
-    write_view(&mut text, &view).expect("a String takes everything");
-    text
-}
-
-fn write_view(out: &mut String, view: &StatusView) -> std::fmt::Result {
-    writeln!(out, "The service is {}.", if view.ready { "ready" } else { "NOT ready" })?;
-    for (part, problem) in &view.problems {
-        writeln!(out, "  {part}: {}", printable(problem))?;
-    }
+    // Writing to a String does not fail.
+    let mut text = screen.unwrap_or_else(|| problems(&view));
     let labels = view.sections.iter().flat_map(|section| &section.rows);
     let width = labels.map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     for section in &view.sections {
-        writeln!(out, "\n{}", section.title)?;
+        let _ = writeln!(text, "\n{}", section.title);
         for (label, value) in &section.rows {
-            writeln!(out, "  {label:width$}  {}", printable(value))?;
+            let _ = writeln!(text, "  {label:width$}  {}", printable(value));
         }
     }
-    Ok(())
+    text
+}
+
+fn problems(view: &StatusView) -> String {
+    let ready = if view.ready { "ready" } else { "NOT ready" };
+    let line = |(part, problem): &(String, String)| format!("  {part}: {}\n", printable(problem));
+    format!("The service is {ready}.\n") + &view.problems.iter().map(line).collect::<String>()
 }
 
 /// Replaces control characters with blanks, so that text from the network cannot control the
@@ -146,11 +189,14 @@ mod tests {
 
     #[test]
     fn problems_are_shown_before_everything_else() {
-        let text = render(&json!({
-            "ready": false, "tenant": "acme", "version": "0.1.0",
-            "not_ready": [{"part": "session", "problem": "refused\u{1b}[31m; see the password"}],
-            "figures": {"received": 12, "unacked": 0},
-        }));
+        let text = render(
+            &json!({
+                "ready": false, "tenant": "acme", "version": "0.1.0",
+                "not_ready": [{"part": "session", "problem": "refused\u{1b}[31m; see the password"}],
+                "figures": {"received": 12, "unacked": 0},
+            }),
+            None,
+        );
         let expected = "The service is NOT ready.\n  session: refused [31m; see the password\n\n\
             Service\n  Version   0.1.0\n  Tenant    acme\n\n\
             Since the start\n  Received  12\n  Unacked   0\n";
@@ -162,6 +208,7 @@ mod tests {
         let target = "http://127.0.0.1:9464".parse().expect("a target");
         let service = |tenant: Option<&str>, client_id: Option<&str>| RunningService {
             listen: None,
+            token: None,
             tenant: tenant.map(str::to_owned),
             client_id: client_id.map(str::to_owned),
             problems: None,
