@@ -52,8 +52,8 @@ const ROLLUPS: [Rollup; 3] = [
     },
 ];
 
-/// Hours of one transaction: the events of a day are read at most.
-const HOURS: i64 = 24;
+/// Span of the hours and days of one transaction: the events of a day are read at most.
+const ONE_DAY: PgInterval = PgInterval { months: 0, days: 0, microseconds: 24 * 3_600_000_000 };
 
 impl Rollup {
     fn insert(&self) -> String {
@@ -125,8 +125,7 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
           from centiloc.rollup_pending
          where width = $1
            and start + $1 <= now()
-         order by start
-         limit $2";
+           and start < $2 + (select min(start) from centiloc.rollup_pending where width = $1)";
     const DONE: &str = "delete from centiloc.rollup_pending where width = $1 and start = any ($2)";
     let width = PgInterval { months: 0, days: 0, microseconds: hours * 3_600_000_000 };
     db.transaction(async |db| {
@@ -134,7 +133,7 @@ async fn compute(db: &mut Db, hours: i64) -> Result<bool, DbError> {
             return Ok(false);
         }
         db.execute(FINAL).await?;
-        let next = sqlx::query_scalar(NEXT).bind(width).bind(HOURS / hours);
+        let next = sqlx::query_scalar(NEXT).bind(width).bind(ONE_DAY);
         let starts: Vec<OffsetDateTime> = db.query(|conn| next.fetch_all(conn)).await?;
         if starts.is_empty() {
             return Ok(false);

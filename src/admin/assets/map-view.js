@@ -5,6 +5,8 @@ import { health } from "./map-state.js";
 
 const MOVE_MS = 400;
 const MARGIN = 24;
+// Height of the scale bar, which lies on the canvas.
+const SCALE_BAR = 24;
 const MIN_SCALE = 0.005;
 const MAX_SCALE = 4;
 const COLOURS = [
@@ -55,9 +57,9 @@ export class MapView extends EventTarget {
     this.#fitted = true;
     if (w > 0 && h > 0 && this.#width > 0) {
       const room = (size) => Math.max(size - 2 * MARGIN, 40);
-      this.#scale = Math.min(room(this.#width) / w, room(this.#height) / h, 1.5);
+      this.#scale = Math.min(room(this.#width) / w, room(this.#height - SCALE_BAR) / h, 1.5);
       this.#x = w / 2;
-      this.#y = h / 2;
+      this.#y = h / 2 + SCALE_BAR / 2 / this.#scale;
     }
     this.#viewChanged();
   }
