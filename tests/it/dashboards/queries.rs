@@ -12,7 +12,7 @@ use crate::support::store::config;
 
 const ROLES: &str = include_str!("../../../deploy/postgres/roles.sql");
 
-/// A gap, a connection, and an item that has not moved for a month.
+/// A gap, a connection, an item that has not moved for a month, and a layout with an empty location.
 const FURTHER_ROWS: &str = "
     insert into centiloc.item_event
            (momentum, event_id, received_at, tenant, uid, is_in, board_sn, product_reference)
@@ -33,7 +33,11 @@ const FURTHER_ROWS: &str = "
     values ('T-bridge', now() - interval '2 hours', now() - interval '1 hour', 'absence', 'away');
     insert into centiloc.connection
            (client_id, instance, connected_at, session_present, filters, last_seen_at)
-    values ('T-bridge', gen_random_uuid(), now() - interval '1 hour', true, '{}', now());";
+    values ('T-bridge', gen_random_uuid(), now() - interval '1 hour', true, '{}', now());
+    insert into centiloc.layout_shelf (tenant, shelf_sn) values ('T', 'S1');
+    insert into centiloc.layout_board (tenant, board_sn, shelf_sn) values ('T', 'B9999', 'S1');
+    insert into centiloc.layout_location (tenant, loc_reference, shelf_sn)
+    values ('T', 'EMPTY', 'S1');";
 
 /// Returns a session of the role of dashboards, and the server, which ends when it is dropped.
 async fn reader() -> (Postgres, PgConnection) {
