@@ -34,10 +34,10 @@ const FURTHER_ROWS: &str = "
     insert into centiloc.connection
            (client_id, instance, connected_at, session_present, filters, last_seen_at)
     values ('T-bridge', gen_random_uuid(), now() - interval '1 hour', true, '{}', now());
-    insert into centiloc.layout_shelf (tenant, shelf_sn) values ('T', 'S1');
-    insert into centiloc.layout_board (tenant, board_sn, shelf_sn) values ('T', 'B9999', 'S1');
+    insert into centiloc.layout_shelf (tenant, shelf_sn) values ('T', 'SPARE');
+    insert into centiloc.layout_board (tenant, board_sn, shelf_sn) values ('T', 'B9999', 'SPARE');
     insert into centiloc.layout_location (tenant, loc_reference, shelf_sn)
-    values ('T', 'EMPTY', 'S1');";
+    values ('T', 'EMPTY', 'SPARE');";
 
 /// Returns a session of the role of dashboards, and the server, which ends when it is dropped.
 async fn reader() -> (Postgres, PgConnection) {
