@@ -121,7 +121,7 @@ certificates() {
     local pki=$dir/pki
     mkdir "$pki"
     openssl ecparam -name prime256v1 -genkey -noout -out "$pki/ca.key"
-    openssl req -x509 -new -key "$pki/ca.key" -subj '/O=Demo/CN=Demo Root CA' -days 30 -out "$pki/ca.crt"
+    openssl req -x509 -new -key "$pki/ca.key" -subj '/O=Demo/CN=Demo Root CA' -days 365 -out "$pki/ca.crt"
     openssl ecparam -name prime256v1 -genkey -noout -out "$pki/server.key"
     openssl req -new -key "$pki/server.key" -subj '/CN=localhost' -out "$pki/server.csr"
     sign server.csr server.crt 'subjectAltName=DNS:localhost,IP:127.0.0.1' 'extendedKeyUsage=serverAuth'
@@ -134,7 +134,7 @@ sign() { # REQUEST CERTIFICATE EXTENSION...
     shift 2
     printf '%s\n' 'basicConstraints=CA:FALSE' "$@" >"$dir/pki/extensions"
     openssl x509 -req -in "$dir/pki/$request" -CA "$dir/pki/ca.crt" -CAkey "$dir/pki/ca.key" \
-        -CAcreateserial -days 30 -extfile "$dir/pki/extensions" -out "$dir/pki/$certificate"
+        -CAcreateserial -days 365 -extfile "$dir/pki/extensions" -out "$dir/pki/$certificate"
 }
 
 echo "creating certificates"

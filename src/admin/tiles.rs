@@ -133,9 +133,15 @@ fn certificate(situation: &Situation<'_>) -> Tile {
     let Some(certificate) = &situation.parts.certificate else {
         return Tile::new("certificate", "Certificate", "None").detail("without TLS").idle("off");
     };
-    let left = (certificate.not_after - situation.now).as_seconds_f64();
-    let value = if left > 0.0 { format!("{} left", span(left)) } else { "Expired".to_owned() };
-    Tile::new("certificate", "Certificate", value).at("valid until", Some(certificate.not_after))
+    let left = certificate.not_after - situation.now;
+    // Whole days, as everywhere else.
+    let value = match left.whole_days() {
+        days @ 2.. => format!("{days} days left"),
+        _ if left.is_positive() => format!("{} left", span(left.as_seconds_f64())),
+        _ => "Expired".to_owned(),
+    };
+    let until = format!("valid until {}", certificate.not_after.date());
+    Tile::new("certificate", "Certificate", value).detail(until)
 }
 
 fn gaps(situation: &Situation<'_>) -> Tile {

@@ -228,7 +228,10 @@ fn certificate(situation: &Situation<'_>) -> Option<Finding> {
     let verb = if is_expired { "expired" } else { "expires" };
     let texts = FindingTexts {
         part: "certificate",
-        problem: format!("the client certificate {verb} {}", relative(not_after, situation.now)),
+        problem: match days {
+            2.. => format!("the client certificate expires in {days} days"),
+            _ => format!("the client certificate {verb} {}", relative(not_after, situation.now)),
+        },
         effect: "The broker refuses connections with an expired certificate.".into(),
         remedy: "renew it: centiloc-bridge csr --key, then send the request to Centiloc",
     };

@@ -18,7 +18,7 @@ use crate::support::config::database_only;
 use crate::support::process::ScratchFolder;
 use crate::support::store::{StoreFixture, arrives, board, of_board};
 
-const SAMPLE: &str = include_str!("../../samples/layout.yaml");
+const SAMPLE: &str = include_str!("import_layout.yaml");
 
 /// A database, and a folder for files.
 struct ImportFixture {
