@@ -70,7 +70,9 @@ impl LogHandle {
 pub fn init(log: &LogConfig) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let layer = layer(log.format, TextStyle::of_stderr(), || StderrWriter);
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    // Not a filter of the layer: that one keeps the state of a disabled event on its thread, which can
+    // swallow the next line.
+    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
     Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
 }
 
