@@ -2,7 +2,10 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStdout, Command};
 
 use crate::support::bridge::{Bridge, command, finish};
 use crate::support::config::Config;
@@ -119,4 +122,49 @@ async fn unknown_address_exits_78_bad_url_64() {
     let output = status(&off, &[]).await;
     assert_eq!(code(&output), Some(1), "{output:?}");
     assert!(errors(&output).contains("turned off"), "{output:?}");
+}
+
+/// Reads until the output has a text, and returns what was read.
+async fn read_until(out: &mut ChildStdout, wanted: &str) -> String {
+    let mut shown = Vec::new();
+    let read = async {
+        while !String::from_utf8_lossy(&shown).contains(wanted) {
+            let more = out.read_buf(&mut shown).await.unwrap();
+            assert_ne!(more, 0, "no {wanted:?} in {}", String::from_utf8_lossy(&shown));
+        }
+    };
+    tokio::time::timeout(SOON, read).await.unwrap_or_else(|_| panic!("no {wanted:?} in time"));
+    String::from_utf8(shown).unwrap()
+}
+
+/// `script` gives the command a terminal.
+#[tokio::test]
+async fn watch_follows_the_service_until_q() {
+    const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
+    const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
+    let rig = Rig::new().await;
+    let config = rig.config();
+    let mut bridge = Bridge::ready(&config).await;
+    let file = config.write();
+    let watch = command(["status", "--watch", "-c", file.to_str().unwrap()]);
+    let mut words = vec![watch.get_program()];
+    words.extend(watch.get_args());
+    let line: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--flush", "--command", &line.join(" "), "/dev/null"]);
+    terminal.env("TERM", "xterm-256color").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut terminal = terminal.kill_on_drop(true).spawn().unwrap();
+    let mut out = terminal.stdout.take().unwrap();
+    let first = read_until(&mut out, "q or Ctrl-C ends.").await;
+    assert!(first.starts_with(ENTER), "{first:?}");
+    assert!(first.contains("Well: "), "{first:?}");
+    bridge.terminate().await;
+    read_until(&mut out, "not running").await;
+    let _again = Bridge::ready(&config).await;
+    read_until(&mut out, "Well: ").await;
+    terminal.stdin.as_mut().unwrap().write_all(b"q").await.unwrap();
+    let last = read_until(&mut out, LEAVE).await;
+    assert!(last.ends_with(LEAVE), "{last:?}");
+    let ended = tokio::time::timeout(SOON, terminal.wait()).await;
+    assert!(ended.expect("q did not end it").unwrap().success());
 }

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::support::bridge::{Bridge, command, finish};
 use crate::support::event::ItemEvent;
 use crate::support::map_stream::{MapStream, newest_id, snapshot};
-use crate::support::mosquitto::TENANT;
+use crate::support::mosquitto::{Mosquitto, TENANT};
 use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
 use crate::support::wait::{SOON, until, until_eq};
@@ -107,6 +107,42 @@ async fn viewers_share_reads_and_are_limited() {
     drop(streams);
     until_eq("the viewers", SOON, Some(0), || bridge.count("centiloc_bridge_map_viewers", ""))
         .await;
+}
+
+#[tokio::test]
+async fn viewer_that_does_not_read_holds_nobody_up() {
+    const ITEMS: usize = 1_000;
+    let broker = Mosquitto::builder().max_queued_messages(0);
+    let rig = Rig::with(broker, Postgres::shared().await).await;
+    let bridge = Bridge::ready(&rig.config()).await;
+    let platform = rig.platform().await;
+    let last = newest_id(&bridge).await;
+    let mut idle = MapStream::after(&bridge, &last).await;
+    let mut stream = MapStream::after(&bridge, &last).await;
+    // More than the frames that are kept, which are 8 MiB at most.
+    let mut sent = 0;
+    for round in 0.. {
+        let uids = (0..ITEMS).map(|item| format!("{}-{item}", "U".repeat(1_000)));
+        let board = format!("B{round}");
+        let events: Vec<_> = uids
+            .map(|uid| ItemEvent::new(TENANT, &uid, &board, OffsetDateTime::now_utc()))
+            .collect();
+        platform.publish_json(&events).await;
+        let mut moved = BTreeSet::new();
+        while moved.len() < ITEMS {
+            let event = stream.until(|event| event.event == "delta").await;
+            sent += event.data.to_string().len();
+            let items = event.data["items"].as_array().into_iter().flatten();
+            let here = items.filter(|item| item[1] == board.as_str());
+            moved.extend(here.map(|item| item[0].as_str().unwrap().to_owned()));
+        }
+        if sent > 12 << 20 {
+            break;
+        }
+    }
+    // It continues without a gap, or learns that it has to begin again.
+    idle.until(|event| event.event == "reset").await;
+    assert_eq!(snapshot(&bridge).await["items"].as_array().unwrap().len(), ITEMS);
 }
 
 #[tokio::test]

@@ -54,9 +54,11 @@ async fn differences(db: &Database, table: &str, definition: &str, ended: &str) 
 fn random_event(rng: &mut StdRng) -> centiloc_bridge::event::ItemEvent {
     let uid = format!("U{}", rng.random_range(0..5));
     let board = ["A", "B", ""][rng.random_range(0..3)];
-    let hours_ago = rng.random_range(1..90);
-    let ago = time::Duration::seconds(hours_ago * 3600 + rng.random_range(0..3600));
-    let mut event = item(&uid, board, time::OffsetDateTime::now_utc() - ago, rng.random_bool(0.6));
+    let hour = time::OffsetDateTime::now_utc().truncate_to_hour();
+    // Often exactly at the start of an hour.
+    let second = if rng.random_bool(0.3) { 0 } else { rng.random_range(0..3600) };
+    let momentum = hour - time::Duration::seconds(rng.random_range(1..90) * 3600 - second);
+    let mut event = item(&uid, board, momentum, rng.random_bool(0.6));
     if board.is_empty() {
         event.board_sn = None;
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::bridge::Bridge;
@@ -43,7 +43,10 @@ impl MapStream {
     }
 
     async fn open(port: u16, id: &str) -> Self {
-        let stream = TcpStream::connect(loopback(port)).await.unwrap();
+        // A small buffer, so that the bridge soon notices that nobody reads.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let stream = socket.connect(loopback(port)).await.unwrap();
         let (read, mut write) = stream.into_split();
         let request = format!(
             "GET /api/map/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {id}\r\n\r\n"
@@ -86,16 +89,24 @@ impl MapStream {
     /// Reads until an event fulfils a condition, and returns it. Connects again at the end of the stream,
     /// as a browser does.
     pub async fn until(&mut self, wanted: impl Fn(&MapEvent) -> bool) -> MapEvent {
-        loop {
-            let Some(event) = self.next().await else {
-                let last = std::mem::take(&mut self.last);
-                *self = Self::open(self.port, &last).await;
-                continue;
-            };
-            if wanted(&event) {
-                return event;
+        let mut newest = None;
+        let read = async {
+            loop {
+                let Some(event) = self.next().await else {
+                    let last = std::mem::take(&mut self.last);
+                    *self = Self::open(self.port, &last).await;
+                    continue;
+                };
+                if wanted(&event) {
+                    return event;
+                }
+                newest = Some(event);
             }
-        }
+        };
+        let found = tokio::time::timeout(SOON, read).await;
+        found.unwrap_or_else(|_| {
+            panic!("no such event of the map in time, the newest was {newest:?}")
+        })
     }
 }
 
