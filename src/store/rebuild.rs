@@ -9,16 +9,10 @@ use tokio::time::Instant;
 use super::Store;
 use super::error::{DbError, StoreError};
 use super::query::Db;
-use super::stays::{LONG_ROUND, SHORT_ROUND};
+use super::stays::{FIRST_EVENTS, LEAST_EVENTS, OTHERS_PAUSE, fewer, next_events};
 
 /// Bounds the statement that queues everything, which reads all states of tags.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Wait for another process that computes.
-const OTHERS_PAUSE: Duration = Duration::from_millis(100);
-
-/// Events of the first round of stays, of the smallest and of the largest.
-const EVENTS: (i64, i64, i64) = (5_000, 100, 100_000);
 
 /// Table to compute again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +138,7 @@ impl Store {
     ) -> Result<RebuildProgress, StoreError> {
         let mut progress = self.with_db(async |db| begin(db, target).await).await?;
         report(progress);
-        let mut events = EVENTS.0;
+        let mut events = FIRST_EVENTS;
         loop {
             let left = self.with_db(async |db| left(db, target).await).await?;
             progress.done = progress.total.saturating_sub(left);
@@ -157,14 +151,10 @@ impl Store {
                 RebuildTarget::Stays => self.compute_stays(events).await.map(|r| r.tags > 0),
                 RebuildTarget::Rollups => self.compute_rollups().await,
             };
-            let (_, least, most) = EVENTS;
             match computed {
-                Ok(true) if started.elapsed() < SHORT_ROUND => events = (events * 2).min(most),
-                Ok(true) if started.elapsed() > LONG_ROUND => events = (events / 2).max(least),
-                Ok(true) => {}
+                Ok(true) => events = next_events(events, started.elapsed()),
                 Ok(false) => tokio::time::sleep(OTHERS_PAUSE).await,
-                // Fewer events take less time.
-                Err(StoreError::Halve(_)) if events > least => events = (events / 4).max(least),
+                Err(StoreError::Halve(_)) if events > LEAST_EVENTS => events = fewer(events),
                 Err(error) => return Err(error),
             }
         }

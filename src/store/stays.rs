@@ -43,25 +43,25 @@ const POLL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Wait for another process that computes.
-const OTHERS_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const OTHERS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Events of the first round.
-const FIRST_EVENTS: i64 = 1_000;
+pub(super) const FIRST_EVENTS: i64 = 1_000;
 
 /// Fewest events of a round.
-const LEAST_EVENTS: i64 = 100;
+pub(super) const LEAST_EVENTS: i64 = 100;
 
 /// Most events of a round: one or two seconds.
 const MOST_EVENTS: i64 = 100_000;
 
 /// A round that took less lets the next one read more events.
-pub(super) const SHORT_ROUND: Duration = Duration::from_millis(300);
+const SHORT_ROUND: Duration = Duration::from_millis(300);
 
 /// A round that took more lets the next one read fewer events.
-pub(super) const LONG_ROUND: Duration = Duration::from_secs(1);
+const LONG_ROUND: Duration = Duration::from_secs(1);
 
 /// Most batches of one round. Their tags are merged, so that more cost little.
 const BATCHES: i64 = 512;
@@ -131,13 +131,12 @@ async fn compute_rounds(parts: &StaysParts) {
                 }
             }
             Err(error) => {
-                events = (events / 4).max(LEAST_EVENTS);
+                events = fewer(events);
                 let text = error.to_string();
                 if problem.as_ref() != Some(&text) {
                     tracing::warn!(error = %text, "could not compute stays; retrying");
                     problem = Some(text);
                 }
-                // Fewer events take less time.
                 if matches!(error, StoreError::Halve(_)) { PAUSE } else { RETRY }
             }
         };
@@ -157,8 +156,14 @@ async fn compute_rollups(parts: &StaysParts) -> bool {
     }
 }
 
+/// Returns the number of events of the next round after one that took too long for the server. Fewer
+/// events take less time.
+pub(super) fn fewer(events: i64) -> i64 {
+    (events / 4).max(LEAST_EVENTS)
+}
+
 /// Returns the number of events of the next round after one that took so long.
-fn next_events(events: i64, took: Duration) -> i64 {
+pub(super) fn next_events(events: i64, took: Duration) -> i64 {
     if took < SHORT_ROUND {
         (events * 2).min(MOST_EVENTS)
     } else if took > LONG_ROUND {
@@ -193,7 +198,7 @@ impl Store {
             let started = Instant::now();
             let round = match self.compute_stays(events).await {
                 Err(StoreError::Halve(_)) if events > LEAST_EVENTS => {
-                    events = (events / 4).max(LEAST_EVENTS);
+                    events = fewer(events);
                     continue;
                 }
                 round => round?,

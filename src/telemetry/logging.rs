@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use super::stderr::StderrWriter;
 use crate::config::{LogConfig, LogFormat};
@@ -69,11 +69,22 @@ impl LogHandle {
 /// Sets up the log of the process. Must be called only once.
 pub fn init(log: &LogConfig) -> Result<LogHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
-    let layer = layer(log.format, TextStyle::of_stderr(), || StderrWriter);
-    // Not a filter of the layer: that one keeps the state of a disabled event on its thread, which can
-    // swallow the next line.
-    tracing_subscriber::registry().with(filter).with(layer).try_init()?;
+    subscriber(filter, log.format, TextStyle::of_stderr(), || StderrWriter).try_init()?;
     Ok(LogHandle { set: Arc::new(move |filter| handle.reload(filter)) })
+}
+
+/// Returns a subscriber whose filter holds for all of it. A filter of the layer alone keeps the answer to
+/// `tracing::enabled!` on the thread, and the next line is lost if the answer was no.
+fn subscriber<W>(
+    filter: reload::Layer<EnvFilter, Registry>,
+    format: LogFormat,
+    style: TextStyle,
+    writer: W,
+) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::registry().with(filter).with(layer(format, style, writer))
 }
 
 /// Checks a value of `log.level`, for the configuration.
@@ -194,8 +205,8 @@ mod tests {
             let buffer = buffer.clone();
             move || buffer.clone()
         };
-        let layer = layer(format, style, writer).with_filter(filter(level).expect("a level"));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let (filter, _) = reload::Layer::new(filter(level).expect("a level"));
+        tracing::subscriber::with_default(subscriber(filter, format, style, writer), log);
         let bytes = buffer.0.lock().expect("unpoisoned").clone();
         String::from_utf8(bytes).expect("text")
     }
@@ -259,6 +270,26 @@ mod tests {
     }
 
     #[test]
+    fn disabled_line_swallows_no_other() {
+        let text = written(LogFormat::Text, PLAIN, "info", || {
+            for number in 0..3 {
+                // As `log::log_enabled!` of a library asks.
+                let asked = tracing::callsite! {
+                    name: "question",
+                    kind: tracing::metadata::Kind::EVENT,
+                    target: "rumqttc",
+                    level: tracing::Level::DEBUG,
+                    fields: number
+                };
+                let metadata = tracing::Callsite::metadata(asked);
+                tracing::dispatcher::get_default(|dispatch| dispatch.enabled(metadata));
+                tracing::info!(number, "ours");
+            }
+        });
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
     fn unknown_level_is_refused() {
         let error = check_level("info,centiloc_bridge=loud").expect_err("no level").to_string();
         assert!(
@@ -281,9 +312,9 @@ mod tests {
             move || buffer.clone()
         };
         let (filter, handle) = reload::Layer::new(filter("warn").expect("a level"));
-        let layer = layer(LogFormat::Text, PLAIN, writer).with_filter(filter);
         let handle = LogHandle { set: Arc::new(move |filter| handle.reload(filter)) };
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        let subscriber = subscriber(filter, LogFormat::Text, PLAIN, writer);
+        tracing::subscriber::with_default(subscriber, || {
             let log = |word: &str| tracing::info!(word, "logged");
             log("before");
             handle.set_level("info").expect("reloaded");
