@@ -70,6 +70,7 @@ const QUEUE_ROLLUPS: &str = "
         on conflict (target) do update set started_at = clock_timestamp()
         returning started_at
     ), oldest as (
+        -- Not finite without events and sums.
         select greatest(least((select min(momentum) from centiloc.item_event
                                 where momentum >= '2015-01-01'),
                               (select min(entered_at) from centiloc.stay
@@ -80,7 +81,7 @@ const QUEUE_ROLLUPS: &str = "
                         (select kept from centiloc.rollup_floor)) as since
     ), span as (
         select w.width, start
-          from oldest
+          from (select since from oldest where isfinite(since)) oldest
          cross join (values (interval '1 hour'), (interval '24 hours')) as w (width)
          cross join lateral generate_series(
                    date_bin(w.width, oldest.since, timestamptz '2000-01-01 00:00+00'),

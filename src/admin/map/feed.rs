@@ -289,7 +289,7 @@ async fn read_while_watched(parts: &MapFeedParts) {
                 tracing::debug!(%error, "could not read the map");
                 cursor.position = None;
                 parts.feed.publish_problem(&error.to_string());
-                RETRY
+                (started.elapsed() * PAUSE_PER_READ).max(RETRY)
             }
         };
         idle(tokio::time::sleep(wait)).await;

@@ -236,7 +236,9 @@ fn certificate(situation: &Situation<'_>) -> Option<Finding> {
         remedy: "renew it: centiloc-bridge csr --key, then send the request to Centiloc",
     };
     let cause = format!("it is valid until {}", crate::timestamp::shown(not_after));
-    Some(texts.with(urgent_if(days < URGENT_DAYS), &cause, renewal.unwrap_or_default()))
+    // The problem before the remedy has the number of days of an earlier check.
+    let remedy = renewal.and_then(|text| text.split_once("; ")).map_or("", |(_, remedy)| remedy);
+    Some(texts.with(urgent_if(days < URGENT_DAYS), &cause, remedy))
 }
 
 fn credentials(situation: &Situation<'_>) -> Vec<Finding> {

@@ -13,10 +13,23 @@ with taken as (
      where id = any ($1)
     returning id, committed_at, is_batch, tenants, uids, momenta
 ), pending_tag as materialized (
-    select t.tenant, t.uid, min(t.momentum) as since
-      from taken
-     cross join lateral unnest(taken.tenants, taken.uids, taken.momenta) as t (tenant, uid, momentum)
-     group by t.tenant, t.uid
+    -- Stays whose events may be deleted are not computed again.
+    select tenant, uid,
+           case when since < (select kept from centiloc.rollup_floor)
+                 and exists (
+                     select
+                       from centiloc.stay s
+                      where s.tenant = t.tenant
+                        and s.uid = t.uid
+                        and s.entered_at >= t.since
+                        and s.entered_at < (select kept from centiloc.rollup_floor))
+                then (select kept from centiloc.rollup_floor)
+                else since end as since
+      from (select t.tenant, t.uid, min(t.momentum) as since
+              from taken
+             cross join lateral unnest(taken.tenants, taken.uids, taken.momenta)
+                        as t (tenant, uid, momentum)
+             group by t.tenant, t.uid) t
 ), tag as materialized (
     select tenant, uid, since
       from pending_tag
@@ -171,7 +184,8 @@ with taken as (
 ), dirty as (
     insert into centiloc.rollup_pending (width, start)
     select w.width, start
-      from (select greatest(min(since), '2015-01-01') as since
+      from (select greatest(min(since), '2015-01-01',
+                            (select kept from centiloc.rollup_floor)) as since
               from tag
              where since < now()
             having count(*) > 0) oldest

@@ -130,6 +130,28 @@ async fn outage_shows_on_the_open_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refused_login_needs_an_operator() {
+    let postgres = Postgres::own().await;
+    let rig = Rig::on(&postgres).await;
+    let bridge = eventful(&rig).await;
+    let browser = Browser::start().await;
+    browser.open(&origin(&bridge)).await;
+    rig.database.execute("alter role bridge nologin").await;
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'bridge'";
+    rig.database.execute(end).await;
+    let verdict = "document.querySelector('#verdict').innerText";
+    browser.until(&format!("{verdict}.startsWith('Needs you:')")).await;
+    assert_eq!(
+        browser.evaluate(&format!("{verdict}.includes('not permitted to log in')")).await,
+        true
+    );
+    keep_picture(&browser, "needs-you.png").await;
+    rig.database.execute("alter role bridge login").await;
+    browser.until(&format!("{verdict}.startsWith('Well:')")).await;
+    browser.assert_clean(&origin(&bridge));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn page_fits_every_width() {
     let rig = Rig::new().await;
     let bridge = eventful(&rig).await;

@@ -139,3 +139,37 @@ async fn stays_without_their_events_are_kept() {
     fixture.run_json(&["rebuild", "stays"], 0).await;
     assert_eq!(fixture.db.column::<String>(STAYS).await, rows);
 }
+
+#[tokio::test]
+async fn rebuild_without_events_ends() {
+    let fixture = StoreFixture::new().await;
+    for target in ["stays", "rollups"] {
+        let rebuilt = fixture.run_json(&["rebuild", target], 0).await;
+        assert_eq!(rebuilt["total"], 0, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn event_before_retained_ones_keeps_stays() {
+    let fixture = StoreFixture::new().await;
+    let day = 86_400;
+    fixture.items(&[arrives("U", "A", 2 * day)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    let rows = fixture.db.column::<String>(STAYS).await;
+    assert_eq!(rows.len(), 1);
+    fixture
+        .db
+        .execute(
+            "delete from centiloc.item_event;
+             delete from centiloc.rollup_pending;
+             update centiloc.rollup_floor set kept = now() - interval '1 day'",
+        )
+        .await;
+    fixture.items(&[arrives("U", "B", day)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    assert_eq!(fixture.db.column::<String>(STAYS).await, rows);
+    let board = "select board_sn from centiloc.item_location where uid = 'U'";
+    assert_eq!(fixture.db.column::<String>(board).await, ["A"]);
+    let marked = "(select from centiloc.rollup_pending where start < now() - interval '3 days') p";
+    assert_eq!(fixture.db.count(marked).await, 0);
+}
