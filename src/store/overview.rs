@@ -147,7 +147,7 @@ async fn dead_letters(db: &mut Db) -> Result<Vec<DeadLetterLine>, DbError> {
         select id, last_seen_at, topic, reason, seen
           from centiloc.dead_letter
          where replayed_at is null
-         order by id desc
+         order by last_seen_at desc, id desc
          limit $1";
     let select = sqlx::query(SQL).bind(ROWS);
     let rows = db.query(|conn| select.fetch_all(conn)).await?;

@@ -94,6 +94,9 @@ async fn page_shows_rows_without_payloads() {
     for (caption, number) in [("Last gaps", 1), ("Last dead letters", 3), ("Last connections", 6)] {
         assert_eq!(browser.evaluate(&rows(caption)).await, number, "{caption}");
     }
+    // A message that is received again is the newest, whatever its ID.
+    let first = rows("Last dead letters").replace(".length", "[0].cells[0].innerText");
+    assert_eq!(browser.evaluate(&first).await, "1");
     let text = browser.text().await;
     assert!(text.contains("session lost") && text.contains("malformed"), "{text}");
     let source = browser.evaluate("document.documentElement.outerHTML").await;

@@ -2,6 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use crate::support::database::Database;
 use crate::support::store::{StoreFixture, at, item};
@@ -306,4 +307,45 @@ async fn sums_outlive_their_events() {
     let moved = "select sum(movements)::bigint from centiloc.movement_rate('1 hour')
                   where bucket_start < '2025-03-12'";
     assert_eq!(fixture.db.value::<i64>(moved).await, 2);
+}
+
+#[tokio::test]
+async fn days_have_24_hours_in_every_zone() {
+    const ROWS: &str = "centiloc.occupancy('1 day', now() - interval '390 days')";
+    let fixture = StoreFixture::new().await;
+    let ago = |days| time::OffsetDateTime::now_utc() - time::Duration::days(days);
+    fixture.items(&[item("U", "A", ago(400), true), item("U", "A", ago(3), false)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    for is_computed in [false, true] {
+        if is_computed {
+            fixture.store.compute_all_rollups().await.unwrap();
+        }
+        let expected = fixture.db.count(ROWS).await;
+        let mut session = fixture.db.connect().await.unwrap();
+        session.execute("set timezone = 'Europe/Paris'").await.unwrap();
+        let starts = format!(
+            "select count(*), count(*) filter (where date_part('epoch', bucket_start)::bigint % 86400 <> 0)
+               from {ROWS}"
+        );
+        let found: (i64, i64) =
+            sqlx::query_as(AssertSqlSafe(starts)).fetch_one(&mut session).await.unwrap();
+        assert_eq!(found, (expected, 0), "computed: {is_computed}");
+    }
+}
+
+/// Hours whose events are deleted are answered from their sums.
+#[tokio::test]
+async fn waiting_old_event_hides_no_sums() {
+    let fixture = StoreFixture::new().await;
+    let ago = |hours| time::OffsetDateTime::now_utc() - time::Duration::hours(hours);
+    fixture.items(&[item("U", "A", ago(30), true)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    fixture.store.compute_all_rollups().await.unwrap();
+    let keep = "delete from centiloc.item_event;
+                update centiloc.rollup_floor set kept = now() - interval '10 hours'";
+    fixture.db.execute(keep).await;
+    fixture.items(&[item("V", "B", ago(40), true)]).await;
+    let moved = "select sum(movements)::bigint from centiloc.movement_rate('1 hour')
+                  where board_sn = 'A'";
+    assert_eq!(fixture.db.value::<i64>(moved).await, 1);
 }
