@@ -135,7 +135,9 @@ impl StatusPage<'_> {
 fn verdict(summary: &Summary) -> Markup {
     let glance = summary.verdict.glance();
     html! {
-        section #verdict role="status" data-live class={ "verdict " (glance.class()) } {
+        // A live region must stay in the document to be announced. The script fills it.
+        p #announcement .hidden role="status" {}
+        section #verdict data-live class={ "verdict " (glance.class()) } {
             (glance.icon())
             div {
                 h1 { (summary.sentence) }

@@ -119,6 +119,7 @@ function showSelection() {
   } else if (board) {
     const items = [...state.items.values()].filter((item) => item.board === board);
     items.sort((a, b) => (a.uid < b.uid ? -1 : 1));
+    const focused = selection.contains(document.activeElement) ? document.activeElement.textContent : null;
     const lines = items.slice(0, LISTED).map((item) =>
       element("li", {}, button(item.uid, { uid: item.uid, board }), item.product ? ` ${item.product}` : ""));
     selection.replaceChildren(
@@ -126,6 +127,7 @@ function showSelection() {
       element("h3", {}, `Items (${items.length})`), element("ul", { className: "map-list" }, ...lines),
       items.length > LISTED ? element("p", { className: "muted" }, `The first ${LISTED} are listed.`) : "",
     );
+    if (focused) [...selection.querySelectorAll("button")].find((each) => each.textContent === focused)?.focus({ preventScroll: true });
   } else {
     selection.replaceChildren(element("p", { className: "muted" }, "Select an item or a board to see more."));
   }
@@ -163,10 +165,13 @@ async function refreshTables(address = location.search) {
   if (!response?.ok) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const [before, after] = [byId("map-tables"), page.getElementById("map-tables")];
-  if (!after || before.contains(document.activeElement)) return;
+  const active = before.contains(document.activeElement) ? document.activeElement : null;
+  const again = active?.matches("summary") ? "summary" : `[href="${CSS.escape(active?.getAttribute("href") ?? "")}"]`;
+  if (!after) return;
   const isOpen = before.querySelector("details")?.open;
   before.replaceWith(after);
   if (isOpen) after.querySelector("details").open = true;
+  if (active) after.querySelector(again)?.focus({ preventScroll: true });
 }
 
 function showStatus() {
@@ -229,8 +234,12 @@ function start() {
     if (needle !== "" || isFirst) search(isFirst);
     if (isFirst) readHash();
     isFirst = false;
-    const item = state.items.get(view.selected?.uid);
-    const text = JSON.stringify([item?.movedAt, item?.board, state.boards.get(view.selected?.board)]);
+    const { uid, board } = view.selected ?? {};
+    const item = state.items.get(uid);
+    const content = !uid && board
+      ? [...state.items.values()].filter((other) => other.board === board).map((other) => [other.uid, other.product])
+      : null;
+    const text = JSON.stringify([item?.movedAt, item?.board, state.boards.get(board), content]);
     if (text !== selectedText) {
       selectedText = text;
       if (!view.selected?.uid) showSelection();

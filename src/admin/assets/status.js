@@ -5,6 +5,7 @@ const EVERY = 2000;
 
 let failures = 0;
 let shown = new Date();
+let announced = sentenceOf(document).words;
 
 async function refresh() {
   try {
@@ -14,6 +15,7 @@ async function refresh() {
     const next = new DOMParser().parseFromString(await response.text(), "text/html");
     document.title = next.title;
     replaceIcon(next);
+    announce(next);
     for (const part of next.querySelectorAll("[data-live]")) replace(part);
     failures = 0;
     shown = new Date();
@@ -23,22 +25,35 @@ async function refresh() {
   report();
 }
 
-// Leaves a part alone that is the same, so that a screen reader announces changes only, and a part that is
-// in use keeps its focus and selection.
+// Leaves a part alone that is the same or has the selection. The table with the focus is found again by its
+// label.
 function replace(part) {
   const old = document.getElementById(part.id);
   if (!old || old.isEqualNode(part)) return;
-  const focused = old.contains(document.activeElement) && old !== document.activeElement;
   const selection = document.getSelection();
   const selected = !selection.isCollapsed && old.contains(selection.anchorNode);
-  if (focused || selected) return;
-  if (part.getAttribute("role") === "status") {
-    // A live region must stay in the document to be announced.
-    old.className = part.className;
-    old.replaceChildren(...part.childNodes);
-  } else {
-    old.replaceWith(part);
-  }
+  const active = document.activeElement;
+  const focused = old !== active && old.contains(active);
+  const label = focused ? active.getAttribute("aria-label") : null;
+  if (selected || (focused && label === null)) return;
+  const left = active?.scrollLeft ?? 0;
+  old.replaceWith(part);
+  const again = focused ? part.querySelector(`[aria-label="${CSS.escape(label)}"]`) : null;
+  if (!again) return;
+  again.focus({ preventScroll: true });
+  again.scrollLeft = left;
+}
+
+// Without numbers, so that a growing time is not announced again.
+function sentenceOf(page) {
+  const sentence = page.querySelector("#verdict h1")?.textContent ?? "";
+  return { sentence, words: sentence.replace(/[\d.,]+/g, "") };
+}
+
+function announce(page) {
+  const { sentence, words } = sentenceOf(page);
+  if (words !== announced) document.getElementById("announcement").textContent = sentence;
+  announced = words;
 }
 
 function replaceIcon(next) {

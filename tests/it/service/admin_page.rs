@@ -133,6 +133,23 @@ async fn outage_shows_on_the_open_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn focused_table_is_refreshed() {
+    let rig = Rig::new().await;
+    let bridge = eventful(&rig).await;
+    let browser = Browser::start().await;
+    browser.open(&origin(&bridge)).await;
+    let focus = "window.before = document.querySelector('#rows');
+                 document.querySelector('#rows [aria-label=\"Last connections\"]').focus()";
+    browser.evaluate(focus).await;
+    let refreshed = "document.querySelector('#rows') !== window.before
+                     && document.activeElement.getAttribute('aria-label') === 'Last connections'";
+    browser.until(refreshed).await;
+    let announced = browser.evaluate("document.querySelector('#announcement').innerText").await;
+    assert_eq!(announced, "", "nothing but times changed");
+    browser.assert_clean(&origin(&bridge));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refused_login_needs_an_operator() {
     let postgres = Postgres::own().await;
     let rig = Rig::on(&postgres).await;
@@ -148,6 +165,8 @@ async fn refused_login_needs_an_operator() {
         browser.evaluate(&format!("{verdict}.includes('not permitted to log in')")).await,
         true
     );
+    let announced = "document.querySelector('#announcement').textContent.startsWith('Needs you:')";
+    browser.until(announced).await;
     keep_picture(&browser, "needs-you.png").await;
     rig.database.execute("alter role bridge login").await;
     browser.until(&format!("{verdict}.startsWith('Well:')")).await;
