@@ -52,6 +52,7 @@ create or replace function centiloc.occupancy(
          union all
         select g.bucket_start, b.tenant, b.board_sn, 0, 0
           from span s
+         -- With constant steps the planner groups by hash.
          cross join lateral generate_series(
                    s.first, s.past - make_interval(secs => date_part('epoch', bucket)),
                    make_interval(secs => date_part('epoch', bucket))) as g (bucket_start)

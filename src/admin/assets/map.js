@@ -98,6 +98,10 @@ function button(text, selected) {
   return created;
 }
 
+function itemsOn(board) {
+  return [...state.items.values()].filter((item) => item.board === board);
+}
+
 function showSelection() {
   const selection = byId("map-selection");
   const { uid, board } = view.selected ?? {};
@@ -117,7 +121,7 @@ function showSelection() {
       element("div", { id: "map-history" }),
     );
   } else if (board) {
-    const items = [...state.items.values()].filter((item) => item.board === board);
+    const items = itemsOn(board);
     items.sort((a, b) => (a.uid < b.uid ? -1 : 1));
     const focused = selection.contains(document.activeElement) ? document.activeElement.textContent : null;
     const lines = items.slice(0, LISTED).map((item) =>
@@ -166,8 +170,9 @@ async function refreshTables(address = location.search) {
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const [before, after] = [byId("map-tables"), page.getElementById("map-tables")];
   const active = before.contains(document.activeElement) ? document.activeElement : null;
-  const again = active?.matches("summary") ? "summary" : `[href="${CSS.escape(active?.getAttribute("href") ?? "")}"]`;
-  if (!after) return;
+  const again = active?.matches("summary") ? "summary" : active?.matches("[href]") ? `[href="${CSS.escape(active.getAttribute("href"))}"]` : null;
+  // An element that cannot be found again keeps the focus.
+  if (!after || (active && !again)) return;
   const isOpen = before.querySelector("details")?.open;
   before.replaceWith(after);
   if (isOpen) after.querySelector("details").open = true;
@@ -236,9 +241,7 @@ function start() {
     isFirst = false;
     const { uid, board } = view.selected ?? {};
     const item = state.items.get(uid);
-    const content = !uid && board
-      ? [...state.items.values()].filter((other) => other.board === board).map((other) => [other.uid, other.product])
-      : null;
+    const content = !uid && board ? itemsOn(board).map((other) => [other.uid, other.product]) : null;
     const text = JSON.stringify([item?.movedAt, item?.board, state.boards.get(board), content]);
     if (text !== selectedText) {
       selectedText = text;

@@ -54,7 +54,7 @@ struct FindingTexts {
 impl FindingTexts {
     /// Makes the finding. `cause` is `cause; remedy`, as errors of this program are, or a cause.
     fn because(self, verdict: Verdict, cause: &str) -> Finding {
-        let (cause, remedy) = cause.split_once("; ").unwrap_or((cause, self.remedy));
+        let (cause, remedy) = cause_and_remedy(cause);
         self.with(verdict, cause, remedy)
     }
 
@@ -73,6 +73,11 @@ impl FindingTexts {
             remedy: or(remedy, if self.remedy.is_empty() { "see the log" } else { self.remedy }),
         }
     }
+}
+
+/// Splits `cause; remedy`. Without a remedy it is empty.
+fn cause_and_remedy(text: &str) -> (&str, &str) {
+    text.split_once("; ").unwrap_or((text, ""))
 }
 
 fn urgent_if(urgent: bool) -> Verdict {
@@ -236,8 +241,8 @@ fn certificate(situation: &Situation<'_>) -> Option<Finding> {
         remedy: "renew it: centiloc-bridge csr --key, then send the request to Centiloc",
     };
     let cause = format!("it is valid until {}", crate::timestamp::shown(not_after));
-    // The problem before the remedy has the number of days of an earlier check.
-    let remedy = renewal.and_then(|text| text.split_once("; ")).map_or("", |(_, remedy)| remedy);
+    // Its cause has the number of days of an earlier check.
+    let (_, remedy) = cause_and_remedy(renewal.unwrap_or_default());
     Some(texts.with(urgent_if(days < URGENT_DAYS), &cause, remedy))
 }
 

@@ -66,6 +66,18 @@ fn outage_is_urgent_once_it_lasts() {
 }
 
 #[test]
+fn certificate_names_days_of_now_alone() {
+    let summary = after(|parts| {
+        let not_after = NOW + time::Duration::days(45);
+        parts.certificate = Some(CertificateHealth { not_after });
+        parts.credentials.renewal = Some("it expires in 60 days; run csr".into());
+    });
+    let finding = &summary.findings[0];
+    assert_eq!(finding.problem, "the client certificate expires in 45 days");
+    assert_eq!(finding.remedy, "run csr");
+}
+
+#[test]
 fn most_urgent_finding_makes_the_sentence() {
     let summary = after(|parts| {
         parts.configuration.needs_restart = vec!["mqtt.host".into()];
