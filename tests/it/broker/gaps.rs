@@ -104,7 +104,7 @@ async fn gap_noticed_during_outage_survives_a_kill() {
     let rig = Rig::on(postgres).await;
     let (link, config) = impatient(&rig, postgres).await;
     let mut bridge = Bridge::ready(&config).await;
-    rig.until_rows("connection", 1).await;
+    rig.until_first_connection(config.folder().path()).await;
     bridge.kill();
     link.refuse().await;
     forget_session(rig.broker.plain_port(), "acme-bridge").await.unwrap();
