@@ -15,6 +15,7 @@ use centiloc_bridge::stream::connection_event::{ConnectionEvent, ConnectionName}
 use centiloc_bridge::stream::gap::GapCause;
 use std::future::Future;
 use std::pin::Pin;
+use time::OffsetDateTime;
 
 use crate::message::{MessageKind, OLD_FILTER, identify};
 use crate::world::SimulatedWorld;
@@ -54,7 +55,8 @@ struct DatabaseState {
     silent_commits: u64,
     rows: BTreeSet<u64>,
     dead_letters: BTreeSet<u64>,
-    connections: Vec<ConnectionName>,
+    /// The connections in the order of storing, each with its time and Session Present.
+    connections: Vec<(ConnectionName, OffsetDateTime, bool)>,
     /// Connections that were opened and not closed.
     open: Vec<ConnectionName>,
     gaps: BTreeMap<(CauseName, i128), GapRow>,
@@ -214,29 +216,46 @@ impl ModelDatabase {
         outcome
     }
 
-    fn note_now(&self, news: &ConnectionEvent) -> JournalOutcome {
+    fn note_now(
+        &self,
+        standing: Option<&ConnectionName>,
+        news: &ConnectionEvent,
+    ) -> JournalOutcome {
         let mut state = self.lock();
         let losses = state.losses;
         self.world.note(format_args!("database notes {}", describe(news)));
         match news {
             ConnectionEvent::Opened { connection, at, session_present, .. } => {
                 self.world.news_in_memory(false);
-                if state.connections.contains(connection) {
+                if state.connections.iter().any(|(known, ..)| known == connection) {
                     return JournalOutcome::default();
                 }
-                let gap = (!state.connections.is_empty() && !session_present)
-                    .then_some(GapCause::SessionLost);
-                let same_process =
-                    state.connections.last().map(|c| c.instance) == Some(connection.instance);
+                let is_over = standing != Some(connection);
+                let newest = state.connections.last();
+                let same_process = newest.map(|(c, ..)| c.instance) == Some(connection.instance);
+                let is_late = is_over && !same_process && newest.is_some_and(|(_, n, _)| n > at);
+                let first = state.connections.first();
+                let has_earlier =
+                    state.connections.iter().any(|(_, earlier, _)| !is_late || earlier < at);
+                // Of two that made the first session, one lost it.
+                let made_first = first.filter(|(.., present)| !present).map(|(_, at, _)| *at);
+                let ended_at = if has_earlier { Some(*at) } else { made_first };
+                let lost = ended_at.filter(|_| !session_present);
+                if let Some(ended_at) = lost {
+                    let row = GapRow { open: false, covers: losses };
+                    let key = (GapCause::SessionLost.as_str(), ended_at.unix_timestamp_nanos());
+                    state.gaps.insert(key, row);
+                }
+                let gap = lost.map(|_| GapCause::SessionLost);
+                if is_late {
+                    return JournalOutcome { stale_filters: Vec::new(), gap };
+                }
                 if !same_process {
                     state.gaps.values_mut().for_each(|gap| gap.open = false);
                 }
-                if let Some(cause) = gap {
-                    let row = GapRow { open: false, covers: losses };
-                    state.gaps.insert((cause.as_str(), at.unix_timestamp_nanos()), row);
-                }
-                state.connections.push(connection.clone());
-                state.open.push(connection.clone());
+                state.connections.push((connection.clone(), *at, *session_present));
+                // The others were abandoned.
+                state.open = vec![connection.clone()];
                 let holds_old = std::mem::take(&mut state.stale_filter) && *session_present;
                 let stale_filters =
                     if holds_old { vec![OLD_FILTER.to_owned()] } else { Vec::new() };
@@ -312,11 +331,11 @@ impl EventStore for ModelDatabase {
     async fn note(
         &self,
         _session_expiry: Duration,
-        _standing: Option<&ConnectionName>,
+        standing: Option<&ConnectionName>,
         news: &ConnectionEvent,
     ) -> Result<JournalOutcome, StoreError> {
         self.answer().await?;
-        let noted = self.note_now(news);
+        let noted = self.note_now(standing, news);
         if self.loses_answer() {
             return Err(fault(Some("08006")).into());
         }

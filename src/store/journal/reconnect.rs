@@ -29,8 +29,9 @@ pub(super) struct OpenedConnection<'n> {
     pub filters: &'n [String],
     /// The spool directory of the process.
     pub spool_dir: Option<&'n str>,
-    /// True if it may be recorded long after, because it is over.
-    pub late: bool,
+    /// True if it is not the connection that this process has now. It may be recorded long after, out
+    /// of the queue, the spool or the gap state file.
+    pub is_over: bool,
 }
 
 /// Consequences of a new connection.
@@ -118,7 +119,7 @@ mod tests {
             session_present,
             filters: &["a".into(), "b".into()],
             spool_dir: None,
-            late: false,
+            is_over: false,
         };
         assess_reconnect(earlier, opened, EXPIRY)
     }

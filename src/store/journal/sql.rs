@@ -7,9 +7,11 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 
 use super::JournalOutcome;
-use super::reconnect::{EarlierConnection, OpenedConnection, assess_reconnect};
+use super::reconnect::{
+    EarlierConnection, OpenedConnection, ReconnectAssessment, assess_reconnect,
+};
 use crate::store::error::DbError;
-use crate::store::pg_timestamp::{PgTimestamp, time_of};
+use crate::store::pg_timestamp::time_of;
 use crate::store::query::Db;
 use crate::store::text::clean;
 use crate::stream::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
@@ -58,30 +60,63 @@ pub(super) async fn newest(
     }))
 }
 
-/// Records a connection that is read from the spool or the gap state file after another machine has
-/// taken over. The connection is over, and that of the other machine is open. A loss before it must still be recorded.
+/// Records a connection that is over, after another machine has taken over, whose connection is open. A loss before it must still be recorded.
 pub(super) async fn late(
     db: &mut Db,
     session_expiry: Duration,
     opened: OpenedConnection<'_>,
 ) -> Result<JournalOutcome, DbError> {
     const SQL: &str = "
-        select last_seen_at, coalesce(reason = $3, false) from centiloc.connection
+        select last_seen_at, coalesce(reason = $3, false) as retired
+          from centiloc.connection
          where client_id = $1 and connected_at < $2
          order by connected_at desc
          limit 1";
     let client_id = &opened.connection.client_id;
-    let query = sqlx::query_as(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
-    let before: Option<(PgTimestamp, bool)> = db.query(|conn| query.fetch_optional(conn)).await?;
-    let earlier = before.map(|(PgTimestamp(last_seen_at), retired)| EarlierConnection {
-        last_seen_at,
+    let query = sqlx::query(SQL).bind(client_id).bind(opened.at).bind(RETIRED);
+    let Some(before) = db.query(|conn| query.fetch_optional(conn)).await? else {
+        return late_first(db, opened).await;
+    };
+    let earlier = EarlierConnection {
+        last_seen_at: time_of(&before, "last_seen_at")?,
         filters: Vec::new(),
         same_process: false,
         later: false,
-        retired,
-    });
+        retired: before.try_get("retired")?,
+    };
+    note_late(db, assess_reconnect(Some(&earlier), opened, session_expiry)).await
+}
+
+/// Records a connection that is over and, by its time, earlier than all others. If it and the first one
+/// that was stored both made a session, one of the two was lost.
+async fn late_first(db: &mut Db, opened: OpenedConnection<'_>) -> Result<JournalOutcome, DbError> {
+    const SQL: &str = "
+        select connected_at
+          from (select connected_at, session_present, reason
+                  from centiloc.connection where client_id = $1 order by id limit 1) as first
+         where not session_present and reason is distinct from $2";
+    let query = sqlx::query(SQL).bind(&opened.connection.client_id).bind(RETIRED);
+    let first = db.query(|conn| query.fetch_optional(conn)).await?;
+    let Some(first) = first.filter(|_| !opened.session_present) else {
+        return Ok(JournalOutcome::default());
+    };
+    let earlier = EarlierConnection {
+        last_seen_at: opened.at,
+        filters: Vec::new(),
+        same_process: false,
+        later: false,
+        retired: false,
+    };
+    let first = OpenedConnection { at: time_of(&first, "connected_at")?, ..opened };
+    note_late(db, assess_reconnect(Some(&earlier), first, Duration::MAX)).await
+}
+
+async fn note_late(
+    db: &mut Db,
+    assessment: ReconnectAssessment,
+) -> Result<JournalOutcome, DbError> {
     let mut gap = None;
-    if let Some(found) = assess_reconnect(earlier.as_ref(), opened, session_expiry).gap {
+    if let Some(found) = assessment.gap {
         gap = insert_gap(db, &found).await?.then_some(found.cause);
     }
     Ok(JournalOutcome { stale_filters: Vec::new(), gap })

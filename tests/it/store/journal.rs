@@ -246,12 +246,30 @@ async fn earlier_loss_keeps_its_time_after_takeover() {
     note(&fixture, opened(&second, 1, 1000, true, &["a"])).await;
     let connections = "select to_jsonb(c)::text from centiloc.connection c order by id";
     let before = fixture.db.column::<String>(connections).await;
+    let standing = Process::new().connection(1);
+    let lost = opened(&dead, 1, 50, false, &["a"]);
     for gap in [Some(GapCause::SessionLost), None] {
-        assert_eq!(note(&fixture, opened(&dead, 1, 50, false, &["a"])).await.gap, gap);
+        let noted = fixture.store.note(EXPIRY, Some(&standing), &lost).await.unwrap();
+        assert_eq!(noted.gap, gap);
     }
     assert_eq!(fixture.db.column::<String>(connections).await, before);
     let times = "select array[started_at, ended_at] from centiloc.gap";
     assert_eq!(fixture.db.column::<Vec<OffsetDateTime>>(times).await, [[at(10), at(50)]]);
+}
+
+#[tokio::test]
+async fn clock_set_back_hides_no_earlier_loss() {
+    for session_present in [false, true] {
+        let fixture = StoreFixture::new().await;
+        note(&fixture, opened(&Process::new(), 1, 1000, session_present, &["a"])).await;
+        // Without a session that was made before it, this may be the first one ever.
+        let lost = opened(&Process::new(), 1, 50, false, &["a"]);
+        let standing = Process::new().connection(1);
+        fixture.store.note(EXPIRY, Some(&standing), &lost).await.unwrap();
+        let times = "select array[started_at, ended_at] from centiloc.gap";
+        let expected: &[_] = if session_present { &[] } else { &[[at(50), at(1000)]] };
+        assert_eq!(fixture.db.column::<Vec<OffsetDateTime>>(times).await, expected);
+    }
 }
 
 #[tokio::test]

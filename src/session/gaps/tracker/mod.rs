@@ -260,10 +260,10 @@ impl GapTracker {
 
     /// Records that an event is durable in the database.
     pub fn persisted(&mut self, event: &ConnectionEvent) {
+        _ = self.new_session.take_if(|opened| opened == event);
         match event {
             ConnectionEvent::Gap(gap) => self.gap_persisted(gap),
             ConnectionEvent::Opened { .. } => {
-                _ = self.new_session.take_if(|opened| opened == event);
                 (self.known, self.unknown_since) = (true, None);
             }
             _ => {}

@@ -198,3 +198,21 @@ fn loss_of_an_earlier_version_is_reported_once() {
     assert_eq!(tracker.opened(false, present(2)), [present(2)]);
     assert_eq!(after(&tracker).opened(true, present(3)), [new(1), present(3)]);
 }
+
+#[test]
+fn unexpected_event_in_file_holds_no_ack() {
+    let closed = ConnectionEvent::Unsubscribed {
+        connection: ConnectionName {
+            client_id: "acme-bridge".into(),
+            instance: Uuid::nil(),
+            id: ConnectionId(1),
+        },
+        filters: vec![],
+    };
+    let mut tracker = GapTracker::new(GRACE);
+    let pending = PendingGaps { new_session: Some(closed.clone()), ..PendingGaps::default() };
+    tracker.restore(pending, AT);
+    assert_eq!(tracker.opened(true, present(2)), [closed.clone(), present(2)]);
+    tracker.persisted(&closed);
+    assert!(tracker.acks_may_leave());
+}
