@@ -54,7 +54,7 @@ async fn filled(span: PartitionSpan) -> StoreFixture {
     fixture.store.compute_all_stays().await.unwrap();
     fixture.store.compute_all_rollups().await.unwrap();
     // It belongs to the default partition.
-    fixture.items(&[item("old", "A", datetime!(1999-01-01 0:00 UTC), true)]).await;
+    fixture.items(&[item("old", "A", datetime!(1999-01-01 0:00 UTC), false)]).await;
     fixture
 }
 

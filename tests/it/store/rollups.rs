@@ -1,5 +1,6 @@
 //! Sums by hour and day, and `movement_rate` over them.
 
+use centiloc_bridge::store::rollups::DueRollups;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -79,8 +80,9 @@ async fn sums_follow_events_in_any_order() {
                 (0..rng.random_range(1..15)).map(|_| random_event(&mut rng)).collect();
             fixture.items(&events).await;
             assert_rates_match(&fixture.db).await;
-            fixture.store.compute_stays(1_000).await.unwrap();
-            fixture.store.compute_rollups().await.unwrap();
+            fixture.store.compute_stays(rng.random_range(1..1_000)).await.unwrap();
+            let due = if rng.random_bool(0.5) { DueRollups::All } else { DueRollups::Settled };
+            fixture.store.compute_rollups(due).await.unwrap();
             assert_rates_match(&fixture.db).await;
         }
         fixture.store.compute_all_stays().await.unwrap();
