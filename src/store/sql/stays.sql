@@ -27,10 +27,10 @@ with taken as (
                         and s.entered_at < (select kept from centiloc.rollup_floor))
                 then (select kept from centiloc.rollup_floor)
                 else since end as since
-      from (select t.tenant, t.uid, min(t.momentum) as since, bool_and(taken.is_batch) as is_batch
-              from taken
-             cross join lateral unnest(taken.tenants, taken.uids, taken.momenta)
-                        as t (tenant, uid, momentum)
+      from (select t.tenant, t.uid, min(t.momentum) as since, bool_and(t.is_batch) as is_batch
+              from (select is_batch, unnest(tenants) as tenant, unnest(uids) as uid,
+                           unnest(momenta) as momentum
+                      from taken) t
              group by t.tenant, t.uid) t
 ), tag as materialized (
     select tenant, uid, since, is_batch
@@ -226,9 +226,8 @@ with taken as (
        and until >= greatest(kept, '2015-01-01')
 ), new_hour as (
     select distinct date_bin('1 hour', momentum, timestamptz '2000-01-01 00:00+00') as hour
-      from (select m as momentum
+      from (select unnest(momenta) as momentum
               from taken
-             cross join lateral unnest(momenta) as m
              where is_batch
              union all
             select momentum
