@@ -42,6 +42,7 @@ use secrecy::SecretString;
 use crate::config::Config;
 use crate::progress::ProgressRegistry;
 use crate::store::Store;
+use crate::store::overview::ReadingProcess;
 use crate::telemetry::history::FigureHistory;
 use crate::telemetry::{Health, Metrics};
 use access::AccessGuard;
@@ -137,7 +138,18 @@ impl AdminState {
             store: Arc::clone(store),
             client_id: self.client_id.clone(),
         };
-        tokio::join!(recorder.run(), self.overview.run(store, &self.client_id));
+        tokio::join!(recorder.run(), self.keep_overview(store));
+    }
+
+    async fn keep_overview(&self, store: &Store) {
+        loop {
+            self.overview.due().await;
+            let connection = self.health.read(|snapshot| snapshot.session.connection.clone());
+            let (instance, connection) = (self.instance, connection.as_ref());
+            let reader = ReadingProcess { instance, connection };
+            let result = store.overview(&self.client_id, reader).await;
+            self.overview.note(result.map_err(|error| error.to_string()));
+        }
     }
 
     async fn status(&self) -> ServiceStatus {

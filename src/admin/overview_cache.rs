@@ -1,14 +1,12 @@
 //! The newest gaps, dead letters and connections, read from the database only while somebody watches, and
 //! at most every few seconds: a hundred viewers cost as much as one.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use crate::store::Store;
 use crate::store::overview::Overview;
 
 /// Shortest time between two reads.
@@ -63,13 +61,12 @@ impl OverviewCache {
         self.state.borrow().clone()
     }
 
-    /// Reads when rows are wanted, until dropped.
-    pub async fn run(&self, store: &Arc<Store>, client_id: &str) {
+    /// Waits until rows are wanted and the last read is old enough.
+    pub(super) async fn due(&self) {
         loop {
             self.wanted.notified().await;
             if self.state.borrow().is_due() {
-                let result = store.overview(client_id).await;
-                self.note(result.map_err(|error| error.to_string()));
+                return;
             }
         }
     }

@@ -245,6 +245,7 @@ mod tests {
                 last_seen_at: NOW,
                 reason: Some(text.to_owned()),
                 session_present: true,
+                is_open: false,
             }],
         }));
         cache.note(Err(text.to_owned()));

@@ -102,11 +102,10 @@ fn dead_letters(letters: &[DeadLetterLine], now: OffsetDateTime) -> Markup {
 }
 
 fn connections(connections: &[ConnectionLine], now: OffsetDateTime) -> Markup {
-    let row = |(at, connection): (usize, &ConnectionLine)| {
+    let row = |connection: &ConnectionLine| {
         // Of a process that was killed only the last sign of life is known.
-        let is_open = at == 0 && connection.disconnected_at.is_none();
         let seen = connection.disconnected_at.unwrap_or(connection.last_seen_at);
-        let end = if is_open { now } else { seen };
+        let end = if connection.is_open { now } else { seen };
         let lasted = (end - connection.connected_at).as_seconds_f64().max(0.0);
         html! {
             tr {
@@ -116,14 +115,14 @@ fn connections(connections: &[ConnectionLine], now: OffsetDateTime) -> Markup {
                 td .wrap {
                     @match &connection.reason {
                         Some(reason) => (reason.replace('_', " ")),
-                        None if is_open => "open",
+                        None if connection.is_open => "open",
                         None => "unknown",
                     }
                 }
             }
         }
     };
-    let rows: Vec<_> = connections.iter().enumerate().map(row).collect();
+    let rows: Vec<_> = connections.iter().map(row).collect();
     let columns = ["Connected", "Lasted", "Session", "End"];
     table("Last connections", &columns, "No connection yet.", &rows)
 }

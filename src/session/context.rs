@@ -119,14 +119,8 @@ impl SessionContext {
         !self.opened_before.swap(true, Ordering::Relaxed)
     }
 
-    /// Records a CONNACK in metrics and health. Returns the event to store, which reports the
-    /// session as present if `reported` is true.
-    pub fn opened(
-        &self,
-        id: ConnectionId,
-        session_present: bool,
-        reported: bool,
-    ) -> ConnectionEvent {
+    /// Records a CONNACK in metrics and health. Returns the event to store.
+    pub fn opened(&self, id: ConnectionId, session_present: bool) -> ConnectionEvent {
         let connection = self.name(id);
         self.metrics.session_present.set(i64::from(session_present));
         self.health.update(|snapshot| {
@@ -136,7 +130,7 @@ impl SessionContext {
         ConnectionEvent::Opened {
             connection,
             at: self.now_utc(),
-            session_present: reported,
+            session_present,
             filters: self.filters.clone(),
             spool_dir: self.process.spool_dir.clone(),
         }

@@ -7,11 +7,13 @@ use serde::Serialize;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::Store;
 use super::error::{DbError, StoreError};
 use super::pg_timestamp::{optional_time_of, time_of};
 use super::query::Db;
+use crate::stream::connection_event::ConnectionName;
 use crate::timestamp;
 
 /// Bound on one statement, on the server.
@@ -19,6 +21,10 @@ pub(super) const STATEMENT_TIMEOUT: &str = "2s";
 
 /// Bound on one exchange. A server that does not answer at all is left after it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+/// Age of the last heartbeat below which a connection of another process counts as open: three
+/// intervals of its maintenance.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// Rows of each table.
 const ROWS: i64 = 8;
@@ -92,24 +98,68 @@ pub struct ConnectionLine {
     pub reason: Option<String>,
     /// True if the broker still knew the session.
     pub session_present: bool,
+    /// True if it lasts: the present connection of this process, or one of another process that was
+    /// seen less than [`FRESH`] before the read.
+    pub is_open: bool,
+}
+
+/// The process that reads, and its connection.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadingProcess<'p> {
+    /// The process.
+    pub instance: Uuid,
+    /// Its present connection to the broker.
+    pub connection: Option<&'p ConnectionName>,
 }
 
 impl Store {
     /// Reads the newest rows. A database without the schema is an error.
-    pub async fn overview(&self, client_id: &str) -> Result<Overview, StoreError> {
+    pub async fn overview(
+        &self,
+        client_id: &str,
+        reader: ReadingProcess<'_>,
+    ) -> Result<Overview, StoreError> {
         let mut db = self.pages.acquire().await?.with_timeout(ANSWER_WITHIN);
-        let overview = read(&mut db, client_id).await;
+        let present = PresentConnection {
+            instance: reader.instance,
+            row: reader.connection.and_then(|name| self.open.row_of(name)),
+            now: OffsetDateTime::now_utc(),
+        };
+        let overview = read(&mut db, client_id, present).await;
         Ok(db.finish(overview)?)
     }
 }
 
-async fn read(db: &mut Db, client_id: &str) -> Result<Overview, DbError> {
+/// The row of the present connection of the process that reads.
+#[derive(Debug, Clone, Copy)]
+struct PresentConnection {
+    instance: Uuid,
+    row: Option<i64>,
+    now: OffsetDateTime,
+}
+
+impl PresentConnection {
+    /// Returns true if a row without an end is open. A process that was killed has not recorded its end.
+    fn is_open(&self, (row, instance): (i64, Uuid), last_seen_at: OffsetDateTime) -> bool {
+        if instance == self.instance {
+            self.row == Some(row)
+        } else {
+            self.now - last_seen_at < FRESH
+        }
+    }
+}
+
+async fn read(
+    db: &mut Db,
+    client_id: &str,
+    present: PresentConnection,
+) -> Result<Overview, DbError> {
     Ok(Overview {
         gaps: gaps(db, client_id).await?,
         open_gaps: open_gaps(db, client_id).await?,
         dead_letters: dead_letters(db).await?,
         dead_letter_count: dead_letter_count(db).await?,
-        connections: connections(db, client_id).await?,
+        connections: connections(db, client_id, present).await?,
     })
 }
 
@@ -171,9 +221,13 @@ async fn dead_letter_count(db: &mut Db) -> Result<i64, DbError> {
     db.query(|conn| count.fetch_one(conn)).await
 }
 
-async fn connections(db: &mut Db, client_id: &str) -> Result<Vec<ConnectionLine>, DbError> {
+async fn connections(
+    db: &mut Db,
+    client_id: &str,
+    present: PresentConnection,
+) -> Result<Vec<ConnectionLine>, DbError> {
     const SQL: &str = "
-        select connected_at, disconnected_at, last_seen_at, reason, session_present
+        select id, instance, connected_at, disconnected_at, last_seen_at, reason, session_present
           from centiloc.connection
          where client_id = $1
          order by id desc
@@ -181,13 +235,35 @@ async fn connections(db: &mut Db, client_id: &str) -> Result<Vec<ConnectionLine>
     let select = sqlx::query(SQL).bind(client_id).bind(ROWS);
     let rows = db.query(|conn| select.fetch_all(conn)).await?;
     let line = |row: &PgRow| {
+        let disconnected_at = optional_time_of(row, "disconnected_at")?;
+        let last_seen_at = time_of(row, "last_seen_at")?;
+        let name = (row.try_get("id")?, row.try_get("instance")?);
         Ok(ConnectionLine {
             connected_at: time_of(row, "connected_at")?,
-            disconnected_at: optional_time_of(row, "disconnected_at")?,
-            last_seen_at: time_of(row, "last_seen_at")?,
+            disconnected_at,
+            last_seen_at,
             reason: row.try_get("reason")?,
             session_present: row.try_get("session_present")?,
+            is_open: disconnected_at.is_none() && present.is_open(name, last_seen_at),
         })
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::at;
+
+    #[test]
+    fn only_present_or_fresh_connections_are_open() {
+        let (own, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut present = PresentConnection { instance: own, row: Some(7), now: at(1000) };
+        assert!(present.is_open((7, own), at(0)), "the heartbeat may be late");
+        assert!(!present.is_open((6, own), at(1000)), "its end is not recorded yet");
+        assert!(present.is_open((6, other), at(971)));
+        assert!(!present.is_open((6, other), at(970)));
+        present.row = None;
+        assert!(!present.is_open((7, own), at(1000)));
+    }
 }

@@ -243,7 +243,10 @@ impl ModelDatabase {
                 JournalOutcome { stale_filters, gap }
             }
             ConnectionEvent::Gap(gap) => {
-                let key = (gap.cause.as_str(), gap.started_at.unix_timestamp_nanos());
+                // The CONNACK at its end identifies the loss of a session.
+                let at = gap.ended_at.filter(|_| gap.cause == GapCause::SessionLost);
+                let at = at.unwrap_or(gap.started_at).unix_timestamp_nanos();
+                let key = (gap.cause.as_str(), at);
                 let row = GapRow { open: gap.ended_at.is_none(), covers: losses };
                 let new = state.gaps.insert(key, row).is_none();
                 JournalOutcome { gap: new.then_some(gap.cause), ..JournalOutcome::default() }

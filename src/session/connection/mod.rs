@@ -38,7 +38,6 @@ use super::ledger::{DeliveryLedger, LedgerBound};
 use super::transport::{AcceptedConnection, IncomingPacket, OutgoingPacket, Transport};
 use crate::progress;
 use crate::stream::ack::ConnectionId;
-use crate::stream::connection_event::ConnectionEvent;
 use crate::stream::message::Feedback;
 
 /// Interval at which metrics are refreshed and time limits checked.
@@ -197,12 +196,9 @@ impl<'a> BrokerConnection<'a> {
         let Some(intake) = intake.as_ref() else { return Err(DisconnectReason::Stopped) };
         let connection = self.id.0;
         tracing::info!(connection, session_present, "the broker accepted the connection");
-        let client_id = &context.mqtt.client_id;
-        let first = context.is_first_connection();
-        let reported = gaps.opened(first, session_present, client_id, context.now_utc());
-        intake.send_event(context.opened(self.id, session_present, reported))?;
-        for gap in gaps.pending_gaps() {
-            intake.send_event(ConnectionEvent::Gap(gap))?;
+        let opened = context.opened(self.id, session_present);
+        for event in gaps.opened(context.is_first_connection(), opened) {
+            intake.send_event(event)?;
         }
         if self.retirement.is_none() {
             self.subscribe();

@@ -9,23 +9,20 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 use crate::state_file::{FilePurpose, StateFile};
+use crate::stream::connection_event::ConnectionEvent;
 use crate::stream::gap::Gap;
 
 /// Detected gaps that are not in the database yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PendingGaps {
-    /// True if the broker reported a new session that is not stored yet.
+    /// True in the file of an earlier version if the broker reported a new session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost_session: bool,
-    /// Time of the first such report.
-    #[serde(
-        default,
-        with = "time::serde::rfc3339::option",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub new_session_at: Option<OffsetDateTime>,
+    /// The last connection on which the broker reported a new session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_session: Option<ConnectionEvent>,
     /// Gap for a session that the broker lost before it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Gap>,
@@ -91,6 +88,8 @@ impl GapState for GapStateFile {
 mod tests {
     use std::fs;
 
+    use time::OffsetDateTime;
+
     use super::*;
     use crate::stream::gap::GapCause;
 
@@ -104,7 +103,7 @@ mod tests {
         };
         PendingGaps {
             lost_session: true,
-            new_session_at: Some(OffsetDateTime::UNIX_EPOCH),
+            new_session: Some(ConnectionEvent::Gap(gap.clone())),
             lost: Some(gap.clone()),
             gap: Some(gap.clone()),
             dropped: Some(gap),

@@ -92,7 +92,7 @@ impl OpenRow {
             session_present: self.session_present,
             filters: &self.held,
             spool_dir: self.spool_dir.as_deref(),
-            spooled: false,
+            late: false,
         }
     }
 
@@ -111,7 +111,7 @@ impl OpenRow {
 impl Store {
     /// Records a connection event. May be repeated. `session_expiry` is how long the broker keeps the
     /// session of an absent client. `standing` is the connection that this process has now, which is
-    /// never recorded late.
+    /// never recorded late. Others may be: they come out of the spool or the gap state file.
     pub async fn note(
         &self,
         session_expiry: Duration,
@@ -128,7 +128,7 @@ impl Store {
                     session_present: *session_present,
                     filters,
                     spool_dir: spool_dir.as_deref(),
-                    spooled: spool_dir.is_some() && standing != Some(connection),
+                    late: standing != Some(connection),
                 };
                 self.opened(db, session_expiry, opened).await
             }
@@ -221,8 +221,7 @@ impl Store {
                 Some(NewestRow::Earlier(earlier)) => Some(earlier),
                 _ => None,
             };
-            if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.spooled
-            {
+            if earlier.is_some_and(|newest| newest.later && !newest.same_process) && opened.late {
                 let noted = late(db, session_expiry, opened).await?;
                 return Ok((None, noted));
             }

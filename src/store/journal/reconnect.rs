@@ -29,8 +29,8 @@ pub(super) struct OpenedConnection<'n> {
     pub filters: &'n [String],
     /// The spool directory of the process.
     pub spool_dir: Option<&'n str>,
-    /// True if it is read from the spool, perhaps long after.
-    pub spooled: bool,
+    /// True if it may be recorded long after, because it is over.
+    pub late: bool,
 }
 
 /// Consequences of a new connection.
@@ -118,7 +118,7 @@ mod tests {
             session_present,
             filters: &["a".into(), "b".into()],
             spool_dir: None,
-            spooled: false,
+            late: false,
         };
         assess_reconnect(earlier, opened, EXPIRY)
     }

@@ -13,7 +13,7 @@ use crate::store::pg_timestamp::{PgTimestamp, time_of};
 use crate::store::query::Db;
 use crate::store::text::clean;
 use crate::stream::connection_event::{ConnectionName, RETIRED, WITHOUT_NOTICE};
-use crate::stream::gap::Gap;
+use crate::stream::gap::{Gap, GapCause};
 
 /// The newest row of the client id.
 #[derive(Debug)]
@@ -58,8 +58,8 @@ pub(super) async fn newest(
     }))
 }
 
-/// Records a connection that is read from the spool after another machine has taken over. The
-/// connection is over, and that of the other machine is open. A loss before it must still be recorded.
+/// Records a connection that is read from the spool or the gap state file after another machine has
+/// taken over. The connection is over, and that of the other machine is open. A loss before it must still be recorded.
 pub(super) async fn late(
     db: &mut Db,
     session_expiry: Duration,
@@ -140,11 +140,14 @@ pub(super) async fn insert(
     db.query(|conn| query.fetch_optional(conn)).await
 }
 
-/// Inserts a gap, or notes the end of one that is open. True if it is new.
+/// Inserts a gap, or notes the end of one that is open. True if it is new. A lost session is the same
+/// one if it ended with the same CONNACK, though its start was known less precisely.
 pub(in crate::store) async fn insert_gap(db: &mut Db, gap: &Gap) -> Result<bool, DbError> {
     const SQL: &str = "
         insert into centiloc.gap as g (client_id, started_at, ended_at, cause, detail)
-        values ($1, $2, $3, $4, $5)
+        select $1, $2, $3, $4, $5
+         where not exists (select from centiloc.gap
+                            where client_id = $1 and cause = $4 and cause = $6 and ended_at = $3)
         on conflict (client_id, cause, started_at) do update
            set ended_at = coalesce(excluded.ended_at, g.ended_at), detail = excluded.detail
         returning xmax = 0 as new";
@@ -153,7 +156,8 @@ pub(in crate::store) async fn insert_gap(db: &mut Db, gap: &Gap) -> Result<bool,
         .bind(gap.started_at)
         .bind(gap.ended_at)
         .bind(gap.cause.as_str())
-        .bind(clean(&gap.detail));
-    let row: PgRow = db.query(|conn| query.fetch_one(conn)).await?;
-    Ok(row.try_get("new")?)
+        .bind(clean(&gap.detail))
+        .bind(GapCause::SessionLost.as_str());
+    let row: Option<PgRow> = db.query(|conn| query.fetch_optional(conn)).await?;
+    row.map_or(Ok(false), |row| Ok(row.try_get("new")?))
 }

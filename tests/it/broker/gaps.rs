@@ -104,7 +104,7 @@ async fn gap_noticed_during_outage_survives_a_kill() {
     let rig = Rig::on(postgres).await;
     let (link, config) = impatient(&rig, postgres).await;
     let mut bridge = Bridge::ready(&config).await;
-    rig.until_first_connection(config.folder().path()).await;
+    rig.until_rows("connection", 1).await;
     bridge.kill();
     link.refuse().await;
     forget_session(rig.broker.plain_port(), "acme-bridge").await.unwrap();
@@ -152,4 +152,53 @@ async fn next_process_closes_open_gap() {
     rig.until_rows("item_event", 1500).await;
     rig.until_rows("gap where ended_at is null", 0).await;
     rig.assert_promises_kept().await;
+}
+
+/// Loses the session during an outage of the database, and kills the process between the commit of
+/// that loss and the removal of its state file.
+async fn kill_before_state_file_is_removed(spool: bool) {
+    let postgres = Postgres::shared().await;
+    let rig = Rig::on(postgres).await;
+    let link = TcpProxy::to(postgres.port()).await;
+    let mut config = rig.config().set("database.url", rig.database.url_at(link.port()));
+    if spool {
+        let dir = config.folder().join("spool");
+        config = config.set("spool.dir", dir.to_str().unwrap());
+    }
+    let state = config.folder().join("acme-bridge.unsaid.json");
+    let mut bridge = Bridge::ready(&config).await;
+    rig.until_rows("connection", 1).await;
+    bridge.kill();
+    link.refuse().await;
+    forget_session(rig.broker.plain_port(), "acme-bridge").await.unwrap();
+    // A second name of the file that becomes the state file keeps its content beyond the removal.
+    let copy = config.file("copy", "");
+    fs::hard_link(&copy, state.with_extension("json.new")).unwrap();
+    bridge.start_again();
+    bridge.until_subscribed(2).await;
+    link.pass().await;
+    rig.until_rows("gap where cause = 'session_lost'", 1).await;
+    until_true("the end of the state file", SOON, || !state.exists()).await;
+    let gaps = "select to_jsonb(g)::text from centiloc.gap g order by id";
+    let told = rig.database.column::<String>(gaps).await;
+    bridge.kill();
+    fs::rename(&copy, &state).unwrap();
+    link.refuse().await;
+    bridge.start_again();
+    bridge.until_subscribed(3).await;
+    link.pass().await;
+    rig.until_rows("connection", 3).await;
+    until_true("the end of the state file", SOON, || !state.exists()).await;
+    assert_eq!(rig.database.column::<String>(gaps).await, told);
+    bridge.assert_running();
+}
+
+#[tokio::test]
+async fn kill_after_commit_repeats_no_loss() {
+    kill_before_state_file_is_removed(false).await;
+}
+
+#[tokio::test]
+async fn kill_after_spooled_commit_repeats_no_loss() {
+    kill_before_state_file_is_removed(true).await;
 }

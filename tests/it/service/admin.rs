@@ -198,3 +198,38 @@ async fn status_reports_events_as_json_and_page() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("not running") && said.contains("admin.listen"), "{said}");
 }
+
+/// Returns the status page once it shows connections from the database.
+async fn last_connection(bridge: &Bridge) -> String {
+    until("the last connection", SOON, || async {
+        let page = bridge.get("/").await.map_err(|error| error.clone())?.1;
+        let rows = page.split_once("Last connections").ok_or("no rows")?.1.to_owned();
+        let row = rows.split_once("<tbody><tr>").ok_or(rows.clone())?.1.to_owned();
+        Ok::<_, String>(row.split_once("</tr>").ok_or(rows)?.0.to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn only_living_connection_is_shown_as_open() {
+    let rig = Rig::new().await;
+    let mut bridge = Bridge::ready(&rig.config()).await;
+    rig.until_rows("connection", 1).await;
+    let row = last_connection(&bridge).await;
+    assert!(row.contains(">open<"), "{row}");
+    bridge.kill();
+    rig.tap.proxy.refuse().await;
+    let dead = "update centiloc.connection set last_seen_at = now() - interval '1 minute'";
+    rig.database.execute(dead).await;
+    bridge.start_again();
+    until_status(&bridge, "/livez", 200).await;
+    let row = last_connection(&bridge).await;
+    assert!(row.contains(">unknown<"), "{row}");
+    let alive = "update centiloc.connection set last_seen_at = now()";
+    rig.database.execute(alive).await;
+    until("the connection of another process", SOON, || async {
+        let row = last_connection(&bridge).await;
+        if row.contains(">open<") { Ok(()) } else { Err(row) }
+    })
+    .await;
+}

@@ -10,7 +10,7 @@ use crate::support::event::ItemEvent;
 use crate::support::mosquitto::TENANT;
 use crate::support::postgres::Postgres;
 use crate::support::rig::Rig;
-use crate::support::wait::{SOON, until_eq};
+use crate::support::wait::{SOON, until, until_eq};
 
 /// Rows as an earlier process left them: a day of figures, connections, a gap and dead letters.
 const EARLIER: &str = "
@@ -215,6 +215,17 @@ async fn token_opens_page_and_status() {
     assert_eq!(browser.evaluate("document.cookie").await, "", "no script reads it");
     browser.assert_only(&origin(&bridge));
     assert!(browser.requests().iter().all(|url| !url.contains(TOKEN)));
+    // Another one on the same host, which stands by.
+    let other = rig.config().set("admin.token_file", file.to_str().unwrap());
+    let other = Bridge::start(&other);
+    until("the other page", SOON, || other.get("/livez")).await;
+    browser.open(&origin(&other)).await;
+    browser.until("document.activeElement.name === 'token'").await;
+    browser.type_text(TOKEN).await;
+    browser.press("Enter").await;
+    browser.until("document.querySelector('#verdict h1')").await;
+    browser.open(&origin(&bridge)).await;
+    browser.until("document.querySelector('#verdict h1').innerText.startsWith('Well:')").await;
     assert!(!bridge.log().lines().iter().any(|line| line.contains(TOKEN)));
     let file = config.write();
     let output = finish(command(["status".as_ref(), "-c".as_ref(), file.as_os_str()])).await;

@@ -141,12 +141,6 @@ impl PowerLossFixture {
         Bridge::start_in(self.disk.surroundings(), &self.config())
     }
 
-    /// Waits until the first connection is stored, and no power cut makes it wait again.
-    async fn until_first_connection(&self) {
-        self.rig.until_first_connection(&self.disk.root()).await;
-        sh(&self.disk, "until sync $D 2>&-; do :; done");
-    }
-
     /// Waits for that many PUBACKs, and then a little.
     async fn until_at(&self, pubacks: usize, pause: Duration) {
         let reached = || self.rig.tap.pubacks() >= pubacks;
@@ -321,7 +315,7 @@ async fn lost_session_gap_outlasts_power_cut() {
     let config = fixture.config().set("spool.dir", "");
     let mut bridge = Bridge::start_in(fixture.disk.surroundings(), &config);
     bridge.until_ready().await;
-    fixture.until_first_connection().await;
+    fixture.rig.until_rows("connection", 1).await;
     bridge.kill();
     fixture.link.refuse().await;
     forget_session(fixture.rig.broker.plain_port(), "acme-bridge").await.unwrap();
@@ -346,7 +340,7 @@ async fn spooled_session_loss_outlasts_power_cuts() {
     let fixture = PowerLossFixture::new(ONE_IN).await;
     let mut bridge = fixture.start();
     bridge.until_ready().await;
-    fixture.until_first_connection().await;
+    fixture.rig.until_rows("connection", 1).await;
     bridge.kill();
     fixture.link.refuse().await;
     forget_session(fixture.rig.broker.plain_port(), "acme-bridge").await.unwrap();

@@ -237,6 +237,46 @@ async fn repeated_spool_events_end_no_later_connection() {
 }
 
 #[tokio::test]
+async fn earlier_loss_keeps_its_time_after_takeover() {
+    let fixture = StoreFixture::new().await;
+    let (first, dead, second) = (Process::new(), Process::new(), Process::new());
+    note(&fixture, opened(&first, 1, 0, false, &["a"])).await;
+    note(&fixture, closed(&first, 1, 10)).await;
+    // Another machine takes over while the loss is in the state file of the dead process alone.
+    note(&fixture, opened(&second, 1, 1000, true, &["a"])).await;
+    let connections = "select to_jsonb(c)::text from centiloc.connection c order by id";
+    let before = fixture.db.column::<String>(connections).await;
+    for gap in [Some(GapCause::SessionLost), None] {
+        assert_eq!(note(&fixture, opened(&dead, 1, 50, false, &["a"])).await.gap, gap);
+    }
+    assert_eq!(fixture.db.column::<String>(connections).await, before);
+    let times = "select array[started_at, ended_at] from centiloc.gap";
+    assert_eq!(fixture.db.column::<Vec<OffsetDateTime>>(times).await, [[at(10), at(50)]]);
+}
+
+#[tokio::test]
+async fn one_connack_reports_one_lost_session() {
+    let fixture = StoreFixture::new().await;
+    let me = Process::new();
+    note(&fixture, opened(&me, 1, 0, false, &["a"])).await;
+    note(&fixture, closed(&me, 1, 10)).await;
+    note(&fixture, opened(&me, 2, 50, false, &["a"])).await;
+    let lost = |started, ended| {
+        ConnectionEvent::Gap(Gap {
+            client_id: "T-bridge".into(),
+            started_at: at(started),
+            ended_at: Some(at(ended)),
+            cause: GapCause::SessionLost,
+            detail: "lost".into(),
+        })
+    };
+    assert_eq!(note(&fixture, lost(5, 50)).await.gap, None);
+    assert_eq!(note(&fixture, lost(5, 60)).await.gap, Some(GapCause::SessionLost));
+    let started = "select started_at from centiloc.gap order by ended_at";
+    assert_eq!(fixture.db.column::<OffsetDateTime>(started).await, [at(10), at(5)]);
+}
+
+#[tokio::test]
 async fn last_spool_folder_is_remembered() {
     let fixture = StoreFixture::new().await;
     fixture.store.prepare_schema(true).await.unwrap();

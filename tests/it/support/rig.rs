@@ -1,7 +1,6 @@
 //! The environment of most tests: a broker, a database, and a tap between broker and bridge. In
 //! addition a table lock, which holds a commit back for as long as a test needs.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
@@ -16,7 +15,7 @@ use super::mosquitto::{BrokerBuilder, Mosquitto};
 use super::postgres::Postgres;
 use super::publisher::TestPublisher;
 use super::tap::{MqttTap, Publish};
-use super::wait::{SOON, until, until_eq, until_true};
+use super::wait::{SOON, until, until_eq};
 
 /// A broker and a database, with a tap in front of the broker's plain listener.
 pub struct Rig {
@@ -68,14 +67,6 @@ impl Rig {
             self.database.count(&relation)
         })
         .await;
-    }
-
-    /// Waits until the first connection is stored and no longer waits in this state folder. A process
-    /// that starts on a folder in which it waits reports the new session a second time.
-    pub async fn until_first_connection(&self, state: &Path) {
-        self.until_rows("connection", 1).await;
-        let file = state.join("acme-bridge.unsaid.json");
-        until_true("the end of the state file", SOON, || !file.exists()).await;
     }
 
     /// Waits until that many PUBACKs have reached the broker.

@@ -238,9 +238,9 @@ impl ModelBroker {
         state.messages.iter().map(|m| (m.clone(), m.lost.and_then(loss))).collect()
     }
 
-    /// Returns true if any session was lost.
-    pub fn lost_a_session(&self) -> bool {
-        self.lock().losses.iter().any(|loss| loss.of_session)
+    /// Returns the number of sessions that were lost.
+    pub fn lost_sessions(&self) -> usize {
+        self.lock().losses.iter().filter(|loss| loss.of_session).count()
     }
 
     /// Describes the reason why the broker is not at rest.

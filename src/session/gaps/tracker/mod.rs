@@ -20,20 +20,30 @@ pub struct GapTracker {
     held: Option<OpenGap>,
     /// Gap for QoS-0 messages dropped at `mqtt.max_unacked`.
     dropped: Option<DroppedMessages>,
-    /// Number of reports of a new session by the broker that are not durable yet.
-    new_sessions: usize,
+    /// The last connection on which the broker reported a new session, unless it is durable. Its
+    /// gap covers the losses that earlier such connections would have had.
+    new_session: Option<ConnectionEvent>,
+    /// True if an earlier version reported a new session, without its connection.
+    lost_session: bool,
     /// Creation time of a session that the database may have no row for.
     unknown_since: Option<OffsetDateTime>,
     /// True once the database has a row for a session.
     known: bool,
     /// Gap for a session that the broker lost and that the database may have no row for.
     lost: Option<OpenGap>,
-    /// True once the gaps of an earlier process were restored.
-    restored: bool,
-    /// True from the restore to the next CONNACK.
-    just_restored: bool,
+    restored: RestoreState,
     /// Content of the state file.
     saved: PendingGaps,
+}
+
+/// State of the restore of gaps that an earlier process detected.
+#[derive(Debug, PartialEq)]
+enum RestoreState {
+    /// The state file must be read.
+    Due,
+    /// It was read, and no CONNACK has arrived since.
+    Fresh,
+    Done,
 }
 
 #[derive(Debug)]
@@ -55,12 +65,12 @@ impl GapTracker {
             stall: AckStallDetector::new(grace),
             held: None,
             dropped: None,
-            new_sessions: 0,
+            new_session: None,
+            lost_session: false,
             unknown_since: None,
             known: false,
             lost: None,
-            restored: false,
-            just_restored: false,
+            restored: RestoreState::Due,
             saved: PendingGaps::default(),
         }
     }
@@ -71,7 +81,7 @@ impl GapTracker {
         let dropped = self.dropped.as_ref().map(|drops| &drops.open);
         let gaps_are_durable =
             self.held.iter().chain(dropped).chain(&self.lost).all(|open| open.durable);
-        gaps_are_durable && self.new_sessions == 0
+        gaps_are_durable && self.new_session.is_none()
     }
 
     /// Returns a gap to be stored if acknowledgements have been held too long, once per stall.
@@ -134,31 +144,35 @@ impl GapTracker {
         Some(drops.open.gap.clone())
     }
 
-    /// Records a CONNACK. Returns true if the session is to be reported as present. On the first
-    /// connection of a pipeline (`first`), or after a restore, a new session is reported again if an
-    /// earlier pipeline or process detected it and did not store it.
-    pub fn opened(
-        &mut self,
-        first: bool,
-        session_present: bool,
-        client_id: &str,
-        at: OffsetDateTime,
-    ) -> bool {
-        if let Some(since) = self.unknown_since
-            && !session_present
-        {
-            self.lose_unknown_session(client_id, since.min(at), at);
+    /// Records a CONNACK, given the event of its connection. Returns the events to be stored, in this
+    /// order. On the first connection of a pipeline (`first`), or after a restore, they begin with the
+    /// connection on which an earlier pipeline or process detected a new session. That one may be
+    /// stored, and is then the same row, so that a loss is never stored twice.
+    pub fn opened(&mut self, first: bool, mut opened: ConnectionEvent) -> Vec<ConnectionEvent> {
+        let mut events = Vec::new();
+        if first || self.restored == RestoreState::Fresh {
+            events.extend(self.new_session.clone());
         }
-        if !self.known {
-            self.unknown_since.get_or_insert(at);
+        if let ConnectionEvent::Opened { connection, at, session_present, .. } = &mut opened {
+            if let Some(since) = self.unknown_since
+                && !*session_present
+            {
+                self.lose_unknown_session(&connection.client_id, since.min(*at), *at);
+            }
+            if !self.known {
+                self.unknown_since.get_or_insert(*at);
+            }
+            *session_present &= !std::mem::take(&mut self.lost_session);
+            if !*session_present {
+                self.new_session = Some(opened.clone());
+            }
         }
-        let first = std::mem::take(&mut self.just_restored) || first;
-        let reported_present = session_present && !(first && self.new_sessions > 0);
-        if first {
-            self.new_sessions = 0;
+        if self.restored == RestoreState::Fresh {
+            self.restored = RestoreState::Done;
         }
-        self.new_sessions += usize::from(!reported_present);
-        reported_present
+        events.push(opened);
+        events.extend(self.pending_gaps().into_iter().map(ConnectionEvent::Gap));
+        events
     }
 
     /// Records the loss of a session. Without this gap, the database may take the new session for the
@@ -182,23 +196,25 @@ impl GapTracker {
     /// Returns true if the state file must be read before connecting. It is read only once this
     /// process holds the lock, because until then another process may write it.
     pub fn needs_restore(&self) -> bool {
-        !self.restored
+        self.restored == RestoreState::Due
     }
 
     /// Leaves the state file to the process that holds the lock now.
     pub fn stand_by(&mut self) {
-        self.restored = false;
+        self.restored = RestoreState::Due;
     }
 
     /// Restores the gaps that an earlier process detected and did not store. That process ended at
     /// `at` or before.
     pub fn restore(&mut self, pending: PendingGaps, at: OffsetDateTime) {
-        (self.restored, self.just_restored) = (true, true);
+        self.restored = RestoreState::Fresh;
         self.saved = pending.clone();
-        self.new_sessions = self.new_sessions.max(pending.lost_session.into());
-        if pending.lost_session {
-            self.unknown_since = self.unknown_since.or(pending.new_session_at).or(Some(at));
+        if let Some(ConnectionEvent::Opened { at, .. }) = &pending.new_session {
+            let lost = pending.lost.as_ref().map(|lost| lost.started_at);
+            self.unknown_since = self.unknown_since.or(lost).or(Some(*at));
         }
+        self.lost_session = pending.lost_session;
+        self.new_session = pending.new_session.or(self.new_session.take());
         let open = |gap| OpenGap { gap, durable: false };
         if self.held.is_none() {
             self.held = pending.gap.map(open);
@@ -215,7 +231,7 @@ impl GapTracker {
     }
 
     /// Returns the gaps that an earlier pipeline or process detected and did not store.
-    pub fn pending_gaps(&self) -> Vec<Gap> {
+    fn pending_gaps(&self) -> Vec<Gap> {
         let PendingGaps { gap, dropped, lost, .. } = self.pending();
         lost.into_iter().chain(gap).chain(dropped).collect()
     }
@@ -223,8 +239,8 @@ impl GapTracker {
     fn pending(&self) -> PendingGaps {
         let pending = |open: &OpenGap| (!open.durable).then(|| open.gap.clone());
         PendingGaps {
-            lost_session: self.new_sessions > 0,
-            new_session_at: self.unknown_since.filter(|_| self.new_sessions > 0),
+            lost_session: self.lost_session,
+            new_session: self.new_session.clone(),
             lost: self.lost.as_ref().and_then(pending),
             gap: self.held.as_ref().and_then(pending),
             dropped: self.dropped.as_ref().and_then(|drops| pending(&drops.open)),
@@ -234,7 +250,7 @@ impl GapTracker {
     /// Returns the content to be saved if the state file does not have it yet.
     pub fn unsaved(&self) -> Option<PendingGaps> {
         let pending = self.pending();
-        (self.restored && pending != self.saved).then_some(pending)
+        (!self.needs_restore() && pending != self.saved).then_some(pending)
     }
 
     /// Records the new content of the state file.
@@ -246,9 +262,8 @@ impl GapTracker {
     pub fn persisted(&mut self, event: &ConnectionEvent) {
         match event {
             ConnectionEvent::Gap(gap) => self.gap_persisted(gap),
-            ConnectionEvent::Opened { session_present, .. } => {
-                let reported_new = usize::from(!session_present);
-                self.new_sessions = self.new_sessions.saturating_sub(reported_new);
+            ConnectionEvent::Opened { .. } => {
+                _ = self.new_session.take_if(|opened| opened == event);
                 (self.known, self.unknown_since) = (true, None);
             }
             _ => {}

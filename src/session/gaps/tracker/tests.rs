@@ -1,4 +1,8 @@
+use uuid::Uuid;
+
 use super::*;
+use crate::stream::ack::ConnectionId;
+use crate::stream::connection_event::ConnectionName;
 
 const GRACE: Duration = Duration::from_secs(10);
 const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -10,26 +14,47 @@ fn overdue(tracker: &mut GapTracker, now: Instant) -> Option<Gap> {
 
 fn held() -> (GapTracker, Gap, Instant) {
     let start = Instant::now();
-    let mut tracker = GapTracker::new(GRACE);
-    tracker.restore(PendingGaps::default(), AT);
+    let mut tracker = started();
     tracker.stall.received(1, false, start);
     let late = start + 2 * GRACE;
     let gap = overdue(&mut tracker, late).unwrap();
     (tracker, gap, late)
 }
 
-fn opened_lost() -> ConnectionEvent {
+/// The event of connection `id`, `id` seconds after the start.
+fn connection(id: u64, session_present: bool) -> ConnectionEvent {
     ConnectionEvent::Opened {
-        connection: crate::stream::connection_event::ConnectionName {
+        connection: ConnectionName {
             client_id: "acme-bridge".into(),
-            instance: uuid::Uuid::nil(),
-            id: crate::stream::ack::ConnectionId(1),
+            instance: Uuid::nil(),
+            id: ConnectionId(id),
         },
-        at: AT,
-        session_present: false,
+        at: AT + Duration::from_secs(id),
+        session_present,
         filters: vec![],
         spool_dir: None,
     }
+}
+
+fn present(id: u64) -> ConnectionEvent {
+    connection(id, true)
+}
+
+fn new(id: u64) -> ConnectionEvent {
+    connection(id, false)
+}
+
+/// Returns the tracker of a process that starts after the death of another.
+fn after(dead: &GapTracker) -> GapTracker {
+    let mut next = GapTracker::new(GRACE);
+    next.restore(dead.unsaved().unwrap(), AT);
+    next
+}
+
+fn started() -> GapTracker {
+    let mut tracker = GapTracker::new(GRACE);
+    tracker.restore(PendingGaps::default(), AT);
+    tracker
 }
 
 #[test]
@@ -48,9 +73,9 @@ fn acks_wait_for_the_gap_row() {
 #[test]
 fn acks_wait_until_a_new_session_is_stored() {
     let mut tracker = GapTracker::new(GRACE);
-    tracker.opened(true, false, "acme-bridge", AT);
+    assert_eq!(tracker.opened(true, new(1)), [new(1)]);
     assert!(!tracker.acks_may_leave());
-    tracker.persisted(&opened_lost());
+    tracker.persisted(&new(1));
     assert!(tracker.acks_may_leave());
 }
 
@@ -73,41 +98,42 @@ fn unstored_gap_is_pending() {
 #[test]
 fn next_process_reports_unstored_gaps() {
     let (mut dead, gap, _) = held();
-    dead.opened(true, false, "acme-bridge", AT);
+    let gap = ConnectionEvent::Gap(gap);
+    assert_eq!(dead.opened(true, new(1)), [new(1), gap.clone()]);
     let saved = dead.unsaved().unwrap();
     dead.saved(saved.clone());
     assert_eq!(dead.unsaved(), None, "nothing has changed since");
     let mut next = GapTracker::new(GRACE);
     assert!(next.acks_may_leave(), "it does not have the session yet");
     next.restore(saved, AT);
-    assert!(!next.opened(true, true, "acme-bridge", AT));
+    assert_eq!(next.opened(true, present(2)), [new(1), present(2), gap.clone()]);
+    next.persisted(&gap);
+    next.persisted(&present(2));
     assert!(!next.acks_may_leave());
-    assert_eq!(next.pending_gaps(), std::slice::from_ref(&gap));
-    next.persisted(&ConnectionEvent::Gap(gap));
-    next.persisted(&opened_lost());
+    next.persisted(&new(1));
+    assert!(next.acks_may_leave());
     assert_eq!(next.unsaved(), Some(PendingGaps::default()));
-    assert!(next.opened(true, true, "acme-bridge", AT), "everything is stored");
+    assert_eq!(next.opened(true, present(3)), [present(3)], "everything is stored");
 }
 
 #[test]
 fn only_another_pipeline_reports_a_loss_again() {
     let mut tracker = GapTracker::new(GRACE);
-    assert!(tracker.opened(true, true, "acme-bridge", AT));
-    assert!(!tracker.opened(false, false, "acme-bridge", AT));
-    assert!(
-        tracker.opened(false, true, "acme-bridge", AT),
-        "it was reported, in line with the messages"
-    );
-    assert!(!tracker.opened(true, true, "acme-bridge", AT), "no process stored it");
-    tracker.persisted(&opened_lost());
-    assert!(tracker.opened(true, true, "acme-bridge", AT));
+    assert_eq!(tracker.opened(true, present(1)), [present(1)]);
+    tracker.persisted(&present(1));
+    assert_eq!(tracker.opened(false, new(2)), [new(2)]);
+    let second = tracker.opened(false, present(3));
+    assert_eq!(second, [present(3)], "it was reported, in line with the messages");
+    let again = tracker.opened(true, present(4));
+    assert_eq!(again, [new(2), present(4)], "no process stored it");
+    tracker.persisted(&new(2));
+    assert_eq!(tracker.opened(true, present(5)), [present(5)]);
 }
 
 #[test]
 fn gaps_of_the_process_between_are_restored() {
     let (other, gap, _) = held();
-    let mut tracker = GapTracker::new(GRACE);
-    tracker.restore(PendingGaps::default(), AT);
+    let mut tracker = started();
     tracker.stand_by();
     assert_eq!(tracker.unsaved(), None, "the file is the other's");
     assert!(tracker.needs_restore());
@@ -117,23 +143,25 @@ fn gaps_of_the_process_between_are_restored() {
 
 #[test]
 fn session_new_twice_was_lost_between() {
-    let mut dead = GapTracker::new(GRACE);
-    dead.restore(PendingGaps::default(), AT);
-    dead.opened(true, false, "acme-bridge", AT);
-    let later = AT + Duration::from_secs(5);
-    let mut next = GapTracker::new(GRACE);
-    next.restore(dead.unsaved().unwrap(), later);
-    assert!(!next.opened(true, false, "acme-bridge", later));
-    let [gap] = next.pending_gaps().try_into().unwrap();
-    assert_eq!((gap.started_at, gap.ended_at), (AT, Some(later)));
+    let mut dead = started();
+    dead.opened(true, new(1));
+    let mut next = after(&dead);
+    let events = next.opened(true, new(2));
+    let [_, _, ConnectionEvent::Gap(gap)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(events[..2], [new(1), new(2)]);
+    let (first, second) = (AT + Duration::from_secs(1), AT + Duration::from_secs(2));
+    assert_eq!((gap.started_at, gap.ended_at), (first, Some(second)));
     assert_eq!(gap.cause, GapCause::SessionLost);
     assert!(!next.acks_may_leave());
-    let mut third = GapTracker::new(GRACE);
-    third.restore(next.unsaved().unwrap(), later);
-    assert!(!third.opened(true, true, "acme-bridge", later), "nothing was stored yet");
-    assert_eq!(third.pending_gaps(), std::slice::from_ref(&gap));
-    third.persisted(&opened_lost());
-    third.persisted(&ConnectionEvent::Gap(gap));
+    let mut third = after(&next);
+    let gap = ConnectionEvent::Gap(gap.clone());
+    assert_eq!(third.opened(true, present(3)), [new(2), present(3), gap.clone()]);
+    let mut fourth = after(&next);
+    let events = fourth.opened(true, new(4));
+    let whole = |last: &ConnectionEvent| matches!(last, ConnectionEvent::Gap(gap) if gap.started_at == first);
+    assert!(events.last().is_some_and(whole), "nothing was stored yet");
+    third.persisted(&new(2));
+    third.persisted(&gap);
     assert_eq!(third.unsaved(), Some(PendingGaps::default()));
     assert!(third.acks_may_leave());
 }
@@ -157,8 +185,16 @@ fn dropped_messages_are_one_gap_until_it_ends() {
 
 #[test]
 fn resumed_session_is_no_pending_loss() {
-    let mut tracker = GapTracker::new(GRACE);
-    tracker.restore(PendingGaps::default(), AT);
-    assert!(tracker.opened(true, true, "acme-bridge", AT));
+    let mut tracker = started();
+    assert_eq!(tracker.opened(true, present(1)), [present(1)]);
     assert_eq!(tracker.unsaved(), None);
+}
+
+#[test]
+fn loss_of_an_earlier_version_is_reported_once() {
+    let mut tracker = GapTracker::new(GRACE);
+    tracker.restore(PendingGaps { lost_session: true, ..PendingGaps::default() }, AT);
+    assert_eq!(tracker.opened(true, present(1)), [new(1)]);
+    assert_eq!(tracker.opened(false, present(2)), [present(2)]);
+    assert_eq!(after(&tracker).opened(true, present(3)), [new(1), present(3)]);
 }

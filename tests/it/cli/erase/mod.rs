@@ -330,3 +330,41 @@ async fn state_keeps_event_arriving_during_erasure() {
         assert_eq!(computed(&fixture).await, computed(&left).await, "{selector:?}");
     }
 }
+
+/// Adds an event of each kind with the content of another one, at a time that the program cannot hold.
+async fn add_events_at(fixture: &StoreFixture, time: &str) {
+    for table in ["item_event", "board_event"] {
+        let add = format!(
+            "insert into centiloc.{table}
+             select (jsonb_populate_record(
+                        null::centiloc.{table},
+                        to_jsonb(e) || jsonb_build_object(
+                            'event_id', gen_random_uuid(), 'momentum', '{time}'))).*
+               from (select * from centiloc.{table} limit 1) e"
+        );
+        fixture.db.execute(&add).await;
+    }
+}
+
+#[tokio::test]
+async fn times_beyond_calendar_are_erased_too() {
+    for selector in [["--uid", TAG], ["--board", "B1"], ["--before", "2026-01-01"]] {
+        let fixture = StoreFixture::new().await;
+        fill(&fixture).await;
+        for time in ["infinity", "-infinity", "200000-01-01", "0044-03-15 BC"] {
+            add_events_at(&fixture, time).await;
+        }
+        let of_selector = match selector[0] {
+            "--uid" => format!("uid = '{TAG}'"),
+            "--board" => "board_sn = 'B1'".to_owned(),
+            _ => "momentum < '2026-01-01'".to_owned(),
+        };
+        let events = format!("centiloc.item_event where {of_selector}");
+        let expected = fixture.db.count(&events).await;
+        assert!(expected > 4, "{expected} events for {selector:?}");
+        let config = config(&fixture).await;
+        let report = erased(&config, &selector).await;
+        assert_eq!(number(&report, "item_event"), expected.cast_unsigned(), "{report}");
+        assert_eq!(fixture.db.count(&events).await, 0);
+    }
+}
