@@ -154,7 +154,7 @@ async fn late_events_hold_no_final_days() {
     fixture.store.compute_all_stays().await.unwrap();
     let retained = Some(Duration::from_secs(86_400));
     fixture.store.delete_expired(retained, at(10 * DAY)).await.unwrap();
-    // Of a day that is final: its computation is pending for ever or not at all, to the same effect.
+    // Of a day that is final.
     fixture.items(&[arrives("V", "A", DAY)]).await;
     let deleted = fixture.store.delete_expired(retained, at(12 * DAY)).await.unwrap();
     assert_eq!(deleted.problems, Vec::<String>::new());
