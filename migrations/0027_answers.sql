@@ -368,6 +368,25 @@ select tenant,
        greatest(coalesce(left_at, now()) - entered_at, interval '0') as duration
   from centiloc.stay;
 
+comment on column centiloc.item_stay.board_sn is
+    'Serial number of the board; null if the event named none.';
+comment on column centiloc.item_stay.entered_at is 'Momentum of the first event of the stay.';
+comment on column centiloc.item_stay.duration is 'Until now while the stay lasts.';
+comment on column centiloc.item_location.board_sn is
+    'Serial number of the board; null if the event named none.';
+comment on column centiloc.board_content.board_sn is 'Serial number of the board.';
+comment on column centiloc.board_content.entered_at is
+    'Since when the tag has been on the board without leaving, as far as known.';
+comment on column centiloc.board_health.board_sn is 'Serial number of the board.';
+comment on view centiloc.stock_by_product is
+    'Items that are somewhere, by product. Also those whose event named no board, which board_content leaves out.';
+comment on view centiloc.stock_by_location is
+    'Items that are somewhere, by named location. Also those whose event named no board.';
+comment on view centiloc.stock_by_shelf is
+    'Items that are somewhere, by shelf. Also those whose event named no board.';
+comment on column centiloc.stock_by_product.boards is
+    'Number of boards that they are on.';
+
 create view centiloc.board_clock_ahead as
 select tenant, board_sn, max(momentum - received_at) as ahead, max(momentum) as newest_momentum,
        max(received_at) as last_received_at, count(*) as events
