@@ -175,6 +175,29 @@ boards:
 }
 
 #[test]
+fn misspelt_keys_get_a_suggestion() {
+    let found = of("shelves:
+  - sn: S1
+    boards:
+      - {sn: B1, ofsets_mm: [1, 2]}
+");
+    assert_eq!(
+        shown(&found.notices),
+        [
+            "ward.yaml:4: shelves[0].boards[0].ofsets_mm: kept in column extra; did you mean offsets_mm?"
+        ]
+    );
+    for (yaml, keys) in [
+        ("sn: S1\nbords: []\n", "found sn, bords (did you mean boards?); put it in a list"),
+        ("shelfs:\n  - sn: S1\n", "found shelfs (did you mean shelves?); put it in a list"),
+        ("room: 1\n", "found room; put it in a list"),
+    ] {
+        let problems = shown(&of(yaml).problems);
+        assert!(problems[0].contains(keys), "{problems:?}");
+    }
+}
+
+#[test]
 fn every_problem_is_reported_with_its_place() {
     assert_problems(
         "shelves:

@@ -261,6 +261,8 @@ async fn damaged_file_restores_nothing() {
     let listed = fixture.run_json(&["archive", "list"], 0).await;
     let listed = listed["files"].as_array().unwrap();
     assert_eq!(listed.iter().filter(|file| !file["restored_at"].is_null()).count(), 1);
+    let missing = fixture.run(&["archive", "restore", &format!("{file}.old")]).await;
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no such file"));
     fixture.db.execute("delete from centiloc.archive_file").await;
     let unknown = fixture.run(&["archive", "restore", file]).await;
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("its checksum is unknown"));
