@@ -339,3 +339,24 @@ pub(super) fn found(node: &YamlNode) -> String {
         YamlValue::Mapping(_) => "keys and values".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml::parse;
+    use super::*;
+
+    #[test]
+    fn misspelt_keys_get_a_suggestion() {
+        for (yaml, listed) in [
+            ("sn: S1\nbords: []\n", "sn, bords (did you mean boards?)"),
+            ("shelfs: []\n", "shelfs (did you mean shelves?)"),
+            ("room: 1\n", "room"),
+            ("{}\n", "nothing"),
+        ] {
+            let node = parse(yaml).0.remove(0);
+            let mut remarks = FileRemarks { file: "f", problems: vec![], notices: vec![] };
+            let fields = Fields::of(node, "", &mut remarks).unwrap();
+            assert_eq!(fields.listed(), listed);
+        }
+    }
+}
