@@ -1,5 +1,11 @@
 -- Answers for few stays, for clocks that are ahead, and for arguments that make no sense.
 
+-- A day of 24 hours, in every time zone, is also added faster.
+create or replace function centiloc.is_plausible(momentum timestamptz, received_at timestamptz)
+returns boolean language sql stable parallel safe as $$
+    select momentum <= greatest(received_at, now()) + interval '24 hours'
+$$;
+
 create function centiloc.check_argument(is_valid boolean, message text)
 returns boolean language plpgsql immutable parallel safe as $$
 begin

@@ -87,7 +87,7 @@ with taken as (
             where uid = tag.uid
               and tenant = tag.tenant
               and momentum >= tag.since
-              and (momentum <= received_at + interval '1 day'
+              and (momentum <= received_at + interval '24 hours'
                    -- One that was dated too far ahead when it was stored decides nothing later.
                    or centiloc.is_plausible(momentum, received_at)
                       and exists (
