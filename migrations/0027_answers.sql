@@ -35,10 +35,6 @@ create or replace function centiloc.dwell(
 ) language sql stable parallel safe as $$
     with origin as materialized (
         select timestamptz '2000-01-01 00:00:00+00' as at
-         where centiloc.check_argument(
-                   by in ('board', 'product', 'location', 'shelf', 'furniture'),
-                   'dwell by ' || coalesce(quote_literal(by), 'null')
-                       || ': give board, product, location, shelf or furniture')
     ), span as materialized (
         -- Whole days, if the period is long.
         select date_bin('1 day', since + interval '24 hours' - interval '1 microsecond', at) as first,
@@ -134,6 +130,10 @@ create or replace function centiloc.dwell(
            make_interval(secs => t.total / t.stays::double precision)
       from total t
       join percentile p using (tenant, key)
+     where centiloc.check_argument(
+               by in ('board', 'product', 'location', 'shelf', 'furniture'),
+               'dwell by ' || coalesce(quote_literal(by), 'null')
+                   || ': give board, product, location, shelf or furniture')
      union all
     select d.tenant, d.key, d.stays,
            make_interval(secs => d.percentiles[1]),

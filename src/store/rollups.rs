@@ -13,7 +13,11 @@ use tokio::time::Instant;
 use super::Store;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::query::Db;
-use super::stays::{FIRST_EVENTS, LONG_ROUND, SHORT_ROUND, begin_computing};
+use super::stays::{
+    FIRST_EVENTS, LEAST_EVENTS, LOCK, LONG_ROUND, OTHERS_PAUSE, SHORT_ROUND, begin_computing,
+    fewer, next_events,
+};
+use crate::event::plausibility::EARLIEST;
 use crate::progress;
 
 const TEMPLATE: &str = include_str!("sql/rollups.sql");
@@ -56,8 +60,17 @@ const ROLLUPS: [Rollup; 3] = [
     },
 ];
 
-/// Time that a retention run spends on stays and sums, which are mostly computed before.
-const COMPUTED_BEFORE_DELETION: Duration = Duration::from_secs(60);
+/// Time that a retention run spends on stays and sums. The connection's `last_seen_at` waits for it.
+const COMPUTED_BEFORE_DELETION: Duration = Duration::from_secs(5);
+
+/// Sums that are final.
+#[derive(Debug)]
+pub(super) struct FinalRollups {
+    /// End of their time. Before the time that was asked for if not all are computed.
+    pub before: OffsetDateTime,
+    /// Reason why they could not be computed.
+    pub problem: Option<String>,
+}
 
 /// Hours and days to compute of those that are marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,12 +169,11 @@ impl Store {
     }
 
     /// Makes the sums of hours and days before a time final, because events before it are about to be
-    /// deleted. Returns the time before which they are final: an earlier one if stays or sums are not
-    /// computed up to there.
+    /// deleted: as far as stays and sums are computed.
     pub(super) async fn keep_rollups_before(
         &self,
         cutoff: OffsetDateTime,
-    ) -> Result<OffsetDateTime, DbError> {
+    ) -> Result<FinalRollups, DbError> {
         const RAISE: &str = "
             update centiloc.rollup_floor f
                set kept = greatest(kept, least(
@@ -172,38 +184,63 @@ impl Store {
                        (select date_bin('24 hours', min(m), timestamptz '2000-01-01 00:00+00')
                           from centiloc.stay_pending
                          cross join lateral unnest(momenta) as m
-                         where m >= f.kept
-                           and m < $1)))
+                         where m < $1)))
             returning greatest(kept, '2015-01-01') as kept";
         let until = day_after(cutoff);
-        self.compute_before(until).await?;
-        let raise = sqlx::query_scalar(RAISE).bind(until);
-        self.with_db(async |db| db.query(|conn| raise.fetch_one(conn)).await).await
+        let mut problem = None;
+        match self.compute_before(until).await {
+            Err(error) if error.is_from_server() => problem = Some(error.to_string()),
+            other => other?,
+        }
+        let raise = async |db: &mut Db| {
+            // What is marked and what is computed belong together.
+            db.execute(LOCK).await?;
+            let raise = sqlx::query_scalar(RAISE).bind(until);
+            db.query(|conn| raise.fetch_one(conn)).await
+        };
+        let before = match self.with_db(async |db| db.transaction(raise).await).await {
+            Err(error) if error.is_from_server() => {
+                problem = Some(error.to_string());
+                EARLIEST
+            }
+            other => other?,
+        };
+        Ok(FinalRollups { before, problem })
     }
 
-    /// Computes stays and sums before a time, as far as they are computed within a minute and by no other
-    /// process.
+    /// Computes stays and sums before a time, for some seconds at most: the task `stays` does most of it.
     async fn compute_before(&self, until: OffsetDateTime) -> Result<(), DbError> {
         const IS_PENDING: &str = "
             select exists (
                    select
                      from centiloc.stay_pending
                     cross join lateral unnest(momenta) as m
-                    where m >= (select kept from centiloc.rollup_floor)
-                      and m < $1)";
+                    where m < $1),
+                   exists (
+                   select
+                     from centiloc.rollup_pending
+                    where start >= (select kept from centiloc.rollup_floor)
+                      and start < $1)
+                   or (select marked < $1 from centiloc.rollup_floor)";
         let end = Instant::now() + COMPUTED_BEFORE_DELETION;
+        let mut events = FIRST_EVENTS;
         while Instant::now() < end {
             progress::tick();
-            let is_pending = sqlx::query_scalar(IS_PENDING).bind(until);
-            let is_pending =
-                self.with_db(async |db| db.query(|conn| is_pending.fetch_one(conn)).await).await?;
-            let is_more = if is_pending {
-                self.compute_some_stays(FIRST_EVENTS).await?.tags > 0
-            } else {
-                self.compute_some_rollups(DueRollups::Before(until)).await?
+            let pending = sqlx::query_as(IS_PENDING).bind(until);
+            let pending = self.with_db(async |db| db.query(|conn| pending.fetch_one(conn)).await);
+            let started = Instant::now();
+            let computed = match pending.await? {
+                (true, _) => self.compute_some_stays(events).await.map(|round| round.tags > 0),
+                (false, true) => self.compute_some_rollups(DueRollups::Before(until)).await,
+                (false, false) => break,
             };
-            if !is_more {
-                break;
+            match computed {
+                Ok(true) => events = next_events(events, started.elapsed()),
+                Ok(false) => tokio::time::sleep(OTHERS_PAUSE).await,
+                Err(error) if error.class == ErrorClass::Halve && events > LEAST_EVENTS => {
+                    events = fewer(events);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

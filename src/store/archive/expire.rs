@@ -45,8 +45,8 @@ impl Store {
         let cutoff = kept.try_into().ok().and_then(|kept| now.checked_sub(kept));
         let Some(cutoff) = cutoff else { return Ok(outcome) };
         let computed = self.keep_rollups_before(cutoff).await?;
-        outcome.problems.extend(held_back(cutoff, computed));
-        let written = self.archive_all(folder, cutoff, computed, &mut outcome).await;
+        outcome.problems.extend(held_back(cutoff, &computed));
+        let written = self.archive_all(folder, cutoff, computed.before, &mut outcome).await;
         match written {
             Ok(()) => Ok(outcome),
             Err(ArchiveError::File(error)) => {

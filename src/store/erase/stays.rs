@@ -70,6 +70,18 @@ fn delete_stays(condition: &str, since: &str) -> String {
     )
 }
 
+/// Has the hour and the day computed again whose beginnings are before a time.
+const MARK_REST: &str = "
+    with marked as (
+        insert into centiloc.rollup_pending (width, start)
+        select width, date_bin(width, $1, timestamptz '2000-01-01 00:00+00')
+          from (values (interval '1 hour'), (interval '1 day')) as w (width)
+         where $1 > (select kept from centiloc.rollup_floor)
+           and $1 between '2015-01-01' and now()
+        on conflict (width, start) do nothing
+        returning 1)
+    select count(*) as rows from marked";
+
 /// Takes the boards whose item events are all gone.
 const UNKNOWN_BOARD: &str =
     "(tenant, board_sn) not in (select tenant, board_sn from centiloc.board_activity)";
@@ -119,6 +131,7 @@ impl Eraser<'_> {
                 self.locked(deletion("location_hour", "hour < $1")).await?;
                 self.locked(deletion("product_day", "day < $1")).await?;
                 self.locked(deletion("dwell_day", "day < $1")).await?;
+                self.locked(MARK_REST.to_owned()).await?;
                 self.locked(deletion("change_batch", "committed_at < $1")).await?;
                 self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
                     .await?;

@@ -12,6 +12,7 @@ use crate::store::error::{DbError, ErrorClass, StoreError};
 use crate::store::kinds;
 use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
 use crate::store::query::Db;
+use crate::store::rollups::FinalRollups;
 
 /// Retention of dead letters after their replay, and of connections after their end.
 const KEPT: time::Duration = time::Duration::days(90);
@@ -126,12 +127,13 @@ fn default_sql(table: &str, default: &str) -> String {
 /// Describes why events are kept beyond their retention, if they are.
 pub(in crate::store) fn held_back(
     cutoff: OffsetDateTime,
-    computed: OffsetDateTime,
+    computed: &FinalRollups,
 ) -> Option<String> {
-    (computed < cutoff).then(|| {
+    let before = computed.before;
+    (before < cutoff).then(|| {
+        let problem = computed.problem.as_deref().unwrap_or("not computed yet");
         format!(
-            "events from {computed} on are kept for now, because their stays and sums of hours and \
-             days are not computed yet"
+            "events from {before} on are kept for now, because of their stays and sums: {problem}"
         )
     })
 }
@@ -181,16 +183,12 @@ impl Store {
         with_events: bool,
         deleted: &mut RetentionOutcome,
     ) -> Result<(), DbError> {
-        let computed = match self.keep_rollups_before(cutoff).await {
-            Err(error) if error.is_from_server() => {
-                deleted.overdue = None;
-                deleted.problems.push(format!("sums of hours and days: {error}"));
-                return Ok(());
-            }
-            other => other?,
-        };
+        let computed = self.keep_rollups_before(cutoff).await?;
         if with_events {
-            deleted.problems.extend(held_back(cutoff, computed));
+            deleted.problems.extend(held_back(cutoff, &computed));
+        }
+        let computed = computed.before;
+        if with_events {
             for kind in EventKind::ALL {
                 self.delete_events(kind, cutoff, computed, deleted).await?;
             }

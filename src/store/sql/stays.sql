@@ -88,7 +88,8 @@ with taken as (
               and tenant = tag.tenant
               and momentum >= tag.since
               and (momentum <= received_at + interval '24 hours'
-                   -- One that was dated too far ahead when it was stored decides nothing later.
+                   -- One that was dated too far ahead when it was stored is in no state. It counts only
+                   -- after a later event of the tag on that board.
                    or centiloc.is_plausible(momentum, received_at)
                       and exists (
                           select
@@ -250,6 +251,8 @@ with taken as (
      union all
     select distinct interval '1 day', date_bin('1 day', hour, timestamptz '2000-01-01 00:00+00')
       from dirty_hour
+    -- Others insert in the same order, so that none waits for another in a circle.
+     order by 1, 2
     on conflict (width, start) do nothing
 ), place as materialized (
     select tag.tenant, tag.uid, coalesce(newest.board_sn, known.board_sn) as board_sn

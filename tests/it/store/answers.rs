@@ -79,4 +79,10 @@ async fn senseless_arguments_are_refused() {
         let error = fixture.db.rows(&sql).await.expect_err(question).to_string();
         assert!(error.contains(cure), "{question}: {error}");
     }
+    let prepared = "set plan_cache_mode = force_generic_plan;
+                    prepare q (text) as select * from centiloc.dwell(now() - interval '1 day', now(), $1);
+                    execute q ('room')";
+    let mut session = fixture.db.connect().await.unwrap();
+    let error = sqlx::raw_sql(prepared).execute(&mut session).await.unwrap_err().to_string();
+    assert!(error.contains("dwell by 'room'"), "{error}");
 }

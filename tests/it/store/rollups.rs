@@ -9,7 +9,7 @@ use crate::support::database::Database;
 use crate::support::store::{StoreFixture, at, item};
 
 /// Computes the sums of a table by their definition, from all events and stays.
-fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String {
+pub(super) fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String {
     let floor = |time: &str| format!("date_bin('{width}', {time}, '2000-01-01 00:00+00')");
     format!(
         "with bucket as (
@@ -43,7 +43,12 @@ fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String
 }
 
 /// Returns the rows of a table that differ from its definition.
-async fn differences(db: &Database, table: &str, definition: &str, ended: &str) -> Vec<String> {
+pub(super) async fn differences(
+    db: &Database,
+    table: &str,
+    definition: &str,
+    ended: &str,
+) -> Vec<String> {
     let computed = format!("select * from centiloc.{table}");
     let expected = format!("select {} from ({definition}) d where {ended} <= now()", "*");
     let sql = format!(

@@ -6,6 +6,7 @@ use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::rollups::DueRollups;
 use time::OffsetDateTime;
 
+use super::rollups::{by_definition, differences};
 use crate::support::database::Database;
 use crate::support::store::{StoreFixture, arrives, at, item, leaves};
 
@@ -148,16 +149,41 @@ async fn stays_last_as_long_as_events() {
 }
 
 #[tokio::test]
-async fn late_events_hold_no_final_days() {
+async fn late_events_count_after_final_days() {
     let fixture = StoreFixture::new().await;
     fixture.items(&[arrives("U", "A", 1), leaves("U", "A", 2 * DAY)]).await;
     fixture.store.compute_all_stays().await.unwrap();
     let retained = Some(Duration::from_secs(86_400));
     fixture.store.delete_expired(retained, at(10 * DAY)).await.unwrap();
-    // Of a day that is final.
+    // Of a day that is final, but it lies there since then.
     fixture.items(&[arrives("V", "A", DAY)]).await;
     let deleted = fixture.store.delete_expired(retained, at(12 * DAY)).await.unwrap();
     assert_eq!(deleted.problems, Vec::<String>::new());
     let kept = "select kept = '2025-03-21' from centiloc.rollup_floor";
     assert!(fixture.db.value::<bool>(kept).await);
+    let lying = "(select from centiloc.board_hour
+                   where hour >= '2025-03-20' and hour < '2025-03-21' and items = 1) h";
+    assert_eq!(fixture.db.count(lying).await, 24);
+}
+
+#[tokio::test]
+async fn erasing_twice_keeps_sums_exact() {
+    let fixture = StoreFixture::new().await;
+    let hours = |uid: &str, board: &str| {
+        [item(uid, board, hours_ago(99), true), item(uid, board, hours_ago(70), false)]
+    };
+    fixture.items(&[hours("U", "A"), hours("V", "B")].concat()).await;
+    fixture.items(&[item("W", "A", hours_ago(80) + time::Duration::MINUTE, true)]).await;
+    compute_all(&fixture).await;
+    let before = hours_ago(80) + time::Duration::seconds(30);
+    let before = before.format(&time::format_description::well_known::Rfc3339).unwrap();
+    for run in 1..=2 {
+        let erased = fixture.run(&["erase", "--before", &before]).await;
+        assert!(erased.status.success(), "{erased:?}");
+        compute_all(&fixture).await;
+        let definition = by_definition("board_sn", "coalesce(board_sn, '')", "hour", "1 hour");
+        let ended = "hour + interval '1 hour'";
+        let wrong = differences(&fixture.db, "board_hour", &definition, ended).await;
+        assert!(wrong.is_empty(), "run {run}: {wrong:#?}");
+    }
 }
