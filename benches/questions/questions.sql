@@ -31,6 +31,16 @@ select * from centiloc.stock_by_shelf
 -- items not seen for an hour | 100
 select * from centiloc.items_not_seen_since(now() - interval '1 hour')
 
+-- hourly rates, 30 days | 50
+select * from centiloc.movement_rate('1 hour', now() - interval '30 days', now())
+-- before
+select date_bin('1 hour', momentum, '2000-01-01 00:00+00'), tenant, board_sn, count(*),
+       count(*) filter (where is_in), count(*) filter (where not is_in)
+  from centiloc.item_event where momentum >= now() - interval '30 days' group by 1, 2, 3
+
+-- daily rates, 30 days | 50
+select * from centiloc.movement_rate('1 day', now() - interval '30 days', now())
+
 -- dwell by board, 1 day | 20
 select * from centiloc.dwell(now() - interval '1 day', now())
 -- before

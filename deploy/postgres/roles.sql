@@ -49,6 +49,8 @@ begin
     execute format('grant centiloc_writer to %s', owner);
     for item_events in
         select relid from pg_partition_tree('centiloc.item_event')
+         union
+        select to_regclass(held_in) from centiloc.archive_file where to_regclass(held_in) is not null
     loop
         execute format('alter table %s owner to centiloc_writer', item_events);
         execute format('grant all on %s to centiloc_writer', item_events);
@@ -112,9 +114,13 @@ begin
         select c.oid::regclass as name
           from pg_class c
          where c.relnamespace = 'centiloc'::regnamespace
-           and (c.relname = 'dead_letter'
-                or (right(c.relname, 6) = '_event' and c.relkind = 'r')
-                or c.oid in (select relid from pg_partition_tree('centiloc.item_event')))
+           and c.relkind in ('r', 'p')
+           and exists (
+               select
+                 from pg_attribute
+                where attrelid = c.oid
+                  and attname = 'payload'
+                  and not attisdropped)
     loop
         execute format('revoke select on %s from centiloc_reader', relation.name);
     end loop;

@@ -11,6 +11,45 @@ const MAX_NUMBER: f64 = 1e7;
 /// Longest serial number, reference, name or label, bytes. Indexes take no longer ones.
 const MAX_NAME: usize = 500;
 
+/// Keys of all mappings, to suggest for a misspelt one.
+const KEYS: [&str; 17] = [
+    "boards",
+    "dimensions_mm",
+    "floor",
+    "furniture",
+    "furniture_sn",
+    "labels",
+    "led_strips",
+    "locations",
+    "name",
+    "offsets_mm",
+    "origin_coord",
+    "reference",
+    "rot_angles",
+    "shelves",
+    "sn",
+    "weight",
+    "z_rot_angle",
+];
+
+/// Similarity from which on a key is suggested, of at most 1.
+const SUGGESTED: f64 = 0.7;
+
+/// Returns a question for the known key that is most similar to an unknown one.
+fn suggestion(unknown: &str) -> Option<String> {
+    let similarity = |known| strsim::normalized_damerau_levenshtein(unknown, known);
+    let nearest = KEYS.into_iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    let is_near = similarity(nearest) >= SUGGESTED && nearest != unknown;
+    is_near.then(|| format!("did you mean {nearest}?"))
+}
+
+fn with_suggestion(text: &str, unknown: &str) -> String {
+    match suggestion(unknown) {
+        Some(suggestion) => format!("{text}; {suggestion}"),
+        None => text.to_owned(),
+    }
+}
+
 /// Remarks about one file.
 #[derive(Debug)]
 pub(super) struct FileRemarks<'a> {
@@ -54,6 +93,16 @@ impl Fields {
 
     pub fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Lists the keys, with a suggestion for the first one that is misspelt.
+    pub fn listed(&self) -> String {
+        let keys: Vec<&str> = self.entries.iter().map(|entry| entry.key.as_str()).collect();
+        let list = if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+        match keys.into_iter().find_map(suggestion) {
+            Some(suggestion) => format!("{list} ({suggestion})"),
+            None => list,
+        }
     }
 
     /// Returns the path to a key of this mapping.
@@ -182,7 +231,8 @@ impl Fields {
     }
 
     fn keep(&mut self, key: String, line: usize, node: &YamlNode, remarks: &mut FileRemarks<'_>) {
-        let notice = remarks.remark(line, &self.path(&key), "kept in column extra");
+        let notice =
+            remarks.remark(line, &self.path(&key), with_suggestion("kept in column extra", &key));
         remarks.notices.push(notice);
         self.kept.insert(key, node.to_json());
     }
@@ -198,7 +248,8 @@ impl Fields {
     /// Reports everything that was not taken, where no row could keep it.
     pub fn ignore_rest(self, remarks: &mut FileRemarks<'_>) {
         for entry in &self.entries {
-            let notice = remarks.remark(entry.line, &self.path(&entry.key), "ignored");
+            let text = with_suggestion("ignored", &entry.key);
+            let notice = remarks.remark(entry.line, &self.path(&entry.key), text);
             remarks.notices.push(notice);
         }
     }
@@ -286,5 +337,26 @@ pub(super) fn found(node: &YamlNode) -> String {
         },
         YamlValue::List(items) => format!("a list of {}", items.len()),
         YamlValue::Mapping(_) => "keys and values".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::yaml::parse;
+    use super::*;
+
+    #[test]
+    fn misspelt_keys_get_a_suggestion() {
+        for (yaml, listed) in [
+            ("sn: S1\nbords: []\n", "sn, bords (did you mean boards?)"),
+            ("shelfs: []\n", "shelfs (did you mean shelves?)"),
+            ("room: 1\n", "room"),
+            ("{}\n", "nothing"),
+        ] {
+            let node = parse(yaml).0.remove(0);
+            let mut remarks = FileRemarks { file: "f", problems: vec![], notices: vec![] };
+            let fields = Fields::of(node, "", &mut remarks).unwrap();
+            assert_eq!(fields.listed(), listed);
+        }
     }
 }

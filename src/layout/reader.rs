@@ -100,9 +100,11 @@ impl LayoutReader {
             (true, false) => self.furniture(fields, remarks),
             (false, true) => self.shelf(fields, None, remarks),
             (true, true) | (false, false) => {
-                let text = "expected a shelf (with boards or locations) or furniture (with \
-                            shelves), found neither; put it in a list below the key shelves or \
-                            furniture";
+                let text = format!(
+                    "expected a shelf (with boards or locations) or furniture (with shelves), found {}; \
+                     put it in a list below the key shelves or furniture",
+                    fields.listed()
+                );
                 remarks.problem(fields.line, path, text);
             }
         }

@@ -153,7 +153,7 @@ colour: {ral: 9010, codes: [1.5, 1e3, 007, yes, null, \"2\", 9999999999999999999
 boards:
   - sn: B1
     offsets_mm: [1, 2, 3]
-    slot: A
+    refrence: A
 ");
     let extra = found.layout.shelves[0].extra.clone().unwrap();
     let codes = json!([1.5, 1e3, "007", "yes", null, "2", "99999999999999999999"]);
@@ -162,13 +162,13 @@ boards:
     assert_eq!((board.x_mm, board.y_mm), (Some(1.0), Some(2.0)));
     assert_eq!(
         board.extra.clone().map(Value::Object),
-        Some(json!({ "offsets_mm": [1, 2, 3], "slot": "A" }))
+        Some(json!({ "offsets_mm": [1, 2, 3], "refrence": "A" }))
     );
     assert_eq!(
         shown(&found.notices),
         [
             "ward.yaml:5: boards[0].offsets_mm: kept in column extra",
-            "ward.yaml:6: boards[0].slot: kept in column extra",
+            "ward.yaml:6: boards[0].refrence: kept in column extra; did you mean reference?",
             "ward.yaml:2: colour: kept in column extra"
         ]
     );

@@ -239,7 +239,7 @@ fn advice(sqlstate: &str) -> Option<&'static str> {
     match sqlstate {
         "28P01" | "28000" => Some("check the user and password in database.url, and pg_hba.conf"),
         "3D000" => Some("create the database, or correct database.url"),
-        "42501" => Some("grant the role in database.url its privileges on schema centiloc"),
+        "42501" => Some("grant the role in database.url its privileges, or name the owner there"),
         "42P01" | "42703" | "42883" | "3F000" => Some("run `centiloc-bridge migrate`"),
         "25006" => Some("the server is read-only: a standby, or full"),
         "53100" => Some("free disk space on the database server"),

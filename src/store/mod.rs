@@ -76,6 +76,7 @@ pub struct Store {
     events_stored: Notify,
     /// True if NOTIFY announces new rows of `change_batch`.
     notify: bool,
+    rollup_span: rollups::RollupSpan,
 }
 
 impl Store {
@@ -102,6 +103,7 @@ impl Store {
             prepared: watch::Sender::new(false),
             events_stored: Notify::new(),
             notify: config.notify,
+            rollup_span: rollups::RollupSpan::default(),
             connector,
         })
     }

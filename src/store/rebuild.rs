@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Store;
 use super::error::{DbError, StoreError};
 use super::query::Db;
+use super::rollups::DueRollups;
 use super::stays::{FIRST_EVENTS, LEAST_EVENTS, OTHERS_PAUSE, fewer, next_events};
 
 /// Bounds the statement that queues everything, which reads all states of tags.
@@ -150,7 +151,7 @@ impl Store {
             let started = Instant::now();
             let computed = match target {
                 RebuildTarget::Stays => self.compute_stays(events).await.map(|r| r.tags > 0),
-                RebuildTarget::Rollups => self.compute_rollups().await,
+                RebuildTarget::Rollups => self.compute_rollups(DueRollups::All).await,
             };
             match computed {
                 Ok(true) => events = next_events(events, started.elapsed()),

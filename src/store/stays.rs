@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 use super::error::{DbError, StoreError};
 use super::query::Db;
+use super::rollups::DueRollups;
 use crate::progress::{self, idle};
 use crate::telemetry::Metrics;
 
@@ -58,10 +59,10 @@ pub(super) const LEAST_EVENTS: i64 = 100;
 const MOST_EVENTS: i64 = 100_000;
 
 /// A round that took less lets the next one read more events.
-const SHORT_ROUND: Duration = Duration::from_millis(300);
+pub(super) const SHORT_ROUND: Duration = Duration::from_millis(300);
 
 /// A round that took more lets the next one read fewer events.
-const LONG_ROUND: Duration = Duration::from_secs(1);
+pub(super) const LONG_ROUND: Duration = Duration::from_secs(1);
 
 /// Most batches of one round. Their tags are merged, so that more cost little.
 const BATCHES: i64 = 512;
@@ -146,7 +147,7 @@ async fn compute_rounds(parts: &StaysParts) {
 
 /// Computes some sums of hours and days. Returns true if more are left.
 async fn compute_rollups(parts: &StaysParts) -> bool {
-    match parts.store.compute_rollups().await {
+    match parts.store.compute_rollups(DueRollups::Settled).await {
         Ok(is_more) => is_more,
         Err(error) => {
             // The next round has the same error, or succeeds.
@@ -187,8 +188,12 @@ impl Store {
     /// Computes stays of the tags of pending batches, the oldest first, from about so many events.
     /// Does nothing while another process computes.
     pub async fn compute_stays(&self, events: i64) -> Result<StaysRound, StoreError> {
+        Ok(self.compute_some_stays(events).await?)
+    }
+
+    pub(super) async fn compute_some_stays(&self, events: i64) -> Result<StaysRound, DbError> {
         let notify = self.notify;
-        Ok(self.with_db(async |db| round(db, events, notify).await).await?)
+        self.with_db(async |db| round(db, events, notify).await).await
     }
 
     /// Computes stays until no batch is pending.

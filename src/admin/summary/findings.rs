@@ -361,7 +361,7 @@ fn retention(situation: &Situation<'_>) -> Option<Finding> {
         part: "retention",
         problem: format!("events are kept {} too long", span(overdue)),
         effect: "The table grows beyond retention.events.".into(),
-        remedy: "end long queries on item_event, and see the log",
+        remedy: "see the log: make room in retention.archive_dir, or end long queries on item_event",
     };
-    Some(texts.because(Verdict::Degraded, "a partition could not be dropped"))
+    Some(texts.because(Verdict::Degraded, "a partition could not be archived or dropped yet"))
 }

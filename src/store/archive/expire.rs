@@ -12,7 +12,7 @@ use crate::files;
 use crate::store::Store;
 use crate::store::error::{DbError, StoreError};
 use crate::store::kinds;
-use crate::store::maintenance::not_restored;
+use crate::store::maintenance::{held_back, not_restored};
 use crate::store::partitions::span::PartitionRange;
 use crate::store::partitions::{
     self, ListedPartition, become_maker, default_partition, free_name, pause,
@@ -44,8 +44,9 @@ impl Store {
         let mut outcome = ArchiveOutcome::default();
         let cutoff = kept.try_into().ok().and_then(|kept| now.checked_sub(kept));
         let Some(cutoff) = cutoff else { return Ok(outcome) };
-        self.keep_rollups_before(cutoff).await?;
-        let written = self.archive_all(folder, cutoff, &mut outcome).await;
+        let computed = self.keep_rollups_before(cutoff).await?;
+        outcome.problems.extend(held_back(cutoff, &computed));
+        let written = self.archive_all(folder, cutoff, computed.before, &mut outcome).await;
         match written {
             Ok(()) => Ok(outcome),
             Err(ArchiveError::File(error)) => {
@@ -64,6 +65,7 @@ impl Store {
         &self,
         folder: &Path,
         cutoff: OffsetDateTime,
+        computed: OffsetDateTime,
         outcome: &mut ArchiveOutcome,
     ) -> Result<(), ArchiveError> {
         let overdue = |until| Duration::try_from(cutoff - until).unwrap_or_default();
@@ -79,6 +81,10 @@ impl Store {
         let mut attempts = ATTEMPTS;
         let mut blocked = None;
         for named in partitions {
+            if named.range.to > computed {
+                blocked = blocked.or(Some(named.range.to));
+                continue;
+            }
             check_folder(folder).await?;
             match self.detach(&named, attempts).await {
                 Ok(record) => self.write_and_drop(folder, &record, outcome).await?,
@@ -93,8 +99,8 @@ impl Store {
         }
         outcome.overdue = blocked.map_or(Duration::ZERO, overdue);
         // Rows without a partition go by spans too, so that there is not a file every hour.
-        let span = PartitionRange::around(cutoff, self.partitions.span());
-        let end = span.map_or(cutoff, |span| span.from);
+        let end = cutoff.min(computed);
+        let end = PartitionRange::around(end, self.partitions.span()).map_or(end, |span| span.from);
         for kind in EventKind::ALL {
             self.archive_rows(folder, kind, end, outcome).await?;
         }
@@ -121,6 +127,24 @@ impl Store {
         });
         listed.sort_by_key(|named| named.range);
         Ok(listed)
+    }
+
+    /// Returns the start of the events that are kept if those before `until` are not, or of those that
+    /// could not be dropped yet.
+    pub(in crate::store) async fn first_retained(
+        &self,
+        until: OffsetDateTime,
+    ) -> Result<OffsetDateTime, DbError> {
+        let (listed, restored) = self
+            .with_db(async |db| Ok((partitions::list(db).await?, restored_ranges(db).await?)))
+            .await?;
+        let span = PartitionRange::around(until, self.partitions.span());
+        let partitions = listed.into_iter().map(|named| named.range);
+        let partitions =
+            partitions.filter(|range| !restored.iter().any(|other| other.overlaps(range)));
+        let pending = self.pending_archives().await?.into_iter().map(|record| record.from_at);
+        let starts = partitions.map(|range| range.from).chain(pending);
+        Ok(starts.chain(span.map(|span| span.from)).fold(until, OffsetDateTime::min))
     }
 
     /// Detaches a partition and records it, in one transaction.

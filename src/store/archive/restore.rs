@@ -34,6 +34,9 @@ pub enum RestoreError {
         path = .0.display()
     )]
     Unknown(PathBuf),
+    /// There is no such file.
+    #[error("{path}: there is no such file; `archive list` shows the names", path = .0.display())]
+    Missing(PathBuf),
     /// The description names a table that does not exist here.
     #[error("{path}: it holds rows of the table {table}, which this version does not restore", path = .path.display())]
     Table {
@@ -112,6 +115,9 @@ impl Store {
 
     /// Returns the description next to a file, else that of the database.
     async fn describe(&self, path: &Path) -> Result<ArchiveDescription, RestoreError> {
+        if !tokio::fs::try_exists(path).await.unwrap_or(true) {
+            return Err(RestoreError::Missing(path.to_owned()));
+        }
         let file = path.to_owned();
         let read = files::apart(move || archive::description(&file)).await;
         let read = read.map_err(|error| ArchiveFileError::of_thread(path, &error))??;

@@ -39,7 +39,8 @@ const OF_TAG: &str = "
              having count(*) > 0)
     select 0::bigint as rows";
 
-/// Deletes stays that a condition takes, and has their tags computed again from a momentum on.
+/// Deletes stays that a condition takes, and has their tags computed again from a momentum on, with the
+/// sums since then.
 fn delete_stays(condition: &str, since: &str) -> String {
     let rows = sql::ROWS;
     format!(
@@ -52,10 +53,34 @@ fn delete_stays(condition: &str, since: &str) -> String {
               again as (
              insert into centiloc.stay_pending (tenants, uids, momenta)
              select array_agg(tenant), array_agg(uid), array_agg({since}) from gone
-             having count(*) > 0)
+             having count(*) > 0),
+              marked as (
+             insert into centiloc.rollup_pending (width, start)
+             select w.width, start
+               from (select greatest(min({since}), '2015-01-01',
+                                     (select kept from centiloc.rollup_floor)) as since
+                       from gone
+                     having count(*) > 0) oldest
+              cross join (values (interval '1 hour'), (interval '1 day')) as w (width)
+              cross join lateral generate_series(
+                        date_bin(w.width, since, timestamptz '2000-01-01 00:00+00'), now(),
+                        make_interval(secs => extract(epoch from w.width))) as start
+                 on conflict (width, start) do nothing)
          select count(*) as rows from gone"
     )
 }
+
+/// Has the hour and the day computed again whose beginnings are before a time.
+const MARK_REST: &str = "
+    with marked as (
+        insert into centiloc.rollup_pending (width, start)
+        select width, date_bin(width, $1, timestamptz '2000-01-01 00:00+00')
+          from (values (interval '1 hour'), (interval '1 day')) as w (width)
+         where $1 > (select kept from centiloc.rollup_floor)
+           and $1 between '2015-01-01' and now()
+        on conflict (width, start) do nothing
+        returning 1)
+    select count(*) as rows from marked";
 
 /// Takes the boards whose item events are all gone.
 const UNKNOWN_BOARD: &str =
@@ -106,6 +131,7 @@ impl Eraser<'_> {
                 self.locked(deletion("location_hour", "hour < $1")).await?;
                 self.locked(deletion("product_day", "day < $1")).await?;
                 self.locked(deletion("dwell_day", "day < $1")).await?;
+                self.locked(MARK_REST.to_owned()).await?;
                 self.locked(deletion("change_batch", "committed_at < $1")).await?;
                 self.run(&[SqlStatement::new(deletion("board_usual_interval", UNKNOWN_BOARD))])
                     .await?;

@@ -21,7 +21,7 @@ use crate::store::error::{DbError, StoreError};
 use crate::store::maintenance::members::{GroupMembership, MemberWatch};
 use crate::store::maintenance::payload_retention::PayloadSweep;
 use crate::store::maintenance::retention::RetentionOutcome;
-pub(in crate::store) use crate::store::maintenance::retention::not_restored;
+pub(in crate::store) use crate::store::maintenance::retention::{held_back, not_restored};
 use crate::store::maintenance::silence::SilenceWatch;
 pub use crate::store::partitions::UpkeepOutcome;
 use crate::store::{Store, clocks};

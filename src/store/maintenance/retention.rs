@@ -12,6 +12,7 @@ use crate::store::error::{DbError, ErrorClass, StoreError};
 use crate::store::kinds;
 use crate::store::partitions::{self, ListedPartition, become_maker, default_partition, pause};
 use crate::store::query::Db;
+use crate::store::rollups::FinalRollups;
 
 /// Retention of dead letters after their replay, and of connections after their end.
 const KEPT: time::Duration = time::Duration::days(90);
@@ -123,6 +124,20 @@ fn default_sql(table: &str, default: &str) -> String {
     )
 }
 
+/// Describes why events are kept beyond their retention, if they are.
+pub(in crate::store) fn held_back(
+    cutoff: OffsetDateTime,
+    computed: &FinalRollups,
+) -> Option<String> {
+    let before = computed.before;
+    (before < cutoff).then(|| {
+        let problem = computed.problem.as_deref().unwrap_or("not computed yet");
+        format!(
+            "events from {before} on are kept for now, because of their stays and sums: {problem}"
+        )
+    })
+}
+
 impl Store {
     /// Deletes what is past its time at `now`. `events` is `retention.events`. `None` keeps them.
     /// Fails only if the server does not answer.
@@ -152,22 +167,42 @@ impl Store {
         let mut deleted =
             RetentionOutcome { overdue: Some(Duration::ZERO), ..RetentionOutcome::default() };
         if let Some(cutoff) = events.and_then(|kept| now.checked_sub(kept.try_into().ok()?)) {
-            let kept = self.keep_rollups_before(cutoff).await;
-            deleted.count("sums of hours and days", kept.map(|()| 0))?;
-            if with_events {
-                for kind in EventKind::ALL {
-                    self.delete_events(kind, cutoff, &mut deleted).await?;
-                }
-                self.warn_of_pending_archives(&mut deleted).await?;
-            }
-            let stays = self.delete_rows(STAYS, cutoff).await;
-            deleted.stays = deleted.count("stays", stays)?;
+            self.delete_old(cutoff, with_events, &mut deleted).await?;
         }
         let letters = self.delete_rows(LETTERS, now - KEPT).await;
         deleted.dead_letters = deleted.count("dead letters", letters)?;
         let connections = self.delete_rows(CONNECTIONS, now - KEPT).await;
         deleted.connections = deleted.count("connections", connections)?;
         Ok(deleted)
+    }
+
+    /// Deletes events and stays before `cutoff`, as far as sums are computed.
+    async fn delete_old(
+        &self,
+        cutoff: OffsetDateTime,
+        with_events: bool,
+        deleted: &mut RetentionOutcome,
+    ) -> Result<(), DbError> {
+        let computed = self.keep_rollups_before(cutoff).await?;
+        if with_events {
+            deleted.problems.extend(held_back(cutoff, &computed));
+        }
+        let computed = computed.before;
+        if with_events {
+            for kind in EventKind::ALL {
+                self.delete_events(kind, cutoff, computed, deleted).await?;
+            }
+            self.warn_of_pending_archives(deleted).await?;
+        }
+        let stays = self.delete_stays(cutoff.min(computed)).await;
+        deleted.stays = deleted.count("stays", stays)?;
+        Ok(())
+    }
+
+    /// Deletes stays that ended before the first events that are kept: functions read both.
+    async fn delete_stays(&self, until: OffsetDateTime) -> Result<u64, DbError> {
+        let first = self.first_retained(until).await?;
+        self.delete_rows(STAYS, first).await
     }
 
     /// Reports tables that wait for an archive which is turned off.
@@ -188,17 +223,18 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes the events of a kind before `cutoff`.
+    /// Deletes the events of a kind before `cutoff`, as far as sums are computed.
     async fn delete_events(
         &self,
         kind: EventKind,
         cutoff: OffsetDateTime,
+        computed: OffsetDateTime,
         deleted: &mut RetentionOutcome,
     ) -> Result<(), DbError> {
         let (tables, kind) = (kinds::tables(kind), kind.as_str());
         let (step, rows) = if tables.is_partitioned() {
-            self.drop_partitions(cutoff, deleted).await?;
-            let rows = self.delete_from_default(tables.event_table(), cutoff).await;
+            self.drop_partitions(cutoff, computed, deleted).await?;
+            let rows = self.delete_from_default(tables.event_table(), cutoff.min(computed)).await;
             (format!("{kind} events without a partition"), rows)
         } else {
             let rows = self.delete_rows(&events_sql(tables.event_table()), cutoff).await;
@@ -208,10 +244,11 @@ impl Store {
         Ok(())
     }
 
-    /// Drops the partitions that end at `cutoff` or before.
+    /// Drops the partitions that end at `cutoff` or before, as far as sums are computed.
     async fn drop_partitions(
         &self,
         cutoff: OffsetDateTime,
+        computed: OffsetDateTime,
         deleted: &mut RetentionOutcome,
     ) -> Result<(), DbError> {
         let listed = match self.expired_partitions(cutoff).await {
@@ -225,12 +262,14 @@ impl Store {
         // A reader that blocks one also blocks the next: there, one attempt is enough.
         let mut attempts = ATTEMPTS;
         for named in listed {
-            let dropped = self.drop_partition(&named, attempts).await;
-            if deleted.count(&named.table, dropped)? == 1 {
-                deleted.partitions += 1;
-                continue;
+            if named.range.to <= computed {
+                let dropped = self.drop_partition(&named, attempts).await;
+                if deleted.count(&named.table, dropped)? == 1 {
+                    deleted.partitions += 1;
+                    continue;
+                }
+                attempts = 1;
             }
-            attempts = 1;
             let overdue = Duration::try_from(cutoff - named.range.to).unwrap_or_default();
             // A partition that ends at the cutoff is overdue, too.
             deleted.overdue = deleted.overdue.max(Some(overdue.max(Duration::from_millis(1))));

@@ -33,6 +33,17 @@ pub(super) enum MakeAttempt {
     Left(&'static str),
 }
 
+/// Makes a member of the role that owns `item_event` act as that role, so that it owns new tables too,
+/// and no default privileges of the member apply to them.
+const AS_OWNER: &str = "
+    select set_config('role', rolname, true)
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_roles r on r.oid = c.relowner
+     where c.oid = 'centiloc.item_event'::regclass
+       and rolname <> current_user
+       and pg_has_role(current_user, r.oid, 'member')
+       and has_schema_privilege(r.oid, c.relnamespace, 'create')";
+
 /// Limits the waits of the open transaction and makes it the only maker of partitions.
 pub(in crate::store) async fn become_maker(
     db: &mut Db,
@@ -41,7 +52,7 @@ pub(in crate::store) async fn become_maker(
     let sql = format!(
         "set local statement_timeout = '{statement_timeout}';
          set local lock_timeout = '{MAKER_TIMEOUT}'; {LOCK};
-         set local lock_timeout = '{LOCK_TIMEOUT}'"
+         set local lock_timeout = '{LOCK_TIMEOUT}'; {AS_OWNER}"
     );
     db.execute(sql).await
 }

@@ -6,6 +6,8 @@
 -- For each tag, `since` is its oldest new event. Its newest stay that began earlier stands for all
 -- events before: as an arrival, and as a leave if it ended before. Events from `since` on are read.
 --
+-- Sums are computed again for the hours and days of new events, and for those in which a stay changed.
+--
 -- `offset 0` keeps lookups by index from becoming scans of whole tables. Other joins are hash joins,
 -- because the planner cannot know the number of tags.
 with taken as (
@@ -14,7 +16,7 @@ with taken as (
     returning id, committed_at, is_batch, tenants, uids, momenta
 ), pending_tag as materialized (
     -- Stays whose events may be deleted are not computed again.
-    select tenant, uid,
+    select tenant, uid, is_batch,
            case when since < (select kept from centiloc.rollup_floor)
                  and exists (
                      select
@@ -25,13 +27,13 @@ with taken as (
                         and s.entered_at < (select kept from centiloc.rollup_floor))
                 then (select kept from centiloc.rollup_floor)
                 else since end as since
-      from (select t.tenant, t.uid, min(t.momentum) as since
-              from taken
-             cross join lateral unnest(taken.tenants, taken.uids, taken.momenta)
-                        as t (tenant, uid, momentum)
+      from (select t.tenant, t.uid, min(t.momentum) as since, bool_and(t.is_batch) as is_batch
+              from (select is_batch, unnest(tenants) as tenant, unnest(uids) as uid,
+                           unnest(momenta) as momentum
+                      from taken) t
              group by t.tenant, t.uid) t
 ), tag as materialized (
-    select tenant, uid, since
+    select tenant, uid, since, is_batch
       from pending_tag
      order by tenant, uid
      limit greatest($2 / 50, 50)
@@ -76,7 +78,7 @@ with taken as (
             order by entered_at desc, entered_id desc
             limit 1) s
 ), new_event as materialized (
-    select e.*
+    select tag.is_batch, e.*
       from tag
      cross join lateral (
            select tenant, uid, coalesce(board_sn, '') as board_sn, momentum, event_id, is_in,
@@ -85,7 +87,18 @@ with taken as (
             where uid = tag.uid
               and tenant = tag.tenant
               and momentum >= tag.since
-              and centiloc.is_plausible(momentum, received_at)
+              and (momentum <= received_at + interval '24 hours'
+                   -- One that was dated too far ahead when it was stored is in no state. It counts only
+                   -- after a later event of the tag on that board.
+                   or centiloc.is_plausible(momentum, received_at)
+                      and exists (
+                          select
+                            from centiloc.item_state s
+                           where s.uid = item_event.uid
+                             and s.tenant = item_event.tenant
+                             and s.board_sn = coalesce(item_event.board_sn, '')
+                             and (s.momentum, s.event_id)
+                                 >= (item_event.momentum, item_event.event_id)))
             order by momentum
             fetch first (select events from share) rows with ties) e
 ), seen as materialized (
@@ -153,7 +166,8 @@ with taken as (
       from tag
       left join seen using (tenant, uid)
      cross join lateral (
-           select ctid as row_at, tenant, uid, entered_at, entered_id
+           select ctid as row_at, tenant, uid, board_sn, entered_at, entered_id, left_at,
+                  product_reference, loc_reference
              from centiloc.stay
             where tenant = tag.tenant
               and uid = tag.uid
@@ -181,18 +195,64 @@ with taken as (
      where (s.board_sn, s.left_at, s.product_reference, s.loc_reference)
            is distinct from (excluded.board_sn, excluded.left_at, excluded.product_reference,
                              excluded.loc_reference)
+), changed as (
+    -- When a stay changed: while it lasted, or between its former and its present end.
+    select distinct
+           date_bin('1 hour', greatest(since, '2015-01-01', kept), timestamptz '2000-01-01 00:00+00')
+               as first,
+           date_bin('1 hour', until, timestamptz '2000-01-01 00:00+00') as last
+      from (select case when (c.board_sn, c.product_reference, c.loc_reference)
+                             is distinct from (k.board_sn, k.product_reference, k.loc_reference)
+                        then entered_at
+                        else least(c.left_at, k.left_at) end as since,
+                   least(greatest(case when is_there then coalesce(c.left_at, 'infinity') end,
+                                  case when was_there then coalesce(k.left_at, 'infinity') end),
+                         now()) as until
+              from (select tenant, uid, entered_at, entered_id, board_sn, left_at, product_reference,
+                           loc_reference, true as is_there
+                      from computed) c
+              full join (
+                   select tenant, uid, entered_at, entered_id, board_sn, left_at, product_reference,
+                          loc_reference, true as was_there
+                     from known_stay
+                    union all
+                   select tenant, uid, entered_at, entered_id, board_sn, left_at, product_reference,
+                          loc_reference, true
+                     from earlier) k using (tenant, uid, entered_at, entered_id)
+             where (is_there, c.board_sn, c.left_at, c.product_reference, c.loc_reference)
+                   is distinct from (was_there, k.board_sn, k.left_at, k.product_reference,
+                                     k.loc_reference)) stay
+     cross join centiloc.rollup_floor
+     where since < now()
+       and until >= greatest(kept, '2015-01-01')
+), new_hour as (
+    select distinct date_bin('1 hour', momentum, timestamptz '2000-01-01 00:00+00') as hour
+      from (select unnest(momenta) as momentum
+              from taken
+             where is_batch
+             union all
+            select momentum
+              from new_event
+             where not is_batch) event
+     where momentum >= greatest('2015-01-01', (select kept from centiloc.rollup_floor))
+       and momentum < now()
+), dirty_hour as materialized (
+    select hour
+      from new_hour
+     union
+    select hour
+      from (select range_agg(tstzrange(first, last, '[]')) as spans from changed) merged
+     cross join lateral unnest(spans) as span
+     cross join lateral generate_series(lower(span), upper(span), interval '1 hour') as hour
 ), dirty as (
     insert into centiloc.rollup_pending (width, start)
-    select w.width, start
-      from (select greatest(min(since), '2015-01-01',
-                            (select kept from centiloc.rollup_floor)) as since
-              from tag
-             where since < now()
-            having count(*) > 0) oldest
-     cross join (values (interval '1 hour'), (interval '1 day')) as w (width)
-     cross join lateral generate_series(
-               date_bin(w.width, since, timestamptz '2000-01-01 00:00+00'), now(),
-               make_interval(secs => extract(epoch from w.width))) as start
+    select interval '1 hour', hour
+      from dirty_hour
+     union all
+    select distinct interval '1 day', date_bin('1 day', hour, timestamptz '2000-01-01 00:00+00')
+      from dirty_hour
+    -- Others insert in the same order, so that none waits for another in a circle.
+     order by 1, 2
     on conflict (width, start) do nothing
 ), place as materialized (
     select tag.tenant, tag.uid, coalesce(newest.board_sn, known.board_sn) as board_sn

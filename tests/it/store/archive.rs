@@ -54,7 +54,7 @@ async fn filled(span: PartitionSpan) -> StoreFixture {
     fixture.store.compute_all_stays().await.unwrap();
     fixture.store.compute_all_rollups().await.unwrap();
     // It belongs to the default partition.
-    fixture.items(&[item("old", "A", datetime!(1999-01-01 0:00 UTC), true)]).await;
+    fixture.items(&[item("old", "A", datetime!(1999-01-01 0:00 UTC), false)]).await;
     fixture
 }
 
@@ -261,6 +261,8 @@ async fn damaged_file_restores_nothing() {
     let listed = fixture.run_json(&["archive", "list"], 0).await;
     let listed = listed["files"].as_array().unwrap();
     assert_eq!(listed.iter().filter(|file| !file["restored_at"].is_null()).count(), 1);
+    let missing = fixture.run(&["archive", "restore", &format!("{file}.old")]).await;
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("there is no such file"));
     fixture.db.execute("delete from centiloc.archive_file").await;
     let unknown = fixture.run(&["archive", "restore", file]).await;
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("its checksum is unknown"));

@@ -31,7 +31,7 @@ impl Follower {
             assert!(positions.is_sorted() && positions.first().is_none_or(|&p| p > self.position));
             let Some(&last) = positions.last() else { return };
             self.position = last;
-            self.seen.extend(rows.iter().map(|row| row.get::<Uuid, _>(1)));
+            self.seen.extend(rows.iter().filter_map(|row| row.get::<Option<Uuid>, _>(1)));
         }
     }
 }
@@ -67,6 +67,26 @@ async fn follower_sees_every_event() {
     assert_eq!(batches, 36, "tags that are computed again are no change");
     let range = "select last_position from centiloc.change_feed";
     assert_eq!(fixture.db.value::<i64>(range).await, follower.position);
+}
+
+#[tokio::test]
+async fn follower_gets_past_erased_events() {
+    let fixture = StoreFixture::new().await;
+    for n in 0..5 {
+        fixture.items(&[arrives("U", "A", n)]).await;
+    }
+    fixture.items(&[arrives("V", "A", 9)]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    let erased = fixture.run(&["erase", "--uid", "U"]).await;
+    assert!(erased.status.success(), "{erased:?}");
+    let mut follower = Follower::default();
+    follower.read(&fixture).await;
+    assert_eq!(follower.seen.len(), 1, "V");
+    // As retention does.
+    fixture.db.execute("delete from centiloc.item_event").await;
+    let positions =
+        fixture.db.column::<i64>("select position from centiloc.changes_since(0)").await;
+    assert_eq!(positions, [1, 2, 3, 4, 5, 6]);
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ async fn default_partition_of_other_name_is_used() {
              alter table centiloc.item_event attach partition centiloc.\"Rest of it\" default",
         )
         .await;
-    let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
+    let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), false);
     assert_eq!(fixture.items(&[old]).await.default_partition_rows, 1);
     fixture.store.make_partitions_ahead(at(0)).await.unwrap();
     let kept = std::time::Duration::from_secs(86_400);
@@ -119,7 +119,7 @@ async fn detached_default_partition_is_recreated() {
     let fixture = StoreFixture::new().await;
     let detach = "alter table centiloc.item_event detach partition centiloc.item_event_default";
     fixture.db.execute(detach).await;
-    let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), true);
+    let old = item("U", "A", datetime!(1999-01-01 0:00 UTC), false);
     let outcome = fixture.items(&[old, arrives("U", "A", 1)]).await;
     assert_eq!((outcome.of(EventKind::Item).inserted, outcome.default_partition_rows), (2, 1));
     assert_eq!(fixture.db.count("centiloc.item_event_default_2").await, 1);

@@ -1,5 +1,6 @@
 //! The store as a library, on a database of its own: commits, partitions, migrations and views.
 
+mod answers;
 mod archive;
 mod change_feed;
 mod commit;
@@ -18,5 +19,6 @@ mod roles;
 mod rollups;
 mod share_group_members;
 mod stays;
+mod sum_marks;
 mod views;
 mod writer;

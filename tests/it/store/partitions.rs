@@ -197,12 +197,12 @@ async fn retention_drops_only_expired_partitions() {
     let events = [
         item("U", "A", datetime!(2025-03-31 23:00 UTC), true),
         item("U", "A", datetime!(2025-04-20 00:00 UTC), true),
-        item("U", "A", datetime!(2001-01-01 00:00 UTC), true),
+        item("U", "A", datetime!(2001-01-01 00:00 UTC), false),
     ];
     fixture.items(&events).await;
     fixture.commit(&[of_board(board("A", 1, "CONNECTED"))]).await;
     // A stray momentum is kept for as long as a true one.
-    let mut stray = item("V", "A", datetime!(2002-01-01 00:00 UTC), true);
+    let mut stray = item("V", "A", datetime!(2002-01-01 00:00 UTC), false);
     stray.received_at = now - time::Duration::days(1);
     fixture.items(&[stray]).await;
     let deleted = fixture.store.delete_expired(Some(SIXTY_DAYS), now).await;

@@ -163,6 +163,7 @@ async fn reader_sees_everything_but_payloads() {
         "select centiloc.visible_labels(array['a']), centiloc.uid_reversed('E004')",
         "select * from centiloc.stays_since('T', 'B0001', '-infinity')",
         "select centiloc.is_plausible(now(), now()), centiloc.dwell_bucket(1)",
+        "select centiloc.check_argument(true, '')",
         "select momentum, uid, extra from centiloc.item_event",
         "select count(*) from centiloc.board_event",
         "select * from centiloc.changes_since(0)",
@@ -200,12 +201,41 @@ async fn reader_sees_no_payloads_and_changes_nothing() {
     }
 }
 
+/// The owner runs commands such as `archive restore`, and default privileges of its tables are for the
+/// reader.
+#[tokio::test]
+async fn partitions_of_owner_belong_to_writer() {
+    let roles = Roles::new().await;
+    for maker in ["bridge", "postgres"] {
+        let store = roles.store(maker);
+        store.commit(&[of_item(arrives("U", "A", 1))]).await.unwrap();
+        store.compute_all_stays().await.unwrap();
+        let folder = ScratchFolder::new("archive");
+        let (day, now) = (Duration::from_secs(86_400), OffsetDateTime::now_utc());
+        let outcome = store.archive_expired(day, folder.path(), now).await.unwrap();
+        assert_eq!((outcome.files, outcome.problems), (1, Vec::new()), "{maker}");
+        let file = "item_event_2025-03-01_2025-04-01.csv.gz";
+        let restored = store.restore(&folder.join(file), &mut |_| ()).await.unwrap();
+        assert_eq!(restored.inserted, 1, "{maker}");
+        assert!(store.release(file).await.unwrap());
+        store.make_partitions_ahead(at(0)).await.unwrap();
+        let others = "select c.oid::regclass::text from pg_class c
+                       where c.relnamespace = 'centiloc'::regnamespace
+                         and c.relname like 'item\\_event%'
+                         and c.relkind in ('r', 'p')
+                         and (relowner <> 'centiloc_writer'::regrole
+                              or has_table_privilege('centiloc_reader', c.oid, 'select'))";
+        assert_eq!(roles.db.column::<String>(others).await, Vec::<String>::new(), "{maker}");
+    }
+}
+
 #[tokio::test]
 async fn writer_archives_and_restores_events() {
     let roles = Roles::new().await;
     let writer = roles.store("centiloc_writer");
     writer.commit(&[of_item(arrives("U", "A", 1)), of_item(arrives("V", "A", 2))]).await.unwrap();
     writer.commit(&[of_board(board("A", 1, "CONNECTED"))]).await.unwrap();
+    writer.compute_all_stays().await.unwrap();
     let folder = ScratchFolder::new("archive");
     let (day, now) = (Duration::from_secs(86_400), OffsetDateTime::now_utc());
     let outcome = writer.archive_expired(day, folder.path(), now).await.unwrap();

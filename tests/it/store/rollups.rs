@@ -1,5 +1,6 @@
 //! Sums by hour and day, and `movement_rate` over them.
 
+use centiloc_bridge::store::rollups::DueRollups;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -8,7 +9,7 @@ use crate::support::database::Database;
 use crate::support::store::{StoreFixture, at, item};
 
 /// Computes the sums of a table by their definition, from all events and stays.
-fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String {
+pub(super) fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String {
     let floor = |time: &str| format!("date_bin('{width}', {time}, '2000-01-01 00:00+00')");
     format!(
         "with bucket as (
@@ -42,7 +43,12 @@ fn by_definition(key: &str, event_key: &str, start: &str, width: &str) -> String
 }
 
 /// Returns the rows of a table that differ from its definition.
-async fn differences(db: &Database, table: &str, definition: &str, ended: &str) -> Vec<String> {
+pub(super) async fn differences(
+    db: &Database,
+    table: &str,
+    definition: &str,
+    ended: &str,
+) -> Vec<String> {
     let computed = format!("select * from centiloc.{table}");
     let expected = format!("select {} from ({definition}) d where {ended} <= now()", "*");
     let sql = format!(
@@ -79,8 +85,9 @@ async fn sums_follow_events_in_any_order() {
                 (0..rng.random_range(1..15)).map(|_| random_event(&mut rng)).collect();
             fixture.items(&events).await;
             assert_rates_match(&fixture.db).await;
-            fixture.store.compute_stays(1_000).await.unwrap();
-            fixture.store.compute_rollups().await.unwrap();
+            fixture.store.compute_stays(rng.random_range(1..1_000)).await.unwrap();
+            let due = if rng.random_bool(0.5) { DueRollups::All } else { DueRollups::Settled };
+            fixture.store.compute_rollups(due).await.unwrap();
             assert_rates_match(&fixture.db).await;
         }
         fixture.store.compute_all_stays().await.unwrap();

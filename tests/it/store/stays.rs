@@ -10,7 +10,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::support::store::{STAYS_BY_WINDOWS, StoreFixture, arrives, leaves};
+use crate::support::store::{STAYS_BY_WINDOWS, StoreFixture, arrives, item, leaves};
 
 pub(super) type Stay = (String, Option<String>, OffsetDateTime, Option<OffsetDateTime>);
 
@@ -146,6 +146,33 @@ async fn missing_leave_does_not_return_item() {
     fixture.items(&[arrives("V", "B", 5)]).await;
     let (board, is_in, _) = locations(&fixture).await["V"].clone();
     assert_eq!((board.as_deref(), is_in), (Some("B"), false));
+}
+
+#[tokio::test]
+async fn event_dated_ahead_never_decides() {
+    let fixture = StoreFixture::new().await;
+    let ago = |hours| OffsetDateTime::now_utc() - time::Duration::hours(hours);
+    // Stored ten days ago, when its date was far ahead: it is in no state.
+    let ahead = "insert into centiloc.item_event
+                     (momentum, event_id, received_at, tenant, uid, board_sn, is_in)
+                 values (now() - interval '1 hour', gen_random_uuid(), now() - interval '10 days',
+                         'T', 'U', 'X', true)";
+    fixture.db.execute(ahead).await;
+    fixture.items(&[item("U", "A", ago(3), true)]).await;
+    for _ in 0..2 {
+        let (board, is_in, _) = locations(&fixture).await["U"].clone();
+        assert_eq!((board.as_deref(), is_in), (Some("A"), true));
+        fixture.store.compute_all_stays().await.unwrap();
+        let boards = "select board_sn from centiloc.item_stay";
+        assert!(!fixture.db.column::<String>(boards).await.contains(&"X".to_owned()));
+    }
+    // Stored long after it happened, as after an outage.
+    let mut spooled = item("U", "B", ago(2), true);
+    spooled.received_at = ago(24 * 10);
+    fixture.items(&[spooled]).await;
+    fixture.store.compute_all_stays().await.unwrap();
+    assert_eq!(locations(&fixture).await["U"].0.as_deref(), Some("B"));
+    assert_views_agree(&fixture).await;
 }
 
 #[tokio::test]
