@@ -64,25 +64,28 @@ create or replace function centiloc.dwell(
            and p.start >= first
            and p.start < past
     ), single as materialized (
-        select s.tenant,
-               coalesce(case by when 'product' then s.product_reference
-                                when 'location' then s.loc_reference
-                                else s.board_sn end, '') as key,
-               date_part('epoch', s.left_at - s.entered_at) as seconds
-          from piece
-         cross join lateral (
-               select *
-                 from centiloc.stay
-                where left_at >= piece.since
-                  and left_at < piece.until
-               offset 0) s
+        select tenant, key, centiloc.dwell_bucket(seconds) as bucket, count(*) as stays,
+               max(seconds) as longest, sum(seconds) as total
+          from (select s.tenant,
+                       coalesce(case by when 'product' then s.product_reference
+                                        when 'location' then s.loc_reference
+                                        else s.board_sn end, '') as key,
+                       date_part('epoch', s.left_at - s.entered_at) as seconds
+                  from piece
+                 cross join lateral (
+                       select *
+                         from centiloc.stay
+                        where left_at >= piece.since
+                          and left_at < piece.until
+                       offset 0) s) ended
+         group by 1, 2, 3
     ), total as (
         select tenant, key, sum(stays) as stays, max(longest) as longest, sum(total) as total
           from (select tenant, key, stays, date_part('epoch', longest) as longest,
                        date_part('epoch', total) as total
                   from day
                  union all
-                select tenant, key, 1, seconds, seconds from single) one
+                select tenant, key, stays, longest, total from single) one
          where by <> 'board' or key <> ''
          group by tenant, key
     ), cell as (
@@ -91,7 +94,7 @@ create or replace function centiloc.dwell(
                   from day d
                  cross join lateral unnest(d.buckets, d.counts) as b (bucket, n)
                  union all
-                select tenant, key, centiloc.dwell_bucket(seconds), 1 from single) one
+                select tenant, key, bucket, stays::integer from single) one
          group by tenant, key, bucket
     ), ranked as (
         select tenant, key, c.bucket, c.n, t.longest,
@@ -195,6 +198,82 @@ $$;
 
 comment on function centiloc.dwell(timestamptz, timestamptz, text) is
     'How long items stayed, from the stays that ended in a period: percentiles by board, product, location, shelf or furniture. For more than two days of board, product or location, percentiles come from the histograms of dwell_day, exact to 10 % and mostly to 2 %. Product and location are those of the first event of a stay, shelf and furniture those of the newest event of the item on that board.';
+
+create or replace function centiloc.movement_rate(
+    bucket interval,
+    since timestamptz default '-infinity',
+    until timestamptz default 'infinity'
+) returns table (
+    bucket_start timestamptz,
+    tenant       text,
+    board_sn     text,
+    movements    bigint,
+    in_events    bigint,
+    out_events   bigint
+) language sql stable parallel safe as $$
+    with origin as materialized (
+        select timestamptz '2000-01-01 00:00:00+00' as at
+    ), span as materialized (
+        -- Whole hours before the oldest event that is not computed, if a bucket consists of whole
+        -- hours.
+        select case when extract(epoch from bucket)::numeric % 3600 = 0
+                    then date_bin('1 hour', since + interval '1 hour' - interval '1 microsecond', at)
+                    else until end as first,
+               case when extract(epoch from bucket)::numeric % 3600 = 0
+                    then least(date_bin('1 hour', until, at), date_bin('1 hour', now(), at),
+                               -- Sums are final where events may be deleted.
+                               (select greatest(date_bin('1 hour', min(m), at),
+                                                (select kept from centiloc.rollup_floor))
+                                  from centiloc.stay_pending
+                                 cross join lateral unnest(momenta) as m
+                                having count(*) > 0))
+                    else until end as past
+          from origin
+    ), computed as not materialized (
+        select h.hour, h.tenant, nullif(h.board_sn, '') as board_sn, h.movements, h.in_events,
+               h.out_events
+          from centiloc.board_hour h
+         where h.hour >= (select first from span)
+           and h.hour < (select past from span)
+           and h.movements > 0
+           and h.hour not in (
+               select start
+                 from centiloc.rollup_pending
+                where width = interval '1 hour'
+                  and start >= (select kept from centiloc.rollup_floor))
+    ), piece as materialized (
+        select since as since, least(first, until) as until from span where since < first
+         union all
+        select greatest(past, first, since), until from span where past < until or first >= past
+         union all
+        select p.start, p.start + interval '1 hour'
+          from centiloc.rollup_pending p, span
+         where p.width = interval '1 hour'
+           and p.start >= greatest(first, (select kept from centiloc.rollup_floor))
+           and p.start < past
+    ), raw as (
+        select e.momentum, e.tenant, e.board_sn, 1, e.is_in::integer, (not e.is_in)::integer
+          from piece
+         cross join lateral (
+               select i.momentum, i.tenant, i.board_sn, i.is_in
+                 from centiloc.item_event i
+                where i.momentum >= piece.since
+                  and i.momentum < piece.until
+                  and centiloc.is_plausible(i.momentum, i.received_at)
+               offset 0) e
+    )
+    select hour, tenant, board_sn, movements, in_events, out_events
+      from computed
+     where bucket = interval '1 hour'
+     union all
+    select date_bin(bucket, moved.at, origin.at), moved.tenant, moved.board_sn,
+           sum(moved.movements)::bigint, sum(moved.ins)::bigint, sum(moved.outs)::bigint
+      from (select * from computed where bucket <> interval '1 hour'
+             union all
+            table raw) as moved (at, tenant, board_sn, movements, ins, outs)
+     cross join origin
+     group by 1, 2, 3
+$$;
 
 create or replace function centiloc.week_against_week(weeks integer default 2)
 returns table (

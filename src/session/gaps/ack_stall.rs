@@ -27,6 +27,9 @@ pub struct AckStallDetector {
     most: usize,
     /// True while reading is paused and the broker may send an unknown number of messages.
     paused: bool,
+    /// True from a pause to the next acknowledgement. A message that is read after a pause may have been
+    /// sent before it, and proves no room since then.
+    is_behind: bool,
     /// Since when the window may be full on this connection: neither a new message has arrived nor an
     /// acknowledgement has been sent.
     full_since: Option<Instant>,
@@ -44,6 +47,7 @@ impl AckStallDetector {
             unacked: 0,
             most: 0,
             paused: false,
+            is_behind: false,
             full_since: None,
             earlier: Duration::ZERO,
             began: None,
@@ -55,7 +59,7 @@ impl AckStallDetector {
     pub fn received(&mut self, unacked: usize, again: bool, now: Instant) {
         self.unacked = unacked;
         self.most = self.most.max(unacked);
-        if !again {
+        if !again && !self.is_behind {
             self.restart(None);
         }
         self.full_since.get_or_insert(now);
@@ -67,12 +71,14 @@ impl AckStallDetector {
     /// window holds.
     pub fn acknowledged(&mut self, unacked: usize, now: Instant) {
         self.unacked = unacked;
+        self.is_behind = self.paused;
         self.restart((unacked > 0 || self.paused).then_some(now));
     }
 
     /// Records that reading pauses, so that the window may fill unseen, or that it resumes.
     pub fn reading_changed(&mut self, paused: bool, now: Instant) {
         self.paused = paused;
+        self.is_behind |= paused;
         if paused {
             self.full_since.get_or_insert(now);
             self.began.get_or_insert(now);
@@ -88,7 +94,7 @@ impl AckStallDetector {
     /// Records the end of the connection. The time without one is no stall, but a stall continues
     /// on the next connection.
     pub fn disconnected(&mut self, now: Instant) {
-        self.paused = false;
+        (self.paused, self.is_behind) = (false, false);
         if let Some(since) = self.full_since.take() {
             self.earlier += now.saturating_duration_since(since);
         }
@@ -173,7 +179,24 @@ mod tests {
         assert_eq!(stall.overdue(at(start, 16)), Some(Duration::from_secs(11)));
         stall.reading_changed(false, at(start, 16));
         stall.received(1, false, at(start, 16));
-        assert_eq!(stall.overdue(at(start, 1000)), None, "a new message shows room");
+        assert_eq!(
+            stall.overdue(at(start, 1000)),
+            None,
+            "the messages left do not fill the window"
+        );
+    }
+
+    #[test]
+    fn message_read_after_a_pause_shows_no_room() {
+        let start = Instant::now();
+        let mut stall = filled(start, 20);
+        stall.reading_changed(true, start);
+        stall.reading_changed(false, at(start, 8));
+        stall.received(21, false, at(start, 8));
+        assert_eq!(stall.overdue(at(start, 11)), Some(Duration::from_secs(11)));
+        stall.acknowledged(20, at(start, 11));
+        stall.received(21, false, at(start, 20));
+        assert_eq!(stall.overdue(at(start, 30)), None);
     }
 
     #[test]
