@@ -129,12 +129,10 @@ pub(in crate::store) fn held_back(
     cutoff: OffsetDateTime,
     computed: &FinalRollups,
 ) -> Option<String> {
-    let before = computed.before;
-    (before < cutoff).then(|| {
+    // Without a time, which would be another text each day: one is logged once.
+    (computed.before < cutoff).then(|| {
         let problem = computed.problem.as_deref().unwrap_or("not computed yet");
-        format!(
-            "events from {before} on are kept for now, because of their stays and sums: {problem}"
-        )
+        format!("some of these events are kept for now, because of their stays and sums: {problem}")
     })
 }
 
