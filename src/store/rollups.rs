@@ -2,7 +2,7 @@
 //! `product_day` and `dwell_day`. The computation of stays marks the hours and days of new events in
 //! `rollup_pending`. Each is computed from its events and stays as a whole, again after a late event.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
@@ -14,8 +14,7 @@ use super::Store;
 use super::error::{DbError, ErrorClass, StoreError};
 use super::query::Db;
 use super::stays::{
-    FIRST_EVENTS, LEAST_EVENTS, LOCK, LONG_ROUND, OTHERS_PAUSE, SHORT_ROUND, begin_computing,
-    fewer, next_events,
+    FIRST_EVENTS, LEAST_EVENTS, LOCK, OTHERS_PAUSE, begin_computing, fewer, next_events, next_size,
 };
 use crate::event::plausibility::EARLIEST;
 use crate::progress;
@@ -96,20 +95,20 @@ impl DueRollups {
 }
 
 /// Most days of one transaction.
-const MOST_DAYS: i32 = 64;
+const MOST_DAYS: i64 = 64;
 
 /// Number of days whose sums one transaction computes: more while that takes little time.
 #[derive(Debug)]
-pub(super) struct RollupSpan(AtomicI32);
+pub(super) struct RollupSpan(AtomicI64);
 
 impl Default for RollupSpan {
     fn default() -> Self {
-        Self(AtomicI32::new(1))
+        Self(AtomicI64::new(1))
     }
 }
 
 impl RollupSpan {
-    fn days(&self) -> i32 {
+    fn days(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -117,8 +116,7 @@ impl RollupSpan {
     fn adapt(&self, computed: &Result<bool, DbError>, took: Duration) {
         let days = self.days();
         let next = match computed {
-            Ok(true) if took < SHORT_ROUND => (days * 2).min(MOST_DAYS),
-            Ok(true) if took > LONG_ROUND => (days / 2).max(1),
+            Ok(true) => next_size(days, took, 1..=MOST_DAYS),
             Err(error) if error.class == ErrorClass::Halve => (days / 4).max(1),
             _ => days,
         };
@@ -266,7 +264,7 @@ async fn mark(db: &mut Db) -> Result<(), DbError> {
 }
 
 /// Computes the tables with starts of this width. Returns true if more starts are left.
-async fn compute(db: &mut Db, hours: i64, due: DueRollups, days: i32) -> Result<bool, DbError> {
+async fn compute(db: &mut Db, hours: i64, due: DueRollups, days: i64) -> Result<bool, DbError> {
     const FINAL: &str = "
         delete from centiloc.rollup_pending
          where start < (select kept from centiloc.rollup_floor)";
@@ -324,6 +322,7 @@ async fn compute(db: &mut Db, hours: i64, due: DueRollups, days: i32) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use super::super::stays::{LONG_ROUND, SHORT_ROUND};
     use super::*;
 
     #[test]

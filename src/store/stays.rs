@@ -4,6 +4,7 @@
 //! that a kill at any point loses nothing. The same transaction adds each batch to the change feed, so that
 //! positions become visible in their order.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,12 +166,17 @@ pub(super) fn fewer(events: i64) -> i64 {
 
 /// Returns the number of events of the next round after one that took so long.
 pub(super) fn next_events(events: i64, took: Duration) -> i64 {
+    next_size(events, took, LEAST_EVENTS..=MOST_EVENTS)
+}
+
+/// Returns the size of the next round after one of this size that took so long.
+pub(super) fn next_size(size: i64, took: Duration, limits: RangeInclusive<i64>) -> i64 {
     if took < SHORT_ROUND {
-        (events * 2).min(MOST_EVENTS)
+        (size * 2).min(*limits.end())
     } else if took > LONG_ROUND {
-        (events / 2).max(LEAST_EVENTS)
+        (size / 2).max(*limits.start())
     } else {
-        events
+        size
     }
 }
 

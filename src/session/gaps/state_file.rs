@@ -58,6 +58,10 @@ pub struct GapStateFile {
 }
 
 impl GapStateFile {
+    /// End of its name, after the client id. It stays as it is, so that the pending gaps of an earlier
+    /// version are found.
+    pub const SUFFIX: &str = PURPOSE.suffix;
+
     /// Returns the state file of a client id in a directory.
     pub fn within(folder: Option<&Path>, client_id: &str) -> Self {
         let file = StateFile::within(folder, client_id, PURPOSE);

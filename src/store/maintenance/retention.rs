@@ -184,15 +184,12 @@ impl Store {
         let computed = self.keep_rollups_before(cutoff).await?;
         if with_events {
             deleted.problems.extend(held_back(cutoff, &computed));
-        }
-        let computed = computed.before;
-        if with_events {
             for kind in EventKind::ALL {
-                self.delete_events(kind, cutoff, computed, deleted).await?;
+                self.delete_events(kind, cutoff, computed.before, deleted).await?;
             }
             self.warn_of_pending_archives(deleted).await?;
         }
-        let stays = self.delete_stays(cutoff.min(computed)).await;
+        let stays = self.delete_stays(cutoff.min(computed.before)).await;
         deleted.stays = deleted.count("stays", stays)?;
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! A possible loss is recorded before anything that follows is acknowledged.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use centiloc_bridge::session::gaps::GapStateFile;
 
 use crate::support::bridge::Bridge;
 use crate::support::config::Config;
@@ -21,6 +24,11 @@ async fn impatient(rig: &Rig, postgres: &Postgres) -> (TcpProxy, Config) {
     let link = TcpProxy::to(postgres.port()).await;
     let config = rig.config().set("database.url", rig.database.url_at(link.port()));
     (link, config.set("mqtt.queue_grace", "200ms"))
+}
+
+/// Returns the file of gaps that are not in the database yet.
+fn state_file(config: &Config) -> PathBuf {
+    config.folder().join(format!("acme-bridge{}", GapStateFile::SUFFIX))
 }
 
 #[tokio::test]
@@ -116,7 +124,7 @@ async fn gap_noticed_during_outage_survives_a_kill() {
     rig.platform().await.publish_json(&events).await;
     bridge.until_logged(&["queue may overflow"]).await;
     // The loss is logged before it is written to disk.
-    let record = config.folder().join("acme-bridge.unsaid.json");
+    let record = state_file(&config);
     until_true("the record", SOON, || {
         fs::read_to_string(&record).is_ok_and(|record| record.contains("backpressure"))
     })
@@ -165,7 +173,7 @@ async fn kill_before_state_file_is_removed(spool: bool) {
         let dir = config.folder().join("spool");
         config = config.set("spool.dir", dir.to_str().unwrap());
     }
-    let state = config.folder().join("acme-bridge.unsaid.json");
+    let state = state_file(&config);
     let mut bridge = Bridge::ready(&config).await;
     rig.until_rows("connection", 1).await;
     bridge.kill();

@@ -13,7 +13,7 @@ use crate::support::store::{STAYS_BY_WINDOWS, StoreFixture, arrives, leaves};
 use crate::support::wait::{SOON, until_true};
 
 /// Keeps every process from computing while a transaction holds it.
-const LOCK: &str = "begin; select pg_advisory_xact_lock(7161677110969590389)";
+pub(super) const LOCK: &str = "begin; select pg_advisory_xact_lock(7161677110969590389)";
 
 const STAYS: &str = "select to_jsonb(s)::text from centiloc.stay s order by 1";
 

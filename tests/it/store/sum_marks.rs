@@ -6,14 +6,12 @@ use centiloc_bridge::config::PartitionSpan;
 use centiloc_bridge::store::rollups::DueRollups;
 use time::OffsetDateTime;
 
+use super::rebuild::LOCK;
 use super::rollups::{by_definition, differences};
 use crate::support::database::Database;
 use crate::support::store::{StoreFixture, arrives, at, item, leaves};
 
 const DAY: i64 = 86_400;
-
-/// Keeps all others from computing.
-const LOCK: &str = "begin; select pg_advisory_xact_lock(7161677110969590389)";
 
 fn hours_ago(hours: i64) -> OffsetDateTime {
     OffsetDateTime::now_utc().truncate_to_hour() - time::Duration::hours(hours)
